@@ -1,0 +1,104 @@
+"""
+What every event is: a frozen value with a type and a version, in a CloudEvents 1.0 envelope.
+
+Positions order all events of a cluster. Nothing here does I/O or knows the time.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+from events.errors import Refused
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class Position(NamedTuple):
+    """Where an event stands: journal sequence, and index within that commit; `str()` is the event's id."""
+
+    sequence: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.sequence}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """
+        Read `"1042.0"`.
+
+        Raises:
+            Refused: the text is not `"<sequence>.<index>"`.
+        """
+        sequence, _, index = text.partition(".")
+        if not (sequence.isascii() and sequence.isdigit() and index.isascii() and index.isdigit()):
+            msg = f"position {text!r} is not of the form '<sequence>.<index>', such as '1042.0'"
+            raise Refused(msg, reason="bad_position")
+        return cls(int(sequence), int(index))
+
+
+START = Position(0, 0)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    One fact. Subclasses are named in the past tense, `TaskSubmitted`, and travel as `task.submitted`.
+
+    New fields have defaults and nothing is ever renamed; a change that old readers cannot follow raises `VERSION` and
+    adds an upcaster to the codec.
+    """
+
+    VERSION: ClassVar[int] = 1
+    SUBJECT: ClassVar[str] = ""
+    """Name of the field that holds the id of the thing the event is about."""
+
+    @property
+    def subject(self) -> str:
+        """The id of the thing this event is about."""
+        return str(getattr(self, self.SUBJECT))
+
+
+class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):
+    """An event of a type or version this release does not know, kept as it came."""
+
+    SUBJECT = "about"
+
+    type: str
+    about: str
+    raw: bytes
+
+
+def type_of(event: type[Event]) -> str:
+    """Name an event class on the wire: `TaskAttemptFailed` → `task.attempt_failed`."""
+    kind, *rest = _WORD.sub(" ", event.__name__).lower().split()
+    return f"{kind}.{'_'.join(rest)}"
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The CloudEvents attributes of one event; `data` is the event itself.
+
+    `time` is RFC 3339 in UTC and the same for all events of a commit; `tenant`, `actor`, `commandid`, `causationid` (the id
+    of the event that made this one due) and `traceparent` (W3C) are extension attributes.
+    """
+
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    dataversion: int
+    data: Event
+    tenant: str = ""
+    actor: str = ""
+    commandid: str = ""
+    causationid: str = ""
+    traceparent: str = ""
+
+    @property
+    def type(self) -> str:
+        """The event's type on the wire, such as `task.submitted`."""
+        return self.data.type if isinstance(self.data, UnknownEvent) else type_of(type(self.data))

@@ -1,0 +1,203 @@
+"""
+Bytes ↔ events, in one pass.
+
+A commit is a JSON array of CloudEvents. The usual commit, all of known types and current versions, is decoded by one
+call; whatever that call cannot take (a type or version of another release) goes through the slow path: old versions are
+raised by their upcasters, unknown ones kept as they came and written back byte for byte.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+
+from events.base import Envelope, Event, Position, UnknownEvent, type_of
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerFailed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStarting,
+    ContainerStopped,
+    ContainerStopping,
+)
+from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
+from events.errors import Corrupt
+from events.node import (
+    NodeCordoned,
+    NodeHeartbeat,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeReturned,
+    NodeUncordoned,
+)
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceHeartbeat, ServiceRegistered
+from events.session import SessionBound, SessionClosed
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReportRefused,
+    TaskStarted,
+    TaskSubmitted,
+    TaskTimedOut,
+)
+from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+SPECVERSION = "1.0"
+
+AnyEvent = (
+    ContainerCreated | ContainerStarting | ContainerStarted | ContainerPausing | ContainerPaused | ContainerResuming
+    | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed | ContainerDestroyed
+    | ServiceRegistered | ServiceDeregistered | ServiceHealthChanged | ServiceHeartbeat
+    | TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
+    | TaskTimedOut | TaskReportRefused
+    | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
+    | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
+    | PoolDefined | PoolAllocated | PoolReleased
+    | SessionBound | SessionClosed
+    | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
+)  # fmt: skip
+
+EVENTS: dict[str, type[Event]] = {type_of(event): event for event in get_args(AnyEvent)}
+"""Every event type of this release by its name on the wire."""
+
+UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+"""(type, version) → a function that turns that version's data into the next version's."""
+
+HEARTBEATS = frozenset({"service.heartbeat", "worker.heartbeat", "node.heartbeat"})
+"""Types that live on the heartbeat stream and never in the journal."""
+
+
+def _envelope_class(name: str, event: type[Event]) -> type[Envelope]:
+    return msgspec.defstruct(
+        f"{event.__name__}Envelope",
+        [("data", event)],
+        bases=(Envelope,),
+        tag_field="type",
+        tag=name,
+        frozen=True,
+        kw_only=True,
+        gc=False,
+        omit_defaults=True,
+    )
+
+
+ENVELOPES: dict[type[Event], type[Envelope]] = {event: _envelope_class(name, event) for name, event in EVENTS.items()}
+
+_VERSIONS = {event: event.VERSION for event in EVENTS.values()}
+_encoder = msgspec.json.Encoder()
+_any_envelope: Any = None
+for _class in ENVELOPES.values():
+    _any_envelope = _class if _any_envelope is None else _any_envelope | _class
+_commit_decoder = msgspec.json.Decoder(list[_any_envelope])
+_parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _Head(msgspec.Struct):
+    type: str
+    dataversion: int
+    subject: str = ""
+
+
+_head_decoder = msgspec.json.Decoder(_Head)
+
+
+def rfc3339(seconds: float) -> str:
+    """Write seconds since 1970 as `2026-11-23T17:15:00.123456Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def seconds_of(text: str) -> float:
+    """Read an RFC 3339 time as seconds since 1970."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def envelope(event: Event, *, position: Position, time: str, source: str, **attributes: str) -> Envelope:
+    """Put *event* into its envelope; *attributes* are the optional extension attributes."""
+    return ENVELOPES[type(event)](
+        specversion=SPECVERSION,
+        id=str(position),
+        source=source,
+        subject=event.subject,
+        time=time,
+        dataversion=event.VERSION,
+        data=event,
+        **attributes,
+    )
+
+
+def encode(one: Envelope) -> bytes:
+    """Write one CloudEvent; an unknown one is written back as it came."""
+    if isinstance(one.data, UnknownEvent):
+        return one.data.raw
+    return _encoder.encode(one)
+
+
+def join(parts: Iterable[bytes]) -> bytes:
+    """Make a commit's body of encoded CloudEvents."""
+    return b"[%b]" % b",".join(parts)
+
+
+def decode(body: bytes) -> list[Envelope]:
+    """
+    Read a commit's body.
+
+    Raises:
+        Corrupt: it is no JSON array of CloudEvents.
+    """
+    try:
+        envelopes: list[Envelope] = _commit_decoder.decode(body)
+    except msgspec.MsgspecError:
+        return _decode_one_by_one(body)
+    for one in envelopes:
+        if one.dataversion != _VERSIONS[type(one.data)]:
+            return _decode_one_by_one(body)
+    return envelopes
+
+
+def _decode_one_by_one(body: bytes) -> list[Envelope]:
+    try:
+        return [_decode_one(bytes(raw)) for raw in _parts_decoder.decode(body)]
+    except msgspec.MsgspecError as error:
+        msg = f"commit is no JSON array of CloudEvents ({error}); it begins {body[:80]!r}"
+        raise Corrupt(msg) from error
+
+
+def _decode_one(raw: bytes) -> Envelope:
+    head = _head_decoder.decode(raw)
+    event = EVENTS.get(head.type)
+    if event is None or head.dataversion > event.VERSION:
+        return _unknown(head, raw)
+    value = msgspec.json.decode(raw)
+    for version in range(head.dataversion, event.VERSION):
+        value["data"] = UPCASTERS[head.type, version](value["data"])
+    value["dataversion"] = event.VERSION
+    return msgspec.convert(value, ENVELOPES[event])
+
+
+def _unknown(head: _Head, raw: bytes) -> Envelope:
+    value = msgspec.json.decode(raw)
+    value["data"] = {"type": head.type, "about": head.subject, "raw": ""}
+    known = {key: value[key] for key in Envelope.__struct_fields__ if key in value}
+    unknown: Envelope = msgspec.convert(known, _UnknownEnvelope)
+    return msgspec.structs.replace(unknown, data=UnknownEvent(type=head.type, about=head.subject, raw=raw))
+
+
+class _UnknownEnvelope(Envelope, frozen=True, kw_only=True, gc=False):
+    data: UnknownEvent

@@ -1,0 +1,33 @@
+"""
+The one gate for identifiers.
+
+Nothing that has not passed it may come near a subject, a path, a label or SQL: NATS takes `*` and `>` in a published
+subject literally and then matches them as wildcards elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from events.errors import Refused
+
+PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+
+_is_id = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
+_SHOWN = 80
+
+
+def checked(value: object, name: str = "id") -> str:
+    """
+    Give *value* back when it may serve as an identifier.
+
+    Raises:
+        Refused: it is no string of 1 to 64 letters, digits, `_` or `-`.
+    """
+    if type(value) is str and _is_id(value):
+        return value
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}… ({len(shown)} characters)"
+    msg = f"{name} {shown} is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"
+    raise Refused(msg, reason="bad_id")

@@ -1,0 +1,56 @@
+"""What happens to nodes, the machines that run containers, and the heartbeat their agents send."""
+
+from __future__ import annotations
+
+from events.base import Event
+from events.resources import NONE, Resources
+
+
+class NodeEvent(Event, frozen=True, kw_only=True, gc=False):
+    """An event about one node."""
+
+    SUBJECT = "node_id"
+
+    node_id: str
+
+
+class NodeRegistered(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A node offers its capacity."""
+
+    capacity: Resources = NONE
+    runtime: str = ""
+    labels: dict[str, str] = {}
+
+
+class NodeCordoned(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The node gets no new containers."""
+
+    reason: str = ""
+
+
+class NodeUncordoned(NodeEvent, frozen=True, kw_only=True, gc=False):
+    """The node gets containers again."""
+
+
+class NodeLost(NodeEvent, frozen=True, kw_only=True, gc=False):
+    """The node's agent was silent for longer than the limit."""
+
+    silent_for_s: float
+    limit_s: float
+
+
+class NodeReturned(NodeEvent, frozen=True, kw_only=True, gc=False):
+    """The agent of a lost node was heard again."""
+
+
+class NodeRemoved(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The node is no longer part of the cluster."""
+
+    reason: str = ""
+
+
+class NodeHeartbeat(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A sign of life on the heartbeat stream, never in the journal; `used` is measured, not reserved."""
+
+    used: Resources = NONE
+    containers: int = 0

@@ -1,0 +1,114 @@
+"""
+Amounts of compute: CPU in thousandths of a core, memory in bytes, whole GPUs.
+
+Quantities are read as Kubernetes writes them (`"500m"`, `"2Gi"`) and kept as integers, so sums are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from events.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAXIMUM = 2**53
+_QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,9})?|\.\d{1,9})(m|[kKMGTPE]i?|)")
+_FACTOR = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    **{f"{letter}": Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)},
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
+}
+_KEYS = ("cpu", "memory", "gpu")
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What something needs, holds or offers; supports `+`, `-` and `fits_in`."""
+
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+    @classmethod
+    def parse(cls, amounts: Mapping[str, object] | None) -> Resources:
+        """
+        Read `{"cpu": "500m", "memory": "2Gi", "gpu": 1}`; plain numbers are cores, bytes and GPUs.
+
+        Raises:
+            Refused: a key is not one of cpu, memory, gpu, or a value is no quantity.
+        """
+        if amounts is None:
+            return cls()
+        if not hasattr(amounts, "items"):
+            msg = f"resources {amounts!r} is no mapping: give for example {{'cpu': '500m', 'memory': '2Gi'}}"
+            raise Refused(msg, reason="bad_resources")
+        for key in amounts:
+            if key not in _KEYS:
+                msg = f"resource {key!r} is not known: use {', '.join(_KEYS)}"
+                raise Refused(msg, reason="bad_resources")
+        return cls(
+            cpu_millis=_whole("cpu", amounts.get("cpu", 0), Decimal(1000)),
+            memory_bytes=_whole("memory", amounts.get("memory", 0), Decimal(1)),
+            gpus=_whole("gpu", amounts.get("gpu", 0), Decimal(1)),
+        )
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            cpu_millis=self.cpu_millis + other.cpu_millis,
+            memory_bytes=self.memory_bytes + other.memory_bytes,
+            gpus=self.gpus + other.gpus,
+        )
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(
+            cpu_millis=self.cpu_millis - other.cpu_millis,
+            memory_bytes=self.memory_bytes - other.memory_bytes,
+            gpus=self.gpus - other.gpus,
+        )
+
+    def fits_in(self, free: Resources) -> bool:
+        """Say whether *free* covers every amount asked for."""
+        return (
+            self.cpu_millis <= free.cpu_millis and self.memory_bytes <= free.memory_bytes and self.gpus <= free.gpus
+        )
+
+    def lacking(self, free: Resources) -> str:
+        """Name what *free* does not cover, as `cpu: asked 2000m, free 500m`; empty when it fits."""
+        return "; ".join(
+            f"{name}: asked {asked}{unit}, free {has}{unit}"
+            for name, asked, has, unit in (
+                ("cpu", self.cpu_millis, free.cpu_millis, "m"),
+                ("memory", self.memory_bytes, free.memory_bytes, " bytes"),
+                ("gpu", self.gpus, free.gpus, ""),
+            )
+            if asked > has
+        )
+
+
+NONE = Resources()
+
+
+def _whole(name: str, value: object, factor: Decimal) -> int:
+    """Read one quantity and scale it to the whole unit it is kept in, rounding up."""
+    amount = _quantity(name, value) * factor
+    if amount > _MAXIMUM:
+        msg = f"{name} {value!r} is too large: at most 2**53 after conversion"
+        raise Refused(msg, reason="bad_quantity")
+    return int(amount.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def _quantity(name: str, value: object) -> Decimal:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value >= 0 and value <= _MAXIMUM:  # NaN fails both
+            return Decimal(str(value))
+    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
+        return Decimal(match[1]) * _FACTOR[match[2]]
+    shown = repr(value)[:80]
+    msg = f"{name} {shown} is not a quantity: use a number ≥ 0, or text such as '500m', '2', '1.5', '2Gi', '512Mi'"
+    raise Refused(msg, reason="bad_quantity")

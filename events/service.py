@@ -1,0 +1,69 @@
+"""What happens to registered services, and the heartbeat they send."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from events.base import Event
+
+
+class ServiceStatus(Enum):
+    """What is known of a service's health."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+    OFFLINE = "offline"
+
+
+class ServiceEvent(Event, frozen=True, kw_only=True, gc=False):
+    """An event about one service instance."""
+
+    SUBJECT = "service_id"
+
+    service_id: str
+
+
+class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A service instance offers itself, or offers itself anew under the same id."""
+
+    service_name: str
+    service_type: str
+    host: str
+    port: int
+    status: ServiceStatus
+    health_check_url: str = ""
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+    weight: int = 1
+    container_id: str = ""
+    worker_id: str = ""
+
+
+class ServiceDeregistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The service instance is no longer offered."""
+
+    reason: str = "requested"
+
+
+class ServiceHealthChanged(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The instance's health changed; `rule` and what was measured against it are the evidence."""
+
+    status: ServiceStatus
+    previous: ServiceStatus
+    rule: str
+    detail: str = ""
+    silent_for_s: float | None = None
+    limit_s: float | None = None
+
+
+class ServiceHeartbeat(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A sign of life, published on the heartbeat stream; it never enters the journal.
+
+    `load` is the share of its capacity in use, 0 to 1; `connections` are those open now.
+    """
+
+    load: float = 0.0
+    connections: int = 0
+    response_time_ms: float | None = None

@@ -1,0 +1,75 @@
+"""
+The only place where a subject, stream or bucket is spelled. Every token that is not a literal has passed `ids`.
+
+    <ns>.journal                         the truth: one message per commit            stream <NS>_JOURNAL
+    <ns>.epoch                           claims of the right to write                 stream <NS>_JOURNAL
+    <ns>.leader                          announcements of a new writer                core NATS
+    <ns>.events.<kind>.<event>           the feed, one message per event              stream <NS>_EVENTS
+    <ns>.inbox.<domain>.<kind>.<event>   facts from another domain                    stream <NS>_INBOX_<DOMAIN>
+    <ns>.heartbeat.<kind>.<id>           signs of life                                stream <NS>_HEARTBEATS (memory)
+    <ns>.rpc.<source>.<kind>.<verb>      commands and questions to the writer         core NATS, micro service
+    <ns>.read.<source>.<verb>            questions to followers                       core NATS
+    <ns>.notice.<kind>.<id>              hints to a worker or node: look now          core NATS
+    <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
+"""
+
+from __future__ import annotations
+
+from events.ids import checked
+
+ANY = "*"
+
+
+class Subjects:
+    """Spell every name under one namespace (default `coordination`)."""
+
+    def __init__(self, namespace: str = "coordination") -> None:
+        self.namespace = checked(namespace, "namespace")
+        upper = namespace.upper()
+        self.journal = f"{namespace}.journal"
+        self.epoch = f"{namespace}.epoch"
+        self.leader = f"{namespace}.leader"
+        self.events_all = f"{namespace}.events.>"
+        self.heartbeats = f"{namespace}.heartbeat.*.*"
+        self.rpc_all = f"{namespace}.rpc.*.*.*"
+        self.read_all = f"{namespace}.read.*.*"
+        self.stream_journal = f"{upper}_JOURNAL"
+        self.stream_events = f"{upper}_EVENTS"
+        self.stream_heartbeats = f"{upper}_HEARTBEATS"
+        self.bucket_lease = f"{upper}_LEASE"
+        self.bucket_snapshots = f"{upper}_SNAPSHOTS"
+
+    def event(self, event_type: str) -> str:
+        """Spell the feed subject of an event type such as `task.submitted`."""
+        kind, _, name = event_type.partition(".")
+        return f"{self.namespace}.events.{checked(kind, 'kind')}.{checked(name, 'event')}"
+
+    def heartbeat(self, kind: str, entity_id: str) -> str:
+        """Spell where *kind* *entity_id* publishes its heartbeats."""
+        return f"{self.namespace}.heartbeat.{checked(kind, 'kind')}.{checked(entity_id)}"
+
+    def rpc(self, source: str, kind: str, verb: str) -> str:
+        """Spell where *source* sends the command or question *verb* about *kind*."""
+        return f"{self.namespace}.rpc.{checked(source, 'source')}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
+
+    def read(self, source: str, verb: str) -> str:
+        """Spell where *source* asks followers *verb*."""
+        return f"{self.namespace}.read.{checked(source, 'source')}.{checked(verb, 'verb')}"
+
+    def notice(self, kind: str, entity_id: str) -> str:
+        """Spell where *kind* *entity_id* listens for hints that something changed for it."""
+        return f"{self.namespace}.notice.{checked(kind, 'kind')}.{checked(entity_id)}"
+
+    def node(self, node_id: str, verb: str) -> str:
+        """Spell where the agent of *node_id* answers *verb*."""
+        return f"{self.namespace}.node.{checked(node_id, 'node_id')}.{checked(verb, 'verb')}"
+
+    def parse_rpc(self, subject: str) -> tuple[str, str, str]:
+        """Split an RPC subject into (source, kind, verb); the source is what NATS permissions vouch for."""
+        _, source, kind, verb = subject[len(self.namespace) :].split(".")[1:]
+        return source, kind, verb
+
+    def parse_heartbeat(self, subject: str) -> tuple[str, str]:
+        """Split a heartbeat subject into (kind, id)."""
+        _, kind, entity_id = subject[len(self.namespace) :].split(".")[1:]
+        return kind, entity_id

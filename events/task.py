@@ -1,0 +1,128 @@
+"""What happens to tasks. Each start is an attempt under a lease; exactly one event ends a task."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from events.base import Event
+from events.resources import NONE, Resources
+
+
+class TaskStatus(Enum):
+    """Where a task stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    What a task is given or gives back; opaque to the coordinator.
+
+    `encoding` is `json` (data is JSON text), `text` or `base64`; `digest` is the SHA-256 of the data, hexadecimal;
+    `ref` names an object in the object store instead of inline data.
+    """
+
+    encoding: str
+    digest: str
+    data: str = ""
+    ref: str = ""
+
+
+class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
+    """An event about one task."""
+
+    SUBJECT = "task_id"
+
+    task_id: str
+
+
+class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start."""
+
+    task_name: str
+    task_type: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    max_retries: int = 0
+    resources: Resources = NONE
+    payload: Payload | None = None
+    idempotency_key: str = ""
+
+
+class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
+    """A worker was given the task: attempt number `attempt`, under `lease`."""
+
+    worker_id: str
+    claim_id: str
+    attempt: int
+    lease: str
+
+
+class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The holder of the lease told how far it is, 0 to 1."""
+
+    lease: str
+    progress: float
+    message: str = ""
+
+
+class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The task ended well."""
+
+    lease: str
+    execution_time_s: float | None = None
+    result: Payload | None = None
+
+
+class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    An attempt ended without a result and the task waits again, from `retry_at` (commit time, seconds) on.
+
+    `reason` is `failed`, `lease_expired` or `released`; a released attempt does not count against `max_retries`.
+    """
+
+    lease: str
+    error: str
+    reason: str
+    retry_at: float
+    silent_for_s: float | None = None
+    limit_s: float | None = None
+
+
+class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The task ended badly: its retries are used up, or it must not be retried."""
+
+    lease: str
+    error: str
+    reason: str
+    silent_for_s: float | None = None
+    limit_s: float | None = None
+
+
+class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The task was called off; the lease of a running attempt is void."""
+
+    reason: str = ""
+
+
+class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
+    """An attempt ran longer than the task's `timeout_s`, which ends the task."""
+
+    lease: str
+    ran_for_s: float
+    limit_s: float
+
+
+class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):
+    """Someone without the lease reported `outcome`; nothing changed, but it is on record."""
+
+    lease: str
+    outcome: str
+    worker_id: str

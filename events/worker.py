@@ -1,0 +1,51 @@
+"""What happens to workers, whatever executes tasks, and the heartbeat they send."""
+
+from __future__ import annotations
+
+from events.base import Event
+from events.resources import Resources
+
+
+class WorkerEvent(Event, frozen=True, kw_only=True, gc=False):
+    """An event about one worker."""
+
+    SUBJECT = "worker_id"
+
+    worker_id: str
+
+
+class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A worker offers itself; `slots` and `resources` of None mean no limit, no `handles` means every task name.
+    """
+
+    slots: int | None = None
+    resources: Resources | None = None
+    handles: tuple[str, ...] = ()
+    container_id: str = ""
+
+
+class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The worker takes no new tasks and finishes those it has."""
+
+    reason: str = ""
+
+
+class WorkerLeft(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The worker said that it is gone."""
+
+    reason: str = ""
+
+
+class WorkerLost(WorkerEvent, frozen=True, kw_only=True, gc=False):
+    """The worker was silent for longer than the limit."""
+
+    silent_for_s: float
+    limit_s: float
+
+
+class WorkerHeartbeat(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A sign of life on the heartbeat stream, never in the journal; it renews exactly the leases it names."""
+
+    leases: tuple[str, ...] = ()
+    load: float = 0.0
