@@ -1,0 +1,199 @@
+"""
+Containers as the journal tells them: state, legal transitions, and the fold. Pure.
+
+`desired` is what was asked for, `status` what the node has reported; the node agent drives the second to the first.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from events.base import START, Position
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerFailed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStarting,
+    ContainerStatus,
+    ContainerStopped,
+    ContainerStopping,
+    Secret,
+)
+from events.resources import NONE, Resources
+from projections.stamp import Stamp, check_legal, missing
+
+if TYPE_CHECKING:
+    AnyContainerEvent = (
+        ContainerCreated | ContainerStarting | ContainerStarted | ContainerPausing | ContainerPaused
+        | ContainerResuming | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed
+        | ContainerDestroyed
+    )  # fmt: skip
+
+
+class Desired(Enum):
+    """What a container is to be."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DESTROYED = "destroyed"
+
+
+_S = ContainerStatus
+LEGAL: dict[ContainerStatus, frozenset[ContainerStatus]] = {
+    _S.CREATED: frozenset({_S.STARTING, _S.DESTROYED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.ERROR, _S.STOPPED, _S.STOPPING}),
+    _S.RUNNING: frozenset({_S.PAUSED, _S.STOPPING, _S.STOPPED, _S.ERROR}),
+    _S.PAUSED: frozenset({_S.RUNNING, _S.STOPPING, _S.STOPPED, _S.ERROR}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.DESTROYED}),
+    _S.STOPPED: frozenset({_S.STARTING, _S.DESTROYED}),
+    _S.ERROR: frozenset({_S.STARTING, _S.STOPPED, _S.DESTROYED}),
+    _S.DESTROYED: frozenset(),
+}
+
+HOLDING = frozenset({_S.CREATED, _S.STARTING, _S.RUNNING, _S.PAUSED, _S.STOPPING})
+"""Statuses in which a container holds its resources on its node."""
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """One container; `generation` is the position of the event that last started it."""
+
+    container_id: str
+    agent_id: str
+    agent_type: str
+    node_id: str
+    status: ContainerStatus
+    created: Position
+    created_at: float
+    tenant: str = ""
+    resources: Resources = NONE
+    image: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str | Secret] = {}
+    session_id: str = ""
+    when_cut_off: str = "stop"
+    stop_grace_s: float = 10.0
+    desired: Desired = Desired.STOPPED
+    force: bool = False
+    generation: str = ""
+    restarts: int = 0
+    restart_at: float | None = None
+    starts: int = 0
+    failures: int = 0
+    exit_code: int | None = None
+    reason: str = ""
+    pid: int = 0
+    starting_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    ended: Position = START
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more can happen to the container."""
+        return self.status is ContainerStatus.DESTROYED
+
+    @property
+    def holds(self) -> bool:
+        """Whether the container holds its resources on its node."""
+        return self.status in HOLDING
+
+
+def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) -> Container:
+    """Fold one event into the container it is about."""
+    if isinstance(event, ContainerCreated):
+        return _created(container, event, stamp)
+    if container is None:
+        missing(event, stamp)
+    after = _evolve(container, event, stamp)
+    check_legal(LEGAL, container.status, after.status, event, stamp)
+    return after
+
+
+def _created(container: Container | None, event: ContainerCreated, stamp: Stamp) -> Container:
+    if container is not None:
+        check_legal(LEGAL, container.status, ContainerStatus.CREATED, event, stamp)
+    return Container(
+        container_id=event.container_id,
+        agent_id=event.agent_id,
+        agent_type=event.agent_type,
+        node_id=event.node_id,
+        status=ContainerStatus.CREATED,
+        created=stamp.position,
+        created_at=stamp.time,
+        tenant=stamp.tenant,
+        resources=event.resources,
+        image=event.image,
+        command=event.command,
+        environment=event.environment,
+        session_id=event.session_id,
+        when_cut_off=event.when_cut_off,
+        stop_grace_s=event.stop_grace_s,
+    )
+
+
+def _evolve(container: Container, event: AnyContainerEvent, stamp: Stamp) -> Container:
+    replace = msgspec.structs.replace
+    match event:
+        case ContainerStarting():
+            return replace(
+                container,
+                status=_S.STARTING,
+                desired=Desired.RUNNING,
+                node_id=event.node_id,
+                generation=str(stamp.position),
+                restarts=event.restarts,
+                restart_at=None,
+                starts=container.starts + 1,
+                starting_at=stamp.time,
+                exit_code=None,
+                force=False,
+                reason=event.reason,
+            )
+        case ContainerStarted():
+            return replace(container, status=_S.RUNNING, pid=event.pid, started_at=stamp.time, reason="")
+        case ContainerPausing():
+            return replace(container, desired=Desired.PAUSED)
+        case ContainerPaused():
+            return replace(container, status=_S.PAUSED)
+        case ContainerResuming():
+            return replace(container, desired=Desired.RUNNING)
+        case ContainerResumed():
+            return replace(container, status=_S.RUNNING)
+        case ContainerStopping():
+            desired = Desired.DESTROYED if event.destroy else Desired.STOPPED
+            return replace(container, status=_S.STOPPING, desired=desired, force=event.force, reason=event.reason)
+        case ContainerStopped():
+            stopped = replace(container, status=_S.STOPPED, pid=0, exit_code=event.exit_code, restart_at=None)
+            return stopped if container.desired is Desired.DESTROYED else replace(stopped, desired=Desired.STOPPED)
+        case ContainerFailed():
+            return replace(
+                container,
+                status=_S.ERROR,
+                pid=0,
+                failures=container.failures + 1,
+                exit_code=event.exit_code,
+                reason=event.reason,
+                restart_at=event.restart_at,
+            )
+        case ContainerDestroyed():
+            return replace(
+                container,
+                status=_S.DESTROYED,
+                desired=Desired.DESTROYED,
+                pid=0,
+                restart_at=None,
+                ended_at=stamp.time,
+                ended=stamp.position,
+            )
+        case ContainerCreated():
+            return container  # never comes here: `evolve` has taken it
+    assert_never(event)

@@ -1,0 +1,236 @@
+"""
+What policies and views need to find fast, kept by the fold and rebuilt from the tables after a restore.
+
+Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world. Ready
+tasks are grouped by *shape*, all that decides who may run them, with one lazily cleaned heap per shape and ordering; reading
+a heap in order never changes it, so deciders may look as far as they like.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+from events.task import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from events.container import ContainerStatus
+    from events.resources import Resources
+    from events.service import ServiceStatus
+    from projections.container import Container
+    from projections.service import Service
+    from projections.task import Task
+
+    Key = tuple[float | int | str, ...]
+
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+_SPARE_ENTRIES = 64
+_EMPTY_SHAPES_KEPT = 256
+
+
+def fifo_key(task: Task) -> Key:
+    """Order by submission; the attempt tells a stale entry from a live one, the id stands last."""
+    return (*task.submitted, task.attempt, task.task_id)
+
+
+def priority_key(task: Task) -> Key:
+    """Order by priority, higher first, ties by submission."""
+    return (-task.priority, *task.submitted, task.attempt, task.task_id)
+
+
+ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
+
+
+class ShapeKey(NamedTuple):
+    """What decides which workers may run a task."""
+
+    task_name: str
+    task_type: str
+    resources: Resources
+
+
+def shape_of(task: Task) -> ShapeKey:
+    """Say which shape a task has."""
+    return ShapeKey(task.task_name, task.task_type, task.resources)
+
+
+class Shape:
+    """The ready tasks of one shape, in as many orders as have been asked for."""
+
+    __slots__ = ("heaps", "key", "members")
+
+    def __init__(self, key: ShapeKey) -> None:
+        self.key = key
+        self.members: dict[str, Task] = {}
+        self.heaps: dict[str, list[Key]] = {}
+
+    def add(self, task: Task) -> None:
+        self.members[task.task_id] = task
+        for ordering, heap in self.heaps.items():
+            heapq.heappush(heap, ORDERINGS[ordering](task))
+
+    def remove(self, task_id: str) -> None:
+        del self.members[task_id]
+        for heap in self.heaps.values():
+            _prune(heap, self._is_live, len(self.members))
+
+    def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
+        """Give the ready tasks in order, without changing anything they are kept in."""
+        heap = self.heaps.get(ordering)
+        if heap is None:
+            heap = sorted(map(ORDERINGS[ordering], self.members.values()))
+            self.heaps[ordering] = heap
+        for key in walk(heap):
+            if self._is_live(key):
+                yield key, self.members[str(key[-1])]
+
+    def _is_live(self, key: Key) -> bool:
+        task = self.members.get(key[-1])  # type: ignore[call-overload]  # the last part of a key is the id
+        return task is not None and task.attempt == key[-2]
+
+
+def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
+    """Drop stale entries where it is cheap: from the top always, everywhere once they are the greater part."""
+    while heap and not is_live(heap[0]):
+        heapq.heappop(heap)
+    if len(heap) > 2 * living + _SPARE_ENTRIES:
+        heap[:] = [entry for entry in heap if is_live(entry)]
+        heapq.heapify(heap)
+
+
+def walk(heap: list[Key]) -> Iterator[Key]:
+    """Give a heap's entries in order without popping: each entry seen puts its two children in question."""
+    if not heap:
+        return
+    front = [(heap[0], 0)]
+    while front:
+        key, at = heapq.heappop(front)
+        yield key
+        for child in (2 * at + 1, 2 * at + 2):
+            if child < len(heap):
+                heapq.heappush(front, (heap[child], child))
+
+
+class Indexes:
+    """All indexes of one world; each `…_changed` is told the value before and after, None for absent."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.shapes: dict[ShapeKey, Shape] = {}
+        self.parked: list[tuple[float, int, int, int, str]] = []
+        self.parked_members: dict[str, Task] = {}
+        self.task_counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.held: dict[str, dict[str, None]] = {}
+        self.claims: dict[str, list[str]] = {}
+        self.deadlines: list[Key] = []
+        self.deadline_members: dict[str, int] = {}
+        self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
+        self.containers_on: dict[str, dict[str, None]] = {}
+        self.container_counts: dict[ContainerStatus, int] = {}
+
+    @property
+    def ready(self) -> int:
+        """How many tasks wait for nothing but a worker."""
+        return self.task_counts[_PENDING] - len(self.parked_members)
+
+    def advance(self, now: float) -> None:
+        """Let tasks whose time has come join the ready ones."""
+        self.now = max(now, self.now)
+        while self.parked and self.parked[0][0] <= self.now:
+            *_, attempt, task_id = heapq.heappop(self.parked)
+            task = self.parked_members.get(task_id)
+            if task is not None and task.attempt == attempt:
+                del self.parked_members[task_id]
+                self._ready(task)
+
+    def task_changed(self, before: Task | None, after: Task | None) -> None:
+        was = before.status if before is not None else None
+        now = after.status if after is not None else None
+        if was is now and was is not _PENDING:
+            return
+        if before is not None:
+            self.task_counts[before.status] -= 1
+            if was is _PENDING:
+                self._not_pending(before)
+            elif was is _RUNNING:
+                self._not_running(before)
+        if after is not None:
+            self.task_counts[after.status] += 1
+            if now is _PENDING:
+                self._pending(after)
+            elif now is _RUNNING:
+                self._running(after)
+
+    def service_changed(self, before: Service | None, after: Service | None) -> None:
+        if before is not None and not before.is_ended:
+            group = self.services[before.service_name][before.status]
+            del group[before.service_id]
+            if not group and not any(self.services[before.service_name].values()):
+                del self.services[before.service_name]
+        if after is not None and not after.is_ended:
+            groups = self.services.setdefault(after.service_name, {})
+            groups.setdefault(after.status, {})[after.service_id] = None
+
+    def container_changed(self, before: Container | None, after: Container | None) -> None:
+        if before is not None:
+            self.container_counts[before.status] -= 1
+            del self.containers_on[before.node_id][before.container_id]
+        if after is not None:
+            self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
+            self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
+
+    def overdue(self, now: float) -> Iterator[str]:
+        """Give the ids of running tasks whose attempt has run into its time limit."""
+        for key in walk(self.deadlines):
+            if float(key[0]) > now:
+                return
+            if self._is_running(key):
+                yield str(key[-1])
+
+    def _is_running(self, deadline: Key) -> bool:
+        _, attempt, task_id = deadline
+        return self.deadline_members.get(str(task_id)) == attempt
+
+    def _pending(self, task: Task) -> None:
+        if task.retry_at > self.now:
+            self.parked_members[task.task_id] = task
+            heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
+        else:
+            self._ready(task)
+
+    def _ready(self, task: Task) -> None:
+        key = shape_of(task)
+        shape = self.shapes.get(key)
+        if shape is None:
+            shape = self.shapes[key] = Shape(key)
+        shape.add(task)
+
+    def _not_pending(self, task: Task) -> None:
+        if self.parked_members.pop(task.task_id, None) is not None:
+            return
+        key = shape_of(task)
+        shape = self.shapes[key]
+        shape.remove(task.task_id)
+        if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
+            del self.shapes[key]
+
+    def _running(self, task: Task) -> None:
+        self.held.setdefault(task.worker_id, {})[task.task_id] = None
+        self.claims.setdefault(task.claim_id, []).append(task.task_id)
+        if task.timeout_s is not None and task.started_at is not None:
+            self.deadline_members[task.task_id] = task.attempt
+            heapq.heappush(self.deadlines, (task.started_at + task.timeout_s, task.attempt, task.task_id))
+
+    def _not_running(self, task: Task) -> None:
+        if self.deadline_members.pop(task.task_id, None) is not None:
+            _prune(self.deadlines, self._is_running, len(self.deadline_members))
+        held = self.held[task.worker_id]
+        del held[task.task_id]
+        if not held:
+            del self.held[task.worker_id]
+        claimed = self.claims[task.claim_id]
+        claimed.remove(task.task_id)
+        if not claimed:
+            del self.claims[task.claim_id]

@@ -1,0 +1,111 @@
+"""Nodes as the journal tells them: state, legal transitions, and the fold. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from events.base import START, Position
+from events.node import (
+    NodeCordoned,
+    NodeHeartbeat,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeReturned,
+    NodeUncordoned,
+)
+from events.resources import NONE, Resources
+from projections.stamp import Stamp, check_legal, missing
+
+if TYPE_CHECKING:
+    AnyNodeEvent = (
+        NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
+    )
+
+
+class NodeStatus(Enum):
+    """Whether a node may be given containers."""
+
+    READY = "ready"
+    CORDONED = "cordoned"
+    LOST = "lost"
+    REMOVED = "removed"
+
+
+_S = NodeStatus
+LEGAL: dict[NodeStatus, frozenset[NodeStatus]] = {
+    _S.READY: frozenset({_S.CORDONED, _S.LOST, _S.REMOVED}),
+    _S.CORDONED: frozenset({_S.READY, _S.LOST, _S.REMOVED}),
+    _S.LOST: frozenset({_S.READY, _S.CORDONED, _S.REMOVED}),
+    _S.REMOVED: frozenset({_S.READY}),
+}
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """One node; `cordoned` outlasts being lost."""
+
+    node_id: str
+    status: NodeStatus
+    registered: Position
+    registered_at: float
+    capacity: Resources = NONE
+    runtime: str = ""
+    labels: dict[str, str] = {}
+    cordoned: bool = False
+    reason: str = ""
+    ended_at: float | None = None
+    ended: Position = START
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the node was removed."""
+        return self.status is NodeStatus.REMOVED
+
+
+def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
+    """Fold one event into the node it is about."""
+    if isinstance(event, NodeRegistered):
+        return _registered(node, event, stamp)
+    if node is None or isinstance(event, NodeHeartbeat):
+        missing(event, stamp)
+    after = _evolve(node, event, stamp)
+    check_legal(LEGAL, node.status, after.status, event, stamp)
+    return after
+
+
+def _registered(node: Node | None, event: NodeRegistered, stamp: Stamp) -> Node:
+    cordoned = node is not None and node.cordoned and not node.is_ended
+    return Node(
+        node_id=event.node_id,
+        status=NodeStatus.CORDONED if cordoned else NodeStatus.READY,
+        registered=stamp.position,
+        registered_at=stamp.time,
+        capacity=event.capacity,
+        runtime=event.runtime,
+        labels=event.labels,
+        cordoned=cordoned,
+    )
+
+
+def _evolve(
+    node: Node, event: NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved, stamp: Stamp
+) -> Node:
+    replace = msgspec.structs.replace
+    match event:
+        case NodeCordoned():
+            return replace(node, status=_S.CORDONED, cordoned=True, reason=event.reason)
+        case NodeUncordoned():
+            return replace(node, status=_S.READY, cordoned=False, reason="")
+        case NodeLost():
+            reason = f"silent for {event.silent_for_s:.1f} s, limit {event.limit_s:g} s"
+            return replace(node, status=_S.LOST, reason=reason)
+        case NodeReturned():
+            return replace(node, status=_S.CORDONED if node.cordoned else _S.READY, reason="")
+        case NodeRemoved():
+            return replace(
+                node, status=_S.REMOVED, cordoned=False, reason=event.reason, ended_at=stamp.time, ended=stamp.position
+            )
+    assert_never(event)

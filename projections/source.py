@@ -1,0 +1,56 @@
+"""
+The port through which commits are read and followed, and the hash chain that ties them together.
+
+A record is one message of the journal: a commit, or a claim of the right to write. Every reader checks what it reads:
+sequences without a gap, and each commit's `Chain` header equal to the hash of all that stands before it.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GENESIS = bytes(32)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One journal message; `chain` is the hexadecimal `Chain` header of a commit."""
+
+    sequence: int
+    kind: Literal["commit", "claim"]
+    body: bytes
+    chain: str | None = None
+    message_id: str | None = None
+
+
+class Bounds(NamedTuple):
+    """First and last sequence the journal holds; an empty journal has `last == first - 1`."""
+
+    first: int
+    last: int
+
+
+def chain_after(before: bytes, sequence: int, body: bytes) -> bytes:
+    """Hash the journal up to and including the record at *sequence*: h(n) = sha256(h(n-1) ‖ n ‖ body)."""
+    return sha256(b"".join((before, sequence.to_bytes(8, "big"), body))).digest()
+
+
+class CommitSource(Protocol):
+    """Read the journal. Implementations raise `Corrupt` on a gap and `Unavailable` when it cannot be reached."""
+
+    async def bounds(self) -> Bounds:
+        """Say which sequences there are."""
+        ...
+
+    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
+        """Give all records with after < sequence ≤ until, in batches, in order."""
+        ...
+
+    def follow(self, after: int) -> AsyncIterator[list[Record]]:
+        """Give all records with sequence > after, in order, and then new ones as they come, for ever."""
+        ...

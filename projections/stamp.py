@@ -1,0 +1,51 @@
+"""Where and when an event stands, and who caused it: what a reducer may know beside the event itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+
+from events.base import Event, Position, type_of
+from events.errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from enum import Enum
+
+    Status = TypeVar("Status", bound=Enum)
+
+
+class Stamp(NamedTuple):
+    """Position in the journal, commit time in seconds since 1970, tenant, and the actor whose command it was."""
+
+    position: Position
+    time: float
+    tenant: str = ""
+    actor: str = ""
+
+
+def missing(event: Event, stamp: Stamp) -> NoReturn:
+    """
+    Stop at an event about a thing that does not exist.
+
+    Raises:
+        Corrupt: always.
+    """
+    msg = f"event {stamp.position} is {type_of(type(event))} about {event.subject!r}, which does not exist at that point"
+    raise Corrupt(msg)
+
+
+def check_legal(
+    legal: Mapping[Status, frozenset[Status]], before: Status, after: Status, event: Event, stamp: Stamp
+) -> None:
+    """
+    Stop at a transition that the table does not allow; staying as one was is always allowed.
+
+    Raises:
+        Corrupt: *after* is not reachable from *before*.
+    """
+    if after is not before and after not in legal[before]:
+        msg = (
+            f"event {stamp.position} ({type_of(type(event))}) takes {event.subject!r} from {before.value} to "
+            f"{after.value}, which is not allowed"
+        )
+        raise Corrupt(msg)

@@ -1,0 +1,94 @@
+"""Workers as the journal tells them: state, legal transitions, and the fold. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from events.base import START, Position
+from events.resources import Resources
+from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
+from projections.stamp import Stamp, check_legal, missing
+
+if TYPE_CHECKING:
+    AnyWorkerEvent = WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
+
+
+class WorkerStatus(Enum):
+    """Whether a worker may be given tasks."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    LOST = "lost"
+    LEFT = "left"
+
+
+_S = WorkerStatus
+LEGAL: dict[WorkerStatus, frozenset[WorkerStatus]] = {
+    _S.ACTIVE: frozenset({_S.DRAINING, _S.LOST, _S.LEFT}),
+    _S.DRAINING: frozenset({_S.ACTIVE, _S.LOST, _S.LEFT}),
+    _S.LOST: frozenset({_S.ACTIVE, _S.LEFT}),
+    _S.LEFT: frozenset({_S.ACTIVE}),
+}
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """One worker; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
+
+    worker_id: str
+    status: WorkerStatus
+    registered: Position
+    registered_at: float
+    tenant: str = ""
+    slots: int | None = None
+    resources: Resources | None = None
+    handles: tuple[str, ...] = ()
+    container_id: str = ""
+    reason: str = ""
+    ended_at: float | None = None
+    ended: Position = START
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the worker is lost or has left; it may return."""
+        return self.status in (WorkerStatus.LOST, WorkerStatus.LEFT)
+
+
+def evolve(worker: Worker | None, event: AnyWorkerEvent, stamp: Stamp) -> Worker:
+    """Fold one event into the worker it is about."""
+    if isinstance(event, WorkerRegistered):
+        return _registered(event, stamp)
+    if worker is None or isinstance(event, WorkerHeartbeat):
+        missing(event, stamp)
+    after = _evolve(worker, event, stamp)
+    check_legal(LEGAL, worker.status, after.status, event, stamp)
+    return after
+
+
+def _registered(event: WorkerRegistered, stamp: Stamp) -> Worker:
+    return Worker(
+        worker_id=event.worker_id,
+        status=WorkerStatus.ACTIVE,
+        registered=stamp.position,
+        registered_at=stamp.time,
+        tenant=stamp.tenant,
+        slots=event.slots,
+        resources=event.resources,
+        handles=event.handles,
+        container_id=event.container_id,
+    )
+
+
+def _evolve(worker: Worker, event: WorkerDraining | WorkerLeft | WorkerLost, stamp: Stamp) -> Worker:
+    replace = msgspec.structs.replace
+    match event:
+        case WorkerDraining():
+            return replace(worker, status=_S.DRAINING, reason=event.reason)
+        case WorkerLeft():
+            return replace(worker, status=_S.LEFT, reason=event.reason, ended_at=stamp.time, ended=stamp.position)
+        case WorkerLost():
+            reason = f"silent for {event.silent_for_s:.1f} s, limit {event.limit_s:g} s"
+            return replace(worker, status=_S.LOST, reason=reason, ended_at=stamp.time, ended=stamp.position)
+    assert_never(event)

@@ -1,0 +1,353 @@
+"""
+All state of one cluster, folded in memory: frozen values by id, and the indexes over them.
+
+The same class folds everywhere: in the writer as it decides, in followers, in replays and in tests. It never reads a
+clock, never does I/O, and ends up the same from the same records, whatever lies between. An ended thing leaves the world
+when it is too old or too many have ended after it; that, too, follows from the records alone.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from events import codec
+from events.base import START, Position, UnknownEvent, type_of
+from events.container import ContainerEvent
+from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, EpochClaim
+from events.errors import Corrupt
+from events.node import NodeEvent
+from events.pool import PoolEvent
+from events.service import ServiceEvent
+from events.session import SessionEvent
+from events.task import TaskEvent, TaskStatus
+from events.worker import WorkerEvent
+from projections import container, node, pool, service, session, task, worker
+from projections.indexes import Indexes
+from projections.source import GENESIS, Record, chain_after
+from projections.stamp import Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.base import Envelope, Event
+
+FOLD_VERSION = 1
+"""Raised when the same records fold to another world; snapshots of other versions are not used."""
+
+COMMANDS_REMEMBERED_S = 600.0
+COMMANDS_KEPT = 100_000
+IDEMPOTENCY_KEPT_S = 7 * 86_400.0
+IDEMPOTENCY_KEPT = 1_000_000
+
+
+class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Which task an idempotency key made, and when."""
+
+    task_id: str
+    at: float
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A world as a value; tables are lists in the order of the world's own."""
+
+    fold_version: int
+    position: Position
+    time: float
+    chain: bytes
+    generation: int
+    epoch: int
+    holder: str
+    leader: str
+    retention_s: float
+    ended_kept: int
+    unfoldable: str
+    containers: list[container.Container]
+    services: list[service.Service]
+    tasks: list[task.Task]
+    workers: list[worker.Worker]
+    nodes: list[node.Node]
+    pools: list[pool.Pool]
+    sessions: list[session.Session]
+    remembered: dict[str, float]
+    keyed: dict[str, KeyedTask]
+    totals: dict[str, int]
+
+
+_snapshot_encoder = msgspec.msgpack.Encoder()
+_snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+class World:
+    """
+    The state after some record; `position` is that of the last event folded, `time` its commit time.
+
+    `generation` and `epoch` say which reign the journal is in, `leader` which instance announced it; `unfoldable` names the
+    first event seen that this release does not know (such a world may be read, never decided upon).
+    """
+
+    def __init__(self) -> None:
+        self.containers: dict[str, container.Container] = {}
+        self.services: dict[str, service.Service] = {}
+        self.tasks: dict[str, task.Task] = {}
+        self.workers: dict[str, worker.Worker] = {}
+        self.nodes: dict[str, node.Node] = {}
+        self.pools: dict[str, pool.Pool] = {}
+        self.sessions: dict[str, session.Session] = {}
+        self.remembered: dict[str, float] = {}
+        self.keyed: dict[str, KeyedTask] = {}
+        self.totals: dict[str, int] = {}
+        self.position = START
+        self.time = 0.0
+        self.chain = GENESIS
+        self.generation = 0
+        self.epoch = 0
+        self.holder = ""
+        self.leader = ""
+        self.retention_s = 3600.0
+        self.ended_kept = 10_000
+        self.unfoldable = ""
+        self.indexes = Indexes()
+        self._ended: dict[str, dict[str, float]] = {kind: {} for kind in _TABLES}
+        self._folds = _folds(self)
+
+    def apply_record(self, record: Record) -> list[Envelope]:
+        """
+        Fold one journal record and give the events it held.
+
+        Raises:
+            Corrupt: it does not follow on what was folded before, or holds what no coordinator wrote.
+        """
+        if record.sequence != self.position.sequence + 1:
+            msg = f"journal record {record.sequence} came after {self.position.sequence}: records are missing or repeated"
+            raise Corrupt(msg)
+        if record.kind == "claim":
+            self.seal_claim(record.sequence, record.body)
+            return []
+        if record.chain != self.chain.hex():
+            msg = (
+                f"commit {record.sequence} carries the chain {record.chain}, but what stands before it hashes to "
+                f"{self.chain.hex()}: the journal was changed"
+            )
+            raise Corrupt(msg)
+        envelopes = codec.decode(record.body)
+        if not envelopes:
+            msg = f"commit {record.sequence} holds no event"
+            raise Corrupt(msg)
+        time = codec.seconds_of(envelopes[0].time)
+        self.indexes.advance(time)
+        for index, envelope in enumerate(envelopes):
+            self.apply(envelope, Position(record.sequence, index), time)
+        self.seal(record.sequence, len(envelopes), record.body, time)
+        return envelopes
+
+    def apply(self, envelope: Envelope, position: Position, time: float) -> None:
+        """Fold one event of a commit that `seal` will close."""
+        event = envelope.data
+        fold = self._folds.get(type(event))
+        if fold is None:
+            self._apply_other(event, position)
+        else:
+            fold(event, Stamp(position, time, envelope.tenant, envelope.actor))
+        if envelope.commandid:
+            self.remembered.setdefault(envelope.commandid, time)
+
+    def seal(self, sequence: int, count: int, body: bytes, time: float) -> None:
+        """Close the commit of *count* events: extend the chain, let go of what is past keeping."""
+        self.chain = chain_after(self.chain, sequence, body)
+        self.position = Position(sequence, count - 1)
+        self.time = time
+        self._evict()
+
+    def seal_claim(self, sequence: int, body: bytes) -> None:
+        """Fold a claim of the right to write."""
+        try:
+            claim = msgspec.json.decode(body, type=EpochClaim)
+        except msgspec.MsgspecError as error:
+            msg = f"claim {sequence} is unreadable ({error}): {body[:80]!r}"
+            raise Corrupt(msg) from error
+        self.chain = chain_after(self.chain, sequence, body)
+        self.position = Position(sequence, 0)
+        self.generation = max(self.generation, claim.generation)
+        self.epoch = sequence
+        self.holder = claim.holder
+
+    def snapshot(self) -> bytes:
+        """Write the whole world as bytes; equal worlds give equal bytes."""
+        return _snapshot_encoder.encode(
+            Snapshot(
+                fold_version=FOLD_VERSION,
+                **{name: getattr(self, name) for name in (*_SCALARS, *_MAPS)},
+                **{name: list(getattr(self, name).values()) for name in _TABLES},
+            )
+        )
+
+    @classmethod
+    def restore(cls, data: bytes) -> World:
+        """
+        Read a world back.
+
+        Raises:
+            Corrupt: the bytes are no snapshot, or one of another fold version.
+        """
+        try:
+            snapshot = _snapshot_decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            msg = f"snapshot of {len(data)} bytes is unreadable: {error}"
+            raise Corrupt(msg) from error
+        if snapshot.fold_version != FOLD_VERSION:
+            msg = f"snapshot was folded by version {snapshot.fold_version}, this is version {FOLD_VERSION}: rebuild it"
+            raise Corrupt(msg)
+        world = cls()
+        for name in _SCALARS:
+            setattr(world, name, getattr(snapshot, name))
+        for name in _MAPS:
+            getattr(world, name).update(getattr(snapshot, name))
+        world.indexes.advance(snapshot.time)
+        for name, (key, changed) in _TABLES.items():
+            table, tell = getattr(world, name), getattr(world.indexes, changed, None)
+            for value in getattr(snapshot, name):
+                table[getattr(value, key)] = value
+                if tell is not None:
+                    tell(None, value)
+            ended = sorted((v for v in table.values() if getattr(v, "is_ended", False)), key=lambda v: v.ended)
+            world._ended[name] = {getattr(value, key): value.ended_at for value in ended}
+        return world
+
+    def digest(self) -> str:
+        """Hash the world; replays of the same records give the same."""
+        return sha256(self.snapshot()).hexdigest()
+
+    def _apply_other(self, event: Event, position: Position) -> None:
+        match event:
+            case CoordinatorStarted():
+                self.leader = event.instance
+                self.retention_s = event.retention_s
+                self.ended_kept = event.ended_kept
+            case CoordinatorStopped():
+                self.leader = ""
+            case CoordinatorTurn():
+                self.count("tasks_placed", event.placed)
+            case UnknownEvent():
+                self.unfoldable = self.unfoldable or f"{event.type} at {position}"
+            case _:
+                msg = f"event {position} is {type_of(type(event))}, which never belongs in the journal"
+                raise Corrupt(msg)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a total over the whole life of the cluster."""
+        self.totals[name] = self.totals.get(name, 0) + by
+
+    def _evict(self) -> None:
+        for name, ended in self._ended.items():
+            while ended:
+                entity_id, ended_at = next(iter(ended.items()))
+                if len(ended) <= self.ended_kept and self.time - ended_at <= self.retention_s:
+                    break
+                del ended[entity_id]
+                value = getattr(self, name).pop(entity_id)
+                tell = getattr(self.indexes, _TABLES[name][1], None)
+                if tell is not None:
+                    tell(value, None)
+        _forget(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
+        _forget(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
+
+    def note_end(self, table: str, entity_id: str, value: Any) -> None:
+        """Keep the order in which things of one kind ended; one that came back is no longer ended."""
+        ended = self._ended[table]
+        ended.pop(entity_id, None)
+        if value.is_ended:
+            ended[entity_id] = value.ended_at
+
+
+_SCALARS = (
+    "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
+)  # fmt: skip
+_MAPS = ("remembered", "keyed", "totals")
+
+_TABLES = {
+    "containers": ("container_id", "container_changed"),
+    "services": ("service_id", "service_changed"),
+    "tasks": ("task_id", "task_changed"),
+    "workers": ("worker_id", ""),
+    "nodes": ("node_id", ""),
+    "pools": ("pool_id", ""),
+    "sessions": ("session_id", ""),
+}
+
+
+def _forget(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
+    """Drop the oldest entries that are too many or too old; entries stand in the order they came."""
+    while kept:
+        key = next(iter(kept))
+        if len(kept) <= most and at(kept[key]) >= before:
+            return
+        del kept[key]
+
+
+def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
+    """Bind each event type to the table, reducer and index that it concerns."""
+    by_base = {
+        ContainerEvent: _fold(world, "containers", container.evolve),
+        ServiceEvent: _fold(world, "services", service.evolve),
+        TaskEvent: _fold_task(world),
+        WorkerEvent: _fold(world, "workers", worker.evolve),
+        NodeEvent: _fold(world, "nodes", node.evolve),
+        PoolEvent: _fold_pool(world),
+        SessionEvent: _fold(world, "sessions", session.evolve),
+    }
+    return {
+        event: fold
+        for event in codec.EVENTS.values()
+        if type_of(event) not in codec.HEARTBEATS
+        for base, fold in by_base.items()
+        if issubclass(event, base)
+    }
+
+
+def _fold(world: World, name: str, evolve: Callable[..., Any]) -> Callable[[Any, Stamp], None]:
+    table = getattr(world, name)
+    key, changed = _TABLES[name]
+    tell = getattr(world.indexes, changed, None)
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        entity_id = getattr(event, key)
+        before = table.get(entity_id)
+        after = table[entity_id] = evolve(before, event, stamp)
+        if tell is not None:
+            tell(before, after)
+        if after.is_ended or (before is not None and before.is_ended):
+            world.note_end(name, entity_id, after)
+
+    return fold
+
+
+def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
+    def fold(event: Any, stamp: Stamp) -> None:
+        world.pools[event.pool_id] = pool.evolve(world.pools.get(event.pool_id), event, stamp)
+
+    return fold
+
+
+def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
+    table, evolve, tell = world.tasks, task.evolve, world.indexes.task_changed
+    ended, totals = world._ended["tasks"], world.totals
+    pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        task_id = event.task_id
+        before = table.get(task_id)
+        after = table[task_id] = evolve(before, event, stamp)
+        tell(before, after)
+        status = after.status
+        if before is None:
+            if after.idempotency_key:
+                world.keyed.setdefault(f"{after.tenant}/{after.idempotency_key}", KeyedTask(task_id=task_id, at=stamp.time))
+        elif status is not before.status and status is not pending and status is not running:
+            ended[task_id] = stamp.time
+            name = f"tasks_{status.value}"
+            totals[name] = totals.get(name, 0) + 1
+
+    return fold
