@@ -1,0 +1,277 @@
+"""
+What an order about containers and sessions makes of the world. Pure.
+
+Orders change what is *desired*; only what a node reports (`decide_node`) changes what *is*.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING
+
+from coordinator.rules import check_text
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerPausing,
+    ContainerResuming,
+    ContainerStarting,
+    ContainerStatus,
+    ContainerStopped,
+    ContainerStopping,
+    Secret,
+)
+from events.errors import NotFound, Refused
+from events.ids import checked
+from events.resources import NONE, Resources
+from events.session import SessionBound, SessionClosed
+from projections.container import Desired
+from projections.node import NodeStatus
+
+if TYPE_CHECKING:
+    from coordinator.commands import (
+        BindSession,
+        CloseSession,
+        CreateContainer,
+        DestroyContainer,
+        PauseContainer,
+        ResumeContainer,
+        StartContainer,
+        StopContainer,
+    )
+    from coordinator.rules import AgentType, Context, Rules
+    from events.base import Event
+    from projections.container import Container
+    from projections.node import Node
+    from projections.world import World
+
+    Events = tuple[Event, ...]
+
+_S = ContainerStatus
+MOST_ENTRIES = 256
+
+
+def create(world: World, command: CreateContainer, context: Context) -> Events:
+    """Place a container on the node that has room and runs fewest; know a repeat by its id."""
+    agent = _agent(command, context.rules)
+    known = world.containers.get(command.container_id)
+    if known is not None:
+        if (known.agent_id, known.agent_type, known.resources, known.environment, known.session_id) == (
+            command.agent_id, command.agent_type, command.resources, command.environment, command.session_id,
+        ):  # fmt: skip
+            return ()
+        msg = f"container_id {command.container_id!r} is taken by another container: use a new id"
+        raise Refused(msg, reason="id_taken")
+    standing = sum(1 for container in world.containers.values() if not container.is_ended)
+    if standing >= context.rules.max_containers:
+        msg = f"{standing} containers stand, as many as container.max_containers allows: destroy some or raise it"
+        raise Refused(msg, reason="too_many_containers")
+    node_id, why_not = place(world, command.resources, context.rules)
+    if not node_id:
+        msg = f"no node has room for container {command.container_id!r}: {why_not}"
+        raise Refused(msg, reason="no_room")
+    created = ContainerCreated(
+        container_id=command.container_id,
+        agent_id=command.agent_id,
+        agent_type=command.agent_type,
+        node_id=node_id,
+        resources=command.resources,
+        image=agent.image,
+        command=agent.command,
+        environment=command.environment,
+        session_id=command.session_id,
+        when_cut_off=agent.when_cut_off,
+        stop_grace_s=agent.stop_grace_s,
+    )
+    if not command.session_id:
+        return (created,)
+    return (created, SessionBound(session_id=command.session_id, container_id=command.container_id))
+
+
+def _agent(command: CreateContainer, rules: Rules) -> AgentType:
+    checked(command.container_id, "container_id")
+    checked(command.agent_id, "agent_id")
+    checked(command.agent_type, "agent_type")
+    if command.session_id:
+        checked(command.session_id, "session_id")
+    if len(command.environment) > MOST_ENTRIES:
+        msg = f"environment has {len(command.environment)} entries: at most {MOST_ENTRIES}"
+        raise Refused(msg, reason="too_many")
+    for name, value in command.environment.items():
+        checked(name, "environment name")
+        if isinstance(value, Secret):
+            checked(value.secret, f"secret of environment {name!r}")
+        elif "\0" in value or len(value) > 32_768:  # noqa: PLR2004  # what an operating system takes
+            msg = f"environment {name!r} holds a NUL or has {len(value)} characters: at most 32768, without NUL"
+            raise Refused(msg, reason="bad_environment")
+    agent = rules.agents.get(command.agent_type)
+    if agent is None:
+        msg = f"agent_type {command.agent_type!r} is not in the catalogue: use {', '.join(sorted(rules.agents))}"
+        raise Refused(msg, reason="unknown_agent_type")
+    return agent
+
+
+def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
+    """Choose the node for *resources*: of those with room the one holding fewest containers. Or say why there is none."""
+    best: tuple[int, str] | None = None
+    why_not = []
+    for node in world.nodes.values():
+        if node.status is not NodeStatus.READY:
+            why_not.append(f"node {node.node_id} is {node.status.value}")
+            continue
+        free = free_on(world, node, rules)
+        if lacking := resources.lacking(free):
+            why_not.append(f"node {node.node_id} has too little ({lacking})")
+            continue
+        found = (len(world.indexes.containers_on.get(node.node_id, ())), node.node_id)
+        best = found if best is None else min(best, found)
+    return (best[1], "") if best else ("", "; ".join(why_not[:5]) or "there is no node")
+
+
+def free_on(world: World, node: Node, rules: Rules) -> Resources:
+    """Say what a node can still take: its memory and GPUs, and its cores times the overcommit."""
+    containers = (world.containers[one] for one in world.indexes.containers_on.get(node.node_id, ()))
+    held = reduce(add, (one.resources for one in containers if one.holds), NONE)
+    offered = Resources(
+        cpu_millis=int(node.capacity.cpu_millis * rules.cpu_overcommit),
+        memory_bytes=node.capacity.memory_bytes,
+        gpus=node.capacity.gpus,
+    )
+    return offered - held
+
+
+def start(world: World, command: StartContainer, context: Context) -> Events:
+    """Make RUNNING what is desired, on the container's node if it still has room, else on another."""
+    container = _container(world, command.container_id)
+    match container.status:
+        case _S.STARTING | _S.RUNNING:
+            return ()
+        case _S.CREATED | _S.STOPPED | _S.ERROR:
+            return starting(world, container, context.rules, "requested", restarts=0)
+        case _S.PAUSED:
+            msg = f"container {container.container_id!r} is paused: resume it"
+        case _S.STOPPING:
+            msg = f"container {container.container_id!r} is stopping: start it when it has stopped"
+        case _S.DESTROYED:
+            msg = f"container {container.container_id!r} is destroyed: create a new one"
+    raise Refused(msg, reason="not_startable")
+
+
+def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:
+    """
+    Say where a container starts next.
+
+    Raises:
+        Refused: no node has room.
+    """
+    node = world.nodes.get(container.node_id)
+    if node is not None and node.status in (NodeStatus.READY, NodeStatus.CORDONED):
+        free = free_on(world, node, rules) + (container.resources if container.holds else NONE)
+        if container.resources.fits_in(free):
+            return (
+                ContainerStarting(
+                    container_id=container.container_id, node_id=node.node_id, reason=reason, restarts=restarts
+                ),
+            )
+    node_id, why_not = place(world, container.resources, rules)
+    if not node_id:
+        msg = f"no node has room for container {container.container_id!r}: {why_not}"
+        raise Refused(msg, reason="no_room")
+    return (
+        ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),
+    )
+
+
+def stop(world: World, command: StopContainer, context: Context) -> Events:
+    """Make STOPPED what is desired; a stop that is under way may still be forced."""
+    check_text("reason", command.reason, context.rules.text_chars_max)
+    container = _container(world, command.container_id)
+    match container.status:
+        case _S.CREATED | _S.STOPPED | _S.DESTROYED:
+            return ()
+        case _S.ERROR:
+            return (ContainerStopped(container_id=container.container_id, exit_code=container.exit_code),)
+        case _S.STOPPING if container.force or not command.force:
+            return ()
+    destroy = container.desired is Desired.DESTROYED
+    return (
+        ContainerStopping(
+            container_id=container.container_id, force=command.force, destroy=destroy, reason=command.reason
+        ),
+    )
+
+
+def destroy(world: World, command: DestroyContainer, context: Context) -> Events:
+    """Remove a container; one that runs is stopped first."""
+    container = _container(world, command.container_id)
+    match container.status:
+        case _S.DESTROYED:
+            return ()
+        case _S.CREATED | _S.STOPPED | _S.ERROR:
+            return destroyed(world, container)
+        case _S.STOPPING if container.desired is Desired.DESTROYED and (container.force or not command.force):
+            return ()
+    return (ContainerStopping(container_id=container.container_id, force=command.force, destroy=True, reason="destroy"),)
+
+
+def destroyed(world: World, container: Container) -> Events:
+    """End a container and the session it served."""
+    gone = ContainerDestroyed(container_id=container.container_id)
+    session = world.sessions.get(container.session_id)
+    if session is None or session.is_ended or session.container_id != container.container_id:
+        return (gone,)
+    return (gone, SessionClosed(session_id=session.session_id, reason="its container was destroyed"))
+
+
+def pause(world: World, command: PauseContainer, context: Context) -> Events:
+    """Make PAUSED what is desired."""
+    container = _container(world, command.container_id)
+    if container.desired is Desired.PAUSED:
+        return ()
+    if container.status is not _S.RUNNING:
+        msg = f"container {container.container_id!r} is {container.status.value}: only a running one can be paused"
+        raise Refused(msg, reason="not_running")
+    return (ContainerPausing(container_id=container.container_id),)
+
+
+def resume(world: World, command: ResumeContainer, context: Context) -> Events:
+    """Let a paused container run on."""
+    container = _container(world, command.container_id)
+    if container.desired is Desired.PAUSED:
+        return (ContainerResuming(container_id=container.container_id),)
+    if container.desired is Desired.RUNNING:
+        return ()
+    msg = f"container {container.container_id!r} is {container.status.value}: only a paused one can be resumed"
+    raise Refused(msg, reason="not_paused")
+
+
+def _container(world: World, container_id: str) -> Container:
+    container = world.containers.get(checked(container_id, "container_id"))
+    if container is None:
+        msg = f"there is no container {container_id!r} among the living and the recently ended"
+        raise NotFound(msg)
+    return container
+
+
+def bind_session(world: World, command: BindSession, context: Context) -> Events:
+    """Let a session be served by a container that stands."""
+    checked(command.session_id, "session_id")
+    container = _container(world, command.container_id)
+    if container.is_ended:
+        msg = f"container {container.container_id!r} is destroyed and cannot serve a session"
+        raise Refused(msg, reason="not_standing")
+    known = world.sessions.get(command.session_id)
+    if known is not None and not known.is_ended and known.container_id == command.container_id:
+        return ()
+    return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
+
+
+def close_session(world: World, command: CloseSession, context: Context) -> Events:
+    """End a session."""
+    check_text("reason", command.reason, context.rules.text_chars_max)
+    known = world.sessions.get(checked(command.session_id, "session_id"))
+    if known is None:
+        msg = f"there is no session {command.session_id!r}"
+        raise NotFound(msg)
+    return () if known.is_ended else (SessionClosed(session_id=known.session_id, reason=command.reason),)

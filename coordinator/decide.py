@@ -1,0 +1,134 @@
+"""
+The one table from orders to their deciders and from commands to their answers. Pure.
+
+`decide` says what an order makes of the world; `answer` says what whoever asked is told, from the world as it then is. A
+repeated order finds that it is already so and is told the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coordinator.commands import (
+    AllocatePool,
+    BindSession,
+    CancelTask,
+    ClaimTasks,
+    CloseSession,
+    Command,
+    CompleteTask,
+    CordonNode,
+    CreateContainer,
+    DefinePool,
+    DeregisterService,
+    DestroyContainer,
+    DrainWorker,
+    FailTask,
+    HeartbeatService,
+    LeaveWorker,
+    PauseContainer,
+    ProgressTask,
+    RegisterNode,
+    RegisterService,
+    RegisterWorker,
+    ReleasePool,
+    ReleaseTask,
+    ReportCheck,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+    SubmitTask,
+    SyncNode,
+    UncordonNode,
+)
+from coordinator.container import decide as container
+from coordinator.container import decide_node as node
+from coordinator.registry import decide as registry
+from coordinator.scheduler import decide as scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordinator.rules import Context
+    from events.base import Event
+    from projections.world import World
+
+    Events = tuple[Event, ...]
+
+DECIDERS: dict[type[Command], Callable[[World, Any, Context], Events]] = {
+    SubmitTask: scheduler.submit,
+    ClaimTasks: scheduler.claim,
+    CompleteTask: scheduler.complete,
+    FailTask: scheduler.fail,
+    ReleaseTask: scheduler.release,
+    ProgressTask: scheduler.progress,
+    CancelTask: scheduler.cancel,
+    RegisterWorker: scheduler.register_worker,
+    DrainWorker: scheduler.drain_worker,
+    LeaveWorker: scheduler.leave_worker,
+    DefinePool: scheduler.define_pool,
+    AllocatePool: scheduler.allocate_pool,
+    ReleasePool: scheduler.release_pool,
+    RegisterService: registry.register,
+    DeregisterService: registry.deregister,
+    HeartbeatService: registry.heartbeat,
+    CreateContainer: container.create,
+    StartContainer: container.start,
+    StopContainer: container.stop,
+    DestroyContainer: container.destroy,
+    PauseContainer: container.pause,
+    ResumeContainer: container.resume,
+    BindSession: container.bind_session,
+    CloseSession: container.close_session,
+    RegisterNode: node.register_node,
+    CordonNode: node.cordon_node,
+    UncordonNode: node.uncordon_node,
+    SyncNode: node.sync,
+}
+"""Every order but `ReportCheck`, whose decider also needs a sign."""
+
+
+def decide(world: World, command: Command, context: Context, *, streak: int = 1) -> Events:
+    """
+    Say what *command* makes of the world; an empty tuple means it is already so.
+
+    Raises:
+        CoordinationError: it is not allowed; its `facts` are on record all the same.
+    """
+    if isinstance(command, ReportCheck):
+        return registry.check(world, command, context, streak)
+    return DECIDERS[type(command)](world, command, context)
+
+
+def answer(world: World, command: Command, context: Context, events: Events) -> Any:
+    """Say what whoever gave the order is told, the events it led to being folded."""
+    match command:
+        case CompleteTask():
+            return None
+        case SubmitTask():
+            return _submitted(world, command, context)
+        case FailTask() | CancelTask():
+            return world.tasks[command.task_id].status
+        case (
+            StartContainer() | StopContainer() | DestroyContainer() | PauseContainer() | ResumeContainer()
+        ):
+            return world.containers[command.container_id]
+        case RegisterService():
+            return command.service_id
+        case CreateContainer():
+            return command.container_id
+        case SyncNode():
+            return node.orders(world, command.node_id, context.rules)
+        case DefinePool():
+            return world.pools[command.pool_id]
+        case AllocatePool():
+            return command.request_id in world.pools[command.pool_id].allocations
+        case ReleasePool():
+            return bool(events)
+    return None
+
+
+def _submitted(world: World, command: SubmitTask, context: Context) -> str:
+    if command.idempotency_key and command.task_id not in world.tasks:
+        return world.keyed[f"{context.tenant}/{command.idempotency_key}"].task_id
+    return command.task_id

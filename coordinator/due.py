@@ -1,0 +1,135 @@
+"""
+What time now owes: leases that lapsed, attempts that ran too long, the silent, and failed containers whose pause is over.
+
+Pure. `now` (in the context) is commit time, for deadlines that stand in the journal; `heard_now` is the writer's monotonic
+clock, for silence. Each event carries the evidence: for how long there was silence, against which limit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.container.decide_node import failed, restart
+from coordinator.scheduler.decide import DIRECT, failed_attempt
+from events.container import ContainerStatus
+from events.errors import Refused
+from events.node import NodeLost
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
+from events.task import TaskStatus, TaskTimedOut
+from events.worker import WorkerLost
+from projections.container import Desired
+from projections.node import NodeStatus
+from projections.worker import WorkerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.rules import Context
+    from coordinator.signs import Signs
+    from events.base import Event
+    from projections.container import Container
+    from projections.world import World
+
+NODE_LOST_AFTER = 1.5
+"""A node is given up this many times its lease after it was last heard; by then it has stopped what it must."""
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give everything that is due; each event is to be applied before the next is asked for."""
+    yield from _attempts(world, signs, context, heard_now)
+    yield from _silent_workers(world, signs, context, heard_now)
+    yield from _silent_services(world, signs, context, heard_now)
+    yield from _silent_nodes(world, signs, context, heard_now)
+    for container_id in tuple(world.containers):
+        yield from _container(world, world.containers[container_id], context)
+
+
+def _attempts(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
+        task = world.tasks.get(task_id)
+        if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
+            continue
+        ran_for_s = context.now - task.started_at
+        if ran_for_s >= task.timeout_s:
+            yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
+    limit_s = context.rules.lease_s
+    for held in tuple(world.indexes.held.values()):
+        for task_id in tuple(held):
+            task = world.tasks[task_id]
+            silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
+            if silent_for_s > limit_s:
+                yield failed_attempt(
+                    task,
+                    task.lease,
+                    f"worker {task.worker_id} did not renew its lease",
+                    "lease_expired",
+                    context.now,
+                    context.rules,
+                    silent_for_s=silent_for_s,
+                    limit_s=limit_s,
+                )
+
+
+def _silent_workers(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    limit_s = context.rules.worker_timeout_s
+    for worker in tuple(world.workers.values()):
+        if worker.status not in (WorkerStatus.ACTIVE, WorkerStatus.DRAINING) or worker.worker_id == DIRECT:
+            continue
+        silent_for_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
+        if silent_for_s > limit_s and not world.indexes.held.get(worker.worker_id):
+            yield WorkerLost(worker_id=worker.worker_id, silent_for_s=silent_for_s, limit_s=limit_s)
+
+
+def _silent_services(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    limit_s = context.rules.heartbeat_timeout_s
+    for service in tuple(world.services.values()):
+        if service.is_ended:
+            continue
+        if service.status is ServiceStatus.OFFLINE:
+            if context.now - service.changed_at > context.rules.deregister_after_s:
+                yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
+            continue
+        if service.health_check_url:
+            continue  # its checks speak for it
+        silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
+        if silent_for_s > limit_s:
+            yield ServiceHealthChanged(
+                service_id=service.service_id,
+                status=ServiceStatus.OFFLINE,
+                previous=service.status,
+                rule="heartbeat_timeout",
+                silent_for_s=silent_for_s,
+                limit_s=limit_s,
+            )
+
+
+def _silent_nodes(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    limit_s = context.rules.node_lease_s * NODE_LOST_AFTER
+    for node in tuple(world.nodes.values()):
+        if node.status not in (NodeStatus.READY, NodeStatus.CORDONED):
+            continue
+        silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
+        if silent_for_s <= limit_s:
+            continue
+        yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
+            container = world.containers[container_id]
+            if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
+                yield failed(container, f"node {node.node_id} is lost", context)
+
+
+def _container(world: World, container: Container, context: Context) -> Iterator[Event]:
+    if container.status is ContainerStatus.STARTING and container.starting_at is not None:
+        limit_s = context.rules.container_start_timeout_s
+        if context.now - container.starting_at > limit_s:
+            yield failed(container, f"did not start within {limit_s:g} s", context)
+    elif (
+        container.status is ContainerStatus.ERROR
+        and container.desired is Desired.RUNNING
+        and container.restart_at is not None
+        and container.restart_at <= context.now
+    ):
+        try:
+            yield from restart(world, container, context)
+        except Refused:
+            return  # no room now; it stays due

@@ -1,0 +1,413 @@
+"""
+The writer's turn: the one place where orders become facts.
+
+    1 take what was asked         4 place ready tasks with waiting claims
+    2 answer questions            5 record what time now owes
+    3 decide each order           6 commit all of it as one message       7 answer
+
+The next turn starts when the commit is acknowledged; what came in meanwhile is its batch, so load makes batches larger and a
+lone order waits for one fsync. Nothing is answered before the commit that holds it. There is no `await` between reading
+the world and folding what was decided. Only `journal.commit` writes; only this file calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import structlog
+
+from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck, ServiceLoad, SyncNode
+from coordinator.decide import answer, decide
+from coordinator.due import due
+from coordinator.intake import Asked, Caller, Intake
+from coordinator.journal import Epoch
+from coordinator.questions import Waiting, ask
+from coordinator.rules import Context
+from coordinator.scheduler.scheduling_worker import SchedulingWorker
+from coordinator.signs import Signs
+from coordinator.turn import Turn, TurnFull
+from events.container import (
+    ContainerDestroyed,
+    ContainerEvent,
+    ContainerPausing,
+    ContainerResuming,
+    ContainerStarting,
+    ContainerStopping,
+)
+from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
+from events.errors import CoordinationError, Refused, Unavailable
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskEvent,
+    TaskFailed,
+    TaskStarted,
+    TaskTimedOut,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from coordinator.clock import Clock
+    from coordinator.journal import Journal
+    from coordinator.rules import Rules
+    from events.base import Event
+    from projections.world import World
+
+log = structlog.get_logger(__name__)
+
+COORDINATOR = Caller(actor="coordinator")
+"""Whose events those are that nobody ordered: placements, what is due."""
+
+PLACEMENT_BYTES = 800
+"""What a placement takes in a commit at most; only to guess how many still fit."""
+
+_ENDS_LEASE = (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)
+_CHANGES_NODE = (ContainerStarting, ContainerStopping, ContainerPausing, ContainerResuming, ContainerDestroyed)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the engine; times in seconds."""
+
+    turn_commands: int = 2000
+    turn_bytes: int = 512 * 1024
+    intake_max: int = 20_000
+    waiting_max: int = 10_000
+    wait_max_s: float = 60.0
+    tick_s: float = 0.5
+    retention_s: float = 3600.0
+    ended_kept: int = 10_000
+
+
+class Notify(Protocol):
+    """Tells a worker or node that something changed for it: a hint, which may be lost."""
+
+    def __call__(self, kind: str, entity_id: str, body: bytes) -> None: ...
+
+
+class Engine:
+    """Leads from the moment its epoch is claimed until it is cancelled or deposed."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        journal: Journal,
+        rules: Rules,
+        clock: Clock,
+        instance: str,
+        version: str,
+        limits: Limits | None = None,
+        is_fresh: Callable[[], bool] = lambda: True,
+        notify: Notify = lambda kind, entity_id, body: None,
+    ) -> None:
+        self.world = world
+        self.signs = Signs()
+        self.rules = rules
+        self.epoch = Epoch(world.generation, world.epoch)
+        self.committed = world.position
+        self.turns = 0
+        self._journal = journal
+        self._clock = clock
+        self._instance = instance
+        self._version = version
+        self._limits = limits if limits is not None else Limits()
+        self._is_fresh = is_fresh
+        self._notify = notify
+        self.intake = Intake(self._limits.intake_max)
+        self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance)
+        self._waiting = Waiting(world, most=self._limits.waiting_max, wait_max_s=self._limits.wait_max_s)
+        self._notices: dict[tuple[str, str], list[str]] = {}
+        self._touched: set[str] = set()
+        self._next_tick = 0.0
+        self._leading = False
+        self._resigning = ""
+        self._ticking: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """
+        Lead until `resign` is called.
+
+        Raises:
+            Deposed: another instance writes now; this world is no longer to be used.
+            Corrupt: the journal is not what it was.
+        """
+        self._begin()
+        limits = self._limits
+        try:
+            await self._turn(
+                CoordinatorStarted(
+                    instance=self._instance,
+                    version=self._version,
+                    retention_s=limits.retention_s,
+                    ended_kept=limits.ended_kept,
+                )
+            )
+            while not self._resigning:
+                await self.intake.wait()
+                await self._turn()
+            self._leading = False
+            await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
+        finally:
+            self._stop(Unavailable("this instance does not lead any more: ask again", reason="not_leading"))
+
+    def resign(self, reason: str) -> None:
+        """Give the lead away: `run` ends after a last commit that says so."""
+        self._resigning = reason
+        self.intake.wake()
+
+    def put(self, asked: Asked) -> None:
+        """Take a command from a door; its reply comes when it is decided and kept, or refused."""
+        if not self._leading:
+            asked.reply(None, Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2))
+            return
+        self.intake.put(asked)
+
+    async def execute(self, command: Any, caller: Caller) -> Any:
+        """
+        Order or ask something from inside this process.
+
+        Raises:
+            CoordinationError: it was refused.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def reply(value: Any, error: CoordinationError | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(error)
+
+        self.put(Asked(command, caller, reply))
+        return await future
+
+    def ask_now(self, question: Any) -> Any:
+        """Answer a discovery question at once, from the world as it stands."""
+        return ask(self.world, self.signs, question, self._clock.heard())
+
+    def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
+        """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
+        self.signs.hear_worker(worker_id, self._clock.heard(), leases, load)
+        lost = [lease for lease in leases if lease not in self.signs.leases]
+        if lost:
+            self._notify("worker", worker_id, msgspec.json.encode({"lost": lost}))
+
+    def hear_service(self, service_id: str, load: ServiceLoad) -> None:
+        """Take a service's heartbeat; one that was given up comes back by an order of its own."""
+        self.signs.hear_service(service_id, self._clock.heard(), load)
+        service = self.world.services.get(service_id)
+        if service is not None and not service.is_ended and service.status.value == "offline":
+            self.put(Asked(HeartbeatService(service_id=service_id), COORDINATOR, lambda value, error: None))
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
+        turn = self._open_turn()
+        if about_itself is not None:
+            turn.record([about_itself], COORDINATOR)
+        self._take(turn)
+        self._place(turn)
+        self._owe(turn)
+        try:
+            if turn.events:
+                await self._commit(turn)
+            elif turn.answers and not self._is_fresh():
+                turn.withhold(Unavailable("this instance is not sure that it leads: ask again", retry_after_s=0.5))
+        except BaseException:
+            # Whether the commit is kept is not known here; the same order sent again finds out.
+            turn.withhold(Unavailable("this instance stopped leading before the commit was acknowledged: ask again"))
+            raise
+        finally:
+            turn.answer_all()
+        self._tell()
+
+    def _open_turn(self) -> Turn:
+        self.turns += 1
+        now = max(self._clock.wall(), self.world.time)
+        turn = Turn(self.world, now=now, bytes_max=self._limits.turn_bytes)
+        self.world.indexes.advance(turn.now)
+        return turn
+
+    def _take(self, turn: Turn) -> None:
+        for _ in range(self._limits.turn_commands):
+            asked = self.intake.take()
+            if asked is None:
+                return
+            try:
+                if asked.command.IS_QUESTION:
+                    self._answer_question(turn, asked)
+                else:
+                    self._decide(turn, asked)
+            except TurnFull:
+                self.intake.put_back(asked)
+                return
+            except CoordinationError as error:
+                self._refuse(turn, asked, error)
+            except Exception as error:  # noqa: BLE001  # one order must never stop the writer: refuse it, say so
+                log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
+                asked.reply(None, Refused(f"the coordinator failed on this command: {error}", reason="internal"))
+        self.intake.wake()
+
+    def _answer_question(self, turn: Turn, asked: Asked) -> None:
+        """Answer from what is committed, or from this turn's own events once they are."""
+        value = ask(self.world, self.signs, asked.command, self._clock.heard())
+        if Waiting.must_wait(asked.command, value):
+            self._waiting.add(asked)
+        else:
+            turn.answers.append((asked, value, None))
+
+    def _decide(self, turn: Turn, asked: Asked) -> None:
+        command, caller = asked.command, asked.caller
+        context = Context(turn.now, self.rules, caller.tenant, caller.actor)
+        commandid = caller.command_id if command.REMEMBERED else ""
+        streak = self._note_signs(command)
+        if commandid and commandid in self.world.remembered:
+            events: tuple[Event, ...] = ()
+        else:
+            events = decide(self.world, command, context, streak=streak)
+        if events:
+            turn.record(events, caller, commandid=commandid)
+            self._note(events)
+        if isinstance(command, ReportCheck):
+            self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
+        if isinstance(command, ClaimTasks):
+            self._claim(turn, asked, command)
+            return
+        value = answer(self.world, command, context, events)
+        turn.answers.append((asked, value, None))
+
+    def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
+        claimed = self.world.indexes.claims.get(command.claim_id)
+        if claimed is None:
+            self._scheduling.add(asked)
+            return
+        tasks = [self.world.tasks[task_id] for task_id in claimed]
+        turn.answers.append((asked, tasks, None))
+
+    def _refuse(self, turn: Turn, asked: Asked, error: CoordinationError) -> None:
+        """Put what is on record all the same down, and the refusal among the answers."""
+        if error.facts:
+            try:
+                turn.record(error.facts, asked.caller)
+            except TurnFull:
+                self.intake.put_back(asked)
+                return
+        turn.answers.append((asked, None, error))
+
+    def _place(self, turn: Turn) -> None:
+        most = max(0, (turn.room - self._scheduling.claim_bytes) // PLACEMENT_BYTES)
+        started, why = self._scheduling.place(turn.now, self._clock.heard(), most=most)
+        if started:
+            try:
+                turn.record((*started, *why), COORDINATOR)
+            except TurnFull:
+                self.intake.wake()
+                return
+            self._note(started)
+            for asked, tasks in self._scheduling.answer_placed(started):
+                turn.answers.append((asked, tasks, None))
+            if len(started) == most:
+                self.intake.wake()
+        for asked in self._scheduling.answer_impatient():
+            turn.answers.append((asked, [], None))
+
+    def _owe(self, turn: Turn) -> None:
+        heard_now = self._clock.heard()
+        if heard_now < self._next_tick:
+            return
+        self._next_tick = heard_now + self._limits.tick_s
+        self.signs.forget(self.world)
+        context = Context(turn.now, self.rules)
+        try:
+            for event in due(self.world, self.signs, context, heard_now):
+                turn.record([event], COORDINATOR)
+                self._note([event])
+        except TurnFull:
+            self._next_tick = 0.0
+            self.intake.wake()
+
+    async def _commit(self, turn: Turn) -> None:
+        before, body = turn.seal()
+        await self._journal.commit(turn.sequence, self.epoch, before, body)
+        self.committed = self.world.position
+
+    # --- what follows from events -------------------------------------------------------------------------------------
+
+    def _note(self, events: Iterable[Event]) -> None:
+        """Keep leases, notices and waiting questions up with what was just folded."""
+        for event in events:
+            if isinstance(event, TaskStarted):
+                self.signs.leases[event.lease] = self._clock.heard()
+            elif isinstance(event, _ENDS_LEASE):
+                self.signs.leases.pop(event.lease, None)
+                if isinstance(event, TaskTimedOut):
+                    self._lost(event.task_id, event.lease)
+            elif isinstance(event, TaskCancelled):
+                lease = self.world.tasks[event.task_id].lease
+                self.signs.leases.pop(lease, None)
+                self._lost(event.task_id, lease)
+            elif isinstance(event, _CHANGES_NODE):
+                self._notices.setdefault(("node", self.world.containers[event.container_id].node_id), [])
+            if isinstance(event, TaskEvent | ContainerEvent) and self._waiting.touched(event.subject):
+                self._touched.add(event.subject)
+
+    def _lost(self, task_id: str, lease: str) -> None:
+        worker_id = self.world.tasks[task_id].worker_id
+        if worker_id:
+            self._notices.setdefault(("worker", worker_id), []).append(lease)
+
+    def _tell(self) -> None:
+        """Send the hints of this turn and answer the questions whose wait it has ended."""
+        for (kind, entity_id), lost in self._notices.items():
+            self._notify(kind, entity_id, msgspec.json.encode({"lost": lost}))
+        self._notices.clear()
+        if self._touched:
+            self._waiting.look(self._touched)
+            self._touched = set()
+
+    def _note_signs(self, command: Any) -> int:
+        """Take the sign of life that lies in a command; give how often in a row a check has had its outcome."""
+        heard_now = self._clock.heard()
+        match command:
+            case ClaimTasks():
+                self.signs.workers[command.worker_id] = heard_now
+            case SyncNode():
+                self.signs.nodes[command.node_id] = heard_now
+            case HeartbeatService() if command.service_id in self.world.services:
+                load = ServiceLoad(
+                    heard_s_ago=0.0,
+                    load=command.load,
+                    connections=command.connections,
+                    response_time_ms=command.response_time_ms,
+                )
+                self.signs.hear_service(command.service_id, heard_now, load)
+            case ReportCheck():
+                return self.signs.streak(command)
+        return 1
+
+    # --- begin and end ------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        heard_now = self._clock.heard()
+        self.signs.begin(heard_now)
+        for held in self.world.indexes.held.values():
+            for task_id in held:
+                self.signs.leases[self.world.tasks[task_id].lease] = heard_now
+        self._leading = True
+        self._tick()
+
+    def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(self._limits.tick_s, self._tick)
+        self.intake.wake()
+
+    def _stop(self, error: Unavailable) -> None:
+        self._leading = False
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self.intake.refuse_all(error)
+        self._scheduling.refuse_all(error)
+        self._waiting.refuse_all(error)

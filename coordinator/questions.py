@@ -1,0 +1,231 @@
+"""
+Answers questions from the world as it stands, without changing it; those that may wait are kept until they can be answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coordinator.commands import (
+    ClusterStats,
+    Command,
+    FindServices,
+    GetContainer,
+    GetHealthHistory,
+    GetPool,
+    GetService,
+    GetSession,
+    GetStats,
+    GetTask,
+    ListContainers,
+    ListNodes,
+    ListTasks,
+    ListWorkers,
+    ServiceView,
+)
+from coordinator.registry.decide import living
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
+from events.ids import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coordinator.intake import Asked
+    from coordinator.signs import Signs
+    from projections.world import World
+
+MOST_LISTED = 10_000
+
+
+def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
+    """
+    Answer one question.
+
+    Raises:
+        NotFound: what it asks about does not exist.
+        Refused: the question is malformed.
+    """
+    match question:
+        case FindServices():
+            return find_services(world, signs, question, heard_now)
+        case GetTask():
+            return _one(world.tasks, question.task_id, "task")
+        case GetContainer():
+            return _one(world.containers, question.container_id, "container")
+        case GetService():
+            return view(signs, living(world, question.service_id), heard_now)
+        case GetHealthHistory():
+            living(world, question.service_id)
+            checks = signs.checks.get(question.service_id)
+            return list(islice(checks.outcomes, _limit(question.limit))) if checks else []
+        case ListTasks():
+            chosen = (t for t in reversed(world.tasks.values()) if question.status in (None, t.status))
+            return list(islice(chosen, _limit(question.limit)))
+        case ListContainers():
+            return list(islice(reversed(world.containers.values()), _limit(question.limit)))
+        case ListWorkers():
+            return list(islice(reversed(world.workers.values()), _limit(question.limit)))
+        case ListNodes():
+            return list(islice(reversed(world.nodes.values()), _limit(question.limit)))
+        case GetPool():
+            return _one(world.pools, question.pool_id, "pool")
+        case GetSession():
+            return _one(world.sessions, question.session_id, "session")
+        case GetStats():
+            return stats(world)
+    msg = f"{type(question).__name__} is no question"
+    raise Refused(msg)
+
+
+def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> list[ServiceView]:
+    """Give the registered services that match, each with what it last reported."""
+    groups = world.indexes.services
+    named = [groups.get(question.service_name, {})] if question.service_name else list(groups.values())
+    ids: Iterable[str] = (
+        service_id
+        for by_status in named
+        for status, members in by_status.items()
+        if question.status in (None, status)
+        for service_id in members
+    )
+    found = (world.services[service_id] for service_id in ids)
+    matching = (
+        service
+        for service in found
+        if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
+    )
+    return [view(signs, service, heard_now) for service in islice(matching, _limit(question.limit))]
+
+
+def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
+    """Put a service together with what it last reported."""
+    reported = signs.loads.get(service.service_id)
+    if reported is not None:
+        ago = heard_now - signs.services.get(service.service_id, heard_now)
+        reported = msgspec.structs.replace(reported, heard_s_ago=round(ago, 3))
+    return ServiceView(service=service, reported=reported)
+
+
+def stats(world: World) -> ClusterStats:
+    """Count what there is."""
+    return ClusterStats(
+        containers=_by_status(world.containers.values()),
+        services=_by_status(one for one in world.services.values() if not one.is_ended),
+        tasks={status.value: count for status, count in world.indexes.task_counts.items()},
+        workers=_by_status(world.workers.values()),
+        nodes=_by_status(world.nodes.values()),
+        totals=dict(world.totals),
+        container_starts=sum(one.starts for one in world.containers.values()),
+        container_failures=sum(one.failures for one in world.containers.values()),
+        epoch=f"{world.generation}.{world.epoch}",
+        position=str(world.position),
+        leader=world.leader,
+    )
+
+
+def _by_status(things: Iterable[Any]) -> dict[str, int]:
+    return dict(Counter(thing.status.value for thing in things))
+
+
+def _one(table: dict[str, Any], entity_id: str, kind: str) -> Any:
+    found = table.get(checked(entity_id, f"{kind}_id"))
+    if found is None:
+        msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"
+        raise NotFound(msg)
+    return found
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= MOST_LISTED:
+        msg = f"limit {limit!r} is out of range: use 1 to {MOST_LISTED}"
+        raise Refused(msg, reason="bad_number")
+    return limit
+
+
+class Waiting:
+    """Questions that wait until a task has ended or a container has left a status; bounded by *most*."""
+
+    def __init__(self, world: World, *, most: int, wait_max_s: float) -> None:
+        self._world = world
+        self._most = most
+        self._wait_max_s = wait_max_s
+        self._asked: dict[str, list[tuple[Asked, asyncio.TimerHandle]]] = {}
+        self._count = 0
+
+    @staticmethod
+    def must_wait(question: Command, value: Any) -> bool:
+        """Whether the answer is not yet what the question waits for."""
+        if isinstance(question, GetTask):
+            return question.wait_s > 0 and not value.is_ended
+        return isinstance(question, GetContainer) and question.wait_s > 0 and value.status in question.unless
+
+    def add(self, asked: Asked) -> None:
+        """Let a question wait."""
+        if self._count >= self._most:
+            msg = f"{self._most} questions wait already: ask without wait_s, or later"
+            asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
+            return
+        question: Any = asked.command
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(min(question.wait_s, self._wait_max_s), self._give_up, asked)
+        self._asked.setdefault(_subject(question), []).append((asked, timer))
+        self._count += 1
+
+    def touched(self, subject: str) -> bool:
+        """Whether someone waits for this thing."""
+        return subject in self._asked
+
+    def look(self, subjects: set[str]) -> None:
+        """Answer those whose wait is over now that these things have changed."""
+        for subject in subjects:
+            for asked, timer in self._asked.pop(subject, []):
+                self._count -= 1
+                timer.cancel()
+                value, error = self._now(asked)
+                if error is None and self.must_wait(asked.command, value):
+                    self._again(asked, timer)
+                else:
+                    asked.reply(value, error)
+
+    def refuse_all(self, error: Unavailable) -> None:
+        """Answer everything that waits with *error*."""
+        for waiting in self._asked.values():
+            for asked, timer in waiting:
+                timer.cancel()
+                asked.reply(None, error)
+        self._asked.clear()
+        self._count = 0
+
+    def _again(self, asked: Asked, timer: asyncio.TimerHandle) -> None:
+        loop = asyncio.get_running_loop()
+        rest = loop.call_at(timer.when(), self._give_up, asked)
+        self._asked.setdefault(_subject(asked.command), []).append((asked, rest))
+        self._count += 1
+
+    def _give_up(self, asked: Asked) -> None:
+        """Answer with how it stands: the wait is over, what was waited for has not come."""
+        subject = _subject(asked.command)
+        rest = [one for one in self._asked.get(subject, []) if one[0] is not asked]
+        self._count -= 1
+        if rest:
+            self._asked[subject] = rest
+        else:
+            self._asked.pop(subject, None)
+        asked.reply(*self._now(asked))
+
+    def _now(self, asked: Asked) -> tuple[Any, CoordinationError | None]:
+        question: Any = asked.command
+        table = self._world.tasks if isinstance(question, GetTask) else self._world.containers
+        try:
+            return _one(table, _subject(question), question.KIND), None
+        except CoordinationError as error:
+            return None, error
+
+
+def _subject(question: Any) -> str:
+    return str(question.task_id if isinstance(question, GetTask) else question.container_id)

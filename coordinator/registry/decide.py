@@ -1,0 +1,188 @@
+"""
+What an order about services makes of the world. Pure: the time comes in with the context.
+
+Health has hysteresis: the first check decides at once, after that `check_rise` good or `check_fall` bad ones in a row
+change it. How many there were in a row is a sign, kept by the writer and passed in.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
+
+from coordinator.rules import check_number, check_text
+from events.errors import NotFound, Refused
+from events.ids import checked
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
+
+if TYPE_CHECKING:
+    from coordinator.commands import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+    from coordinator.rules import Context, Rules
+    from events.base import Event
+    from projections.service import Service
+    from projections.world import World
+
+    Events = tuple[Event, ...]
+
+_MOST_TAGS = 64
+_PROBES = ("http", "https", "tcp")
+
+
+def register(world: World, command: RegisterService, context: Context) -> Events:
+    """Offer a service instance, or replace what it offered before; the same again is already so."""
+    _check(command, context.rules)
+    known = world.services.get(command.service_id)
+    status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
+    offered = ServiceRegistered(
+        service_id=command.service_id,
+        service_name=command.service_name,
+        service_type=command.service_type,
+        host=command.host,
+        port=command.port,
+        status=status,
+        health_check_url=command.health_check_url,
+        tags=command.tags,
+        metadata=command.metadata,
+        weight=command.weight,
+        container_id=command.container_id,
+        worker_id=command.worker_id,
+    )
+    if known is not None and not known.is_ended:
+        return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
+    living = sum(1 for service in world.services.values() if not service.is_ended)
+    if living >= context.rules.max_services:
+        msg = f"{living} services are registered, as many as registry.max_services allows: deregister some or raise it"
+        raise Refused(msg, reason="registry_full")
+    return (offered,)
+
+
+def _same(service: Service, offered: ServiceRegistered) -> bool:
+    return all(
+        getattr(service, name) == getattr(offered, name)
+        for name in offered.__struct_fields__
+        if name not in ("service_id", "status")
+    )
+
+
+def _check(command: RegisterService, rules: Rules) -> None:
+    checked(command.service_id, "service_id")
+    checked(command.service_name, "service_name")
+    checked(command.service_type, "service_type")
+    for name in ("container_id", "worker_id"):
+        if getattr(command, name):
+            checked(getattr(command, name), name)
+    check_host("host", command.host)
+    check_number("port", command.port, 0, 65_535)
+    check_number("weight", command.weight, 1, 1000)
+    if len(command.tags) > _MOST_TAGS or len(command.metadata) > _MOST_TAGS:
+        msg = f"{len(command.tags)} tags and {len(command.metadata)} metadata entries: at most {_MOST_TAGS} of each"
+        raise Refused(msg, reason="too_many")
+    for tag in command.tags:
+        check_text("tags", tag, 128, least=1)
+    for key, value in command.metadata.items():
+        check_text("metadata key", key, 128, least=1)
+        check_text(f"metadata[{key!r}]", value, rules.text_chars_max)
+    if command.health_check_url:
+        check_url(command.health_check_url)
+
+
+def check_host(name: str, host: str) -> None:
+    """
+    Accept a host name or an IP address.
+
+    Raises:
+        Refused: it is neither.
+    """
+    check_text(name, host, 253, least=1)
+    try:
+        ip_address(host)
+    except ValueError:
+        if not all(label and label.replace("-", "a").replace("_", "a").isalnum() for label in host.split(".")):
+            msg = f"{name} {host[:80]!r} is neither a host name nor an IP address"
+            raise Refused(msg, reason="bad_host") from None
+
+
+def check_url(url: str) -> None:
+    """
+    Accept a health check URL: http, https or tcp, with a host and without credentials.
+
+    Raises:
+        Refused: it is none.
+    """
+    check_text("health_check_url", url, 2048, least=1)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in _PROBES or not parts.hostname or parts.username is not None or parts.fragment:
+        msg = f"health_check_url {url[:120]!r} cannot be probed: use http://host:port/path, https://… or tcp://host:port"
+        raise Refused(msg, reason="bad_url")
+    if parts.scheme == "tcp" and port is None:
+        msg = f"health_check_url {url[:120]!r} names no port: use tcp://host:port"
+        raise Refused(msg, reason="bad_url")
+    check_host("the host of health_check_url", parts.hostname)
+
+
+def deregister(world: World, command: DeregisterService, context: Context) -> Events:
+    """Take a service instance off."""
+    check_text("reason", command.reason, context.rules.text_chars_max)
+    service = world.services.get(checked(command.service_id, "service_id"))
+    if service is None:
+        _nowhere(command.service_id)
+    if service.is_ended:
+        return ()
+    return (ServiceDeregistered(service_id=service.service_id, reason=command.reason),)
+
+
+def living(world: World, service_id: str) -> Service:
+    """
+    Give a registered service.
+
+    Raises:
+        NotFound: it was never registered, or no longer is.
+    """
+    service = world.services.get(checked(service_id, "service_id"))
+    if service is None or service.is_ended:
+        _nowhere(service_id)
+    return service
+
+
+def _nowhere(service_id: str) -> NoReturn:
+    msg = f"there is no service {service_id!r} registered: register it (again)"
+    raise NotFound(msg)
+
+
+def heartbeat(world: World, command: HeartbeatService, context: Context) -> Events:
+    """Bring a service back that had been given up for its silence; otherwise a heartbeat changes nothing on record."""
+    service = living(world, command.service_id)
+    check_number("load", command.load, 0.0, 1e9)
+    check_number("connections", command.connections, 0, 1e9)
+    if service.status is not ServiceStatus.OFFLINE:
+        return ()
+    back = ServiceStatus.UNKNOWN if service.health_check_url else ServiceStatus.HEALTHY
+    return (_changed(service, back, "heartbeat", "it was heard again"),)
+
+
+def check(world: World, command: ReportCheck, context: Context, streak: int) -> Events:
+    """Say what one more check means, the *streak*-th in a row with this outcome."""
+    check_text("detail", command.detail, context.rules.text_chars_max)
+    check_text("check", command.check, 128, least=1)
+    service = living(world, command.service_id)
+    status = ServiceStatus.HEALTHY if command.ok else ServiceStatus.UNHEALTHY
+    if service.status is status:
+        return ()
+    if service.status is ServiceStatus.UNKNOWN:
+        return (_changed(service, status, f"first {command.check} check", command.detail),)
+    needed = context.rules.check_rise if command.ok else context.rules.check_fall
+    if streak < needed:
+        return ()
+    outcome = "passed" if command.ok else "failed"
+    return (_changed(service, status, f"{streak} {command.check} checks in a row {outcome}", command.detail),)
+
+
+def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) -> ServiceHealthChanged:
+    return ServiceHealthChanged(
+        service_id=service.service_id, status=status, previous=service.status, rule=rule, detail=detail
+    )

@@ -1,0 +1,135 @@
+"""
+Reacts to what the journal and the heartbeats tell about tasks and workers: keeps the claims that wait, and places tasks.
+
+It holds no fact: a claim that is lost with the writer is asked again by its worker, under the same id. Which task goes to
+whom is decided by `scheduling_policy.schedule` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
+from events.coordinator import CoordinatorTurn, WaitingClaim
+from events.errors import Unavailable
+
+if TYPE_CHECKING:
+    from coordinator.commands import ClaimTasks
+    from coordinator.intake import Asked
+    from coordinator.rules import Rules
+    from coordinator.signs import Signs
+    from events.base import Event
+    from events.task import TaskStarted
+    from projections.world import World
+
+BEATS_MISSED = 2.0
+"""A claim counts only while its worker was heard within this many beats."""
+
+CLAIMS_A_TURN = 500
+"""At most so many claims are dealt to in one turn; the rest wait for the next."""
+
+_CLAIM_BYTES = 300
+
+BEATS_A_LEASE = 3.0
+"""Workers send this many heartbeats in the time a lease lasts."""
+
+
+class SchedulingWorker:
+    """The claims that wait, in the order they came."""
+
+    def __init__(self, world: World, signs: Signs, rules: Rules, *, instance: str) -> None:
+        self._world = world
+        self._signs = signs
+        self._rules = rules
+        self._instance = instance
+        self._waiting: dict[str, _Waiting] = {}
+
+    @property
+    def claim_bytes(self) -> int:
+        """What recording the waiting claims takes in a commit at most."""
+        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES
+
+    def add(self, asked: Asked) -> None:
+        """Let an admitted claim wait; the same claim asked again takes the place of the first."""
+        command: ClaimTasks = asked.command  # type: ignore[assignment]  # the engine brings nothing else here
+        before = self._waiting.get(command.claim_id)
+        if before is not None:
+            before.answer(None, Unavailable("the same claim was asked again; that one is answered"))
+        strategy = command.strategy or self._rules.default_strategy
+        claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
+        waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
+        if command.wait_s > 0:
+            loop = asyncio.get_running_loop()
+            waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
+
+    def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
+        """Say which ready tasks go to which waiting claims, and what it was decided from."""
+        if not self._waiting or not self._world.indexes.ready:
+            return [], []
+        running = sum(len(held) for held in self._world.indexes.held.values())
+        most = min(most, self._rules.max_concurrent_tasks - running)
+        counting = (one.claim for one in self._waiting.values() if self._counts(one.claim, heard_now))
+        claims = list(islice(counting, CLAIMS_A_TURN))
+        loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
+        started = list(schedule(self._world, claims, loads, most=most)) if most > 0 else []
+        if not started:
+            return [], []
+        turn = CoordinatorTurn(
+            instance=self._instance,
+            now=now,
+            claims=tuple(claims),
+            policy="schedule",
+            policy_version=SCHEDULE_VERSION,
+            placed=len(started),
+            loads={worker_id: load for worker_id, load in loads.items() if load},
+        )
+        return started, [turn]
+
+    def answer_placed(self, started: list[TaskStarted]) -> list[tuple[Asked, list[Any]]]:
+        """Take the claims that got tasks off the list; give each with its tasks."""
+        placed: dict[str, list[Any]] = {}
+        for event in started:
+            placed.setdefault(event.claim_id, []).append(self._world.tasks[event.task_id])
+        return [(self._waiting.pop(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
+
+    def answer_impatient(self) -> list[Asked]:
+        """Take the claims that do not wait off the list; they got nothing."""
+        impatient = [claim_id for claim_id, waiting in self._waiting.items() if waiting.timer is None]
+        return [self._waiting.pop(claim_id).take() for claim_id in impatient]
+
+    def refuse_all(self, error: Unavailable) -> None:
+        """Answer every claim that waits with *error*."""
+        while self._waiting:
+            _, waiting = self._waiting.popitem()
+            waiting.answer(None, error)
+
+    def _counts(self, claim: WaitingClaim, heard_now: float) -> bool:
+        """Whether the claim's worker was heard lately enough to be given tasks."""
+        beat_s = self._rules.lease_s / BEATS_A_LEASE
+        return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < BEATS_MISSED * beat_s
+
+    def _expire(self, claim_id: str) -> None:
+        waiting = self._waiting.pop(claim_id, None)
+        if waiting is not None:
+            waiting.answer([], None)
+
+
+class _Waiting:
+    """One claim that waits; without a timer it is answered at the end of its turn."""
+
+    __slots__ = ("_asked", "claim", "timer")
+
+    def __init__(self, claim: WaitingClaim, asked: Asked) -> None:
+        self.claim = claim
+        self.timer: asyncio.TimerHandle | None = None
+        self._asked = asked
+
+    def take(self) -> Asked:
+        if self.timer is not None:
+            self.timer.cancel()
+        return self._asked
+
+    def answer(self, value: Any, error: Unavailable | None) -> None:
+        self.take().reply(value, error)

@@ -1,0 +1,105 @@
+"""
+When each service, worker, node and lease was last heard, by the writer's monotonic clock, and what it said of itself.
+
+Signs are input, never state: they are not folded, a new writer starts without any, and whatever it finds living gets a whole
+period of grace from that moment on. Nothing here reads a clock; every method is told the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from coordinator.commands import CheckOutcome, ServiceLoad
+
+if TYPE_CHECKING:
+    from coordinator.commands import ReportCheck
+    from events.service import ServiceStatus
+    from projections.world import World
+
+_CHECKS_KEPT = 100
+_CHECKED_SERVICES = 20_000
+
+
+class Checks:
+    """The last health checks of one service, newest first, and how many in a row had the same outcome."""
+
+    __slots__ = ("outcomes", "streak")
+
+    def __init__(self) -> None:
+        self.outcomes: deque[CheckOutcome] = deque(maxlen=_CHECKS_KEPT)
+        self.streak = 0
+
+
+class Signs:
+    """All signs of life; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.services: dict[str, float] = {}
+        self.workers: dict[str, float] = {}
+        self.nodes: dict[str, float] = {}
+        self.leases: dict[str, float] = {}
+        self.loads: dict[str, ServiceLoad] = {}
+        self.worker_loads: dict[str, float] = {}
+        self.checks: dict[str, Checks] = {}
+
+    def begin(self, now: float) -> None:
+        """Start listening: everything counts as heard now."""
+        self.since = now
+
+    def silent_for(self, heard: dict[str, float], entity_id: str, now: float) -> float:
+        """Say for how long something was not heard, counting from when this writer began to listen."""
+        return now - max(heard.get(entity_id, self.since), self.since)
+
+    def hear_service(self, service_id: str, now: float, load: ServiceLoad) -> None:
+        """Note a service's heartbeat; `load.heard_s_ago` is ignored."""
+        self.services[service_id] = now
+        self.loads[service_id] = load
+
+    def hear_worker(self, worker_id: str, now: float, leases: tuple[str, ...], load: float) -> None:
+        """Note a worker's heartbeat; it renews exactly the leases it names."""
+        self.workers[worker_id] = now
+        self.worker_loads[worker_id] = load
+        for lease in leases:
+            if lease in self.leases:
+                self.leases[lease] = now
+
+    def streak(self, report: ReportCheck) -> int:
+        """Say how many checks in a row have had the outcome reported, with this one."""
+        checks = self.checks.get(report.service_id)
+        if checks is None or not checks.outcomes or checks.outcomes[0].ok is not report.ok:
+            return 1
+        return checks.streak + 1
+
+    def keep_check(self, report: ReportCheck, at: float, status: ServiceStatus) -> None:
+        """Keep a check together with the status it led to."""
+        streak = self.streak(report)
+        if len(self.checks) >= _CHECKED_SERVICES and report.service_id not in self.checks:
+            del self.checks[next(iter(self.checks))]
+        checks = self.checks.setdefault(report.service_id, Checks())
+        checks.streak = streak
+        checks.outcomes.appendleft(
+            CheckOutcome(
+                at=at,
+                ok=report.ok,
+                check=report.check,
+                status=status,
+                detail=report.detail,
+                latency_ms=report.latency_ms,
+            )
+        )
+
+    def forget(self, world: World) -> None:
+        """Drop the signs of what the world no longer holds, so that they cannot outgrow it."""
+        for heard, table in (
+            (self.services, world.services),
+            (self.loads, world.services),
+            (self.checks, world.services),
+            (self.workers, world.workers),
+            (self.worker_loads, world.workers),
+            (self.nodes, world.nodes),
+        ):
+            if len(heard) > len(table):
+                for gone in heard.keys() - table.keys():
+                    del heard[gone]  # type: ignore[attr-defined]  # each of them is a dict keyed by id

@@ -1,0 +1,95 @@
+"""
+One turn of the writer as it fills: the events decided so far, already folded, and what is to be said once they are kept.
+
+Events are encoded before they are folded, so what cannot be written never touches the world, and a turn that is full stops
+before the event that would not fit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from events import codec
+from events.base import Position
+from events.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coordinator.intake import Asked, Caller
+    from events.base import Event
+    from events.errors import CoordinationError
+    from projections.world import World
+
+
+class TurnFull(Exception):
+    """The turn cannot take what was to be recorded; it belongs to the next one"""
+
+
+class Turn:
+    """The commit being made: slot *sequence*, commit time *now*, at most *bytes_max* bytes."""
+
+    def __init__(self, world: World, *, now: float, bytes_max: int) -> None:
+        self.world = world
+        self.sequence = world.position.sequence + 1
+        self.time = codec.rfc3339(now)
+        self.now = codec.seconds_of(self.time)
+        self.events: list[Event] = []
+        self.answers: list[tuple[Asked, Any, CoordinationError | None]] = []
+        self._bytes_max = bytes_max
+        self._parts: list[bytes] = []
+        self._size = 2
+        self._source = f"/coordination/{world.generation}"
+
+    def record(self, events: Iterable[Event], caller: Caller, *, commandid: str = "") -> None:
+        """
+        Write down and fold *events*, all or none.
+
+        Raises:
+            TurnFull: they do not fit into this turn any more.
+            Refused: they would not fit into any turn.
+        """
+        made = []
+        at, size = len(self._parts), self._size
+        attributes: dict[str, Any] = {"tenant": caller.tenant, "actor": caller.actor}
+        if commandid:
+            attributes["commandid"] = commandid
+        if caller.traceparent:
+            attributes["traceparent"] = caller.traceparent
+        for event in events:
+            position = Position(self.sequence, at + len(made))
+            envelope = codec.envelope(event, position=position, time=self.time, source=self._source, **attributes)
+            part = codec.encode(envelope)
+            size += len(part) + 1
+            made.append((envelope, position, part))
+        if size > self._bytes_max:
+            if self._parts:
+                raise TurnFull
+            msg = f"what this would record has {size} bytes: at most {self._bytes_max} fit into one commit"
+            raise Refused(msg, reason="too_large")
+        for envelope, position, part in made:
+            self.world.apply(envelope, position, self.now)
+            self._parts.append(part)
+            self.events.append(envelope.data)
+        self._size = size
+
+    @property
+    def room(self) -> int:
+        """How many bytes are left."""
+        return self._bytes_max - self._size
+
+    def seal(self) -> tuple[bytes, bytes]:
+        """Close the turn in the world and give the chain before it and its body."""
+        before = self.world.chain
+        body = codec.join(self._parts)
+        self.world.seal(self.sequence, len(self._parts), body, self.now)
+        return before, body
+
+    def withhold(self, error: CoordinationError) -> None:
+        """Answer everything with *error* instead: what was decided is not known to be kept."""
+        self.answers = [(asked, None, error) for asked, _, _ in self.answers]
+
+    def answer_all(self) -> None:
+        """Tell everyone who asked."""
+        for asked, value, error in self.answers:
+            asked.reply(value, error)
