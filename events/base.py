@@ -11,8 +11,9 @@ from typing import ClassVar, NamedTuple
 
 import msgspec
 
-from events.errors import Refused
+from events.errors import Refused, shown
 
+_POSITION = re.compile(r"([0-9]{1,20})\.([0-9]{1,10})")
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -33,11 +34,11 @@ class Position(NamedTuple):
         Raises:
             Refused: the text is not `"<sequence>.<index>"`.
         """
-        sequence, _, index = text.partition(".")
-        if not (sequence.isascii() and sequence.isdigit() and index.isascii() and index.isdigit()):
-            msg = f"position {text!r} is not of the form '<sequence>.<index>', such as '1042.0'"
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            msg = f"position {shown(text)} is not of the form '<sequence>.<index>', such as '1042.0'"
             raise Refused(msg, reason="bad_position")
-        return cls(int(sequence), int(index))
+        return cls(int(match[1]), int(match[2]))
 
 
 START = Position(0, 0)

@@ -28,7 +28,7 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
-from events.errors import Corrupt
+from events.errors import Corrupt, shown
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -80,6 +80,9 @@ EVENTS: dict[str, type[Event]] = {type_of(event): event for event in get_args(An
 UPCASTERS: dict[tuple[str, int], Upcaster] = {}
 """(type, version) → a function that turns that version's data into the next version's."""
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises at bytes that hold something else, are no UTF-8, or are nested too deep."""
+
 HEARTBEATS = frozenset({"service.heartbeat", "worker.heartbeat", "node.heartbeat"})
 """Types that live on the heartbeat stream and never in the journal."""
 
@@ -124,12 +127,24 @@ def rfc3339(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Read an RFC 3339 time as seconds since 1970."""
-    return datetime.fromisoformat(text).timestamp()
+    """
+    Read an RFC 3339 time as seconds since 1970.
+
+    Raises:
+        Corrupt: it is none, or does not say its offset from UTC.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = datetime.min  # noqa: DTZ901  # refused below for want of an offset
+    if time.tzinfo is None:
+        msg = f"time {shown(text)} is not RFC 3339 with an offset, such as '2026-11-23T17:15:00.123456Z'"
+        raise Corrupt(msg)
+    return time.timestamp()
 
 
-def envelope(event: Event, *, position: Position, time: str, source: str, **attributes: str) -> Envelope:
-    """Put *event* into its envelope; *attributes* are the optional extension attributes."""
+def envelope(event: Event, *, position: Position | str, time: str, source: str, **attributes: str) -> Envelope:
+    """Put *event* into its envelope, with its position (or any text unique at *source*) as id."""
     return ENVELOPES[type(event)](
         specversion=SPECVERSION,
         id=str(position),
@@ -163,7 +178,7 @@ def decode(body: bytes) -> list[Envelope]:
     """
     try:
         envelopes: list[Envelope] = _commit_decoder.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _decode_one_by_one(body)
     for one in envelopes:
         if one.dataversion != _VERSIONS[type(one.data)]:
@@ -174,7 +189,7 @@ def decode(body: bytes) -> list[Envelope]:
 def _decode_one_by_one(body: bytes) -> list[Envelope]:
     try:
         return [_decode_one(bytes(raw)) for raw in _parts_decoder.decode(body)]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         msg = f"commit is no JSON array of CloudEvents ({error}); it begins {body[:80]!r}"
         raise Corrupt(msg) from error
 
@@ -186,7 +201,11 @@ def _decode_one(raw: bytes) -> Envelope:
         return _unknown(head, raw)
     value = msgspec.json.decode(raw)
     for version in range(head.dataversion, event.VERSION):
-        value["data"] = UPCASTERS[head.type, version](value["data"])
+        upcaster, data = UPCASTERS.get((head.type, version)), value.get("data")
+        if upcaster is None or not isinstance(data, dict):
+            msg = f"{head.type} of version {head.dataversion} cannot be raised from {version}: {shown(raw)}"
+            raise Corrupt(msg)
+        value["data"] = upcaster(data)
     value["dataversion"] = event.VERSION
     return msgspec.convert(value, ENVELOPES[event])
 

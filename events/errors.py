@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from events.base import Event
 
+_SHOWN = 80
+
 
 class CoordinationError(Exception):
     """The coordinator could not do what was asked"""
@@ -64,6 +66,15 @@ class Corrupt(CoordinationError):
 ERRORS: dict[str, type[CoordinationError]] = {
     error.code: error for error in (CoordinationError, Refused, NotFound, StaleLease, Unavailable, Corrupt)
 }
+
+
+def shown(value: object) -> str:
+    """Write *value* into a message: its `repr`, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"<{type(value).__name__} too large to write>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
 def error_of(code: str, message: str, *, reason: str | None = None, retry_after_s: float | None = None) -> CoordinationError:

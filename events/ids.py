@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 
-from events.errors import Refused
+from events.errors import Refused, shown
 
 PATTERN = "^[A-Za-z0-9_-]{1,64}$"
 
 _is_id = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
-_SHOWN = 80
 
 
 def checked(value: object, name: str = "id") -> str:
@@ -26,8 +25,5 @@ def checked(value: object, name: str = "id") -> str:
     """
     if type(value) is str and _is_id(value):
         return value
-    shown = repr(value)
-    if len(shown) > _SHOWN:
-        shown = f"{shown[:_SHOWN]}… ({len(shown)} characters)"
-    msg = f"{name} {shown} is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"
+    msg = f"{name} {shown(value)} is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"
     raise Refused(msg, reason="bad_id")

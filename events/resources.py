@@ -7,24 +7,27 @@ Quantities are read as Kubernetes writes them (`"500m"`, `"2Gi"`) and kept as in
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from events.errors import Refused
+from events.errors import Refused, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAXIMUM = 2**53
-_QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,9})?|\.\d{1,9})(m|[kKMGTPE]i?|)")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})(m|k|Ki|[MGTPE]i?|)")
 _FACTOR = {
     "m": Decimal("0.001"),
     "": Decimal(1),
     **{f"{letter}": Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)},
     **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
 }
+_EXACT = Context(prec=64)
+"""Wide enough for every quantity; the thread's own context belongs to whoever called."""
+
 _KEYS = ("cpu", "memory", "gpu")
 
 
@@ -46,11 +49,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         if amounts is None:
             return cls()
         if not hasattr(amounts, "items"):
-            msg = f"resources {amounts!r} is no mapping: give for example {{'cpu': '500m', 'memory': '2Gi'}}"
+            msg = f"resources {shown(amounts)} is no mapping: give for example {{'cpu': '500m', 'memory': '2Gi'}}"
             raise Refused(msg, reason="bad_resources")
         for key in amounts:
             if key not in _KEYS:
-                msg = f"resource {key!r} is not known: use {', '.join(_KEYS)}"
+                msg = f"resource {shown(key)} is not known: use {', '.join(_KEYS)}"
                 raise Refused(msg, reason="bad_resources")
         return cls(
             cpu_millis=_whole("cpu", amounts.get("cpu", 0), Decimal(1000)),
@@ -96,11 +99,11 @@ NONE = Resources()
 
 def _whole(name: str, value: object, factor: Decimal) -> int:
     """Read one quantity and scale it to the whole unit it is kept in, rounding up."""
-    amount = _quantity(name, value) * factor
+    amount = _EXACT.multiply(_quantity(name, value), factor)
     if amount > _MAXIMUM:
         msg = f"{name} {value!r} is too large: at most 2**53 after conversion"
         raise Refused(msg, reason="bad_quantity")
-    return int(amount.to_integral_value(rounding="ROUND_CEILING"))
+    return int(amount.to_integral_value(rounding=ROUND_CEILING, context=_EXACT))
 
 
 def _quantity(name: str, value: object) -> Decimal:
@@ -108,7 +111,6 @@ def _quantity(name: str, value: object) -> Decimal:
         if value >= 0 and value <= _MAXIMUM:  # NaN fails both
             return Decimal(str(value))
     elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
-        return Decimal(match[1]) * _FACTOR[match[2]]
-    shown = repr(value)[:80]
-    msg = f"{name} {shown} is not a quantity: use a number ≥ 0, or text such as '500m', '2', '1.5', '2Gi', '512Mi'"
+        return _EXACT.multiply(Decimal(match[1]), _FACTOR[match[2]])
+    msg = f"{name} {shown(value)} is not a quantity: use a number ≥ 0, or text such as '500m', '2', '1.5', '2Gi', '512Mi'"
     raise Refused(msg, reason="bad_quantity")

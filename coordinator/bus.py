@@ -1,0 +1,383 @@
+"""
+One NATS connection: publish, request, subscribe, and the JetStream calls everything else is built from.
+
+It reconnects for ever by itself, hides nats-py, and speaks in the coordinator's errors. It must never lose a message
+silently (what overflows is counted and reported), never let a callback's exception end the connection, and never show a
+token.
+
+    async with Bus.open("nats://token@127.0.0.1:4222", name="engine", buffered=False) as bus:
+        ack = await bus.js_publish("coordination.journal", body, headers, timeout_s=2)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult
+
+import msgspec
+import structlog
+from nats.errors import Error as NatsError
+
+from coordinator.errors import Refused, Unavailable
+from coordinator.ids import TimeOrderedIds
+from coordinator.jetstream import Ack, ApiError, ack_of, answer_of
+from coordinator.nats_client import NatsClient, check_subject, frame_of, login_of, servers_of
+from coordinator.subscription import Message, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+__all__ = ["Ack", "ApiError", "Bus", "Message", "Subscription"]
+
+RECONNECT_WAIT_S = 0.25
+PING_INTERVAL_S = 15
+PINGS_OUTSTANDING = 2
+CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
+BUFFER_BYTES = 2 * 1024 * 1024
+"""What a buffered connection keeps while it is broken."""
+UNSENT_BYTES = 16 * 1024 * 1024
+"""Above this a publisher waits until the server has taken what was sent."""
+UNSENT_TIMEOUT_S = 10.0
+
+log = structlog.get_logger(__name__)
+_ids = TimeOrderedIds()
+
+_NO_RESPONDERS = 503
+
+
+class Bus:
+    """
+    One connection.
+
+    `on_reconnect` and `on_disconnect` hold plain functions called at those moments; they must not raise. A bus that is
+    not *buffered* refuses to publish while disconnected and never sends a message after telling its caller that it
+    failed: what the writer needs. A buffered one keeps up to 2 MiB for the reconnect.
+    """
+
+    def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str) -> None:
+        self.where = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
+        self.on_reconnect: list[Callable[[], None]] = []
+        self.on_disconnect: list[Callable[[], None]] = []
+        self._buffered = buffered
+        self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
+        self._connected = asyncio.Event()
+        self._inbox = f"{inbox_prefix}.{_ids.new('bus')}"
+        self._waiting: dict[bytes, asyncio.Future[Message]] = {}
+        self._requests = 0
+        self._subscriptions: set[Subscription] = set()
+        self._tasks: asyncio.TaskGroup
+        self._last_error = ""
+        self._connecting: asyncio.Timeout | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        *,
+        name: str,
+        creds: str | None = None,
+        tls_ca: str | None = None,
+        reconnect_forever: bool = True,
+        buffered: bool = True,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        inbox_prefix: str = "_INBOX",
+    ) -> AsyncIterator[Bus]:
+        """
+        Connect to *url*, `nats://token@host:port` or `nats://user:password@host:port`, several joined by commas.
+
+        Raises:
+            Unavailable: no server answered within *connect_timeout_s*.
+            Refused: the URL makes no sense, or the server does not accept the credentials.
+        """
+        servers = servers_of(url)
+        bus = cls(servers, buffered=buffered, inbox_prefix=inbox_prefix)
+        options = {
+            **login_of(servers, creds),
+            "servers": [f"{server.scheme}://{server.hostname}:{server.port or 4222}" for server in servers],
+            "tls": ssl.create_default_context(cafile=tls_ca) if tls_ca or servers[0].scheme == "tls" else None,
+            "name": name,
+            "inbox_prefix": inbox_prefix,
+            "max_reconnect_attempts": -1 if reconnect_forever else 1,
+            "reconnect_time_wait": RECONNECT_WAIT_S,
+            "connect_timeout": min(connect_timeout_s, 2.0),
+        }
+        failure: Exception | None = None
+        async with asyncio.TaskGroup() as bus._tasks:
+            try:
+                await bus._connect(options, connect_timeout_s)
+                yield bus
+            except Exception as error:  # noqa: BLE001 - the group would wrap what the caller's block raises
+                failure = error
+            finally:
+                await bus.close()
+        if failure is not None:
+            raise failure
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can leave now."""
+        return self._connected.is_set()
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest message the server takes."""
+        return self._client.max_payload
+
+    async def until_connected(self, timeout_s: float) -> bool:
+        """Wait for the connection, and say whether it is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._connected.wait()
+        return self.connected
+
+    async def publish(
+        self, subject: str, data: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        Send a message; returns before the server has it.
+
+        Raises:
+            Unavailable: disconnected (and not buffered, or the buffer is full), or the server takes nothing any more.
+            Refused: the message is larger than the server takes, or subject or headers are malformed.
+        """
+        frame = frame_of(subject, data, reply, headers, limit_bytes=self._client.max_payload)
+        unsent_bytes = self._client.unsent_bytes
+        if not self._connected.is_set():
+            if not self._buffered or self._client.is_closed or unsent_bytes + len(frame) > BUFFER_BYTES:
+                msg = f"cannot publish on {subject}: not connected to {self.where}; it reconnects by itself, try again"
+                raise Unavailable(msg, reason="disconnected")
+        elif unsent_bytes > UNSENT_BYTES:
+            await self.flush(UNSENT_TIMEOUT_S)
+        self._client.send(frame)
+
+    def send(self, subject: str, data: bytes) -> bool:
+        """Send an answer or a hint if it can leave now; say whether it could. What is lost is asked for again."""
+        if not self._connected.is_set() or self._client.unsent_bytes > UNSENT_BYTES:
+            return False
+        self._client.send(frame_of(subject, data, "", None, limit_bytes=self._client.max_payload))
+        return True
+
+    async def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """
+        Wait until the server has read all that was published.
+
+        Raises:
+            Unavailable: it has not within *timeout_s*.
+        """
+        try:
+            # nats-py annotates seconds as int and takes fractions.
+            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+        except (NatsError, OSError) as error:
+            msg = f"{self.where} did not answer within {timeout_s} s"
+            raise Unavailable(msg, reason="timeout") from error
+
+    async def probe(self, timeout_s: float) -> bool:
+        """Ask whether the connection is alive; break it for a reconnect when it is not. TCP alone may take minutes."""
+        if not self.connected:
+            return False
+        try:
+            await self.flush(timeout_s)
+        except Unavailable:
+            log.warning("nats_connection_given_up", server=self.where, silent_for_s=timeout_s)
+            self._client.abort()
+            return False
+        return True
+
+    async def request(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """
+        Ask, and give the answer's data.
+
+        Raises:
+            Unavailable: nobody listens on *subject*, or no answer came; whether it was received is not known.
+            Refused: see `publish`.
+        """
+        return (await self.request_message(subject, data, timeout_s=timeout_s, headers=headers)).data
+
+    async def request_message(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Message:
+        """Ask, and give the whole answer; see `request`."""
+        self._requests += 1
+        token = b"%d" % self._requests
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = waiting
+        try:
+            await self.publish(subject, data, reply=f"{self._inbox}.{self._requests}", headers=headers)
+            async with asyncio.timeout(timeout_s):
+                answer = await waiting
+        except TimeoutError:
+            msg = f"no answer on {subject} within {timeout_s} s; it may have been received: repeat it with the same ids"
+            raise Unavailable(msg, reason="timeout") from None
+        finally:
+            self._waiting.pop(token, None)
+        if answer.status == _NO_RESPONDERS:
+            msg = f"nobody listens on {subject}: check that what serves it runs, and that its name is right"
+            raise Unavailable(msg, reason="no_responders")
+        return answer
+
+    async def subscribe(
+        self,
+        subject: str,
+        callback: Callable[[Message], None] | Callable[[Message], Awaitable[None]],
+        *,
+        queue: str = "",
+        limit_messages: int = 65_536,
+        limit_bytes: int = 64 * 1024 * 1024,
+        on_overflow: Callable[[int], None] | None = None,
+    ) -> Subscription:
+        """
+        Call *callback* for each message on *subject*, in order; subscriptions survive reconnects.
+
+        A plain function runs in the read loop, at once: fast, never overflows, must not take long. An async one runs
+        one message at a time in a task of its own behind a queue with the limits given; what exceeds them is dropped,
+        counted in `dropped`, logged, and told to *on_overflow*. Exceptions are logged and counted in `failures`.
+        """
+        check_subject(subject, queue)
+        if self._client.is_closed:
+            msg = f"cannot subscribe to {subject}: the connection to {self.where} is closed"
+            raise Unavailable(msg, reason="closed")
+        subscription = Subscription(
+            callback, limit_messages=limit_messages, limit_bytes=limit_bytes, on_overflow=on_overflow
+        )
+        self._subscriptions = {active for active in self._subscriptions if active.active}
+        self._subscriptions.add(subscription)
+        await subscription.start(self._client, self._tasks, subject, queue)
+        return subscription
+
+    def new_inbox(self) -> str:
+        """Make a subject nobody else uses; subscribe to it, or to it and `.*`."""
+        return f"{self._inbox}.{_ids.new('inbox')}"
+
+    async def js_request(
+        self, api: str, payload: Mapping[str, Any] | bytes = b"", *, timeout_s: float
+    ) -> dict[str, Any]:
+        """
+        Call the JetStream API *api*, such as `STREAM.INFO.<name>`.
+
+        Raises:
+            ApiError: JetStream says no.
+            Unavailable: it did not answer.
+        """
+        raw = await self.request(f"$JS.API.{api}", _encoded(payload), timeout_s=timeout_s)
+        return answer_of(raw)
+
+    async def js_send(self, api: str, payload: Mapping[str, Any] | bytes, reply: str) -> None:
+        """Call the JetStream API *api*, and let what it answers come to the subject *reply*."""
+        await self.publish(f"$JS.API.{api}", _encoded(payload), reply=reply)
+
+    async def js_publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
+    ) -> Ack:
+        """
+        Publish, and wait until JetStream has stored it.
+
+        Raises:
+            ApiError: it was not stored.
+            Unavailable: no answer: it may have been stored, or may yet be.
+        """
+        return ack_of(subject, await self.request(subject, data, timeout_s=timeout_s, headers=headers))
+
+    async def close(self) -> None:
+        """Send what is waiting and disconnect, within 4 s whatever happens; harmless when closed."""
+        if self.connected:
+            try:
+                await self.flush(CLOSE_TIMEOUT_S)
+            except Unavailable:
+                self._client.abort()
+        self._connected.clear()
+        for subscription in tuple(self._subscriptions):
+            await subscription.unsubscribe()
+        with suppress(TimeoutError, OSError, NatsError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._client.close()
+        # nats-py calls itself closed between two attempts to connect, and leaves the socket of the next one open.
+        self._client.abort()
+        await asyncio.sleep(0)
+        self._fail_waiting("the connection was closed")
+
+    async def _connect(self, options: dict[str, Any], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s) as self._connecting:
+                await self._client.connect(
+                    **options,
+                    ping_interval=PING_INTERVAL_S,
+                    max_outstanding_pings=PINGS_OUTSTANDING,
+                    pending_size=-1,  # the limits are ours: see `publish`
+                    error_cb=self._error,
+                    reconnected_cb=self._reconnected,
+                    closed_cb=self._closed,
+                )
+                if not self._client.is_connected:  # it came up and broke at once: nats-py is reconnecting
+                    await self._connected.wait()
+                await self._client.listen(f"{self._inbox}.*", "", self._answered)
+        except (TimeoutError, OSError, NatsError) as error:
+            why = self._last_error or str(error) or type(error).__name__
+            if "authorization" in why.lower():
+                msg = f"{self.where} does not accept the credentials in the URL: {why}"
+                raise Refused(msg, reason="bad_credentials") from None
+            msg = f"no NATS server at {self.where} within {timeout_s} s ({why}): start one, or correct the URL"
+            raise Unavailable(msg, reason="no_server") from None
+        finally:
+            self._connecting = None
+        self._connected.set()
+
+    def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        waiting = self._waiting.get(subject[len(self._inbox) + 1 :])
+        if waiting is not None and not waiting.done():
+            waiting.set_result(Message(subject.decode(), reply.decode(), data, headers or b""))
+
+    def _disconnected(self) -> None:
+        if not self._connected.is_set():
+            return
+        self._connected.clear()
+        log.warning("nats_disconnected", server=self.where, error=self._last_error)
+        self._fail_waiting(f"the connection to {self.where} broke")
+        for hook in self.on_disconnect:
+            hook()
+
+    def _fail_waiting(self, why: str) -> None:
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(Unavailable(f"{why} before the answer came", reason="disconnected"))
+
+    async def _reconnected(self) -> None:
+        self._connected.set()
+        self._last_error = ""
+        if self._connecting is None:
+            log.info("nats_reconnected", server=self.where)
+            for hook in self.on_reconnect:
+                hook()
+
+    async def _closed(self) -> None:
+        self._disconnected()
+
+    async def _error(self, error: Exception) -> None:
+        """Take an error nats-py tells about; raising here would end its read loop."""
+        text = str(error) or type(error).__name__
+        # While the server is away the same error comes back four times a second.
+        if text != self._last_error:
+            self._last_error = text
+            log.debug("nats_error", server=self.where, error=text)
+        if self._connecting is not None and "authorization" in text.lower():
+            self._connecting.reschedule(asyncio.get_running_loop().time())
+
+
+def key_stream(bucket: str) -> str:
+    """Name the stream of a key-value bucket."""
+    return f"KV_{bucket}"
+
+
+def key_subject(bucket: str, key: str) -> str:
+    """Spell the subject of a key in a bucket; `>` for all."""
+    return f"$KV.{bucket}.{key}"
+
+
+def _encoded(payload: Mapping[str, Any] | bytes) -> bytes:
+    return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)

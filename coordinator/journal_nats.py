@@ -1,0 +1,194 @@
+"""
+The journal on NATS JetStream.
+
+One stream holds commits and claims and nothing else; it is created as `stream_config` says and never changed or deleted
+here. What decides is read from the stream leader. Formats and fences: `docs` of `coordinator.journal`; how records are
+read: `journal_reader`.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Literal
+
+from coordinator.errors import Corrupt, Refused, Unavailable
+from coordinator.ids import Ids
+from coordinator.jetstream import (
+    NANOSECONDS,
+    NO_MESSAGE,
+    NO_STREAM,
+    SERVER_TROUBLE,
+    UNDECIDED,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+)
+from coordinator.journal import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
+from coordinator.journal_reader import JournalReader, ReadLimits
+from coordinator.streams import ensure_stream
+from coordinator.subscription import Message
+from projections.source import Bounds, Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.bus import Bus
+    from events.subjects import Subjects
+
+DUPLICATE_WINDOW_S = 120
+ANSWER_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 1.0
+STALE_LEADER_S = 15.0
+"""A replica cut off from the others may believe for that long that it leads, and show an older journal."""
+
+
+def stream_config(
+    subjects: Subjects, *, replicas: int = 1, duplicate_window_s: float = DUPLICATE_WINDOW_S
+) -> dict[str, Any]:
+    """Say how the journal's stream is to be: keeps everything, and no publisher can remove or replace anything."""
+    return {
+        "name": subjects.stream_journal,
+        "subjects": [subjects.journal, subjects.epoch],
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": replicas,
+        "discard": "new",
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "max_msgs_per_subject": -1,
+        "max_consumers": -1,
+        "duplicate_window": int(duplicate_window_s * NANOSECONDS),
+        "deny_delete": True,
+        "deny_purge": False,  # the archive's credential may purge, and it alone
+        "allow_rollup_hdrs": False,
+        "allow_direct": False,  # a direct read may come from a replica that lags
+        "compression": "none",
+    }
+
+
+class NatsJournal:
+    """
+    See `Journal`. The writer's *bus* is unbuffered; readers have another.
+
+    Only whoever may write calls `prepare`; a follower finds the stream or waits for it.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        *,
+        replicas: int = 1,
+        duplicate_window_s: float = DUPLICATE_WINDOW_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        read_limits: ReadLimits | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        doubt_s = STALE_LEADER_S if replicas > 1 else 0.0
+        self._bus = bus
+        self._subjects = subjects
+        self._stream = subjects.stream_journal
+        self._config = stream_config(subjects, replicas=replicas, duplicate_window_s=duplicate_window_s)
+        self._answer_timeout_s = answer_timeout_s
+        self._writer = SlotWriter(self, doubt_s=doubt_s, ids=ids)
+        self._reader = JournalReader(bus, subjects, read_limits or ReadLimits(), self.slot, doubt_s=doubt_s)
+
+    async def prepare(self) -> None:
+        """
+        Create the stream, or make sure that it is as it should be.
+
+        Raises:
+            Refused: it exists with another configuration; each difference is named.
+            Unavailable: JetStream does not answer.
+        """
+        await ensure_stream(self._bus, self._config)
+
+    async def claim(self, body: bytes) -> int:
+        """See `Journal.claim`."""
+        return await self._writer.claim(body)
+
+    async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
+        """See `Journal.commit`."""
+        await self._writer.commit(sequence, epoch, chain_before, body)
+
+    async def bounds(self) -> Bounds:
+        """See `CommitSource.bounds`."""
+        return await self._reader.bounds()
+
+    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
+        """See `CommitSource.read`."""
+        return self._reader.read(after, until)
+
+    def follow(self, after: int) -> AsyncIterator[list[Record]]:
+        """See `CommitSource.follow`."""
+        return self._reader.follow(after)
+
+    async def slot(self, sequence: int) -> Record | None:
+        """Read one slot from the stream leader."""
+        return await self._get({"seq": sequence})
+
+    async def last_claim(self) -> Record | None:
+        """Read the last claim from the stream leader."""
+        return await self._get({"last_by_subj": self._subjects.epoch})
+
+    async def publish_once(self, draft: Draft) -> Outcome:
+        """Send *draft* once, and say what came back."""
+        if not self._bus.connected:
+            await self._bus.until_connected(PROBE_TIMEOUT_S)
+        subject = self._subjects.epoch if draft.kind == "claim" else self._subjects.journal
+        try:
+            ack = await self._bus.js_publish(
+                subject, draft.body, self._headers(draft), timeout_s=self._answer_timeout_s
+            )
+        except ApiError as error:
+            if error.err_code == WRONG_LAST_SEQUENCE:
+                return WrongLast()
+            if error.err_code in UNDECIDED or error.status >= SERVER_TROUBLE:
+                return Undecided(error.message)
+            msg = f"the journal does not take {draft.kind} {draft.message_id}: {error.message}"
+            raise Refused(msg, reason="journal_refused") from error
+        except Unavailable as error:
+            if error.reason == "timeout":
+                await self._bus.probe(PROBE_TIMEOUT_S)
+            return Undecided(error.message)
+        if ack.stream != self._stream:
+            msg = f"{subject} is stored by stream {ack.stream}, not {self._stream}: its subjects are taken"
+            raise Corrupt(msg)
+        return Stored(ack.sequence, ack.duplicate)
+
+    def _headers(self, draft: Draft) -> dict[str, str]:
+        if draft.kind == "claim":
+            return {
+                "Nats-Msg-Id": draft.message_id,
+                "Nats-Expected-Last-Subject-Sequence": str(draft.last_claim),
+            }
+        return {
+            "Nats-Msg-Id": draft.message_id,
+            "Nats-Expected-Last-Sequence": str(draft.last),
+            "Nats-Expected-Last-Subject-Sequence-Subject": self._subjects.epoch,
+            "Nats-Expected-Last-Subject-Sequence": str(draft.last_claim),
+            "Content-Type": "application/cloudevents-batch+json",
+            "Chain": draft.chain or "",
+        }
+
+    async def _get(self, which: dict[str, Any]) -> Record | None:
+        try:
+            answer = await self._bus.js_request(
+                f"STREAM.MSG.GET.{self._stream}", which, timeout_s=self._answer_timeout_s
+            )
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            reason = NO_JOURNAL if error.err_code == NO_STREAM else None
+            raise Unavailable(f"{self._stream}: {error.message}", reason=reason) from error
+        stored = answer["message"]
+        kind: Literal["commit", "claim"] = "claim" if stored["subject"] == self._subjects.epoch else "commit"
+        headers = Message("", "", b"", base64.b64decode(stored.get("hdrs", "")))
+        return Record(
+            sequence=stored["seq"],
+            kind=kind,
+            body=base64.b64decode(stored.get("data", "")),
+            chain=headers.header(b"Chain"),
+            message_id=headers.header(b"Nats-Msg-Id"),
+        )

@@ -1,0 +1,407 @@
+"""
+The agent of one node: makes what is desired there true, and reports what is.
+
+Level-triggered: every second, and at once on a notice or when a container ended, it reports everything it sees and is told
+everything that should be; what differs it starts, stops or removes. It keeps no list of its own, so after any crash the first
+sync adopts what runs and removes what should not be. It never decides to restart anything, refuses orders of an older epoch,
+and stops containers that must not run unheard of when its lease was not granted in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from coordinator.clock import SystemClock
+from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
+from coordinator.groups import task_group
+from coordinator.runtime import Launch, Observed, ProcessRuntime, Runtime, RuntimeState
+from events.container import Secret
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
+from events.ids import checked
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
+    from coordinator.bus import Message
+    from coordinator.client import Client
+    from coordinator.clock import Clock
+    from coordinator.home import Home
+
+log = structlog.get_logger(__name__)
+
+SYNC_INTERVAL_S = 1.0
+SYNC_TIMEOUT_S = 3.0
+FAILED_KEPT = 1000
+SECRET_BYTES_MAX = 64 * 1024
+
+_Key = tuple[str, str]
+
+
+class NodeAgent:
+    """One node's agent; `ready` is set once its first sync was answered. Open it with `NodeAgent.open`."""
+
+    def __init__(
+        self,
+        client: Client,
+        runtime: Runtime,
+        *,
+        node_id: str,
+        capacity: Resources,
+        url: str,
+        secrets: Path,
+        labels: dict[str, str] | None = None,
+        interval_s: float = SYNC_INTERVAL_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self.node_id = checked(node_id, "node_id")
+        self.ready = asyncio.Event()
+        self._client = client
+        self._runtime = runtime
+        self._capacity = capacity
+        self._url = url
+        self._secrets = secrets
+        self._labels = labels if labels is not None else {}
+        self._interval_s = interval_s
+        self._clock = clock if clock is not None else SystemClock()
+        self._look = asyncio.Event()
+        self._orders: NodeOrders | None = None
+        self._granted_until = 0.0
+        self._epoch = (0, 0)
+        self._busy: set[tuple[str, str, bool]] = set()
+        self._failed: dict[_Key, str] = {}
+        self._closing = False
+        self._tasks: asyncio.TaskGroup
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, client: Client, runtime: Runtime, **options: Any) -> AsyncIterator[NodeAgent]:
+        """Serve the node while the block runs; containers go on when it ends, unless `stop_all` was called."""
+        agent = cls(client, runtime, **options)
+        subjects = client.subjects
+        subscriptions = [
+            await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda message: agent._look.set()),
+            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), agent._answer_logs),
+            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), agent._answer_usage),
+        ]
+        async with task_group() as agent._tasks:
+            syncing = agent._tasks.create_task(agent._keep_syncing())
+            noticing = agent._tasks.create_task(agent._notice_exits())
+            try:
+                yield agent
+            finally:
+                agent._closing = True
+                syncing.cancel()
+                noticing.cancel()
+                for subscription in subscriptions:
+                    await subscription.unsubscribe()
+
+    async def stop_all(self) -> None:
+        """Stop every container here and start none any more: this machine is going down."""
+        self._closing = True
+        living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
+        graces = {(one.container_id, one.generation): one.stop_grace_s for one in self._ordered()}
+        await asyncio.gather(
+            *(
+                self._tried(
+                    (one.container_id, one.generation),
+                    self._runtime.stop(
+                        one.container_id, one.generation, grace_s=graces.get((one.container_id, one.generation), 10.0)
+                    ),
+                )
+                for one in living
+            )
+        )
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    async def _keep_syncing(self) -> None:
+        registered = False
+        while True:
+            self._look.clear()
+            try:
+                if not registered:
+                    await self._register()
+                    registered = True
+                await self._sync()
+            except NotFound:
+                registered = False
+                continue
+            except CoordinationError as error:
+                log.warning("sync_failed", node_id=self.node_id, why=error.message)
+                await self._mind_the_lease()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._look.wait()
+
+    async def _notice_exits(self) -> None:
+        while True:
+            if await self._runtime.wait_change(60.0):
+                self._look.set()
+
+    async def _register(self) -> None:
+        await self._client.execute(
+            RegisterNode(
+                node_id=self.node_id, capacity=self._capacity, runtime=self._runtime.name, labels=self._labels
+            ),
+            timeout_s=SYNC_TIMEOUT_S,
+        )
+
+    async def _sync(self) -> None:
+        """Report, take the orders, and begin to make them true."""
+        seen = {(one.container_id, one.generation): one for one in await self._runtime.list()}
+        reports = [_report(one) for one in seen.values()]
+        reports += [
+            ObservedContainer(container_id=key[0], generation=key[1], state="failed", reason=why)
+            for key, why in self._failed.items()
+            if key not in seen
+        ]
+        sent_at = self._clock.heard()
+        orders: NodeOrders = await self._client.execute(
+            SyncNode(node_id=self.node_id, observed=tuple(reports)), timeout_s=SYNC_TIMEOUT_S
+        )
+        if orders.epoch < self._epoch:
+            log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)
+            return
+        self._epoch = orders.epoch
+        self._orders = orders
+        self._granted_until = sent_at + orders.node_lease_s
+        self.ready.set()
+        if not self._closing:
+            self._make_true(orders, seen)
+
+    def _make_true(self, orders: NodeOrders, seen: dict[_Key, Observed]) -> None:
+        wanted = {(one.container_id, one.generation): one for one in orders.containers}
+        for key, order in wanted.items():
+            action = self._action(order, seen.get(key))
+            if action is not None:
+                self._do(key, action, force=order.force)
+        for key, one in seen.items():
+            if key not in wanted:
+                self._do(key, self._stop_and_remove(key, one, force=False), force=False)
+        for key in [key for key in self._failed if key not in wanted]:
+            del self._failed[key]
+
+    def _action(self, order: DesiredContainer, seen: Observed | None) -> Awaitable[None] | None:
+        """Say what brings a container from what is seen to what is desired; None when nothing does, or it is so."""
+        key = (order.container_id, order.generation)
+        runtime = self._runtime
+        if seen is None:
+            return self._start(order) if order.desired in ("running", "paused") and key not in self._failed else None
+        match order.desired, seen.state:
+            case "running", RuntimeState.PAUSED:
+                return runtime.resume(*key)
+            case "paused", RuntimeState.RUNNING:
+                return runtime.pause(*key)
+            case "stopped", RuntimeState.RUNNING | RuntimeState.PAUSED:
+                return runtime.stop(*key, grace_s=order.stop_grace_s, force=order.force)
+            case "destroyed", _:
+                return self._stop_and_remove(key, seen, force=order.force, grace_s=order.stop_grace_s)
+        return None
+
+    def _do(self, key: _Key, action: Awaitable[None], *, force: bool) -> None:
+        """Do something about a container beside the loop, one thing at a time; forcing may overtake being gentle."""
+        mark = (*key, force)
+        if mark in self._busy or (*key, True) in self._busy:
+            _drop(action)
+            return
+        self._busy.add(mark)
+        self._tasks.create_task(self._done(mark, action))
+
+    async def _done(self, mark: tuple[str, str, bool], action: Awaitable[None]) -> None:
+        try:
+            await self._tried(mark[:2], action)
+        finally:
+            self._busy.discard(mark)
+            self._look.set()
+
+    async def _tried(self, key: _Key, action: Awaitable[None]) -> None:
+        try:
+            await action
+        except NotFound:
+            pass  # gone by itself meanwhile
+        except CoordinationError as error:
+            log.warning("container_action_failed", container_id=key[0], generation=key[1], why=error.message)
+
+    async def _start(self, order: DesiredContainer) -> None:
+        key = (order.container_id, order.generation)
+        try:
+            observed = await self._runtime.start(self._launch(order))
+        except CoordinationError as error:
+            while len(self._failed) >= FAILED_KEPT:
+                del self._failed[next(iter(self._failed))]
+            self._failed[key] = error.message
+            return
+        log.info("container_started", container_id=key[0], generation=key[1], pid=observed.pid)
+        if order.desired == "paused":
+            await self._runtime.pause(*key)
+
+    async def _stop_and_remove(self, key: _Key, seen: Observed, *, force: bool, grace_s: float = 10.0) -> None:
+        if seen.state is not RuntimeState.EXITED:
+            await self._runtime.stop(*key, grace_s=grace_s, force=force)
+        await self._runtime.remove(*key)
+        log.info("container_removed", container_id=key[0], generation=key[1])
+
+    async def _mind_the_lease(self) -> None:
+        """Stop what must not run while nobody can be told that it does."""
+        if self._orders is None or self._clock.heard() < self._granted_until:
+            return
+        keep = {one.container_id for one in self._ordered() if one.when_cut_off == "keep"}
+        for one in await self._runtime.list():
+            if one.state is not RuntimeState.EXITED and one.container_id not in keep:
+                key = (one.container_id, one.generation)
+                log.warning("container_cut_off", container_id=key[0], generation=key[1])
+                self._do(key, self._runtime.stop(*key, grace_s=5.0, force=False), force=False)
+
+    def _ordered(self) -> tuple[DesiredContainer, ...]:
+        return self._orders.containers if self._orders is not None else ()
+
+    # --- launching ----------------------------------------------------------------------------------------------------
+
+    def _launch(self, order: DesiredContainer) -> Launch:
+        namespace = self._client.subjects.namespace
+        environment = {
+            "COORDINATOR_URL": self._url,
+            "COORDINATOR_NAMESPACE": namespace,
+            "COORDINATOR_CONTAINER_ID": order.container_id,
+            "COORDINATOR_AGENT_TYPE": order.agent_type,
+            "COORDINATOR_NODE_ID": self.node_id,
+        }
+        for name, value in order.environment.items():
+            environment[name] = self._secret(value) if isinstance(value, Secret) else value
+        return Launch(
+            container_id=order.container_id,
+            generation=order.generation,
+            name=f"{namespace}-{order.container_id}-{order.generation}",
+            cluster=namespace,
+            epoch=f"{self._epoch[0]}.{self._epoch[1]}",
+            image=order.image,
+            command=order.command,
+            environment=environment,
+            cpu_millis=order.resources.cpu_millis,
+            memory_bytes=order.resources.memory_bytes,
+            stop_grace_s=order.stop_grace_s,
+        )
+
+    def _secret(self, reference: Secret) -> str:
+        """Read a secret of this node; its name has passed `ids`, so it cannot leave the folder."""
+        file = self._secrets / checked(reference.secret, "secret")
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            msg = f"secret {reference.secret!r} cannot be read on node {self.node_id}: put it into its secrets folder"
+            raise Refused(msg, reason="no_secret") from error
+        if len(content) > SECRET_BYTES_MAX:
+            msg = f"secret {reference.secret!r} has {len(content)} bytes: at most {SECRET_BYTES_MAX}"
+            raise Refused(msg, reason="no_secret")
+        return content.decode().removesuffix("\n")
+
+    # --- questions to this node ---------------------------------------------------------------------------------------
+
+    async def _answer_logs(self, message: Message) -> None:
+        await self._answer(message, self._logs)
+
+    async def _answer_usage(self, message: Message) -> None:
+        await self._answer(message, self._usage)
+
+    async def _answer(self, message: Message, question: Any) -> None:
+        try:
+            asked = msgspec.json.decode(message.data, type=NodeQuestion)
+            body: dict[str, Any] = {"ok": await question(asked)}
+        except msgspec.MsgspecError as error:
+            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"}}
+        except CoordinationError as error:
+            body = {"error": {"code": error.code, "message": error.message}}
+        self._client.bus.send(message.reply, msgspec.json.encode(body))
+
+    async def _logs(self, asked: NodeQuestion) -> list[str]:
+        return await self._runtime.logs(*await self._newest(asked), asked.lines)
+
+    async def _usage(self, asked: NodeQuestion) -> Any:
+        return await self._runtime.usage(*await self._newest(asked))
+
+    async def _newest(self, asked: NodeQuestion) -> _Key:
+        """Find the generation asked for, or the newest there is."""
+        checked(asked.container_id, "container_id")
+        found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
+        if asked.generation:
+            found = [one for one in found if one.generation == asked.generation]
+        if not found:
+            msg = f"node {self.node_id} has no container {asked.container_id!r} that was started and not removed"
+            raise NotFound(msg)
+        newest = max(found, key=lambda one: tuple(map(int, one.generation.split("."))))
+        return newest.container_id, newest.generation
+
+
+class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be asked of a node about one of its containers; without a generation, about the newest."""
+
+    container_id: str
+    generation: str = ""
+    lines: int = 100
+
+
+def _report(one: Observed) -> ObservedContainer:
+    return ObservedContainer(
+        container_id=one.container_id,
+        generation=one.generation,
+        state=one.state.value,
+        exit_code=one.exit_code,
+        reason=one.reason,
+        pid=one.pid or 0,
+    )
+
+
+def _drop(action: Awaitable[None]) -> None:
+    """Let go of a coroutine that is not to run."""
+    if asyncio.iscoroutine(action):
+        action.close()
+
+
+def machine_capacity() -> Resources:
+    """Say what this machine has: its cores and its memory."""
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return Resources(cpu_millis=1000 * (os.cpu_count() or 1), memory_bytes=pages * page_bytes)
+
+
+def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
+    """
+    Give the runtime that the settings name.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    if kind == "process":
+        return ProcessRuntime(home.containers, cluster=namespace)
+    msg = f"node.runtime {kind!r} is not there: use process"
+    raise Refused(msg, reason="bad_runtime")
+
+
+async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:
+    """
+    Ask a node's agent for `logs` or `usage` of a container.
+
+    Raises:
+        Unavailable: the agent does not answer.
+        NotFound: it has no such container.
+    """
+    from events.errors import error_of
+
+    subject = client.subjects.node(node_id, verb)
+    try:
+        answer = msgspec.json.decode(
+            await client.bus.request(subject, msgspec.json.encode(question), timeout_s=timeout_s)
+        )
+    except Unavailable as error:
+        msg = f"the agent of node {node_id} does not answer: {error.message}"
+        raise Unavailable(msg, reason=error.reason) from error
+    if "error" in answer:
+        raise error_of(answer["error"]["code"], answer["error"]["message"])
+    return answer["ok"]

@@ -1,0 +1,192 @@
+"""
+One coordinator instance: folds the journal, waits for the lease, claims the epoch, leads, and stands by again when deposed.
+
+    fold all along → win the lease → claim `….epoch` → catch up to the claim → lead
+
+The lease only says who should try; the claim is what the server checks at each commit. Everything after the claim was folded
+before anything is decided, so a new writer continues exactly where the last one was cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from coordinator.bus import Bus
+from coordinator.clock import SystemClock
+from coordinator.doors import open_doors
+from coordinator.engine import Engine, Limits
+from coordinator.groups import task_group
+from coordinator.journal import Deposed
+from coordinator.journal_nats import NatsJournal
+from coordinator.leadership import Lease
+from coordinator.rules import Rules
+from coordinator.streams import ensure_stream
+from events.coordinator import EpochClaim
+from events.codec import rfc3339
+from events.errors import Corrupt
+from events.subjects import Subjects
+from projections.world import World
+
+if TYPE_CHECKING:
+    from coordinator.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+STAND_BY_S = 1.0
+"""How often an instance that stands by folds what is new."""
+
+HEARTBEATS_KEPT_S = 3600
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """How an instance reaches NATS and what it goes by."""
+
+    url: str
+    name: str
+    version: str
+    namespace: str = "coordination"
+    creds: str | None = None
+    tls_ca: str | None = None
+    replicas: int = 1
+    rules: Rules = msgspec.field(default_factory=Rules)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    lease_ttl_s: int = 15
+    lease_renew_s: float = 4.0
+    lease_fresh_s: float = 8.0
+
+
+class Coordinator:
+    """An instance that leads whenever it may; `engine` is the engine of its present reign, None while it stands by."""
+
+    def __init__(self, instance: Instance, *, clock: Clock | None = None) -> None:
+        self.engine: Engine | None = None
+        self.leading = asyncio.Event()
+        self._instance = instance
+        self._subjects = Subjects(instance.namespace)
+        self._clock = clock if clock is not None else SystemClock()
+        self._stopping = ""
+
+    async def run(self) -> None:
+        """
+        Serve until `stop`.
+
+        Raises:
+            Corrupt: the journal is damaged; nothing was written.
+            Refused: a stream is configured otherwise than it must be, or the credentials are wrong.
+            Unavailable: NATS cannot be reached at the start.
+        """
+        instance = self._instance
+        options = {"creds": instance.creds, "tls_ca": instance.tls_ca}
+        async with (
+            Bus.open(instance.url, name=f"{instance.name}-writer", buffered=False, **options) as writer,
+            Bus.open(instance.url, name=f"{instance.name}-doors", buffered=False, **options) as doors,
+        ):
+            journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
+            await journal.prepare()
+            await ensure_stream(doors, heartbeat_stream(self._subjects))
+            lease = Lease(
+                writer,
+                self._subjects,
+                instance.name,
+                ttl_s=instance.lease_ttl_s,
+                renew_s=instance.lease_renew_s,
+                replicas=instance.replicas,
+                clock=self._clock.heard,
+            )
+            await lease.prepare()
+            while not self._stopping:
+                try:
+                    await self._reign(journal, lease, doors)
+                except Deposed as error:
+                    log.warning("deposed", instance=instance.name, why=error.message)
+                finally:
+                    self.engine = None
+                    self.leading.clear()
+
+    def stop(self, reason: str) -> None:
+        """Give the lead away, or stop waiting for it; `run` then returns."""
+        self._stopping = reason
+        if self.engine is not None:
+            self.engine.resign(reason)
+
+    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+        world = World()
+        await _fold(world, journal, (await journal.bounds()).last)
+        # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
+        if not await lease.take_back(self._instance.name):
+            log.info("standing_by", instance=self._instance.name)
+            while not await lease.acquire(STAND_BY_S):
+                if self._stopping:
+                    return
+                await _fold(world, journal, (await journal.bounds()).last)
+        try:
+            await self._lead(world, journal, lease, doors)
+        finally:
+            await lease.release()
+
+    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+        instance = self._instance
+        claim = EpochClaim(
+            generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall())
+        )
+        sequence = await journal.claim(msgspec.json.encode(claim))
+        await _fold(world, journal, sequence)
+        if world.unfoldable:
+            msg = f"the journal holds {world.unfoldable}, which this version {instance.version} does not know: upgrade it"
+            raise Corrupt(msg, reason="unfoldable")
+        engine = Engine(
+            world=world,
+            journal=journal,
+            rules=instance.rules,
+            clock=self._clock,
+            instance=instance.name,
+            version=instance.version,
+            limits=instance.limits,
+            is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
+            notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
+        )
+        # What was folded lives as long as this reign: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        log.info("leading", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
+        async with task_group() as tasks:
+            holding = tasks.create_task(lease.hold())
+            led = tasks.create_task(engine.run())
+            async with open_doors(engine, doors, self._subjects):
+                self.engine = engine
+                self.leading.set()
+                if self._stopping:
+                    engine.resign(self._stopping)
+                done, _ = await asyncio.wait([led, holding], return_when=asyncio.FIRST_COMPLETED)
+                self.leading.clear()
+            holding.cancel()
+            if led not in done:
+                led.cancel()
+        log.info("resigned", instance=instance.name, position=str(world.position))
+
+
+async def _fold(world: World, journal: NatsJournal, until: int) -> None:
+    async for records in journal.read(world.position.sequence, until):
+        for record in records:
+            world.apply_record(record)
+        await asyncio.sleep(0)
+
+
+def heartbeat_stream(subjects: Subjects) -> dict[str, object]:
+    """Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour."""
+    return {
+        "name": subjects.stream_heartbeats,
+        "subjects": [subjects.heartbeats],
+        "storage": "memory",
+        "max_msgs_per_subject": 1,
+        "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
+        "max_msg_size": 64 * 1024,
+        "no_ack": True,
+        "discard": "old",
+        "allow_direct": True,
+    }
