@@ -110,17 +110,17 @@ class EmbeddedServer:
 
     async def wait_exit(self) -> int:
         """
-        Wait, without limit, until the server has ended for whatever reason; return its exit code, 128 + n for a signal.
+        Wait, without limit, until the server has ended for whatever reason; return its exit code.
 
-        Someone should always be waiting here: it is also what ends a server whose watcher was killed, where the
-        system has no parent-death signal.
+        A signal counts as 128 + its number, one that ended the watcher as its negative number. Someone should always
+        be waiting here: where the system has no parent-death signal it is what ends a server whose watcher was killed.
         """
         code = await self._started.wait()
         log.info("nats_server_exited", code=code, store=str(self.store))
         return code
 
     async def restart(self) -> None:
-        """Start the server again, on the same port with the same token; one that still runs is stopped first."""
+        """Start the server again (a running one is stopped first), same port and token; `Unavailable`: try again."""
         self._fixed_port = self.port
         await self._started.terminate()
         await self._launch()
@@ -164,17 +164,18 @@ class EmbeddedServer:
         self._child = child = await self._spawn()
         try:
             async with asyncio.timeout(self._ready_timeout_s):
-                self._running = await self._ready(child)
+                running = await self._ready(child)
         except TimeoutError:
             await child.terminate()
             raise self._not_ready(f"was not ready after {self._ready_timeout_s:g} s", log_start) from None
         except BaseException:
             await child.terminate()
             raise
-        if self._running is None:
+        if running is None:
             raise self._not_ready(f"ended with code {await child.wait()} before it was ready", log_start)
+        self._running = running
         took_ms = round((time.monotonic() - began) * 1000)
-        log.info("nats_server_started", **msgspec.structs.asdict(self._running), version=self.version, took_ms=took_ms)
+        log.info("nats_server_started", **msgspec.structs.asdict(running), version=self.version, took_ms=took_ms)
 
     async def _spawn(self) -> guard.Child:
         # What a killed server left behind would name its ports, not the new one's.
@@ -361,7 +362,7 @@ async def _lock(path: Path, *, patience_s: float) -> int:
 
 async def _acquire(fd: int, store: Path, patience_s: float) -> None:
     give_up_at = time.monotonic() + patience_s
-    while not _try_lock(fd):
+    while not _locked(fd):
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         alive = _alive(holder)
         if alive or time.monotonic() >= give_up_at:
@@ -371,7 +372,7 @@ async def _acquire(fd: int, store: Path, patience_s: float) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-def _try_lock(fd: int) -> bool:
+def _locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -380,12 +381,11 @@ def _try_lock(fd: int) -> bool:
 
 
 def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass
+    with suppress(PermissionError):
+        try:
+            os.kill(int(pid), 0)
+        except (ValueError, ProcessLookupError):
+            return False
     return True
 
 

@@ -116,13 +116,14 @@ class Child:
         """End what the process left behind in its group: gently, then not."""
         import asyncio
 
-        kill_at = time.monotonic() + self._grace_s
-        alive = _signal_group(self.pid, signal.SIGTERM)
-        while alive and time.monotonic() < kill_at:
-            await asyncio.sleep(_POLL_S)
-            alive = _group_runs(self.pid)
-        if alive:
-            _signal_group(self.pid, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            give_up_at = time.monotonic() + self._grace_s
+            alive = _signal_group(self.pid, number)
+            while alive and time.monotonic() < give_up_at:
+                await asyncio.sleep(_POLL_S)
+                alive = _group_runs(self.pid)
+            if not alive:
+                return
 
     def _let_go(self) -> None:
         if self._write_end is not None:
