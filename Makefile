@@ -1,0 +1,50 @@
+# Everything one does with this repository. Plain enough for GNU make 3.81, which macOS has.
+
+PY := .venv/bin/python
+SEEDS ?= 200
+ARGS ?=
+
+.PHONY: help demo test check sim e2e bench faults lock clean venv
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: venv ## the whole system at work on this machine, real nats-server and all; under a minute
+	@$(PY) -m coordinator.cli demo $(ARGS)
+
+test: venv ## every test, and the coverage it must reach; at most 10 minutes
+	@$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest --session-timeout=600 $(ARGS)
+	@$(PY) -m coverage combine --quiet
+	@echo "coverage of everything, branches included: at least 90 %"
+	@$(PY) -m coverage report --fail-under=90
+	@echo "coverage of what is pure: 100 %"
+	@$(PY) -m coverage report --rcfile=tools/pure_coverage.toml --fail-under=100
+
+check: venv ## before each commit: lint, format, types, tidiness, unit tests; under a minute
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict
+	$(PY) -m pytest -q tests/test_tidy.py tests/unit
+
+sim: venv ## the simulation over seeds: make sim SEEDS=200
+	$(PY) -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+e2e: venv ## the real thing: processes and nats-server
+	$(PY) -m pytest tests/e2e $(ARGS)
+
+bench: venv ## latency and throughput, as JSON
+	@$(PY) -m tests.bench $(ARGS)
+
+faults: venv ## kill -9 of every process, once each, while tasks run
+	@$(PY) -m tests.faults $(ARGS)
+
+lock: venv ## renew requirements.lock from pyproject.toml; ARGS=--upgrade for newer versions
+	@sh tools/lock.sh $(ARGS)
+
+clean: ## remove what these commands made, the venv too
+	rm -rf .venv .coverage .coverage.* htmlcov build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@sh tools/bootstrap.sh

@@ -1,0 +1,115 @@
+"""
+What holds for every test: a home of its own, settings from nowhere else, and no process left behind.
+
+Fixtures of one area stand in the `conftest.py` of its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# How fast a shared machine runs an example says nothing about the code.
+hypothesis.settings.register_profile("project", deadline=None, max_examples=100, print_blob=True)
+hypothesis.settings.load_profile("project")
+
+_PROC = Path("/proc")
+_FAREWELL_S = 3.0
+"""How long a process that was told to end may still be seen after its test."""
+
+
+class Process(NamedTuple):
+    """One running process."""
+
+    pid: int
+    command: str
+
+
+@pytest.fixture(autouse=True, scope="session")
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what outlives tests, such as a shared server, away from the user's own state; fail the run if it stays."""
+    before = {process.pid for process in children()}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = _settle(monkeypatch, tmp_path_factory.mktemp("session-home"))
+        yield home
+    _expect_none(lambda: _since(before, home), "the run")
+
+
+@pytest.fixture(autouse=True)
+def coordinator_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give each test an empty `COORDINATOR_HOME` and no other setting; fail it when a process of its outlives it."""
+    home = _settle(monkeypatch, tmp_path_factory.mktemp("home"))
+    before = {process.pid for process in children()}
+    yield home
+    _expect_none(lambda: _since(before, home), "this test")
+
+
+def children() -> list[Process]:
+    """List our own child processes that still run; empty where there is no `/proc`."""
+    pids: set[int] = set()
+    for task in _PROC.glob("self/task/*/children"):
+        with suppress(OSError):
+            pids.update(int(pid) for pid in task.read_text().split())
+    return [process for pid in sorted(pids) if (process := _running(pid)) is not None]
+
+
+def living_in(home: Path) -> list[Process]:
+    """List the processes, ours by whatever descent, whose `COORDINATOR_HOME` is *home*."""
+    wanted = f"COORDINATOR_HOME={home}".encode()
+    found = []
+    for entry in _PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                process = _running(int(entry.name))
+                found += [process] if process is not None else []
+    return found
+
+
+def _settle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    for name in [name for name in os.environ if name.startswith("COORDINATOR_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COORDINATOR_HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    return home
+
+
+def _since(before: set[int], home: Path) -> list[Process]:
+    return [process for process in {*children(), *living_in(home)} if process.pid not in before]
+
+
+def _running(pid: int) -> Process | None:
+    """Give the process unless it is gone, or has ended and only waits for its exit code to be read."""
+    with suppress(OSError):
+        state = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+        command = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return Process(pid, command or "?") if state not in "ZX" else None
+    return None
+
+
+def _expect_none(look: Callable[[], list[Process]], whose: str) -> None:
+    """
+    Wait a moment for *look* to see nothing more; else kill what it sees and fail, naming it.
+
+    It kills so that the tests that follow are judged by what they do.
+    """
+    give_up = time.monotonic() + _FAREWELL_S
+    while (left := look()) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    if not left:
+        return
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    names = "\n".join(f"  {process.pid}: {process.command[:200]}" for process in left)
+    pytest.fail(f"{whose} left processes running, killed now; stop what you start:\n{names}", pytrace=False)

@@ -1,0 +1,502 @@
+"""
+The house rules that a machine can check, each naming what to do instead.
+
+It reads files and never imports them. `test_tidy.py` holds the tree against every rule, and every rule against an
+example that it must catch. What a rule allows, and why, stands in `ALLOWED`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+from sys import stdlib_module_names
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("events", "projections", "coordinator")
+FILE_LINES = {"source": 400, "tests": 600}
+FUNCTION_LINES = 60
+
+_PURE = tomllib.loads((ROOT / "tools/pure_coverage.toml").read_text())["tool"]["coverage"]["report"]
+
+ALLOWED: dict[str, dict[str, str]] = {
+    "nats": {
+        "coordinator/journal_nats.py": "the journal",
+        "coordinator/embedded.py": "the server",
+        "coordinator/bus.py": "what everything else goes through",
+        "coordinator/nats_client.py": "nats-py without its traps; only the bus imports it",
+        "coordinator/cli/bench*": "measures the bus itself",
+        "events/publisher.py": "for other domains, which have no coordinator",
+    },
+    "loose_task": {},
+    "wall_clock": {
+        "coordinator/clock.py": "the clock",
+        "coordinator/ids.py": "ids sort by when they were made",
+        "events/publisher.py": "stamps facts of other domains, which have no coordinator",
+    },
+    "chance": {
+        "coordinator/ids.py": "makes ids",
+        "coordinator/embedded.py": "makes the server's token",
+        "events/publisher.py": "names facts of other domains, which have no coordinator",
+    },
+    "subject": {
+        "events/subjects.py": "the only place where a subject is spelled",
+        "coordinator/journal_nats.py": "JetStream's own API",
+        "coordinator/bus.py": "JetStream's own API",
+    },
+    "print": {
+        "coordinator/cli/*": "a command line prints",
+        "coordinator/cli/*/*": "a command line prints",
+        "coordinator/demo*": "so does the demo",
+    },
+}
+
+
+class Finding(NamedTuple):
+    """One place that breaks a rule, and what to do about it."""
+
+    path: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+class Imported(NamedTuple):
+    """One imported module, or one name from it."""
+
+    line: int
+    module: str
+    name: str
+    at_start: bool
+    """Runs when the file is imported: neither in a function nor under TYPE_CHECKING."""
+    typing_only: bool
+
+    @property
+    def root(self) -> str:
+        return self.module.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text file of the tree."""
+
+    path: str
+    text: str
+
+    @property
+    def is_python(self) -> bool:
+        return self.path.endswith(".py")
+
+    @property
+    def is_ours(self) -> bool:
+        return self.is_python and self.path.startswith(tuple(f"{package}/" for package in OURS))
+
+    @property
+    def is_pure(self) -> bool:
+        return is_among(self.path, _PURE["include"]) and not is_among(self.path, _PURE["omit"])
+
+    @property
+    def module(self) -> str:
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> list[Imported]:
+        package = self.module if self.path.endswith("/__init__.py") else self.module.rpartition(".")[0]
+        return list(_imports(self.tree, package.split("."), at_start=True, typing_only=False))
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """What each imported name stands for: `{"dt": "datetime.datetime"}`."""
+        return {
+            (alias.asname or alias.name.partition(".")[0]): (
+                f"{node.module}.{alias.name}"
+                if isinstance(node, ast.ImportFrom)
+                else alias.name
+                if alias.asname
+                else alias.name.partition(".")[0]
+            )
+            for node in self.nodes
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+
+    def dotted(self, node: ast.AST) -> str:
+        """Spell what an expression refers to, through aliases: `time.time`; empty when it is no plain name."""
+        if isinstance(node, ast.Name):
+            return self.origins.get(node.id, node.id)
+        if isinstance(node, ast.Attribute) and (of := self.dotted(node.value)):
+            return f"{of}.{node.attr}"
+        return ""
+
+    def uses(self, names: dict[str, str]) -> Iterator[tuple[int, str]]:
+        """Find references to *names*, each with what it maps to; builtins count only where they are called."""
+        called = {id(node.func) for node in self.nodes if isinstance(node, ast.Call)}
+        for node in self.nodes:
+            if not isinstance(node, ast.Name | ast.Attribute):
+                continue
+            name = self.dotted(node)
+            if name in names and ("." in name or id(node) in called):
+                yield node.lineno, f"`{name}`: {names[name]}"
+
+
+class Rule(NamedTuple):
+    """A rule, by name, over the whole tree."""
+
+    name: str
+    find: Callable[[list[Source]], Iterator[Finding]]
+
+    def broken(self, sources: list[Source]) -> list[Finding]:
+        """List the places that break the rule and are not allowed to."""
+        return sorted(found for found in self.find(sources) if not is_among(found.path, ALLOWED.get(self.name, {})))
+
+
+RULES: list[Rule] = []
+_FindIn = Callable[[Source], Iterator[tuple[int, str]]]
+
+
+def tree() -> list[Source]:
+    """Read every text file that git tracks or would."""
+    command = ["git", "ls-files", "-coz", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    sources = []
+    for path in sorted(set(filter(None, listed.stdout.split("\0")))):
+        content = (ROOT / path).read_bytes() if (ROOT / path).is_file() else b"\0"
+        if b"\0" not in content:
+            sources.append(Source(path, content.decode(errors="replace")))
+    return sources
+
+
+def is_among(path: str, patterns: list[str] | dict[str, str]) -> bool:
+    """Say whether one of *patterns* matches the whole path; `*` stays within a folder."""
+    parts = path.split("/")
+    split = [pattern.split("/") for pattern in patterns]
+    return any(len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)) for pattern in split)
+
+
+def _per_file(name: str, applies: Callable[[Source], bool]) -> Callable[[_FindIn], _FindIn]:
+    """Register a rule that looks at one file at a time, of those it applies to."""
+
+    def register(find_in: _FindIn) -> _FindIn:
+        def find(sources: list[Source]) -> Iterator[Finding]:
+            for source in filter(applies, sources):
+                yield from (Finding(source.path, line, message) for line, message in find_in(source))
+
+        RULES.append(Rule(name, find))
+        return find_in
+
+    return register
+
+
+def _is_python(source: Source) -> bool:
+    return source.is_python
+
+
+def _is_ours(source: Source) -> bool:
+    return source.is_ours
+
+
+def _is_pure(source: Source) -> bool:
+    return source.is_pure
+
+
+def _imports(node: ast.AST, package: list[str], *, at_start: bool, typing_only: bool) -> Iterator[Imported]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Imported(child.lineno, alias.name, "", at_start, typing_only) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - child.level + 1], *filter(None, [child.module])])
+            module = base if child.level else (child.module or "")
+            yield from (Imported(child.lineno, module, alias.name, at_start, typing_only) for alias in child.names)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _imports(child, package, at_start=False, typing_only=typing_only)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            under = ast.Module(body=child.body, type_ignores=[])
+            yield from _imports(under, package, at_start=False, typing_only=True)
+            other = ast.Module(body=child.orelse, type_ignores=[])
+            yield from _imports(other, package, at_start=at_start, typing_only=typing_only)
+        else:
+            yield from _imports(child, package, at_start=at_start, typing_only=typing_only)
+
+
+# ---- sizes and dependence
+
+
+@_per_file("file_length", _is_python)
+def _file_length(source: Source) -> Iterator[tuple[int, str]]:
+    limit = FILE_LINES["source" if source.is_ours else "tests"]
+    if len(source.lines) > limit:
+        yield limit + 1, f"{len(source.lines)} lines, {limit} are allowed: split the file along what it speaks of"
+
+
+@_per_file("function_length", _is_ours)
+def _function_length(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > FUNCTION_LINES:
+                what = f"`{node.name}` has {length} lines, {FUNCTION_LINES} are allowed"
+                yield node.lineno, f"{what}: keep the branches, move their straight code into functions"
+
+
+def _cycles(sources: list[Source]) -> Iterator[Finding]:
+    modules = {source.module: source for source in sources if source.is_ours}
+    needs: dict[str, dict[str, int]] = {name: {} for name in modules}
+    for name, source in modules.items():
+        for found in source.imports:
+            inner = f"{found.module}.{found.name}"
+            target = inner if inner in modules else found.module
+            if found.at_start and target in modules and target != name:
+                needs[name].setdefault(target, found.line)
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        ring = error.args[1][::-1]
+        message = f"import cycle {' → '.join(ring)}: move what both need into a third module"
+        yield Finding(modules[ring[0]].path, needs[ring[0]][ring[1]], message)
+
+
+RULES.append(Rule("cycle", _cycles))
+
+
+@_per_file("arrow", _is_ours)
+def _arrow(source: Source) -> Iterator[tuple[int, str]]:
+    here = source.module.partition(".")[0]
+    may = {"events": {"events"}, "projections": {"events", "projections"}, "coordinator": {*OURS}}[here]
+    for found in source.imports:
+        if found.root in {*OURS, "tests"} - may:
+            yield found.line, f"{here} imports {found.module}; dependence runs events ← projections ← coordinator"
+        elif here == "events" and found.root not in {*OURS, *stdlib_module_names, "msgspec", "nats"}:
+            yield (
+                found.line,
+                f"events imports {found.module}; other domains shall need only msgspec and the standard library",
+            )
+
+
+@_per_file("nats", _is_ours)
+def _nats(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        if found.root == "nats":
+            yield found.line, "imports nats: go through `coordinator.bus`, or the journal's port"
+
+
+# ---- purity
+
+
+_IMPURE_MODULES = {
+    "time": "take `now`",
+    "random": "decide by what is given",
+    "uuid": "take the id from the command",
+    "secrets": "take it from the command",
+    "structlog": "return events; who calls may log",
+    "logging": "return events; who calls may log",
+    "asyncio": "what waits belongs in the shell",
+    "threading": "what waits belongs in the shell",
+    "subprocess": "what starts processes belongs in the shell",
+    "socket": "what talks belongs in the shell",
+}
+_IMPURE_USES = {
+    "datetime.datetime.now": "take `now`",
+    "datetime.datetime.utcnow": "take `now`",
+    "datetime.datetime.today": "take `now`",
+    "datetime.date.today": "take `now`",
+    "os.urandom": "take it from the command",
+    "os.environ": "take it from the settings",
+    "os.getenv": "take it from the settings",
+    "open": "take the content",
+    "print": "return it",
+    "input": "take it",
+}
+
+
+@_per_file("impure", _is_pure)
+def _impure(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        if found.root in _IMPURE_MODULES and not found.typing_only:
+            yield found.line, f"`{found.root}` in a pure file: {_IMPURE_MODULES[found.root]}"
+    yield from source.uses({name: f"in a pure file: {instead}" for name, instead in _IMPURE_USES.items()})
+    # A protocol declares what the shell does; it does nothing itself.
+    declared = {
+        id(inner)
+        for node in source.nodes
+        if isinstance(node, ast.ClassDef) and any(source.dotted(base).endswith("Protocol") for base in node.bases)
+        for inner in node.body
+    }
+    for node in source.nodes:
+        if isinstance(node, ast.AsyncFunctionDef) and id(node) not in declared:
+            yield node.lineno, f"`async def {node.name}` in a pure file: decide here, wait in the shell"
+        elif isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith):
+            yield node.lineno, "waits in a pure file: decide here, wait in the shell"
+
+
+# ---- what has one place
+
+
+@_per_file("loose_task", _is_ours)
+def _loose_task(source: Source) -> Iterator[tuple[int, str]]:
+    instead = "nobody waits for such a task: use the TaskGroup"
+    yield from source.uses({"asyncio.create_task": instead, "asyncio.ensure_future": instead})
+    loops = {"asyncio.get_running_loop", "asyncio.get_event_loop", "asyncio.new_event_loop"}
+    for node in source.nodes:
+        if isinstance(node, ast.Attribute) and node.attr in {"create_task", "ensure_future"}:
+            called = isinstance(node.value, ast.Call) and source.dotted(node.value.func) in loops
+            if called or source.dotted(node.value).endswith("loop"):
+                yield node.lineno, f"`loop.{node.attr}`: {instead}"
+
+
+@_per_file("wall_clock", _is_ours)
+def _wall_clock(source: Source) -> Iterator[tuple[int, str]]:
+    names = ["time.time", "time.time_ns", "datetime.date.today"]
+    names += [f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")]
+    yield from source.uses(dict.fromkeys(names, "use `coordinator.clock`, or take `now`"))
+
+
+@_per_file("chance", _is_ours)
+def _chance(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        if found.root in {"uuid", "random", "secrets"} and not found.typing_only:
+            yield found.line, f"imports {found.root}: use `coordinator.ids`"
+    yield from source.uses({"os.urandom": "use `coordinator.ids`"})
+
+
+_SUBJECT = re.compile(r"\bcoordination\.[a-z*>{]|\.rpc\.|\$(KV|JS|SRV)\b")
+_SUBJECT_TAIL = re.compile(r"\.((events|inbox|heartbeat|rpc|read|notice|node)\.|(journal|epoch|leader)$)")
+
+
+@_per_file("subject", _is_ours)
+def _subject(source: Source) -> Iterator[tuple[int, str]]:
+    instead = "spells a subject: use `events.subjects.Subjects`"
+    prose = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}  # docstrings
+    for node in source.nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            if _SUBJECT.search(node.value):
+                yield node.lineno, instead
+        elif isinstance(node, ast.JoinedStr):
+            for before, part in pairwise(node.values):
+                tail = part.value if isinstance(part, ast.Constant) else ""
+                if isinstance(before, ast.FormattedValue) and _SUBJECT_TAIL.match(str(tail)):
+                    yield node.lineno, instead
+
+
+@_per_file("print", _is_ours)
+def _print(source: Source) -> Iterator[tuple[int, str]]:
+    yield from source.uses({"print": "log with structlog, or return it; only the command line prints"})
+
+
+# ---- what hides trouble
+
+
+@_per_file("broad_except", _is_python)
+def _broad_except(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.nodes:
+        if isinstance(node, ast.ExceptHandler):
+            if node.type is None:
+                yield node.lineno, "bare `except`: name what you expect"
+            elif _is_everything(source, node.type) and ast.unparse(node.body[-1]) != "raise":
+                yield from _unless_it_says_why(source, node.lineno)
+        elif isinstance(node, ast.Call) and source.dotted(node.func) == "contextlib.suppress":
+            for _ in filter(partial(_is_everything, source), node.args):
+                yield from _unless_it_says_why(source, node.lineno)
+
+
+def _is_everything(source: Source, caught: ast.expr) -> bool:
+    each = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(source.dotted(one) in {"Exception", "BaseException"} for one in each)
+
+
+def _unless_it_says_why(source: Source, line: int) -> Iterator[tuple[int, str]]:
+    comment = source.lines[line - 1].partition("#")[2]
+    said = re.sub(r"noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^]]*\])?", "", comment)
+    if not re.search(r"[a-z]{3}", said):
+        yield line, "catches everything: name what you expect, or say why on this line"
+
+
+@_per_file("skip_without_reason", _is_python)
+def _skip_without_reason(source: Source) -> Iterator[tuple[int, str]]:
+    marks = {"pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail", "pytest.importorskip"}
+    calls = {id(node.func): node for node in source.nodes if isinstance(node, ast.Call)}
+    for node in source.nodes:
+        if not isinstance(node, ast.Name | ast.Attribute):
+            continue
+        if (name := source.dotted(node)) in marks | {"pytest.skip", "pytest.xfail"}:
+            call = calls.get(id(node))
+            reasons = [word.value for word in call.keywords if word.arg in {"reason", "msg"}] if call else []
+            if call and name in {"pytest.skip", "pytest.xfail", "pytest.mark.skip"}:
+                reasons += call.args
+            if not any(ast.unparse(reason).strip("'\"") for reason in reasons):
+                yield node.lineno, f"`{name}` without a reason: give reason="
+
+
+@_per_file("unsafe", _is_python)
+def _unsafe(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        if found.root in {"pickle", "cloudpickle", "dill", "shelve", "marshal"}:
+            yield found.line, f"imports {found.root}, which runs what it reads: use msgspec"
+    loads = dict.fromkeys(["yaml.load", "yaml.unsafe_load", "yaml.full_load"], "runs what it reads: use yaml.safe_load")
+    shells = ["os.system", "os.popen", "subprocess.getoutput", "asyncio.create_subprocess_shell"]
+    instead = "starts a shell: use an argument list without one"
+    yield from source.uses(loads | dict.fromkeys(shells, instead))
+    for node in source.nodes:
+        if isinstance(node, ast.keyword) and node.arg == "shell" and ast.unparse(node.value) != "False":
+            yield node.value.lineno, f"`shell=`: {instead}"
+
+
+# ---- what must not be in any text; the patterns are spelled so that they do not find themselves
+
+
+_NOT_IN_TEXT = {
+    "left_for_later": (
+        re.compile(r"\b(TO[D]O|FIX[M]E|XX[X]|HA[C]K)\b"),
+        "left for later: do it now, or open an issue",
+    ),
+    "ignore_without_code": (
+        re.compile(r"#\s*type:\s*ignor[e](?!\[)"),
+        "a type error ignored without its code: write ignore[code]",
+    ),
+    "registry_host": (
+        re.compile(
+            r"py[p]i\.org|pythonhoste[d]|npm[j]s\.(org|com)|de[b]\.debian|security\.de[b]ian\.org"
+            r"|archive\.ub[u]ntu|proxy\.gola[n]g|crate[s]\.io|rubygem[s]\.org|repo\.mave[n]"
+        ),
+        "names a package registry's host: name the package; where it comes from is each machine's own setting",
+    ),
+    "machine_path": (
+        re.compile(r"(?<![\w./~})-])/(wor[k]|roo[t]|far[m])(?![\w-])"),
+        "a path of somebody's machine: make it relative, or take it from the settings",
+    ),
+}
+
+
+def _lines_with(pattern: re.Pattern[str], instead: str) -> Callable[[list[Source]], Iterator[Finding]]:
+    def find(sources: list[Source]) -> Iterator[Finding]:
+        for source in sources:
+            for number, line in enumerate(source.lines, 1):
+                if pattern.search(line):
+                    yield Finding(source.path, number, instead)
+
+    return find
+
+
+RULES += [Rule(name, _lines_with(pattern, instead)) for name, (pattern, instead) in _NOT_IN_TEXT.items()]
