@@ -29,3 +29,28 @@ class SystemClock:
     def heard(self) -> float:
         # CLOCK_MONOTONIC stands still while a laptop sleeps; a lease must not.
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+class CommitClock:
+    """
+    Commit time: the wall clock's, but it never runs back and never stands still.
+
+    A writer whose wall clock is behind that of the writer before it, or is set back, goes on from the last commit at the
+    pace of its monotonic clock; deadlines in the journal would otherwise wait until its wall clock has caught up.
+
+    Args:
+        clock: the machine's clocks.
+        last: time of the last commit, seconds since 1970.
+    """
+
+    def __init__(self, clock: Clock, last: float) -> None:
+        self._clock = clock
+        self._last = last
+        self._heard = clock.heard()
+
+    def now(self) -> float:
+        """Give seconds since 1970."""
+        heard = self._clock.heard()
+        self._last = max(self._clock.wall(), self._last + heard - self._heard)
+        self._heard = heard
+        return self._last

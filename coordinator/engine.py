@@ -5,9 +5,9 @@ The writer's turn: the one place where orders become facts.
     2 answer questions            5 record what time now owes
     3 decide each order           6 commit all of it as one message       7 answer
 
-The next turn starts when the commit is acknowledged; what came in meanwhile is its batch, so load makes batches larger and a
-lone order waits for one fsync. Nothing is answered before the commit that holds it. There is no `await` between reading
-the world and folding what was decided. Only `journal.commit` writes; only this file calls it.
+The next turn starts when the commit is acknowledged; what came in meanwhile is its batch, so load makes batches larger
+and a lone order waits for one fsync. Nothing is answered before the commit that holds it. There is no `await` between
+reading the world and folding what was decided. Only `journal.commit` writes; only this file calls it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck, ServiceLoad, SyncNode
+from coordinator.clock import CommitClock
+from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck
 from coordinator.decide import answer, decide
 from coordinator.due import due
-from coordinator.intake import Asked, Caller, Intake
+from coordinator.intake import Asked, Caller, Intake, typed
 from coordinator.journal import Epoch
 from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from coordinator.clock import Clock
+    from coordinator.commands import ServiceLoad
     from coordinator.journal import Journal
     from coordinator.rules import Rules
     from events.base import Event
@@ -85,7 +87,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Notify(Protocol):
     """Tells a worker or node that something changed for it: a hint, which may be lost."""
 
-    def __call__(self, kind: str, entity_id: str, body: bytes) -> None: ...
+    def __call__(self, kind: str, entity_id: str, body: bytes) -> object: ...
 
 
 class Engine:
@@ -102,7 +104,7 @@ class Engine:
         version: str,
         limits: Limits | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
-        notify: Notify = lambda kind, entity_id, body: None,
+        notify: Notify = lambda *_: None,
     ) -> None:
         self.world = world
         self.signs = Signs()
@@ -112,6 +114,7 @@ class Engine:
         self.turns = 0
         self._journal = journal
         self._clock = clock
+        self._commit_clock = CommitClock(clock, world.time)
         self._instance = instance
         self._version = version
         self._limits = limits if limits is not None else Limits()
@@ -119,7 +122,8 @@ class Engine:
         self._notify = notify
         self.intake = Intake(self._limits.intake_max)
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance)
-        self._waiting = Waiting(world, most=self._limits.waiting_max, wait_max_s=self._limits.wait_max_s)
+        most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
+        self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
         self._next_tick = 0.0
@@ -182,7 +186,7 @@ class Engine:
                 else:
                     future.set_exception(error)
 
-        self.put(Asked(command, caller, reply))
+        self.put(Asked(typed(command), caller, reply))
         return await future
 
     def ask_now(self, question: Any) -> Any:
@@ -191,9 +195,11 @@ class Engine:
 
     def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
         """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
+        if not self._leading:
+            return  # it knows of no lease, and must not call any lost
         self.signs.hear_worker(worker_id, self._clock.heard(), leases, load)
         lost = [lease for lease in leases if lease not in self.signs.leases]
-        if lost:
+        if lost and self._is_fresh():
             self._notify("worker", worker_id, msgspec.json.encode({"lost": lost}))
 
     def hear_service(self, service_id: str, load: ServiceLoad) -> None:
@@ -201,18 +207,19 @@ class Engine:
         self.signs.hear_service(service_id, self._clock.heard(), load)
         service = self.world.services.get(service_id)
         if service is not None and not service.is_ended and service.status.value == "offline":
-            self.put(Asked(HeartbeatService(service_id=service_id), COORDINATOR, lambda value, error: None))
+            said = {name: getattr(load, name) for name in ("load", "connections", "response_time_ms")}
+            self.put(Asked(HeartbeatService(service_id=service_id, **said), COORDINATOR, lambda *_: None))
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
     async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
         turn = self._open_turn()
-        if about_itself is not None:
-            turn.record([about_itself], COORDINATOR)
-        self._take(turn)
-        self._place(turn)
-        self._owe(turn)
         try:
+            if about_itself is not None:
+                turn.record([about_itself], COORDINATOR)
+            self._take(turn)
+            self._place(turn)
+            self._owe(turn)
             if turn.events:
                 await self._commit(turn)
             elif turn.answers and not self._is_fresh():
@@ -227,30 +234,36 @@ class Engine:
 
     def _open_turn(self) -> Turn:
         self.turns += 1
-        now = max(self._clock.wall(), self.world.time)
-        turn = Turn(self.world, now=now, bytes_max=self._limits.turn_bytes)
+        turn = Turn(self.world, now=self._commit_clock.now(), bytes_max=self._limits.turn_bytes)
         self.world.indexes.advance(turn.now)
         return turn
 
     def _take(self, turn: Turn) -> None:
         for _ in range(self._limits.turn_commands):
-            asked = self.intake.take()
+            # Half of a turn is kept for what follows from orders: a flood of them must not stop placing, nor time.
+            asked = self.intake.take() if turn.room > self._limits.turn_bytes // 2 else None
             if asked is None:
                 return
             try:
-                if asked.command.IS_QUESTION:
-                    self._answer_question(turn, asked)
-                else:
-                    self._decide(turn, asked)
+                self._take_up(turn, asked)
             except TurnFull:
                 self.intake.put_back(asked)
                 return
-            except CoordinationError as error:
-                self._refuse(turn, asked, error)
-            except Exception as error:  # noqa: BLE001  # one order must never stop the writer: refuse it, say so
+            except Exception as error:  # one order must never stop the writer: refuse it, say so
                 log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
-                asked.reply(None, Refused(f"the coordinator failed on this command: {error}", reason="internal"))
-        self.intake.wake()
+                refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
+                turn.answers.append((asked, None, refused))
+
+    def _take_up(self, turn: Turn, asked: Asked) -> None:
+        try:
+            if asked.command.IS_QUESTION:
+                self._answer_question(turn, asked)
+            else:
+                self._decide(turn, asked)
+        except CoordinationError as error:
+            # What is on record all the same is written down; where it does not fit, the order waits for the next turn.
+            turn.record(error.facts, asked.caller)
+            turn.answers.append((asked, None, error))
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from what is committed, or from this turn's own events once they are."""
@@ -264,7 +277,9 @@ class Engine:
         command, caller = asked.command, asked.caller
         context = Context(turn.now, self.rules, caller.tenant, caller.actor)
         commandid = caller.command_id if command.REMEMBERED else ""
-        streak = self._note_signs(command)
+        streak = self.signs.streak(command) if isinstance(command, ReportCheck) else 1
+        if isinstance(command, ClaimTasks):
+            self.signs.workers[command.worker_id] = self._clock.heard()
         if commandid and commandid in self.world.remembered:
             events: tuple[Event, ...] = ()
         else:
@@ -272,34 +287,26 @@ class Engine:
         if events:
             turn.record(events, caller, commandid=commandid)
             self._note(events)
-        if isinstance(command, ReportCheck):
-            self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
+        self.signs.hear_order(command, self._clock.heard())
         if isinstance(command, ClaimTasks):
             self._claim(turn, asked, command)
             return
-        value = answer(self.world, command, context, events)
-        turn.answers.append((asked, value, None))
+        if isinstance(command, ReportCheck):
+            self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
+        turn.answers.append((asked, answer(self.world, command, context, events), None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)
         if claimed is None:
             self._scheduling.add(asked)
             return
-        tasks = [self.world.tasks[task_id] for task_id in claimed]
-        turn.answers.append((asked, tasks, None))
-
-    def _refuse(self, turn: Turn, asked: Asked, error: CoordinationError) -> None:
-        """Put what is on record all the same down, and the refusal among the answers."""
-        if error.facts:
-            try:
-                turn.record(error.facts, asked.caller)
-            except TurnFull:
-                self.intake.put_back(asked)
-                return
-        turn.answers.append((asked, None, error))
+        turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
     def _place(self, turn: Turn) -> None:
         most = max(0, (turn.room - self._scheduling.claim_bytes) // PLACEMENT_BYTES)
+        if most == 0 and turn.events and self._scheduling.claim_bytes:
+            self.intake.wake()
+            return
         started, why = self._scheduling.place(turn.now, self._clock.heard(), most=most)
         if started:
             try:
@@ -308,12 +315,10 @@ class Engine:
                 self.intake.wake()
                 return
             self._note(started)
-            for asked, tasks in self._scheduling.answer_placed(started):
-                turn.answers.append((asked, tasks, None))
+            turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
             if len(started) == most:
                 self.intake.wake()
-        for asked in self._scheduling.answer_impatient():
-            turn.answers.append((asked, [], None))
+        turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
     def _owe(self, turn: Turn) -> None:
         heard_now = self._clock.heard()
@@ -356,8 +361,7 @@ class Engine:
                 self._touched.add(event.subject)
 
     def _lost(self, task_id: str, lease: str) -> None:
-        worker_id = self.world.tasks[task_id].worker_id
-        if worker_id:
+        if worker_id := self.world.tasks[task_id].worker_id:
             self._notices.setdefault(("worker", worker_id), []).append(lease)
 
     def _tell(self) -> None:
@@ -365,29 +369,8 @@ class Engine:
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode({"lost": lost}))
         self._notices.clear()
-        if self._touched:
-            self._waiting.look(self._touched)
-            self._touched = set()
-
-    def _note_signs(self, command: Any) -> int:
-        """Take the sign of life that lies in a command; give how often in a row a check has had its outcome."""
-        heard_now = self._clock.heard()
-        match command:
-            case ClaimTasks():
-                self.signs.workers[command.worker_id] = heard_now
-            case SyncNode():
-                self.signs.nodes[command.node_id] = heard_now
-            case HeartbeatService() if command.service_id in self.world.services:
-                load = ServiceLoad(
-                    heard_s_ago=0.0,
-                    load=command.load,
-                    connections=command.connections,
-                    response_time_ms=command.response_time_ms,
-                )
-                self.signs.hear_service(command.service_id, heard_now, load)
-            case ReportCheck():
-                return self.signs.streak(command)
-        return 1
+        self._waiting.look(self._touched)
+        self._touched = set()
 
     # --- begin and end ------------------------------------------------------------------------------------------------
 
