@@ -1,43 +1,51 @@
 """
 The one app behind all facades of a process: a connection to a coordinator, or a whole coordinator of its own.
 
-    COORDINATOR_URL set             → a client of that coordinator
-    a `coordinator up` of this user → a client of it (its running.json)
-    else                            → embedded: nats-server, coordinator, follower and node agent for this process alone, in
-                                      a temporary folder that is removed at the end
+    COORDINATOR_URL or nats.url set     a client of that coordinator
+    a `coordinator up` of this user     a client of it, by its running.json
+    else                                embedded: a whole cluster for this process, in a temporary folder that goes with it
 
-Facades share it and count references; the last to let go closes it. All of it lives in one task, so that it opens and closes
-in order however the program ends.
+Facades share it and count references; the last to let go closes it. All of it lives in one task, so that it opens and
+closes in order however the program ends. Each event loop has its own: nothing here is safe between threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import structlog
 
-from coordinator.client import CALL_TIMEOUT_S, Client
+from coordinator.client import CALL_TIMEOUT_S, Client, credentials
 from coordinator.commands import FindServices
-from coordinator.intake import Caller
+from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
+from coordinator.intake import Caller
+from coordinator.logs import LEVELS
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from coordinator.commands import Command
     from coordinator.serve import Coordinator
+    from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 OPEN_TIMEOUT_S = 60.0
 BEAT_S = 5.0
-"""How often leases claimed through facades are renewed."""
+"""Leases claimed through facades are renewed so often, or three times in `scheduler.lease_s` where that is shorter."""
+BEATS_A_LEASE = 3.0
+HELD_MAX = 10_000
+"""As many leases as one heartbeat may name; beyond it the oldest, never reported on, is given up."""
+POLL_S = 0.02
 
 _ids = TimeOrderedIds()
 
@@ -50,10 +58,13 @@ class Held:
 
     def take(self, task_id: str, worker_id: str, lease: str) -> None:
         """Keep a lease."""
+        self._leases.pop(task_id, None)
+        if len(self._leases) >= HELD_MAX:
+            del self._leases[next(iter(self._leases))]
         self._leases[task_id] = (worker_id, lease)
 
     def lease(self, task_id: str) -> str:
-        """Give the lease claimed for a task, empty when there is none."""
+        """Give the lease claimed for a task, empty when there is none; it may be lost by now."""
         return self._leases.get(task_id, ("", ""))[1]
 
     def drop(self, task_id: str) -> None:
@@ -73,27 +84,77 @@ class Backend(Protocol):
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any: ...
     def renew(self, worker_id: str, leases: list[str]) -> None: ...
+    def close(self) -> None: ...
 
 
 class App:
-    """What facades work with; see `shared_app`."""
+    """What facades work with; got by `acquire_app`, or given to them in tests."""
 
-    def __init__(self, backend: Backend, client: Client, *, where: str) -> None:
+    def __init__(
+        self, backend: Backend, client: Client, settings: Settings, tasks: asyncio.TaskGroup, *, where: str
+    ) -> None:
         self.client = client
+        self.settings = settings
         self.where = where
         self.held = Held()
+        self.is_open = True
+        self.failure: Exception | None = None
         self._backend = backend
+        self._tasks = tasks
+        self._running: set[asyncio.Task[None]] = set()
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        """Order or ask something; see `client.Door`."""
+        """
+        Order or ask something; see `client.Door`.
+
+        Raises:
+            Unavailable: the app is closed, beside what the door raises.
+        """
+        if not self.is_open:
+            raise self._closed()
         return await self._backend.execute(command, timeout_s=timeout_s)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """
+        Run *work* beside the app until it ends, is cancelled, or the app closes; what it raises is logged.
+
+        Raises:
+            Unavailable: the app is closed.
+        """
+        if not self.is_open:
+            work.close()
+            raise self._closed()
+        task = self._tasks.create_task(_minded(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def keep_leases(self) -> None:
         """Renew what this process holds, for ever."""
+        beat_s = min(BEAT_S, self.settings.scheduler.lease_s / BEATS_A_LEASE)
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(beat_s)
             for worker_id, leases in self.held.by_worker().items():
                 self._backend.renew(worker_id, leases)
+
+    def close(self) -> None:
+        """Take nothing more, and end what was started."""
+        self.is_open = False
+        self._backend.close()
+        for task in self._running:
+            task.cancel()
+
+    def _closed(self) -> Unavailable:
+        if self.failure is not None:
+            return Unavailable(f"the coordinator of this process has ended: {self.failure}", reason="closed")
+        return Unavailable("this connection to the coordinator is closed: open a new one", reason="closed")
+
+
+async def _minded(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:  # what runs beside the app must never end it: said here
+        log.exception("background_work_failed", work=work.__qualname__)
 
 
 class _Remote:
@@ -108,42 +169,50 @@ class _Remote:
     def renew(self, worker_id: str, leases: list[str]) -> None:
         self._client.beat_worker(worker_id, tuple(leases))
 
+    def close(self) -> None:
+        """Leave the client to whoever opened it."""
+
 
 class _Embedded:
     """The coordinator of this very process: no network between the facade and the engine."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._caller = Caller(actor="local")
+        self._is_closed = False
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         engine = self._coordinator.engine
         if engine is not None and isinstance(command, FindServices):
             return engine.ask_now(command)
-        caller = self._caller
-        if command.REMEMBERED:
-            caller = Caller(actor="local", command_id=_ids.new("cmd"))
+        caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
         wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
+        last = Unavailable("no instance leads")
         try:
             async with asyncio.timeout(wait_s):
-                while True:
-                    await self._coordinator.leading.wait()
+                while not self._is_closed:
                     engine = self._coordinator.engine
                     if engine is None:
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(POLL_S)
                         continue
                     try:
+                        # After a take-over it is asked again under the same ids, so that nothing is done twice.
                         return await engine.execute(command, caller)
                     except Unavailable as error:
-                        await asyncio.sleep(error.retry_after_s or 0.05)
+                        last = error
+                        await asyncio.sleep(error.retry_after_s or POLL_S)
         except TimeoutError:
-            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: the coordinator does not lead"
-            raise Unavailable(msg, reason="timeout") from None
+            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: {last.message}"
+            raise Unavailable(msg, reason="timeout") from last
+        raise last
 
     def renew(self, worker_id: str, leases: list[str]) -> None:
         engine = self._coordinator.engine
         if engine is not None:
             engine.hear_worker(worker_id, tuple(leases), 0.0)
+
+    def close(self) -> None:
+        """Ask nothing again: the coordinator is about to end."""
+        self._is_closed = True
 
 
 # --- which one, and for how long --------------------------------------------------------------------------------------
@@ -153,80 +222,101 @@ class _Shared:
     """The app of one event loop and how many facades hold it."""
 
     def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
         self.references = 0
-        self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
-        self.ready: asyncio.Future[App] = self.loop.create_future()
-        # The app outlives the call that first needed it, so it has a task of its own: the only one of a process.
-        self.task = self.loop.create_task(self._host(), name="coordinator-app")
+        self.app: App | None = None
+        self.ready: asyncio.Future[App] = loop.create_future()
+        # The app outlives the call that first needed it, so it has a task of its own: the only one of a loop.
+        self.task = loop.create_task(self._host(), name="coordinator-app")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can be of no more use; one that failed is kept while somebody holds it, to say so."""
+        return self.task.done() and (self.app is None or self.app.failure is None or self.references <= 0)
 
     async def _host(self) -> None:
         try:
-            async with AsyncExitStack() as stack:
-                app = await stack.enter_async_context(_open())
-                self.ready.set_result(app)
+            async with _open() as self.app:
+                self.ready.set_result(self.app)
                 await self.stop.wait()
-        except BaseException as error:
-            if not self.ready.done():
-                self.ready.set_exception(error)
-                return
-            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait for the app are told
+            self._failed(error)
+        finally:
+            self.ready.cancel()
+
+    def _failed(self, error: Exception) -> None:
+        if self.app is None:
+            self.ready.set_exception(error)
+            return
+        self.app.failure = error
+        log.error("app_failed", reason=str(error))
 
 
-_shared: _Shared | None = None
+_apps: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
+_closing: set[asyncio.Task[None]] = set()
 
 
 async def acquire_app() -> App:
     """
-    Give the app of this process, opened when nobody holds it; each call is to be matched by one of `release_app`.
+    Give the app of this event loop, opened when nobody holds it; each call is to be matched by one of `release_app`.
 
     Raises:
-        Unavailable: the coordinator that COORDINATOR_URL names cannot be reached.
+        Unavailable: the coordinator that COORDINATOR_URL names cannot be reached, or the embedded one has failed.
+        Refused: the settings are wrong, or there is no usable nats-server.
     """
-    global _shared  # noqa: PLW0603  # one app per process is what it is for
-    shared = _shared
-    if shared is None or shared.loop is not asyncio.get_running_loop() or shared.task.done():
-        shared = _shared = _Shared()
+    loop = asyncio.get_running_loop()
+    shared = _apps.get(loop)
+    if shared is None or shared.has_ended:
+        shared = _apps[loop] = _Shared()
     shared.references += 1
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             return await asyncio.shield(shared.ready)
+    except TimeoutError:
+        await _let_go(shared)
+        raise Unavailable(f"the coordinator did not open within {OPEN_TIMEOUT_S:g} s", reason="timeout") from None
     except BaseException:
-        await release_app()
+        await _let_go(shared)
         raise
 
 
-async def release_app() -> None:
-    """Let go of the app; the last to do so closes it."""
-    global _shared  # noqa: PLW0603  # see acquire_app
-    shared = _shared
-    if shared is None or shared.loop is not asyncio.get_running_loop():
-        return
+async def release_app(app: App) -> None:
+    """Let go of an app; the last to do so closes it."""
+    shared = _apps.get(asyncio.get_running_loop())
+    if shared is not None and shared.app is app:
+        await _let_go(shared)
+
+
+async def _let_go(shared: _Shared) -> None:
     shared.references -= 1
-    if shared.references <= 0:
-        _shared = None
-        shared.stop.set()
-        await asyncio.wait([shared.task])
+    if shared.references > 0:
+        return
+    loop = asyncio.get_running_loop()
+    if _apps.get(loop) is shared:
+        del _apps[loop]
+    if shared.app is None:
+        shared.task.cancel()
+    shared.stop.set()
+    # Who waits here may be cancelled; closing goes on all the same.
+    _closing.add(shared.task)
+    shared.task.add_done_callback(_closing.discard)
+    await asyncio.wait([shared.task])
 
 
 @asynccontextmanager
 async def _open() -> AsyncIterator[App]:
     """Open whichever app this process is to use, and say which."""
-    from coordinator.home import Home
     from coordinator.settings import load
 
     settings = load()
-    url = os.environ.get("COORDINATOR_URL", "")
-    why = "COORDINATOR_URL"
-    if not url:
-        running = Home(settings.home_path()).read_running() if settings.home_path().is_dir() else None
-        url, why = (running.url, "coordinator up") if running is not None else ("", "embedded")
+    _log_to_stderr(settings.log.level)
+    url, why = _where(settings)
     if url:
-        async with Client.open(
-            url, namespace=settings.namespace, creds=settings.nats.creds, tls_ca=settings.nats.tls_ca
-        ) as client:
+        async with Client.open(url, namespace=settings.namespace, **credentials(settings)) as client:
+            client.call_timeout_s = settings.client.call_timeout_s
             log.info("app_opened", kind=why, server=client.bus.where)
-            async with _kept(App(_Remote(client), client, where=why)) as app:
+            async with _running(_Remote(client), client, settings, why) as app:
                 yield app
         return
     with tempfile.TemporaryDirectory(prefix="coordinator-") as folder:
@@ -234,25 +324,46 @@ async def _open() -> AsyncIterator[App]:
             yield app
 
 
+def _where(settings: Settings) -> tuple[str, str]:
+    """Say where the coordinator to use is, and who says so; nowhere when this process is to run its own."""
+    from coordinator.home import Home
+
+    if url := os.environ.get("COORDINATOR_URL", ""):
+        return url, "COORDINATOR_URL"
+    if settings.nats.url:
+        return settings.nats.url, "nats.url"
+    home = settings.home_path()
+    running = Home(home).read_running() if home.is_dir() else None
+    return (running.url, "coordinator up") if running is not None else ("", "embedded")
+
+
+def _log_to_stderr(level: str) -> None:
+    """Have our lines on standard error where the program does not say where they go: its output is its own."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        )
+
+
 @asynccontextmanager
-async def embedded(folder: Path, settings: Any) -> AsyncIterator[App]:
+async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
     """Run a whole coordinator in this process, its files in *folder*."""
     from coordinator.local import local_cluster
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))
-        async with _kept(App(_Embedded(coordinator), client, where="embedded")) as app:
+        async with _running(_Embedded(coordinator), client, settings, "embedded") as app:
             yield app
 
 
 @asynccontextmanager
-async def _kept(app: App) -> AsyncIterator[App]:
-    """Renew the app's leases while it is open."""
-    from coordinator.groups import task_group
-
+async def _running(backend: Backend, client: Client, settings: Settings, where: str) -> AsyncIterator[App]:
+    """Keep an app, the leases it holds, and what it was asked to run."""
     async with task_group() as tasks:
-        renewing = tasks.create_task(app.keep_leases())
+        app = App(backend, client, settings, tasks, where=where)
+        app.start(app.keep_leases())
         try:
             yield app
         finally:
-            renewing.cancel()
+            app.close()
