@@ -34,7 +34,7 @@ e2e: venv ## the real thing: processes and nats-server
 	$(PY) -m pytest tests/e2e $(ARGS)
 
 bench: venv ## latency and throughput, as JSON
-	@$(PY) -m tests.bench $(ARGS)
+	@$(PY) -m coordinator.cli bench latency $(ARGS)
 
 faults: venv ## kill -9 of every process, once each, while tasks run
 	@$(PY) -m tests.faults $(ARGS)

@@ -3,7 +3,7 @@ The one app behind all facades of a process: a connection to a coordinator, or a
 
     COORDINATOR_URL or nats.url set     a client of that coordinator
     a `coordinator up` of this user     a client of it, by its running.json
-    else                                embedded: a whole cluster for this process, in a temporary folder that goes with it
+    else                                embedded: a whole cluster for this process, in a temporary folder
 
 Facades share it and count references; the last to let go closes it. All of it lives in one task, so that it opens and
 closes in order however the program ends. Each event loop has its own: nothing here is safe between threads.
@@ -154,7 +154,7 @@ async def _minded(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:  # what runs beside the app must never end it: said here
-        log.exception("background_work_failed", work=work.__qualname__)
+        log.exception("background_work_failed", work=repr(work))
 
 
 class _Remote:

@@ -1,9 +1,9 @@
 """
 The remote side of the RPC door: sends commands, waits out take-overs, and gives values or errors of the one family.
 
-Concurrent calls of one kind share requests: the first goes at once, what comes while it is under way rides in the next. A
-request without an answer is sent again, byte for byte, until the call's time is over: ids are made by whoever calls, so that
-nothing is done twice. Answers of an older reign than one already seen are dropped.
+Concurrent calls of one kind share requests: the first goes at once, what comes while it is under way rides in the
+next. A request without an answer is sent again, byte for byte, until the call's time is over: ids are made by whoever
+calls, so that nothing is done twice. Answers of an older reign than one already seen are dropped.
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ REQUEST_BYTES = 400_000
 """Commands ride together up to so many bytes; a single larger one travels alone."""
 
 _ids = TimeOrderedIds()
+
+
+def credentials(settings: Any) -> dict[str, Any]:
+    """Give what the settings say of NATS credentials, as the connections take it."""
+    nats = settings.nats
+    return {"creds": str(nats.creds) if nats.creds else None, "tls_ca": str(nats.tls_ca) if nats.tls_ca else None}
 
 
 class Door(Protocol):
@@ -116,9 +122,11 @@ class Client:
         order = ORDERS[type(command)](data=command, id=_ids.new("cmd"), tenant=self._tenant)
         subject = self.subjects.rpc(self.source, command.KIND, command.VERB)
         wait_s = float(getattr(command, "wait_s", 0.0))
-        deadline = asyncio.get_running_loop().time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
+        deadline = (
+            asyncio.get_running_loop().time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
+        )
         if wait_s > 0:
-            (answer,) = await self._request(subject, encode_orders([order]), deadline, wait_s)
+            (answer,) = await self.request(subject, encode_orders([order]), deadline, wait_s)
         else:
             lane = self._lanes.get(subject)
             if lane is None:
@@ -150,10 +158,10 @@ class Client:
                 break
             await asyncio.sleep(pause_s)
             wait_s = float(getattr(order.data, "wait_s", 0.0))
-            (answer,) = await self._request(subject, encode_orders([order]), deadline, wait_s)
+            (answer,) = await self.request(subject, encode_orders([order]), deadline, wait_s)
         return value_of(answer, order.data)
 
-    async def _request(self, subject: str, body: bytes, deadline: float, wait_s: float = 0.0) -> list[Answer]:
+    async def request(self, subject: str, body: bytes, deadline: float, wait_s: float = 0.0) -> list[Answer]:
         """
         Send a request until it is answered by a writer no older than any seen before.
 
@@ -192,7 +200,7 @@ class Client:
                 self._seen = reign
         return True
 
-    def _leader_changed(self, message: Message) -> None:
+    def _leader_changed(self, _: Message) -> None:
         """Send what is outstanding again at once, to whoever leads now."""
         now = asyncio.get_running_loop().time()
         for attempt in self._attempts:
@@ -239,7 +247,7 @@ class _Lane:
 
     def _load(self) -> list[tuple[Order, float, asyncio.Future[Answer]]]:
         """Take what goes together: many, up to a limit of count and bytes."""
-        taken = []
+        taken: list[tuple[Order, float, asyncio.Future[Answer]]] = []
         size = 0
         while self._waiting and len(taken) < MOST_COMMANDS:
             size += _size_of(self._waiting[0][0])
@@ -253,7 +261,7 @@ class _Lane:
         error: Exception | None = None
         answers: list[Answer] = []
         try:
-            answers = await self._client._request(self._subject, encode_orders([one for one, _, _ in taken]), deadline)
+            answers = await self._client.request(self._subject, encode_orders([one for one, _, _ in taken]), deadline)
             if len(answers) != len(taken):
                 error = CoordinationError(f"{len(taken)} commands were answered by {len(answers)} answers")
         except (CoordinationError, Refused) as caught:

@@ -1,544 +1,123 @@
 """
-Every order and question the coordinator takes, as values; the same on every door.
+Every order and question the coordinator takes, the same on every door, by its name on the wire and by its subject.
 
-An order may change the world and is decided by the writer; a question only reads it. The class name gives the type on the
-wire (`SubmitTask` → `submit_task`), `KIND` and `VERB` the RPC subject it comes in on, `Answer` the type of its answer.
+The class name gives the type on the wire (`SubmitTask` → `submit_task`).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
 
-import msgspec
-
-from events.container import ContainerStatus, Secret
-from events.resources import NONE, Resources
-from events.service import ServiceStatus
-from events.task import Payload, TaskStatus
-from projections.container import Container
-from projections.node import Node
-from projections.pool import Pool
-from projections.service import Service
-from projections.session import Session
-from projections.task import Task
-from projections.worker import Worker
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """An order or a question."""
-
-    KIND: ClassVar[str] = ""
-    VERB: ClassVar[str] = ""
-    Answer: ClassVar[Any] = None
-    IS_QUESTION: ClassVar[bool] = False
-    """Questions are answered from the world as it stands; they are never decided."""
-    REMEMBERED: ClassVar[bool] = False
-    """Whether repeats are known by their command id, because the order makes nothing with an id of its own."""
-
-
-# --- tasks and workers ------------------------------------------------------------------------------------------------
-
-
-class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
-    """Put a task into the queue; the caller makes the id, so that sending twice makes one task."""
-
-    KIND, VERB, Answer = "task", "submit", str
-
-    task_id: str
-    task_name: str
-    task_type: str = ""
-    priority: int = 0
-    timeout_s: float | None = None
-    max_retries: int | None = None
-    resources: Resources = NONE
-    payload: Payload | None = None
-    idempotency_key: str = ""
-
-
-class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
-    """Ask for up to `slots` tasks for a worker and wait up to `wait_s` for the first."""
-
-    KIND, VERB, Answer = "task", "claim", list[Task]
-
-    claim_id: str
-    worker_id: str
-    slots: int = 1
-    wait_s: float = 0.0
-    strategy: str = ""
-
-
-class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` ended well; without a lease only where nobody holds one."""
-
-    KIND, VERB = "task", "complete"
-
-    task_id: str
-    lease: str = ""
-    worker_id: str = ""
-    execution_time_s: float | None = None
-    result: Payload | None = None
-
-
-class FailTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` failed; it is tried again while retries are left, unless not `retry`."""
-
-    KIND, VERB, Answer = "task", "fail", TaskStatus
-
-    task_id: str
-    error: str
-    lease: str = ""
-    worker_id: str = ""
-    retry: bool = True
-
-
-class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
-    """Give an attempt back unstarted; it does not count as a try."""
-
-    KIND, VERB = "task", "release"
-
-    task_id: str
-    lease: str
-    reason: str = ""
-
-
-class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report how far the attempt under `lease` is, 0 to 1."""
-
-    KIND, VERB = "task", "progress"
-
-    task_id: str
-    lease: str
-    progress: float
-    message: str = ""
-
-
-class CancelTask(Command, frozen=True, kw_only=True, gc=False):
-    """Call a task off, waiting or running."""
-
-    KIND, VERB, Answer = "task", "cancel", TaskStatus
-
-    task_id: str
-    reason: str = ""
-
-
-class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a worker; again with other limits replaces them."""
-
-    KIND, VERB = "worker", "register"
-
-    worker_id: str
-    slots: int | None = None
-    resources: Resources | None = None
-    handles: tuple[str, ...] = ()
-    container_id: str = ""
-
-
-class DrainWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Give the worker no new tasks."""
-
-    KIND, VERB = "worker", "drain"
-
-    worker_id: str
-    reason: str = ""
-
-
-class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Take the worker off; what it still held goes back to the queue."""
-
-    KIND, VERB = "worker", "leave"
-
-    worker_id: str
-    reason: str = ""
-
-
-# --- services ---------------------------------------------------------------------------------------------------------
-
-
-class RegisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a service instance; again with other facts replaces them."""
-
-    KIND, VERB, Answer = "service", "register", str
-
-    service_id: str
-    service_name: str
-    service_type: str
-    host: str
-    port: int
-    health_check_url: str = ""
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, str] = {}
-    weight: int = 1
-    container_id: str = ""
-    worker_id: str = ""
-
-
-class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Take a service instance off."""
-
-    KIND, VERB = "service", "deregister"
-
-    service_id: str
-    reason: str = "requested"
-
-
-class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
-    """Tell that a service instance lives; nothing enters the journal unless its health changes by it."""
-
-    KIND, VERB = "service", "heartbeat"
-
-    service_id: str
-    load: float = 0.0
-    connections: int = 0
-    response_time_ms: float | None = None
-
-
-class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
-    """Report the outcome of one health check; the coordinator decides what it means."""
-
-    KIND, VERB = "service", "check"
-
-    service_id: str
-    ok: bool
-    check: str
-    detail: str = ""
-    latency_ms: float | None = None
-
-
-# --- containers, nodes, sessions --------------------------------------------------------------------------------------
-
-
-class CreateContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Place a container on a node with room for it."""
-
-    KIND, VERB, Answer = "container", "create", str
-
-    container_id: str
-    agent_id: str
-    agent_type: str
-    resources: Resources = NONE
-    environment: dict[str, str | Secret] = {}
-    session_id: str = ""
-
-
-class StartContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container runs; the answer says how it stands now, not that it runs."""
-
-    KIND, VERB, Answer, REMEMBERED = "container", "start", Container, True
-
-    container_id: str
-
-
-class StopContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container stops, at once when `force`."""
-
-    KIND, VERB, Answer, REMEMBERED = "container", "stop", Container, True
-
-    container_id: str
-    force: bool = False
-    reason: str = "requested"
-
-
-class PauseContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a running container is frozen."""
-
-    KIND, VERB, Answer, REMEMBERED = "container", "pause", Container, True
-
-    container_id: str
-
-
-class ResumeContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a frozen container runs on."""
-
-    KIND, VERB, Answer, REMEMBERED = "container", "resume", Container, True
-
-    container_id: str
-
-
-class DestroyContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container is stopped and removed."""
-
-    KIND, VERB, Answer = "container", "destroy", Container
-
-    container_id: str
-    force: bool = False
-
-
-class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a node's capacity; again with other facts replaces them."""
-
-    KIND, VERB = "node", "register"
-
-    node_id: str
-    capacity: Resources
-    runtime: str
-    labels: dict[str, str] = {}
-
-
-class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a node agent saw of one container: `state` is running, paused, exited or failed (could not be started)."""
-
-    container_id: str
-    generation: str
-    state: str
-    exit_code: int | None = None
-    reason: str = ""
-    pid: int = 0
-
-
-class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a node agent is to make true of one container; one that is not named is to be removed."""
-
-    container_id: str
-    generation: str
-    desired: str
-    agent_type: str
-    image: str = ""
-    command: tuple[str, ...] = ()
-    environment: dict[str, str | Secret] = {}
-    resources: Resources = NONE
-    stop_grace_s: float = 10.0
-    when_cut_off: str = "stop"
-    force: bool = False
-
-
-class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer to a sync: everything the node is to run, and for how long it may go on without asking again."""
-
-    containers: tuple[DesiredContainer, ...]
-    node_lease_s: float
-    epoch: tuple[int, int]
-
-
-class SyncNode(Command, frozen=True, kw_only=True, gc=False):
-    """Report everything a node runs and learn everything it should; repeated each second and on each notice."""
-
-    KIND, VERB, Answer = "node", "sync", NodeOrders
-
-    node_id: str
-    observed: tuple[ObservedContainer, ...] = ()
-
-
-class CordonNode(Command, frozen=True, kw_only=True, gc=False):
-    """Give the node no new containers."""
-
-    KIND, VERB = "node", "cordon"
-
-    node_id: str
-    reason: str = ""
-
-
-class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
-    """Give the node containers again."""
-
-    KIND, VERB = "node", "uncordon"
-
-    node_id: str
-
-
-class BindSession(Command, frozen=True, kw_only=True, gc=False):
-    """Let a session be served by a container."""
-
-    KIND, VERB = "session", "bind"
-
-    session_id: str
-    container_id: str
-
-
-class CloseSession(Command, frozen=True, kw_only=True, gc=False):
-    """End a session."""
-
-    KIND, VERB = "session", "close"
-
-    session_id: str
-    reason: str = "requested"
-
-
-# --- pools ------------------------------------------------------------------------------------------------------------
-
-
-class DefinePool(Command, frozen=True, kw_only=True, gc=False):
-    """Give a pool its capacity."""
-
-    KIND, VERB, Answer = "pool", "define", Pool
-
-    pool_id: str
-    capacity: Resources
-
-
-class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
-    """Ask for a share of a pool; the answer is False when it does not fit."""
-
-    KIND, VERB, Answer = "pool", "allocate", bool
-
-    pool_id: str
-    request_id: str
-    resources: Resources
-    priority: int = 0
-
-
-class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
-    """Give a share of a pool back; the answer is False when nothing was held."""
-
-    KIND, VERB, Answer = "pool", "release", bool
-
-    pool_id: str
-    request_id: str
-
-
-# --- questions --------------------------------------------------------------------------------------------------------
-
-
-class Question(Command, frozen=True, kw_only=True, gc=False):
-    """Something asked; nothing changes by it."""
-
-    IS_QUESTION = True
-
-
-class GetTask(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one task; with `wait_s` until it has ended."""
-
-    KIND, VERB, Answer = "task", "get", Task
-
-    task_id: str
-    wait_s: float = 0.0
-
-
-class ListTasks(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for tasks, newest first."""
-
-    KIND, VERB, Answer = "task", "list", list[Task]
-
-    status: TaskStatus | None = None
-    limit: int = 100
-
-
-class GetContainer(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one container; with `wait_s` until its status is none of `unless`."""
-
-    KIND, VERB, Answer = "container", "get", Container
-
-    container_id: str
-    unless: tuple[ContainerStatus, ...] = ()
-    wait_s: float = 0.0
-
-
-class ListContainers(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for containers, newest first."""
-
-    KIND, VERB, Answer = "container", "list", list[Container]
-
-    limit: int = 100
-
-
-class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a service's last heartbeat said, and how long ago, in seconds."""
-
-    heard_s_ago: float
-    load: float = 0.0
-    connections: int = 0
-    response_time_ms: float | None = None
-
-
-class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A service as discovery sees it: its folded state and its last reported load."""
-
-    service: Service
-    reported: ServiceLoad | None = None
-
-
-class FindServices(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for service instances by name, type and status; read at any moment, without waiting for the turn."""
-
-    KIND, VERB, Answer = "service", "find", list[ServiceView]
-
-    service_name: str = ""
-    service_type: str = ""
-    status: ServiceStatus | None = None
-    tag: str = ""
-    limit: int = 1000
-
-
-class GetService(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one service instance."""
-
-    KIND, VERB, Answer = "service", "get", ServiceView
-
-    service_id: str
-
-
-class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One health check as it was reported; `at` is wall-clock seconds."""
-
-    at: float
-    ok: bool
-    check: str
-    status: ServiceStatus
-    detail: str = ""
-    latency_ms: float | None = None
-
-
-class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for the last outcomes of a service's health checks, newest first."""
-
-    KIND, VERB, Answer = "service", "history", list[CheckOutcome]
-
-    service_id: str
-    limit: int = 50
-
-
-class ListWorkers(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for workers."""
-
-    KIND, VERB, Answer = "worker", "list", list[Worker]
-
-    limit: int = 100
-
-
-class ListNodes(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for nodes."""
-
-    KIND, VERB, Answer = "node", "list", list[Node]
-
-    limit: int = 100
-
-
-class GetPool(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for a pool."""
-
-    KIND, VERB, Answer = "pool", "get", Pool
-
-    pool_id: str
-
-
-class GetSession(Question, frozen=True, kw_only=True, gc=False):
-    """Ask which container serves a session."""
-
-    KIND, VERB, Answer = "session", "get", Session
-
-    session_id: str
-
-
-class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Counts by status, totals over the cluster's life, and who leads from which position."""
-
-    containers: dict[str, int]
-    services: dict[str, int]
-    tasks: dict[str, int]
-    workers: dict[str, int]
-    nodes: dict[str, int]
-    totals: dict[str, int]
-    container_starts: int
-    container_failures: int
-    epoch: str
-    position: str
-    leader: str
-
-
-class GetStats(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for the cluster's counts."""
-
-    KIND, VERB, Answer = "coordinator", "stats", ClusterStats
+from coordinator.command import Command
+from coordinator.orders import (
+    AllocatePool,
+    BindSession,
+    CancelTask,
+    ClaimTasks,
+    CloseSession,
+    CompleteTask,
+    CordonNode,
+    CreateContainer,
+    DefinePool,
+    DeregisterService,
+    DesiredContainer,
+    DestroyContainer,
+    DrainWorker,
+    FailTask,
+    HeartbeatService,
+    LeaveWorker,
+    NodeOrders,
+    ObservedContainer,
+    PauseContainer,
+    ProgressTask,
+    RegisterNode,
+    RegisterService,
+    RegisterWorker,
+    ReleasePool,
+    ReleaseTask,
+    ReportCheck,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+    SubmitTask,
+    SyncNode,
+    UncordonNode,
+)
+from coordinator.queries import (
+    CheckOutcome,
+    ClusterStats,
+    FindServices,
+    GetContainer,
+    GetHealthHistory,
+    GetPool,
+    GetService,
+    GetSession,
+    GetStats,
+    GetTask,
+    ListContainers,
+    ListNodes,
+    ListTasks,
+    ListWorkers,
+    Question,
+    ServiceLoad,
+    ServiceView,
+)
+
+__all__ = [
+    "BY_SUBJECT",
+    "COMMANDS",
+    "AllocatePool",
+    "BindSession",
+    "CancelTask",
+    "CheckOutcome",
+    "ClaimTasks",
+    "CloseSession",
+    "ClusterStats",
+    "Command",
+    "CompleteTask",
+    "CordonNode",
+    "CreateContainer",
+    "DefinePool",
+    "DeregisterService",
+    "DesiredContainer",
+    "DestroyContainer",
+    "DrainWorker",
+    "FailTask",
+    "FindServices",
+    "GetContainer",
+    "GetHealthHistory",
+    "GetPool",
+    "GetService",
+    "GetSession",
+    "GetStats",
+    "GetTask",
+    "HeartbeatService",
+    "LeaveWorker",
+    "ListContainers",
+    "ListNodes",
+    "ListTasks",
+    "ListWorkers",
+    "NodeOrders",
+    "ObservedContainer",
+    "PauseContainer",
+    "ProgressTask",
+    "Question",
+    "RegisterNode",
+    "RegisterService",
+    "RegisterWorker",
+    "ReleasePool",
+    "ReleaseTask",
+    "ReportCheck",
+    "ResumeContainer",
+    "ServiceLoad",
+    "ServiceView",
+    "StartContainer",
+    "StopContainer",
+    "SubmitTask",
+    "SyncNode",
+    "UncordonNode",
+    "command_type",
+]
 
 
 def command_type(command: type[Command]) -> str:

@@ -1,35 +1,39 @@
 """
-A whole cluster in one process: the real nats-server, a coordinator, a follower, and a node agent with the process runtime.
+A whole cluster in one process: the real nats-server, a coordinator, a follower and a node agent.
 
-What `embedded` programs and tests stand on. The parts are the same as in `coordinator up`, and meet through NATS all the same;
-only the engine may also be asked directly.
+What `embedded` programs and tests stand on. The parts are the same as in `coordinator up`, and meet through NATS all
+the same; only the engine may also be asked directly.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordinator import __version__
-from coordinator.client import Client
+from coordinator.client import Client, credentials
 from coordinator.embedded import EmbeddedServer
 from coordinator.follower import Follower
 from coordinator.groups import task_group
 from coordinator.home import Home
-from coordinator.node import NodeAgent, machine_capacity, open_runtime
+from coordinator.node import NodeAgent, capacity_of, open_runtime
+from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, Instance
+from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from coordinator.settings import Settings
 
 LEAD_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def local_cluster(folder: Path, settings: Any) -> AsyncIterator[tuple[Coordinator, Client]]:
+async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple[Coordinator, Client]]:
     """
     Run everything in *folder* while the block runs.
 
@@ -38,54 +42,56 @@ async def local_cluster(folder: Path, settings: Any) -> AsyncIterator[tuple[Coor
         Unavailable: something did not come up in time.
     """
     home = Home(folder)
+    namespace = settings.namespace
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
         coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator")))
         serving = tasks.create_task(coordinator.run())
-        async with asyncio.timeout(LEAD_TIMEOUT_S):
-            await _either(coordinator.leading.wait(), serving)
         try:
+            await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
             async with (
-                Client.open(server.url, namespace=settings.namespace, name="app") as client,
-                Follower.open(server.url, home.state_db, namespace=settings.namespace),
-                open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+                Client.open(server.url, namespace=namespace, name="app") as client,
+                Follower.open(server.url, home.state_db, namespace=namespace),
+                open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
                 NodeAgent.open(
                     client,
                     runtime,
-                    node_id=home.instance("node"),
-                    capacity=machine_capacity(),
+                    node_id=settings.node.node_id or home.instance("node"),
+                    capacity=capacity_of(settings),
                     url=server.url,
                     secrets=home.path / "secrets",
+                    interval_s=settings.node.sync_interval_s,
                 ) as node,
             ):
-                async with asyncio.timeout(READY_TIMEOUT_S):
-                    await node.ready.wait()
+                checking = tasks.create_task(run_health_checks(client, settings))
+                await _within(READY_TIMEOUT_S, node.ready, "take its node in")
                 try:
                     yield coordinator, client
                 finally:
+                    checking.cancel()
                     await node.stop_all()
         finally:
             coordinator.stop("closed")
             await asyncio.wait([serving])
 
 
-async def _either(first: Any, task: asyncio.Task[None]) -> None:
-    """Wait for *first*, or for *task* to fail before it comes."""
-    waiting = asyncio.ensure_future(first)
-    done, _ = await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-    if task in done:
-        waiting.cancel()
-        task.result()
+async def _within(timeout_s: float, event: asyncio.Event, what: str) -> None:
+    """Wait for *event*; whatever fails meanwhile cancels this, for it is in the task group."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        msg = f"the coordinator of this process did not {what} within {timeout_s:g} s"
+        raise Unavailable(msg, reason="timeout") from None
 
 
-def instance_of(settings: Any, *, url: str, name: str) -> Instance:
+def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
     """Make an instance's description from the settings."""
     return Instance(
         url=url,
         name=name,
         version=__version__,
         namespace=settings.namespace,
-        creds=settings.nats.creds,
-        tls_ca=settings.nats.tls_ca,
+        **credentials(settings),
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),

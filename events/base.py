@@ -21,7 +21,7 @@ class Position(NamedTuple):
     """Where an event stands: journal sequence, and index within that commit; `str()` is the event's id."""
 
     sequence: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks a position for
 
     def __str__(self) -> str:
         return f"{self.sequence}.{self.index}"
@@ -82,8 +82,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
     """
     The CloudEvents attributes of one event; `data` is the event itself.
 
-    `time` is RFC 3339 in UTC and the same for all events of a commit; `tenant`, `actor`, `commandid`, `causationid` (the id
-    of the event that made this one due) and `traceparent` (W3C) are extension attributes.
+    `time` is RFC 3339 in UTC and the same for all events of a commit; `tenant`, `actor`, `commandid`, `causationid`
+    (the id of the event that made this one due) and `traceparent` (W3C) are extension attributes.
     """
 
     specversion: str

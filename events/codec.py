@@ -9,7 +9,7 @@ raised by their upcasters, unknown ones kept as they came and written back byte 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import msgspec
 
@@ -88,7 +88,7 @@ HEARTBEATS = frozenset({"service.heartbeat", "worker.heartbeat", "node.heartbeat
 
 
 def _envelope_class(name: str, event: type[Event]) -> type[Envelope]:
-    return msgspec.defstruct(
+    made = msgspec.defstruct(
         f"{event.__name__}Envelope",
         [("data", event)],
         bases=(Envelope,),
@@ -99,6 +99,7 @@ def _envelope_class(name: str, event: type[Event]) -> type[Envelope]:
         gc=False,
         omit_defaults=True,
     )
+    return cast("type[Envelope]", made)
 
 
 ENVELOPES: dict[type[Event], type[Envelope]] = {event: _envelope_class(name, event) for name, event in EVENTS.items()}

@@ -20,7 +20,9 @@ class CoordinationError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str | None = None, *, reason: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, reason: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message if message is not None else (self.__doc__ or type(self).__name__))
         self.reason = reason if reason is not None else self.code
         self.retry_after_s = retry_after_s
@@ -77,6 +79,8 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
-def error_of(code: str, message: str, *, reason: str | None = None, retry_after_s: float | None = None) -> CoordinationError:
+def error_of(
+    code: str, message: str, *, reason: str | None = None, retry_after_s: float | None = None
+) -> CoordinationError:
     """Make the error that *code* names; an unknown code gives the family's base class."""
     return ERRORS.get(code, CoordinationError)(message, reason=reason, retry_after_s=retry_after_s)

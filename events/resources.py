@@ -77,9 +77,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
 
     def fits_in(self, free: Resources) -> bool:
         """Say whether *free* covers every amount asked for."""
-        return (
-            self.cpu_millis <= free.cpu_millis and self.memory_bytes <= free.memory_bytes and self.gpus <= free.gpus
-        )
+        return self.cpu_millis <= free.cpu_millis and self.memory_bytes <= free.memory_bytes and self.gpus <= free.gpus
 
     def lacking(self, free: Resources) -> str:
         """Name what *free* does not cover, as `cpu: asked 2000m, free 500m`; empty when it fits."""
@@ -112,5 +110,5 @@ def _quantity(name: str, value: object) -> Decimal:
             return Decimal(str(value))
     elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
         return _EXACT.multiply(Decimal(match[1]), _FACTOR[match[2]])
-    msg = f"{name} {shown(value)} is not a quantity: use a number ≥ 0, or text such as '500m', '2', '1.5', '2Gi', '512Mi'"
+    msg = f"{name} {shown(value)} is not a quantity: use a number ≥ 0, or text such as '500m', '1.5', '2Gi', '512Mi'"
     raise Refused(msg, reason="bad_quantity")

@@ -15,9 +15,7 @@ class WorkerEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """
-    A worker offers itself; `slots` and `resources` of None mean no limit, no `handles` means every task name.
-    """
+    """A worker offers itself; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
 
     slots: int | None = None
     resources: Resources | None = None

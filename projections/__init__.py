@@ -1,0 +1,1 @@
+"""What is: the folds of what happened, and the read models kept from them. Nothing here decides."""

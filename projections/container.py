@@ -28,14 +28,14 @@ from events.container import (
     Secret,
 )
 from events.resources import NONE, Resources
-from projections.stamp import Stamp, check_legal, missing
+from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
 if TYPE_CHECKING:
-    AnyContainerEvent = (
-        ContainerCreated | ContainerStarting | ContainerStarted | ContainerPausing | ContainerPaused
-        | ContainerResuming | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed
-        | ContainerDestroyed
+    MovingContainerEvent = (
+        ContainerStarting | ContainerStarted | ContainerPaused | ContainerResumed | ContainerStopping | ContainerStopped
+        | ContainerFailed | ContainerDestroyed
     )  # fmt: skip
+    AnyContainerEvent = ContainerCreated | MovingContainerEvent | ContainerPausing | ContainerResuming
 
 
 class Desired(Enum):
@@ -53,7 +53,7 @@ LEGAL: dict[ContainerStatus, frozenset[ContainerStatus]] = {
     _S.STARTING: frozenset({_S.RUNNING, _S.ERROR, _S.STOPPED, _S.STOPPING}),
     _S.RUNNING: frozenset({_S.PAUSED, _S.STOPPING, _S.STOPPED, _S.ERROR}),
     _S.PAUSED: frozenset({_S.RUNNING, _S.STOPPING, _S.STOPPED, _S.ERROR}),
-    _S.STOPPING: frozenset({_S.STOPPED, _S.DESTROYED}),
+    _S.STOPPING: frozenset({_S.STOPPING, _S.STOPPED, _S.DESTROYED}),
     _S.STOPPED: frozenset({_S.STARTING, _S.DESTROYED}),
     _S.ERROR: frozenset({_S.STARTING, _S.STOPPED, _S.DESTROYED}),
     _S.DESTROYED: frozenset(),
@@ -64,7 +64,11 @@ HOLDING = frozenset({_S.CREATED, _S.STARTING, _S.RUNNING, _S.PAUSED, _S.STOPPING
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One container; `generation` is the position of the event that last started it."""
+    """
+    One container; `generation` is the position of the event that last started it.
+
+    `started_at` is when that generation was first seen to run, None before; `failed_at` is when one last failed.
+    """
 
     container_id: str
     agent_id: str
@@ -93,6 +97,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     pid: int = 0
     starting_at: float | None = None
     started_at: float | None = None
+    failed_at: float | None = None
     ended_at: float | None = None
     ended: Position = START
 
@@ -110,17 +115,23 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
 def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) -> Container:
     """Fold one event into the container it is about."""
     if isinstance(event, ContainerCreated):
-        return _created(container, event, stamp)
+        if container is not None:
+            existing(event, stamp)
+        return _created(event, stamp)
     if container is None:
         missing(event, stamp)
+    if isinstance(event, ContainerPausing):
+        check_status({_S.RUNNING}, container.status, event, stamp)
+        return msgspec.structs.replace(container, desired=Desired.PAUSED)
+    if isinstance(event, ContainerResuming):
+        check_status({_S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
+        return msgspec.structs.replace(container, desired=Desired.RUNNING)
     after = _evolve(container, event, stamp)
     check_legal(LEGAL, container.status, after.status, event, stamp)
     return after
 
 
-def _created(container: Container | None, event: ContainerCreated, stamp: Stamp) -> Container:
-    if container is not None:
-        check_legal(LEGAL, container.status, ContainerStatus.CREATED, event, stamp)
+def _created(event: ContainerCreated, stamp: Stamp) -> Container:
     return Container(
         container_id=event.container_id,
         agent_id=event.agent_id,
@@ -140,7 +151,7 @@ def _created(container: Container | None, event: ContainerCreated, stamp: Stamp)
     )
 
 
-def _evolve(container: Container, event: AnyContainerEvent, stamp: Stamp) -> Container:
+def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> Container:
     replace = msgspec.structs.replace
     match event:
         case ContainerStarting():
@@ -154,19 +165,18 @@ def _evolve(container: Container, event: AnyContainerEvent, stamp: Stamp) -> Con
                 restart_at=None,
                 starts=container.starts + 1,
                 starting_at=stamp.time,
+                started_at=None,
                 exit_code=None,
                 force=False,
                 reason=event.reason,
             )
         case ContainerStarted():
+            check_status({_S.STARTING}, container.status, event, stamp)
             return replace(container, status=_S.RUNNING, pid=event.pid, started_at=stamp.time, reason="")
-        case ContainerPausing():
-            return replace(container, desired=Desired.PAUSED)
         case ContainerPaused():
             return replace(container, status=_S.PAUSED)
-        case ContainerResuming():
-            return replace(container, desired=Desired.RUNNING)
         case ContainerResumed():
+            check_status({_S.PAUSED}, container.status, event, stamp)
             return replace(container, status=_S.RUNNING)
         case ContainerStopping():
             desired = Desired.DESTROYED if event.destroy else Desired.STOPPED
@@ -183,6 +193,7 @@ def _evolve(container: Container, event: AnyContainerEvent, stamp: Stamp) -> Con
                 exit_code=event.exit_code,
                 reason=event.reason,
                 restart_at=event.restart_at,
+                failed_at=stamp.time,
             )
         case ContainerDestroyed():
             return replace(
@@ -194,6 +205,4 @@ def _evolve(container: Container, event: AnyContainerEvent, stamp: Stamp) -> Con
                 ended_at=stamp.time,
                 ended=stamp.position,
             )
-        case ContainerCreated():
-            return container  # never comes here: `evolve` has taken it
     assert_never(event)

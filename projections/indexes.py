@@ -2,8 +2,8 @@
 What policies and views need to find fast, kept by the fold and rebuilt from the tables after a restore.
 
 Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world. Ready
-tasks are grouped by *shape*, all that decides who may run them, with one lazily cleaned heap per shape and ordering; reading
-a heap in order never changes it, so deciders may look as far as they like.
+tasks are grouped by *shape*, all that decides who may run them, with one lazily cleaned heap per shape and ordering;
+reading a heap in order never changes it, so deciders may look as far as they like.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EMPTY_SHAPES_KEPT = 256
 
 
 def fifo_key(task: Task) -> Key:
-    """Order by submission; the attempt tells a stale entry from a live one, the id stands last."""
+    """Order by submission; every key ends like this one, and tells by it whether it still is its task's own."""
     return (*task.submitted, task.attempt, task.task_id)
 
 
@@ -87,8 +87,12 @@ class Shape:
                 yield key, self.members[str(key[-1])]
 
     def _is_live(self, key: Key) -> bool:
-        task = self.members.get(key[-1])  # type: ignore[call-overload]  # the last part of a key is the id
-        return task is not None and task.attempt == key[-2]
+        return _is_of(self.members.get(str(key[-1])), key)
+
+
+def _is_of(task: Task | None, key: Key) -> bool:
+    """Whether *key* is of that very task and attempt: an id may come back once its first task has left the world."""
+    return task is not None and key[-4:] == fifo_key(task)
 
 
 def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
@@ -119,13 +123,13 @@ class Indexes:
     def __init__(self) -> None:
         self.now = 0.0
         self.shapes: dict[ShapeKey, Shape] = {}
-        self.parked: list[tuple[float, int, int, int, str]] = []
+        self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.task_counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
         self.held: dict[str, dict[str, None]] = {}
         self.claims: dict[str, list[str]] = {}
         self.deadlines: list[Key] = []
-        self.deadline_members: dict[str, int] = {}
+        self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
@@ -138,17 +142,17 @@ class Indexes:
     def advance(self, now: float) -> None:
         """Let tasks whose time has come join the ready ones."""
         self.now = max(now, self.now)
-        while self.parked and self.parked[0][0] <= self.now:
-            *_, attempt, task_id = heapq.heappop(self.parked)
-            task = self.parked_members.get(task_id)
-            if task is not None and task.attempt == attempt:
-                del self.parked_members[task_id]
-                self._ready(task)
+        while self.parked and float(self.parked[0][0]) <= self.now:
+            key = heapq.heappop(self.parked)
+            if self._is_parked(key):
+                self._ready(self.parked_members.pop(str(key[-1])))
 
     def task_changed(self, before: Task | None, after: Task | None) -> None:
         was = before.status if before is not None else None
         now = after.status if after is not None else None
-        if was is now and was is not _PENDING:
+        if was is now:
+            if after is not None and now is _PENDING:
+                self._still_pending(after)
             return
         if before is not None:
             self.task_counts[before.status] -= 1
@@ -176,10 +180,15 @@ class Indexes:
     def container_changed(self, before: Container | None, after: Container | None) -> None:
         if before is not None:
             self.container_counts[before.status] -= 1
-            del self.containers_on[before.node_id][before.container_id]
+            if not before.is_ended:
+                there = self.containers_on[before.node_id]
+                del there[before.container_id]
+                if not there:
+                    del self.containers_on[before.node_id]
         if after is not None:
             self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
-            self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
+            if not after.is_ended:
+                self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
     def overdue(self, now: float) -> Iterator[str]:
         """Give the ids of running tasks whose attempt has run into its time limit."""
@@ -189,9 +198,11 @@ class Indexes:
             if self._is_running(key):
                 yield str(key[-1])
 
+    def _is_parked(self, key: Key) -> bool:
+        return _is_of(self.parked_members.get(str(key[-1])), key)
+
     def _is_running(self, deadline: Key) -> bool:
-        _, attempt, task_id = deadline
-        return self.deadline_members.get(str(task_id)) == attempt
+        return self.deadline_members.get(str(deadline[-1])) is deadline
 
     def _pending(self, task: Task) -> None:
         if task.retry_at > self.now:
@@ -199,6 +210,11 @@ class Indexes:
             heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
         else:
             self._ready(task)
+
+    def _still_pending(self, task: Task) -> None:
+        """Keep the new value where the old one waits: another entry beside its own would give the task twice."""
+        members = self.parked_members if task.task_id in self.parked_members else self.shapes[shape_of(task)].members
+        members[task.task_id] = task
 
     def _ready(self, task: Task) -> None:
         key = shape_of(task)
@@ -209,6 +225,7 @@ class Indexes:
 
     def _not_pending(self, task: Task) -> None:
         if self.parked_members.pop(task.task_id, None) is not None:
+            _prune(self.parked, self._is_parked, len(self.parked_members))
             return
         key = shape_of(task)
         shape = self.shapes[key]
@@ -220,8 +237,9 @@ class Indexes:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None
         self.claims.setdefault(task.claim_id, []).append(task.task_id)
         if task.timeout_s is not None and task.started_at is not None:
-            self.deadline_members[task.task_id] = task.attempt
-            heapq.heappush(self.deadlines, (task.started_at + task.timeout_s, task.attempt, task.task_id))
+            deadline = (task.started_at + task.timeout_s, task.attempt, task.task_id)
+            self.deadline_members[task.task_id] = deadline
+            heapq.heappush(self.deadlines, deadline)
 
     def _not_running(self, task: Task) -> None:
         if self.deadline_members.pop(task.task_id, None) is not None:

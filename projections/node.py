@@ -69,8 +69,11 @@ def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
     """Fold one event into the node it is about."""
     if isinstance(event, NodeRegistered):
         return _registered(node, event, stamp)
-    if node is None or isinstance(event, NodeHeartbeat):
+    if node is None or node.is_ended or isinstance(event, NodeHeartbeat):
         missing(event, stamp)
+    if node.status is _S.LOST and isinstance(event, NodeCordoned | NodeUncordoned):
+        # Only the node itself can end its being lost; this tells what it is when it returns.
+        return msgspec.structs.replace(node, cordoned=isinstance(event, NodeCordoned))
     after = _evolve(node, event, stamp)
     check_legal(LEGAL, node.status, after.status, event, stamp)
     return after

@@ -11,7 +11,7 @@ import msgspec
 from events.base import Position
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import NONE, Resources
-from projections.stamp import Stamp, missing
+from projections.stamp import Stamp, existing, missing
 
 if TYPE_CHECKING:
     AnyPoolEvent = PoolDefined | PoolAllocated | PoolReleased
@@ -49,13 +49,13 @@ def evolve(pool: Pool | None, event: AnyPoolEvent, stamp: Stamp) -> Pool:
     """Fold one event into the pool it is about."""
     if isinstance(event, PoolDefined):
         allocations = pool.allocations if pool is not None else {}
-        return Pool(
-            pool_id=event.pool_id, capacity=event.capacity, defined=stamp.position, allocations=allocations
-        )
+        return Pool(pool_id=event.pool_id, capacity=event.capacity, defined=stamp.position, allocations=allocations)
     if pool is None:
         missing(event, stamp)
     match event:
         case PoolAllocated():
+            if event.request_id in pool.allocations:
+                existing(event, stamp)
             granted = Allocation(
                 request_id=event.request_id,
                 resources=event.resources,
@@ -64,6 +64,8 @@ def evolve(pool: Pool | None, event: AnyPoolEvent, stamp: Stamp) -> Pool:
             )
             return msgspec.structs.replace(pool, allocations={**pool.allocations, event.request_id: granted})
         case PoolReleased():
+            if event.request_id not in pool.allocations:
+                missing(event, stamp)
             rest = {key: one for key, one in pool.allocations.items() if key != event.request_id}
             return msgspec.structs.replace(pool, allocations=rest)
     assert_never(event)

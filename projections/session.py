@@ -44,9 +44,7 @@ def evolve(session: Session | None, event: AnySessionEvent, stamp: Stamp) -> Ses
                 tenant=stamp.tenant,
             )
         case SessionClosed():
-            if session is None:
+            if session is None or session.is_ended:
                 missing(event, stamp)
-            return msgspec.structs.replace(
-                session, reason=event.reason, ended_at=stamp.time, ended=stamp.position
-            )
+            return msgspec.structs.replace(session, reason=event.reason, ended_at=stamp.time, ended=stamp.position)
     assert_never(event)

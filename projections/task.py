@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from events.base import START, Position
+from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.task import (
     Payload,
@@ -25,13 +26,11 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from projections.stamp import Stamp, check_legal, missing
+from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
 if TYPE_CHECKING:
-    AnyTaskEvent = (
-        TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
-        | TaskTimedOut | TaskReportRefused
-    )  # fmt: skip
+    MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
+    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskReportRefused
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
@@ -85,17 +84,25 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     """Fold one event into the task it is about."""
     if isinstance(event, TaskSubmitted):
-        return _submitted(task, event, stamp)
+        if task is not None:
+            existing(event, stamp)
+        return _submitted(event, stamp)
     if task is None:
         missing(event, stamp)
+    if isinstance(event, TaskReportRefused):
+        return msgspec.structs.replace(task, refused_lease=event.lease)
+    if isinstance(event, TaskProgressed):
+        check_status({RUNNING}, task.status, event, stamp)
+        return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
     after = _evolve(task, event, stamp)
     check_legal(LEGAL, task.status, after.status, event, stamp)
+    if isinstance(event, TaskStarted) and event.attempt != task.attempt + 1:
+        msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after {task.attempt}"
+        raise Corrupt(msg)
     return after
 
 
-def _submitted(task: Task | None, event: TaskSubmitted, stamp: Stamp) -> Task:
-    if task is not None:
-        check_legal(LEGAL, task.status, PENDING, event, stamp)
+def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
     return Task(
         task_id=event.task_id,
         task_name=event.task_name,
@@ -113,7 +120,7 @@ def _submitted(task: Task | None, event: TaskSubmitted, stamp: Stamp) -> Task:
     )
 
 
-def _evolve(task: Task, event: AnyTaskEvent, stamp: Stamp) -> Task:
+def _evolve(task: Task, event: MovingTaskEvent, stamp: Stamp) -> Task:
     replace = msgspec.structs.replace
     match event:
         case TaskStarted():
@@ -152,12 +159,6 @@ def _evolve(task: Task, event: AnyTaskEvent, stamp: Stamp) -> Task:
         case TaskTimedOut():
             error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
             return replace(_ended(task, TaskStatus.TIMEOUT, stamp), error=error)
-        case TaskProgressed():
-            return replace(task, progress=event.progress, progress_message=event.message)
-        case TaskReportRefused():
-            return replace(task, refused_lease=event.lease)
-        case TaskSubmitted():
-            return task  # never comes here: `evolve` has taken it
     assert_never(event)
 
 

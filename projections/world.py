@@ -2,8 +2,8 @@
 All state of one cluster, folded in memory: frozen values by id, and the indexes over them.
 
 The same class folds everywhere: in the writer as it decides, in followers, in replays and in tests. It never reads a
-clock, never does I/O, and ends up the same from the same records, whatever lies between. An ended thing leaves the world
-when it is too old or too many have ended after it; that, too, follows from the records alone.
+clock, never does I/O, and ends up the same from the same records, whatever lies between. An ended thing leaves the
+world when it is too old or too many have ended after it; that, too, follows from the records alone.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class World:
     """
     The state after some record; `position` is that of the last event folded, `time` its commit time.
 
-    `generation` and `epoch` say which reign the journal is in, `leader` which instance announced it; `unfoldable` names the
-    first event seen that this release does not know (such a world may be read, never decided upon).
+    `generation` and `epoch` say which reign the journal is in, `leader` which instance announced it; `unfoldable` names
+    the first event seen that this release does not know (such a world may be read, never decided upon).
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,9 @@ class World:
             Corrupt: it does not follow on what was folded before, or holds what no coordinator wrote.
         """
         if record.sequence != self.position.sequence + 1:
-            msg = f"journal record {record.sequence} came after {self.position.sequence}: records are missing or repeated"
+            msg = (
+                f"journal record {record.sequence} came after {self.position.sequence}: records are missing or repeated"
+            )
             raise Corrupt(msg)
         if record.kind == "claim":
             self.seal_claim(record.sequence, record.body)
@@ -165,7 +167,7 @@ class World:
         """Fold a claim of the right to write."""
         try:
             claim = msgspec.json.decode(body, type=EpochClaim)
-        except msgspec.MsgspecError as error:
+        except codec.UNREADABLE as error:
             msg = f"claim {sequence} is unreadable ({error}): {body[:80]!r}"
             raise Corrupt(msg) from error
         self.chain = chain_after(self.chain, sequence, body)
@@ -176,13 +178,9 @@ class World:
 
     def snapshot(self) -> bytes:
         """Write the whole world as bytes; equal worlds give equal bytes."""
-        return _snapshot_encoder.encode(
-            Snapshot(
-                fold_version=FOLD_VERSION,
-                **{name: getattr(self, name) for name in (*_SCALARS, *_MAPS)},
-                **{name: list(getattr(self, name).values()) for name in _TABLES},
-            )
-        )
+        parts: dict[str, Any] = {name: getattr(self, name) for name in (*_SCALARS, *_MAPS)}
+        tables: dict[str, Any] = {name: list(getattr(self, name).values()) for name in _TABLES}
+        return _snapshot_encoder.encode(Snapshot(fold_version=FOLD_VERSION, **parts, **tables))
 
     @classmethod
     def restore(cls, data: bytes) -> World:
@@ -194,7 +192,7 @@ class World:
         """
         try:
             snapshot = _snapshot_decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except codec.UNREADABLE as error:
             msg = f"snapshot of {len(data)} bytes is unreadable: {error}"
             raise Corrupt(msg) from error
         if snapshot.fold_version != FOLD_VERSION:
@@ -213,7 +211,7 @@ class World:
                 if tell is not None:
                     tell(None, value)
             ended = sorted((v for v in table.values() if getattr(v, "is_ended", False)), key=lambda v: v.ended)
-            world._ended[name] = {getattr(value, key): value.ended_at for value in ended}
+            world._ended[name].update((getattr(value, key), value.ended_at) for value in ended)
         return world
 
     def digest(self) -> str:
@@ -289,7 +287,7 @@ def _forget(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], 
 
 def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
     """Bind each event type to the table, reducer and index that it concerns."""
-    by_base = {
+    by_base: dict[type[Event], Callable[[Any, Stamp], None]] = {
         ContainerEvent: _fold(world, "containers", container.evolve),
         ServiceEvent: _fold(world, "services", service.evolve),
         TaskEvent: _fold_task(world),
@@ -333,7 +331,7 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
 
 def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
     table, evolve, tell = world.tasks, task.evolve, world.indexes.task_changed
-    ended, totals = world._ended["tasks"], world.totals
+    ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
 
     def fold(event: Any, stamp: Stamp) -> None:
@@ -344,7 +342,9 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         status = after.status
         if before is None:
             if after.idempotency_key:
-                world.keyed.setdefault(f"{after.tenant}/{after.idempotency_key}", KeyedTask(task_id=task_id, at=stamp.time))
+                world.keyed.setdefault(
+                    f"{after.tenant}/{after.idempotency_key}", KeyedTask(task_id=task_id, at=stamp.time)
+                )
         elif status is not before.status and status is not pending and status is not running:
             ended[task_id] = stamp.time
             name = f"tasks_{status.value}"

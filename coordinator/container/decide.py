@@ -10,7 +10,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from coordinator.rules import check_text
+from coordinator.rules import check_resources, check_text
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 
 _S = ContainerStatus
 MOST_ENTRIES = 256
+
+_INSTEAD_OF_START = {
+    _S.PAUSED: "resume it",
+    _S.STOPPING: "start it when it has stopped",
+    _S.DESTROYED: "create a new one",
+}
 
 
 def create(world: World, command: CreateContainer, context: Context) -> Events:
@@ -93,6 +99,7 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
     checked(command.container_id, "container_id")
     checked(command.agent_id, "agent_id")
     checked(command.agent_type, "agent_type")
+    check_resources("resources", command.resources)
     if command.session_id:
         checked(command.session_id, "session_id")
     if len(command.environment) > MOST_ENTRIES:
@@ -113,7 +120,7 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
 
 
 def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
-    """Choose the node for *resources*: of those with room the one holding fewest containers. Or say why there is none."""
+    """Choose the node for *resources*: of those with room the one holding fewest containers; or say why not."""
     best: tuple[int, str] | None = None
     why_not = []
     for node in world.nodes.values():
@@ -149,13 +156,10 @@ def start(world: World, command: StartContainer, context: Context) -> Events:
             return ()
         case _S.CREATED | _S.STOPPED | _S.ERROR:
             return starting(world, container, context.rules, "requested", restarts=0)
-        case _S.PAUSED:
-            msg = f"container {container.container_id!r} is paused: resume it"
-        case _S.STOPPING:
-            msg = f"container {container.container_id!r} is stopping: start it when it has stopped"
-        case _S.DESTROYED:
-            msg = f"container {container.container_id!r} is destroyed: create a new one"
-    raise Refused(msg, reason="not_startable")
+        case _:
+            instead = _INSTEAD_OF_START[container.status]
+            msg = f"container {container.container_id!r} is {container.status.value}: {instead}"
+            raise Refused(msg, reason="not_startable")
 
 
 def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:
@@ -178,9 +182,7 @@ def starting(world: World, container: Container, rules: Rules, reason: str, *, r
     if not node_id:
         msg = f"no node has room for container {container.container_id!r}: {why_not}"
         raise Refused(msg, reason="no_room")
-    return (
-        ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),
-    )
+    return (ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),)
 
 
 def stop(world: World, command: StopContainer, context: Context) -> Events:
@@ -212,16 +214,19 @@ def destroy(world: World, command: DestroyContainer, context: Context) -> Events
             return destroyed(world, container)
         case _S.STOPPING if container.desired is Desired.DESTROYED and (container.force or not command.force):
             return ()
-    return (ContainerStopping(container_id=container.container_id, force=command.force, destroy=True, reason="destroy"),)
+    # A forced stop under way stays forced.
+    force = command.force or container.force
+    return (ContainerStopping(container_id=container.container_id, force=force, destroy=True, reason="destroy"),)
 
 
 def destroyed(world: World, container: Container) -> Events:
-    """End a container and the session it served."""
-    gone = ContainerDestroyed(container_id=container.container_id)
-    session = world.sessions.get(container.session_id)
-    if session is None or session.is_ended or session.container_id != container.container_id:
-        return (gone,)
-    return (gone, SessionClosed(session_id=session.session_id, reason="its container was destroyed"))
+    """End a container and the sessions it served."""
+    closed = (
+        SessionClosed(session_id=session.session_id, reason="its container was destroyed")
+        for session in world.sessions.values()
+        if session.container_id == container.container_id and not session.is_ended
+    )
+    return (ContainerDestroyed(container_id=container.container_id), *closed)
 
 
 def pause(world: World, command: PauseContainer, context: Context) -> Events:

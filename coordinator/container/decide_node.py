@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.commands import DesiredContainer, NodeOrders
 from coordinator.container.decide import MOST_ENTRIES, destroyed, starting
-from coordinator.rules import check_text
+from coordinator.rules import check_number, check_resources, check_text, doubled
 from events.container import (
     ContainerFailed,
     ContainerPaused,
@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     Events = tuple[Event, ...]
 
 _S = ContainerStatus
+_WORD = 2**32
+"""No system gives larger process ids or exit codes."""
 
 
 def register_node(world: World, command: RegisterNode, context: Context) -> Events:
     """Offer a node; the same again only wakes it when it was lost."""
     checked(command.node_id, "node_id")
+    check_resources("capacity", command.capacity)
     check_text("runtime", command.runtime, 64, least=1)
     if len(command.labels) > MOST_ENTRIES:
         msg = f"labels has {len(command.labels)} entries: at most {MOST_ENTRIES}"
@@ -83,6 +86,9 @@ def _node(world: World, node_id: str) -> Node:
 def sync(world: World, command: SyncNode, context: Context) -> Events:
     """Fold what a node saw into what is known, each container once."""
     node = _node(world, command.node_id)
+    for one in command.observed:
+        check_number("pid", one.pid, 0, _WORD)
+        check_number("exit_code", one.exit_code or 0, -_WORD, _WORD)
     events: list[Event] = [NodeReturned(node_id=node.node_id)] if node.status is NodeStatus.LOST else []
     seen = {(one.container_id, one.generation): one for one in command.observed}
     for container_id in world.indexes.containers_on.get(node.node_id, ()):
@@ -111,14 +117,15 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             if container.desired is Desired.DESTROYED:
                 return destroyed(world, container)
             return (ContainerStopped(container_id=container_id),)
-        case (_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" if seen and seen.exit_code == 0:
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and seen.exit_code == 0:
             return (ContainerStopped(container_id=container_id, exit_code=0),)
-        case (_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed":
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed"):
             reason, code = (seen.reason, seen.exit_code) if seen else ("", None)
             return (failed(container, reason or "exited", context, exit_code=code),)
-        case (_S.RUNNING | _S.PAUSED), "absent":
+        case ((_S.RUNNING | _S.PAUSED), "absent"):
             return (failed(container, "its node no longer has it", context),)
-    return ()
+        case _:
+            return ()
 
 
 def _started(container: Container, seen: ObservedContainer | None) -> ContainerStarted:
@@ -130,8 +137,8 @@ def _started(container: Container, seen: ObservedContainer | None) -> ContainerS
 def failed(container: Container, reason: str, context: Context, *, exit_code: int | None = None) -> ContainerFailed:
     """Say that a container failed and when it starts again: pauses double, and start over after a good long run."""
     rules = context.rules
-    restarts = 0 if _ran_long(container, context) else container.restarts
-    pause_s = min(rules.restart_backoff_s * 2.0**restarts, rules.restart_backoff_max_s)
+    restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
+    pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
     return ContainerFailed(
         container_id=container.container_id,
         generation=container.generation,
@@ -143,13 +150,13 @@ def failed(container: Container, reason: str, context: Context, *, exit_code: in
 
 def restart(world: World, container: Container, context: Context) -> Events:
     """Start a failed container again."""
-    restarts = 0 if _ran_long(container, context) else container.restarts
+    failed_at = container.failed_at if container.failed_at is not None else context.now
+    restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
     return starting(world, container, context.rules, "restart", restarts=restarts + 1)
 
 
-def _ran_long(container: Container, context: Context) -> bool:
-    began = container.started_at
-    return began is not None and context.now - began >= context.rules.restart_reset_s
+def _ran_long(container: Container, until: float, rules: Rules) -> bool:
+    return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
 
 
 def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:

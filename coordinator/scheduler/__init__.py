@@ -1,0 +1,34 @@
+"""Tasks: submit them, hand them out by policy, report on them; and the resources they ask for."""
+
+from typing import TYPE_CHECKING
+
+from coordinator.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from coordinator.scheduler.resource_allocator import ResourceAllocator
+    from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy, SchedulingStrategy
+    from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.task import TaskStatus
+
+__all__ = [
+    "PolicyType",
+    "ResourceAllocator",
+    "SchedulingPolicy",
+    "SchedulingStrategy",
+    "TaskInfo",
+    "TaskScheduler",
+    "TaskStatus",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "PolicyType": "coordinator.scheduler.scheduling_policy",
+        "ResourceAllocator": "coordinator.scheduler.resource_allocator",
+        "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
+        "SchedulingStrategy": "coordinator.scheduler.scheduling_policy",
+        "TaskInfo": "coordinator.scheduler.task_scheduler",
+        "TaskScheduler": "coordinator.scheduler.task_scheduler",
+        "TaskStatus": "events.task",
+    },
+)

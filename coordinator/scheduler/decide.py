@@ -1,5 +1,5 @@
 """
-What an order about tasks, workers and resource pools makes of the world. Pure: the time comes in as `now`.
+What an order about tasks and workers makes of the world. Pure: the time comes in as `now`.
 
 Each decider gives the events that follow, an empty tuple when it is already so, or raises. An error may carry `facts`:
 events that are on record although the order is refused.
@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
-from coordinator.rules import check_number, check_payload, check_text
+from coordinator.rules import check_number, check_payload, check_resources, check_text, doubled
 from events.errors import NotFound, Refused, StaleLease
 from events.ids import checked
-from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -30,17 +29,14 @@ from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
     from coordinator.commands import (
-        AllocatePool,
         CancelTask,
         ClaimTasks,
         CompleteTask,
-        DefinePool,
         DrainWorker,
         FailTask,
         LeaveWorker,
         ProgressTask,
         RegisterWorker,
-        ReleasePool,
         ReleaseTask,
         SubmitTask,
     )
@@ -55,6 +51,9 @@ if TYPE_CHECKING:
 DIRECT = "direct"
 """Worker and claim of an attempt that was reported without ever having been claimed."""
 
+LEASE_CHARS_MAX = 80
+"""No lease that was ever given is longer: a claim's id and two numbers."""
+
 STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin")
 
 
@@ -64,16 +63,17 @@ def submit(world: World, command: SubmitTask, context: Context) -> Events:
     known = world.tasks.get(command.task_id)
     submitted = _submitted(command, context.rules)
     if known is not None:
-        _same_task(known, submitted)
+        _same_task(known, submitted, f"task_id {command.task_id!r}")
         return ()
     if command.idempotency_key:
         keyed = world.keyed.get(f"{context.tenant}/{command.idempotency_key}")
         if keyed is not None:
             if keyed.task_id in world.tasks:
-                _same_task(world.tasks[keyed.task_id], submitted)
+                _same_task(world.tasks[keyed.task_id], submitted, f"idempotency_key {command.idempotency_key!r}")
             return ()
     if world.indexes.task_counts[TaskStatus.PENDING] >= context.rules.max_pending_tasks:
-        msg = f"{context.rules.max_pending_tasks} tasks are pending, as many as scheduler.max_pending_tasks allows: submit later"
+        most = context.rules.max_pending_tasks
+        msg = f"{most} tasks are pending, as many as scheduler.max_pending_tasks allows: submit later"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
     return (submitted,)
 
@@ -83,6 +83,7 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
     check_text("task_type", command.task_type, 128)
     check_text("idempotency_key", command.idempotency_key, 256)
     check_number("priority", command.priority, -1_000_000, 1_000_000)
+    check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
         check_number("timeout_s", command.timeout_s, 0.001, 366 * 86_400)
@@ -101,7 +102,7 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
     )
 
 
-def _same_task(task: Task, event: TaskSubmitted) -> None:
+def _same_task(task: Task, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the submit that made *task*; its payload may have left the world after its end."""
     differs = [
         name
@@ -111,7 +112,7 @@ def _same_task(task: Task, event: TaskSubmitted) -> None:
     if not task.is_ended and task.payload != event.payload:
         differs.append("payload")
     if differs:
-        msg = f"task_id {event.task_id!r} is taken by a task with another {', '.join(differs)}: use a new id"
+        msg = f"{taken} is taken by a task with another {', '.join(differs)}: use a new one"
         raise Refused(msg, reason="id_taken")
 
 
@@ -124,8 +125,11 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
     if command.strategy and command.strategy not in STRATEGIES:
         msg = f"strategy {command.strategy[:40]!r} is not known: use {', '.join(STRATEGIES)}"
         raise Refused(msg, reason="bad_strategy")
-    if command.claim_id in world.indexes.claims:
-        return ()
+    if claimed := world.indexes.claims.get(command.claim_id):
+        if world.tasks[claimed[0]].worker_id == command.worker_id:
+            return ()
+        msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
+        raise Refused(msg, reason="id_taken")
     worker = world.workers.get(command.worker_id)
     if worker is None:
         return (WorkerRegistered(worker_id=command.worker_id),)
@@ -157,7 +161,7 @@ def complete(world: World, command: CompleteTask, context: Context) -> Events:
         if task.status is TaskStatus.COMPLETED:
             return ()
         _ended_otherwise(task, "completed")
-    started, lease = _held(task, command.lease, command.worker_id, "completed")
+    started, lease = _reported(task, command.lease, command.worker_id, "completed")
     completed = TaskCompleted(
         task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
     )
@@ -174,7 +178,7 @@ def fail(world: World, command: FailTask, context: Context) -> Events:
         if task.status is TaskStatus.FAILED:
             return ()
         _ended_otherwise(task, "failed")
-    started, lease = _held(task, command.lease, command.worker_id, "failed")
+    started, lease = _reported(task, command.lease, command.worker_id, "failed")
     return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
 
 
@@ -213,7 +217,7 @@ def backoff_s(task: Task, rules: Rules) -> float:
     The jitter keeps tasks that failed together from coming back together; it is drawn from the id, so that replaying
     the decision gives the same pause.
     """
-    most = min(rules.retry_backoff_s * 2.0**task.failures, rules.retry_backoff_max_s)
+    most = doubled(rules.retry_backoff_s, task.failures, rules.retry_backoff_max_s)
     drawn = crc32(f"{task.task_id}/{task.attempt}".encode()) / 2**32
     return float(most * (1.0 - drawn / 2))
 
@@ -223,9 +227,13 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
     task = _task(world, command.task_id)
     if task.status is TaskStatus.PENDING and command.lease == task.lease:
         return ()
-    _, lease = _held(task, command.lease, "", "released")
+    _check_holds(task, command.lease, "", "released")
     error = command.reason[: context.rules.text_chars_max]
-    return (TaskAttemptFailed(task_id=task.task_id, lease=lease, error=error, reason="released", retry_at=context.now),)
+    return (
+        TaskAttemptFailed(
+            task_id=task.task_id, lease=command.lease, error=error, reason="released", retry_at=context.now
+        ),
+    )
 
 
 def progress(world: World, command: ProgressTask, context: Context) -> Events:
@@ -233,11 +241,11 @@ def progress(world: World, command: ProgressTask, context: Context) -> Events:
     check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _task(world, command.task_id)
-    _, lease = _held(task, command.lease, "", "progress")
+    _check_holds(task, command.lease, "", "progress")
     if (task.progress, task.progress_message) == (command.progress, command.message):
         return ()
     return (
-        TaskProgressed(task_id=task.task_id, lease=lease, progress=command.progress, message=command.message),
+        TaskProgressed(task_id=task.task_id, lease=command.lease, progress=command.progress, message=command.message),
     )
 
 
@@ -265,30 +273,41 @@ def _ended_otherwise(task: Task, outcome: str) -> NoReturn:
     raise Refused(msg, reason="already_ended")
 
 
-def _held(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Events, str]:
+def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Events, str]:
     """
-    Check that whoever reports holds the lease, and give that lease.
+    Check that whoever reports an outcome may, and give the lease it is of.
 
-    A task nobody was ever given may be reported on without a lease: that is an attempt of its own, begun and ended at
-    once. Everyone else must hold the lease: a worker given up for lost must not overwrite the attempt that replaced it.
+    A task nobody holds may be reported on without a lease: that is an attempt of its own, begun and ended at once.
     """
-    if task.status is TaskStatus.RUNNING and lease == task.lease:
-        return (), lease
     if task.status is TaskStatus.PENDING and not lease:
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT
         started = TaskStarted(task_id=task.task_id, worker_id=worker, claim_id=DIRECT, attempt=attempt, lease=made)
         return (started,), made
+    _check_holds(task, lease, worker_id, outcome)
+    return (), lease
+
+
+def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
+    """
+    Accept whoever holds the lease: a worker given up for lost must not overwrite the attempt that replaced it.
+
+    Raises:
+        StaleLease: the lease is not, or no longer, held; that it was named is on record, once.
+    """
+    if task.status is TaskStatus.RUNNING and lease == task.lease:
+        return
+    check_text("lease", lease, LEASE_CHARS_MAX)
+    if worker_id:
+        checked(worker_id, "worker_id")
     if not lease and task.status is TaskStatus.RUNNING:
         msg = f"task {task.task_id!r} is held by worker {task.worker_id!r}: give its lease to report on it"
     else:
-        msg = f"lease {lease[:80]!r} of task {task.task_id!r} is no longer held; the task is {task.status.value}"
+        msg = f"lease {lease!r} of task {task.task_id!r} is not held; the task is {task.status.value}"
     error = StaleLease(msg)
     if lease and task.refused_lease != lease:
-        error.facts = (
-            TaskReportRefused(task_id=task.task_id, lease=lease[:80], outcome=outcome, worker_id=worker_id[:64]),
-        )
+        error.facts = (TaskReportRefused(task_id=task.task_id, lease=lease, outcome=outcome, worker_id=worker_id),)
     raise error
 
 
@@ -299,6 +318,8 @@ def register_worker(world: World, command: RegisterWorker, context: Context) -> 
         checked(command.container_id, "container_id")
     if command.slots is not None:
         check_number("slots", command.slots, 1, 100_000)
+    if command.resources is not None:
+        check_resources("resources", command.resources)
     if len(command.handles) > 1000:  # noqa: PLR2004  # a bound against nonsense, not a rule of its own
         msg = f"handles names {len(command.handles)} tasks: at most 1000"
         raise Refused(msg, reason="too_many")
@@ -334,7 +355,11 @@ def leave_worker(world: World, command: LeaveWorker, context: Context) -> Events
         return ()
     released = (
         TaskAttemptFailed(
-            task_id=task_id, lease=world.tasks[task_id].lease, error="the worker left", reason="released", retry_at=context.now
+            task_id=task_id,
+            lease=world.tasks[task_id].lease,
+            error="the worker left",
+            reason="released",
+            retry_at=context.now,
         )
         for task_id in world.indexes.held.get(worker.worker_id, ())
     )
@@ -347,44 +372,3 @@ def _worker(world: World, worker_id: str) -> Worker:
         msg = f"there is no worker {worker_id!r}: register it first"
         raise NotFound(msg)
     return worker
-
-
-def define_pool(world: World, command: DefinePool, context: Context) -> Events:
-    """Give a pool its capacity; what is granted already stays granted."""
-    known = world.pools.get(checked(command.pool_id, "pool_id"))
-    if known is not None and known.capacity == command.capacity:
-        return ()
-    return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
-
-
-def allocate_pool(world: World, command: AllocatePool, context: Context) -> Events:
-    """Grant a share of a pool when it fits; nothing happens when it does not."""
-    checked(command.request_id, "request_id")
-    check_number("priority", command.priority, -1_000_000, 1_000_000)
-    pool = world.pools.get(checked(command.pool_id, "pool_id"))
-    if pool is None:
-        msg = f"there is no pool {command.pool_id!r}: initialize it with its capacity first"
-        raise NotFound(msg)
-    held = pool.allocations.get(command.request_id)
-    if held is not None:
-        if held.resources == command.resources:
-            return ()
-        msg = f"request_id {command.request_id!r} already holds {held.resources}: release it before asking anew"
-        raise Refused(msg, reason="id_taken")
-    if not command.resources.fits_in(pool.free):
-        return ()
-    granted = PoolAllocated(
-        pool_id=pool.pool_id,
-        request_id=command.request_id,
-        resources=command.resources,
-        priority=command.priority,
-    )
-    return (granted,)
-
-
-def release_pool(world: World, command: ReleasePool, context: Context) -> Events:
-    """Take a share back."""
-    pool = world.pools.get(checked(command.pool_id, "pool_id"))
-    if pool is None or checked(command.request_id, "request_id") not in pool.allocations:
-        return ()
-    return (PoolReleased(pool_id=pool.pool_id, request_id=command.request_id),)

@@ -1,13 +1,15 @@
 """
 Which task goes to which worker: the policies, and the one function that places tasks. Pure.
 
-`schedule` deals ready tasks to waiting claims; it looks at heads of ordered groups (`projections.indexes`) and never at all
-tasks. `SchedulingPolicy` offers the same strategies to users over plain lists, and is what they subclass for their own.
+`schedule` deals ready tasks to waiting claims; it looks at heads of ordered groups (`projections.indexes`) and never at
+all tasks. `SchedulingPolicy` offers the same strategies to users over plain lists, and is what they subclass for their
+own.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -65,85 +67,96 @@ def schedule(
     others by age. *loads* are what workers last reported, 0 to 1.
     """
     menus: dict[tuple[str, tuple[str, ...]], _Menu] = {}
+    rooms = {worker_id: _room(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
     seats = [
         (seat.score(), number, seat)
         for number, claim in enumerate(claims)
-        if (seat := _seat(world, claim, loads)) is not None
+        if (room := rooms[claim.worker_id]) is not None and (seat := _Seat(claim, room))
     ]
     heapq.heapify(seats)
     taken: set[str] = set()
     while seats and len(taken) < most:
-        _, number, seat = seats[0]
-        menu_key = (seat.ordering, seat.worker.handles)
+        score, number, seat = seats[0]
+        if score < seat.score():  # its worker was served on another claim meanwhile
+            heapq.heapreplace(seats, (seat.score(), number, seat))
+            continue
+        menu_key = (seat.ordering, seat.room.worker.handles)
         menu = menus.get(menu_key)
         if menu is None:
             menu = menus[menu_key] = _Menu(world, *menu_key)
-        task = menu.take(seat, taken)
+        task = menu.take(seat, taken) if seat else None
         if task is None:
             heapq.heappop(seats)
             continue
         taken.add(task.task_id)
         yield seat.give(task)
-        if seat.left:
-            heapq.heapreplace(seats, (seat.score(), number, seat))
-        else:
-            heapq.heappop(seats)
+        heapq.heapreplace(seats, (seat.score(), number, seat))
+
+
+class _Room:
+    """What one worker can still take while tasks are dealt; all its claims share it."""
+
+    __slots__ = ("busy", "free", "load", "worker")
+
+    def __init__(self, worker: Worker, busy: int, free: Resources | None, load: float) -> None:
+        self.worker = worker
+        self.busy = busy
+        self.free = free
+        self.load = load
 
 
 class _Seat:
-    """A waiting claim while tasks are dealt: how many it may still get, and how loaded its worker is by then."""
+    """A waiting claim while tasks are dealt; false when it can get no more."""
 
-    __slots__ = ("claim_id", "free", "given", "held", "left", "load", "ordering", "strategy", "worker")
+    __slots__ = ("claim", "given", "ordering", "room")
 
-    def __init__(self, claim: WaitingClaim, worker: Worker, held: int, free: Resources | None, load: float) -> None:
-        self.claim_id = claim.claim_id
-        self.worker = worker
-        self.held = held
-        self.free = free
-        self.load = load
+    def __init__(self, claim: WaitingClaim, room: _Room) -> None:
+        self.claim = claim
+        self.room = room
         self.given = 0
-        self.left = claim.slots if worker.slots is None else min(claim.slots, worker.slots - held)
-        self.strategy = claim.strategy
         self.ordering = "priority" if claim.strategy == "priority" else "fifo"
+
+    def __bool__(self) -> bool:
+        slots = self.room.worker.slots
+        return self.given < self.claim.slots and (slots is None or self.room.busy < slots)
 
     def score(self) -> float:
         """Say how well served the seat is; the lowest is served next."""
-        if self.strategy == "least_loaded":
-            return self.load + (self.held + self.given) / (self.worker.slots or 1)
-        if self.strategy == "weighted_round_robin":
-            return self.given / (self.worker.slots or 1)
+        if self.claim.strategy == "least_loaded":
+            return self.room.load + self.room.busy / (self.room.worker.slots or 1)
+        if self.claim.strategy == "weighted_round_robin":
+            return self.given / (self.room.worker.slots or 1)
         return self.given
 
     def fits(self, task: Task) -> bool:
-        return self.free is None or task.resources.fits_in(self.free)
+        return self.room.free is None or task.resources.fits_in(self.room.free)
 
     def give(self, task: Task) -> TaskStarted:
+        """Give a task under a lease that no other attempt bears: not of this task, not of this claim."""
         self.given += 1
-        self.left -= 1
-        if self.free is not None:
-            self.free -= task.resources
+        self.room.busy += 1
+        if self.room.free is not None:
+            self.room.free -= task.resources
         attempt = task.attempt + 1
         return TaskStarted(
             task_id=task.task_id,
-            worker_id=self.worker.worker_id,
-            claim_id=self.claim_id,
+            worker_id=self.claim.worker_id,
+            claim_id=self.claim.claim_id,
             attempt=attempt,
-            lease=f"{self.claim_id}.{attempt}",
+            lease=f"{self.claim.claim_id}.{self.given}.{attempt}",
         )
 
 
-def _seat(world: World, claim: WaitingClaim, loads: Mapping[str, float]) -> _Seat | None:
-    worker = world.workers.get(claim.worker_id)
+def _room(world: World, worker_id: str, loads: Mapping[str, float]) -> _Room | None:
+    worker = world.workers.get(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return None
-    held = world.indexes.held.get(worker.worker_id, {})
-    if worker.slots is not None and len(held) >= worker.slots:
-        return None
+    held = world.indexes.held.get(worker_id, {})
     free = worker.resources
     if free is not None:
         for task_id in held:
             free -= world.tasks[task_id].resources
-    return _Seat(claim, worker, len(held), free, loads.get(worker.worker_id, 0.0))
+    return _Room(worker, len(held), free, loads.get(worker_id, 0.0))
 
 
 class _Menu:
@@ -192,7 +205,7 @@ class SchedulingPolicy:
     """
 
     def __init__(self, policy_type: PolicyType = PolicyType.FIFO) -> None:
-        if not isinstance(policy_type, PolicyType):
+        if getattr(policy_type, "name", None) not in PolicyType.__members__:
             msg = f"policy_type {policy_type!r} is none: use PolicyType.{', PolicyType.'.join(PolicyType.__members__)}"
             raise Refused(msg, reason="bad_policy")
         self.policy_type = policy_type
@@ -201,7 +214,7 @@ class SchedulingPolicy:
         self._loads: dict[str, float] = {}
         self._served: dict[str, float] = {}
 
-    def configure(self, options: Mapping[str, Mapping[str, float]]) -> None:
+    def configure(self, options: Mapping[str, Any]) -> None:
         """
         Set `priority_weights` (label → rank, higher first) or `worker_weights` (worker id → share).
 
@@ -212,14 +225,22 @@ class SchedulingPolicy:
             if name not in ("priority_weights", "worker_weights"):
                 msg = f"policy option {name!r} is not known: use priority_weights, worker_weights"
                 raise Refused(msg, reason="bad_policy")
+            if not isinstance(weights, Mapping):
+                msg = f"{name} is {weights!r}: use a mapping such as {{'high': 3}}"
+                raise Refused(msg, reason="bad_policy")
             for key, weight in weights.items():
-                if not isinstance(weight, (int, float)) or not weight > 0:
-                    msg = f"{name}[{key!r}] is {weight!r}: use a number above 0"
+                if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                    msg = f"{name}[{key!r}] is {weight!r}: use a finite number above 0"
                     raise Refused(msg, reason="bad_policy")
         self._priority_weights = dict(options.get("priority_weights", self._priority_weights))
         self._worker_weights = dict(options.get("worker_weights", self._worker_weights))
 
-    def select_task(self, available_tasks: Sequence[Any], available_workers: Sequence[Any], **kwargs: Any) -> Any:
+    def select_task(
+        self,
+        available_tasks: Sequence[Any],
+        available_workers: Sequence[Any],
+        **kwargs: Any,  # noqa: ARG002  # whatever a subclass of the user's takes
+    ) -> Any:
         """Choose the task to run next, None when there is no task or nobody to run it."""
         if not available_tasks or not available_workers:
             return None
@@ -227,7 +248,7 @@ class SchedulingPolicy:
             return max(available_tasks, key=self._rank)
         return available_tasks[0]
 
-    def select_worker(self, task: Any, available_workers: Sequence[Any]) -> Any:
+    def select_worker(self, task: Any, available_workers: Sequence[Any]) -> Any:  # noqa: ARG002  # subclasses look at it
         """Choose the worker that gets *task*, None when there is none."""
         if not available_workers:
             return None

@@ -1,8 +1,8 @@
 """
-Reacts to what the journal and the heartbeats tell about tasks and workers: keeps the claims that wait, and places tasks.
+Reacts to what the journal and the heartbeats tell about tasks and workers: keeps waiting claims, and places tasks.
 
-It holds no fact: a claim that is lost with the writer is asked again by its worker, under the same id. Which task goes to
-whom is decided by `scheduling_policy.schedule` alone.
+It holds no fact: a claim that is lost with the writer is asked again by its worker, under the same id. Which task goes
+to whom is decided by `scheduling_policy.schedule` alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events.coordinator import CoordinatorTurn, WaitingClaim
-from events.errors import Unavailable
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.commands import ClaimTasks
@@ -56,6 +56,10 @@ class SchedulingWorker:
         command: ClaimTasks = asked.command  # type: ignore[assignment]  # the engine brings nothing else here
         before = self._waiting.get(command.claim_id)
         if before is not None:
+            if before.claim.worker_id != command.worker_id:
+                msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
+                asked.reply(None, Refused(msg, reason="id_taken"))
+                return
             before.answer(None, Unavailable("the same claim was asked again; that one is answered"))
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
@@ -74,6 +78,7 @@ class SchedulingWorker:
         claims = list(islice(counting, CLAIMS_A_TURN))
         loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
         started = list(schedule(self._world, claims, loads, most=most)) if most > 0 else []
+        self._make_way(claims, started)
         if not started:
             return [], []
         turn = CoordinatorTurn(
@@ -86,6 +91,15 @@ class SchedulingWorker:
             loads={worker_id: load for worker_id, load in loads.items() if load},
         )
         return started, [turn]
+
+    def _make_way(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
+        """Let claims that got nothing stand behind those that could not even be looked at, where there are such."""
+        if len(claims) < CLAIMS_A_TURN:
+            return
+        served = {event.claim_id for event in started}
+        for claim in claims:
+            if claim.claim_id not in served:
+                self._waiting[claim.claim_id] = self._waiting.pop(claim.claim_id)
 
     def answer_placed(self, started: list[TaskStarted]) -> list[tuple[Asked, list[Any]]]:
         """Take the claims that got tasks off the list; give each with its tasks."""

@@ -1,0 +1,299 @@
+"""
+`coordinator demo`: everything on this machine, two agents in containers, and a few hundred tasks of real work.
+
+It goes through the same doors as anybody: the facades order, the journal is followed for what happened. All of it
+lives in a temporary folder that is removed at the end, however the end comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from coordinator.cli import EXIT_ERROR, EXIT_INTERRUPTED
+from coordinator.cli.output import clean
+from coordinator.cli.run import load_settings, stop_signal
+from coordinator.client import Client
+from coordinator.groups import task_group
+from coordinator.home import Home
+from coordinator.journal_nats import NatsJournal
+from coordinator.payloads import value_of
+from coordinator.registry import ServiceStatus
+from coordinator.up import run_cluster
+from events import codec
+from events.task import TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.up import Cluster
+    from events.base import Envelope
+    from events.task import TaskEvent
+
+AGENTS = 2
+IN_FLIGHT = 64
+TIME_LIMIT_S = 120.0
+SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3", "turtledemo"}
+BIGGEST = 8
+
+
+@click.command()
+@click.option("--tasks", "most", type=click.IntRange(1, 5000), default=600, show_default=True, help="Modules at most.")
+@click.pass_context
+def demo(ctx: click.Context, most: int) -> int:
+    """Show it all at work: real tasks in real processes on a real, durable journal."""
+    settings = load_settings(ctx)
+    return asyncio.run(_demo(settings, most))
+
+
+async def _demo(settings: Any, most: int) -> int:
+    async with stop_signal() as stop, task_group() as tasks:
+        playing = tasks.create_task(_play(settings, most))
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([playing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if playing.done():
+            return playing.result()
+        click.echo("interrupted: stopping everything", err=True)
+        playing.cancel()
+        await asyncio.wait([playing])
+        return EXIT_INTERRUPTED
+
+
+async def _play(settings: Any, most: int) -> int:
+    began = time.monotonic()
+    modules = list(_modules())[:most]
+    with tempfile.TemporaryDirectory(prefix="coordinator-demo-") as folder:
+        home = Home(Path(folder))
+        say(f"starting nats-server (fsync always), coordinator, follower and node agent in {folder}")
+        async with run_cluster(home, settings, quiet=True) as cluster:
+            say(f"up after {time.monotonic() - began:.1f} s")
+            os.environ["COORDINATOR_URL"] = cluster.url  # what the facades go by
+            try:
+                async with Client.open(cluster.url, namespace=settings.namespace, source="demo") as client:
+                    show = Show(len(modules))
+                    done = await _run(client, show, modules)
+                    await _sum_up(client, cluster, show)
+            finally:
+                del os.environ["COORDINATOR_URL"]
+    say(f"everything is stopped and removed; {time.monotonic() - began:.1f} s in all")
+    return 0 if done else EXIT_ERROR
+
+
+async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bool:
+    """Start the agents, submit the tasks, and watch until all have ended."""
+    from coordinator.container import ContainerConfig, ContainerManager
+    from coordinator.registry import ServiceDiscovery, ServiceRegistry
+    from coordinator.scheduler import TaskScheduler
+
+    async with (
+        task_group() as tasks,
+        ContainerManager() as containers,
+        ServiceRegistry() as registry,
+        TaskScheduler() as scheduler,
+    ):
+        following = tasks.create_task(show.follow(NatsJournal(client.bus, client.subjects)))
+        for number in range(AGENTS):
+            config = ContainerConfig(
+                agent_id=f"analyst_{number}",
+                agent_type="task_agent",
+                resources={"cpu": "500m", "memory": "256Mi"},
+                environment={"COORDINATOR_HANDLERS": "coordinator.demo_handlers", "COORDINATOR_WORKER_SLOTS": "8"},
+            )
+            container_id = await containers.create_container(config)
+            if not await containers.start_container(container_id):
+                say(f"container {container_id} did not start: {await containers.get_container_logs(container_id)}")
+                following.cancel()
+                return False
+        while len(await registry.find_services("task_agent", ServiceStatus.HEALTHY)) < AGENTS:  # noqa: ASYNC110  # asked over NATS
+            await asyncio.sleep(0.02)
+        found = await ServiceDiscovery(registry).discover_service("task_agent")
+        say(f"discovered {found.service_name} {found.service_id}, {found.status.value}" if found else "found no agent")
+        show.began = time.monotonic()
+        await _submit(scheduler, modules)
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                await show.all_ended.wait()
+        except TimeoutError:
+            say(f"only {show.ended} of {len(modules)} tasks have ended after {TIME_LIMIT_S:g} s")
+        show.finish()
+        following.cancel()
+        return show.ended == len(modules) and not show.failed
+
+
+async def _submit(scheduler: Any, modules: list[tuple[str, str]]) -> None:
+    """Submit one task for each module, so many at once."""
+    waiting = iter(modules)
+
+    async def submit() -> None:
+        for module, path in waiting:
+            await scheduler.submit_task(
+                task_name="analyse_module",
+                task_type="batch",
+                timeout=60,
+                payload={"module": module, "path": path},
+            )
+
+    async with task_group() as tasks:
+        for _ in range(IN_FLIGHT):
+            tasks.create_task(submit())
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    """Give name and path of each module of the standard library."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if not SKIPPED & set(inside.parts) and not inside.parts[0].startswith("config-"):
+            yield ".".join(inside.with_suffix("").parts), str(path)
+
+
+class Show:
+    """What happens, as it happens: read from the journal, shown as a bar on a terminal and as lines elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.began = 0.0
+        self.took_s = 0.0
+        self.failed = 0
+        self.types: Counter[str] = Counter()
+        self.commits = 0
+        self.bytes = 0
+        self.results: list[dict[str, Any]] = []
+        self.all_ended = asyncio.Event()
+        self._submitted: dict[str, float] = {}
+        self.to_start_s: list[float] = []
+        self.to_end_s: list[float] = []
+        self._bar: Any = _bar(total) if sys.stdout.isatty() else None
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have ended."""
+        return len(self.to_end_s)
+
+    async def follow(self, journal: NatsJournal) -> None:
+        """Show every event from the first on."""
+        async for records in journal.follow(0):
+            for record in records:
+                if record.kind != "commit":
+                    continue
+                self.commits += 1
+                self.bytes += len(record.body)
+                for envelope in codec.decode(record.body):
+                    self._see(envelope)
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        self.took_s = time.monotonic() - self.began
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _see(self, envelope: Envelope) -> None:
+        kind = envelope.type
+        self.types[kind] += 1
+        if kind.startswith("task."):
+            self._see_task(envelope.data, codec.seconds_of(envelope.time))  # type: ignore[arg-type]  # by its type
+        elif kind != "coordinator.turn":
+            self._line(envelope)
+        if kind.startswith("task.") and self._bar is None and self.types[kind] % 150 == 1:
+            self._line(envelope)
+
+    def _see_task(self, event: TaskEvent, at: float) -> None:
+        match event:
+            case TaskSubmitted():
+                self._submitted[event.task_id] = at
+            case TaskStarted():
+                self.to_start_s.append(at - self._submitted[event.task_id])
+            case TaskCompleted() | TaskFailed():
+                self.to_end_s.append(at - self._submitted[event.task_id])
+                if isinstance(event, TaskCompleted):
+                    self.results.append(value_of(event.result))
+                else:
+                    self.failed += 1
+                if self._bar is not None:
+                    self._bar.advance(self._bar.task_ids[0])
+                if self.ended == self.total:
+                    self.all_ended.set()
+            case _:
+                pass
+
+    def _line(self, envelope: Envelope) -> None:
+        line = f"{envelope.time[11:23]}  {envelope.id:>9}  {envelope.type:<22} {clean(envelope.subject)}"
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        else:
+            click.echo(line)
+
+
+def _bar(total: int) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=True)
+    bar.add_task("tasks", total=total)
+    bar.start()
+    return bar
+
+
+async def _sum_up(client: Client, cluster: Cluster, show: Show) -> None:
+    """Print the table at the end."""
+    store = await _store_position(client)
+    rows = [("tasks", f"{show.ended} of {show.total} ended, {show.failed} failed")]
+    if show.to_end_s:
+        rows += [
+            ("throughput", f"{show.ended / show.took_s:,.0f} tasks/s of real work on {os.cpu_count()} cores"),
+            ("submit → start", _spread(show.to_start_s)),
+            ("submit → recorded end", _spread(show.to_end_s)),
+        ]
+    events = sum(show.types.values())
+    rows += [
+        ("lines analysed", f"{sum(one['lines'] for one in show.results):,}"),
+        ("journal", f"{events:,} events in {show.commits:,} fsynced commits, {show.bytes / 1e6:.1f} MB"),
+        ("read model", f"state.db follows at {store}"),
+        ("heartbeats", "on the heartbeat stream only; the journal holds changes of health"),
+        ("restarts", ", ".join(f"{name} {one.starts - 1}" for name, one in cluster.programs.items())),
+    ]
+    _table("what happened", rows)
+    _table("events by type", [(kind, f"{count:,}") for kind, count in show.types.most_common()])
+    biggest = sorted(show.results, key=lambda one: -one["lines"])[:BIGGEST]
+    _table(
+        "the biggest modules",
+        [
+            (one["module"], f"{one['lines']:>6,} lines {one['definitions']:>5,} definitions  {one['digest'][:12]}")
+            for one in biggest
+        ],
+    )
+
+
+async def _store_position(client: Client) -> str:
+    subject = client.subjects.read(client.source, "position")
+    answer = msgspec.json.decode(await client.bus.request(subject, b"{}", timeout_s=5.0))
+    return str(answer.get("ok", answer))
+
+
+def _spread(seconds: list[float]) -> str:
+    if len(seconds) < 2:  # noqa: PLR2004  # quantiles need two
+        return f"{seconds[0] * 1000:.1f} ms"
+    return f"median {median(seconds) * 1000:,.1f} ms, 99 % within {quantiles(seconds, n=100)[-1] * 1000:,.1f} ms"
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    click.echo(f"\n{title}")
+    for name, value in rows:
+        click.echo(f"  {name.ljust(width)}  {value}")
+
+
+def say(text: str) -> None:
+    """Tell how far the demo is."""
+    click.echo(f"demo: {clean(text)}")

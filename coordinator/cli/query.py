@@ -1,0 +1,290 @@
+"""The commands that ask or order one thing: task, service, container, events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
+from coordinator.cli.connection import connected
+from coordinator.cli.output import clean, moment, output_options, show, show_one
+from coordinator.cli.run import load_settings
+from coordinator.commands import (
+    CancelTask,
+    FindServices,
+    GetContainer,
+    GetTask,
+    ListContainers,
+    ListTasks,
+    SubmitTask,
+)
+from coordinator.ids import TimeOrderedIds
+from coordinator.payloads import payload_of
+from events.errors import Refused
+from events.resources import Resources
+from events.service import ServiceStatus
+from events.task import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from coordinator.client import Client
+    from projections.task import Task
+
+URL = click.option("--url", envvar="COORDINATOR_URL", help="The coordinator: nats://token@host:port.", show_envvar=True)
+
+_ids = TimeOrderedIds()
+
+_TASK_COLUMNS = (
+    ("id", lambda t: t.task_id),
+    ("name", lambda t: t.task_name),
+    ("status", lambda t: t.status.value),
+    ("priority", lambda t: t.priority),
+    ("attempt", lambda t: t.attempt),
+    ("worker", lambda t: t.worker_id),
+    ("submitted", lambda t: moment(t.submitted_at)),
+    ("ended", lambda t: moment(t.ended_at)),
+)
+_TASK_FACTS = (
+    *_TASK_COLUMNS,
+    ("type", lambda t: t.task_type),
+    ("tenant", lambda t: t.tenant),
+    ("started", lambda t: moment(t.started_at)),
+    ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
+    ("failures", lambda t: f"{t.failures} of at most {t.max_retries + 1}" if t.failures else ""),
+    ("error", lambda t: t.error),
+    ("ended by", lambda t: t.ended_by),
+    ("result", lambda t: t.result.data if t.result is not None else ""),
+)
+
+
+def _asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitable[Any]]) -> Any:
+    """Run *body* with a connection to the coordinator."""
+
+    async def run() -> Any:
+        async with connected(settings, url) as client:
+            return await body(client)
+
+    settings = load_settings(ctx)
+    return asyncio.run(run())
+
+
+@click.group()
+def task() -> None:
+    """Submit, look at and cancel tasks."""
+
+
+@task.command("submit")
+@click.argument("name")
+@click.option("--payload", help="JSON given to the handler.")
+@click.option("--type", "task_type", default="", help="Type of the task.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher is sooner, under PRIORITY.")
+@click.option("--timeout", type=float, help="Seconds that one attempt may take.")
+@click.option("--max-retries", type=int, help="Tries after the first.")
+@click.option("--cpu", help="CPU it needs, such as 500m.")
+@click.option("--memory", help="Memory it needs, such as 2Gi.")
+@click.option("--id", "task_id", help="Id of the task; the same id again is the same task.")
+@click.option("--wait", type=float, default=0.0, help="Wait up to so many seconds for its end.")
+@URL
+@output_options
+@click.pass_context
+def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, **options: Any) -> int:
+    """Put a task NAME into the queue and print its id."""
+    command = _submit_command(name, options)
+
+    async def submit(client: Client) -> Task | str:
+        task_id: str = await client.execute(command)
+        return await _ended(client, task_id, wait) if wait else task_id
+
+    made = _asking(ctx, url, submit)
+    if isinstance(made, str):
+        if options["as_json"] or options["output"] == "json":
+            click.echo(f'{{"task_id": "{made}"}}')
+        else:
+            click.echo(made)
+        return 0
+    show_one(made, _TASK_FACTS, output=options["output"], as_json=options["as_json"])
+    return _outcome(made)
+
+
+def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
+    import msgspec
+
+    payload = None
+    if options["payload"] is not None:
+        try:
+            payload = payload_of(msgspec.json.decode(options["payload"]))
+        except msgspec.MsgspecError as error:
+            msg = f"--payload is no JSON ({error}): quote text, as in --payload '\"text\"'"
+            raise Refused(msg, reason="bad_payload") from error
+    amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
+    return SubmitTask(
+        task_id=options["task_id"] or _ids.new("task"),
+        task_name=name,
+        task_type=options["task_type"],
+        priority=options["priority"],
+        timeout_s=options["timeout"],
+        max_retries=options["max_retries"],
+        resources=Resources.parse(amounts),
+        payload=payload,
+    )
+
+
+async def _ended(client: Client, task_id: str, wait_s: float) -> Task:
+    """Wait for the end of a task, in portions that the coordinator allows."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        left_s = max(0.0, deadline - loop.time())
+        found: Task = await client.execute(GetTask(task_id=task_id, wait_s=min(left_s, 20.0)))
+        if found.is_ended or loop.time() >= deadline:
+            return found
+
+
+def _outcome(found: Task) -> int:
+    if not found.is_ended:
+        click.echo(f"the task has not ended yet; it is {found.status.value}", err=True)
+        return EXIT_TIMED_OUT
+    return 0 if found.status is TaskStatus.COMPLETED else EXIT_ERROR
+
+
+@task.command("get")
+@click.argument("task_id")
+@click.option("--wait", type=float, default=0.0, help="Wait up to so many seconds for its end.")
+@URL
+@output_options
+@click.pass_context
+def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, output: str, as_json: bool) -> int:
+    """Show a task."""
+
+    async def get(client: Client) -> Task:
+        found: Task = await client.execute(GetTask(task_id=task_id))
+        return await _ended(client, task_id, wait) if wait and not found.is_ended else found
+
+    found = _asking(ctx, url, get)
+    show_one(found, _TASK_FACTS, output=output, as_json=as_json)
+    return _outcome(found) if wait else 0
+
+
+@task.command("list")
+@click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Only those in it.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@URL
+@output_options
+@click.pass_context
+def task_list(ctx: click.Context, status: str | None, limit: int, url: str | None, output: str, as_json: bool) -> None:
+    """List tasks, newest first: all that live and the recently ended."""
+    question = ListTasks(status=TaskStatus(status) if status else None, limit=limit)
+    show(_asking(ctx, url, lambda client: client.execute(question)), _TASK_COLUMNS, output=output, as_json=as_json)
+
+
+@task.command("cancel")
+@click.argument("task_id")
+@click.option("--reason", default="", help="Why; it stays on record.")
+@URL
+@click.pass_context
+def task_cancel(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
+    """Call a task off."""
+    _asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)))
+
+
+@click.group()
+def service() -> None:
+    """Look at services."""
+
+
+@service.command("list")
+@click.option("--name", default="", help="Only those of this name.")
+@click.option("--status", type=click.Choice([status.value for status in ServiceStatus]), help="Only those in it.")
+@URL
+@output_options
+@click.pass_context
+def service_list(
+    ctx: click.Context, name: str, status: str | None, url: str | None, output: str, as_json: bool
+) -> None:
+    """List the registered services."""
+    question = FindServices(service_name=name, status=ServiceStatus(status) if status else None)
+    columns = (
+        ("id", lambda v: v.service.service_id),
+        ("name", lambda v: v.service.service_name),
+        ("type", lambda v: v.service.service_type),
+        ("address", lambda v: f"{v.service.host}:{v.service.port}"),
+        ("status", lambda v: v.service.status.value),
+        ("why", lambda v: v.service.health_rule),
+        ("load", lambda v: "" if v.reported is None else f"{v.reported.load:.2f}"),
+        ("heard", lambda v: "" if v.reported is None else f"{v.reported.heard_s_ago:.0f} s ago"),
+    )
+    show(_asking(ctx, url, lambda client: client.execute(question)), columns, output=output, as_json=as_json)
+
+
+@click.group()
+def container() -> None:
+    """Look at containers and their logs."""
+
+
+@container.command("list")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@URL
+@output_options
+@click.pass_context
+def container_list(ctx: click.Context, limit: int, url: str | None, output: str, as_json: bool) -> None:
+    """List containers, newest first."""
+    columns = (
+        ("id", lambda c: c.container_id),
+        ("agent", lambda c: c.agent_id),
+        ("type", lambda c: c.agent_type),
+        ("status", lambda c: c.status.value),
+        ("node", lambda c: c.node_id),
+        ("pid", lambda c: c.pid or ""),
+        ("restarts", lambda c: c.restarts or ""),
+        ("since", lambda c: moment(c.started_at)),
+        ("why", lambda c: c.reason),
+    )
+    show(
+        _asking(ctx, url, lambda client: client.execute(ListContainers(limit=limit))),
+        columns,
+        output=output,
+        as_json=as_json,
+    )
+
+
+@container.command("logs")
+@click.argument("container_id")
+@click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@URL
+@click.pass_context
+def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None) -> None:
+    """Print the last lines a container has written."""
+    from coordinator.node_questions import NodeQuestion, ask_node
+
+    async def logs(client: Client) -> list[str]:
+        found = await client.execute(GetContainer(container_id=container_id))
+        written: list[str] = await ask_node(
+            client, found.node_id, "logs", NodeQuestion(container_id=container_id, lines=lines)
+        )
+        return written
+
+    for line in _asking(ctx, url, logs):
+        click.echo(clean(line))
+
+
+@click.group()
+def events() -> None:
+    """Look at what happened."""
+
+
+@events.command("tail")
+@click.option("-n", "--last", type=click.IntRange(0, 100_000), default=10, show_default=True, help="So many back.")
+@click.option("--since", help="From this position on, such as 1042.0.")
+@click.option("--type", "prefix", default="", help="Only types that begin so, such as task. or task.failed.")
+@click.option("--follow/--no-follow", "-f/ ", default=True, show_default=True, help="Wait for more.")
+@URL
+@output_options
+@click.pass_context
+def events_tail(ctx: click.Context, /, url: str | None, **options: Any) -> None:
+    """Print events as they are committed, straight from the journal."""
+    from coordinator.cli.tail import tail
+
+    _asking(ctx, url, lambda client: tail(client, **options))

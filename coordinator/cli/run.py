@@ -1,0 +1,239 @@
+"""The commands that run something until they are stopped: up, serve, follow, node run, worker run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.client import credentials
+from coordinator.groups import task_group
+from coordinator.guard import spawn, watch_parent
+from coordinator.home import Home
+from coordinator.logs import configure
+from coordinator.settings import load
+from events.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+URL_OPTION = click.option(
+    "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True
+)
+
+
+def load_settings(ctx: click.Context) -> Any:
+    """Load the settings and set up logging by them."""
+    config = ctx.obj["config"]
+    settings = load(Path(config) if config else None)
+    configure(settings.log.level, settings.log.format)
+    return settings
+
+
+def _needed(url: str | None) -> str:
+    if not url:
+        msg = "no NATS is given: use --nats nats://token@host:port, or set COORDINATOR_URL"
+        raise Refused(msg, reason="no_url")
+    return url
+
+
+@asynccontextmanager
+async def stop_signal() -> AsyncIterator[asyncio.Event]:
+    """Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    async def orphaned() -> None:
+        await watch_parent()
+        stop.set()
+
+    async with task_group() as tasks:
+        watching = tasks.create_task(orphaned())
+        try:
+            yield stop
+        finally:
+            watching.cancel()
+
+
+@click.command()
+@click.pass_context
+def up(ctx: click.Context) -> None:
+    """Run everything on this machine: nats-server, coordinator, follower, node agent; each its own process."""
+    settings = load_settings(ctx)
+    asyncio.run(_up(settings))
+
+
+async def _up(settings: Any) -> None:
+    from coordinator.up import run_cluster
+
+    home = Home(settings.home_path())
+    async with stop_signal() as stop, run_cluster(home, settings) as cluster:
+        where = cluster.url.rpartition("@")[2]
+        click.echo(f"coordinator is up on nats://…@{where}; state in {home.path}; Ctrl-C stops it", err=True)
+        await stop.wait()
+
+
+@click.command()
+@URL_OPTION
+@click.option("--creds", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NATS credentials file.")
+@click.option("--tls-ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CA of the NATS server.")
+@click.option("--without-follower", is_flag=True, help="Run the follower elsewhere.")
+@click.pass_context
+def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path | None, without_follower: bool) -> None:
+    """Run a coordinator and its follower against your NATS; start several: one writes, the others stand by."""
+    settings = load_settings(ctx)
+    named = {"creds": creds or settings.nats.creds, "tls_ca": tls_ca or settings.nats.tls_ca}
+    settings = settings.model_copy(update={"nats": settings.nats.model_copy(update=named)})
+    asyncio.run(_serve(settings, _needed(url or settings.nats.url), without_follower))
+
+
+async def _serve(settings: Any, url: str, without_follower: bool) -> None:
+    from coordinator.local import instance_of
+    from coordinator.serve import Coordinator
+
+    home = Home(settings.home_path())
+    with home.lock("coordinator"):
+        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
+        async with stop_signal() as stop, task_group() as tasks:
+            serving = tasks.create_task(coordinator.run())
+            following = None if without_follower else tasks.create_task(_spawned_follower(url))
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            coordinator.stop("stopped")
+            await asyncio.wait([serving])
+            stopping.cancel()
+            if following is not None:
+                following.cancel()
+
+
+async def _spawned_follower(url: str) -> None:
+    """Keep a follower running beside the coordinator, in a process of its own."""
+    env = {**os.environ, "COORDINATOR_URL": url}
+    while True:
+        async with await spawn([sys.executable, "-m", "coordinator.cli", "follow"], env=env) as child:
+            await child.wait()
+        await asyncio.sleep(1.0)
+
+
+@click.command()
+@URL_OPTION
+@click.pass_context
+def follow(ctx: click.Context, url: str | None) -> None:
+    """Run a follower: it keeps the read model and answers questions about the past."""
+    settings = load_settings(ctx)
+    asyncio.run(_follow(settings, _needed(url or settings.nats.url)))
+
+
+async def _follow(settings: Any, url: str) -> None:
+    from coordinator.follower import Follower
+    from coordinator.registry.health_check_worker import run_health_checks
+
+    home = Home(settings.home_path())
+    with home.lock("follower"):
+        async with (
+            stop_signal() as stop,
+            _client(settings, url, "follower") as client,
+            Follower.open(
+                url,
+                home.state_db,
+                namespace=settings.namespace,
+                **credentials(settings),
+            ) as follower,
+            task_group() as tasks,
+        ):
+            checking = tasks.create_task(run_health_checks(client, settings))
+            failing = tasks.create_task(follower.wait_failed())
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait([failing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (checking, failing, stopping):
+                task.cancel()
+
+
+def _client(settings: Any, url: str, name: str) -> Any:
+    from coordinator.client import Client
+
+    return Client.open(
+        url,
+        namespace=settings.namespace,
+        name=name,
+        **credentials(settings),
+    )
+
+
+@click.group()
+def node() -> None:
+    """Run a node agent."""
+
+
+@node.command("run")
+@URL_OPTION
+@click.option("--id", "node_id", help="Name of this node; by default a lasting one is made.")
+@click.option("--stop-containers", is_flag=True, help="Stop its containers when the agent is stopped.")
+@click.pass_context
+def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_containers: bool) -> None:
+    """Serve this machine: start and stop containers as the coordinator orders."""
+    settings = load_settings(ctx)
+    asyncio.run(_node(settings, _needed(url or settings.nats.url), node_id, stop_containers))
+
+
+async def _node(settings: Any, url: str, node_id: str | None, stop_containers: bool) -> None:
+    from coordinator.node import NodeAgent, capacity_of, open_runtime
+
+    home = Home(settings.home_path())
+    with home.lock("node"):
+        async with (
+            stop_signal() as stop,
+            _client(settings, url, "node") as client,
+            open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+            NodeAgent.open(
+                client,
+                runtime,
+                node_id=node_id or settings.node.node_id or home.instance("node"),
+                capacity=capacity_of(settings),
+                url=url,
+                secrets=home.path / "secrets",
+                interval_s=settings.node.sync_interval_s,
+            ) as agent,
+        ):
+            await stop.wait()
+            if stop_containers:
+                await agent.stop_all()
+
+
+@click.group()
+def worker() -> None:
+    """Run a worker."""
+
+
+@worker.command("run")
+@click.argument("module")
+@URL_OPTION
+@click.option("--id", "worker_id", help="Name of this worker; by default one is made.")
+@click.option("--slots", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks at once.")
+@click.pass_context
+def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
+    """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
+    from coordinator.cli.connection import find_url
+    from coordinator.worker import run_worker
+
+    settings = load_settings(ctx)
+    asyncio.run(
+        run_worker(
+            module,
+            url=url or find_url(settings),
+            namespace=settings.namespace,
+            worker_id=worker_id,
+            slots=slots,
+        )
+    )
+
+
+__all__ = ["follow", "node", "serve", "up", "worker"]

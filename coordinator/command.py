@@ -1,0 +1,19 @@
+"""What every order and question is: a value with a place on the wire."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """An order or a question."""
+
+    KIND: ClassVar[str] = ""
+    VERB: ClassVar[str] = ""
+    Answer: ClassVar[Any] = None
+    IS_QUESTION: ClassVar[bool] = False
+    """Questions are answered from the world as it stands; they are never decided."""
+    REMEMBERED: ClassVar[bool] = False
+    """Whether repeats are known by their command id, because the order makes nothing with an id of its own."""

@@ -1,0 +1,21 @@
+"""Packages that export names without importing the modules behind them until they are used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """Make a package's `__getattr__` from its exported names and the modules that define them."""
+
+    def get(name: str) -> Any:
+        if name not in names:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        return getattr(import_module(names[name]), name)
+
+    return get

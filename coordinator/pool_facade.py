@@ -1,0 +1,78 @@
+"""What `ResourceManager` and `ResourceAllocator` share: a facade over one named pool of resources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coordinator.commands import AllocatePool, DefinePool, GetPool, ReleasePool
+from coordinator.facade import Facade, text, whole
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from projections.pool import Pool
+
+
+class PoolFacade(Facade):
+    """One pool: `POOL` names it; all facades of the cluster with that name share it."""
+
+    POOL = ""
+
+    async def initialize(self, capacity: Mapping[str, Any] | None = None) -> None:
+        """
+        Give the pool its capacity, such as `{"cpu": 8, "memory": 16 * 1024**3, "gpu": 2}`.
+
+        Without one it keeps what it has.
+
+        Raises:
+            Refused: an amount is no quantity.
+        """
+        if capacity is None:
+            await self.opened()
+            return
+        await self.execute(DefinePool(pool_id=self.POOL, capacity=Resources.parse(capacity)))
+
+    async def _allocate(self, request_id: str, resources: Resources, priority: int) -> bool:
+        granted: bool = await self.execute(
+            AllocatePool(
+                pool_id=self.POOL,
+                request_id=text("request_id", request_id),
+                resources=resources,
+                priority=whole("priority", priority),
+            )
+        )
+        return granted
+
+    async def release_resources(self, request_id: str) -> bool:
+        """Give back what a request holds; False when it held nothing."""
+        released: bool = await self.execute(ReleasePool(pool_id=self.POOL, request_id=text("request_id", request_id)))
+        return released
+
+    async def get_resource_status(self) -> dict[str, Any]:
+        """
+        Say what there is and who holds it.
+
+        `total`, `allocated`, `available` and `utilization` (0 to 1) by cpu (cores), memory (bytes) and gpu, and
+        `allocations` by request.
+
+        Raises:
+            NotFound: the pool was never initialized.
+        """
+        pool: Pool = await self.execute(GetPool(pool_id=self.POOL))
+        total, held = amounts(pool.capacity), amounts(pool.held)
+        return {
+            "total": total,
+            "allocated": held,
+            "available": amounts(pool.free),
+            "utilization": {name: held[name] / total[name] if total[name] else 0.0 for name in total},
+            "allocations": {
+                one.request_id: {**amounts(one.resources), "priority": one.priority, "since": one.allocated_at}
+                for one in pool.allocations.values()
+            },
+        }
+
+
+def amounts(resources: Resources) -> dict[str, float]:
+    """Write resources as cores, bytes and GPUs."""
+    return {"cpu": resources.cpu_millis / 1000, "memory": resources.memory_bytes, "gpu": resources.gpus}

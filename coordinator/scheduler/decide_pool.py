@@ -1,0 +1,61 @@
+"""What an order about resource pools makes of the world. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.rules import check_number, check_resources
+from events.errors import NotFound, Refused
+from events.ids import checked
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+
+if TYPE_CHECKING:
+    from coordinator.commands import AllocatePool, DefinePool, ReleasePool
+    from coordinator.rules import Context
+    from events.base import Event
+    from projections.world import World
+
+    Events = tuple[Event, ...]
+
+
+def define(world: World, command: DefinePool, context: Context) -> Events:
+    """Give a pool its capacity; what is granted already stays granted."""
+    check_resources("capacity", command.capacity)
+    known = world.pools.get(checked(command.pool_id, "pool_id"))
+    if known is not None and known.capacity == command.capacity:
+        return ()
+    return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
+
+
+def allocate(world: World, command: AllocatePool, context: Context) -> Events:
+    """Grant a share of a pool when it fits; nothing happens when it does not."""
+    checked(command.request_id, "request_id")
+    check_number("priority", command.priority, -1_000_000, 1_000_000)
+    check_resources("resources", command.resources)
+    pool = world.pools.get(checked(command.pool_id, "pool_id"))
+    if pool is None:
+        msg = f"there is no pool {command.pool_id!r}: initialize it with its capacity first"
+        raise NotFound(msg)
+    held = pool.allocations.get(command.request_id)
+    if held is not None:
+        if held.resources == command.resources:
+            return ()
+        msg = f"request_id {command.request_id!r} already holds {held.resources}: release it before asking anew"
+        raise Refused(msg, reason="id_taken")
+    if not command.resources.fits_in(pool.free):
+        return ()
+    granted = PoolAllocated(
+        pool_id=pool.pool_id,
+        request_id=command.request_id,
+        resources=command.resources,
+        priority=command.priority,
+    )
+    return (granted,)
+
+
+def release(world: World, command: ReleasePool, context: Context) -> Events:
+    """Take a share back."""
+    pool = world.pools.get(checked(command.pool_id, "pool_id"))
+    if pool is None or checked(command.request_id, "request_id") not in pool.allocations:
+        return ()
+    return (PoolReleased(pool_id=pool.pool_id, request_id=command.request_id),)

@@ -1,0 +1,398 @@
+"""
+The read model in one SQLite file.
+
+One connection writes, whole batches in one transaction with the position; another one reads, and in WAL mode never
+waits for it. All SQL is in `schema.sql` and in the constants below: nothing that a caller gives becomes part of it. A
+file that is damaged, or of another schema or fold, is moved aside and begun anew; the projector fills it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiosqlite
+import msgspec
+import structlog
+
+from events.base import START, Position
+from events.errors import Unavailable
+from projections.store import (
+    ANOTHER_WRITER,
+    KINDS,
+    PAGE_BYTES,
+    PLACE_MAX,
+    STORE_BUSY,
+    Batch,
+    Mark,
+    StoredEvent,
+    StoredEvents,
+    StoreUnfit,
+    Thing,
+    Things,
+    Waits,
+    checked_limit,
+    kind_of,
+    place_of,
+    position_of,
+    state_rows,
+)
+from projections.world import FOLD_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_VERSION = 1
+ASIDE = ".aside"
+FETCHED = 200
+"""Rows brought over from the connection's thread at once."""
+BUSY_TIMEOUT_S = 5.0
+CACHE_KIB = 16 * 1024
+CHECKPOINT_PAGES = 4000
+WAL_KEPT_BYTES = 64 * 1024 * 1024
+
+# --- SQL --------------------------------------------------------------------------------------------------------------
+
+SCHEMA = resources.files("projections").joinpath("schema.sql").read_text()
+PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",  # a power cut may take the last transactions, whole; the journal has them
+    f"PRAGMA cache_size = -{CACHE_KIB}",
+    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
+)
+ONLY_READ = "PRAGMA query_only = ON"
+GET_VERSION = "PRAGMA user_version"
+COUNT_TABLES = "SELECT count(*) FROM sqlite_master"
+CHECK = "PRAGMA integrity_check(20)"
+LAST_PLACE = "SELECT coalesce(max(place), 0) FROM events"
+BEGIN, COMMIT = "BEGIN IMMEDIATE", "COMMIT"
+GET_MARK = "SELECT sequence, idx, chain, fold_version, generation, time, unfoldable FROM position"  # as in `Mark`
+PUT_MARK = "INSERT OR REPLACE INTO position VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+ADD_EVENT = (
+    "INSERT INTO events (place, type, kind, subject, time, tenant, actor, commandid, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+GET_EVENTS, IN_ORDER = "SELECT place, body FROM events WHERE place > ?", "ORDER BY place LIMIT ?"
+OF_SUBJECT, OF_KIND, OF_TYPE = "AND subject = ?", "AND kind = ?", "AND substr(type, 1, ?) = ?"
+WITH_STATUS, WITH_TENANT, WITH_NAME = "AND status = ?", "AND tenant = ?", "AND name = ?"
+NEWEST_FIRST = "ORDER BY created DESC LIMIT ?"
+
+
+def _for_each_kind(statement: str) -> dict[str, str]:
+    return {kind: statement.replace("{table}", where.table) for kind, where in KINDS.items()}
+
+
+GET_ONE = _for_each_kind("SELECT created, id, state FROM {table} WHERE id = ?")
+LIST = _for_each_kind("SELECT created, id, state FROM {table} WHERE created < ?")
+PUT_ONE = _for_each_kind(
+    "INSERT INTO {table} (created, id, status, tenant, name, ended_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET created = excluded.created, status = excluded.status, tenant = excluded.tenant,"
+    " name = excluded.name, ended_at = excluded.ended_at, state = excluded.state"
+)
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PASSING = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+})  # fmt: skip
+_PRIMARY_CODE = 0xFF
+
+
+class SqliteStore(Waits):
+    """See `projections.store.Store`; made by `open`."""
+
+    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection, mark: Mark) -> None:
+        super().__init__(mark)
+        self.path = path
+        self._writer = writer
+        self._reader = reader
+        self._file = _identity(path)
+        self._is_open = True
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[SqliteStore]:
+        """
+        Open the file at *path*, or make it; one that cannot serve is moved aside first.
+
+        Raises:
+            Unavailable: the file system does not let us.
+        """
+        writer, mark = await _open_writer(path)
+        try:
+            async with _connection(path) as reader:
+                await reader.execute_fetchall(ONLY_READ)
+                store = cls(path, writer, reader, mark)
+                try:
+                    yield store
+                finally:
+                    store._is_open = False
+        finally:
+            await writer.close()
+
+    async def write(self, batch: Batch) -> None:
+        """See `Store.write`."""
+        with self._translated():
+            self._check_in_place()
+            writer = self._writer
+            try:
+                await writer.execute_fetchall(BEGIN)
+                if not await self._has(batch):
+                    # One hop to the connection's thread for each statement, whatever the number of rows.
+                    await writer.executemany(ADD_EVENT, batch.events)
+                    for kind, states in batch.states.items():
+                        await writer.executemany(PUT_ONE[kind], state_rows(kind, states.values()))
+                    await writer.execute_fetchall(PUT_MARK, _columns(batch.after))
+                await writer.execute_fetchall(COMMIT)
+            except BaseException:
+                await writer.rollback()
+                raise
+        self.move(batch.after)
+
+    async def get(self, kind: str, entity_id: str) -> Thing | None:
+        """See `Store.get`."""
+        kind_of(kind)
+        with self._translated():
+            rows = list(await self._reader.execute_fetchall(GET_ONE[kind], (entity_id,)))
+        return _thing(rows[0]) if rows else None
+
+    async def list(
+        self,
+        kind: str,
+        *,
+        status: str | None = None,
+        tenant: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        before: Position | None = None,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> Things:
+        """See `Store.list`."""
+        kind_of(kind)
+        below = PLACE_MAX if before is None else place_of(before)
+        wanted = ((WITH_STATUS, status), (WITH_TENANT, tenant), (WITH_NAME, name))
+        asked = [_Part(LIST[kind], below), *(_Part(text, value) for text, value in wanted if value is not None)]
+        with self._translated():
+            rows, more = await _fetch(self._reader, [*asked, _Part(NEWEST_FIRST, checked_limit(limit))], limit_bytes)
+        return Things([_thing(row) for row in rows], more)
+
+    async def events(
+        self,
+        *,
+        subject: str | None = None,
+        type_prefix: str | None = None,
+        after: Position = START,
+        limit: int = 100,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> StoredEvents:
+        """See `Store.events`."""
+        asked = [_Part(GET_EVENTS, place_of(after))]
+        if subject is not None:
+            asked.append(_Part(OF_SUBJECT, subject))
+        if type_prefix:
+            kind, dot, _ = type_prefix.partition(".")
+            asked.append(_Part(OF_KIND, kind))
+            if dot:
+                asked.append(_Part(OF_TYPE, len(type_prefix), type_prefix))
+        with self._translated():
+            rows, more = await _fetch(self._reader, [*asked, _Part(IN_ORDER, checked_limit(limit))], limit_bytes)
+        return StoredEvents([StoredEvent(position_of(place), body) for place, body in rows], more)
+
+    async def check(self) -> tuple[str, ...]:
+        """See `Store.check`."""
+        with self._translated():
+            self._check_in_place()
+            # A connection of its own: this takes long, and others read meanwhile.
+            async with _connection(self.path) as connection:
+                try:
+                    found = [str(line) for (line,) in await connection.execute_fetchall(CHECK)]
+                except sqlite3.DatabaseError as error:
+                    return (str(error),)
+                [(place,)] = await connection.execute_fetchall(LAST_PLACE)
+                mark = await _read_mark(connection)
+        if position_of(place) > mark.position:
+            found.append(f"there is an event at {position_of(place)}, but the position is {mark.position}")
+        return tuple(line for line in found if line != "ok")
+
+    async def _has(self, batch: Batch) -> bool:
+        """Make sure that the batch comes next; True when it has come, in a try whose end was not seen."""
+        at = (await _read_mark(self._writer)).position
+        if at == batch.before:
+            return False
+        if at == batch.after.position:
+            return True
+        msg = f"{self.path} is at {at}, not at {batch.before}: another process writes it; give each a home of its own"
+        raise Unavailable(msg, reason=ANOTHER_WRITER)
+
+    def _check_in_place(self) -> None:
+        if _identity(self.path) != self._file:
+            msg = f"{self.path} was removed or replaced while it was open"
+            raise StoreUnfit(msg)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Tell errors of SQLite apart by their code, and say them in the family's words."""
+        if not self._is_open:
+            raise _closed(self.path)
+        try:
+            with _in_our_words(self.path):
+                yield
+        except (ValueError, sqlite3.ProgrammingError):
+            # What aiosqlite and sqlite3 raise when the connection was closed under a reader.
+            if self._is_open:
+                raise
+            raise _closed(self.path) from None
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """
+    Move the store at *path* out of the way, so that the next `open` begins anew; the one moved before is removed.
+
+    Raises:
+        Unavailable: the file system does not let us.
+    """
+    aside = path.with_name(path.name + ASIDE)
+    try:
+        # The log goes first: a file without its log is merely older, a log without its file would be believed.
+        for suffix in ("-wal", "-shm", ""):
+            Path(f"{aside}{suffix}").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    except OSError as error:
+        msg = f"{path} cannot be moved aside ({error.strerror}), and must be: {reason}"
+        raise Unavailable(msg) from error
+    log.warning("store_set_aside", path=str(path), moved_to=str(aside), reason=reason)
+
+
+async def _open_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
+    try:
+        return await _try_writer(path)
+    except StoreUnfit as error:
+        set_aside(path, error.message)
+    return await _try_writer(path)
+
+
+async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
+    _make(path)
+    with _in_our_words(path):
+        writer = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        try:
+            for pragma in PRAGMAS:
+                await writer.execute_fetchall(pragma)
+            await _prepare(path, writer)
+            mark = await _read_mark(writer)
+            if mark.fold_version != FOLD_VERSION:
+                msg = f"{path} was folded by version {mark.fold_version}, this is version {FOLD_VERSION}"
+                raise StoreUnfit(msg)
+        except BaseException:
+            await writer.close()
+            raise
+    return writer, mark
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)  # what it holds is nobody else's business
+    except OSError as error:
+        msg = f"{path} cannot be made: {error.strerror}"
+        raise Unavailable(msg, reason=STORE_BUSY) from error
+
+
+async def _prepare(path: Path, writer: aiosqlite.Connection) -> None:
+    [(version,)] = await writer.execute_fetchall(GET_VERSION)
+    [(tables,)] = await writer.execute_fetchall(COUNT_TABLES)
+    if version == 0 and tables == 0:
+        await writer.executescript(SCHEMA)
+    elif version != SCHEMA_VERSION:
+        msg = f"{path} has schema version {version}, this is version {SCHEMA_VERSION}"
+        raise StoreUnfit(msg)
+
+
+@asynccontextmanager
+async def _connection(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    with _in_our_words(path):
+        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def _in_our_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+        if code in _DAMAGED:
+            msg = f"{path} is damaged: {error}"
+            raise StoreUnfit(msg) from error
+        if code in _PASSING:
+            msg = f"{path} cannot be used now: {error}"
+            raise Unavailable(msg, reason=STORE_BUSY) from error
+        raise
+
+
+class _Part:
+    """A constant part of a statement, and the values for its parameters."""
+
+    __slots__ = ("text", "values")
+
+    def __init__(self, text: str, *values: int | str) -> None:
+        self.text = text
+        self.values = values
+
+
+async def _fetch(reader: aiosqlite.Connection, parts: Sequence[_Part], limit_bytes: int) -> tuple[list[Any], bool]:
+    """Read rows until *limit_bytes* are full, and say whether there may be more; the last value limits the rows."""
+    statement = " ".join(part.text for part in parts)
+    values = [value for part in parts for value in part.values]
+    found: list[Any] = []
+    size = 0
+    async with reader.execute(statement, values) as cursor:
+        while True:
+            rows = list(await cursor.fetchmany(FETCHED))
+            for row in rows:
+                found.append(row)
+                size += len(row[-1])
+                if size >= limit_bytes:
+                    return found, True
+            if len(rows) < FETCHED:
+                return found, len(found) >= int(values[-1])
+
+
+async def _read_mark(connection: aiosqlite.Connection) -> Mark:
+    rows = list(await connection.execute_fetchall(GET_MARK))
+    if not rows:
+        return Mark()
+    sequence, index, *others = rows[0]
+    return Mark(position=Position(sequence, index), **dict(zip(Mark.__struct_fields__[1:], others, strict=True)))
+
+
+def _columns(mark: Mark) -> tuple[Any, ...]:
+    position, *others = msgspec.structs.astuple(mark)
+    return (*position, *others)
+
+
+def _thing(row: Any) -> Thing:
+    created, entity_id, state = row
+    return Thing(position_of(created), entity_id, state)
+
+
+def _closed(path: Path) -> Unavailable:
+    return Unavailable(f"{path} is closed", reason=STORE_BUSY)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
