@@ -53,9 +53,9 @@ class Bus:
     """
     One connection.
 
-    `on_reconnect` and `on_disconnect` hold plain functions called at those moments; they must not raise. A bus that is
-    not *buffered* refuses to publish while disconnected and never sends a message after telling its caller that it
-    failed: what the writer needs. A buffered one keeps up to 2 MiB for the reconnect.
+    `on_reconnect` and `on_disconnect` hold plain functions called at those moments; what they raise is logged. A bus
+    that is not *buffered* refuses to publish while disconnected and never sends a message after telling its caller that
+    it failed: what the writer needs. A buffered one keeps up to 2 MiB for the reconnect.
     """
 
     def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str) -> None:
@@ -339,8 +339,7 @@ class Bus:
         self._connected.clear()
         log.warning("nats_disconnected", server=self.where, error=self._last_error)
         self._fail_waiting(f"the connection to {self.where} broke")
-        for hook in self.on_disconnect:
-            hook()
+        _call(self.on_disconnect)
 
     def _fail_waiting(self, why: str) -> None:
         for waiting in self._waiting.values():
@@ -352,8 +351,7 @@ class Bus:
         self._last_error = ""
         if self._connecting is None:
             log.info("nats_reconnected", server=self.where)
-            for hook in self.on_reconnect:
-                hook()
+            _call(self.on_reconnect)
 
     async def _closed(self) -> None:
         self._disconnected()
@@ -377,6 +375,14 @@ def key_stream(bucket: str) -> str:
 def key_subject(bucket: str, key: str) -> str:
     """Spell the subject of a key in a bucket; `>` for all."""
     return f"$KV.{bucket}.{key}"
+
+
+def _call(hooks: list[Callable[[], None]]) -> None:
+    for hook in tuple(hooks):
+        try:
+            hook()
+        except Exception:  # raising here would end nats-py's reconnecting
+            log.exception("connection_hook_failed")
 
 
 def _encoded(payload: Mapping[str, Any] | bytes) -> bytes:

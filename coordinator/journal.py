@@ -46,6 +46,8 @@ LONGEST_PAUSE_S = 1.0
 LOOK_EVERY = 8
 """After so many attempts without a decision, look whether the journal is still what it was."""
 
+DEPOSED = "deposed"
+"""Reason that every `Deposed` carries."""
 NO_JOURNAL = "no_journal"
 """Reason of an `Unavailable` that says that there is no journal at all."""
 
@@ -64,8 +66,6 @@ class Epoch(NamedTuple):
 
 class Deposed(Unavailable):
     """Another writer has claimed the journal; this one must forget what it folded and stand by"""
-
-    code = "unavailable"
 
 
 class Journal(CommitSource, Protocol):
@@ -262,7 +262,7 @@ class SlotWriter:
             return False
         if record.message_id != draft.message_id or record.body != draft.body:
             msg = f"slot {sequence} holds {record.kind} {record.message_id}, not our {draft.message_id}: another writes"
-            raise Deposed(msg)
+            raise Deposed(msg, reason=DEPOSED)
         log.info("commit_found", sequence=sequence)
         return True
 
@@ -285,7 +285,7 @@ class SlotWriter:
             if claim is None or at != draft.last_claim:
                 seen = f"the last one is {claim.message_id} in slot {at}" if claim else "there is none"
                 msg = f"commit {draft.message_id} needs the claim in slot {draft.last_claim}, but {seen}"
-                _raise_if(Deposed(msg), certain=certain or at > draft.last_claim)
+                _raise_if(Deposed(msg, reason=DEPOSED), certain=certain or at > draft.last_claim)
 
 
 def _pauses() -> Iterator[float]:

@@ -60,7 +60,9 @@ def stream_config(
         "max_consumers": -1,
         "duplicate_window": int(duplicate_window_s * NANOSECONDS),
         "deny_delete": True,
-        "deny_purge": False,  # the archive's credential may purge, and it alone
+        # The archive's credential may purge, and it alone; only the subject of commits, for without the last claim
+        # nobody may commit until the next one.
+        "deny_purge": False,
         "allow_rollup_hdrs": False,
         "allow_direct": False,  # a direct read may come from a replica that lags
         "compression": "none",

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+PROBE_TIMEOUT_S = 2.0
 GAP_PROOFS = 2
 """So many consumers in a row must miss the same record before the leader's word on it is final."""
 
@@ -52,7 +53,7 @@ class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The server gives a sign this often; two and a half without one, and the consumer is replaced."""
     look_s: float = 10.0
     """When nothing came for so long, compare with what the stream says of itself."""
-    answer_timeout_s: float = 5.0
+    answer_timeout_s: float = 2.0
     patience_s: float = 30.0
     """`read`, not `follow`, gives up after so long without a record."""
 
@@ -208,7 +209,8 @@ class _Reading:
             msg = f"the journal could not be read for {silent_s:.0f} s: {reason}"
             raise Unavailable(msg)
         await asyncio.sleep(self._pause_s)
-        if not self._reader.bus.connected:
+        # A connection that turned silent breaks by itself only after a minute.
+        if not await self._reader.bus.probe(PROBE_TIMEOUT_S):
             await self._reader.bus.until_connected(LONGEST_PAUSE_S)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 

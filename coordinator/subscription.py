@@ -118,7 +118,7 @@ class Subscription:
     def _call(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         try:
             self._callback(Message(subject.decode(), reply.decode(), data, headers or b""))
-        except Exception:
+        except Exception:  # raising here would end the read loop
             self.failures += 1
             log.exception("callback_failed", subject=self.subject, failures=self.failures)
 
@@ -136,7 +136,7 @@ class Subscription:
         if self._on_overflow is not None:
             try:
                 self._on_overflow(self.dropped)
-            except Exception:
+            except Exception:  # as above
                 log.exception("overflow_callback_failed", subject=self.subject)
 
     async def _work(self) -> None:
@@ -146,7 +146,7 @@ class Subscription:
             self._waiting_bytes -= len(message.data)
             try:
                 await call(message)
-            except Exception:
+            except Exception:  # one bad message must not end the subscription
                 self.failures += 1
                 log.exception("callback_failed", subject=self.subject, failures=self.failures)
 

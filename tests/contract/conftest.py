@@ -1,0 +1,28 @@
+"""Real servers for the contract suites."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.bus import Bus
+from tests.real_server import RealServer, real_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    """A nats-server of this test's own."""
+    async with real_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def bus(server: RealServer) -> AsyncIterator[Bus]:
+    """An unbuffered connection to it, as the writer has."""
+    async with Bus.open(server.url, name="test", buffered=False) as opened:
+        yield opened

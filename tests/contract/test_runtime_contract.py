@@ -1,0 +1,399 @@
+"""
+What holds for every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
+
+Each runtime is tested on a machine, on which containers can be told to end and to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import pytest
+
+from coordinator.errors import NotFound, Refused, Unavailable
+from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState, Usage
+from coordinator.runtime.process_table import ProcessTable, PsTable, process_table
+from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+# Writes what it finds in "say", ends with what it finds in "end".
+OBEDIENT = """
+while [ ! -e "$1/end" ]; do
+  if [ -e "$1/say" ]; then cat "$1/say"; rm "$1/say"; fi
+  sleep 0.01
+done
+exit "$(cat "$1/end")"
+"""
+NOBODY = ("nobody", "7.0")
+
+
+class Machine(Protocol):
+    """Where containers run, and how a test steers them."""
+
+    def runtime(self) -> Runtime: ...
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch: ...
+    def say(self, launched: Launch, *lines: str) -> None: ...
+    def end(self, launched: Launch, code: int) -> None: ...
+
+
+class FakeMachine:
+    """A machine in memory."""
+
+    def __init__(self) -> None:
+        self._fake = FakeRuntime(cluster=CLUSTER, now=lambda: 1_000.0)
+
+    def runtime(self) -> Runtime:
+        return self._fake
+
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
+        if deaf:
+            self._fake.deaf.add(container_id)
+        return launch(container_id, generation=generation)
+
+    def say(self, launched: Launch, *lines: str) -> None:
+        self._fake.print(launched.container_id, launched.generation, *lines)
+
+    def end(self, launched: Launch, code: int) -> None:
+        self._fake.exit(launched.container_id, launched.generation, code)
+
+
+class ProcessMachine:
+    """This machine; each container has a desk on which a test leaves what it shall do."""
+
+    def __init__(self, root: Path, table: ProcessTable) -> None:
+        self._root = root
+        self._table = table
+
+    def runtime(self) -> Runtime:
+        return ProcessRuntime(self._root / "containers", cluster=CLUSTER, table=self._table, poll_s=0.02)
+
+    def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch:
+        desk = self._root / f"{container_id}-{generation}"
+        desk.mkdir(exist_ok=True)
+        script = "trap '' TERM\n" + OBEDIENT if deaf else OBEDIENT
+        return launch(container_id, "sh", "-c", script, "sh", str(desk), generation=generation)
+
+    def say(self, launched: Launch, *lines: str) -> None:
+        self._put(launched, "say", "".join(f"{line}\n" for line in lines))
+
+    def end(self, launched: Launch, code: int) -> None:
+        self._put(launched, "end", str(code))
+
+    def _put(self, launched: Launch, name: str, content: str) -> None:
+        desk = self._root / f"{launched.container_id}-{launched.generation}"
+        (desk / "draft").write_text(content)
+        (desk / "draft").rename(desk / name)
+
+
+@pytest.fixture(params=["fake", "process", "process-ps"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+    match request.param:
+        case "fake":
+            return FakeMachine()
+        case "process":
+            return ProcessMachine(tmp_path, process_table())
+        case _:
+            return ProcessMachine(tmp_path, PsTable())
+
+
+@pytest.fixture
+async def runtime(machine: Machine) -> AsyncIterator[Runtime]:
+    async with machine.runtime() as opened:
+        yield opened
+        for seen in await opened.list():
+            await opened.stop(seen.container_id, seen.generation, grace_s=0, force=True)
+
+
+def key(launched: Launch) -> tuple[str, str]:
+    return launched.container_id, launched.generation
+
+
+async def seen(runtime: Runtime, launched: Launch) -> Observed:
+    return next(observed for observed in await runtime.list() if observed.name == launched.name)
+
+
+async def until_exited(runtime: Runtime, launched: Launch) -> Observed:
+    async with asyncio.timeout(10):
+        while (observed := await seen(runtime, launched)).state is not RuntimeState.EXITED:
+            await runtime.wait_change(1)
+    return observed
+
+
+async def until_logged(runtime: Runtime, launched: Launch, last: str) -> None:
+    async with asyncio.timeout(10):
+        while (await runtime.logs(*key(launched), 1)) != [last]:  # noqa: ASYNC110 - no runtime tells of new lines
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_started_is_listed_as_running(machine: Machine, runtime: Runtime) -> None:
+    """A started container runs, under the name, id and generation of its launch, and what `start` saw `list` sees."""
+    launched = machine.launch("a")
+    observed = await runtime.start(launched)
+    assert (observed.container_id, observed.generation, observed.name) == ("a", "7.0", "coordination-a-7.0")
+    assert (observed.state, observed.exit_code, observed.reason) == (RuntimeState.RUNNING, None, "")
+    assert observed.pid
+    assert observed.started_at
+    assert await runtime.list() == [observed]
+
+
+async def test_the_list_is_ordered_by_name(machine: Machine, runtime: Runtime) -> None:
+    """Whatever the order of the starts, the list has one order."""
+    for container_id in ("c", "a", "b"):
+        await runtime.start(machine.launch(container_id))
+    assert [observed.container_id for observed in await runtime.list()] == ["a", "b", "c"]
+
+
+async def test_a_repeated_start_returns_what_runs(machine: Machine, runtime: Runtime) -> None:
+    """Starting twice, one after the other or at once, runs one container."""
+    launched = machine.launch("a")
+    first, second = await asyncio.gather(runtime.start(launched), runtime.start(launched))
+    assert first == second == await runtime.start(launched)
+    assert len(await runtime.list()) == 1
+
+
+async def test_a_generation_runs_at_most_once(machine: Machine, runtime: Runtime) -> None:
+    """A repeated start of what has ended says how it ended and runs nothing; the next generation runs."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    machine.end(launched, 3)
+    ended = await until_exited(runtime, launched)
+    assert await runtime.start(launched) == ended
+    assert (await runtime.start(machine.launch("a", "8.0"))).state is RuntimeState.RUNNING
+    assert [observed.generation for observed in await runtime.list()] == ["7.0", "8.0"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 126, 255])
+async def test_the_exit_code_is_reported(machine: Machine, runtime: Runtime, code: int) -> None:
+    """A container that ends by itself is exited, with the code of its command and no pid."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    machine.end(launched, code)
+    observed = await until_exited(runtime, launched)
+    assert (observed.exit_code, observed.reason, observed.pid) == (code, "exited", None)
+
+
+async def test_stop_ends_a_container_and_keeps_its_record(machine: Machine, runtime: Runtime) -> None:
+    """A container that does not handle SIGTERM dies by it at once, and stays listed; stopping again is already so."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    began = time.monotonic()
+    await runtime.stop(*key(launched), grace_s=30)
+    assert time.monotonic() - began < 10
+    observed = await seen(runtime, launched)
+    assert (observed.state, observed.exit_code) == (RuntimeState.EXITED, 143)
+    assert observed.reason == "killed by signal 15"
+    await runtime.stop(*key(launched), grace_s=30)
+    await runtime.stop(*key(launched), grace_s=30, force=True)
+    assert await seen(runtime, launched) == observed
+
+
+async def test_what_ignores_sigterm_is_killed_after_the_grace(machine: Machine, runtime: Runtime) -> None:
+    """The ladder ends with SIGKILL, not before the grace is over."""
+    launched = machine.launch("a", deaf=True)
+    await runtime.start(launched)
+    machine.say(launched, "ready")  # by then it is deaf
+    await until_logged(runtime, launched, "ready")
+    began = time.monotonic()
+    await runtime.stop(*key(launched), grace_s=0.2)
+    assert 0.2 <= time.monotonic() - began < 5
+    observed = await seen(runtime, launched)
+    assert (observed.exit_code, observed.reason) == (137, "killed by signal 9")
+
+
+async def test_force_kills_at_once(machine: Machine, runtime: Runtime) -> None:
+    """With `force` there is no SIGTERM and no grace."""
+    launched = machine.launch("a", deaf=True)
+    await runtime.start(launched)
+    began = time.monotonic()
+    await runtime.stop(*key(launched), grace_s=30, force=True)
+    assert time.monotonic() - began < 5
+    observed = await seen(runtime, launched)
+    assert (observed.state, observed.exit_code) == (RuntimeState.EXITED, 137)
+    assert observed.reason == "killed by signal 9"
+
+
+async def test_force_overtakes_a_patient_stop(machine: Machine, runtime: Runtime) -> None:
+    """While one stop waits for its grace, another may use force; both return when it is gone."""
+    launched = machine.launch("a", deaf=True)
+    await runtime.start(launched)
+    machine.say(launched, "ready")
+    await until_logged(runtime, launched, "ready")
+    patient = asyncio.create_task(runtime.stop(*key(launched), grace_s=1))
+    await asyncio.sleep(0.05)
+    await runtime.stop(*key(launched), grace_s=30, force=True)
+    async with asyncio.timeout(5):
+        await patient
+    assert (await seen(runtime, launched)).exit_code == 137
+
+
+async def test_pause_and_resume(machine: Machine, runtime: Runtime) -> None:
+    """A paused container is seen as paused until it is resumed; both orders may be repeated."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    for _ in range(2):
+        await runtime.pause(*key(launched))
+        assert (await seen(runtime, launched)).state is RuntimeState.PAUSED
+    for _ in range(2):
+        await runtime.resume(*key(launched))
+        assert (await seen(runtime, launched)).state is RuntimeState.RUNNING
+    machine.end(launched, 0)
+    assert (await until_exited(runtime, launched)).exit_code == 0
+
+
+async def test_a_paused_container_can_be_stopped(machine: Machine, runtime: Runtime) -> None:
+    """A paused container gets SIGTERM like any other, and is gone."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    await runtime.pause(*key(launched))
+    await runtime.stop(*key(launched), grace_s=30)
+    assert (await seen(runtime, launched)).reason == "killed by signal 15"
+
+
+async def test_what_has_exited_cannot_be_paused_or_resumed(machine: Machine, runtime: Runtime) -> None:
+    """Pausing what has ended is refused: nothing could resume it."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    await runtime.stop(*key(launched), grace_s=1)
+    for verb in (runtime.pause, runtime.resume):
+        with pytest.raises(Refused, match="has exited"):
+            await verb(*key(launched))
+
+
+async def test_only_what_has_exited_can_be_removed(machine: Machine, runtime: Runtime) -> None:
+    """Removing what runs is refused; what was removed is unknown."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    with pytest.raises(Refused, match="stop it first"):
+        await runtime.remove(*key(launched))
+    await runtime.stop(*key(launched), grace_s=1)
+    await runtime.remove(*key(launched))
+    assert await runtime.list() == []
+    with pytest.raises(NotFound):
+        await runtime.remove(*key(launched))
+
+
+async def test_logs_are_the_last_lines(machine: Machine, runtime: Runtime) -> None:
+    """The newest lines come, oldest first, and are still there after the exit."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    assert await runtime.logs(*key(launched), 10) == []
+    machine.say(launched, *(f"line {n}" for n in range(50)), "end")
+    await until_logged(runtime, launched, "end")
+    assert await runtime.logs(*key(launched), 3) == ["line 48", "line 49", "end"]
+    await runtime.stop(*key(launched), grace_s=0)
+    assert len(await runtime.logs(*key(launched), 100)) == 51
+
+
+@pytest.mark.parametrize("lines", [0, -1, 10_001, 1.5, True, None])
+async def test_a_number_of_lines_has_limits(runtime: Runtime, lines: int) -> None:
+    """No count makes a runtime read without end."""
+    with pytest.raises(Refused, match="lines"):
+        await runtime.logs(*NOBODY, lines)
+
+
+async def test_usage_is_of_what_runs(machine: Machine, runtime: Runtime) -> None:
+    """A running container is measured; one that has ended uses nothing that could be."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    usage = await runtime.usage(*key(launched))
+    assert isinstance(usage, Usage)
+    assert usage.pids >= 1
+    assert usage.cpu_seconds >= 0
+    await runtime.stop(*key(launched), grace_s=1)
+    with pytest.raises(NotFound, match="does not run"):
+        await runtime.usage(*key(launched))
+
+
+async def test_an_exit_wakes_the_waiter_once(machine: Machine, runtime: Runtime) -> None:
+    """A start wakes nobody; an exit does, also when it came before the waiting, and only once."""
+    launched = machine.launch("a")
+    await runtime.start(launched)
+    assert not await runtime.wait_change(0.05)
+    waiter = asyncio.create_task(runtime.wait_change(10))
+    await asyncio.sleep(0)
+    machine.end(launched, 0)
+    assert await waiter
+    assert (await seen(runtime, launched)).state is RuntimeState.EXITED
+    assert not await runtime.wait_change(0.05)
+
+
+async def test_what_nobody_started_is_not_found(runtime: Runtime) -> None:
+    """Every order about an unknown container says so."""
+    with pytest.raises(NotFound):
+        await runtime.stop(*NOBODY, grace_s=1)
+    with pytest.raises(NotFound):
+        await runtime.logs(*NOBODY, 1)
+    for verb in (runtime.pause, runtime.resume, runtime.remove, runtime.usage):
+        with pytest.raises(NotFound, match="nobody"):
+            await verb(*NOBODY)
+
+
+async def test_another_opening_adopts(machine: Machine) -> None:
+    """Closing leaves containers running; the next opening sees the same processes, and can end and remove them."""
+    running, ended = machine.launch("a"), machine.launch("b")
+    async with machine.runtime() as first:
+        before = await first.start(running)
+        await first.start(ended)
+        machine.end(ended, 5)
+        await until_exited(first, ended)
+    async with machine.runtime() as second:
+        assert await seen(second, running) == before
+        assert (await seen(second, ended)).exit_code == 5
+        assert await second.start(running) == before
+        await second.stop(*key(running), grace_s=30)
+        assert (await seen(second, running)).reason == "killed by signal 15"
+        await second.remove(*key(running))
+        await second.remove(*key(ended))
+        assert await second.list() == []
+
+
+async def test_a_closed_runtime_answers_nothing(machine: Machine) -> None:
+    """Before opening and after closing every order is unavailable, not silently empty."""
+    runtime = machine.runtime()
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            for attempt in (runtime.list(), runtime.start(machine.launch("a")), runtime.wait_change(0)):
+                with pytest.raises(Unavailable, match="not open"):
+                    await attempt
+            with pytest.raises(Unavailable, match="not open"):
+                await runtime.stop(*NOBODY, grace_s=0)
+            await stack.enter_async_context(runtime)
+            await stack.aclose()
+
+
+async def test_no_hostile_launch_reaches_a_machine(machine: Machine, runtime: Runtime) -> None:
+    """Whatever is wrong in a launch, it is refused with its name, shortly, without secrets, and nothing is started."""
+    right = machine.launch("a")
+    for field, value in HOSTILE_LAUNCHES:
+        wrong = msgspec.structs.replace(right, **{field: value})
+        with pytest.raises(Refused) as refused:
+            await runtime.start(wrong)
+        words = {"container_id": "container_id", "name": "name"}.get(field, field)
+        assert words in refused.value.message, (field, value)
+        assert len(refused.value.message) < 300, (field, value)
+        assert "hush" not in refused.value.message, (field, value)
+        assert "hush" not in repr(wrong), (field, value)
+    assert await runtime.list() == []
+
+
+async def test_no_hostile_name_reaches_a_machine(runtime: Runtime) -> None:
+    """Orders about containers whose names cannot be are refused before anything is looked up."""
+    for container_id in BAD_NAMES:
+        with pytest.raises(Refused, match="container_id"):
+            await runtime.logs(container_id, "7.0", 1)  # type: ignore[arg-type]
+    for generation in BAD_POSITIONS:
+        with pytest.raises(Refused, match="generation"):
+            await runtime.remove("a", generation)  # type: ignore[arg-type]
+    for grace_s in (-1, float("nan"), 4_000):
+        with pytest.raises(Refused, match="grace_s"):
+            await runtime.stop(*NOBODY, grace_s=grace_s)
+    for timeout_s in (-1, float("nan"), float("inf")):
+        with pytest.raises(Refused, match="timeout_s"):
+            await runtime.wait_change(timeout_s)

@@ -1,0 +1,78 @@
+"""A TCP proxy that can lose what the server says, or cut all connections, at the moment a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+_CHUNK = 65_536
+
+
+class Proxy:
+    """Stands before a server on loopback; `port` is where clients connect."""
+
+    def __init__(self, server_port: int) -> None:
+        self.port = 0
+        self._server_port = server_port
+        self._to_clients: set[asyncio.StreamWriter] = set()
+        self._to_servers: set[asyncio.StreamWriter] = set()
+        self._muted: set[asyncio.StreamWriter] = set()
+        self._stalled: set[asyncio.StreamWriter] = set()
+        self._released = asyncio.Event()
+
+    def mute(self) -> None:
+        """Lose all that the server says on the connections open now, for good; what clients say arrives."""
+        self._muted |= self._to_clients
+
+    def stall(self) -> None:
+        """Take nothing more from the clients connected now, until they break."""
+        self._stalled |= self._to_servers
+
+    def cut(self) -> None:
+        """Break the connections open now."""
+        self._released.set()
+        for writer in (*self._to_clients, *self._to_servers):
+            writer.transport.abort()
+
+    async def serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        """Carry one connection until either side ends it."""
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            to_client.transport.abort()
+            return
+        self._to_clients.add(to_client)
+        self._to_servers.add(to_server)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._carry(from_client, to_server, to_client))
+            tasks.create_task(self._carry(from_server, to_client, to_server))
+        self._to_clients.discard(to_client)
+        self._to_servers.discard(to_server)
+        self._muted.discard(to_client)
+
+    async def _carry(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
+    ) -> None:
+        with suppress(OSError):
+            while chunk := await source.read(_CHUNK):
+                if sink in self._stalled:
+                    await self._released.wait()
+                if sink not in self._muted:
+                    sink.write(chunk)
+                    await sink.drain()
+        sink.transport.abort()
+        back.transport.abort()
+
+
+@asynccontextmanager
+async def proxy(server_port: int) -> AsyncIterator[Proxy]:
+    """Run a proxy before *server_port* while the block runs."""
+    made = Proxy(server_port)
+    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listener:
+        made.port = listener.sockets[0].getsockname()[1]
+        try:
+            yield made
+        finally:
+            made.cut()
+            listener.close()
