@@ -1,0 +1,219 @@
+"""
+What the process runtime keeps on disk of one container, in `<root>/<name>/`.
+
+- `record.json`: the facts of the launch, written by the runtime before it forks; never a value of the environment
+- `pid`: the shim's pid and start, written by the shim before the command begins
+- `begun`: made by the shim when signals to the group reach the command
+- `kill`: made by the runtime before it sends SIGKILL, which ends the shim too
+- `exit`: the command's exit code, written by the shim
+- `log`, `log.1`, `work`: the command's output, and its working directory
+
+Each appears whole or not at all, and a directory gets its name only once its record is in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from coordinator.errors import Unavailable
+from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch
+
+LOG = "log"
+WORK = "work"
+_RECORD = "record.json"
+_PID = "pid"
+_KILL = "kill"
+_EXIT = "exit"
+_BEGUN = "begun"
+_UNFINISHED = ".new-"
+_DISCARDED = ".gone-"
+_VOID = "void"
+_SMALL_FILE_BYTES = 4_096
+_RECORD_BYTES_MAX = 4 * 1024 * 1024
+_PID_MAX = 2**31 - 1
+_EXIT_CODE_MAX = 255
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The facts of a launch that may be written to disk, and the wall time in seconds at which it was made."""
+
+    container_id: str
+    generation: str
+    name: str
+    cluster: str
+    epoch: str
+    image: str
+    command: tuple[str, ...]
+    environment_names: tuple[str, ...]
+    cpu_millis: int
+    memory_bytes: int
+    stop_grace_s: float
+    started_at: float
+
+
+class Identity(NamedTuple):
+    """The shim. It leads its group, so `pid` is the group's id too; `start` tells it from a later owner of the pid."""
+
+    pid: int
+    start: str
+
+
+class Outcome(NamedTuple):
+    """How a container ended."""
+
+    exit_code: int | None
+    reason: str
+
+
+def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, Record]:
+    """
+    Make a container's directory with its record, complete under its name or not at all.
+
+    Raises:
+        OSError: there is one already, or the disk does not take it.
+    """
+    unfinished = root / f"{_UNFINISHED}{launch.name}"
+    directory = root / launch.name
+    record = _record(launch, started_at)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(mode=0o700)
+        (unfinished / WORK).mkdir(mode=0o700)
+        _write(unfinished / _RECORD, msgspec.json.encode(record))
+        unfinished.rename(directory)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return directory, record
+
+
+def directories(root: Path) -> Iterator[Path]:
+    """Clean up what was half made or half deleted, and give the directories that hold a record, ordered by name."""
+    for path in sorted(root.iterdir()):
+        if path.name.startswith((_UNFINISHED, _DISCARDED)):
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.is_symlink() and (path / _RECORD).is_file():
+            yield path
+
+
+def discard(directory: Path) -> None:
+    """Delete a container's directory; killed on the way, the rest is deleted at the next opening."""
+    gone = directory.with_name(f"{_DISCARDED}{directory.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        directory.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def read_record(directory: Path) -> Record | None:
+    """Read the record; None when it is unreadable or another's, as after a power cut."""
+    try:
+        record = msgspec.json.decode(_text(directory / _RECORD, _RECORD_BYTES_MAX), type=Record)
+    except msgspec.DecodeError:
+        return None
+    return record if record.name == directory.name else None
+
+
+def read_identity(directory: Path) -> Identity | None:
+    """Read who the shim is; None when it has not said so, or when the start was declared void."""
+    match = re.fullmatch(r"([1-9][0-9]{0,9}) (\S[^\n]*)\n?", _text(directory / _PID))
+    # 0 and 1 would make a group signal reach ourselves or everyone.
+    if match is None or not 1 < int(match[1]) <= _PID_MAX:
+        return None
+    return Identity(int(match[1]), match[2])
+
+
+def declare_void(directory: Path) -> bool:
+    """
+    Keep a shim that has not written its record from ever running the command; False when it was faster.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    claim = directory / f"{_PID}.{_VOID}"
+    _write(claim, _VOID.encode())
+    try:
+        (directory / _PID).hardlink_to(claim)
+    except FileExistsError:
+        return _text(directory / _PID) == _VOID
+    return True
+
+
+def has_begun(directory: Path) -> bool:
+    """Say whether signals to the group reach the command."""
+    return (directory / _BEGUN).exists()
+
+
+def mark_killed(directory: Path) -> None:
+    """Note, before SIGKILL ends the shim too, that what follows is our doing."""
+    _write(directory / _KILL, b"")
+
+
+def read_outcome(directory: Path) -> Outcome:
+    """Tell how a container whose shim is gone has ended."""
+    match = re.fullmatch(r"([0-9]{1,3})\n", _text(directory / _EXIT))
+    if match is not None and int(match[1]) <= _EXIT_CODE_MAX:
+        return outcome_of(int(match[1]))
+    if (directory / _KILL).exists():
+        return outcome_of(KILLED + signal.SIGKILL)
+    return Outcome(None, LOST)
+
+
+def outcome_of(code: int) -> Outcome:
+    """Name an exit code's reason; a shell cannot tell `exit 143` from a death by signal 15."""
+    number = code - KILLED
+    return Outcome(code, f"killed by signal {number}" if number in signal.valid_signals() else EXITED)
+
+
+def _record(launch: Launch, started_at: float) -> Record:
+    return Record(
+        container_id=launch.container_id,
+        generation=launch.generation,
+        name=launch.name,
+        cluster=launch.cluster,
+        epoch=launch.epoch,
+        image=launch.image,
+        command=launch.command,
+        environment_names=tuple(sorted(launch.environment)),
+        cpu_millis=launch.cpu_millis,
+        memory_bytes=launch.memory_bytes,
+        stop_grace_s=launch.stop_grace_s,
+        started_at=started_at,
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    temporary.rename(path)
+
+
+def _text(path: Path, max_bytes: int = _SMALL_FILE_BYTES) -> str:
+    """
+    Read the beginning of a file, without following a link or waiting for a writer; nothing when there is no such file.
+
+    Raises:
+        Unavailable: there may be one, but it cannot be read now; taken for missing, a living container would be lost.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(max_bytes).decode(errors="replace")
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return ""
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,114 @@
+"""
+A container's output on disk: `log`, which its processes append to, and `log.1`, what was before.
+
+The processes hold `log` open and know nothing of us, so a full one is copied away and cut to nothing under their
+hands. What is written between copy and cut is lost, so each copy ends with a line that says so. Never follows a link.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from coordinator.errors import Unavailable
+from coordinator.runtime.container_directory import LOG
+
+_OLDER = "log.1"
+_TAIL_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+
+
+def create_log(directory: Path) -> int:
+    """Make the log and return it open for appending; the caller closes it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(directory / LOG, flags, 0o600)
+
+
+def rotate(directory: Path, max_bytes: int) -> bool:
+    """
+    Cut the log when it has more than half of *max_bytes*; say whether it was cut.
+
+    `log.1` then holds the newest *max_bytes*, and at most as much again that was written while it was copied. So both
+    together have at most two and a half times *max_bytes*, and what is written between two calls.
+
+    Raises:
+        OSError: the disk does not take it, or a link stands where the log should be.
+    """
+    descriptor = os.open(directory / LOG, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size <= max_bytes // 2:
+            return False
+        _move(descriptor, directory / _OLDER, max(0, found.st_size - max_bytes), max_bytes)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def tail(directory: Path, lines: int) -> list[str]:
+    """
+    Return the last *lines* lines, oldest first; fewer when they are beyond the last MiB.
+
+    The first of them may be the end of a longer line, which then begins with `…`.
+
+    Raises:
+        Unavailable: the log cannot be read.
+    """
+    newer, whole = _end(directory / LOG, _TAIL_BYTES)
+    older = b""
+    if whole:
+        older, whole = _end(directory / _OLDER, _TAIL_BYTES - len(newer))
+    text = (older + newer).decode(errors="replace")
+    found = text.removesuffix("\n").split("\n") if text else []
+    if not whole:
+        found[0] = f"…{found[0]}"
+    return found[-lines:]
+
+
+def _move(source: int, target: Path, start: int, max_bytes: int) -> None:
+    temporary = target.with_name(f"{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as older:
+        end = _copy(source, older, start, max_bytes)
+        temporary.rename(target)
+        # What was written meanwhile; then cut at once, for what comes in between is lost.
+        end = _copy(source, older, end, max_bytes)
+        begins_line = os.pread(source, 1, end - 1) == b"\n"
+        os.ftruncate(source, 0)
+        # Not into the log itself: there its place would depend on who writes first after the cut.
+        older.write(_mark(start, begins_line=begins_line))
+
+
+def _copy(source: int, target: BinaryIO, start: int, max_bytes: int) -> int:
+    """Copy what is there, at most *max_bytes*; return where it ends."""
+    limit = start + max_bytes
+    while start < limit and (chunk := os.pread(source, min(limit - start, _CHUNK_BYTES), start)):
+        target.write(chunk)
+        start += len(chunk)
+    target.flush()
+    return start
+
+
+def _mark(dropped: int, *, begins_line: bool) -> bytes:
+    lost = f"{dropped} bytes were dropped before, and " if dropped else ""
+    line = f"[log rotated here: {lost}what was written at this instant may be missing]\n"
+    return line.encode() if begins_line else f"\n{line}".encode()
+
+
+def _end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
+    """Read the last bytes of a file, and whether that is all of it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b"", True
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        size = os.fstat(descriptor).st_size
+        start = max(0, size - max_bytes)
+        return os.pread(descriptor, min(size, max_bytes), start), start == 0
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,322 @@
+"""
+The process runtime: a container is a process group of this machine.
+
+It does not isolate. A container has the rights of the node agent's user and sees its files and network; limits of
+memory and processor are recorded, not enforced, so no end is ever reported as `oom`. What is done is what is cheap and
+safe: a clean environment, no inherited files, a directory of its own, no core dumps, first choice when the kernel runs
+out of memory. A process that leaves its group (`setsid`) leaves the container. Use it for trusted commands, tests and
+laptops.
+
+Containers outlive this process and are known again by their directories. Nothing else on the machine is ever touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from coordinator.clock import Clock, SystemClock
+from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordinator.runtime import container_directory as on_disk
+from coordinator.runtime.container_log import create_log, rotate, tail
+from coordinator.runtime.launch_checks import check_grace, check_key, check_launch, check_lines, check_timeout
+from coordinator.runtime.process_container import ProcessContainer
+from coordinator.runtime.process_group import MARKER, ProcessGroup
+from coordinator.runtime.process_table import ProcessTable, process_table
+from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from coordinator.runtime.shim import spawn
+from events.ids import checked
+
+_BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
+_LOCK = ".lock"
+_LINE_BYTES = 128
+
+log = structlog.get_logger(__name__)
+
+
+class ProcessRuntime:
+    """
+    Runs containers as process groups, recorded under *root*; one runtime at a time may hold a root.
+
+    Commands run in *working_directory*, or each in an empty one of its own. The logs of a container have at most two
+    and a half times *max_log_bytes*, looked at each *log_check_s*. Exits are seen at once where the system has
+    pidfds, else within *poll_s*. The *clock*'s wall time is shown as start.
+    """
+
+    name = "process"
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        cluster: str,
+        working_directory: Path | None = None,
+        max_log_bytes: int = 16 * 1024 * 1024,
+        log_check_s: float = 1.0,
+        poll_s: float = 0.2,
+        start_timeout_s: float = 5.0,
+        kill_timeout_s: float = 10.0,
+        table: ProcessTable | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._cluster = checked(cluster, "cluster")
+        self._working_directory = working_directory.absolute() if working_directory else None
+        self._max_log_bytes = max_log_bytes
+        self._log_check_s = log_check_s
+        self._poll_s = poll_s
+        self._start_timeout_s = start_timeout_s
+        self._kill_timeout_s = kill_timeout_s
+        self._table = table or process_table()
+        self._clock = clock or SystemClock()
+        self._containers: dict[str, ProcessContainer] = {}
+        self._changed = asyncio.Event()
+        self._lock: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._logs_due = 0.0
+
+    async def __aenter__(self) -> Self:
+        if self._lock is not None:
+            raise Unavailable(f"the process runtime of {self._root} is open already: open it once")
+        try:
+            self._lock = _locked(self._root)
+            for directory in on_disk.directories(self._root):
+                self._adopt(directory)
+        except OSError as error:
+            self._release()
+            raise Unavailable(f"the containers under {self._root} cannot be read: {error}") from error
+        except BaseException:
+            self._release()
+            raise
+        self._look_around()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    async def list(self) -> list[Observed]:
+        self._check_open()
+        containers = [container for _, container in sorted(self._containers.items())]
+        for container in containers:
+            container.settle()
+        return [container.observed() for container in containers if container.recorded]
+
+    async def start(self, launch: Launch) -> Observed:
+        self._check_open()
+        check_launch(launch, cluster=self._cluster)
+        container = self._containers.get(launch.name)
+        if container is None:
+            container = self._launch(launch)
+        await self._begun(container)
+        container.settle()
+        return container.observed()
+
+    async def stop(self, container_id: str, generation: str, *, grace_s: float, force: bool = False) -> None:
+        check_grace(grace_s, "grace_s")
+        container = await self._begun(self._find(container_id, generation))
+        await container.stop(grace_s=grace_s, force=force, kill_timeout_s=self._kill_timeout_s)
+
+    async def pause(self, container_id: str, generation: str) -> None:
+        container = await self._begun(self._find(container_id, generation))
+        await container.bring_to(RuntimeState.PAUSED, signal.SIGSTOP)
+
+    async def resume(self, container_id: str, generation: str) -> None:
+        container = await self._begun(self._find(container_id, generation))
+        await container.bring_to(RuntimeState.RUNNING, signal.SIGCONT)
+
+    async def remove(self, container_id: str, generation: str) -> None:
+        container = self._find(container_id, generation)
+        container.settle()
+        if container.outcome is None:
+            raise Refused(
+                f"container {container.record.name} has not exited and cannot be removed: stop it first",
+                reason="not_exited",
+            )
+        self._forget(container)
+
+    async def logs(self, container_id: str, generation: str, lines: int) -> Lines:
+        check_lines(lines)
+        return tail(self._find(container_id, generation).directory, lines)
+
+    async def usage(self, container_id: str, generation: str) -> Usage:
+        return self._find(container_id, generation).usage()
+
+    async def wait_change(self, timeout_s: float) -> bool:
+        self._check_open()
+        check_timeout(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    def _check_open(self) -> None:
+        if self._timer is None:
+            raise Unavailable("the process runtime is not open: use it in 'async with'")
+
+    def _find(self, container_id: str, generation: str) -> ProcessContainer:
+        self._check_open()
+        key = check_key(container_id, generation)
+        for container in self._containers.values():
+            if (container.record.container_id, container.record.generation) == key:
+                return container
+        raise NotFound(f"there is no container {container_id} of generation {generation} on this node")
+
+    async def _begun(self, container: ProcessContainer) -> ProcessContainer:
+        if not container.begun:
+            try:
+                await container.begin(self._start_timeout_s)
+            finally:
+                if container.void:
+                    self._forget(container)
+        return container
+
+    def _launch(self, launch: Launch) -> ProcessContainer:
+        """Make directory, record and process without giving way, so that no second start comes in between."""
+        environment = self._environment(launch)
+        command = (_program(launch.command[0], environment["PATH"]), *launch.command[1:])
+        try:
+            directory, record = on_disk.create(self._root, launch, self._clock.wall())
+        except OSError as error:
+            raise Unavailable(
+                f"the directory of container {launch.name} cannot be made under {self._root}: {error}"
+            ) from error
+        try:
+            shim = self._spawn(directory, command, environment)
+        except OSError as error:
+            on_disk.discard(directory)
+            raise Unavailable(f"container {launch.name} cannot be started: {error}") from error
+        container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set, shim=shim)
+        self._containers[launch.name] = container
+        return container
+
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        base = {name: os.environ.get(name) or default for name, default in _BASE_VARIABLES.items()}
+        return base | launch.environment | {MARKER: launch.name}
+
+    def _spawn(self, directory: Path, command: tuple[str, ...], environment: Mapping[str, str]) -> int:
+        descriptor = create_log(directory)
+        try:
+            return spawn(
+                directory,
+                command=command,
+                environment=environment,
+                working_directory=self._working_directory or directory / on_disk.WORK,
+                log=descriptor,
+                kind=self._table.kind,
+            )
+        finally:
+            os.close(descriptor)
+
+    def _adopt(self, directory: Path) -> None:
+        """Take over what an earlier runtime left; what had not begun is kept from beginning and deleted."""
+        record = on_disk.read_record(directory)
+        if record is not None and record.cluster != self._cluster:
+            return
+        identity = on_disk.read_identity(directory)
+        if identity is None:
+            if on_disk.declare_void(directory):
+                on_disk.discard(directory)
+                log.info("container_never_begun", name=directory.name)
+                return
+            identity = on_disk.read_identity(directory)
+        if record is None:
+            # What cannot be told apart cannot be kept: it would run beside its own successor.
+            log.warning("container_record_unreadable", name=directory.name)
+            if identity is not None:
+                group = ProcessGroup(self._table, identity, directory.name)
+                group.signal(signal.SIGKILL)
+                group.end_stragglers()
+            on_disk.discard(directory)
+            return
+        container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set)
+        self._containers[record.name] = container
+        container.follow(identity)
+        log.info("container_adopted", name=record.name, running=container.outcome is None)
+
+    def _forget(self, container: ProcessContainer) -> None:
+        container.unfollow()
+        # Another waiter may have forgotten it before, and a new start have taken its name since.
+        if self._containers.get(container.record.name) is container:
+            del self._containers[container.record.name]
+            on_disk.discard(container.directory)
+
+    def _release(self) -> None:
+        for container in self._containers.values():
+            container.unfollow()
+        self._containers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _look_around(self) -> None:
+        """Look after what nothing wakes us for: exits where the system does not tell, and the size of logs."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(min(self._poll_s, self._log_check_s), self._look_around)
+        check_logs = loop.time() >= self._logs_due
+        if check_logs:
+            self._logs_due = loop.time() + self._log_check_s
+        for container in list(self._containers.values()):
+            self._look_after(container, check_logs=check_logs)
+
+    def _look_after(self, container: ProcessContainer, *, check_logs: bool) -> None:
+        try:
+            if not container.watched:
+                container.settle()
+            if check_logs:
+                rotate(container.directory, self._max_log_bytes)
+        except (CoordinationError, OSError) as error:
+            log.warning("container_not_looked_after", name=container.record.name, error=str(error))
+
+
+def _program(program: str, path: str) -> str:
+    """
+    Find the program to run: an absolute path, a name on *path*, or `python`, which is the one that runs us.
+
+    Raises:
+        Refused: there is no such program here.
+    """
+    if program == "python" and sys.executable:
+        return sys.executable
+    found = shutil.which(program, path=path)
+    # Relative, it would depend on a directory that whoever asked for it cannot know.
+    if found is None or not Path(found).is_absolute():
+        raise Refused(
+            f"command[0] {program[:_LINE_BYTES]!r} is no program here: use one on the PATH, or an absolute path",
+            reason="bad_launch",
+        )
+    return found
+
+
+def _locked(root: Path) -> int:
+    """Take the lock of a root, which ends with this process; raises `Unavailable` when another holds it."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, _LINE_BYTES, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise Unavailable(
+            f"process {holder or 'unknown'} already runs the containers under {root}: one runtime per directory"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

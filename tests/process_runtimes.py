@@ -1,0 +1,58 @@
+"""What tests of the process runtime share: opening it, waiting for what it does, and cleaning up."""
+
+# ruff: noqa: ASYNC240 - files here are small and local
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.runtime import Observed, ProcessRuntime, RuntimeState
+from coordinator.runtime.process_table import process_table
+from tests.launches import CLUSTER
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@contextlib.asynccontextmanager
+async def opened(root: Path, **settings: object) -> AsyncIterator[ProcessRuntime]:
+    """Open the process runtime of a folder."""
+    async with ProcessRuntime(root, cluster=CLUSTER, **settings) as runtime:  # type: ignore[arg-type]
+        yield runtime
+
+
+async def stop_all(root: Path) -> None:
+    """Stop, by its record, whatever container a test has left."""
+    async with opened(root) as runtime:
+        for seen in await runtime.list():
+            await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
+
+
+async def exited(runtime: ProcessRuntime) -> Observed:
+    """Wait for the only container to exit."""
+    async with asyncio.timeout(10):
+        while (seen := (await runtime.list())[0]).state is not RuntimeState.EXITED:
+            await runtime.wait_change(1)
+    return seen
+
+
+async def until(path: Path) -> str:
+    """Wait for a line in a file."""
+    async with asyncio.timeout(10):
+        while not (path.exists() and path.read_text().endswith("\n")):  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.005)
+    return path.read_text().strip()
+
+
+def lives(pid: int) -> bool:
+    """Say whether a process of that pid runs; a zombie does not."""
+    found = process_table().read(pid)
+    return found is not None and found.state != "dead"

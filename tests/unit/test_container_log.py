@@ -1,0 +1,97 @@
+"""The logs of the process runtime: bounded on disk and in memory, and honest about what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.errors import Unavailable
+from coordinator.runtime.container_log import rotate, tail
+from tests.launches import launch
+from tests.process_runtimes import exited, opened, stop_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "containers"
+
+
+@pytest.fixture(autouse=True)
+async def _no_container_left(root: Path) -> AsyncIterator[None]:
+    yield
+    await stop_all(root)
+
+
+async def test_a_log_stays_within_its_bounds(root: Path) -> None:
+    """However much a container writes, the disk it takes is bounded; what is kept is whole lines but at marked gaps."""
+    script = 'n=0; while [ $n -lt 20000 ]; do n=$((n+1)); echo "line $n"; done; sleep 0.1; echo last'
+    async with opened(root, max_log_bytes=20_000, log_check_s=0.005) as runtime:
+        await runtime.start(launch("a", "sh", "-c", script))
+        await exited(runtime)
+        lines = await runtime.logs("a", "7.0", 10_000)
+        await asyncio.sleep(0.05)
+    size = sum(path.stat().st_size for path in (root / launch().name).glob("log*"))
+    assert size <= 50_200
+    assert "last" in lines[-2:]  # the mark of a cut may come after it
+    assert any(line.startswith("[log rotated here") for line in lines)
+    for before, after in itertools.pairwise(lines):
+        if before.removeprefix("line ").isdigit() and after.removeprefix("line ").isdigit() and before != lines[0]:
+            assert int(after.removeprefix("line ")) == int(before.removeprefix("line ")) + 1
+
+
+def test_rotation_keeps_the_newest_and_says_what_it_dropped(tmp_path: Path) -> None:
+    """What does not fit is counted in the line that marks the cut."""
+    (tmp_path / "log").write_bytes(b"x" * 900 + b"\n" + b"y" * 99 + b"\n")
+    assert rotate(tmp_path, 101)
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b"after\n")
+    first, kept, mark, after = tail(tmp_path, 10)
+    assert (first, kept, after) == ("", "y" * 99, "after")
+    assert "900 bytes were dropped" in mark
+    assert not rotate(tmp_path, 1_000)
+
+
+def test_a_cut_within_a_line_leaves_the_mark_on_its_own(tmp_path: Path) -> None:
+    """What has not ended its line when the log is cut is shown as two parts, with the mark between."""
+    (tmp_path / "log").write_bytes(b"x" * 60)
+    assert rotate(tmp_path, 100)
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b"yy\n")
+    assert [line[:12] for line in tail(tmp_path, 10)] == ["x" * 12, "[log rotated", "yy"]
+
+
+def test_rotation_follows_no_link(tmp_path: Path) -> None:
+    """A container that puts a link in the place of its log makes the runtime cut nothing else."""
+    (tmp_path / "precious").write_text("x" * 1_000)
+    (tmp_path / "log").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="log"):
+        rotate(tmp_path, 10)
+    with pytest.raises(Unavailable):
+        tail(tmp_path, 10)
+    assert (tmp_path / "precious").stat().st_size == 1_000
+
+
+def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
+    """One endless line costs a bounded read, and shows that it is not whole."""
+    (tmp_path / "log").write_bytes(b"\xff" * 3_000_000 + b"end\nlast")
+    first, last = tail(tmp_path, 10)
+    assert first.startswith("…")
+    assert first.endswith("end")
+    assert len(first) <= 1024 * 1024 + 1
+    assert last == "last"
+
+
+def test_a_log_may_be_empty_or_missing(tmp_path: Path) -> None:
+    """No output is no lines; an empty line is one."""
+    assert tail(tmp_path, 10) == []
+    (tmp_path / "log").write_text("")
+    assert tail(tmp_path, 10) == []
+    (tmp_path / "log").write_text("\n\na\n")
+    assert tail(tmp_path, 10) == ["", "", "a"]

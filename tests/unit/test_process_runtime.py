@@ -1,0 +1,331 @@
+"""The process runtime, as a command sees it that runs in it: what it is given, and how it ends."""
+
+# ruff: noqa: ASYNC240 - files here are small and local, and processes end at once
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from coordinator.errors import Refused, Unavailable
+from coordinator.runtime import Observed, RuntimeState
+from coordinator.runtime.process_group import MARKER
+from coordinator.runtime.process_table import Process, ProcTable, process_table
+from tests.launches import launch
+from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# Holds 50 MB and a child, uses a fifth of a second of processor time, and says when.
+BUSY = """
+import subprocess, time
+held = bytearray(50_000_000)
+subprocess.Popen(["sleep", "300"])
+while time.process_time() < 0.2:
+    pass
+open("ready", "w").write("ready\\n")
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "containers"
+
+
+@pytest.fixture(autouse=True)
+async def _no_container_left(root: Path) -> AsyncIterator[None]:
+    yield
+    await stop_all(root)
+
+
+async def test_a_start_takes_less_than_50_ms(root: Path) -> None:
+    """From the call to a running command, the best of five, for the machine may be busy."""
+    async with opened(root) as runtime:
+        taken = []
+        for generation in range(5):
+            began = time.perf_counter()
+            await runtime.start(launch(generation=f"{generation}.0"))
+            taken.append(time.perf_counter() - began)
+    assert min(taken) < 0.05
+
+
+async def test_the_command_gets_its_arguments_untouched(root: Path) -> None:
+    """No argument is ever shell text: quotes, dollars, newlines and options arrive as they were given."""
+    hostile = [
+        "; touch pwned",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "a\nb",
+        "'",
+        '"',
+        "\\",
+        "*",
+        "",
+        "-n",
+        "--",
+        "ü€😀",
+        "%s",
+    ]
+    code = "import sys; print(sys.argv[1:])"
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "python", "-c", code, *hostile))
+        seen = await exited(runtime)
+        assert await runtime.logs("a", "7.0", 10) == [repr(hostile)]
+    assert seen.exit_code == 0
+    assert list((root / seen.name / "work").iterdir()) == []
+
+
+async def test_the_environment_is_minimal_and_untouched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sees PATH, HOME, LANG, its container's name, and what the launch says: nothing of ours."""
+    monkeypatch.setenv("AGENT_TOKEN", "of the node agent")
+    # Names that the shim's own variables have.
+    given = {"start": "1", "boot": "2", "line": "3", "code": "4", "A": "$(id)\n'\"", "EMPTY": "", "LANG": "C"}
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "python", "-c", code, environment=given))
+        await exited(runtime)
+        (line,) = await runtime.logs("a", "7.0", 10)
+    found = msgspec.json.decode(line, type=dict[str, str])
+    shell_adds = {"PWD", "SHLVL", "_", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+    assert set(found) - shell_adds == {"PATH", "HOME", MARKER, *given}
+    assert {name: found[name] for name in given} == given
+
+
+async def test_python_is_the_one_that_runs_us(root: Path) -> None:
+    """`python` needs no PATH: it is the interpreter, with the packages, that the node agent runs on."""
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "python", "-c", "import sys; print(sys.executable)"))
+        await exited(runtime)
+        assert await runtime.logs("a", "7.0", 10) == [sys.executable]
+
+
+@needs_proc
+async def test_no_file_is_inherited(root: Path, tmp_path: Path) -> None:
+    """A command has its three standard files, even when the node agent has inheritable ones open."""
+    with (tmp_path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        async with opened(root) as runtime:
+            await runtime.start(launch("a", "sh", "-c", "ls /proc/$$/fd; readlink /proc/$$/fd/0"))
+            await exited(runtime)
+            assert await runtime.logs("a", "7.0", 10) == ["0", "1", "2", "/dev/null"]
+
+
+async def test_signals_have_their_defaults(root: Path) -> None:
+    """What the shim traps is neither trapped nor ignored in the command."""
+    code = "import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in (1, 2, 3, 13, 15)])"
+    # Python itself ignores SIGPIPE; what whoever started us ignores, nobody below can undo.
+    here = [signal.getsignal(n) is signal.SIG_IGN for n in (1, 2, 3, 13, 15)]
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", 'exec "$0" -c "$1"', sys.executable, code))
+        await exited(runtime)
+        assert await runtime.logs("a", "7.0", 10) == [str(here)]
+
+
+@pytest.mark.parametrize("program", ["no-such-program", "./sleep", "bin/sleep", "/no/such", "/etc/passwd", "/", "-c"])
+async def test_a_program_that_is_not_there_is_refused(root: Path, program: str) -> None:
+    """The mistake is told before anything is made, with the name and what would be right."""
+    async with opened(root) as runtime:
+        with pytest.raises(Refused, match="on the PATH, or an absolute path"):
+            await runtime.start(launch("a", program))
+        assert await runtime.list() == []
+    assert [path.name for path in root.iterdir()] == [".lock"]
+
+
+async def test_a_path_may_not_be_relative(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PATH with a relative folder does not make the agent's own working directory a source of programs."""
+    program = tmp_path / "tool"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    async with opened(root) as runtime:
+        for path in ("", ".", "./", "sub/.."):
+            with pytest.raises(Refused, match="no program"):
+                await runtime.start(launch("a", "tool", environment={"PATH": path or ":"}))
+
+
+async def test_secrets_are_on_no_disk(root: Path) -> None:
+    """The values of the environment are in no file of the container; their names are."""
+    async with opened(root) as runtime:
+        await runtime.start(launch(environment={"TOKEN": "hush-hush"}))
+        files = [path for path in root.rglob("*") if path.is_file()]
+        assert any(b"TOKEN" in path.read_bytes() for path in files)
+        assert not any(b"hush-hush" in path.read_bytes() for path in files)
+        assert all(path.stat().st_mode & 0o077 == 0 for path in (root, root / launch().name))
+
+
+@needs_proc
+async def test_a_start_that_takes_too_long_leaves_nothing(root: Path) -> None:
+    """When the shim does not record itself in time, the start fails, and nothing of it is left or will ever run."""
+    async with opened(root, start_timeout_s=0) as runtime:
+        outcomes = await asyncio.gather(*(runtime.start(launch(f"a{n}")) for n in range(10)), return_exceptions=True)
+        assert any(isinstance(outcome, Unavailable) for outcome in outcomes)
+        running = [outcome for outcome in outcomes if isinstance(outcome, Observed)]
+        assert await runtime.list() == sorted(running, key=lambda seen: seen.name)
+        assert {path.name for path in root.iterdir()} == {".lock", *(seen.name for seen in running)}
+        for seen in running:
+            await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
+    children = (Path("/proc/self/task") / str(os.getpid()) / "children").read_text().split()
+    states = [(Path("/proc") / pid / "stat").read_text().rpartition(") ")[2][0] for pid in children]
+    assert "Z" not in states
+
+
+async def test_a_working_directory_that_is_gone_is_told_in_the_log(root: Path, tmp_path: Path) -> None:
+    """The command does not run elsewhere: it exits with 126 and its log says why."""
+    async with opened(root, working_directory=tmp_path / "gone") as runtime:
+        await runtime.start(launch())
+        assert (await exited(runtime)).exit_code == 126
+        assert "gone" in (await runtime.logs("a", "7.0", 10))[0]
+
+
+async def test_nothing_is_left_of_what_has_ended(root: Path) -> None:
+    """No zombies: the pids of ended containers are free, whether they were stopped, killed or ended by themselves."""
+    async with opened(root) as runtime:
+        pids = [(await runtime.start(launch(f"a{n}"))).pid for n in range(10)]
+        pids += [(await runtime.start(launch(f"b{n}", "sh", "-c", "exit 1"))).pid for n in range(10)]
+        stops = [runtime.stop(f"a{n}", "7.0", grace_s=5, force=n % 2 == 0) for n in range(10)]
+        await asyncio.gather(*stops)
+        async with asyncio.timeout(5):
+            while any(seen.state is not RuntimeState.EXITED for seen in await runtime.list()):
+                await runtime.wait_change(1)
+        assert not [pid for pid in pids if pid and process_table().read(pid) is not None]
+
+
+async def test_children_end_with_their_container(root: Path, tmp_path: Path) -> None:
+    """What a command leaves behind in its group, orphaned by a double fork, does not outlive it."""
+    script = '(trap "" TERM HUP; sleep 300 & echo $! >"$1"; wait) & sleep 0.1; exit 4'
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", script, "sh", str(tmp_path / "child")))
+        assert (await exited(runtime)).exit_code == 4
+        child = int(await until(tmp_path / "child"))
+        await runtime.stop("a", "7.0", grace_s=0)
+        assert not lives(child)
+
+
+async def test_a_stopped_container_takes_deaf_children_along(root: Path, tmp_path: Path) -> None:
+    """`stop` returns only when the whole group is gone, not when its first process is."""
+    script = '(trap "" TERM; sleep 300 & echo $! >"$1"; wait) & wait'
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", script, "sh", str(tmp_path / "child")))
+        child = int(await until(tmp_path / "child"))
+        await runtime.stop("a", "7.0", grace_s=30)
+        assert not lives(child)
+
+
+async def test_sigterm_is_the_commands_to_answer(root: Path, tmp_path: Path) -> None:
+    """A command that handles SIGTERM ends as it says, and what it writes last is in the log."""
+    script = "trap 'echo bye; exit 7' TERM; echo ready >\"$1\"; while :; do sleep 0.01; done"
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", script, "sh", str(tmp_path / "ready")))
+        await until(tmp_path / "ready")
+        await runtime.stop("a", "7.0", grace_s=30)
+        seen = await exited(runtime)
+        assert (seen.exit_code, seen.reason) == (7, "exited")
+        assert (await runtime.logs("a", "7.0", 10))[-1] == "bye"
+
+
+async def test_a_stop_right_after_the_start_reaches_the_command(root: Path) -> None:
+    """No SIGTERM is lost between fork and command: it would cost the whole grace."""
+    async with opened(root) as runtime:
+        for generation in range(30):
+            await runtime.start(launch(generation=f"{generation}.0"))
+            async with asyncio.timeout(5):
+                await runtime.stop("a", f"{generation}.0", grace_s=30)
+        assert {seen.reason for seen in await runtime.list()} == {"killed by signal 15"}
+
+
+async def test_a_stop_that_meets_the_end_loses_nothing(root: Path) -> None:
+    """A SIGTERM that comes while a container ends by itself leaves one of the two ends, never a lost one."""
+    async with opened(root) as runtime:
+        for generation in range(30):
+            await runtime.start(launch("a", "sh", "-c", "exit 5", generation=f"{generation}.0"))
+            await asyncio.sleep(generation / 10_000)
+            await runtime.stop("a", f"{generation}.0", grace_s=5)
+        assert {seen.exit_code for seen in await runtime.list()} <= {5, 143}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGINT])
+async def test_a_signal_is_told_by_its_number(root: Path, number: signal.Signals) -> None:
+    """A command that dies by a signal is told apart from one that exits."""
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "python", "-c", f"import os, signal; signal.signal({number}, 0) if "
+                                   f"{number} != 9 else None; os.kill(os.getpid(), {number})"))  # fmt: skip
+        seen = await exited(runtime)
+        assert (seen.exit_code, seen.reason) == (128 + number, f"killed by signal {number.value}")
+
+
+@needs_proc
+async def test_a_container_whose_shim_is_killed_is_lost_whole(root: Path, tmp_path: Path) -> None:
+    """Somebody kills the shim alone: nobody knows the command's end, so the command is ended too."""
+    async with opened(root) as runtime:
+        script = 'echo $$ >"$1"; exec sleep 300'
+        seen = await runtime.start(launch("a", "sh", "-c", script, "sh", str(tmp_path / "command")))
+        command = int(await until(tmp_path / "command"))
+        assert seen.pid
+        os.kill(seen.pid, signal.SIGKILL)
+        ended = await exited(runtime)
+        assert (ended.exit_code, ended.reason) == (None, "lost")
+        await runtime.stop("a", "7.0", grace_s=0)
+        assert not lives(command)
+
+
+async def test_exits_are_seen_without_handles(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no pidfd, the runtime looks now and then, and wakes its waiter all the same."""
+    monkeypatch.setattr(os, "pidfd_open", _no_handle, raising=False)
+    async with opened(root, poll_s=0.02) as runtime:
+        await runtime.start(launch("a", "sh", "-c", "sleep 0.1; exit 9"))
+        async with asyncio.timeout(5):
+            assert await runtime.wait_change(5)
+        assert (await exited(runtime)).exit_code == 9
+
+
+@needs_proc
+async def test_an_exit_that_cannot_be_read_at_once_is_seen_later(root: Path) -> None:
+    """While the machine does not let us look, nothing is taken for lost; when it does again, the exit is seen."""
+    table = Blind()
+    async with opened(root, poll_s=0.02, table=table) as runtime:
+        await runtime.start(launch("a", "sh", "-c", "sleep 0.1; exit 9"))
+        table.blind = True
+        assert not await runtime.wait_change(0.3)
+        with pytest.raises(Unavailable, match="too many"):
+            await runtime.list()
+        table.blind = False
+        assert await runtime.wait_change(5)
+        assert (await exited(runtime)).exit_code == 9
+
+
+class Blind(ProcTable):
+    """A process table that fails while it is blind, as when this process has too many files open."""
+
+    blind = False
+
+    def read(self, pid: int) -> Process | None:
+        if self.blind:
+            raise Unavailable("too many open files")
+        return super().read(pid)
+
+
+def _no_handle(pid: int) -> int:
+    raise OSError(pid, "no more files")
+
+
+@needs_proc
+async def test_usage_counts_the_command_and_its_children(root: Path, tmp_path: Path) -> None:
+    """Processor time, memory and processes are the whole group's, the shim's memory excepted."""
+    async with opened(root, working_directory=tmp_path) as runtime:
+        await runtime.start(launch("a", "python", "-c", BUSY))
+        await until(tmp_path / "ready")
+        usage = await runtime.usage("a", "7.0")
+        assert usage.pids == 2
+        assert 50_000_000 < usage.memory_bytes < 200_000_000
+        assert 0.15 < usage.cpu_seconds < 5
+        assert usage.network_rx_bytes is None
