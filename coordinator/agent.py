@@ -1,0 +1,177 @@
+"""
+The built-in agent, `python -m coordinator.agent`: what runs in a container of type `task_agent`.
+
+It registers itself as a service, sends heartbeats, and executes tasks when `COORDINATOR_HANDLERS` names a module of
+handlers. Everything it must know comes from the node agent by environment. On SIGTERM it drains, deregisters and exits
+0; a lost connection it outlives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from coordinator.client import Client
+from coordinator.commands import DeregisterService, RegisterService
+from coordinator.groups import task_group
+from coordinator.logs import configure
+from coordinator.worker import Worker, load_handlers
+from coordinator.worker_signals import stop_on_signals
+from events.errors import CoordinationError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = structlog.get_logger(__name__)
+
+BEAT_S = 2.0
+REGISTER_EVERY_S = 30.0
+"""Registering again is already so, unless the registry has given the agent up or never knew it."""
+RETRY_S = 0.5
+GOODBYE_S = 2.0
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and as what this agent runs."""
+
+    url: str
+    container_id: str
+    agent_type: str
+    node_id: str
+    namespace: str = "coordination"
+    handlers: str = ""
+    slots: int = 8
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Place:
+        """
+        Read it from the environment that the node agent gives.
+
+        Raises:
+            Refused: a variable is missing, or the slots are no number.
+        """
+        missing = [name for name in _NEEDED if not environment.get(name)]
+        if missing:
+            msg = f"{', '.join(missing)} must be set: this is started by a node agent, in a container"
+            raise Refused(msg, reason="no_place")
+        slots = environment.get("COORDINATOR_WORKER_SLOTS", "8")
+        if not slots.isdecimal() or not slots.isascii():
+            msg = f"COORDINATOR_WORKER_SLOTS {slots!r} is no number: use 1 to 1000"
+            raise Refused(msg, reason="no_place")
+        return cls(
+            url=environment["COORDINATOR_URL"],
+            container_id=environment["COORDINATOR_CONTAINER_ID"],
+            agent_type=environment["COORDINATOR_AGENT_TYPE"],
+            node_id=environment["COORDINATOR_NODE_ID"],
+            namespace=environment.get("COORDINATOR_NAMESPACE", "coordination"),
+            handlers=environment.get("COORDINATOR_HANDLERS", ""),
+            slots=int(slots),
+        )
+
+
+_NEEDED = ("COORDINATOR_URL", "COORDINATOR_CONTAINER_ID", "COORDINATOR_AGENT_TYPE", "COORDINATOR_NODE_ID")
+
+
+async def run_agent(place: Place) -> None:
+    """
+    Be an agent until told to stop.
+
+    Raises:
+        Refused: its handlers cannot be imported, or the coordinator does not take it.
+        Unavailable: no server answered at the start.
+    """
+    worker = _worker(place)
+    stop = asyncio.Event()
+
+    def stop_all(reason: str) -> None:
+        stop.set()
+        if worker is not None:
+            worker.stop(reason)
+
+    def force() -> None:
+        stop_all("forced")
+        if worker is not None:
+            worker.force()
+
+    async with (
+        stop_on_signals(stop_all, force),
+        Client.open(place.url, source="agent", namespace=place.namespace, name=place.container_id) as client,
+        task_group() as tasks,
+    ):
+        offering = tasks.create_task(_keep_offering(client, place, worker))
+        if worker is not None:
+            await worker.run(client)
+        else:
+            await stop.wait()
+        offering.cancel()
+        await _withdraw(client, place)
+
+
+def _worker(place: Place) -> Worker | None:
+    if not place.handlers:
+        return None
+    return Worker(
+        "agent",
+        url=place.url,
+        namespace=place.namespace,
+        worker_id=place.container_id,
+        container_id=place.container_id,
+        slots=place.slots,
+        handlers=load_handlers(place.handlers),
+    )
+
+
+async def _keep_offering(client: Client, place: Place, worker: Worker | None) -> None:
+    """Register, beat, and register anew now and then, for ever."""
+    command = RegisterService(
+        service_id=place.container_id,
+        service_name=place.agent_type,
+        service_type="agent",
+        host="127.0.0.1",
+        port=0,
+        metadata={"node_id": place.node_id},
+        container_id=place.container_id,
+        worker_id=place.container_id if worker is not None else "",
+    )
+    while True:
+        try:
+            await client.execute(command)
+        except Unavailable as error:
+            log.warning("coordinator_silent", container_id=place.container_id, why=error.message)
+            await asyncio.sleep(RETRY_S)
+            continue
+        for _ in range(int(REGISTER_EVERY_S / BEAT_S)):
+            running = len(worker.running) if worker is not None else 0
+            client.beat_service(
+                place.container_id, load=worker.load if worker is not None else 0.0, connections=running
+            )
+            await asyncio.sleep(BEAT_S)
+
+
+async def _withdraw(client: Client, place: Place) -> None:
+    try:
+        await client.execute(
+            DeregisterService(service_id=place.container_id, reason="its container stopped"), timeout_s=GOODBYE_S
+        )
+    except CoordinationError as error:
+        log.warning("goodbye_not_told", container_id=place.container_id, why=error.message)
+
+
+def main() -> int:
+    """Run the agent this process's environment describes; give the exit code."""
+    configure("info", "json")
+    try:
+        asyncio.run(run_agent(Place.read(os.environ)))
+    except CoordinationError as error:
+        print(f"coordinator.agent: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

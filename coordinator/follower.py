@@ -1,0 +1,173 @@
+"""
+The read process: follows the journal into the read model and answers questions from it.
+
+Several may run; none of them decides anything, and what one has can be deleted at any moment. It follows through
+outages of NATS by itself. A read model that is damaged or of another journal is moved aside and built anew; a damaged journal
+ends the following, and the questions go on being answered as of the position before the damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+import structlog
+
+from coordinator.bus import Bus
+from coordinator.errors import CoordinationError, Unavailable
+from coordinator.groups import task_group
+from coordinator.journal_nats import NatsJournal
+from coordinator.read_door import ReadDoor, ReadLimits
+from events.subjects import Subjects
+from projections.projector import Projector, ProjectorLimits
+from projections.store import StoreUnfit
+from projections.store_sqlite import SqliteStore, set_aside
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from projections.source import CommitSource
+    from projections.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Bounds of a follower; times in seconds."""
+
+    projector: ProjectorLimits = ProjectorLimits()
+    reads: ReadLimits = ReadLimits()
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 10.0
+    """Between tries when journal or store cannot be used."""
+
+
+class Follower:
+    """
+    One follower over the store file *path*; `store` and `projector` are None while there is no store.
+
+        async with Follower.open(url, home / "state.db") as follower:
+            await follower.wait_failed()
+    """
+
+    def __init__(self, source: CommitSource, path: Path, limits: FollowerLimits | None = None) -> None:
+        self.store: Store | None = None
+        self.projector: Projector | None = None
+        self._source = source
+        self._path = path
+        self._limits = limits if limits is not None else FollowerLimits()
+        self._opened = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._failure: CoordinationError | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        path: Path,
+        *,
+        namespace: str = "coordination",
+        creds: str | None = None,
+        tls_ca: str | None = None,
+        limits: FollowerLimits | None = None,
+    ) -> AsyncIterator[Follower]:
+        """
+        Follow the journal at *url* into *path* and answer questions, while the block runs.
+
+        Raises:
+            Unavailable: NATS cannot be reached at the start.
+            Refused: the credentials or the URL are wrong.
+        """
+        subjects = Subjects(namespace)
+        async with Bus.open(url, name="follower", creds=creds, tls_ca=tls_ca) as bus:
+            follower = cls(NatsJournal(bus, subjects), path, limits)
+            door = ReadDoor(bus, subjects, lambda: follower.store, follower._limits.reads)
+            async with follower.following(), door.opened():
+                yield follower
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Follow the journal into the store while the block runs."""
+        async with task_group() as tasks:
+            task = tasks.create_task(self._keep_following())
+            try:
+                yield
+            finally:
+                task.cancel()
+
+    async def wait_failed(self) -> NoReturn:
+        """
+        Wait, without limit, until the journal cannot be followed any more.
+
+        Raises:
+            CoordinationError: why; `Corrupt` when the journal is damaged.
+        """
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    async def wait_opened(self, timeout_s: float) -> Store:
+        """
+        Give the store once it is open.
+
+        Raises:
+            Unavailable: it is not within *timeout_s*.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.store is None:
+                    await self._opened.wait()
+        except TimeoutError:
+            raise Unavailable(f"{self._path} is not open within {timeout_s:g} s", reason="starting") from None
+        return self.store
+
+    async def _keep_following(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = self._limits.first_pause_s
+        while True:
+            began = loop.time()
+            try:
+                async with SqliteStore.open(self._path) as store:
+                    await self._follow(store)
+            except StoreUnfit as error:
+                why = self._set_aside(error.message)
+            except Unavailable as error:
+                why = error.message
+            if loop.time() - began > self._limits.longest_pause_s:
+                pause_s = self._limits.first_pause_s
+            log.warning("following_interrupted", path=str(self._path), again_in_s=pause_s, reason=why)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._limits.longest_pause_s)
+
+    async def _follow(self, store: SqliteStore) -> NoReturn:
+        projector = Projector(self._source, store, limits=self._limits.projector)
+        self.store, self.projector = store, projector
+        self._opened.set()
+        log.info("follower_started", path=str(self._path), position=str(store.position().position))
+        try:
+            await projector.run()
+        except Unavailable:
+            raise
+        except CoordinationError as error:
+            position = str(store.position().position)
+            log.error("follower_failed", position=position, code=error.code, reason=error.message)  # noqa: TRY400
+            self._failure = error
+            self._failed.set()
+            # What was read before goes on being answered, until whoever runs this has seen `wait_failed`.
+            await asyncio.Event().wait()
+        finally:
+            self.store = self.projector = None
+            self._opened.clear()
+            log.info("follower_stopped", path=str(self._path), position=str(store.position().position))
+        raise AssertionError
+
+    def _set_aside(self, reason: str) -> str:
+        try:
+            set_aside(self._path, reason)
+        except Unavailable as error:
+            return error.message
+        return reason

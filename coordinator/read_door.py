@@ -1,0 +1,287 @@
+"""
+The door to the read model: questions to followers on `….read.<source>.<verb>`, answered from the store.
+
+A question is one JSON object, its answer another. Followers share the questions: each goes to one of them.
+
+| verb       | question                                              | `ok` of the answer                           |
+| ---------- | ----------------------------------------------------- | -------------------------------------------- |
+| `get`      | `kind`, `id`                                          | the state                                    |
+| `list`     | `kind`, `status`, `tenant`, `name`, `limit`, `before` | `{items, next}`: states, newest first        |
+| `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
+| `position` | nothing                                               | the position                                 |
+| `wait`     | `position`, `timeout_s`                               | the position, once it is as far as asked     |
+
+    {"kind": "task", "id": "task_01J…", "at_least": "1042.3"}
+    {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
+
+Only `kind`, `id` and `position` must be given. `kind` is task, container, service, worker, node, pool or session and
+`type` a kind, or the beginning of an event type with its kind in full. With `at_least` a question to `get`, `list` or `events`
+waits a moment for that position, else it is `unavailable`, reason `behind`: never answered from an older state. A list
+goes on with `before`, events with `after`, each from `next` of the answer before; `next` of a list is null at its end,
+that of events is where new ones will come. Answers may be shorter than `limit`.
+
+This door reads and never writes. What it is sent comes from anybody: whatever is not a question is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
+
+import msgspec
+import structlog
+
+from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordinator.groups import task_group
+from coordinator.wire import encode_answer
+from events.base import START, Position
+from events.ids import checked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from coordinator.bus import Bus, Message
+    from events.subjects import Subjects
+    from projections.store import Store
+
+log = structlog.get_logger(__name__)
+
+QUEUE = "followers"
+
+_Place = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\.[0-9]{1,6}\Z", description="<sequence>.<index>")]
+_Text = Annotated[str, msgspec.Meta(max_length=1024)]
+_Kind = Literal["task", "container", "service", "worker", "node", "pool", "session"]
+
+
+class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Bounds of the door; times in seconds."""
+
+    at_once: int = 256
+    """Questions under way; more are told to come again."""
+    answer_bytes: int = 256 * 1024
+    """When a list or page is cut off: with the largest event on top it still fits into a message."""
+    listed_max: int = 1000
+    at_least_wait_s: float = 1.0
+    wait_max_s: float = 30.0
+
+
+class _Question(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class Get(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for one thing, ended or not."""
+
+    kind: _Kind
+    id: str
+    at_least: _Place | None = None
+
+
+class List(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for things, newest first."""
+
+    kind: _Kind
+    status: _Text | None = None
+    tenant: _Text | None = None
+    name: _Text | None = None
+    limit: int = 100
+    before: _Place | None = None
+    at_least: _Place | None = None
+
+
+class Events(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for events in order."""
+
+    subject: _Text | None = None
+    type: _Text | None = None
+    limit: int = 100
+    after: _Place | None = None
+    at_least: _Place | None = None
+
+
+class WhichPosition(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask how far the store is."""
+
+
+class Wait(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask to be answered when the store is as far as *position*."""
+
+    position: _Place
+    timeout_s: float = 10.0
+
+
+Question = Get | List | Events | WhichPosition | Wait
+
+VERBS: dict[str, type[Question]] = {
+    "get": Get,
+    "list": List,
+    "events": Events,
+    "position": WhichPosition,
+    "wait": Wait,
+}
+
+
+class ReadDoor:
+    """Answers from what *store* gives at the time; None while there is no store."""
+
+    def __init__(
+        self, bus: Bus, subjects: Subjects, store: Callable[[], Store | None], limits: ReadLimits | None = None
+    ) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._store = store
+        self._limits = limits if limits is not None else ReadLimits()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._tasks: asyncio.TaskGroup
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Answer questions while the block runs."""
+        async with task_group() as self._tasks:
+            subscription = await self._bus.subscribe(self._subjects.read_all, self.take, queue=QUEUE)
+            try:
+                await self._bus.flush()
+                yield
+            finally:
+                await subscription.unsubscribe()
+                for task in self._answering:
+                    task.cancel()
+
+    def take(self, message: Message) -> None:
+        """Answer one message, in a task of its own; called from the connection's read loop."""
+        if not self._may_reply(message.reply):
+            return
+        if len(self._answering) >= self._limits.at_once:
+            msg = f"{self._limits.at_once} questions are under way, as many as this follower takes: ask again shortly"
+            self._send(message.reply, None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
+            return
+        task = self._tasks.create_task(self._answer(message))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def ask(self, verb: str, body: bytes) -> Any:
+        """
+        Answer one question; what is JSON already is left as it is.
+
+        Raises:
+            Refused: it is none, or out of bounds.
+            NotFound: there is no such thing.
+            Unavailable: the store is not there, not readable, or not far enough.
+        """
+        question = decode_question(verb, body)
+        store = self._store()
+        if store is None:
+            raise Unavailable("the read model is being opened: ask again shortly", reason="starting", retry_after_s=1.0)
+        match question:
+            case Get() | List() | Events():
+                if question.at_least is not None:
+                    await store.wait_for(Position.parse(question.at_least), self._limits.at_least_wait_s)
+                return await self._read(store, question)
+            case Wait():
+                timeout_s = _bounded("timeout_s", question.timeout_s, 0, self._limits.wait_max_s)
+                await store.wait_for(Position.parse(question.position), timeout_s)
+                return str(store.position().position)
+            case WhichPosition():
+                return str(store.position().position)
+        assert_never(question)
+
+    async def _read(self, store: Store, question: Get | List | Events) -> Any:
+        match question:
+            case Get():
+                found = await store.get(question.kind, checked(question.id))
+                if found is None:
+                    raise NotFound(f"there never was a {question.kind} {question.id!r}")
+                return msgspec.Raw(found.state)
+            case List():
+                return await self._list(store, question)
+            case Events():
+                return await self._events(store, question)
+        assert_never(question)
+
+    async def _list(self, store: Store, question: List) -> dict[str, Any]:
+        things = await store.list(
+            question.kind,
+            status=question.status,
+            tenant=question.tenant,
+            name=question.name,
+            limit=int(_bounded("limit", question.limit, 1, self._limits.listed_max)),
+            before=None if question.before is None else Position.parse(question.before),
+            limit_bytes=self._limits.answer_bytes,
+        )
+        return {
+            "items": [msgspec.Raw(thing.state) for thing in things.items],
+            "next": str(things.items[-1].cursor) if things.more else None,
+        }
+
+    async def _events(self, store: Store, question: Events) -> dict[str, Any]:
+        after = START if question.after is None else Position.parse(question.after)
+        # Looked up before reading: all up to here is seen by the reading, whatever is written meanwhile.
+        known = store.position().position
+        found = await store.events(
+            subject=question.subject,
+            type_prefix=question.type,
+            after=after,
+            limit=int(_bounded("limit", question.limit, 1, self._limits.listed_max)),
+            limit_bytes=self._limits.answer_bytes,
+        )
+        last = found.items[-1].position if found.items else after
+        return {
+            "events": [msgspec.Raw(one.body) for one in found.items],
+            "next": str(last if found.more else max(last, known)),
+            "more": found.more,
+        }
+
+    async def _answer(self, message: Message) -> None:
+        verb = message.subject.rpartition(".")[2]
+        value: Any = None
+        failure: CoordinationError | None = None
+        try:
+            value = await self.ask(verb, message.data)
+        except CoordinationError as error:
+            failure = error
+        except Exception as error:  # one question must never close the door: refuse it, say so
+            log.exception("question_crashed", verb=verb)
+            failure = Refused(f"the follower failed on this question: {error}", reason="internal")
+        self._send(message.reply, value, failure)
+
+    def _send(self, reply: str, value: Any, error: CoordinationError | None) -> None:
+        store = self._store()
+        position = "" if store is None else str(store.position().position)
+        try:
+            self._bus.send(reply, encode_answer(value, error, "", position))
+        except Refused as too_large:
+            self._bus.send(reply, encode_answer(None, too_large, "", position))
+
+    def _may_reply(self, reply: str) -> bool:
+        """Say whether an answer may go there: nobody may have us write to the journal, or to JetStream, in our name."""
+        if reply.startswith((f"{self._subjects.namespace}.", "$")):
+            log.warning("question_with_forged_reply", reply=reply[:200])
+            return False
+        return bool(reply)
+
+
+def decode_question(verb: str, body: bytes) -> Question:
+    """
+    Read a question.
+
+    Raises:
+        Refused: there is no such verb, or the body is not its question.
+    """
+    question = VERBS.get(verb)
+    if question is None:
+        msg = f"verb {verb[:80]!r} is not known: use {', '.join(VERBS)}"
+        raise Refused(msg, reason="bad_verb")
+    try:
+        return msgspec.json.decode(body or b"{}", type=question)
+    except (ValueError, RecursionError) as error:  # of msgspec, and of text that is no UTF-8
+        fields = ", ".join(question.__struct_fields__) or "no fields"
+        msg = f"this is no question to {verb} ({error}): send a JSON object with {fields}"
+        raise Refused(msg, reason="bad_question") from error
+
+
+def _bounded(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
+        raise Refused(msg, reason="bad_number")
+    return value

@@ -1,0 +1,279 @@
+"""
+What a worker is executing: at most so many handlers at once, each attempt under its lease, each outcome reported once.
+
+A handler's exception ends its attempt, never the worker. What a handler returned is reported until the coordinator has
+answered; a lost lease ends the handler, and nothing is reported. Nothing here decides whether a task is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from coordinator.commands import CompleteTask, FailTask, ProgressTask
+from coordinator.payloads import payload_of, value_of
+from coordinator.worker_handlers import Context, DoNotRetry
+from coordinator.worker_threads import Threads
+from events.errors import CoordinationError, Refused, StaleLease, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from coordinator.client import Client
+    from coordinator.worker_handlers import Handler
+    from events.task import Payload
+    from projections.task import Task
+
+log = structlog.get_logger(__name__)
+
+REPORT_RETRY_S = 0.5
+PROGRESS_TIMEOUT_S = 5.0
+CANCEL_GRACE_S = 1.0
+"""How long handlers that are given up may clean up."""
+ERROR_CHARS_MAX = 1000
+
+
+class Attempt:
+    """One attempt at a task; `lost` once its outcome is nobody's business any more."""
+
+    __slots__ = ("context", "handler", "lost", "running", "task")
+
+    def __init__(self, task: Task, handler: Handler, context: Context) -> None:
+        self.task = task
+        self.handler = handler
+        self.context = context
+        self.lost = False
+        self.running: asyncio.Task[None] | None = None
+
+
+class Attempts:
+    """
+    The attempts of one worker; `leases` holds those to renew, and may be read from another thread.
+
+    A handler in a thread cannot be ended: it keeps its slot until it returns, also when its lease was lost.
+    """
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], client: Client, tasks: asyncio.TaskGroup, *, worker_id: str, slots: int
+    ) -> None:
+        self.leases: dict[str, Attempt] = {}
+        self._handlers = handlers
+        self._client = client
+        self._tasks = tasks
+        self._worker_id = worker_id
+        self._slots = slots
+        self._loop = asyncio.get_running_loop()
+        self._threads = Threads(worker_id)
+        self._queued: deque[Attempt] = deque()
+        self._running: set[Attempt] = set()
+        self._stray = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def load(self) -> float:
+        """The share of the slots that is in use."""
+        return len(self._running) / self._slots
+
+    @property
+    def usable(self) -> int:
+        """How many slots there are but for those that handlers without a lease still fill."""
+        return self._slots - self._stray
+
+    def start(self, task: Task) -> None:
+        """Execute a task as soon as a slot is free; one that is being executed already goes on."""
+        if task.lease in self.leases:
+            return
+        context = Context(
+            task_id=task.task_id,
+            task_name=task.task_name,
+            attempt=task.attempt,
+            lease=task.lease,
+            worker_id=self._worker_id,
+            deadline=None if task.timeout_s is None or task.started_at is None else task.started_at + task.timeout_s,
+            report=self._progress(task),
+            loop=self._loop,
+        )
+        attempt = self.leases[task.lease] = Attempt(task, self._handlers[task.task_name], context)
+        self._queued.append(attempt)
+        self._fill()
+
+    def lose(self, leases: Iterable[str]) -> None:
+        """Let go of attempts that are not this worker's any more: end their handlers and report nothing."""
+        for lease in leases:
+            attempt = self.leases.pop(lease, None)
+            if attempt is None:
+                continue
+            log.warning("lease_lost", task_id=attempt.task.task_id, lease=lease, task_name=attempt.task.task_name)
+            attempt.lost = attempt.context.cancelled = True
+            if attempt in self._running:
+                self._stray += 1
+                if attempt.handler.is_async and attempt.running is not None:
+                    attempt.running.cancel()
+            elif attempt.running is not None:
+                attempt.running.cancel()  # it is being reported
+            else:
+                self._queued.remove(attempt)
+        self._changed.set()
+
+    def take_queued(self) -> list[Task]:
+        """Give the tasks that wait for a slot, and forget them."""
+        tasks = [attempt.task for attempt in self._queued]
+        for attempt in self._queued:
+            del self.leases[attempt.task.lease]
+        self._queued.clear()
+        self._changed.set()
+        return tasks
+
+    async def until_usable(self) -> int:
+        """Wait until there is a slot that no handler without a lease fills; give how many there are."""
+        while self.usable <= 0:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.usable
+
+    async def until_idle(self) -> None:
+        """Wait until everything has ended and is reported."""
+        while self.leases:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def give_up(self) -> None:
+        """End what still runs and report nothing: within a second, but for threads, which are left behind."""
+        self.take_queued()
+        left = {attempt.running for attempt in (*self.leases.values(), *self._running) if attempt.running is not None}
+        for attempt in (*self.leases.values(), *self._running):
+            attempt.lost = attempt.context.cancelled = True
+        self.leases.clear()
+        for running in left:
+            running.cancel()
+        self._threads.close()
+        if left:
+            await asyncio.wait(left, timeout=CANCEL_GRACE_S)
+
+    # --- executing ----------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while self._queued and len(self._running) < self._slots:
+            attempt = self._queued.popleft()
+            self._running.add(attempt)
+            attempt.running = self._tasks.create_task(self._execute(attempt), name=attempt.task.task_id)
+
+    async def _execute(self, attempt: Attempt) -> None:
+        try:
+            try:
+                report = await self._outcome(attempt)
+            finally:
+                self._running.discard(attempt)
+                if attempt.lost:
+                    self._stray = max(0, self._stray - 1)
+                self._fill()
+            if report is not None and not attempt.lost:
+                await self._report(report)
+        finally:
+            if not attempt.lost:
+                self.leases.pop(attempt.task.lease, None)
+            self._changed.set()
+
+    async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | None:
+        """Run the handler; give what is to be reported, None when the attempt was taken away meanwhile."""
+        task = attempt.task
+        began = time.monotonic()
+        try:
+            payload = value_of(task.payload)
+        except CoordinationError as error:
+            return self._failed(task, error, retry=False)
+        try:
+            value = await self._call(attempt, payload)
+        except DoNotRetry as error:
+            return self._failed(task, error, retry=False)
+        except asyncio.CancelledError as error:
+            if attempt.lost:
+                return None
+            if (running := asyncio.current_task()) is not None and running.cancelling():
+                raise
+            return self._failed(task, error, retry=True)  # the handler's own doing
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises, SystemExit too, ends its attempt alone
+            return self._failed(task, error, retry=True)
+        try:
+            result = payload_of(value)
+        except Refused as error:
+            return self._failed(task, error, retry=False)
+        return self._completed(task, result, time.monotonic() - began)
+
+    async def _call(self, attempt: Attempt, payload: Any) -> Any:
+        handler = attempt.handler
+        call = handler.bound(attempt.context, payload)
+        return await call() if handler.is_async else await self._threads.run(call)
+
+    def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
+        return CompleteTask(
+            task_id=task.task_id,
+            lease=task.lease,
+            worker_id=self._worker_id,
+            execution_time_s=execution_time_s,
+            result=result,
+        )
+
+    def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
+        text = error_text(error)
+        log.warning(
+            "attempt_failed",
+            task_id=task.task_id,
+            task_name=task.task_name,
+            attempt=task.attempt,
+            retry=retry,
+            error=text,
+            exc_info=error,
+        )
+        return FailTask(task_id=task.task_id, lease=task.lease, worker_id=self._worker_id, error=text, retry=retry)
+
+    # --- reporting ----------------------------------------------------------------------------------------------------
+
+    async def _report(self, report: CompleteTask | FailTask) -> None:
+        """Report until it is answered: what was done must not be done again because an answer was slow."""
+        while True:
+            try:
+                await self._client.execute(report)
+                return
+            except StaleLease as error:
+                log.warning("report_stale", task_id=report.task_id, lease=report.lease, why=error.message)
+                return
+            except Unavailable as error:
+                log.warning("report_unanswered", task_id=report.task_id, why=error.message)
+                await asyncio.sleep(REPORT_RETRY_S)
+            except CoordinationError as error:
+                log.warning("report_refused", task_id=report.task_id, code=error.reason, why=error.message)
+                if isinstance(report, FailTask) or report.result is None:
+                    return
+                # The coordinator allows less than what fits here: unreported, the task would run again for nothing.
+                text = error_text(error)
+                report = FailTask(
+                    task_id=report.task_id, lease=report.lease, worker_id=self._worker_id, error=text, retry=False
+                )
+
+    def _progress(self, task: Task) -> Any:
+        async def report(fraction: float, message: str) -> None:
+            command = ProgressTask(task_id=task.task_id, lease=task.lease, progress=fraction, message=message)
+            try:
+                await self._client.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
+            except Unavailable as error:
+                log.debug("progress_not_told", task_id=task.task_id, why=error.message)
+
+        return report
+
+
+def error_text(error: BaseException) -> str:
+    """Write an error as `Type: message`, printable, on one line, and cut where it is long."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  # an exception that cannot say what it is must not hide that it was raised
+        message = "(its message cannot be read)"
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    text = "".join(one if one.isprintable() else " " for one in text[: ERROR_CHARS_MAX + 1])
+    return text if len(text) <= ERROR_CHARS_MAX else f"{text[: ERROR_CHARS_MAX - 1]}…"

@@ -1,0 +1,269 @@
+"""
+Handlers: the functions that execute tasks, how they are named, and what they are told of the attempt they run.
+
+A handler is checked when it is registered, never when its first task comes. Nothing here talks to the coordinator.
+
+    @task("invoice.extract")
+    async def extract(context: Context, payload: dict[str, str]) -> dict[str, int]: ...
+
+    @task("ocr.page")
+    def ocr(payload: str) -> str: ...        # not async: it runs in a thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from coordinator.rules import check_text
+from events.errors import Refused, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import ModuleType
+
+    Report = Callable[[float, str], Awaitable[None]]
+
+PROGRESS_TIMEOUT_S = 10.0
+
+_CONTEXT_NAMES = ("context", "ctx")
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+class DoNotRetry(Exception):
+    """The task cannot succeed however often it is tried; raised by a handler, it fails the task for good"""
+
+
+class Context:
+    """
+    One attempt at a task, as its handler sees it.
+
+    `deadline` is when the coordinator gives the attempt up, in seconds since 1970 by its clock, None without a limit.
+    `cancelled` turns true when the attempt is not ours any more, or the worker cannot wait for it: an async handler is
+    cancelled as well, one in a thread is to look.
+    """
+
+    __slots__ = ("_loop", "_report", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "worker_id")
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        task_name: str = "",
+        attempt: int = 1,
+        lease: str = "",
+        worker_id: str = "",
+        deadline: float | None = None,
+        report: Report | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.task_name = task_name
+        self.attempt = attempt
+        self.lease = lease
+        self.worker_id = worker_id
+        self.deadline = deadline
+        self.cancelled = False
+        self._report = report
+        self._loop = loop
+
+    async def progress(self, fraction: float, message: str = "") -> None:
+        """
+        Tell how far the attempt is, 0 to 1.
+
+        Raises:
+            Refused: *fraction* is out of range, or *message* is no short printable text.
+            StaleLease: the attempt is not ours any more.
+        """
+        if self._report is not None:
+            await self._report(fraction, message)
+
+    def progress_from_thread(self, fraction: float, message: str = "") -> None:
+        """Do as `progress` does, for a handler that is not async; it returns when it is recorded."""
+        if self._report is None or self._loop is None:
+            return
+        if _running_loop() is self._loop:
+            msg = "progress_from_thread was called in an async handler: await progress() there"
+            raise Refused(msg, reason="bad_handler")
+        asyncio.run_coroutine_threadsafe(self.progress(fraction, message), self._loop).result(PROGRESS_TIMEOUT_S)
+
+
+class Handler(NamedTuple):
+    """A function that executes the tasks of one name."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    wants_context: bool
+
+    def bound(self, context: Context, payload: Any) -> Callable[[], Any]:
+        """Give what calls it for one attempt."""
+        return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
+
+
+def handler_of(name: str, function: Callable[..., Any]) -> Handler:
+    """
+    Make a handler for the tasks named *name*.
+
+    Raises:
+        Refused: the name is none, or *function* takes something else than a payload, or a context and a payload.
+    """
+    if not isinstance(name, str):
+        msg = f"the name of a task is {shown(name)}: use @task('some_name')"
+        raise Refused(msg, reason="bad_handler")
+    check_text("the name of a task", name, 128, least=1)
+    called = inspect.unwrap(function) if inspect.isroutine(function) else function
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        msg = f"handler {_where(function)} of task {name!r} yields: return the result instead"
+        raise Refused(msg, reason="bad_handler")
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether it can be called, but how
+    return Handler(name, function, is_async, _wants_context(name, function))
+
+
+def _wants_context(name: str, function: Callable[..., Any]) -> bool:
+    wrong = f"handler {_where(function)} of task {name!r} takes %s: use handler(payload) or handler(context, payload)"
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise Refused(wrong % f"nobody can say what ({error})", reason="bad_handler") from error
+    taken = [one for one in parameters if one.kind in _POSITIONAL]
+    needed = [one.name for one in taken if one.default is one.empty]
+    keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if not taken or len(needed) > 2 or keywords:  # noqa: PLR2004  # a context and a payload
+        raise Refused(wrong % f"({', '.join(map(str, parameters))})", reason="bad_handler")
+    if len(taken) == 1:
+        if _is_context(taken[0]):
+            raise Refused(wrong % f"({taken[0]}), a context alone", reason="bad_handler")
+        return False
+    return len(needed) == 2 or _is_context(taken[0])  # noqa: PLR2004  # as above
+
+
+def _is_context(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return parameter.name in _CONTEXT_NAMES
+    return annotation is Context or str(annotation).rpartition(".")[2] == "Context"
+
+
+def _where(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+# --- the handlers of a module -----------------------------------------------------------------------------------------
+
+_registered: list[Handler] = []
+"""What `task` was applied to in this process, in order; `handlers_of` picks from it by module."""
+
+
+def task(name: str) -> Callable[[Function], Function]:
+    """
+    Make the function below it a handler of tasks named *name*, for whatever worker runs its module.
+
+    Raises:
+        Refused: see `handler_of`.
+    """
+
+    def register(function: Function) -> Function:
+        _registered.append(handler_of(name, function))
+        return function
+
+    return register
+
+
+def handlers_of(module: ModuleType) -> dict[str, Handler]:
+    """
+    Give the handlers that *module*, or a module below it, defines or has imported, by task name.
+
+    Raises:
+        Refused: there is none, or two are of one name.
+    """
+    imported = {id(value) for value in vars(module).values()}
+    found: dict[str, Handler] = {}
+    for handler in _registered:
+        home = getattr(handler.function, "__module__", "")
+        if home == module.__name__ or home.startswith(f"{module.__name__}.") or id(handler.function) in imported:
+            add_handler(found, handler)
+    if not found:
+        msg = f"module {module.__name__} has no handlers: put @task('some_name') above a function in it"
+        raise Refused(msg, reason="no_handlers")
+    return found
+
+
+def add_handler(handlers: dict[str, Handler], handler: Handler) -> None:
+    """
+    Add a handler; the same function again, of a module that was executed anew, takes the place of the first.
+
+    Raises:
+        Refused: another function has the name.
+    """
+    known = handlers.get(handler.name)
+    if known is not None and _where(known.function) != _where(handler.function):
+        msg = (
+            f"task {handler.name!r} has two handlers, {_where(known.function)} and {_where(handler.function)}: keep one"
+        )
+        raise Refused(msg, reason="bad_handler")
+    handlers[handler.name] = handler
+
+
+def load_handlers(module: str) -> dict[str, Handler]:
+    """
+    Import *module*, a dotted name or the path of a file, and give its handlers by task name.
+
+    A dotted name is looked for in the working directory as well.
+
+    Raises:
+        Refused: there is no such module, importing it fails, or it has no handlers.
+    """
+    is_file = module.endswith(".py") or os.sep in module
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        imported = _import_file(Path(module)) if is_file else importlib.import_module(module)
+    except Refused:
+        raise
+    except Exception as error:  # whatever the module raises is its author's to read
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and not is_file and f"{module}.".startswith(f"{missing}."):
+            msg = f"there is no module {module!r}, in {here} or elsewhere: use pkg.module or path/to/file.py"
+            raise Refused(msg, reason="no_module") from error
+        msg = f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
+        raise Refused(msg, reason="no_module") from error
+    return handlers_of(imported)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        msg = f"there is no file {str(path)!r} in {Path.cwd()}: use pkg.module or path/to/file.py"
+        raise Refused(msg, reason="no_module")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        msg = f"file {str(path)!r} is no Python module: its name must end in .py"
+        raise Refused(msg, reason="no_module")
+    imported = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = imported
+    try:
+        spec.loader.exec_module(imported)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return imported

@@ -1,0 +1,66 @@
+"""How a process of ours is told to stop: by SIGTERM, SIGINT, or the death of its parent; a second SIGINT forces."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from coordinator.groups import task_group
+from coordinator.guard import watch_parent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+@asynccontextmanager
+async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]) -> AsyncIterator[None]:
+    """
+    Call *stop* with the reason at the first sign, *force* at a second SIGINT, while the block runs.
+
+    A SIGINT more, or a second one while the loop is blocked, interrupts whatever runs. Only for the main thread.
+    """
+    signals = _Signals(stop, force)
+    before = {number: signal.signal(number, signals.came) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        async with task_group() as tasks:
+            watching = tasks.create_task(_stop_when_orphaned(stop))
+            try:
+                yield
+            finally:
+                watching.cancel()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _stop_when_orphaned(stop: Callable[[str], None]) -> None:
+    await watch_parent()
+    stop("its parent died")
+
+
+class _Signals:
+    """Counts signals; `came` is called between any two instructions, even while the loop is blocked."""
+
+    def __init__(self, stop: Callable[[str], None], force: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = stop
+        self._force = force
+        self._stops = False
+        self._forces = False
+        self._interrupts = 0
+
+    def came(self, number: int, _frame: object) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1 and (self._forces or not self._stops):
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._handle, number)
+
+    def _handle(self, number: int) -> None:
+        if not self._stops:
+            self._stops = True
+            self._stop(signal.Signals(number).name)
+        elif number == signal.SIGINT and self._interrupts > 1:
+            self._forces = True
+            self._force()

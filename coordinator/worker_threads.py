@@ -1,0 +1,71 @@
+"""
+Threads for handlers that are not async: started when needed, kept, at most one for each slot.
+
+They are daemons, which those of `concurrent.futures` are not: a handler that never returns must not keep a process
+alive that has drained and given its tasks back. For the same reason nothing here waits for a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Outcome = tuple[Any, BaseException | None]
+    Job = tuple[Callable[[], Any], asyncio.Future[Outcome]]
+
+
+class Threads:
+    """Runs plain functions beside the loop it was made in; whoever uses it sees to how many run at once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._count = 0
+        self._idle = 0
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        """Give what *call* returns or raises in a thread; cancelled, it stops waiting and the thread goes on."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if self._idle:
+            self._idle -= 1
+        else:
+            self._count += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
+        context = contextvars.copy_context()
+        self._jobs.put((partial(context.run, call), future))
+        value, error = await future
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Let the threads end, each when it has returned from what it runs."""
+        for _ in range(self._count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        # The loop is closed when a handler returns after the worker is gone.
+        with suppress(RuntimeError):
+            while (job := self._jobs.get()) is not None:
+                call, future = job
+                outcome: Outcome
+                try:
+                    outcome = call(), None
+                except BaseException as error:  # noqa: BLE001  # it is raised again where the call is awaited
+                    outcome = None, error
+                self._loop.call_soon_threadsafe(self._done, future, outcome)
+                del job, call, future, outcome  # an idle thread must not keep what it was given
+
+    def _done(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._idle += 1
+        if not future.done():
+            future.set_result(outcome)
