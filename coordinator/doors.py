@@ -1,9 +1,11 @@
 """
-The writer's doors on NATS: commands come in on `….rpc.<source>.<kind>.<verb>`, signs of life on `….heartbeat.<kind>.<id>`.
+The writer's doors on NATS.
 
-Both are read in the connection's read loop and only hand over: whatever decides is the engine's. Who asks is the subject's
-`<source>`, which NATS permissions vouch for, never a field of the message. Only the instance that leads opens these doors, in a
-queue group of its epoch, so one that was stopped and wakes takes nobody's request.
+Commands come in on `….rpc.<source>.<kind>.<verb>`, signs of life on `….heartbeat.<kind>.<id>`.
+
+Both are read in the connection's read loop and only hand over: whatever decides is the engine's. Who asks is the
+subject's `<source>`, which NATS permissions vouch for, never a field of the message. Only the instance that leads
+opens these doors, in a queue group of its epoch, so one that was stopped and wakes takes nobody's request.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import structlog
 from coordinator.commands import FindServices, ServiceLoad
 from coordinator.intake import Asked, Caller
 from coordinator.wire import Order, check_order, decode_orders, encode_answer
-from events.codec import ENVELOPES
+from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
 from events.service import ServiceHeartbeat
 from events.worker import WorkerHeartbeat
@@ -145,7 +147,7 @@ class HeartbeatDoor:
             return  # a node's sign is its sync
         try:
             beat = _heartbeat_decoder.decode(message.data).data
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("heartbeat_dropped", subject=message.subject, why=str(error))
             return
         if beat.subject != entity_id or not type(beat).__name__.lower().startswith(kind):

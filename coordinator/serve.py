@@ -1,16 +1,17 @@
 """
-One coordinator instance: folds the journal, waits for the lease, claims the epoch, leads, and stands by again when deposed.
+One coordinator instance: it stands by, leads when it may, and stands by again when deposed.
 
     fold all along → win the lease → claim `….epoch` → catch up to the claim → lead
 
-The lease only says who should try; the claim is what the server checks at each commit. Everything after the claim was folded
-before anything is decided, so a new writer continues exactly where the last one was cut off.
+The lease only says who should try; the claim is what the server checks at each commit. Everything after the claim was
+folded before anything is decided, so a new writer continues exactly where the last one was cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,9 +27,9 @@ from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
-from events.coordinator import EpochClaim
 from events.codec import rfc3339
-from events.errors import Corrupt
+from events.coordinator import EpochClaim
+from events.errors import Corrupt, Refused
 from events.subjects import Subjects
 from projections.world import World
 
@@ -41,6 +42,8 @@ STAND_BY_S = 1.0
 """How often an instance that stands by folds what is new."""
 
 HEARTBEATS_KEPT_S = 3600
+HEADER_BYTES = 1024
+"""What the headers of a commit take at most."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +84,12 @@ class Coordinator:
             Unavailable: NATS cannot be reached at the start.
         """
         instance = self._instance
-        options = {"creds": instance.creds, "tls_ca": instance.tls_ca}
+        reach = partial(Bus.open, instance.url, buffered=False, creds=instance.creds, tls_ca=instance.tls_ca)
         async with (
-            Bus.open(instance.url, name=f"{instance.name}-writer", buffered=False, **options) as writer,
-            Bus.open(instance.url, name=f"{instance.name}-doors", buffered=False, **options) as doors,
+            reach(name=f"{instance.name}-writer") as writer,
+            reach(name=f"{instance.name}-doors") as doors,
         ):
+            _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
             await journal.prepare()
             await ensure_stream(doors, heartbeat_stream(self._subjects))
@@ -131,13 +135,13 @@ class Coordinator:
 
     async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
         instance = self._instance
-        claim = EpochClaim(
-            generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall())
-        )
+        claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
         sequence = await journal.claim(msgspec.json.encode(claim))
         await _fold(world, journal, sequence)
         if world.unfoldable:
-            msg = f"the journal holds {world.unfoldable}, which this version {instance.version} does not know: upgrade it"
+            msg = (
+                f"the journal holds {world.unfoldable}, which this version {instance.version} does not know: upgrade it"
+            )
             raise Corrupt(msg, reason="unfoldable")
         engine = Engine(
             world=world,
@@ -168,6 +172,21 @@ class Coordinator:
             if led not in done:
                 led.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))
+
+
+def _check_payload(server_bytes: int, turn_bytes: int) -> None:
+    """
+    Make sure that the server takes the largest commit there may be.
+
+    Raises:
+        Refused: it does not.
+    """
+    if server_bytes < turn_bytes + HEADER_BYTES:
+        msg = (
+            f"the server takes messages of {server_bytes} bytes, a commit may have {turn_bytes} and {HEADER_BYTES} of "
+            f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
+        )
+        raise Refused(msg, reason="payload_limit")
 
 
 async def _fold(world: World, journal: NatsJournal, until: int) -> None:

@@ -4,8 +4,8 @@ How commands and answers travel: a JSON array each way, the answers in the order
     [{"id": "cmd_…", "type": "submit_task", "data": {…}}]
     [{"ok": …, "epoch": "1.17", "position": "1042.3"} | {"error": {"code", "message", "reason", "retry_after_s"}, …}]
 
-`tenant` and `traceparent` may stand beside `type`. What cannot be read is refused by itself: the others in the same request
-are not held up.
+`tenant` and `traceparent` may stand beside `type`. What cannot be read is refused by itself: the others in the same
+request are not held up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from coordinator.commands import COMMANDS, Command
+from events.codec import UNREADABLE
 from events.errors import CoordinationError, Refused, error_of
 from events.ids import checked
 
@@ -33,7 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 def _order_class(name: str, command: type[Command]) -> type[Order]:
-    return msgspec.defstruct(
+    return msgspec.defstruct(  # type: ignore[return-value]  # a subclass, for `bases` says so
         f"{command.__name__}Order",
         [("data", command)],
         bases=(Order,),
@@ -100,7 +101,7 @@ def decode_orders(body: bytes) -> list[Order | Refused]:
     """Read a request; whatever of it cannot be read stands there as the reason why."""
     try:
         orders: list[Order | Refused] = _orders_decoder.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _decode_one_by_one(body)
     return orders if len(orders) <= MOST_COMMANDS else [_too_many(len(orders))]
 
@@ -108,7 +109,7 @@ def decode_orders(body: bytes) -> list[Order | Refused]:
 def _decode_one_by_one(body: bytes) -> list[Order | Refused]:
     try:
         parts = _raw_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         msg = f"the request is no JSON array of commands ({error}): send [{{'id', 'type', 'data'}}]"
         return [Refused(msg, reason="bad_request")]
     if len(parts) > MOST_COMMANDS:
@@ -123,7 +124,7 @@ def _too_many(count: int) -> Refused:
 def _decode_one(part: bytes) -> Order | Refused:
     try:
         head = _head_decoder.decode(part)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return Refused(f"a command is no object with a type ({error})", reason="bad_request")
     command = COMMANDS.get(head.type)
     if command is None:
@@ -132,7 +133,7 @@ def _decode_one(part: bytes) -> Order | Refused:
         return Refused(f"command type {head.type[:80]!r} is not known: {hint}", reason="unknown_command")
     try:
         return msgspec.json.decode(part, type=ORDERS[command])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return Refused(f"{head.type}: {error}", reason="bad_request")
 
 
@@ -144,14 +145,14 @@ def check_order(order: Order, kind: str, verb: str) -> None:
         Refused: it did not; permissions are given by subject.
     """
     command = type(order.data)
-    if (command.KIND, command.VERB) != (kind, verb):
+    if (kind, verb) != (command.KIND, command.VERB):
         msg = f"a {command.__name__} belongs on ….{command.KIND}.{command.VERB}, not on ….{kind}.{verb}"
         raise Refused(msg, reason="wrong_subject")
     checked(order.tenant, "tenant")
     if order.id:
         checked(order.id, "command id")
     if len(order.traceparent) > 64 or not order.traceparent.isascii():  # noqa: PLR2004  # W3C: 55 characters
-        msg = f"traceparent {ascii(order.traceparent[:80])} is none: see W3C Trace Context"
+        msg = f"traceparent {order.traceparent[:80]!a} is none: see W3C Trace Context"
         raise Refused(msg, reason="bad_request")
 
 
@@ -172,7 +173,7 @@ def decode_answers(body: bytes) -> list[Answer]:
     """
     try:
         return _answers_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         msg = f"the answer is unreadable ({error}): {body[:80]!r}"
         raise CoordinationError(msg) from error
 

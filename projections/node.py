@@ -80,7 +80,7 @@ def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
 
 
 def _registered(node: Node | None, event: NodeRegistered, stamp: Stamp) -> Node:
-    cordoned = node is not None and node.cordoned and not node.is_ended
+    cordoned = node is not None and node.cordoned
     return Node(
         node_id=event.node_id,
         status=NodeStatus.CORDONED if cordoned else NodeStatus.READY,

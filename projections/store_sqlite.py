@@ -387,7 +387,7 @@ def _thing(row: Any) -> Thing:
 
 
 def _closed(path: Path) -> Unavailable:
-    return Unavailable(f"{path} is closed", reason=STORE_BUSY)
+    return Unavailable(f"{path} is closed", reason="closed")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,14 @@
+"""
+Write the golden file of every example that has none: `python -m tests.golden`.
+
+A file that is there is never touched: it is what others have stored. Where it no longer says what the code says, the
+code is wrong, or the event needs a new version and an upcaster.
+"""
+
+from __future__ import annotations
+
+from tests.golden.files import FOLDER, write_missing
+
+if __name__ == "__main__":
+    written = write_missing(FOLDER)
+    print("\n".join(str(path) for path in written) or "every example has its file")

@@ -1,0 +1,217 @@
+"""
+What every golden file means: the value that its bytes are, by the name of the file.
+
+A golden file holds one event as it was once published, and is never changed. So:
+
+- A new event type or version gets an example here, `<type>.v<version>`, with every field set to something else than its
+  default; `python -m tests.golden` then writes its file.
+- A new field (with a default) leaves the old example as it is and gets one of its own, `<type>.v<version>.<n>`.
+- A raised version changes the old example to what the upcaster must make of it.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from events import codec
+from events.base import Position
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerFailed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStarting,
+    ContainerStopped,
+    ContainerStopping,
+    Secret,
+)
+from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, WaitingClaim
+from events.node import (
+    NodeCordoned,
+    NodeHeartbeat,
+    NodeLost,
+    NodeRegistered,
+    NodeRemoved,
+    NodeReturned,
+    NodeUncordoned,
+)
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.resources import Resources
+from events.service import (
+    ServiceDeregistered,
+    ServiceHealthChanged,
+    ServiceHeartbeat,
+    ServiceRegistered,
+    ServiceStatus,
+)
+from events.session import SessionBound, SessionClosed
+from events.task import (
+    Payload,
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReportRefused,
+    TaskStarted,
+    TaskSubmitted,
+    TaskTimedOut,
+)
+from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
+
+if TYPE_CHECKING:
+    from events.base import Envelope, Event
+
+_MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
+_INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
+
+EXAMPLES: dict[str, Event] = {
+    # containers
+    "container.created.v1": ContainerCreated(
+        container_id="ctr_1",
+        agent_id="agent_1",
+        agent_type="task_agent",
+        node_id="node_1",
+        resources=_MUCH,
+        image="registry.example/agent:1",
+        command=("python", "-m", "agent"),
+        environment={"MODE": "fast", "TOKEN": Secret(secret="agent-token")},
+        session_id="session_1",
+        when_cut_off="keep",
+        stop_grace_s=2.5,
+    ),
+    "container.starting.v1": ContainerStarting(container_id="ctr_1", node_id="node_2", reason="restart", restarts=3),
+    "container.started.v1": ContainerStarted(container_id="ctr_1", generation="1042.0", pid=4321),
+    "container.pausing.v1": ContainerPausing(container_id="ctr_1"),
+    "container.paused.v1": ContainerPaused(container_id="ctr_1"),
+    "container.resuming.v1": ContainerResuming(container_id="ctr_1"),
+    "container.resumed.v1": ContainerResumed(container_id="ctr_1"),
+    "container.stopping.v1": ContainerStopping(container_id="ctr_1", force=True, destroy=True, reason="destroy"),
+    "container.stopped.v1": ContainerStopped(container_id="ctr_1", exit_code=143),
+    "container.failed.v1": ContainerFailed(
+        container_id="ctr_1", generation="1042.0", reason="exited", exit_code=1, restart_at=1_795_455_300.25
+    ),
+    "container.destroyed.v1": ContainerDestroyed(container_id="ctr_1"),
+    # services
+    "service.registered.v1": ServiceRegistered(
+        service_id="svc_1",
+        service_name="search",
+        service_type="http",
+        host="10.0.0.7",
+        port=8080,
+        status=ServiceStatus.UNKNOWN,
+        health_check_url="http://10.0.0.7:8080/health",
+        tags=("gpu", "eu"),
+        metadata={"release": "7"},
+        weight=5,
+        container_id="ctr_1",
+        worker_id="wrk_1",
+    ),
+    "service.deregistered.v1": ServiceDeregistered(service_id="svc_1", reason="offline for too long"),
+    "service.health_changed.v1": ServiceHealthChanged(
+        service_id="svc_1",
+        status=ServiceStatus.OFFLINE,
+        previous=ServiceStatus.HEALTHY,
+        rule="heartbeat_timeout",
+        detail="no word",
+        silent_for_s=91.5,
+        limit_s=90.0,
+    ),
+    "service.heartbeat.v1": ServiceHeartbeat(service_id="svc_1", load=0.75, connections=12, response_time_ms=3.25),
+    # tasks
+    "task.submitted.v1": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        task_type="text",
+        priority=-7,
+        timeout_s=12.5,
+        max_retries=2,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order/42",
+    ),
+    "task.started.v1": TaskStarted(
+        task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
+    ),
+    "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
+    "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
+    "task.attempt_failed.v1": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="lease_expired",
+        retry_at=1_795_455_300.5,
+        silent_for_s=31.0,
+        limit_s=30.0,
+    ),
+    "task.failed.v1": TaskFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="failed",
+        silent_for_s=31.0,
+        limit_s=30.0,
+    ),
+    "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
+    "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
+    "task.report_refused.v1": TaskReportRefused(
+        task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
+    ),
+    # workers
+    "worker.registered.v1": WorkerRegistered(
+        worker_id="wrk_1", slots=4, resources=_MUCH, handles=("summarize", "translate"), container_id="ctr_1"
+    ),
+    "worker.draining.v1": WorkerDraining(worker_id="wrk_1", reason="maintenance"),
+    "worker.left.v1": WorkerLeft(worker_id="wrk_1", reason="stopped"),
+    "worker.lost.v1": WorkerLost(worker_id="wrk_1", silent_for_s=61.5, limit_s=60.0),
+    "worker.heartbeat.v1": WorkerHeartbeat(worker_id="wrk_1", leases=("claim_1.2", "claim_2.1"), load=0.5),
+    # nodes
+    "node.registered.v1": NodeRegistered(node_id="node_1", capacity=_MUCH, runtime="process", labels={"zone": "eu-1"}),
+    "node.cordoned.v1": NodeCordoned(node_id="node_1", reason="maintenance"),
+    "node.uncordoned.v1": NodeUncordoned(node_id="node_1"),
+    "node.lost.v1": NodeLost(node_id="node_1", silent_for_s=23.5, limit_s=22.5),
+    "node.returned.v1": NodeReturned(node_id="node_1"),
+    "node.removed.v1": NodeRemoved(node_id="node_1", reason="retired"),
+    "node.heartbeat.v1": NodeHeartbeat(node_id="node_1", used=_MUCH, containers=3),
+    # pools
+    "pool.defined.v1": PoolDefined(pool_id="pool_1", capacity=_MUCH),
+    "pool.allocated.v1": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9),
+    "pool.released.v1": PoolReleased(pool_id="pool_1", request_id="req_1", reason="finished"),
+    # sessions
+    "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
+    "session.closed.v1": SessionClosed(session_id="session_1", reason="its container was destroyed"),
+    # the coordinator itself
+    "coordinator.started.v1": CoordinatorStarted(
+        instance="coord_1", version="0.1.0", retention_s=3600.0, ended_kept=10_000
+    ),
+    "coordinator.stopped.v1": CoordinatorStopped(instance="coord_1", reason="asked to"),
+    "coordinator.turn.v1": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "fifo"), WaitingClaim("claim_2", "wrk_2", 1, "least_loaded")),
+        policy="schedule",
+        policy_version=1,
+        placed=2,
+        loads={"wrk_2": 0.25},
+    ),
+}
+
+
+def enveloped(event: Event) -> Envelope:
+    """Put *event* into an envelope of which every attribute is set."""
+    return codec.envelope(
+        event,
+        position=Position(1042, 3),
+        time="2026-11-23T17:15:00.123456Z",
+        source="/coordination/1",
+        tenant="acme",
+        actor="communication",
+        commandid="cmd_1",
+        causationid="1041.0",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )

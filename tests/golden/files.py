@@ -1,0 +1,46 @@
+"""Where the golden files are, what they are named, and how new ones come about; see `examples`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from events import codec
+from events.base import Event
+from tests.golden.examples import EXAMPLES, enveloped
+
+FOLDER = Path(__file__).parent / "events"
+
+_NAME = re.compile(r"([a-z]+\.[a-z_]+)\.v([1-9][0-9]*)(?:\.[1-9][0-9]*)?")
+
+
+class Named(NamedTuple):
+    """What the name of a golden file says."""
+
+    type: str
+    version: int
+
+    @classmethod
+    def parse(cls, stem: str) -> Named:
+        """Read `task.submitted.v1` or `task.submitted.v1.2`."""
+        match = _NAME.fullmatch(stem)
+        assert match, f"{stem} is no name of a golden file: use <type>.v<version> or <type>.v<version>.<n>"
+        return cls(match[1], int(match[2]))
+
+
+def golden(stem: str) -> bytes:
+    """Read the event that a golden file holds; the line end belongs to the file."""
+    return (FOLDER / f"{stem}.json").read_bytes().removesuffix(b"\n")
+
+
+def write_missing(folder: Path, examples: dict[str, Event] = EXAMPLES) -> list[Path]:
+    """Write the files that are missing in *folder*, and give them; those that are there stay as they are."""
+    written = []
+    for stem, example in examples.items():
+        path = folder / f"{stem}.json"
+        if not path.exists():
+            assert Named.parse(stem).version == example.VERSION, f"{stem} was published by a release before this one"
+            path.write_bytes(codec.encode(enveloped(example)) + b"\n")
+            written.append(path)
+    return written

@@ -1,0 +1,100 @@
+"""Subjects, streams and buckets: spelled in one place, from checked tokens only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from events import codec
+from events.errors import Refused
+from events.subjects import ANY, Subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+S = Subjects()
+HOSTILE = ["", "*", ">", "a.b", "a b", "a\n", "\0", "é", "a" * 65]
+
+BUILDERS: dict[str, Callable[[str], str]] = {
+    "namespace": lambda token: Subjects(token).journal,
+    "event kind": lambda token: S.event(f"{token}.submitted"),
+    "event name": lambda token: S.event(f"task.{token}"),
+    "heartbeat kind": lambda token: S.heartbeat(token, "w"),
+    "heartbeat id": lambda token: S.heartbeat("worker", token),
+    "rpc source": lambda token: S.rpc(token, "task", "submit"),
+    "rpc kind": lambda token: S.rpc("local", token, "submit"),
+    "rpc verb": lambda token: S.rpc("local", "task", token),
+    "read source": lambda token: S.read(token, "find"),
+    "read verb": lambda token: S.read("local", token),
+    "notice kind": lambda token: S.notice(token, "w"),
+    "notice id": lambda token: S.notice("worker", token),
+    "node id": lambda token: S.node(token, "logs"),
+    "node verb": lambda token: S.node("n", token),
+}
+
+
+def test_every_name_is_spelled_as_the_contract_says() -> None:
+    """Other programs, credentials and archives go by these names."""
+    assert vars(S) == {
+        "namespace": "coordination",
+        "journal": "coordination.journal",
+        "epoch": "coordination.epoch",
+        "leader": "coordination.leader",
+        "events_all": "coordination.events.>",
+        "heartbeats": "coordination.heartbeat.*.*",
+        "rpc_all": "coordination.rpc.*.*.*",
+        "read_all": "coordination.read.*.*",
+        "stream_journal": "COORDINATION_JOURNAL",
+        "stream_events": "COORDINATION_EVENTS",
+        "stream_heartbeats": "COORDINATION_HEARTBEATS",
+        "bucket_lease": "COORDINATION_LEASE",
+        "bucket_snapshots": "COORDINATION_SNAPSHOTS",
+    }
+    assert ANY == "*"
+
+
+def test_subjects_are_made_of_their_tokens() -> None:
+    """Each builder puts its tokens where the table at the top of the file says."""
+    assert S.event("task.attempt_failed") == "coordination.events.task.attempt_failed"
+    assert S.heartbeat("worker", "w1") == "coordination.heartbeat.worker.w1"
+    assert S.rpc("local", "task", "submit") == "coordination.rpc.local.task.submit"
+    assert S.read("local", "find") == "coordination.read.local.find"
+    assert S.notice("node", "n1") == "coordination.notice.node.n1"
+    assert S.node("n1", "logs") == "coordination.node.n1.logs"
+
+
+def test_another_namespace_shares_no_name() -> None:
+    """Two clusters in one account differ in every subject, stream and bucket."""
+    other = Subjects("test-7")
+    assert other.stream_journal == "TEST-7_JOURNAL"
+    assert not set(vars(S).values()) & set(vars(other).values())
+    assert other.rpc("local", "task", "submit") == "test-7.rpc.local.task.submit"
+
+
+@pytest.mark.parametrize("token", HOSTILE)
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_no_unchecked_token_enters_a_subject(build: Callable[[str], str], token: str) -> None:
+    """A wildcard or separator in a token is refused, whichever token it is."""
+    with pytest.raises(Refused, match="is not an identifier"):
+        build(token)
+
+
+@pytest.mark.parametrize("name", codec.EVENTS)
+def test_every_event_type_has_a_feed_subject_of_its_own(name: str) -> None:
+    """A type on the wire is the end of its subject."""
+    assert S.event(name) == f"coordination.events.{name}"
+
+
+def test_a_type_without_a_dot_has_no_subject() -> None:
+    """What is no event type is not published."""
+    with pytest.raises(Refused):
+        S.event("task")
+
+
+@pytest.mark.parametrize("namespace", ["coordination", "a", "A-b_c"])
+def test_what_was_built_is_parsed_again(namespace: str) -> None:
+    """The door learns source, kind, verb and id from the subject alone."""
+    subjects = Subjects(namespace)
+    assert subjects.parse_rpc(subjects.rpc("s", "k", "v")) == ("s", "k", "v")
+    assert subjects.parse_heartbeat(subjects.heartbeat("worker", "w1")) == ("worker", "w1")

@@ -1,0 +1,308 @@
+"""
+Legal histories by seed: journals as a coordinator might have written them, with everything in them.
+
+`write_history(seed, commits)` gives the scribe that wrote one; the same seed always gives the same. Each event is drawn
+from what the world allows at that point, over few ids and with small limits, so that things come back, end, are evicted
+and are made anew.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerFailed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStarting,
+    ContainerStatus,
+    ContainerStopped,
+    ContainerStopping,
+)
+from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
+from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.resources import Resources
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
+from events.session import SessionBound, SessionClosed
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReportRefused,
+    TaskStarted,
+    TaskStatus,
+    TaskSubmitted,
+    TaskTimedOut,
+)
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
+from projections.container import Container, Desired
+from projections.node import NodeStatus
+from projections.worker import WorkerStatus
+from tests.specification import BEGIN, Said, Scribe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from events.base import Event
+    from projections.task import Task
+    from projections.world import World
+
+_C = ContainerStatus
+_SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
+
+
+def write_history(seed: int, commits: int) -> Scribe:
+    """Write *commits* records: mostly commits of one to six events, now and then a claim."""
+    return Historian(seed).write(commits)
+
+
+class Historian:
+    """Draws what happens next from what is possible."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.scribe = Scribe()
+        self._tasks_made = 0
+
+    @property
+    def world(self) -> World:
+        return self.scribe.world
+
+    def write(self, commits: int) -> Scribe:
+        """Write that many more records."""
+        for _ in range(commits):
+            if self.random.random() < 0.03:
+                self.scribe.claim(generation=self.random.randint(1, 3), holder=f"h{self.random.randint(1, 2)}")
+            else:
+                self.scribe.commit_each(self._commit(), at=self._time())
+        return self.scribe
+
+    def _time(self) -> float:
+        step = self.random.choices((0.0, 0.000001, 0.5, 7.0, 90.0, 700.0), (2, 2, 12, 8, 2, 1))[0]
+        return max(self.world.time, BEGIN) + step
+
+    def _commit(self) -> Iterator[Said]:
+        for _ in range(self.random.randint(1, 6)):
+            event = None
+            while event is None:
+                event = self.random.choices(_HAPPENINGS, _WEIGHTS)[0](self)
+            commandid = f"cmd{self.random.randint(1, 40)}" if self.random.random() < 0.2 else ""
+            tenant = self.random.choice(("acme", "blue"))
+            yield Said(event, None, tenant, self.random.choice(("ann", "bob")), commandid)
+
+    def pick(self, ids: str, count: int) -> str:
+        """Draw one of *count* ids of a kind."""
+        return f"{ids}{self.random.randint(1, count)}"
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def submit(self) -> Event | None:
+        task_id = f"t{self.random.randint(1, self._tasks_made + 1)}"
+        if task_id in self.world.tasks:
+            return None
+        self._tasks_made += 1
+        return TaskSubmitted(
+            task_id=task_id,
+            task_name=self.pick("name", 3),
+            task_type=self.random.choice(("", "x")),
+            priority=self.random.randint(-2, 2),
+            timeout_s=self.random.choice((None, 0.5, 60.0)),
+            max_retries=self.random.randint(0, 3),
+            resources=self.random.choice(_SIZES),
+            idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
+        )
+
+    def _some_task(self, *statuses: TaskStatus) -> Task | None:
+        tasks = [task for task in self.world.tasks.values() if not statuses or task.status in statuses]
+        return self.random.choice(tasks) if tasks else None
+
+    def start_task(self) -> Event | None:
+        task = self._some_task(TaskStatus.PENDING)
+        if task is None:
+            return None
+        attempt, claim_id = task.attempt + 1, self.pick("claim", 12)
+        return TaskStarted(
+            task_id=task.task_id,
+            worker_id=self.pick("w", 4),
+            claim_id=claim_id,
+            attempt=attempt,
+            lease=f"{claim_id}.{attempt}",
+        )
+
+    def end_attempt(self) -> Event | None:
+        task = self._some_task(TaskStatus.RUNNING)
+        if task is None:
+            return None
+        task_id, lease = task.task_id, task.lease
+        pause_s = self.random.choice((0.0, 0.0, 0.5, 30.0, 2000.0))
+        return self.random.choice((
+            TaskAttemptFailed(
+                task_id=task_id,
+                lease=lease,
+                error="e",
+                reason=self.random.choice(("failed", "lease_expired", "released")),
+                retry_at=self.world.time + pause_s,
+            ),
+            TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
+            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
+            TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
+            TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
+        ))  # fmt: skip
+
+    def cancel_task(self) -> Event | None:
+        task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
+        return TaskCancelled(task_id=task.task_id, reason="r") if task is not None else None
+
+    def refuse_report(self) -> Event | None:
+        task = self._some_task()
+        if task is None:
+            return None
+        lease = self.pick("late", 2)
+        return TaskReportRefused(task_id=task.task_id, lease=lease, outcome="completed", worker_id="w1")
+
+    # --- workers, nodes, containers -----------------------------------------------------------------------------------
+
+    def change_worker(self) -> Event | None:
+        worker_id = self.pick("w", 4)
+        worker = self.world.workers.get(worker_id)
+        status = worker.status if worker is not None else None
+        possible: list[Event] = [WorkerRegistered(worker_id=worker_id, slots=self.random.choice((None, 1, 8)))]
+        if status is WorkerStatus.ACTIVE:
+            possible.append(WorkerDraining(worker_id=worker_id, reason="r"))
+        if status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}:
+            possible.append(WorkerLost(worker_id=worker_id, silent_for_s=61.0, limit_s=60.0))
+        if status not in {None, WorkerStatus.LEFT}:
+            possible.append(WorkerLeft(worker_id=worker_id, reason="r"))
+        return self.random.choice(possible)
+
+    def change_node(self) -> Event | None:
+        node_id = self.pick("n", 3)
+        node = self.world.nodes.get(node_id)
+        possible: list[Event] = [NodeRegistered(node_id=node_id, capacity=self.random.choice(_SIZES))]
+        if node is not None and not node.is_ended:
+            possible.append(NodeUncordoned(node_id=node_id) if node.cordoned else NodeCordoned(node_id=node_id))
+            if node.status is NodeStatus.LOST:
+                possible.append(NodeReturned(node_id=node_id))
+            else:
+                possible.append(NodeLost(node_id=node_id, silent_for_s=23.0, limit_s=22.5))
+            possible.append(NodeRemoved(node_id=node_id, reason="r"))
+        return self.random.choice(possible)
+
+    def change_container(self) -> Event | None:
+        container_id = self.pick("c", 6)
+        container = self.world.containers.get(container_id)
+        if container is None:
+            return ContainerCreated(
+                container_id=container_id, agent_id="a", agent_type="t", node_id=self.pick("n", 3),
+                resources=self.random.choice(_SIZES), session_id=self.random.choice(("", "s1")),
+            )  # fmt: skip
+        possible = self._possible(container)
+        return self.random.choice(possible) if possible else None
+
+    def _possible(self, container: Container) -> list[Event]:
+        container_id, status = container.container_id, container.status
+        stopping = ContainerStopping(
+            container_id=container_id, force=self.random.random() < 0.5, destroy=self.random.random() < 0.5
+        )
+        failed = ContainerFailed(
+            container_id=container_id, generation=container.generation, reason="r", restart_at=self.world.time + 1
+        )
+        starting = ContainerStarting(container_id=container_id, node_id=self.pick("n", 3))
+        stopped = ContainerStopped(container_id=container_id, exit_code=self.random.choice((None, 0, 1)))
+        gone = ContainerDestroyed(container_id=container_id)
+        started = ContainerStarted(container_id=container_id, generation=container.generation, pid=7)
+        resuming, pausing = ContainerResuming(container_id=container_id), ContainerPausing(container_id=container_id)
+        paused, resumed = ContainerPaused(container_id=container_id), ContainerResumed(container_id=container_id)
+        to_pause = [paused, paused, resuming] if container.desired is Desired.PAUSED else [pausing, pausing]
+        by_status: dict[ContainerStatus, list[Event]] = {
+            _C.CREATED: [starting, gone],
+            _C.STARTING: [*[started] * 4, stopping, stopped, failed],
+            _C.RUNNING: [*to_pause * 3, stopping, stopped, failed],
+            _C.PAUSED: [resuming, resumed, resumed, stopping, stopped, failed],
+            _C.STOPPING: [stopping, stopped, gone],
+            _C.STOPPED: [starting, gone],
+            _C.ERROR: [starting, stopped, gone],
+            _C.DESTROYED: [],
+        }  # fmt: skip
+        return by_status[status]
+
+    # --- services, sessions, pools, the coordinator -------------------------------------------------------------------
+
+    def change_service(self) -> Event | None:
+        service_id = self.pick("v", 6)
+        service = self.world.services.get(service_id)
+        possible: list[Event] = [
+            ServiceRegistered(
+                service_id=service_id,
+                service_name=self.pick("svc", 2),
+                service_type="t",
+                host="h",
+                port=1,
+                status=self.random.choice(list(ServiceStatus)),
+            )
+        ]
+        if service is not None and not service.is_ended:
+            others = [status for status in ServiceStatus if status is not service.status]
+            to = self.random.choice(others)
+            possible += [
+                ServiceHealthChanged(service_id=service_id, status=to, previous=service.status, rule="r"),
+                ServiceDeregistered(service_id=service_id),
+            ]
+        return self.random.choice(possible)
+
+    def change_session(self) -> Event | None:
+        session_id = self.pick("s", 3)
+        session = self.world.sessions.get(session_id)
+        possible: list[Event] = [SessionBound(session_id=session_id, container_id=self.pick("c", 6))]
+        if session is not None and not session.is_ended:
+            possible.append(SessionClosed(session_id=session_id, reason="r"))
+        return self.random.choice(possible)
+
+    def change_pool(self) -> Event | None:
+        pool_id, request_id = self.pick("p", 2), self.pick("r", 4)
+        pool = self.world.pools.get(pool_id)
+        if pool is None or self.random.random() < 0.2:
+            return PoolDefined(pool_id=pool_id, capacity=self.random.choice(_SIZES))
+        if request_id in pool.allocations:
+            return PoolReleased(pool_id=pool_id, request_id=request_id)
+        return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=self.random.choice(_SIZES))
+
+    def change_coordinator(self) -> Event | None:
+        return self.random.choice((
+            CoordinatorStarted(
+                instance="i",
+                version="0",
+                retention_s=self.random.choice((20.0, 200.0, 1e6)),
+                ended_kept=self.random.choice((0, 3, 12, 1000)),
+            ),
+            CoordinatorStopped(instance="i"),
+            CoordinatorTurn(
+                instance="i", now=self.world.time, claims=(), policy="schedule", policy_version=1, placed=2
+            ),
+        ))  # fmt: skip
+
+
+_HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
+    Historian.submit,
+    Historian.start_task,
+    Historian.end_attempt,
+    Historian.cancel_task,
+    Historian.refuse_report,
+    Historian.change_worker,
+    Historian.change_node,
+    Historian.change_container,
+    Historian.change_service,
+    Historian.change_session,
+    Historian.change_pool,
+    Historian.change_coordinator,
+)
+_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 0.5)

@@ -1,0 +1,112 @@
+"""
+What the indexes of a world say, and what its tables say they should: two ways to the same value.
+
+`content_of` reads the indexes; `content_from` derives the same from the tables alone, the slow and obvious way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from events.container import ContainerStatus
+from events.task import TaskStatus
+from projections.indexes import ORDERINGS, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from projections.indexes import Indexes
+    from projections.task import Task
+    from projections.world import World
+
+SPARE = 64
+"""Stale entries that a heap may hold beside as many as it has living ones."""
+
+
+def content_of(indexes: Indexes) -> dict[str, Any]:
+    """Read everything that policies and views could read, in an order that means nothing where none is promised."""
+    shapes = {key: shape for key, shape in indexes.shapes.items() if shape.members}
+    services = indexes.services.items()
+    return {
+        "ready": {
+            (ordering, key): [task for _, task in shape.ordered(ordering)]
+            for ordering in ORDERINGS
+            for key, shape in shapes.items()
+        },
+        "ready count": indexes.ready,
+        "parked": indexes.parked_members,
+        "task counts": indexes.task_counts,
+        "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
+        "claims": {claim_id: sorted(claimed) for claim_id, claimed in indexes.claims.items()},
+        "overdue": list(indexes.overdue(float("inf"))),
+        "services": {
+            name: {status: set(members) for status, members in groups.items() if members} for name, groups in services
+        },
+        "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
+        "container counts": {status: count for status, count in indexes.container_counts.items() if count},
+    }
+
+
+def content_from(world: World) -> dict[str, Any]:
+    """Derive the same from the tables, as of the time the indexes have."""
+    tasks, now = list(world.tasks.values()), world.indexes.now
+    pending = [task for task in tasks if task.status is TaskStatus.PENDING]
+    running = [task for task in tasks if task.status is TaskStatus.RUNNING]
+    ready = [task for task in pending if task.retry_at <= now]
+    services = [service for service in world.services.values() if not service.is_ended]
+    standing = [container for container in world.containers.values() if not container.is_ended]
+    return {
+        "ready": {
+            (ordering, key): sorted((task for task in ready if shape_of(task) == key), key=before)
+            for ordering, before in ORDERINGS.items()
+            for key in {shape_of(task) for task in ready}
+        },
+        "ready count": len(ready),
+        "parked": {task.task_id: task for task in pending if task.retry_at > now},
+        "task counts": {status: sum(task.status is status for task in tasks) for status in TaskStatus},
+        "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
+        "claims": {
+            claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)
+        },
+        "overdue": [task.task_id for task in sorted((t for t in running if t.timeout_s is not None), key=deadline)],
+        "services": {
+            name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
+            for name, named in grouped(services, lambda s: s.service_name)
+        },
+        "containers on": {
+            node_id: {container.container_id for container in there}
+            for node_id, there in grouped(standing, lambda c: c.node_id)
+        },
+        "container counts": {
+            status: count
+            for status in ContainerStatus
+            if (count := sum(container.status is status for container in world.containers.values()))
+        },
+    }
+
+
+def deadline(task: Task) -> tuple[float, int, str]:
+    assert task.started_at is not None
+    assert task.timeout_s is not None
+    return (task.started_at + task.timeout_s, task.attempt, task.task_id)
+
+
+def grouped(things: Iterable[Any], by: Callable[[Any], Any]) -> list[tuple[Any, list[Any]]]:
+    groups: dict[Any, list[Any]] = {}
+    for thing in things:
+        groups.setdefault(by(thing), []).append(thing)
+    return list(groups.items())
+
+
+def assert_bounded(indexes: Indexes) -> None:
+    """Expect that no heap holds more than its bound of stale entries, and no group is kept for nothing."""
+    for shape in indexes.shapes.values():
+        for heap in shape.heaps.values():
+            assert len(heap) <= 2 * len(shape.members) + SPARE
+    assert len(indexes.parked) <= 2 * len(indexes.parked_members) + SPARE
+    assert len(indexes.deadlines) <= 2 * len(indexes.deadline_members) + SPARE
+    assert all(indexes.held.values())
+    assert all(indexes.claims.values())
+    assert all(indexes.containers_on.values())
+    assert all(any(groups.values()) for groups in indexes.services.values())
+    assert sum(not shape.members for shape in indexes.shapes.values()) <= 256

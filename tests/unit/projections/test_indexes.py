@@ -1,0 +1,387 @@
+"""Indexes give tasks in order, once each, when their time has come; and never hold much more than what lives."""
+
+from __future__ import annotations
+
+import heapq
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.base import Event, Position
+from events.container import ContainerCreated, ContainerDestroyed, ContainerStarting
+from events.resources import Resources
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskReportRefused,
+    TaskStarted,
+    TaskStatus,
+    TaskSubmitted,
+)
+from projections.indexes import ORDERINGS, Indexes, Shape, ShapeKey, fifo_key, priority_key, shape_of, walk
+from projections.task import Task
+from projections.world import World
+from tests.specification import BEGIN, Scribe, fold, said, write
+from tests.unit.projections.index_content import SPARE, assert_bounded, content_from, content_of
+
+KEY = ShapeKey("n", "", Resources())
+
+
+def task(number: int, *, priority: int = 0, attempt: int = 0, born: int = 0) -> Task:
+    return Task(
+        task_id=f"t{number}",
+        task_name="n",
+        status=TaskStatus.PENDING,
+        submitted=Position(100 - number + born, number % 3),
+        submitted_at=0.0,
+        priority=priority,
+        attempt=attempt,
+    )
+
+
+def submit(task_id: str, *, name: str = "n", timeout_s: float | None = None, priority: int = 0) -> TaskSubmitted:
+    return TaskSubmitted(task_id=task_id, task_name=name, timeout_s=timeout_s, priority=priority)
+
+
+def start(task_id: str, attempt: int = 1, worker_id: str = "w") -> TaskStarted:
+    lease = f"{task_id}.{attempt}"
+    return TaskStarted(task_id=task_id, worker_id=worker_id, claim_id=f"c{worker_id}", attempt=attempt, lease=lease)
+
+
+def fail(task_id: str, retry_at: float, attempt: int = 1) -> TaskAttemptFailed:
+    lease = f"{task_id}.{attempt}"
+    return TaskAttemptFailed(task_id=task_id, lease=lease, error="e", reason="failed", retry_at=retry_at)
+
+
+def ready(world: World, ordering: str = "fifo") -> list[str]:
+    return [one.task_id for shape in world.indexes.shapes.values() for _, one in shape.ordered(ordering)]
+
+
+# --- one shape --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(-2, 2), st.sampled_from(["toggle", "requeue", "look"]))))
+def test_a_shape_gives_its_tasks_sorted_however_they_came_and_went(steps: list[tuple[int, int, str]]) -> None:
+    """In every order that was ever asked for: all that are there, none that are not, none twice."""
+    shape = Shape(KEY)
+    living: dict[int, Task] = {}
+    lives: dict[int, int] = {}
+    for number, priority, what in steps:
+        now = living.get(number)
+        if what == "look":
+            ordering = "priority" if priority > 0 else "fifo"
+            expected = sorted(living.values(), key=ORDERINGS[ordering])
+            assert [one for _, one in shape.ordered(ordering)] == expected
+            assert [key for key, _ in shape.ordered(ordering)] == [ORDERINGS[ordering](one) for one in expected]
+        elif now is None:
+            lives[number] = lives.get(number, -1) + 1
+            living[number] = task(number, priority=priority, born=100 * lives[number])
+            shape.add(living[number])
+        elif what == "requeue":
+            shape.remove(now.task_id)
+            living[number] = msgspec.structs.replace(now, attempt=now.attempt + 1)
+            shape.add(living[number])
+        else:
+            shape.remove(now.task_id)
+            del living[number]
+    for ordering, key in ORDERINGS.items():
+        assert [one for _, one in shape.ordered(ordering)] == sorted(living.values(), key=key)
+
+
+@given(st.lists(st.tuples(st.integers(), st.integers())))
+def test_a_walk_gives_a_heap_in_order_and_leaves_it_alone(entries: list[tuple[int, int]]) -> None:
+    """Looking changes nothing, so that one may look twice, or stop half-way."""
+    heap = list(entries)
+    heapq.heapify(heap)
+    before = list(heap)
+    assert list(walk(heap)) == sorted(entries)  # type: ignore[arg-type]  # any ordered tuples will do
+    assert heap == before
+
+
+def test_orders_are_by_submission_and_by_priority_first() -> None:
+    """Higher priority first, ties by age; every key ends with submission, attempt and id."""
+    old, new, urgent = task(5), task(3), task(1, priority=1)
+    assert sorted([urgent, new, old], key=fifo_key) == [old, new, urgent]
+    assert sorted([old, new, urgent], key=priority_key) == [urgent, old, new]
+    assert fifo_key(old) == (95, 2, 0, "t5")
+    assert priority_key(urgent) == (-1, 99, 1, 0, "t1")
+    assert all(key(urgent)[-4:] == fifo_key(urgent) for key in ORDERINGS.values())
+
+
+def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
+    """Name, type and resources decide; nothing else does."""
+    one = task(1)
+    assert shape_of(one) == KEY
+    assert shape_of(msgspec.structs.replace(one, task_name="m")) != KEY
+    assert shape_of(msgspec.structs.replace(one, task_type="y")) != KEY
+    assert shape_of(msgspec.structs.replace(one, resources=Resources(gpus=1))) != KEY
+    assert shape_of(msgspec.structs.replace(one, priority=9, tenant="x", attempt=3, timeout_s=1.0)) == KEY
+
+
+# --- ready and parked -------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_keeps_its_place_in_the_queue() -> None:
+    """It was submitted first and goes first; to wait again is no fault of its own."""
+    world = fold(submit("a"), submit("b"), start("a"), fail("a", retry_at=0.0))
+    assert ready(world) == ["a", "b"]
+    assert world.indexes.ready == 2
+
+
+@pytest.mark.parametrize("by_clock", [True, False], ids=["as the writer turns", "by the next commit"])
+def test_a_parked_task_is_ready_when_its_time_has_come(by_clock: bool) -> None:
+    """Not before `retry_at`, and from then on, whether time is told by a turn or by what is committed."""
+    scribe = write(submit("a"), start("a"), fail("a", retry_at=BEGIN + 50), submit("b"))
+    indexes = scribe.world.indexes
+
+    def tell(now: float) -> None:
+        if by_clock:
+            indexes.advance(now)
+        else:
+            scribe.commit(said(submit(f"x{now}", name="other"), at=now))
+
+    def waiting() -> list[str]:
+        return [one.task_id for _, one in indexes.shapes[KEY].ordered("fifo")]
+
+    assert (waiting(), set(indexes.parked_members)) == (["b"], {"a"})
+    tell(BEGIN + 49.999)
+    assert waiting() == ["b"]
+    tell(BEGIN + 50)
+    assert waiting() == ["a", "b"]
+    assert not indexes.parked
+    assert not indexes.parked_members
+
+
+def test_parked_tasks_come_in_the_order_of_their_time() -> None:
+    """Many at once, each when it is due."""
+    scribe = write(*(submit(f"t{number}") for number in range(5)), *(start(f"t{number}") for number in range(5)))
+    for number in range(5):
+        scribe.commit(fail(f"t{number}", retry_at=BEGIN + 1000 - 10 * number))
+    for number in range(5):
+        scribe.world.indexes.advance(BEGIN + 960 + 10 * number)
+        assert set(scribe.world.indexes.parked_members) == {f"t{left}" for left in range(4 - number)}
+
+
+def test_time_never_runs_back() -> None:
+    """A turn that is told an earlier time parks nothing again."""
+    indexes = fold(submit("a"), start("a"), fail("a", retry_at=BEGIN + 50)).indexes
+    indexes.advance(BEGIN + 60)
+    indexes.advance(BEGIN)
+    assert indexes.now == BEGIN + 60
+    assert not indexes.parked_members
+
+
+@pytest.mark.parametrize("retry_at", [0.0, BEGIN + 500], ids=["ready", "parked"])
+def test_a_refused_report_about_a_waiting_task_does_not_give_it_twice(retry_at: float) -> None:
+    """The task waits where it waited, once, and is found with its new value."""
+    scribe = write(submit("a"), submit("b"), start("b"), fail("b", retry_at=retry_at), submit("c"))
+    assert ready(scribe.world, "priority") == (["a", "b", "c"] if not retry_at else ["a", "c"])
+    for number in range(3):
+        refused = TaskReportRefused(task_id="b", lease=f"l{number}", outcome="completed", worker_id="w")
+        scribe.commit(refused)
+    scribe.world.indexes.advance(BEGIN + 500)
+    for ordering in ORDERINGS:
+        assert ready(scribe.world, ordering) == ["a", "b", "c"]
+    (shape,) = scribe.world.indexes.shapes.values()
+    assert shape.members["b"] == scribe.world.tasks["b"]
+    assert shape.members["b"].refused_lease == "l2"
+    assert content_of(scribe.world.indexes) == content_from(scribe.world)
+
+
+def test_an_id_that_comes_back_is_another_task() -> None:
+    """What is left in a heap of the task that had the id before does not move the new one to its place."""
+    scribe = write(submit("first", priority=9), submit("x", priority=5), submit("y", priority=1))
+    assert ready(scribe.world, "priority") == ["first", "x", "y"]
+    assert ready(scribe.world) == ["first", "x", "y"]
+    scribe.commit(TaskCancelled(task_id="x"))
+    scribe.world.retention_s = 0.0
+    scribe.commit(said(submit("z"), at=BEGIN + 100))
+    assert "x" not in scribe.world.tasks
+    scribe.commit(submit("x", priority=5))
+    assert ready(scribe.world) == ["first", "y", "z", "x"]
+    assert ready(scribe.world, "priority") == ["first", "x", "y", "z"]
+
+
+def test_the_deadline_of_an_earlier_task_is_not_that_of_the_next_with_its_id() -> None:
+    """A stale deadline with the same id and attempt counts for nothing."""
+    scribe = write(submit("first", timeout_s=1.0), start("first"), submit("x", timeout_s=10.0), start("x"))
+    scribe.commit(TaskCompleted(task_id="x", lease="x.1"))
+    scribe.world.ended_kept = 0
+    scribe.commit(submit("z"))
+    scribe.commit(submit("x", timeout_s=500.0))
+    scribe.commit(start("x"))
+    assert list(scribe.world.indexes.overdue(BEGIN + 100)) == ["first"]
+    assert list(scribe.world.indexes.overdue(BEGIN + 1000)) == ["first", "x"]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_worker_holds_and_a_claim_got_is_known_while_it_runs() -> None:
+    """By worker and by claim, and gone with the last."""
+    scribe = write(submit("a"), submit("b"), start("a"), start("b"))
+    indexes = scribe.world.indexes
+    assert {who: list(held) for who, held in indexes.held.items()} == {"w": ["a", "b"]}
+    assert indexes.claims == {"cw": ["a", "b"]}
+    scribe.commit(TaskCompleted(task_id="a", lease="a.1"))
+    assert (list(indexes.held["w"]), indexes.claims) == (["b"], {"cw": ["b"]})
+    scribe.commit(fail("b", retry_at=0.0))
+    assert (indexes.held, indexes.claims) == ({}, {})
+
+
+def test_overdue_are_those_whose_time_is_up_earliest_first() -> None:
+    """At its deadline a task is overdue; a task without limit never is; one that ended is no longer."""
+    scribe = Scribe()
+    for task_id, timeout_s in (("slow", 100.0), ("quick", 10.0), ("free", None), ("done", 1.0)):
+        scribe.commit(said(submit(task_id, timeout_s=timeout_s), at=BEGIN))
+        scribe.commit(said(start(task_id), at=BEGIN))
+    indexes = scribe.world.indexes
+    scribe.commit(TaskCompleted(task_id="done", lease="done.1"))
+    assert list(indexes.overdue(BEGIN + 9.999)) == []
+    assert list(indexes.overdue(BEGIN + 10)) == ["quick"]
+    assert list(indexes.overdue(BEGIN + 1e6)) == ["quick", "slow"]
+    assert list(indexes.overdue(BEGIN + 10)) == ["quick"]
+
+
+def test_deadlines_of_what_has_ended_are_pruned() -> None:
+    """From the top at once; elsewhere before they are the greater part."""
+    scribe = write(submit("long", timeout_s=1e6), start("long"))
+    for number in range(200):
+        task_id = f"t{number}"
+        scribe.commit(submit(task_id, timeout_s=1e7 + number), start(task_id))
+        scribe.commit(TaskCompleted(task_id=task_id, lease=f"{task_id}.1"))
+        assert len(scribe.world.indexes.deadlines) <= 2 + SPARE
+    scribe.commit(TaskCompleted(task_id="long", lease="long.1"))
+    assert scribe.world.indexes.deadlines == []
+
+
+# --- services and containers ------------------------------------------------------------------------------------------
+
+
+def service(service_id: str, name: str, status: ServiceStatus = ServiceStatus.HEALTHY) -> ServiceRegistered:
+    return ServiceRegistered(
+        service_id=service_id, service_name=name, service_type="t", host="h", port=1, status=status
+    )
+
+
+def test_services_are_found_by_name_and_status_while_they_are_registered() -> None:
+    """A change of health or name moves them; deregistered, they are found no more, nor is an empty name."""
+    scribe = write(service("a", "x"), service("b", "x", ServiceStatus.UNKNOWN), service("c", "y"))
+
+    def found() -> dict[str, dict[ServiceStatus, set[str]]]:
+        groups: dict[str, dict[ServiceStatus, set[str]]] = content_of(scribe.world.indexes)["services"]
+        return groups
+
+    healthy, unknown, offline = ServiceStatus.HEALTHY, ServiceStatus.UNKNOWN, ServiceStatus.OFFLINE
+    assert found() == {"x": {healthy: {"a"}, unknown: {"b"}}, "y": {healthy: {"c"}}}
+    scribe.commit(ServiceHealthChanged(service_id="a", status=offline, previous=healthy, rule="r"))
+    assert found() == {"x": {offline: {"a"}, unknown: {"b"}}, "y": {healthy: {"c"}}}
+    scribe.commit(service("c", "x"))
+    assert found() == {"x": {offline: {"a"}, unknown: {"b"}, healthy: {"c"}}}
+    for service_id in "abc":
+        scribe.commit(ServiceDeregistered(service_id=service_id))
+    assert scribe.world.indexes.services == {}
+    scribe.commit(service("a", "x"))
+    assert found() == {"x": {healthy: {"a"}}}
+
+
+def test_containers_are_known_by_their_node_while_they_stand() -> None:
+    """Starting elsewhere moves them; a destroyed one is on no node, though it is counted until it is evicted."""
+
+    def created(container_id: str) -> ContainerCreated:
+        return ContainerCreated(container_id=container_id, agent_id="a", agent_type="t", node_id="n1")
+
+    scribe = write(created("c"), created("d"))
+    indexes = scribe.world.indexes
+    assert {node_id: set(there) for node_id, there in indexes.containers_on.items()} == {"n1": {"c", "d"}}
+    scribe.commit(ContainerStarting(container_id="c", node_id="n2"))
+    scribe.commit(ContainerDestroyed(container_id="d"))
+    assert {node_id: set(there) for node_id, there in indexes.containers_on.items()} == {"n2": {"c"}}
+    counts = content_of(indexes)["container counts"]
+    assert {status.value: count for status, count in counts.items()} == {"starting": 1, "destroyed": 1}
+    scribe.world.ended_kept = 0
+    scribe.commit(submit("a"))
+    assert "d" not in scribe.world.containers
+    assert {status.value for status in content_of(indexes)["container counts"]} == {"starting"}
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_heaps_stay_small_however_often_tasks_come_and_go() -> None:
+    """A long-waiting task at the top must not keep a thousand stale entries below it."""
+    scribe = write(submit("old", priority=1000))
+    ready(scribe.world)
+    ready(scribe.world, "priority")
+    for number in range(1000):
+        task_id = f"t{number}"
+        scribe.commit(submit(task_id), TaskCancelled(task_id=task_id))
+        assert_bounded(scribe.world.indexes)
+    assert ready(scribe.world) == ["old"]
+
+
+def test_tasks_are_still_in_order_after_a_heap_was_cleaned() -> None:
+    """What lives among the stale entries is kept, and kept in order."""
+    scribe = Scribe()
+    for number in range(400):
+        priority = number * 7 % 100
+        scribe.commit(TaskSubmitted(task_id=f"t{number}", task_name="n", priority=priority))
+    ready(scribe.world, "priority")
+    for number in range(400):
+        if number % 5:
+            scribe.commit(TaskCancelled(task_id=f"t{number}"))
+            assert_bounded(scribe.world.indexes)
+    left = [task for task in scribe.world.tasks.values() if not task.is_ended]
+    assert len(left) == 80
+    assert ready(scribe.world, "priority") == [task.task_id for task in sorted(left, key=priority_key)]
+
+
+def test_a_task_that_is_retried_for_ever_leaves_no_trail() -> None:
+    """Each attempt has its own entries; those of earlier ones go."""
+    events: list[Event] = []
+    for attempt in range(1, 300):
+        events += [start("a", attempt), fail("a", retry_at=BEGIN + 1e6, attempt=attempt)]
+    scribe = write(submit("old"), submit("a", timeout_s=1e6))
+    ready(scribe.world)
+    for event in events:
+        scribe.commit(event)
+        assert_bounded(scribe.world.indexes)
+    assert set(scribe.world.indexes.parked_members) == {"a"}
+
+
+def test_parked_tasks_that_are_called_off_leave_no_trail() -> None:
+    """Their time may be far away; they do not stay until it comes."""
+    scribe = write(submit("soon"), start("soon"), fail("soon", retry_at=BEGIN + 1e5))
+    for number in range(300):
+        task_id = f"t{number}"
+        scribe.commit(
+            submit(task_id), start(task_id), fail(task_id, retry_at=BEGIN + 1e6), TaskCancelled(task_id=task_id)
+        )
+        assert_bounded(scribe.world.indexes)
+    assert set(scribe.world.indexes.parked_members) == {"soon"}
+
+
+def test_shapes_that_have_no_task_are_dropped_when_they_are_many() -> None:
+    """A few are kept, because they come back; names that are made up for each task do not fill the memory."""
+    scribe = Scribe()
+    for number in range(600):
+        scribe.commit(submit(f"t{number}", name=f"n{number}"))
+    assert len(scribe.world.indexes.shapes) == 600
+    for number in range(600):
+        scribe.commit(TaskCancelled(task_id=f"t{number}"))
+        assert_bounded(scribe.world.indexes)
+    assert len(scribe.world.indexes.shapes) == 256
+    assert scribe.world.indexes.ready == 0
+
+
+def test_new_indexes_hold_nothing() -> None:
+    """Every status is counted from the start."""
+    indexes = Indexes()
+    assert indexes.task_counts == dict.fromkeys(TaskStatus, 0)
+    assert content_of(indexes) == content_from(World())
+    assert indexes.ready == 0
+    assert list(walk(indexes.parked)) == []

@@ -1,0 +1,116 @@
+"""Pools hold what was granted and not given back; sessions say which container serves them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.base import Position
+from events.errors import Corrupt
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.resources import NONE, Resources
+from events.session import SessionBound, SessionClosed
+from projections.pool import Allocation, Pool
+from projections.session import Session
+from tests.specification import BEGIN, fold, said
+
+if TYPE_CHECKING:
+    from events.base import Event
+
+MUCH = Resources(cpu_millis=100, memory_bytes=100, gpus=1)
+SOME = Resources(cpu_millis=30, memory_bytes=10)
+DEFINED = PoolDefined(pool_id="p", capacity=MUCH)
+ALLOCATED = PoolAllocated(pool_id="p", request_id="r", resources=SOME, priority=5)
+RELEASED = PoolReleased(pool_id="p", request_id="r")
+
+
+def test_a_pool_grants_and_takes_back() -> None:
+    """What is held is the sum of what stands granted; what is free, the rest."""
+    empty = Pool(pool_id="p", capacity=MUCH, defined=Position(1, 0))
+    assert fold(DEFINED).pools["p"] == empty
+    granted = fold(DEFINED, ALLOCATED).pools["p"]
+    held = Allocation(request_id="r", resources=SOME, allocated_at=BEGIN + 1, priority=5)
+    assert granted == msgspec.structs.replace(empty, allocations={"r": held})
+    assert (granted.held, granted.free) == (SOME, Resources(cpu_millis=70, memory_bytes=90, gpus=1))
+    given_back = fold(DEFINED, ALLOCATED, RELEASED).pools["p"]
+    assert given_back == empty
+    assert (given_back.held, given_back.free) == (NONE, MUCH)
+
+
+def test_a_pool_defined_anew_keeps_what_is_granted() -> None:
+    """Even when that is more than it now has; then less than nothing is free."""
+    pool = fold(DEFINED, ALLOCATED, PoolDefined(pool_id="p", capacity=NONE)).pools["p"]
+    assert set(pool.allocations) == {"r"}
+    assert (pool.capacity, pool.defined) == (NONE, Position(3, 0))
+    assert pool.free == NONE - SOME
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "why"),
+    [
+        ((), ALLOCATED, "does not exist"),
+        ((), RELEASED, "does not exist"),
+        ((DEFINED,), RELEASED, "does not exist"),
+        ((DEFINED, ALLOCATED, RELEASED), RELEASED, "does not exist"),
+        ((DEFINED, ALLOCATED), ALLOCATED, "exists already"),
+    ],
+    ids=["no pool to take from", "no pool to give to", "never granted", "given back twice", "granted twice"],
+)
+def test_a_pool_that_could_not_be_is_corrupt(path: tuple[Event, ...], event: Event, why: str) -> None:
+    """Granting from no pool, granting twice and taking back what was not granted never come from a coordinator."""
+    with pytest.raises(Corrupt, match=rf"about 'p', which {why}"):
+        fold(*path, event)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 50), st.integers(0, 9)), max_size=30))
+def test_what_is_held_never_leaks(requests: list[tuple[str, int, int]]) -> None:
+    """However requests come and go, held is the sum of what stands granted, and with what is free the capacity."""
+    standing: dict[str, Resources] = {}
+    events: list[Event] = [DEFINED]
+    for request_id, cpu_millis, gpus in requests:
+        if standing.pop(request_id, None) is None:
+            standing[request_id] = Resources(cpu_millis=cpu_millis, gpus=gpus)
+            events.append(PoolAllocated(pool_id="p", request_id=request_id, resources=standing[request_id]))
+        else:
+            events.append(PoolReleased(pool_id="p", request_id=request_id))
+    pool = fold(*events).pools["p"]
+    assert pool.held == sum(standing.values(), NONE)
+    assert pool.held + pool.free == MUCH
+    assert set(pool.allocations) == set(standing)
+
+
+def test_a_session_is_bound_moved_and_closed() -> None:
+    """One container serves it at a time; its end has a reason and a time."""
+    bound = SessionBound(session_id="s", container_id="c")
+    first = Session(session_id="s", container_id="c", bound=Position(1, 0), bound_at=BEGIN, tenant="acme")
+    assert fold(said(bound, tenant="acme")).sessions["s"] == first
+    assert not first.is_ended
+    moved = fold(bound, SessionBound(session_id="s", container_id="d")).sessions["s"]
+    assert (moved.container_id, moved.bound, moved.bound_at) == ("d", Position(2, 0), BEGIN + 1)
+    closed = fold(said(bound, tenant="acme"), SessionClosed(session_id="s", reason="left")).sessions["s"]
+    assert closed == msgspec.structs.replace(first, reason="left", ended_at=BEGIN + 1, ended=Position(2, 0))
+    assert closed.is_ended
+
+
+def test_a_closed_session_may_be_bound_again() -> None:
+    """It is open as if it had never been closed."""
+    bound, closed = SessionBound(session_id="s", container_id="c"), SessionClosed(session_id="s")
+    again = fold(bound, closed, bound).sessions["s"]
+    assert again == Session(
+        session_id="s", container_id="c", bound=Position(3, 0), bound_at=BEGIN + 2, tenant="default"
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [(), (SessionBound(session_id="s", container_id="c"), SessionClosed(session_id="s"))],
+    ids=["never bound", "closed already"],
+)
+def test_only_an_open_session_can_be_closed(path: tuple[Event, ...]) -> None:
+    """Closing what is not open never comes from a coordinator."""
+    with pytest.raises(Corrupt, match="about 's', which does not exist"):
+        fold(*path, SessionClosed(session_id="s"))

@@ -1,0 +1,108 @@
+"""Services: what each event leaves behind, to the field."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from events.base import Position
+from events.errors import Corrupt
+from events.service import (
+    ServiceDeregistered,
+    ServiceHealthChanged,
+    ServiceHeartbeat,
+    ServiceRegistered,
+    ServiceStatus,
+)
+from projections.service import Service, evolve
+from projections.stamp import Stamp
+from tests.specification import BEGIN, fold, said
+
+REGISTERED = ServiceRegistered(
+    service_id="s",
+    service_name="search",
+    service_type="http",
+    host="h",
+    port=80,
+    status=ServiceStatus.UNKNOWN,
+    health_check_url="http://h/health",
+    tags=("a",),
+    metadata={"k": "v"},
+    weight=2,
+    container_id="c",
+    worker_id="w",
+)
+CHANGED = ServiceHealthChanged(
+    service_id="s", status=ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN, rule="2 checks failed", detail="503"
+)
+GONE = ServiceDeregistered(service_id="s", reason="moved")
+
+
+def test_a_registered_service_is_all_that_was_registered() -> None:
+    """Every field of the event, and where, when and for whom."""
+    assert fold(said(REGISTERED, tenant="acme")).services["s"] == Service(
+        service_id="s",
+        service_name="search",
+        service_type="http",
+        host="h",
+        port=80,
+        status=ServiceStatus.UNKNOWN,
+        registered=Position(1, 0),
+        registered_at=BEGIN,
+        tenant="acme",
+        health_check_url="http://h/health",
+        tags=("a",),
+        metadata={"k": "v"},
+        weight=2,
+        container_id="c",
+        worker_id="w",
+        health_rule="registered",
+        changed_at=BEGIN,
+    )
+
+
+def test_a_change_of_health_says_why() -> None:
+    """The rule, what it saw, and when; everything else stays."""
+    assert fold(REGISTERED, CHANGED).services["s"] == msgspec.structs.replace(
+        fold(REGISTERED).services["s"],
+        status=ServiceStatus.UNHEALTHY,
+        health_rule="2 checks failed",
+        health_detail="503",
+        changed_at=BEGIN + 1,
+    )
+
+
+def test_a_deregistered_service_is_offline_and_over() -> None:
+    """Why, when and where it ended stands there."""
+    gone = fold(REGISTERED, CHANGED, GONE).services["s"]
+    assert gone == msgspec.structs.replace(
+        fold(REGISTERED, CHANGED).services["s"],
+        status=ServiceStatus.OFFLINE,
+        health_rule="moved",
+        changed_at=BEGIN + 2,
+        ended_at=BEGIN + 2,
+        ended=Position(3, 0),
+    )
+    assert gone.is_ended
+
+
+@pytest.mark.parametrize("path", [(REGISTERED,), (REGISTERED, CHANGED), (REGISTERED, GONE)], ids=len)
+def test_registering_again_begins_anew(path: tuple[ServiceRegistered, ...]) -> None:
+    """Nothing of what was before is kept, whether it lived or was gone."""
+    again = fold(*path, REGISTERED).services["s"]
+    at = len(path)
+    assert again == msgspec.structs.replace(
+        fold(REGISTERED).services["s"],
+        registered=Position(at + 1, 0),
+        registered_at=BEGIN + at,
+        changed_at=BEGIN + at,
+    )
+    assert not again.is_ended
+
+
+def test_a_heartbeat_is_never_folded() -> None:
+    """When a service was last heard is a sign; one that came here would be `Corrupt`."""
+    service = fold(REGISTERED).services["s"]
+    for before in (service, None):
+        with pytest.raises(Corrupt):
+            evolve(before, ServiceHeartbeat(service_id="s"), Stamp(Position(2, 0), 5.0))
