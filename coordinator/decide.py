@@ -1,13 +1,13 @@
 """
 The one table from orders to their deciders and from commands to their answers. Pure.
 
-`decide` says what an order makes of the world; `answer` says what whoever asked is told, from the world as it then is. A
-repeated order finds that it is already so and is told the same.
+`decide` says what an order makes of the world; `answer` says what whoever asked is told, from the world as it then is.
+A repeated order finds that it is already so and is told the same.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.commands import (
     AllocatePool,
@@ -45,15 +45,19 @@ from coordinator.container import decide as container
 from coordinator.container import decide_node as node
 from coordinator.registry import decide as registry
 from coordinator.scheduler import decide as scheduler
+from coordinator.scheduler import decide_pool as pool
+from events.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from coordinator.rules import Context
     from events.base import Event
     from projections.world import World
 
     Events = tuple[Event, ...]
+
+Thing = TypeVar("Thing")
 
 DECIDERS: dict[type[Command], Callable[[World, Any, Context], Events]] = {
     SubmitTask: scheduler.submit,
@@ -66,9 +70,9 @@ DECIDERS: dict[type[Command], Callable[[World, Any, Context], Events]] = {
     RegisterWorker: scheduler.register_worker,
     DrainWorker: scheduler.drain_worker,
     LeaveWorker: scheduler.leave_worker,
-    DefinePool: scheduler.define_pool,
-    AllocatePool: scheduler.allocate_pool,
-    ReleasePool: scheduler.release_pool,
+    DefinePool: pool.define,
+    AllocatePool: pool.allocate,
+    ReleasePool: pool.release,
     RegisterService: registry.register,
     DeregisterService: registry.deregister,
     HeartbeatService: registry.heartbeat,
@@ -108,11 +112,9 @@ def answer(world: World, command: Command, context: Context, events: Events) -> 
         case SubmitTask():
             return _submitted(world, command, context)
         case FailTask() | CancelTask():
-            return world.tasks[command.task_id].status
-        case (
-            StartContainer() | StopContainer() | DestroyContainer() | PauseContainer() | ResumeContainer()
-        ):
-            return world.containers[command.container_id]
+            return _standing(world.tasks, command.task_id, "task").status
+        case StartContainer() | StopContainer() | DestroyContainer() | PauseContainer() | ResumeContainer():
+            return _standing(world.containers, command.container_id, "container")
         case RegisterService():
             return command.service_id
         case CreateContainer():
@@ -125,7 +127,17 @@ def answer(world: World, command: Command, context: Context, events: Events) -> 
             return command.request_id in world.pools[command.pool_id].allocations
         case ReleasePool():
             return bool(events)
-    return None
+        case _:
+            return None
+
+
+def _standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
+    """Give what an order was about; a repeat that is remembered may be about what has left the world since."""
+    found = table.get(entity_id)
+    if found is None:
+        msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"
+        raise NotFound(msg)
+    return found
 
 
 def _submitted(world: World, command: SubmitTask, context: Context) -> str:

@@ -1,16 +1,16 @@
 """
-What time now owes: leases that lapsed, attempts that ran too long, the silent, and failed containers whose pause is over.
+What time now owes: lapsed leases, attempts that ran too long, the silent, and failed containers whose pause is over.
 
-Pure. `now` (in the context) is commit time, for deadlines that stand in the journal; `heard_now` is the writer's monotonic
-clock, for silence. Each event carries the evidence: for how long there was silence, against which limit.
+Pure. `now` (in the context) is commit time, for deadlines that stand in the journal; `heard_now` is the writer's
+monotonic clock, for silence. Each event carries the evidence: for how long there was silence, against which limit.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.container.decide_node import failed, restart
-from coordinator.scheduler.decide import DIRECT, failed_attempt
+from coordinator.container.decide_node import failed, observed, restart
+from coordinator.scheduler.decide import failed_attempt
 from events.container import ContainerStatus
 from events.errors import Refused
 from events.node import NodeLost
@@ -19,7 +19,6 @@ from events.task import TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.container import Desired
 from projections.node import NodeStatus
-from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +72,7 @@ def _attempts(world: World, signs: Signs, context: Context, heard_now: float) ->
 def _silent_workers(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
     limit_s = context.rules.worker_timeout_s
     for worker in tuple(world.workers.values()):
-        if worker.status not in (WorkerStatus.ACTIVE, WorkerStatus.DRAINING) or worker.worker_id == DIRECT:
+        if worker.is_ended:
             continue
         silent_for_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
         if silent_for_s > limit_s and not world.indexes.held.get(worker.worker_id):
@@ -106,16 +105,24 @@ def _silent_services(world: World, signs: Signs, context: Context, heard_now: fl
 def _silent_nodes(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
     limit_s = context.rules.node_lease_s * NODE_LOST_AFTER
     for node in tuple(world.nodes.values()):
-        if node.status not in (NodeStatus.READY, NodeStatus.CORDONED):
+        if node.is_ended:
             continue
-        silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
-        if silent_for_s <= limit_s:
-            continue
-        yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        if node.status is not NodeStatus.LOST:
+            silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
+            if silent_for_s <= limit_s:
+                continue
+            yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        # Not only as it is lost: a commit holds so many events, and a writer may die between two of them.
         for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
-            container = world.containers[container_id]
-            if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
-                yield failed(container, f"node {node.node_id} is lost", context)
+            yield from _cut_off(world, world.containers[container_id], context)
+
+
+def _cut_off(world: World, container: Container, context: Context) -> Iterator[Event]:
+    """Give what follows for a container whose node is lost: what was to stop has, by the node's own clock."""
+    if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
+        yield failed(container, f"node {container.node_id} is lost", context)
+    elif container.status is ContainerStatus.STOPPING:
+        yield from observed(world, container, None, context)
 
 
 def _container(world: World, container: Container, context: Context) -> Iterator[Event]:

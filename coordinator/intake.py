@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from events.errors import Unavailable
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.commands import Command
@@ -43,6 +43,22 @@ class Asked:
         self.command = command
         self.caller = caller
         self.reply = reply
+
+
+def typed(command: Command) -> Command:
+    """
+    Give *command* with every field of the type it is declared with, as the wire would; for callers in this process.
+
+    What is of another type could be written into the journal, but not read back.
+
+    Raises:
+        Refused: a field cannot be of its type.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(command), type(command))
+    except (msgspec.ValidationError, TypeError) as error:
+        msg = f"{type(command).__name__} is malformed: {error}"
+        raise Refused(msg, reason="bad_request") from error
 
 
 class Intake:

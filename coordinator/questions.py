@@ -1,11 +1,10 @@
-"""
-Answers questions from the world as it stands, without changing it; those that may wait are kept until they can be answered.
-"""
+"""Answers questions from the world as it stands, without changing it; keeps those that wait until they can be."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +27,14 @@ from coordinator.commands import (
     ListWorkers,
     ServiceView,
 )
+from coordinator.intake import Asked
 from coordinator.registry.decide import living
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from coordinator.intake import Asked
     from coordinator.signs import Signs
     from projections.world import World
 
@@ -78,8 +77,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _one(world.sessions, question.session_id, "session")
         case GetStats():
             return stats(world)
-    msg = f"{type(question).__name__} is no question"
-    raise Refused(msg)
+        case _:
+            msg = f"{type(question).__name__} is no question"
+            raise Refused(msg)
 
 
 def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> list[ServiceView]:
@@ -99,7 +99,11 @@ def find_services(world: World, signs: Signs, question: FindServices, heard_now:
         for service in found
         if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
     )
-    return [view(signs, service, heard_now) for service in islice(matching, _limit(question.limit))]
+    limit, after = _limit(question.limit), question.after
+    if after is None:
+        return [view(signs, service, heard_now) for service in islice(matching, limit)]
+    beyond = (service for service in matching if service.service_id > after)
+    return [view(signs, service, heard_now) for service in nsmallest(limit, beyond, key=lambda one: one.service_id)]
 
 
 def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
@@ -148,12 +152,18 @@ def _limit(limit: int) -> int:
 
 
 class Waiting:
-    """Questions that wait until a task has ended or a container has left a status; bounded by *most*."""
+    """
+    Questions that wait until a task has ended or a container has left a status; bounded by *most*.
 
-    def __init__(self, world: World, *, most: int, wait_max_s: float) -> None:
+    One whose wait is over goes to *ask_again* and waits no more: what stands in the world at any moment may be of a
+    turn that is not committed yet.
+    """
+
+    def __init__(self, world: World, *, most: int, wait_max_s: float, ask_again: Callable[[Asked], None]) -> None:
         self._world = world
         self._most = most
         self._wait_max_s = wait_max_s
+        self._ask_again = ask_again
         self._asked: dict[str, list[tuple[Asked, asyncio.TimerHandle]]] = {}
         self._count = 0
 
@@ -208,7 +218,7 @@ class Waiting:
         self._count += 1
 
     def _give_up(self, asked: Asked) -> None:
-        """Answer with how it stands: the wait is over, what was waited for has not come."""
+        """Let it be answered with how it stands: the wait is over, what was waited for has not come."""
         subject = _subject(asked.command)
         rest = [one for one in self._asked.get(subject, []) if one[0] is not asked]
         self._count -= 1
@@ -216,7 +226,8 @@ class Waiting:
             self._asked[subject] = rest
         else:
             self._asked.pop(subject, None)
-        asked.reply(*self._now(asked))
+        impatient = msgspec.structs.replace(asked.command, wait_s=0.0)
+        self._ask_again(Asked(impatient, asked.caller, asked.reply))
 
     def _now(self, asked: Asked) -> tuple[Any, CoordinationError | None]:
         question: Any = asked.command

@@ -1,9 +1,8 @@
-"""
-The numbers that decisions depend on, as one value made from the settings, so that deciders never see a settings file.
-"""
+"""The numbers that decisions depend on, as one value made from the settings; deciders never see a settings file."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -11,7 +10,14 @@ import msgspec
 from events.errors import Refused
 
 if TYPE_CHECKING:
+    from events.resources import Resources
     from events.task import Payload
+
+AMOUNT_MAX = 2**53
+"""More of anything is nonsense, and sums of it would not stay exact everywhere."""
+
+
+_is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
 class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -93,6 +99,28 @@ def check_number(name: str, value: float, least: float, most: float) -> None:
         raise Refused(msg, reason="bad_number")
 
 
+def check_resources(name: str, resources: Resources) -> None:
+    """
+    Accept amounts that may be asked for or offered.
+
+    Raises:
+        Refused: one of them is below 0, which would free what others hold, or absurdly large.
+    """
+    for kind, amount in (
+        ("cpu_millis", resources.cpu_millis),
+        ("memory_bytes", resources.memory_bytes),
+        ("gpus", resources.gpus),
+    ):
+        if not 0 <= amount <= AMOUNT_MAX:
+            check_number(f"{name}.{kind}", amount, 0, AMOUNT_MAX)
+
+
+def doubled(first_s: float, times: int, most_s: float) -> float:
+    """Say how long to pause after *times* pauses that each doubled the one before, at most *most_s*."""
+    # A power beyond what a float holds would raise, and what crash-loops for days gets there.
+    return min(first_s * 2.0 ** min(times, 64), most_s)
+
+
 def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
     """
     Accept a payload that may stand inline in the journal.
@@ -105,11 +133,11 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
     if payload.encoding not in ("json", "text", "base64"):
         msg = f"{name}.encoding {payload.encoding[:40]!r} is not known: use json, text or base64"
         raise Refused(msg, reason="bad_payload")
-    size = len(payload.data) if payload.data.isascii() else len(payload.data.encode())
+    size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
     if size > rules.payload_bytes_max:
         msg = f"{name} has {size} bytes: at most {rules.payload_bytes_max} fit inline"
         raise Refused(msg, reason="payload_too_large")
-    if len(payload.digest) != 64 or not payload.digest.isalnum():  # noqa: PLR2004  # SHA-256 in hexadecimal
+    if not _is_sha256(payload.digest):
         msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest of 64 hexadecimal digits"
         raise Refused(msg, reason="bad_payload")
     check_text(f"{name}.ref", payload.ref, rules.text_chars_max)

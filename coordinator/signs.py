@@ -1,8 +1,8 @@
 """
 When each service, worker, node and lease was last heard, by the writer's monotonic clock, and what it said of itself.
 
-Signs are input, never state: they are not folded, a new writer starts without any, and whatever it finds living gets a whole
-period of grace from that moment on. Nothing here reads a clock; every method is told the time.
+Signs are input, never state: they are not folded, a new writer starts without any, and whatever it finds living gets a
+whole period of grace from that moment on. Nothing here reads a clock; every method is told the time.
 """
 
 from __future__ import annotations
@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from coordinator.commands import CheckOutcome, ServiceLoad
+from coordinator.commands import (
+    CheckOutcome,
+    HeartbeatService,
+    RegisterNode,
+    RegisterService,
+    RegisterWorker,
+    ReportCheck,
+    ServiceLoad,
+    SyncNode,
+)
 
 if TYPE_CHECKING:
-    from coordinator.commands import ReportCheck
+    from coordinator.commands import Command
     from events.service import ServiceStatus
     from projections.world import World
 
@@ -60,10 +69,30 @@ class Signs:
     def hear_worker(self, worker_id: str, now: float, leases: tuple[str, ...], load: float) -> None:
         """Note a worker's heartbeat; it renews exactly the leases it names."""
         self.workers[worker_id] = now
-        self.worker_loads[worker_id] = load
+        self.worker_loads[worker_id] = max(0.0, min(1.0, load))
         for lease in leases:
             if lease in self.leases:
                 self.leases[lease] = now
+
+    def hear_order(self, command: Command, now: float) -> None:
+        """Note the sign of life that lies in an order that was accepted."""
+        match command:
+            case RegisterWorker():
+                self.workers[command.worker_id] = now
+            case RegisterNode() | SyncNode():
+                self.nodes[command.node_id] = now
+            case RegisterService() | ReportCheck(ok=True):
+                self.services[command.service_id] = now
+            case HeartbeatService():
+                load = ServiceLoad(
+                    heard_s_ago=0.0,
+                    load=command.load,
+                    connections=command.connections,
+                    response_time_ms=command.response_time_ms,
+                )
+                self.hear_service(command.service_id, now, load)
+            case _:
+                pass
 
     def streak(self, report: ReportCheck) -> int:
         """Say how many checks in a row have had the outcome reported, with this one."""
@@ -102,4 +131,4 @@ class Signs:
         ):
             if len(heard) > len(table):
                 for gone in heard.keys() - table.keys():
-                    del heard[gone]  # type: ignore[attr-defined]  # each of them is a dict keyed by id
+                    del heard[gone]

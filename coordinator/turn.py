@@ -1,8 +1,8 @@
 """
-One turn of the writer as it fills: the events decided so far, already folded, and what is to be said once they are kept.
+One turn of the writer as it fills: what was decided so far, already folded, and what is to be said once it is kept.
 
-Events are encoded before they are folded, so what cannot be written never touches the world, and a turn that is full stops
-before the event that would not fit.
+Events are encoded before they are folded, so what cannot be written never touches the world, and a turn that is full
+stops before the event that would not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from coordinator.intake import Asked, Caller
-    from events.base import Event
+    from events.base import Envelope, Event
     from events.errors import CoordinationError
     from projections.world import World
 
@@ -49,7 +49,7 @@ class Turn:
             TurnFull: they do not fit into this turn any more.
             Refused: they would not fit into any turn.
         """
-        made = []
+        made: list[tuple[Envelope, Position, bytes]] = []
         at, size = len(self._parts), self._size
         attributes: dict[str, Any] = {"tenant": caller.tenant, "actor": caller.actor}
         if commandid:

@@ -7,7 +7,8 @@ change it. How many there were in a row is a sign, kept by the writer and passed
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+import re
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_TAGS = 64
 _PROBES = ("http", "https", "tcp")
+_is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 
 
 def register(world: World, command: RegisterService, context: Context) -> Events:
@@ -95,12 +97,19 @@ def check_host(name: str, host: str) -> None:
         Refused: it is neither.
     """
     check_text(name, host, 253, least=1)
+    if not _is_host(host):
+        msg = f"{name} {host[:80]!r} is neither a host name nor an IP address"
+        raise Refused(msg, reason="bad_host")
+
+
+def _is_host(host: str) -> bool:
     try:
-        ip_address(host)
+        address = ip_address(host)
     except ValueError:
-        if not all(label and label.replace("-", "a").replace("_", "a").isalnum() for label in host.split(".")):
-            msg = f"{name} {host[:80]!r} is neither a host name nor an IP address"
-            raise Refused(msg, reason="bad_host") from None
+        return all(map(_is_label, host.split(".")))
+    # Python takes anything for the zone of a link-local address.
+    zone = address.scope_id if isinstance(address, IPv6Address) else None
+    return zone is None or _is_label(zone) is not None
 
 
 def check_url(url: str) -> None:
@@ -117,7 +126,9 @@ def check_url(url: str) -> None:
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme not in _PROBES or not parts.hostname or parts.username is not None or parts.fragment:
-        msg = f"health_check_url {url[:120]!r} cannot be probed: use http://host:port/path, https://… or tcp://host:port"
+        msg = (
+            f"health_check_url {url[:120]!r} cannot be probed: use http://host:port/path, https://… or tcp://host:port"
+        )
         raise Refused(msg, reason="bad_url")
     if parts.scheme == "tcp" and port is None:
         msg = f"health_check_url {url[:120]!r} names no port: use tcp://host:port"
@@ -159,6 +170,7 @@ def heartbeat(world: World, command: HeartbeatService, context: Context) -> Even
     service = living(world, command.service_id)
     check_number("load", command.load, 0.0, 1e9)
     check_number("connections", command.connections, 0, 1e9)
+    _check_time("response_time_ms", command.response_time_ms)
     if service.status is not ServiceStatus.OFFLINE:
         return ()
     back = ServiceStatus.UNKNOWN if service.health_check_url else ServiceStatus.HEALTHY
@@ -169,6 +181,7 @@ def check(world: World, command: ReportCheck, context: Context, streak: int) -> 
     """Say what one more check means, the *streak*-th in a row with this outcome."""
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
+    _check_time("latency_ms", command.latency_ms)
     service = living(world, command.service_id)
     status = ServiceStatus.HEALTHY if command.ok else ServiceStatus.UNHEALTHY
     if service.status is status:
@@ -180,6 +193,11 @@ def check(world: World, command: ReportCheck, context: Context, streak: int) -> 
         return ()
     outcome = "passed" if command.ok else "failed"
     return (_changed(service, status, f"{streak} {command.check} checks in a row {outcome}", command.detail),)
+
+
+def _check_time(name: str, time_ms: float | None) -> None:
+    if time_ms is not None:
+        check_number(name, time_ms, 0.0, 1e9)
 
 
 def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) -> ServiceHealthChanged:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from events.errors import Refused
 from events.resources import Resources
 from events.task import TaskStarted
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 SCHEDULE_VERSION = 1
 """Raised when the same inputs give other placements."""
+
+CLAIM_BYTES = 512 * 1024
+"""A claim that has been given so much is answered: with one task more the answer must still fit into one message."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class SchedulingStrategy(Enum):
@@ -108,17 +115,20 @@ class _Room:
 class _Seat:
     """A waiting claim while tasks are dealt; false when it can get no more."""
 
-    __slots__ = ("claim", "given", "ordering", "room")
+    __slots__ = ("claim", "given", "given_bytes", "ordering", "room")
 
     def __init__(self, claim: WaitingClaim, room: _Room) -> None:
         self.claim = claim
         self.room = room
         self.given = 0
+        self.given_bytes = 0
         self.ordering = "priority" if claim.strategy == "priority" else "fifo"
 
     def __bool__(self) -> bool:
         slots = self.room.worker.slots
-        return self.given < self.claim.slots and (slots is None or self.room.busy < slots)
+        if self.given >= self.claim.slots or self.given_bytes >= CLAIM_BYTES:
+            return False
+        return slots is None or self.room.busy < slots
 
     def score(self) -> float:
         """Say how well served the seat is; the lowest is served next."""
@@ -134,6 +144,7 @@ class _Seat:
     def give(self, task: Task) -> TaskStarted:
         """Give a task under a lease that no other attempt bears: not of this task, not of this claim."""
         self.given += 1
+        self.given_bytes += len(_encode(task))
         self.room.busy += 1
         if self.room.free is not None:
             self.room.free -= task.resources
@@ -276,13 +287,13 @@ class SchedulingPolicy:
         load = self._loads.get(worker_id, float(_part(worker, "load", 0.0)))
         served = self._served.get(worker_id, 0.0)
         match self.policy_type:
-            case PolicyType.LEAST_LOADED | PolicyType.PRIORITY | PolicyType.FIFO | PolicyType.CUSTOM:
-                return load
             case PolicyType.ROUND_ROBIN:
                 return served
             case PolicyType.WEIGHTED_ROUND_ROBIN:
                 weight = self._worker_weights.get(worker_id, float(_part(worker, "weight", 1.0)))
                 return (served + 1.0) / weight
+            case _:
+                return load
 
 
 def _part(thing: Any, name: str, default: Any) -> Any:

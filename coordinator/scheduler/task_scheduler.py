@@ -7,7 +7,7 @@ lets its leases lapse, and its tasks go back to the queue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.commands import (
@@ -21,9 +21,10 @@ from coordinator.commands import (
     ProgressTask,
     SubmitTask,
 )
-from coordinator.facade import Facade, member, new_id, number, text, whole
+from coordinator.facade import Facade, flag, member, new_id, number, text, whole
 from coordinator.payloads import payload_of, value_of
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
+from events.errors import NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus
 
@@ -31,15 +32,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordinator.commands import ClusterStats
+    from events.task import Payload
     from projections.task import Task
 
 WAIT_S = 20.0
-"""One question waits so long on the server; longer waits are asked again."""
+"""One question waits so long at the coordinator; longer waits are asked again."""
+ALREADY_ENDED = "already_ended"
+"""The reason why a report on a task is refused that has ended otherwise."""
 
 
 @dataclass(kw_only=True)
 class TaskInfo:
-    """A task as its caller sees it; times are seconds since 1970, payload and result as they were given."""
+    """A task as its caller sees it; times are seconds since 1970."""
 
     task_id: str
     task_name: str
@@ -47,8 +51,6 @@ class TaskInfo:
     priority: int
     status: TaskStatus
     resources: Resources
-    payload: Any
-    result: Any
     timeout: float | None
     worker_id: str
     lease: str
@@ -61,6 +63,19 @@ class TaskInfo:
     execution_time: float | None
     progress: float
     error: str
+    sent_payload: Payload | None = field(default=None, repr=False)
+    sent_result: Payload | None = field(default=None, repr=False)
+
+    # Read when asked for: one that somebody sent damaged must not hide the task, nor the others in a list.
+    @property
+    def payload(self) -> Any:
+        """What the task was submitted with; raises `Refused` or `Corrupt` when it cannot be read."""
+        return value_of(self.sent_payload)
+
+    @property
+    def result(self) -> Any:
+        """What it was completed with; raises `Refused` or `Corrupt` when it cannot be read."""
+        return value_of(self.sent_result)
 
     def can_retry(self) -> bool:
         """Whether one more failure would leave another try."""
@@ -80,8 +95,6 @@ def task_info(task: Task) -> TaskInfo:
         priority=task.priority,
         status=task.status,
         resources=task.resources,
-        payload=value_of(task.payload),
-        result=value_of(task.result),
         timeout=task.timeout_s,
         worker_id=task.worker_id,
         lease=task.lease if task.status is TaskStatus.RUNNING else "",
@@ -94,6 +107,8 @@ def task_info(task: Task) -> TaskInfo:
         execution_time=task.execution_time_s,
         progress=task.progress,
         error=task.error,
+        sent_payload=task.payload,
+        sent_result=task.result,
     )
 
 
@@ -183,16 +198,13 @@ class TaskScheduler(Facade):
         Raises:
             StaleLease: the task is someone else's by now. Refused: it has ended otherwise. NotFound: there is none.
         """
-        held = await self._lease(task_id, lease)
-        await self.execute(
-            CompleteTask(
-                task_id=task_id,
-                lease=held,
-                execution_time_s=None if execution_time is None else number("execution_time", execution_time),
-                result=payload_of(result),
-            )
+        order = CompleteTask(
+            task_id=text("task_id", task_id),
+            lease=await self._lease(task_id, lease),
+            execution_time_s=None if execution_time is None else number("execution_time", execution_time),
+            result=payload_of(result),
         )
-        await self._reported(task_id)
+        await self._report(task_id, order)
 
     async def fail_task(self, task_id: str, error: str, *, lease: str | None = None, retry: bool = True) -> TaskStatus:
         """
@@ -201,23 +213,26 @@ class TaskScheduler(Facade):
         Raises:
             StaleLease: the task is someone else's by now. Refused: it has ended otherwise. NotFound: there is none.
         """
-        held = await self._lease(task_id, lease)
-        status: TaskStatus = await self.execute(
-            FailTask(task_id=task_id, error=text("error", error), lease=held, retry=retry)
+        order = FailTask(
+            task_id=text("task_id", task_id),
+            error=text("error", error),
+            lease=await self._lease(task_id, lease),
+            retry=flag("retry", retry),
         )
-        await self._reported(task_id)
+        status: TaskStatus = await self._report(task_id, order)
         return status
 
     async def report_progress(
         self, task_id: str, progress: float, message: str = "", *, lease: str | None = None
     ) -> None:
         """Tell how far a task is, 0 to 1; raises `StaleLease` when it is not this process's."""
-        held = await self._lease(task_id, lease)
-        await self.execute(
-            ProgressTask(
-                task_id=task_id, lease=held, progress=number("progress", progress), message=text("message", message)
-            )
+        order = ProgressTask(
+            task_id=text("task_id", task_id),
+            lease=await self._lease(task_id, lease),
+            progress=number("progress", progress),
+            message=text("message", message),
         )
+        await self.execute(order)
 
     async def cancel_task(self, task_id: str, reason: str = "") -> None:
         """
@@ -226,8 +241,7 @@ class TaskScheduler(Facade):
         Raises:
             Refused: it has ended already. NotFound: there is none.
         """
-        await self.execute(CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
-        await self._reported(task_id)
+        await self._report(task_id, CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
     async def get_task(self, task_id: str) -> TaskInfo:
         """Give all that is known of a task; raises `NotFound`."""
@@ -276,10 +290,26 @@ class TaskScheduler(Facade):
         }
 
     async def _lease(self, task_id: str, lease: str | None) -> str:
-        text("task_id", task_id)
         if lease is not None:
             return text("lease", lease)
         return (await self.opened()).held.lease(task_id)
 
-    async def _reported(self, task_id: str) -> None:
-        (await self.opened()).held.drop(task_id)
+    async def _report(self, task_id: str, order: CompleteTask | FailTask | CancelTask) -> Any:
+        """
+        Execute what ends an attempt, and forget the lease held on it once it is over.
+
+        One that turns out stale is kept: without it the next report would pass for one on a task that nobody holds.
+        """
+        held = (await self.opened()).held
+        lease = held.lease(task_id) if isinstance(order, CancelTask) else order.lease
+        try:
+            answer = await self.execute(order)
+        except NotFound:
+            held.drop(task_id, lease)
+            raise
+        except Refused as error:
+            if error.reason == ALREADY_ENDED:
+                held.drop(task_id, lease)
+            raise
+        held.drop(task_id, lease)
+        return answer

@@ -1,0 +1,233 @@
+"""
+An engine that leads over a journal in memory, with hands on its clock and its network, for tests to order about.
+
+Every test that opens one checks, without saying so, what holds of every engine: each command is answered exactly once,
+and whoever replays the journal ends up with the very world the engine decided on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coordinator.commands import RegisterWorker
+from coordinator.engine import Engine, Limits
+from coordinator.errors import CoordinationError
+from coordinator.intake import Asked, Caller
+from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream
+from coordinator.rules import Rules
+from events import codec
+from events.coordinator import EpochClaim
+from projections.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from coordinator.commands import Command
+    from coordinator.journal_memory import Point
+    from events.base import Envelope, Event
+    from projections.source import Record
+
+PATIENCE_S = 5.0
+"""Nothing here takes as long; a test that waits longer has found a hang."""
+
+TICK_S = 0.005
+
+
+class Hands:
+    """A clock whose hands are turned by the test."""
+
+    def __init__(self) -> None:
+        self.wall_s = 1_700_000_000.0
+        self.heard_s = 1_000.0
+
+    def wall(self) -> float:
+        return self.wall_s
+
+    def heard(self) -> float:
+        return self.heard_s
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass, on both clocks."""
+        self.wall_s += seconds
+        self.heard_s += seconds
+
+
+class Network:
+    """The way to the journal: a gate that holds commits back, and losses to come."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.losses: list[tuple[Point, Lost]] = []
+
+    async def at(self, point: Point) -> None:
+        if point == "publish":
+            await self.gate.wait()
+        for loss in self.losses:
+            if loss[0] == point:
+                self.losses.remove(loss)
+                raise loss[1]
+
+
+class Told:
+    """What whoever asked was told; an error is raised by `outcome`."""
+
+    def __init__(self) -> None:
+        self._outcome: asyncio.Future[tuple[Any, CoordinationError | None]] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, value: Any, error: CoordinationError | None) -> None:
+        assert not self._outcome.done(), "a command was answered twice"
+        self._outcome.set_result((value, error))
+
+    @property
+    def yet(self) -> bool:
+        return self._outcome.done()
+
+    async def outcome(self) -> Any:
+        value, error = await asyncio.wait_for(asyncio.shield(self._outcome), PATIENCE_S)
+        if error is not None:
+            raise error
+        return value
+
+    async def error(self) -> CoordinationError:
+        """Expect an error, and give it."""
+        try:
+            value = await self.outcome()
+        except CoordinationError as error:
+            return error
+        raise AssertionError(f"answered {value!r} instead of an error")
+
+
+class Rig:
+    """An engine at work; `run` is its task."""
+
+    def __init__(self, engine: Engine, stream: MemoryStream, hands: Hands, network: Network) -> None:
+        self.engine = engine
+        self.stream = stream
+        self.hands = hands
+        self.network = network
+        self.notices: list[tuple[str, str, Any]] = []
+        self.asked: list[Told] = []
+        self.run: asyncio.Task[None] = asyncio.ensure_future(engine.run())
+
+    @property
+    def world(self) -> World:
+        return self.engine.world
+
+    def ask(self, command: Command, **caller: str) -> Told:
+        """Put a command to the engine, as a door does."""
+        told = Told()
+        self.asked.append(told)
+        self.engine.put(Asked(command, Caller(**{"actor": "tester", **caller}), told))
+        return told
+
+    async def order(self, command: Command, **caller: str) -> Any:
+        """Put a command to the engine and give its answer."""
+        return await self.ask(command, **caller).outcome()
+
+    async def settle(self) -> None:
+        """Wait until the engine has done what it can, and has looked at the clock."""
+        turns = self.engine.turns
+        async with asyncio.timeout(PATIENCE_S):
+            while self.engine.turns < turns + 2 and not self.run.done():  # noqa: ASYNC110  # it tells nobody of its turns
+                await asyncio.sleep(TICK_S / 2)
+
+    async def hold(self) -> Told:
+        """Close the gate and let one commit stand before it; give what ordered that commit."""
+        self.network.gate.clear()
+        told = self.ask(HELD_UP)
+        async with asyncio.timeout(PATIENCE_S):
+            while HELD_UP.worker_id not in self.world.workers:  # noqa: ASYNC110  # nor of what it folds
+                await asyncio.sleep(0)
+        return told
+
+    def let_go(self) -> None:
+        """Open the gate again."""
+        self.network.gate.set()
+
+    def commits(self) -> list[list[Envelope]]:
+        """Read all that the journal holds, commit by commit."""
+        return [codec.decode(record.body) for record in self.records() if record.kind == "commit"]
+
+    def events(self) -> list[Event]:
+        """Read all events that the journal holds."""
+        return [envelope.data for commit in self.commits() for envelope in commit]
+
+    def types(self) -> list[list[str]]:
+        """Name the events of each commit."""
+        return [[envelope.type for envelope in commit] for commit in self.commits()]
+
+    def records(self) -> list[Record]:
+        return self.stream.after(0)
+
+    def replayed(self) -> World:
+        """Fold the journal into a new world."""
+        world = World()
+        for record in self.records():
+            world.apply_record(record)
+        return world
+
+
+HELD_UP = RegisterWorker(worker_id="held-up")
+SMALL = Limits(tick_s=TICK_S)
+
+
+@asynccontextmanager
+async def leading(
+    *,
+    stream: MemoryStream | None = None,
+    hands: Hands | None = None,
+    rules: Rules | None = None,
+    limits: Limits = SMALL,
+    is_fresh: Callable[[], bool] = lambda: True,
+    generation: int = 1,
+) -> AsyncIterator[Rig]:
+    """
+    Lead over *stream* while the block runs, then resign.
+
+    At the end everything asked must have been answered once, and the journal must replay to the engine's world, unless
+    the engine has stopped for a reason of its own.
+    """
+    network = Network()
+    journal = MemoryJournal(stream, faults=network)
+    world, hands = World(), hands if hands is not None else Hands()
+    claim = EpochClaim(generation=generation, holder="one", time=codec.rfc3339(hands.wall()))
+    sequence = await journal.claim(msgspec.json.encode(claim))
+    async for batch in journal.read(0, sequence):
+        for record in batch:
+            world.apply_record(record)
+    notices: list[tuple[str, str, Any]] = []
+    engine = Engine(
+        world=world,
+        journal=journal,
+        rules=rules if rules is not None else Rules(),
+        clock=hands,
+        instance="one",
+        version="1.0",
+        limits=limits,
+        is_fresh=is_fresh,
+        notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
+    )
+    rig = Rig(engine, journal.stream, hands, network)
+    rig.notices = notices
+    try:
+        await rig.settle()
+        yield rig
+        await _end_well(rig)
+    finally:
+        rig.run.cancel()
+        await asyncio.wait([rig.run])
+
+
+async def _end_well(rig: Rig) -> None:
+    if not rig.run.done():
+        rig.let_go()
+        rig.engine.resign("the test is over")
+        await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        assert rig.replayed().digest() == rig.world.digest(), "replay made another world"
+        assert rig.types()[-1][0] == "coordinator.stopped"
+    assert [told for told in rig.asked if not told.yet] == [], "a command was never answered"

@@ -1,0 +1,446 @@
+"""What an order about a container or a session makes of the world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.commands import (
+    BindSession,
+    CloseSession,
+    Command,
+    DestroyContainer,
+    PauseContainer,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+)
+from coordinator.rules import AgentType, Rules
+from events.container import (
+    ContainerDestroyed,
+    ContainerPausing,
+    ContainerResuming,
+    ContainerStopped,
+    ContainerStopping,
+    Secret,
+)
+from events.node import NodeCordoned, NodeRemoved
+from events.session import SessionBound, SessionClosed
+from tests.specification import given
+from tests.unit.coordinator.facts import (
+    ABSURD,
+    CAPACITY,
+    HOSTILE_IDS,
+    HOSTILE_TEXTS,
+    a_container,
+    crashed,
+    create,
+    created,
+    lived,
+    lost,
+    node,
+    resources,
+    running,
+    starting,
+    stopped,
+    stopping,
+)
+
+GONE = ContainerDestroyed(container_id="k")
+CORDONED = NodeCordoned(node_id="n")
+START, PAUSE, RESUME, STOP, DESTROY = (
+    StartContainer(container_id="k"),
+    PauseContainer(container_id="k"),
+    ResumeContainer(container_id="k"),
+    StopContainer(container_id="k"),
+    DestroyContainer(container_id="k"),
+)
+EVERY_STATUS = ["created", "starting", "running", "paused", "stopping", "destroying", "stopped", "error"]
+FULL = resources(cpu=4000, memory=4096)
+"""All that the node of these tests offers, its cores overcommitted four times."""
+
+
+# --- creating ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_container_is_placed_with_what_its_agent_type_says() -> None:
+    """The catalogue's entry is written down, so that changing it later does not change this container."""
+    rules = Rules(agents={"task_agent": AgentType(command=("run",), image="agent:1", when_cut_off="keep")})
+    order = create(resources=resources(cpu=2000), environment={"ENV": "production", "KEY": Secret(secret="key")})
+    wanted = created(
+        resources=resources(cpu=2000),
+        environment={"ENV": "production", "KEY": Secret(secret="key")},
+        command=("run",),
+        image="agent:1",
+        when_cut_off="keep",
+    )
+    given(node()).when(order, rules=rules).then(wanted).then_answers("k")
+
+
+def test_a_container_goes_where_there_is_room_and_least_to_do() -> None:
+    """Ties go by the node's name, so the same world gives the same place."""
+    two = (node("n1"), node("n2"))
+    given(*two).when(create()).then(created(node_id="n1"))
+    given(*two, created("a", node_id="n1")).when(create()).then(created(node_id="n2"))
+    crowded = (*two, created("a", node_id="n1"), created("b", node_id="n1"), created("c", node_id="n2", resources=FULL))
+    given(*crowded).when(create(resources=resources(cpu=1))).then(created(node_id="n1", resources=resources(cpu=1)))
+
+
+def test_cores_are_overcommitted_and_memory_is_not() -> None:
+    """Four times, unless the rules say otherwise."""
+    given(node()).when(create(resources=FULL)).then(created(resources=FULL))
+    given(node()).when(create(resources=FULL), rules=Rules(cpu_overcommit=1.0)).then_refused("no_room", "4000m")
+
+
+@pytest.mark.parametrize(
+    ("asked", "lacking"),
+    [
+        (resources(cpu=4001), "cpu: asked 4001m, free 4000m"),
+        (resources(memory=4097), "memory: asked 4097 bytes, free 4096 bytes"),
+        (resources(gpus=2), "gpu: asked 2, free 1"),
+    ],
+)
+def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: object, lacking: str) -> None:
+    """For each node."""
+    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too little", lacking)
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ((), "there is no node"),
+        ((node(), lost()), "node n is lost"),
+        ((node(), CORDONED), "node n is cordoned"),
+        ((node(), NodeRemoved(node_id="n")), "node n is removed"),
+        ((node(), created("other", resources=FULL)), "free 0m"),
+    ],
+)
+def test_where_there_is_no_node_the_refusal_says_why(facts: tuple[Any, ...], why: str) -> None:
+    """Lost, cordoned, removed and full nodes take nothing."""
+    given(*facts).when(create(resources=resources(cpu=1))).then_refused("no_room", "'k'", why)
+
+
+def test_what_has_stopped_takes_no_room() -> None:
+    """Only what stands or may run holds resources."""
+    facts = (node(), created(resources=FULL), starting(), running(), stopping())
+    given(*facts).when(create("new", resources=FULL)).then_refused("no_room")
+    given(*facts, stopped()).when(create("new", resources=FULL)).then(created("new", resources=FULL))
+
+
+def test_only_so_many_containers_stand() -> None:
+    """Destroyed ones do not count."""
+    rules = Rules(max_containers=1)
+    given(node(), created()).when(create("new"), rules=rules).then_refused("too_many_containers", "max_containers")
+    given(node(), created(), GONE).when(create("new"), rules=rules).then(created("new"))
+
+
+@pytest.mark.parametrize("status", EVERY_STATUS)
+def test_creating_the_same_container_again_is_already_so(status: str) -> None:
+    """However far it has come, and although it has no room any more."""
+    given(*a_container(status)).when(create(), rules=Rules(max_containers=0)).then_nothing().then_answers("k")
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"agent_id": "b"},
+        {"agent_type": "other"},
+        {"resources": resources(cpu=1)},
+        {"environment": {"A": "b"}},
+        {"session_id": "z"},
+    ],
+)
+def test_another_container_under_the_same_id_is_refused(difference: dict[str, Any]) -> None:
+    """The refusal names the id."""
+    rules = Rules(agents={"task_agent": AgentType(), "other": AgentType()})
+    given(node(), created()).when(create(**difference), rules=rules).then_refused("id_taken", "'k'")
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+def test_names_of_containers_are_ids(bad: str) -> None:
+    """They become labels, paths and names of environment variables."""
+    given(node()).when(create(bad)).then_refused("bad_id", "container_id")
+    given(node()).when(create(agent_id=bad)).then_refused("bad_id", "agent_id")
+    given(node()).when(create(agent_type=bad)).then_refused("bad_id", "agent_type")
+    given(node()).when(create(environment={bad: "x"})).then_refused("bad_id", "environment name")
+    given(node()).when(create(environment={"A": Secret(secret=bad)})).then_refused("bad_id", "secret of")
+    if bad:
+        given(node()).when(create(session_id=bad)).then_refused("bad_id", "session_id")
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason", "named"),
+    [
+        ({"A": "x\0y"}, "bad_environment", "NUL"),
+        ({"A": "x" * 32_769}, "bad_environment", "32769"),
+        ({f"A{n}": "" for n in range(257)}, "too_many", "257 entries"),
+    ],
+)
+def test_an_environment_is_what_a_system_takes(environment: dict[str, str], reason: str, named: str) -> None:
+    """The refusal says what is wrong."""
+    given(node()).when(create(environment=environment)).then_refused(reason, named)
+
+
+def test_an_unknown_agent_type_is_refused() -> None:
+    """The refusal names those there are."""
+    given(node()).when(create(agent_type="shell")).then_refused("unknown_agent_type", "'shell'", "task_agent")
+
+
+@pytest.mark.parametrize("asked", ABSURD)
+def test_a_container_cannot_ask_for_less_than_nothing(asked: object) -> None:
+    """It would make room on the node that is not there."""
+    given(node()).when(create(resources=asked)).then_refused("bad_number", "resources.")
+
+
+def test_a_container_may_serve_a_session_from_the_start() -> None:
+    """Both are on record together."""
+    bound = SessionBound(session_id="z", container_id="k")
+    given(node()).when(create(session_id="z")).then(created(session_id="z"), bound)
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["created", "stopped", "error"])
+def test_what_does_not_run_is_started(status: str) -> None:
+    """Asked for anew, so its count of restarts begins anew."""
+    decided = given(*a_container(status)).when(START).then(starting())
+    decided.then_answers(decided.world.containers["k"])
+
+
+@pytest.mark.parametrize("status", ["starting", "running"])
+def test_what_runs_is_already_started(status: str) -> None:
+    """The answer says how it stands."""
+    world = given(*a_container(status))
+    world.when(START).then_nothing().then_answers(world.world.containers["k"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "instead"),
+    [
+        (a_container("paused"), "resume it"),
+        (a_container("stopping"), "when it has stopped"),
+        (a_container("destroying"), "when it has stopped"),
+        ((node(), created(), GONE), "create a new one"),
+    ],
+)
+def test_what_cannot_be_started_is_told_what_to_do_instead(facts: tuple[Any, ...], instead: str) -> None:
+    """The refusal names the status."""
+    given(*facts).when(START).then_refused("not_startable", "'k' is ", instead)
+
+
+def test_a_container_starts_on_its_own_node_even_a_cordoned_one() -> None:
+    """A cordoned node gets no new containers; this one is its own."""
+    given(node(), node("other"), created(), CORDONED).when(START).then(starting())
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        (lost(),),
+        (NodeRemoved(node_id="n"),),
+        (created("big", resources=FULL),),
+    ],
+)
+def test_a_container_starts_elsewhere_when_its_node_cannot(trouble: tuple[Any, ...]) -> None:
+    """Where there is room; its place moves with it."""
+    before = (node(), node("other"), created(resources=FULL), starting(), running(), stopping(), stopped())
+    world = given(*before, *trouble).when(START).then(starting(node_id="other")).world
+    assert (world.containers["k"].node_id, list(world.indexes.containers_on["other"])) == ("other", ["k"])
+
+
+def test_a_container_whose_node_has_left_the_world_starts_elsewhere() -> None:
+    """A removed node is evicted in the end, its containers are not."""
+    world = given(node("other"), created(node_id="evicted"))
+    world.when(START).then(starting(node_id="other"))
+
+
+def test_a_container_with_no_room_anywhere_is_not_started() -> None:
+    """It stays as it is."""
+    before = (node(), created(resources=FULL), starting(), running(), stopping(), stopped())
+    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too little")
+
+
+def test_what_a_created_container_holds_is_its_own() -> None:
+    """It fills its node, and starts there."""
+    given(node(), created(resources=FULL)).when(START).then(starting())
+
+
+# --- stopping and destroying ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["starting", "running", "paused"])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_may_run_is_told_to_stop(status: str, force: bool) -> None:
+    """Gently or at once."""
+    order = StopContainer(container_id="k", force=force, reason="upgrade")
+    given(*a_container(status)).when(order).then(stopping(force=force, reason="upgrade"))
+
+
+@pytest.mark.parametrize("facts", [a_container("created"), a_container("stopped"), (node(), created(), GONE)])
+def test_what_does_not_run_is_already_stopped(facts: tuple[Any, ...]) -> None:
+    """The answer says how it stands."""
+    world = given(*facts)
+    world.when(STOP).then_nothing().then_answers(world.world.containers["k"])
+
+
+def test_a_failed_container_that_is_stopped_does_not_start_again() -> None:
+    """It has stopped, with the exit code it failed with."""
+    world = given(*lived(starting(), running(), crashed(exit_code=3))).when(STOP).then(stopped(exit_code=3)).world
+    assert (world.containers["k"].restart_at, world.containers["k"].desired.value) == (None, "stopped")
+
+
+def test_a_gentle_stop_under_way_can_be_forced_and_not_undone() -> None:
+    """A forced one cannot become gentle."""
+    force = StopContainer(container_id="k", force=True)
+    given(*a_container("stopping")).when(STOP).then_nothing()
+    given(*a_container("stopping")).when(force).then(stopping(force=True))
+    given(*a_container("running"), stopping(force=True)).when(STOP).then_nothing()
+    given(*a_container("running"), stopping(force=True)).when(force).then_nothing()
+
+
+def test_forcing_the_stop_of_what_is_to_be_destroyed_still_destroys_it() -> None:
+    """Stopping is a part of destroying, not the end of it."""
+    force = StopContainer(container_id="k", force=True)
+    given(*a_container("destroying")).when(STOP).then_nothing()
+    given(*a_container("destroying")).when(force).then(stopping(force=True, destroy=True))
+
+
+@pytest.mark.parametrize("status", ["created", "stopped", "error"])
+def test_what_does_not_run_is_destroyed_at_once(status: str) -> None:
+    """Nothing of it is left on record but its end."""
+    decided = given(*a_container(status)).when(DESTROY).then(GONE)
+    decided.then_answers(decided.world.containers["k"])
+
+
+@pytest.mark.parametrize("status", ["starting", "running", "paused", "stopping"])
+def test_what_may_run_is_stopped_before_it_is_destroyed(status: str) -> None:
+    """Its node removes it when it has stopped."""
+    given(*a_container(status)).when(DESTROY).then(stopping(destroy=True, reason="destroy"))
+
+
+def test_destroying_again_is_already_so() -> None:
+    """Unless it is now to be forced."""
+    force = DestroyContainer(container_id="k", force=True)
+    given(node(), created(), GONE).when(DESTROY).then_nothing()
+    given(*a_container("destroying")).when(DESTROY).then_nothing()
+    forced = ContainerStopping(container_id="k", force=True, destroy=True, reason="destroy")
+    given(*a_container("destroying")).when(force).then(forced)
+    given(*a_container("running"), forced).when(force).then_nothing()
+
+
+def test_destroying_does_not_make_a_forced_stop_gentle() -> None:
+    """What was to end at once still ends at once."""
+    world = given(*a_container("running"), stopping(force=True))
+    world.when(DESTROY).then(stopping(force=True, destroy=True, reason="destroy"))
+
+
+def test_the_sessions_of_a_container_end_with_it() -> None:
+    """Those it was created for and those bound to it later; others stay."""
+    facts = (
+        node(),
+        created(session_id="first"),
+        SessionBound(session_id="first", container_id="k"),
+        SessionBound(session_id="later", container_id="k"),
+        SessionBound(session_id="over", container_id="k"),
+        SessionClosed(session_id="over"),
+        created("other"),
+        SessionBound(session_id="elsewhere", container_id="other"),
+    )
+    why = "its container was destroyed"
+    ends = [SessionClosed(session_id=name, reason=why) for name in ("first", "later")]
+    given(*facts).when(DESTROY).then(GONE, *ends)
+
+
+def test_a_session_that_has_moved_on_does_not_end() -> None:
+    """It is served by another container now."""
+    moved = (SessionBound(session_id="z", container_id="k"), SessionBound(session_id="z", container_id="other"))
+    given(node(), created(session_id="z"), created("other"), *moved).when(DESTROY).then(GONE)
+
+
+# --- pausing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_container_is_paused_and_resumed() -> None:
+    """Each once."""
+    pausing, resuming = ContainerPausing(container_id="k"), ContainerResuming(container_id="k")
+    given(*a_container("running")).when(PAUSE).then(pausing)
+    given(*a_container("running"), pausing).when(PAUSE).then_nothing()
+    given(*a_container("running"), pausing).when(RESUME).then(resuming)
+    given(*a_container("paused")).when(PAUSE).then_nothing()
+    given(*a_container("paused")).when(RESUME).then(resuming)
+    given(*a_container("running")).when(RESUME).then_nothing()
+
+
+@pytest.mark.parametrize("status", ["created", "starting", "stopping", "destroying", "stopped", "error"])
+def test_only_what_runs_can_be_paused(status: str) -> None:
+    """The refusal names the status."""
+    given(*a_container(status)).when(PAUSE).then_refused("not_running", status.replace("destroying", "stopping"))
+
+
+@pytest.mark.parametrize("status", ["created", "stopping", "destroying", "stopped"])
+def test_only_what_is_paused_can_be_resumed(status: str) -> None:
+    """The refusal names the status."""
+    given(*a_container(status)).when(RESUME).then_refused("not_paused", status.replace("destroying", "stopping"))
+
+
+# --- every order ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [START, STOP, PAUSE, RESUME, DESTROY, BindSession(session_id="z", container_id="k")])
+def test_a_container_that_never_was_is_not_found(order: Command) -> None:
+    """The error names it."""
+    given(node()).when(order).then_refused("not_found", "'k'", code="not_found")
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_reasons_are_printable(text: str) -> None:
+    """They stand in the journal."""
+    facts = a_container("running")
+    given(*facts).when(StopContainer(container_id="k", reason=text)).then_refused("bad_text", "reason")
+    given(*facts).when(CloseSession(session_id="z", reason=text)).then_refused("bad_text", "reason")
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+BIND = BindSession(session_id="z", container_id="k")
+BOUND = SessionBound(session_id="z", container_id="k")
+CLOSED = SessionClosed(session_id="z")
+
+
+def test_a_session_is_bound_once() -> None:
+    """To another container it is bound anew, and after its end as well."""
+    facts = (node(), created(), created("other"))
+    given(*facts).when(BIND).then(BOUND).then_answers(None)
+    given(*facts, BOUND).when(BIND).then_nothing()
+    given(*facts, SessionBound(session_id="z", container_id="other")).when(BIND).then(BOUND)
+    given(*facts, BOUND, CLOSED).when(BIND).then(BOUND)
+
+
+def test_a_session_is_not_bound_to_what_is_gone() -> None:
+    """The refusal says so."""
+    given(node(), created(), GONE).when(BIND).then_refused("not_standing", "'k' is destroyed")
+
+
+def test_a_session_is_closed_once() -> None:
+    """One that never was is not found."""
+    order = CloseSession(session_id="z")
+    given(node(), created(), BOUND).when(order).then(CLOSED)
+    given(node(), created(), BOUND, CLOSED).when(order).then_nothing()
+    given().when(order).then_refused("not_found", "'z'", code="not_found")
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+def test_sessions_need_ids(bad: str) -> None:
+    """On every order."""
+    facts = (node(), created())
+    given(*facts).when(BindSession(session_id=bad, container_id="k")).then_refused("bad_id", "session_id")
+    given(*facts).when(BindSession(session_id="z", container_id=bad)).then_refused("bad_id", "container_id")
+    given(*facts).when(CloseSession(session_id=bad)).then_refused("bad_id", "session_id")
+
+
+def test_the_node_of_these_tests_is_what_they_say() -> None:
+    """Its capacity is that of one core, overcommitted in `FULL`."""
+    assert CAPACITY.cpu_millis * Rules().cpu_overcommit == FULL.cpu_millis
+    assert ContainerStopped(container_id="k") == stopped()

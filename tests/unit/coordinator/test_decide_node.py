@@ -1,0 +1,393 @@
+"""What a node's registration and reports make of the world, and what the node is then to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from coordinator.commands import CordonNode, ObservedContainer, SyncNode, UncordonNode
+from coordinator.container.decide_node import failed, orders
+from coordinator.rules import Context, Rules
+from events.base import Event
+from events.container import (
+    ContainerDestroyed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStatus,
+)
+from events.node import NodeCordoned, NodeRemoved, NodeReturned, NodeUncordoned
+from events.session import SessionBound, SessionClosed
+from projections.node import NodeStatus
+from projections.world import World
+from tests.specification import Scribe, fold, given
+from tests.unit.coordinator.facts import (
+    ABSURD,
+    BEGIN,
+    HOSTILE_IDS,
+    HOSTILE_TEXTS,
+    a_container,
+    at,
+    crashed,
+    created,
+    lived,
+    lost,
+    node,
+    register_node,
+    resources,
+    running,
+    starting,
+    stopped,
+    stopping,
+)
+
+CORDONED, UNCORDONED, RETURNED = NodeCordoned(node_id="n"), NodeUncordoned(node_id="n"), NodeReturned(node_id="n")
+REMOVED = NodeRemoved(node_id="n")
+GONE = ContainerDestroyed(container_id="k")
+
+
+def saw(state: str, generation: str = "3.0", **others: Any) -> ObservedContainer:
+    return ObservedContainer(container_id="k", generation=generation, state=state, **others)
+
+
+def sync(*observed: ObservedContainer, node_id: str = "n") -> SyncNode:
+    return SyncNode(node_id=node_id, observed=observed)
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_offers_what_it_has() -> None:
+    """All of it is on record."""
+    given().when(register_node(labels={"zone": "a"})).then(node(labels={"zone": "a"})).then_answers(None)
+
+
+def test_the_same_offer_again_only_wakes_a_lost_node() -> None:
+    """A cordoned one stays cordoned."""
+    given(node()).when(register_node()).then_nothing()
+    given(node(), lost()).when(register_node()).then(RETURNED)
+    world = given(node(), CORDONED, lost()).when(register_node()).then(RETURNED).world
+    assert world.nodes["n"].status is NodeStatus.CORDONED
+
+
+def test_another_offer_replaces_what_there_was() -> None:
+    """More capacity, another runtime, other labels, or the return of what was removed."""
+    more = resources(cpu=9000)
+    given(node()).when(register_node(capacity=more)).then(node(capacity=more))
+    given(node()).when(register_node(runtime="docker")).then(node(runtime="docker"))
+    given(node()).when(register_node(labels={"a": "b"})).then(node(labels={"a": "b"}))
+    given(node(), REMOVED).when(register_node()).then(node())
+
+
+@pytest.mark.parametrize(
+    ("difference", "reason", "named"),
+    [
+        ({"node_id": "a.b"}, "bad_id", "node_id"),
+        ({"runtime": ""}, "bad_text", "runtime"),
+        ({"runtime": "x" * 65}, "bad_text", "65 characters"),
+        ({"labels": {"": "a"}}, "bad_text", "label name"),
+        ({"labels": {"a": "\n"}}, "bad_text", "label 'a'"),
+        ({"labels": {f"l{n}": "" for n in range(257)}}, "too_many", "257 entries"),
+    ],
+)
+def test_an_offer_that_makes_no_sense_is_refused(difference: dict[str, Any], reason: str, named: str) -> None:
+    """The refusal names what is wrong."""
+    given().when(register_node(**difference)).then_refused(reason, named)
+
+
+@pytest.mark.parametrize("capacity", ABSURD)
+def test_a_node_cannot_have_less_than_nothing(capacity: object) -> None:
+    """Nor more than sums can hold."""
+    given().when(register_node(capacity=capacity)).then_refused("bad_number", "capacity.")
+
+
+def test_a_node_is_cordoned_and_uncordoned_once() -> None:
+    """Each is already so the second time; a lost node can be cordoned for its return."""
+    cordon, uncordon = CordonNode(node_id="n", reason="upgrade"), UncordonNode(node_id="n")
+    told = NodeCordoned(node_id="n", reason="upgrade")
+    given(node()).when(cordon).then(told)
+    given(node(), told).when(cordon).then_nothing()
+    given(node(), told).when(uncordon).then(UNCORDONED)
+    given(node()).when(uncordon).then_nothing()
+
+
+@pytest.mark.parametrize("order", [CordonNode(node_id="n"), UncordonNode(node_id="n"), sync()])
+@pytest.mark.parametrize("facts", [(), (node(), REMOVED)])
+def test_a_node_must_be_registered(order: SyncNode, facts: tuple[Event, ...]) -> None:
+    """One that never was, or was removed, is not found; the error says what to do."""
+    given(*facts).when(order).then_refused("not_found", "'n'", "register it first", code="not_found")
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+def test_nodes_need_ids(bad: str) -> None:
+    """On every order."""
+    for order in (CordonNode(node_id=bad), UncordonNode(node_id=bad), sync(node_id=bad)):
+        given().when(order).then_refused("bad_id", "node_id")
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_reasons_are_printable(text: str) -> None:
+    """They stand in the journal."""
+    given(node()).when(CordonNode(node_id="n", reason=text)).then_refused("bad_text", "reason")
+
+
+# --- what a node saw --------------------------------------------------------------------------------------------------
+
+RAN = running()
+PAUSED, RESUMED = ContainerPaused(container_id="k"), ContainerResumed(container_id="k")
+PAUSE_ASKED = (*a_container("running"), ContainerPausing(container_id="k"))
+RESUME_ASKED = (*a_container("paused"), ContainerResuming(container_id="k"))
+NOTHING: tuple[Event, ...] = ()
+WAYS: dict[str, tuple[Any, ...]] = {
+    **{
+        status: a_container(status)
+        for status in ("created", "starting", "running", "paused", "stopping", "destroying", "stopped", "error")
+    },
+    "to pause": PAUSE_ASKED,
+    "to resume": RESUME_ASKED,
+    "destroyed": (*a_container("stopped"), GONE),
+}
+RUNNING = ["running", "paused", "to pause", "to resume"]
+SIGHTS = ["running", "paused", "exited", "failed", "absent"]
+FAILURES = {("exited", 3): "exited", ("failed", None): "no such image", ("failed", 127): "no such image"}
+
+MATRIX: list[tuple[str, str, int | None, tuple[Event, ...]]] = [
+    # what it is    what was seen    exit code    what follows
+    ("starting", "running", None, (ContainerStarted(container_id="k", generation="3.0", pid=5),)),
+    ("starting", "paused", None, (ContainerStarted(container_id="k", generation="3.0", pid=5), PAUSED)),
+    ("starting", "exited", 0, (stopped(exit_code=0),)),
+    ("starting", "absent", None, NOTHING),
+    ("running", "running", None, NOTHING),
+    ("running", "paused", None, NOTHING),
+    ("running", "exited", 0, (stopped(exit_code=0),)),
+    ("to pause", "running", None, NOTHING),
+    ("to pause", "paused", None, (PAUSED,)),
+    ("to pause", "exited", 0, (stopped(exit_code=0),)),
+    ("paused", "running", None, NOTHING),
+    ("paused", "paused", None, NOTHING),
+    ("paused", "exited", 0, (stopped(exit_code=0),)),
+    ("to resume", "running", None, (RESUMED,)),
+    ("to resume", "paused", None, NOTHING),
+    ("stopping", "running", None, NOTHING),
+    ("stopping", "paused", None, NOTHING),
+    ("stopping", "exited", 0, (stopped(exit_code=0),)),
+    ("stopping", "exited", 137, (stopped(exit_code=137),)),
+    ("stopping", "failed", None, (stopped(),)),
+    ("stopping", "absent", None, (stopped(),)),
+    ("destroying", "running", None, NOTHING),
+    ("destroying", "paused", None, NOTHING),
+    ("destroying", "exited", 0, NOTHING),
+    ("destroying", "failed", None, NOTHING),
+    ("destroying", "absent", None, (GONE,)),
+    *[
+        (status, state, code, NOTHING)
+        for status in ("created", "stopped", "error", "destroyed")
+        for state, code in (("running", None), ("paused", None), ("exited", 1), ("failed", None), ("absent", None))
+    ],
+]
+
+
+@pytest.mark.parametrize(("status", "state", "exit_code", "follows"), MATRIX)
+def test_what_was_seen_is_folded_into_what_is_known(
+    status: str, state: str, exit_code: int | None, follows: tuple[Event, ...]
+) -> None:
+    """Every status of a container meets everything a node can see of it."""
+    observed = () if state == "absent" else (saw(state, exit_code=exit_code, pid=5),)
+    decided = given(*WAYS[status]).when(sync(*observed))
+    assert decided.events == follows
+    if follows:
+        decided.fold()
+
+
+@pytest.mark.parametrize("status", ["starting", *RUNNING])
+@pytest.mark.parametrize(("state", "exit_code"), FAILURES)
+def test_what_ended_although_it_should_run_has_failed(status: str, state: str, exit_code: int | None) -> None:
+    """It is due again after its pause; the node's reason stands, or at least that it exited."""
+    reason = "" if state == "exited" else "no such image"
+    decided = given(*WAYS[status]).when(sync(saw(state, exit_code=exit_code, reason=reason)), at=BEGIN + 60.0)
+    wanted = crashed(reason=FAILURES[state, exit_code], exit_code=exit_code, restart_at=BEGIN + 61.0)
+    assert decided.then(wanted).world.containers["k"].status is ContainerStatus.ERROR
+
+
+@pytest.mark.parametrize("status", RUNNING)
+def test_what_its_node_no_longer_has_has_failed(status: str) -> None:
+    """Whoever removed it, it is to run."""
+    decided = given(*WAYS[status]).when(sync(), at=BEGIN + 60.0)
+    decided.then(crashed(reason="its node no longer has it", restart_at=BEGIN + 61.0))
+
+
+def test_every_status_meets_every_sight() -> None:
+    """The tables above leave nothing out."""
+    told = {(status, state) for status, state, _, _ in MATRIX}
+    told |= {(status, state) for status in ("starting", *RUNNING) for state, _ in FAILURES}
+    told |= {(status, "absent") for status in RUNNING}
+    assert told == {(status, state) for status in WAYS for state in SIGHTS}
+
+
+@pytest.mark.parametrize("state", ["running", "exited", "failed"])
+def test_a_report_about_another_generation_is_about_the_past(state: str) -> None:
+    """What an older run did says nothing about this one."""
+    given(*lived(starting())).when(sync(saw(state, "1.0", exit_code=1))).then_nothing()
+
+
+def test_an_older_generation_does_not_stand_in_for_a_running_one() -> None:
+    """The run that is known is gone, whatever else the node has."""
+    given(*a_container("running")).when(sync(saw("running", "1.0"))).then(
+        crashed(reason="its node no longer has it", restart_at=BEGIN + 5.0)
+    )
+
+
+def test_a_node_reports_its_own_containers_only() -> None:
+    """What it says of another node's changes nothing."""
+    facts = (*lived(starting()), node("other"))
+    given(*facts).when(sync(saw("running"), node_id="other")).then_nothing()
+
+
+def test_each_container_is_folded_once() -> None:
+    """Although a report may name it twice; the last word counts."""
+    decided = given(*lived(starting())).when(sync(saw("exited", exit_code=1), saw("running", pid=5)))
+    decided.then(ContainerStarted(container_id="k", generation="3.0", pid=5))
+
+
+def test_a_lost_node_that_syncs_is_back() -> None:
+    """Before anything it saw is folded."""
+    world = given(*lived(starting(), lost())).when(sync(saw("running", pid=7)))
+    world.then(RETURNED, running())
+    given(node(), NodeCordoned(node_id="n"), lost()).when(sync()).then(RETURNED)
+
+
+def test_a_destroyed_containers_sessions_end_when_its_node_has_removed_it() -> None:
+    """Not before."""
+    facts = (*a_container("destroying"), SessionBound(session_id="z", container_id="k"))
+    end = SessionClosed(session_id="z", reason="its container was destroyed")
+    given(*facts).when(sync()).then(GONE, end)
+
+
+@pytest.mark.parametrize(
+    ("report", "named"), [({"pid": -1}, "pid"), ({"pid": 2**70}, "pid"), ({"exit_code": 2**70}, "exit_code")]
+)
+def test_numbers_of_a_report_are_those_of_a_system(report: dict[str, Any], named: str) -> None:
+    """An integer of any size would get into the journal and break every snapshot after it."""
+    given(*lived(starting())).when(sync(saw("running", **report))).then_refused("bad_number", named, "use ")
+
+
+def test_a_signal_is_an_exit_code() -> None:
+    """Those are negative."""
+    world = given(*a_container("running")).when(sync(saw("exited", exit_code=-9)))
+    assert [event.exit_code for event in world.events if hasattr(event, "exit_code")] == [-9]
+
+
+def test_a_long_reason_is_cut_to_what_the_journal_takes() -> None:
+    """A node's report must not be refused for it."""
+    decided = given(*a_container("running")).when(sync(saw("failed", reason="x" * 5000)))
+    decided.then(crashed(reason="x" * 1024, restart_at=BEGIN + 5.0))
+
+
+# --- pauses -----------------------------------------------------------------------------------------------------------
+
+
+def crash_loop(rules: Rules, *, times: int, start_fails: bool = False) -> list[float]:
+    """Let container `k` fail *times* times, each time as soon as it was started anew; give the pauses."""
+    scribe = Scribe()
+    for fact in lived(starting()):
+        scribe.commit(fact)
+    pauses = []
+    for restart in range(times):
+        generation = scribe.world.containers["k"].generation
+        if not start_fails:
+            scribe.commit(running(generation=generation))
+        event = failed(scribe.world.containers["k"], "crashed", Context(scribe.world.time, rules))
+        assert event.restart_at is not None
+        pauses.append(event.restart_at - scribe.world.time)
+        scribe.commit(event)
+        scribe.commit(at(event.restart_at - BEGIN, starting(reason="restart", restarts=restart + 1)))
+    return pauses
+
+
+@pytest.mark.parametrize("start_fails", [False, True])
+def test_pauses_double_up_to_a_limit(start_fails: bool) -> None:
+    """1, 2, 4 … seconds, whether it crashes or does not even start."""
+    rules = Rules(restart_backoff_max_s=20.0)
+    assert crash_loop(rules, times=7, start_fails=start_fails) == [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+
+
+@for_all(st.integers(0, 100_000))
+def test_no_count_of_restarts_overflows(restarts: int) -> None:
+    """A container that crashes for years must not bring the writer down."""
+    container = fold(*lived(starting(restarts=restarts))).containers["k"]
+    event = failed(container, "crashed", Context(BEGIN, Rules()))
+    assert event.restart_at == BEGIN + min(2.0 ** min(restarts, 20), 300.0)
+
+
+def test_a_long_run_starts_the_pauses_over() -> None:
+    """It counts from when it was seen to run, and only for that run."""
+    rules = Rules(restart_reset_s=600.0)
+    long_ago = (*lived(starting(restarts=9)), at(10.0, running()))
+    ran_long = fold(*long_ago).containers["k"]
+    assert failed(ran_long, "", Context(BEGIN + 610.0, rules)).restart_at == BEGIN + 611.0
+    assert failed(ran_long, "", Context(BEGIN + 609.0, rules)).restart_at == BEGIN + 609.0 + 300.0
+    again = fold(*long_ago, at(20.0, crashed()), at(700.0, starting(restarts=9))).containers["k"]
+    assert failed(again, "", Context(BEGIN + 701.0, rules)).restart_at == BEGIN + 701.0 + 300.0
+
+
+# --- what a node is to do ---------------------------------------------------------------------------------------------
+
+
+def wanted_of(world: World) -> dict[str, tuple[str, bool]]:
+    return {one.container_id: (one.desired, one.force) for one in orders(world, "n", Rules()).containers}
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        ("created", {}),
+        ("starting", {"k": ("running", False)}),
+        ("running", {"k": ("running", False)}),
+        ("to pause", {"k": ("paused", False)}),
+        ("paused", {"k": ("paused", False)}),
+        ("to resume", {"k": ("running", False)}),
+        ("stopping", {"k": ("stopped", False)}),
+        ("destroying", {"k": ("destroyed", False)}),
+        ("stopped", {"k": ("stopped", False)}),
+        ("error", {"k": ("stopped", False)}),
+        ("destroyed", {}),
+    ],
+)
+def test_a_node_is_told_what_each_of_its_containers_is_to_be(status: str, wanted: dict[str, object]) -> None:
+    """What is not named is to be removed; what failed is to rest until it starts anew."""
+    assert wanted_of(fold(*WAYS[status])) == wanted
+
+
+def test_a_node_is_told_to_make_haste() -> None:
+    """A forced stop says so."""
+    assert wanted_of(fold(*a_container("running"), stopping(force=True))) == {"k": ("stopped", True)}
+
+
+def test_a_sync_is_answered_with_all_that_is_to_be() -> None:
+    """Together with how long that holds, and in whose reign it was said."""
+    scribe = Scribe()
+    scribe.claim(generation=2)
+    for fact in (node(), created(image="agent:1", environment={"A": "b"}, stop_grace_s=3.0, when_cut_off="keep")):
+        scribe.commit(fact)
+    scribe.commit(starting())
+    answered = orders(scribe.world, "n", Rules(node_lease_s=15.0))
+    assert (answered.node_lease_s, answered.epoch) == (15.0, (2, 1))
+    (one,) = answered.containers
+    assert (one.generation, one.image, one.environment) == ("4.0", "agent:1", {"A": "b"})
+    assert (one.stop_grace_s, one.when_cut_off) == (3.0, "keep")
+    assert orders(scribe.world, "other", Rules()).containers == ()
+    given(*a_container("running")).when(sync(saw("running"))).then_answers(
+        orders(fold(*a_container("running")), "n", Rules())
+    )
+
+
+def test_a_container_that_moved_is_no_longer_its_old_nodes() -> None:
+    """The old node is to remove it, the new one to run it."""
+    world = fold(*lived(starting(), lost()), node("other"), crashed(), starting(node_id="other"))
+    assert wanted_of(world) == {}
+    assert [one.container_id for one in orders(world, "other", Rules()).containers] == ["k"]

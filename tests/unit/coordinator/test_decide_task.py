@@ -1,0 +1,487 @@
+"""What an order about a task makes of the world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from coordinator.commands import CancelTask, ProgressTask, ReleaseTask, SubmitTask
+from coordinator.rules import Rules
+from coordinator.scheduler.decide import backoff_s
+from events.base import Event
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskFailed,
+    TaskProgressed,
+    TaskReportRefused,
+    TaskStarted,
+    TaskStatus,
+    TaskSubmitted,
+    TaskTimedOut,
+)
+from tests.specification import fold, given, said
+from tests.unit.coordinator.facts import (
+    ABSURD,
+    BEGIN,
+    HOSTILE_IDS,
+    HOSTILE_TEXTS,
+    INFINITY,
+    NAN,
+    attempt_failed,
+    claim,
+    complete,
+    completed,
+    fail,
+    failed,
+    payload,
+    resources,
+    started,
+    submit,
+    submitted,
+    worker,
+)
+
+TIMED_OUT = TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=9.0, limit_s=5.0)
+CANCELLED = TaskCancelled(task_id="t")
+
+
+def refused_report(lease: str, outcome: str, worker_id: str = "") -> TaskReportRefused:
+    return TaskReportRefused(task_id="t", lease=lease, outcome=outcome, worker_id=worker_id)
+
+
+# --- submitting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_submitted_task_has_all_it_was_submitted_with() -> None:
+    """What was left open is filled in from the rules, at once, so that later rules do not change it."""
+    order = submit(task_type="batch", priority=5, timeout_s=3600.0, resources=resources(cpu=2000), payload=payload())
+    wanted = TaskSubmitted(
+        task_id="t",
+        task_name="work",
+        task_type="batch",
+        priority=5,
+        timeout_s=3600.0,
+        max_retries=7,
+        resources=resources(cpu=2000),
+        payload=payload(),
+    )
+    given().when(order, rules=Rules(max_retries=7)).then(wanted).then_answers("t")
+
+
+def test_retries_can_be_asked_for_or_refused_by_the_submitter() -> None:
+    """Zero retries are not the same as none given."""
+    given().when(submit(max_retries=0)).then(submitted(max_retries=0))
+
+
+@pytest.mark.parametrize("later", [(), (started(),), (started(), completed()), (CANCELLED,)])
+def test_submitting_the_same_task_again_is_already_so(later: tuple[Event, ...]) -> None:
+    """However far the task has come, the repeat makes nothing and is told the same id."""
+    given(submitted(payload=payload()), *later).when(submit(payload=payload())).then_nothing().then_answers("t")
+
+
+@pytest.mark.parametrize(
+    ("difference", "named"),
+    [
+        ({"task_name": "other"}, "task_name"),
+        ({"task_type": "other"}, "task_type"),
+        ({"priority": 1}, "priority"),
+        ({"timeout_s": 5.0}, "timeout_s"),
+        ({"max_retries": 9}, "max_retries"),
+        ({"resources": resources(cpu=1)}, "resources"),
+        ({"payload": payload("[1]")}, "payload"),
+        ({"idempotency_key": "k"}, "idempotency_key"),
+    ],
+)
+def test_another_task_under_the_same_id_is_refused(difference: dict[str, Any], named: str) -> None:
+    """The refusal names the id and what differs."""
+    given(submitted()).when(submit(**difference)).then_refused("id_taken", "'t'", named)
+
+
+def test_a_payload_that_has_served_is_not_compared_any_more() -> None:
+    """The payload of an ended task has left the world, so a repeat is told by all the rest."""
+    given(submitted(payload=payload()), started(), completed()).when(submit(payload=payload("[2]"))).then_nothing()
+
+
+def test_an_idempotency_key_makes_one_task() -> None:
+    """A second submit under the key makes nothing and is told the id of the first."""
+    world = given(submitted("first", idempotency_key="k"))
+    world.when(submit("second", idempotency_key="k")).then_nothing().then_answers("first")
+
+
+def test_an_idempotency_key_belongs_to_its_tenant() -> None:
+    """Another tenant's equal key is another key."""
+    world = given(said(submitted("first", idempotency_key="k"), tenant="red"))
+    world.when(submit("second", idempotency_key="k"), tenant="blue").then(submitted("second", idempotency_key="k"))
+
+
+def test_another_task_under_the_same_idempotency_key_is_refused() -> None:
+    """The refusal names the key, for the new id is not what is taken."""
+    world = given(submitted("first", idempotency_key="k"))
+    world.when(submit("second", idempotency_key="k", priority=9)).then_refused("id_taken", "'k'", "priority")
+
+
+def test_an_idempotency_key_outlives_its_task() -> None:
+    """The task has been evicted, its key still holds: nothing new is made and the old id is told."""
+    world = given(submitted("first", idempotency_key="k"), started("first"), completed("first"))
+    world.scribe.commit(said(worker("late"), at=BEGIN + 4000.0))
+    assert "first" not in world.world.tasks
+    world.when(submit("second", idempotency_key="k")).then_nothing().then_answers("first")
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    """Ended and running tasks do not count as pending; a repeat is let through even then."""
+    rules = Rules(max_pending_tasks=1)
+    world = given(submitted("a"), started("a"), submitted("b"))
+    error = world.when(submit("d"), rules=rules).then_refused("queue_full", "1 tasks", "max_pending_tasks")
+    assert error.retry_after_s is not None
+    world.when(submit("b"), rules=rules).then_nothing()
+
+
+@pytest.mark.parametrize("task_id", HOSTILE_IDS)
+def test_a_task_needs_an_id_that_may_stand_in_subjects(task_id: str) -> None:
+    """The refusal says what an id looks like."""
+    given().when(submit(task_id)).then_refused("bad_id", "task_id", "A-Z a-z 0-9 _ -", code="refused")
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+@pytest.mark.parametrize("field", ["task_name", "task_type", "idempotency_key"])
+def test_names_of_tasks_are_printable(field: str, text: str) -> None:
+    """Control characters would end up in logs and terminals; the message shows them escaped."""
+    wrong: dict[str, Any] = {field: text}
+    error = given().when(submit(**wrong)).then_refused("bad_text", field, "printable")
+    assert error.message.isascii()
+
+
+@pytest.mark.parametrize(
+    ("difference", "named"),
+    [
+        ({"task_name": ""}, ("task_name", "1 to 128")),
+        ({"task_name": "x" * 129}, ("task_name", "129 characters")),
+        ({"idempotency_key": "x" * 257}, ("idempotency_key", "257 characters")),
+    ],
+)
+def test_names_of_tasks_have_a_length(difference: dict[str, Any], named: tuple[str, ...]) -> None:
+    """The refusal says how long the text is and how long it may be."""
+    given().when(submit(**difference)).then_refused("bad_text", *named)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("priority", value) for value in (NAN, INFINITY, -INFINITY, 1_000_001, -1_000_001)],
+        *[("timeout_s", value) for value in (NAN, INFINITY, 0.0, -1.0, 367 * 86_400.0)],
+        *[("max_retries", value) for value in (NAN, INFINITY, -1, 1001)],
+    ],
+)
+def test_numbers_of_tasks_are_finite_and_in_range(field: str, value: float) -> None:
+    """The refusal names the number and the range; what is not a number is in no range."""
+    wrong: dict[str, Any] = {field: value}
+    given().when(submit(**wrong)).then_refused("bad_number", field, repr(value), "use ")
+
+
+@pytest.mark.parametrize("asked", ABSURD)
+def test_a_task_cannot_ask_for_less_than_nothing(asked: object) -> None:
+    """Negative amounts would make room for others that is not there."""
+    given().when(submit(resources=asked)).then_refused("bad_number", "resources.", "use 0 to ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason", "named"),
+    [
+        (payload(encoding="pickle"), "bad_payload", "'pickle'"),
+        (payload("x" * 65_537), "payload_too_large", "65537 bytes"),
+        (payload("ä" * 32_769), "payload_too_large", "65538 bytes"),
+        (payload("\ud800" * 65_537), "payload_too_large", "65537 bytes"),
+        (payload(digest="0f"), "bad_payload", "SHA-256"),
+        (payload(digest="g" * 64), "bad_payload", "SHA-256"),
+        (payload(digest="٣" * 64), "bad_payload", "SHA-256"),
+        (payload(ref="x" * 1025), "bad_text", "payload.ref"),
+    ],
+)
+def test_a_payload_must_fit_into_the_journal(wrong: object, reason: str, named: str) -> None:
+    """The refusal says what is wrong with it."""
+    given().when(submit(payload=wrong)).then_refused(reason, named)
+
+
+def test_a_payload_of_just_the_limit_is_taken() -> None:
+    """Bytes are counted, not characters."""
+    given().when(submit(payload=payload("ä" * 32_768))).then(submitted(payload=payload("ä" * 32_768)))
+
+
+# --- completing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_holder_of_the_lease_completes() -> None:
+    """Its result and how long it took are on record."""
+    order = complete(execution_time_s=120.5, result=payload("[1]"))
+    world = given(submitted(), started()).when(order)
+    world.then(completed(execution_time_s=120.5, result=payload("[1]"))).then_answers(None)
+
+
+def test_completing_again_is_already_so() -> None:
+    """With the lease or without, whatever the repeat says of its result."""
+    world = given(submitted(), started(), completed())
+    world.when(complete()).then_nothing()
+    world.when(complete("", result=payload("[9]"))).then_nothing()
+
+
+def test_a_task_nobody_holds_is_completed_without_a_lease() -> None:
+    """That is an attempt of its own, begun and ended at once, by the worker who says so."""
+    begun = TaskStarted(task_id="t", worker_id="me", claim_id="direct", attempt=1, lease="direct.1")
+    world = given(submitted()).when(complete("", worker_id="me"))
+    assert world.then(begun, completed(lease="direct.1")).world.tasks["t"].worker_id == "me"
+
+
+def test_a_task_that_waits_for_its_retry_is_completed_without_a_lease() -> None:
+    """The attempt made up for it has the next number."""
+    begun = TaskStarted(task_id="t", worker_id="direct", claim_id="direct", attempt=2, lease="direct.2")
+    waiting = given(submitted(), started(), attempt_failed(retry_at=BEGIN + 500.0))
+    waiting.when(complete("")).then(begun, completed(lease="direct.2"))
+
+
+def test_a_task_that_is_held_is_not_completed_without_its_lease() -> None:
+    """The refusal names who holds it; nothing is on record, for nothing false was claimed."""
+    world = given(submitted(), started()).when(complete(""))
+    world.then_refused("stale_lease", "worker 'w'", "give its lease", code="stale_lease")
+
+
+REQUEUED = (submitted(), started(), attempt_failed(reason="lease_expired"))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [REQUEUED, (*REQUEUED, started(lease="d.1.2")), (*REQUEUED, started(lease="d.1.2"), completed(lease="d.1.2"))],
+)
+def test_a_late_completion_is_refused_and_recorded_once(facts: tuple[Event, ...]) -> None:
+    """Whoever was given up for lost must not overwrite what came after; the same late report again adds nothing."""
+    world = given(*facts)
+    late = complete("c.1.1", worker_id="w")
+    fact = refused_report("c.1.1", "completed", "w")
+    world.when(late).then_refused("stale_lease", "'c.1.1'", "not held", code="stale_lease", facts=(fact,))
+    given(*facts, fact).when(late).then_refused("stale_lease", facts=())
+
+
+def test_a_late_report_changes_nothing_but_the_record() -> None:
+    """The refused lease is folded; who holds the task is not touched."""
+    task = fold(*REQUEUED, started(lease="d.1.2"), refused_report("c.1.1", "completed")).tasks["t"]
+    assert (task.status, task.lease, task.refused_lease) == (TaskStatus.RUNNING, "d.1.2", "c.1.1")
+
+
+@pytest.mark.parametrize("end", [CANCELLED, TIMED_OUT, failed()])
+@pytest.mark.parametrize("lease", ["", "c.1.1"])
+def test_a_task_that_ended_otherwise_is_not_completed(end: Event, lease: str) -> None:
+    """A task has one end; the refusal says which."""
+    error = (
+        given(submitted(), started(), end).when(complete(lease)).then_refused("already_ended", "cannot be completed")
+    )
+    assert fold(submitted(), started(), end).tasks["t"].status.value in error.message
+
+
+def test_a_lease_never_given_is_refused_before_it_is_written_down() -> None:
+    """What is longer than any lease, or unprintable, is no lease: the journal does not take it."""
+    world = given(submitted(), started())
+    world.when(complete("x" * 81)).then_refused("bad_text", "lease", "81 characters")
+    world.when(complete("\ud800")).then_refused("bad_text", "lease")
+    world.when(complete("nonsense", worker_id="a b")).then_refused("bad_id", "worker_id")
+    world.when(complete("nonsense")).then_refused("stale_lease", facts=(refused_report("nonsense", "completed"),))
+
+
+def test_a_pending_task_needs_a_worker_with_an_id() -> None:
+    """The worker of an attempt begun and ended at once is checked like any other."""
+    given(submitted()).when(complete("", worker_id="a.b")).then_refused("bad_id", "worker_id")
+
+
+@pytest.mark.parametrize("time_s", [NAN, INFINITY, -0.1])
+def test_an_execution_time_is_a_duration(time_s: float) -> None:
+    """Not a number, infinite or negative is refused."""
+    world = given(submitted(), started())
+    world.when(complete(execution_time_s=time_s)).then_refused("bad_number", "execution_time", repr(time_s))
+
+
+def test_a_result_is_checked_like_a_payload() -> None:
+    """It stands in the journal as well."""
+    world = given(submitted(), started())
+    world.when(complete(result=payload(encoding="xml"))).then_refused("bad_payload", "result.encoding")
+
+
+@pytest.mark.parametrize("order", [complete(), fail(), CancelTask(task_id="t"), ReleaseTask(task_id="t", lease="l")])
+def test_a_task_that_never_was_is_not_found(order: SubmitTask) -> None:
+    """The error names it."""
+    given().when(order).then_refused("not_found", "'t'", code="not_found")
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_attempt_goes_back_to_the_queue() -> None:
+    """It is due again after its pause, which has begun to double."""
+    world = given(submitted(), started())
+    decided = world.when(fail(error="no disk"), at=BEGIN + 10.0)
+    (event,) = decided.events
+    assert isinstance(event, TaskAttemptFailed)
+    assert 0.5 < event.retry_at - (BEGIN + 10.0) <= 1.0
+    decided.then(attempt_failed(error="no disk", retry_at=event.retry_at)).then_answers(TaskStatus.PENDING)
+
+
+def test_a_task_fails_when_its_retries_are_used_up() -> None:
+    """With two retries there are three attempts."""
+    facts: list[Event] = [submitted(max_retries=2)]
+    for attempt in (1, 2):
+        facts += [started(lease=f"c.1.{attempt}"), attempt_failed(lease=f"c.1.{attempt}")]
+    world = given(*facts, started(lease="c.1.3")).when(fail("c.1.3"))
+    world.then(failed(lease="c.1.3")).then_answers(TaskStatus.FAILED)
+
+
+def test_a_task_that_must_not_be_retried_fails_at_once() -> None:
+    """Whoever reports knows better than the count."""
+    given(submitted(), started()).when(fail(retry=False)).then(failed())
+
+
+def test_failing_again_is_already_so() -> None:
+    """Back in the queue, or failed for good: the same lease adds no further failure."""
+    given(submitted(), started(), attempt_failed()).when(fail()).then_nothing().then_answers(TaskStatus.PENDING)
+    ended = given(submitted(max_retries=0), started(), failed())
+    ended.when(fail()).then_nothing().then_answers(TaskStatus.FAILED)
+    ended.when(fail("")).then_nothing()
+
+
+def test_a_late_failure_does_not_touch_the_attempt_that_came_after() -> None:
+    """The task runs again under another lease; the old one is refused and recorded."""
+    world = given(*REQUEUED, started(lease="d.1.2"))
+    world.when(fail()).then_refused("stale_lease", facts=(refused_report("c.1.1", "failed"),))
+
+
+@pytest.mark.parametrize("end", [CANCELLED, TIMED_OUT, completed()])
+def test_a_task_that_ended_otherwise_does_not_fail(end: Event) -> None:
+    """A task has one end."""
+    given(submitted(), started(), end).when(fail()).then_refused("already_ended", "cannot be failed")
+
+
+def test_a_task_nobody_holds_fails_without_a_lease() -> None:
+    """As with completing, that is an attempt of its own; it counts."""
+    begun = TaskStarted(task_id="t", worker_id="direct", claim_id="direct", attempt=1, lease="direct.1")
+    given(submitted(max_retries=0)).when(fail("")).then(begun, failed(lease="direct.1"))
+
+
+def test_an_error_is_cut_to_what_the_journal_takes() -> None:
+    """A long error must not make a failure impossible to report."""
+    world = given(submitted(max_retries=0), started()).when(fail(error="x" * 5000))
+    world.then(failed(error="x" * 1024))
+
+
+@for_all(failures=st.integers(0, 5000), task_id=st.text("abc", min_size=1, max_size=8), attempt=st.integers(1, 9))
+def test_pauses_double_up_to_a_limit_and_are_the_same_each_time(failures: int, task_id: str, attempt: int) -> None:
+    """The jitter takes up to half of the pause and is drawn from the id; no count of failures overflows."""
+    task = fold(submitted(task_id), started(task_id)).tasks[task_id]
+    failing = replace(task, attempt=attempt, failures=failures)
+    rules = Rules(retry_backoff_s=2.0, retry_backoff_max_s=60.0)
+    most = min(2.0 * 2 ** min(failures, 50), 60.0)
+    assert most / 2 <= backoff_s(failing, rules) <= most
+    assert backoff_s(failing, rules) == backoff_s(failing, rules)
+
+
+def test_tasks_that_failed_together_do_not_come_back_together() -> None:
+    """The pauses of many tasks are spread over the second half of the longest."""
+    tasks = fold(*(submitted(f"t{number}") for number in range(50))).tasks.values()
+    assert len({backoff_s(task, Rules()) for task in tasks}) == 50
+
+
+# --- releasing, progress, cancelling ----------------------------------------------------------------------------------
+
+
+def test_a_released_attempt_does_not_count() -> None:
+    """The task is ready again at once, and has as many retries left as before."""
+    world = given(submitted(), started())
+    decided = world.when(ReleaseTask(task_id="t", lease="c.1.1", reason="too busy"), at=BEGIN + 5.0)
+    decided.then(attempt_failed(error="too busy", reason="released", retry_at=BEGIN + 5.0))
+    assert (world.world.tasks["t"].failures, world.world.tasks["t"].attempt) == (0, 1)
+
+
+def test_releasing_again_is_already_so() -> None:
+    """The same lease of a task that waits again."""
+    given(submitted(), started(), attempt_failed(reason="released")).when(
+        ReleaseTask(task_id="t", lease="c.1.1")
+    ).then_nothing()
+
+
+def test_only_an_attempt_can_be_released_or_make_progress() -> None:
+    """Without a lease there is no attempt, so a pause before a retry cannot be cut short by releasing nothing."""
+    waiting = given(submitted(), started(), attempt_failed(retry_at=BEGIN + 500.0))
+    waiting.when(ReleaseTask(task_id="t", lease="")).then_refused("stale_lease", "pending")
+    waiting.when(ProgressTask(task_id="t", lease="", progress=0.5)).then_refused("stale_lease", "pending")
+
+
+def test_a_late_release_is_refused_and_recorded() -> None:
+    """The attempt that came after stays with its holder."""
+    world = given(*REQUEUED, started(lease="d.1.2"))
+    fact = refused_report("c.1.1", "released")
+    world.when(ReleaseTask(task_id="t", lease="c.1.1")).then_refused("stale_lease", facts=(fact,))
+
+
+def test_progress_is_recorded_when_it_is_news() -> None:
+    """The same progress again is already so."""
+    order = ProgressTask(task_id="t", lease="c.1.1", progress=0.5, message="half")
+    news = TaskProgressed(task_id="t", lease="c.1.1", progress=0.5, message="half")
+    given(submitted(), started()).when(order).then(news)
+    given(submitted(), started(), news).when(order).then_nothing()
+
+
+def test_progress_of_a_lost_attempt_is_refused() -> None:
+    """Its holder learns in this way that it may stop."""
+    order = ProgressTask(task_id="t", lease="c.1.1", progress=0.5)
+    given(*REQUEUED).when(order).then_refused("stale_lease", facts=(refused_report("c.1.1", "progress"),))
+
+
+@pytest.mark.parametrize("progress", [NAN, INFINITY, -0.1, 1.1])
+def test_progress_is_a_share(progress: float) -> None:
+    """It lies between 0 and 1."""
+    order = ProgressTask(task_id="t", lease="c.1.1", progress=progress)
+    given(submitted(), started()).when(order).then_refused("bad_number", "progress", repr(progress), "0 to 1")
+
+
+def test_messages_of_progress_are_printable() -> None:
+    """They are shown on terminals."""
+    order = ProgressTask(task_id="t", lease="c.1.1", progress=0.1, message="\x1b[2J")
+    given(submitted(), started()).when(order).then_refused("bad_text", "message")
+
+
+@pytest.mark.parametrize("facts", [(), (started(),), (started(), attempt_failed())])
+def test_a_task_is_called_off_while_it_has_not_ended(facts: tuple[Event, ...]) -> None:
+    """Waiting, running or waiting for its retry."""
+    order = CancelTask(task_id="t", reason="not needed")
+    wanted = TaskCancelled(task_id="t", reason="not needed")
+    given(submitted(), *facts).when(order).then(wanted).then_answers(TaskStatus.CANCELLED)
+
+
+def test_calling_off_again_is_already_so() -> None:
+    """The first reason stands."""
+    order = CancelTask(task_id="t", reason="another")
+    given(submitted(), CANCELLED).when(order).then_nothing().then_answers(TaskStatus.CANCELLED)
+
+
+@pytest.mark.parametrize("end", [TIMED_OUT, completed(), TaskFailed(task_id="t", lease="c.1.1", error="", reason="")])
+def test_what_has_ended_cannot_be_called_off(end: Event) -> None:
+    """The refusal says how it ended."""
+    world = given(submitted(), started(), end)
+    world.when(CancelTask(task_id="t")).then_refused("already_ended", world.world.tasks["t"].status.value)
+
+
+def test_a_reason_for_calling_off_is_short_and_printable() -> None:
+    """It stands in the journal."""
+    given(submitted()).when(CancelTask(task_id="t", reason="x" * 1025)).then_refused("bad_text", "1025 characters")
+
+
+def test_a_claimed_task_survives_the_claim_being_asked_again() -> None:
+    """A claim that has its tasks is told them again, under the same lease."""
+    given(submitted(), worker(), started()).when(claim()).then_nothing()
+
+
+def test_a_completed_task_says_who_ended_it() -> None:
+    """The actor of the order stands with the end."""
+    decided = given(submitted(), started()).when(complete(), actor="executor")
+    assert decided.then(completed()).world.tasks["t"].ended_by == "executor"

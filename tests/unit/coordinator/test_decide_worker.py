@@ -1,0 +1,210 @@
+"""What an order about a worker, or a claim of one, makes of the world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.rules import Rules
+from coordinator.scheduler.decide import STRATEGIES
+from coordinator.scheduler.scheduling_policy import SchedulingStrategy
+from events.resources import Resources
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost
+from projections.worker import WorkerStatus
+from tests.specification import given
+from tests.unit.coordinator.facts import (
+    ABSURD,
+    BEGIN,
+    HOSTILE_IDS,
+    HOSTILE_TEXTS,
+    INFINITY,
+    NAN,
+    attempt_failed,
+    claim,
+    completed,
+    resources,
+    started,
+    submitted,
+    worker,
+)
+
+DRAINING = WorkerDraining(worker_id="w")
+LEFT = WorkerLeft(worker_id="w")
+LOST = WorkerLost(worker_id="w", silent_for_s=61.0, limit_s=60.0)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_nobody_registered_is_registered_by_its_claim() -> None:
+    """It has no limits and takes every task."""
+    given().when(claim()).then(worker())
+
+
+def test_a_claim_of_a_registered_worker_makes_nothing() -> None:
+    """Placing is the scheduler's."""
+    given(worker(slots=4)).when(claim(slots=10)).then_nothing()
+
+
+@pytest.mark.parametrize("end", [LEFT, LOST])
+def test_a_worker_that_was_gone_comes_back_by_its_claim(end: WorkerLeft | WorkerLost) -> None:
+    """It has the limits that it had."""
+    known = worker(slots=4, resources=resources(cpu=1), handles=("work",), container_id="k")
+    given(known, end).when(claim()).then(known)
+
+
+def test_a_draining_worker_gets_no_claim() -> None:
+    """The refusal says how to undo it."""
+    given(worker(), DRAINING).when(claim()).then_refused("worker_draining", "'w'", "register it again")
+
+
+def test_a_claim_with_tasks_is_already_so() -> None:
+    """Even of a worker that drains: it must be able to learn what it was given."""
+    given(worker(), submitted(), started(), DRAINING).when(claim()).then_nothing()
+
+
+def test_a_claim_is_its_workers_alone() -> None:
+    """Another worker under the same claim id would run the same attempts a second time."""
+    given(worker(), submitted(), started()).when(claim(worker_id="v")).then_refused("id_taken", "'c'", "another worker")
+
+
+def test_a_claim_whose_tasks_have_ended_may_be_asked_anew() -> None:
+    """It is a new claim then."""
+    given(worker(), submitted(), started(), completed()).when(claim()).then_nothing()
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+def test_claims_and_workers_need_ids(bad: str) -> None:
+    """They become part of leases and of subjects."""
+    given().when(claim(bad)).then_refused("bad_id", "claim_id")
+    given().when(claim(worker_id=bad)).then_refused("bad_id", "worker_id")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("slots", value) for value in (0, -1, 1001, NAN, INFINITY)],
+        *[("wait_s", value) for value in (-0.1, 60.1, NAN, INFINITY)],
+    ],
+)
+def test_a_claim_asks_for_some_tasks_within_some_time(field: str, value: float) -> None:
+    """The refusal names the value and the range."""
+    wrong: dict[str, Any] = {field: value}
+    given().when(claim(**wrong)).then_refused("bad_number", field, repr(value), "use ")
+
+
+@pytest.mark.parametrize("strategy", ["lifo", "FIFO", "\n", "x" * 100])
+def test_a_claim_names_a_known_strategy(strategy: str) -> None:
+    """The refusal names those there are."""
+    given().when(claim(strategy=strategy)).then_refused("bad_strategy", *STRATEGIES)
+
+
+def test_every_strategy_can_be_claimed_with() -> None:
+    """The names on the wire are those of the enumeration."""
+    assert [strategy.value for strategy in SchedulingStrategy] == list(STRATEGIES)
+    for strategy in STRATEGIES:
+        given(worker()).when(claim(strategy=strategy)).then_nothing()
+
+
+# --- registering ------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_offers_its_limits() -> None:
+    """All of them are on record."""
+    order = RegisterWorker(worker_id="w", slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
+    wanted = worker(slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
+    given().when(order).then(wanted).then_answers(None)
+
+
+def test_the_same_offer_again_is_already_so() -> None:
+    """Other limits replace those there were."""
+    given(worker(slots=4)).when(RegisterWorker(worker_id="w", slots=4)).then_nothing()
+    given(worker(slots=4)).when(RegisterWorker(worker_id="w", slots=5)).then(worker(slots=5))
+
+
+@pytest.mark.parametrize("state", [DRAINING, LEFT, LOST])
+def test_registering_again_brings_a_worker_back(state: WorkerDraining | WorkerLeft | WorkerLost) -> None:
+    """It is active again although it offers what it offered before."""
+    decided = given(worker(), state).when(RegisterWorker(worker_id="w")).then(worker())
+    assert decided.world.workers["w"].status is WorkerStatus.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("order", "reason", "named"),
+    [
+        (RegisterWorker(worker_id="a.b"), "bad_id", "worker_id"),
+        (RegisterWorker(worker_id="w", container_id="a b"), "bad_id", "container_id"),
+        (RegisterWorker(worker_id="w", slots=0), "bad_number", "slots 0"),
+        (RegisterWorker(worker_id="w", slots=100_001), "bad_number", "1 to 100000"),
+        (RegisterWorker(worker_id="w", handles=("",)), "bad_text", "handles"),
+        (RegisterWorker(worker_id="w", handles=("a\n",)), "bad_text", "handles"),
+        (RegisterWorker(worker_id="w", handles=("a",) * 1001), "too_many", "1001 tasks"),
+    ],
+)
+def test_an_offer_that_makes_no_sense_is_refused(order: RegisterWorker, reason: str, named: str) -> None:
+    """The refusal names what is wrong."""
+    given().when(order).then_refused(reason, named)
+
+
+@pytest.mark.parametrize("asked", ABSURD)
+def test_a_worker_cannot_offer_less_than_nothing(asked: Resources) -> None:
+    """Negative amounts would never fit anything, or worse."""
+    order = RegisterWorker(worker_id="w", resources=asked)
+    given().when(order).then_refused("bad_number", "resources.")
+
+
+# --- draining and leaving ---------------------------------------------------------------------------------------------
+
+
+def test_a_draining_worker_keeps_what_it_has() -> None:
+    """It finishes its tasks and gets no new ones."""
+    world = given(worker(), submitted(), started()).when(DrainWorker(worker_id="w", reason="upgrade"))
+    folded = world.then(WorkerDraining(worker_id="w", reason="upgrade")).world
+    assert list(folded.indexes.held["w"]) == ["t"]
+
+
+@pytest.mark.parametrize("state", [DRAINING, LEFT, LOST])
+def test_what_takes_no_tasks_need_not_drain(state: WorkerDraining | WorkerLeft | WorkerLost) -> None:
+    """It is already so."""
+    given(worker(), state).when(DrainWorker(worker_id="w")).then_nothing()
+
+
+def test_a_worker_that_leaves_gives_back_what_it_holds() -> None:
+    """Its attempts do not count as tries, and the tasks are ready at once."""
+    facts = (worker(), submitted("a"), submitted("b"), started("a", "c.1.1"), started("b", "c.2.1"))
+    decided = given(*facts).when(LeaveWorker(worker_id="w", reason="done"), at=BEGIN + 50.0)
+    given_back = {"error": "the worker left", "reason": "released", "retry_at": BEGIN + 50.0}
+    world = decided.then(
+        attempt_failed("a", "c.1.1", **given_back),
+        attempt_failed("b", "c.2.1", **given_back),
+        WorkerLeft(worker_id="w", reason="done"),
+    ).world
+    assert world.indexes.ready == 2
+    assert [task.failures for task in world.tasks.values()] == [0, 0]
+
+
+def test_leaving_again_is_already_so() -> None:
+    """A lost worker may still say that it is gone."""
+    given(worker(), LEFT).when(LeaveWorker(worker_id="w")).then_nothing()
+    given(worker(), LOST).when(LeaveWorker(worker_id="w")).then(LEFT)
+
+
+@pytest.mark.parametrize("order", [DrainWorker(worker_id="w"), LeaveWorker(worker_id="w")])
+def test_a_worker_that_never_was_is_not_found(order: DrainWorker | LeaveWorker) -> None:
+    """The error names it and says what to do."""
+    given().when(order).then_refused("not_found", "'w'", "register it first", code="not_found")
+
+
+@pytest.mark.parametrize("text", [*HOSTILE_TEXTS, "x" * 1025])
+def test_reasons_are_short_and_printable(text: str) -> None:
+    """They stand in the journal."""
+    given(worker()).when(DrainWorker(worker_id="w", reason=text)).then_refused("bad_text", "reason")
+    given(worker()).when(LeaveWorker(worker_id="w", reason=text)).then_refused("bad_text", "reason")
+
+
+def test_limits_of_claims_come_from_the_rules() -> None:
+    """A cluster may allow longer polls."""
+    given(worker()).when(claim(slots=5000, wait_s=600.0), rules=Rules(claim_slots_max=5000, claim_wait_max_s=600.0))
+    given(worker()).when(claim(slots=3), rules=Rules(claim_slots_max=2)).then_refused("bad_number", "1 to 2")

@@ -1,0 +1,370 @@
+"""What time owes: to tasks, workers, services, nodes and containers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.due import due
+from coordinator.rules import Context, Rules
+from coordinator.signs import Signs
+from events.base import Event
+from events.container import ContainerDestroyed, ContainerFailed, ContainerPausing, ContainerStarting
+from events.node import NodeCordoned, NodeLost, NodeRemoved, NodeReturned
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
+from events.session import SessionBound, SessionClosed
+from events.task import TaskTimedOut
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost
+from projections.world import World
+from tests.specification import Said, fold, write
+from tests.unit.coordinator.facts import (
+    BEGIN,
+    URL,
+    a_container,
+    at,
+    attempt_failed,
+    completed,
+    crashed,
+    created,
+    failed,
+    health,
+    lived,
+    lost,
+    node,
+    resources,
+    running,
+    service,
+    started,
+    starting,
+    stopping,
+    submitted,
+    worker,
+)
+
+FULL = resources(cpu=4000, memory=4096)
+RETRY = attempt_failed(
+    error="worker w did not renew its lease", reason="lease_expired", silent_for_s=30.5, limit_s=30.0
+)
+
+
+def owed(
+    *facts: Event | Said,
+    now: float = 100.0,
+    silent_s: float = 0.0,
+    rules: Rules | None = None,
+    signs: Signs | None = None,
+) -> list[Event]:
+    """
+    Say what is due *now* seconds after the beginning, when nothing was heard for *silent_s*.
+
+    Each event is folded before the next is asked for, as the writer does.
+    """
+    scribe = write(*facts)
+    context = Context(BEGIN + now, rules if rules is not None else Rules())
+    if signs is None:
+        signs = Signs()
+        signs.begin(0.0)
+    given = []
+    for event in due(scribe.world, signs, context, silent_s):
+        scribe.commit(event)
+        given.append(event)
+    return given
+
+
+def test_nothing_is_due_in_an_empty_world() -> None:
+    """However long the silence."""
+    assert owed(silent_s=1e9) == []
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+TIMED = submitted(timeout_s=10.0)
+
+
+def test_an_attempt_that_runs_too_long_ends_its_task() -> None:
+    """Measured by commit time from its start, with the evidence."""
+    facts = (TIMED, at(1.0, started()))
+    assert owed(*facts, now=10.9) == []
+    assert owed(*facts, now=11.0) == [TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=10.0, limit_s=10.0)]
+
+
+def test_an_attempt_is_given_its_whole_time() -> None:
+    """Where the sum of start and limit is rounded down, the limit itself decides."""
+    facts = (submitted(timeout_s=0.3), at(1.0, started()))
+    assert owed(*facts, now=1.3) == []
+    assert len(owed(*facts, now=1.301)) == 1
+
+
+def test_time_in_the_queue_does_not_count() -> None:
+    """The limit is on one attempt; the next has the whole of it again."""
+    assert owed(TIMED, now=1e6) == []
+    facts = (TIMED, at(1.0, started()), at(8.0, attempt_failed()), at(20.0, started(lease="c.1.2")))
+    assert owed(*facts, now=29.0) == []
+    assert len(owed(*facts, now=30.0)) == 1
+
+
+def test_a_task_without_a_time_limit_runs_for_ever() -> None:
+    """As long as its lease is renewed."""
+    assert owed(submitted(), started(), now=1e7) == []
+
+
+def test_a_task_that_ended_a_moment_ago_does_not_time_out() -> None:
+    """Each event is folded before the next is asked for, so what another event ended is seen as ended."""
+    scribe = write(TIMED, submitted("u", timeout_s=10.0), at(2.0, started()), at(2.0, started("u", "c.2.1")))
+    coming = due(scribe.world, Signs(), Context(BEGIN + 50.0, Rules()), 0.0)
+    assert next(coming).subject == "t"
+    scribe.commit(at(50.0, TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=48.0, limit_s=10.0)))
+    scribe.commit(at(50.0, completed("u", "c.2.1")))
+    assert list(coming) == []
+
+
+def test_a_lease_that_is_not_renewed_lapses() -> None:
+    """The attempt counts, and the task goes back to the queue with the evidence of the silence."""
+    facts = (submitted(), worker(), started())
+    assert owed(*facts, silent_s=30.0) == []
+    (event,) = owed(*facts, silent_s=30.5)
+    assert event == attempt_failed(
+        error=RETRY.error,
+        reason="lease_expired",
+        retry_at=getattr(event, "retry_at", None),
+        silent_for_s=30.5,
+        limit_s=30.0,
+    )
+
+
+def test_a_lease_that_lapses_too_often_fails_its_task() -> None:
+    """A task that kills its workers does not kill them for ever."""
+    (event,) = owed(submitted(max_retries=0), worker(), started(), silent_s=31.0)
+    assert event == failed(error=RETRY.error, reason="lease_expired", silent_for_s=31.0, limit_s=30.0)
+
+
+def test_each_lease_is_renewed_by_itself() -> None:
+    """A heartbeat renews exactly the attempts it names: the other task of the same worker is given up."""
+    signs = Signs()
+    signs.begin(0.0)
+    signs.leases = {"c.1.1": 0.0, "c.2.1": 0.0}
+    signs.hear_worker("w", 40.0, ("c.1.1", "nonsense"), 0.5)
+    facts = (submitted("a"), submitted("b"), worker(), started("a", "c.1.1"), started("b", "c.2.1"))
+    assert [event.subject for event in owed(*facts, silent_s=41.0, signs=signs)] == ["b"]
+    assert "nonsense" not in signs.leases
+
+
+def test_what_timed_out_does_not_lapse_as_well() -> None:
+    """A task has one end."""
+    events = owed(submitted(timeout_s=10.0, max_retries=0), worker(), started(), now=50.0, silent_s=50.0)
+    assert [type(event) for event in events] == [TaskTimedOut]
+
+
+def test_after_a_takeover_everything_gets_a_grace_period() -> None:
+    """A new writer has heard nobody; silence counts from when it began to listen."""
+    signs = Signs()
+    signs.begin(1000.0)
+    facts = (submitted(), worker(), started(), worker("idle"), service(), node(), created(), starting(), running())
+    assert owed(*facts, silent_s=1000.0, signs=signs) == []
+    assert owed(*facts, silent_s=1022.0, signs=signs) == []
+    signs.leases["c.1.1"] = signs.nodes["n"] = signs.workers["w"] = 3.0
+    assert owed(*facts, silent_s=1022.0, signs=signs) == [], "older signs do not shorten the grace"
+    late = owed(*facts, silent_s=1091.0, signs=signs)
+    assert [type(event).__name__ for event in late] == [
+        "TaskAttemptFailed",
+        "WorkerLost",
+        "WorkerLost",
+        "ServiceHealthChanged",
+        "NodeLost",
+        "ContainerFailed",
+    ]
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("facts", [(worker(),), (worker(), WorkerDraining(worker_id="w"))])
+def test_a_silent_worker_is_lost(facts: tuple[Event, ...]) -> None:
+    """After its limit, not at it; draining or not."""
+    assert owed(*facts, silent_s=60.0) == []
+    assert owed(*facts, silent_s=60.5) == [WorkerLost(worker_id="w", silent_for_s=60.5, limit_s=60.0)]
+
+
+def test_a_worker_is_not_lost_while_it_holds_a_task() -> None:
+    """Its leases lapse first: a long lease outlasts the worker's silence."""
+    rules = Rules(lease_s=300.0)
+    assert owed(submitted(), worker(), started(), silent_s=100.0, rules=rules) == []
+
+
+@pytest.mark.parametrize("end", [WorkerLeft(worker_id="w"), WorkerLost(worker_id="w", silent_for_s=61.0, limit_s=60.0)])
+def test_a_worker_is_lost_once(end: Event) -> None:
+    """One that left is not lost."""
+    assert owed(worker(), end, silent_s=1e6) == []
+
+
+# --- services ---------------------------------------------------------------------------------------------------------
+
+SILENT = ServiceHealthChanged(
+    service_id="s",
+    status=ServiceStatus.OFFLINE,
+    previous=ServiceStatus.HEALTHY,
+    rule="heartbeat_timeout",
+    silent_for_s=91.0,
+    limit_s=90.0,
+)
+
+
+def test_a_silent_service_goes_offline_once() -> None:
+    """With the evidence; it is registered still."""
+    assert owed(service(), silent_s=90.0) == []
+    assert owed(service(), silent_s=91.0) == [SILENT]
+    assert owed(service(), SILENT, silent_s=1e6) == []
+
+
+def test_the_checks_of_a_service_speak_for_it() -> None:
+    """With a health URL, silence says nothing."""
+    assert owed(service(status=ServiceStatus.UNKNOWN, health_check_url=URL), silent_s=1e6) == []
+
+
+def test_a_service_that_stays_offline_is_taken_off() -> None:
+    """An hour of commit time after it went; one that is taken off is owed nothing."""
+    gone = at(10.0, health(ServiceStatus.OFFLINE, ServiceStatus.HEALTHY))
+    assert owed(service(), gone, now=3610.0) == []
+    end = ServiceDeregistered(service_id="s", reason="offline for too long")
+    assert owed(service(), gone, now=3611.0) == [end]
+    assert owed(service(), gone, end, now=1e6) == []
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_node_is_lost_after_its_lease_and_a_half() -> None:
+    """By then it has stopped what it must; cordoned or not."""
+    wanted = [NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5)]
+    assert owed(node(), silent_s=22.5) == []
+    assert owed(node(), silent_s=23.0) == wanted
+    assert owed(node(), NodeCordoned(node_id="n"), silent_s=23.0) == wanted
+
+
+@pytest.mark.parametrize("end", [lost(), NodeRemoved(node_id="n")])
+def test_a_node_is_lost_once(end: Event) -> None:
+    """One that was removed is not lost."""
+    assert owed(node(), end, silent_s=1e6) == []
+
+
+@pytest.mark.parametrize("status", ["starting", "running", "paused"])
+def test_the_containers_of_a_lost_node_fail(status: str) -> None:
+    """They are due to start again after their pause."""
+    events = owed(*a_container(status), now=20.0, silent_s=23.0)
+    assert events == [
+        NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5),
+        crashed(reason="node n is lost", restart_at=BEGIN + 21.0),
+    ]
+
+
+@pytest.mark.parametrize("status", ["created", "stopped", "error"])
+def test_what_does_not_run_is_not_touched_by_the_loss_of_its_node(status: str) -> None:
+    """It can be started elsewhere when someone asks."""
+    rules = Rules(restart_backoff_s=0.0)
+    events = owed(*a_container(status), silent_s=23.0, rules=rules)
+    assert [type(event) for event in events] == [NodeLost]
+
+
+def test_the_stop_of_what_was_on_a_lost_node_comes_to_its_end() -> None:
+    """Nobody is left to report it, and it must not hold its place among the standing for ever."""
+    world = fold(*a_container("stopping"))
+    assert world.containers["k"].holds
+    events = owed(*a_container("stopping"), silent_s=23.0)
+    assert [type(event).__name__ for event in events] == ["NodeLost", "ContainerStopped"]
+    bound = SessionBound(session_id="z", container_id="k")
+    events = owed(*a_container("destroying"), bound, silent_s=23.0)
+    assert events[1:] == [
+        ContainerDestroyed(container_id="k"),
+        SessionClosed(session_id="z", reason="its container was destroyed"),
+    ]
+
+
+def test_a_loss_that_was_cut_short_is_finished_later() -> None:
+    """A commit holds only so many events, and a writer may die between two of them."""
+    events = owed(*a_container("running"), lost(), now=20.0)
+    assert events == [crashed(reason="node n is lost", restart_at=BEGIN + 21.0)]
+
+
+def test_a_node_that_came_back_keeps_its_containers() -> None:
+    """What had not failed by then runs on."""
+    assert owed(*a_container("running"), lost(), NodeReturned(node_id="n")) == []
+
+
+# --- containers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_container_that_does_not_start_has_failed() -> None:
+    """After the time it is given, by commit time."""
+    facts = lived(at(10.0, starting()))
+    assert owed(*facts, now=40.0) == []
+    assert owed(*facts, now=41.0) == [crashed(reason="did not start within 30 s", restart_at=BEGIN + 42.0)]
+
+
+def test_a_failed_container_starts_again_after_its_pause() -> None:
+    """On its node, where it has room; its restarts are counted."""
+    facts = (*lived(starting(), running()), at(10.0, crashed(restart_at=BEGIN + 11.0)))
+    assert owed(*facts, now=10.9) == []
+    assert owed(*facts, now=11.0) == [starting(reason="restart", restarts=1)]
+
+
+def test_a_container_of_a_lost_node_starts_elsewhere() -> None:
+    """Where there is room."""
+    facts = (*lived(starting(), running()), node("other"), lost(), crashed(restart_at=BEGIN + 11.0))
+    assert owed(*facts, now=20.0) == [starting(node_id="other", reason="restart", restarts=1)]
+
+
+def test_a_container_with_no_room_anywhere_waits() -> None:
+    """It stays due and starts when there is room."""
+    facts = (node(), created(resources=FULL), starting(), running(), crashed(restart_at=BEGIN), created("big"))
+    full = (*facts[:-1], created("big", resources=FULL))
+    assert owed(*full, now=50.0) == []
+    assert len(owed(*facts, now=50.0)) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 599.0])
+def test_a_long_wait_for_room_does_not_start_the_pauses_over(seconds: float) -> None:
+    """Only a long run does: the time between failing and starting again is no run."""
+    facts = (*lived(starting(restarts=6)), at(10.0, running()), at(10.0 + seconds, crashed(restart_at=BEGIN)))
+    assert owed(*facts, now=5000.0) == [starting(reason="restart", restarts=7)]
+
+
+def test_a_long_run_starts_the_count_of_restarts_over() -> None:
+    """After ten minutes."""
+    facts = (*lived(starting(restarts=6)), at(10.0, running()), at(610.0, crashed(restart_at=BEGIN + 611.0)))
+    assert owed(*facts, now=611.0) == [starting(reason="restart", restarts=1)]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        a_container("stopped"),
+        lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN)),
+        lived(starting(), running(), crashed(restart_at=None)),
+    ],
+)
+def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
+    """Not what was stopped, not what was to be frozen, not what has no time to start at."""
+    assert owed(*facts, now=1e6) == []
+
+
+def test_a_cluster_heals_by_itself() -> None:
+    """A node dies: what ran on it runs elsewhere, as soon as time allows, and nothing is left over."""
+    scribe = write(*lived(starting(), running()), node("other"))
+    signs = Signs()
+    seen = []
+    for second in range(20, 60):
+        signs.nodes["other"] = float(second)
+        for event in due(scribe.world, signs, Context(BEGIN + second, Rules()), float(second)):
+            scribe.commit(at(float(second), event))
+            seen.append(type(event))
+        if seen[-1:] == [ContainerStarting]:
+            break
+    assert seen == [NodeLost, ContainerFailed, ContainerStarting]
+    assert isinstance(scribe.world, World)
+    assert scribe.world.containers["k"].node_id == "other"
+
+
+def test_a_stop_under_way_is_not_hurried() -> None:
+    """Its node still answers."""
+    assert owed(*lived(starting(), running(), stopping()), now=1e6) == []

@@ -1,0 +1,323 @@
+"""Claims that wait, and how tasks find them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.commands import CancelTask, DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.engine import Limits
+from coordinator.errors import Refused, Unavailable
+from coordinator.rules import Rules
+from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
+from events import codec
+from events.base import Position
+from events.coordinator import CoordinatorTurn
+from events.task import TaskStarted, TaskStatus
+from projections.world import World
+from tests.unit.coordinator.engine_rig import TICK_S, Rig, Told, leading
+from tests.unit.coordinator.facts import claim, complete, payload, submit
+
+if TYPE_CHECKING:
+    from projections.source import Record
+
+WAIT_S = 30.0
+
+
+def given_to(tasks: list[Any]) -> list[str]:
+    return [task.task_id for task in tasks]
+
+
+async def waiting(rig: Rig, *claims: Any) -> list[Told]:
+    """Let claims wait."""
+    told = [rig.ask(one) for one in claims]
+    await rig.settle()
+    assert not any(one.yet for one in told)
+    return told
+
+
+async def test_a_task_that_is_there_is_given_at_once() -> None:
+    """As it stands, with its lease."""
+    async with leading() as rig:
+        await rig.order(submit())
+        (task,) = await rig.order(claim())
+        assert (task.task_id, task.status, task.worker_id, task.attempt) == ("t", TaskStatus.RUNNING, "w", 1)
+        await rig.order(complete(task.lease))
+        assert rig.world.tasks["t"].status is TaskStatus.COMPLETED
+
+
+async def test_a_submit_and_the_claim_that_waits_for_it_end_in_the_same_commit() -> None:
+    """With what the placement was decided from; both are answered by it."""
+    async with leading() as rig:
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        assert await rig.order(submit()) == "t"
+        assert given_to(await told.outcome()) == ["t"]
+        assert rig.types()[-1] == ["task.submitted", "task.started", "coordinator.turn"]
+        _, started, turn = rig.commits()[-1]
+        assert (started.actor, turn.actor) == ("coordinator", "coordinator")
+        assert isinstance(turn.data, CoordinatorTurn)
+        assert (turn.data.placed, turn.data.policy_version, len(turn.data.claims)) == (1, SCHEDULE_VERSION, 1)
+
+
+async def test_a_claim_is_not_answered_before_its_commit() -> None:
+    """A task given by a writer that was deposed meanwhile was never given."""
+    async with leading() as rig:
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        rig.network.gate.clear()
+        rig.ask(submit())
+        await asyncio.sleep(4 * TICK_S)
+        assert rig.world.tasks["t"].status is TaskStatus.RUNNING
+        assert not told.yet
+        rig.let_go()
+        assert given_to(await told.outcome()) == ["t"]
+
+
+async def test_a_claim_that_does_not_wait_gets_what_there_is() -> None:
+    """Or nothing."""
+    async with leading() as rig:
+        assert await rig.order(claim()) == []
+        await rig.order(submit())
+        assert given_to(await rig.order(claim(slots=9))) == ["t"]
+        assert await rig.order(claim("d")) == []
+
+
+async def test_a_claim_that_waits_in_vain_gets_nothing() -> None:
+    """When its time is over."""
+    async with leading() as rig:
+        assert await rig.order(claim(wait_s=2 * TICK_S)) == []
+        assert given_to([]) == []
+        await rig.order(submit())
+        assert rig.world.tasks["t"].status is TaskStatus.PENDING
+
+
+async def test_a_repeated_claim_gets_the_same_tasks() -> None:
+    """Under the same leases, and no others although there are more."""
+    async with leading() as rig:
+        for name in ("a", "b", "c"):
+            await rig.order(submit(name))
+        first = await rig.order(claim(slots=2))
+        again = await rig.order(claim(slots=2))
+        assert again == first
+        assert given_to(first) == ["a", "b"]
+
+
+async def test_a_claim_asked_again_while_it_waits_takes_the_place_of_the_first() -> None:
+    """The first is answered that it is not any more; only one gets the task."""
+    async with leading() as rig:
+        (first,) = await waiting(rig, claim(wait_s=WAIT_S))
+        (second,) = await waiting(rig, claim(wait_s=WAIT_S))
+        assert isinstance(await first.error(), Unavailable)
+        await rig.order(submit())
+        assert given_to(await second.outcome()) == ["t"]
+
+
+async def test_a_claim_is_its_workers_alone() -> None:
+    """Another worker under the same id is refused, whether the claim waits or has its tasks."""
+    async with leading() as rig:
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        error = await rig.ask(claim(worker_id="thief", wait_s=WAIT_S)).error()
+        assert isinstance(error, Refused)
+        assert error.reason == "id_taken"
+        await rig.order(submit())
+        assert given_to(await told.outcome()) == ["t"]
+        assert (await rig.ask(claim(worker_id="thief")).error()).reason == "id_taken"
+
+
+async def test_claims_are_served_in_the_order_they_came() -> None:
+    """One task each."""
+    async with leading() as rig:
+        first, second = await waiting(rig, claim("c1", "v", wait_s=WAIT_S), claim("c2", "w", wait_s=WAIT_S))
+        await rig.order(submit("a"))
+        assert given_to(await first.outcome()) == ["a"]
+        assert not second.yet
+        await rig.order(submit("b"))
+        assert given_to(await second.outcome()) == ["b"]
+
+
+async def test_the_default_strategy_is_that_of_the_rules() -> None:
+    """A claim may ask for another."""
+    async with leading(rules=Rules(default_strategy="priority")) as rig:
+        for rank, name in enumerate(("low", "middle", "high")):
+            await rig.order(submit(name, priority=rank))
+        assert given_to(await rig.order(claim("c1", "w"))) == ["high"]
+        assert given_to(await rig.order(claim("c2", "w", strategy="fifo"))) == ["low"]
+
+
+async def test_a_claim_counts_only_while_its_worker_was_heard_lately() -> None:
+    """A worker that vanished while it waited is given nothing; a heartbeat makes its claim count again."""
+    async with leading(rules=Rules(lease_s=30.0)) as rig:
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        rig.hands.turn(20.0)
+        await rig.order(submit())
+        await rig.settle()
+        assert not told.yet
+        rig.engine.hear_worker("w", (), 0.0)
+        assert given_to(await told.outcome()) == ["t"]
+
+
+async def test_a_draining_worker_gets_nothing_more() -> None:
+    """Its claim that waits ends empty, a new one is refused."""
+    async with leading() as rig:
+        (told,) = await waiting(rig, claim(wait_s=0.1))
+        await rig.order(DrainWorker(worker_id="w"))
+        await rig.order(submit())
+        assert (await rig.ask(claim("d")).error()).reason == "worker_draining"
+        assert await told.outcome() == []
+        await rig.order(RegisterWorker(worker_id="w"))
+        assert given_to(await rig.order(claim("e"))) == ["t"]
+
+
+async def test_what_a_leaving_worker_gives_back_is_given_to_who_waits() -> None:
+    """In the same commit, under another lease."""
+    async with leading() as rig:
+        await rig.order(submit())
+        await rig.order(claim())
+        (told,) = await waiting(rig, claim("d", "v", wait_s=WAIT_S))
+        await rig.order(LeaveWorker(worker_id="w"))
+        (task,) = await told.outcome()
+        assert (task.worker_id, task.lease, task.failures) == ("v", "d.1.2", 0)
+        assert rig.types()[-1] == ["task.attempt_failed", "worker.left", "task.started", "coordinator.turn"]
+        assert (await rig.ask(complete("c.1.1")).error()).reason == "stale_lease"
+
+
+async def test_only_so_many_tasks_run_at_once() -> None:
+    """When one ends, the next is given."""
+    async with leading(rules=Rules(max_concurrent_tasks=2)) as rig:
+        for name in ("a", "b", "c"):
+            await rig.order(submit(name))
+        first = await rig.order(claim(slots=9))
+        assert given_to(first) == ["a", "b"]
+        (told,) = await waiting(rig, claim("d", slots=9, wait_s=WAIT_S))
+        await rig.order(complete(first[0].lease, "a"))
+        assert given_to(await told.outcome()) == ["c"]
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+async def test_placements_that_do_not_fit_into_a_commit_go_into_the_next() -> None:
+    """Every task is given, no commit is too large."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=6000)) as rig:
+        for number in range(12):
+            await rig.order(submit(f"t{number}"))
+        told = [rig.ask(claim(f"c{number}", f"w{number}", wait_s=WAIT_S)) for number in range(12)]
+        got = [task_id for one in told for task_id in given_to(await one.outcome())]
+        assert sorted(got) == sorted(f"t{number}" for number in range(12))
+        assert max(len(record.body) for record in rig.records()) <= 6000
+        assert sum("coordinator.turn" in types for types in rig.types()) > 1
+
+
+async def test_a_flood_of_orders_does_not_stop_placing() -> None:
+    """Part of every turn is kept for what follows from orders."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=6000)) as rig:
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        await rig.hold()
+        flood = [rig.ask(submit(f"t{number}")) for number in range(200)]
+        rig.let_go()
+        await told.outcome()
+        for one in flood:
+            await one.outcome()
+        placed = [index for index, types in enumerate(rig.types()) if "task.started" in types]
+        assert len(rig.types()) > 10
+        assert placed == [3], "the claim waited for the flood to end"
+
+
+async def test_a_claim_that_cannot_wait_is_not_turned_away_by_a_full_turn() -> None:
+    """There is a task for it, only no room to write that down; it is looked at in the next."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000)) as rig:
+        await rig.order(submit("t"))
+        await rig.hold()
+        told = rig.ask(claim(wait_s=0.0))
+        big = rig.ask(submit("big", payload=payload("x" * 1800)))
+        rig.let_go()
+        assert await big.outcome() == "big"
+        assert given_to(await told.outcome()) == ["t"]
+        assert rig.types()[-2:] == [["worker.registered", "task.submitted"], ["task.started", "coordinator.turn"]]
+
+
+async def test_a_placement_that_is_larger_than_was_thought_is_placed_in_the_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The guess at its size may be wrong; nothing is lost by that."""
+    monkeypatch.setattr("coordinator.engine.PLACEMENT_BYTES", 1)
+    monkeypatch.setattr("coordinator.scheduler.scheduling_worker._CLAIM_BYTES", 1)
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=1200)) as rig:
+        await rig.order(submit("t"))
+        await rig.hold()
+        fillers = [rig.ask(RegisterWorker(worker_id=f"filler-{number}")) for number in range(2)]
+        told = rig.ask(claim(wait_s=WAIT_S))
+        rig.let_go()
+        for one in fillers:
+            await one.outcome()
+        assert given_to(await told.outcome()) == ["t"]
+        assert max(len(record.body) for record in rig.records()) <= 1200
+
+
+async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A turn looks at so many claims; those that got nothing make way."""
+    monkeypatch.setattr("coordinator.scheduler.scheduling_worker.CLAIMS_A_TURN", 2)
+    async with leading() as rig:
+        for name in ("v1", "v2", "v3"):
+            await rig.order(RegisterWorker(worker_id=name, handles=("something else",)))
+        blocked = await waiting(rig, *(claim(f"c-{name}", name, wait_s=WAIT_S) for name in ("v1", "v2", "v3")))
+        (told,) = await waiting(rig, claim(wait_s=WAIT_S))
+        await rig.order(submit())
+        assert given_to(await told.outcome()) == ["t"]
+        assert not any(one.yet for one in blocked)
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+
+
+def explain(records: list[Record]) -> list[tuple[list[TaskStarted], list[TaskStarted]]]:
+    """Run the policy again on what each placement was decided from; give what was placed and what comes out now."""
+    world, found = World(), []
+    for record in records:
+        envelopes = codec.decode(record.body) if record.kind == "commit" else []
+        turns = [one.data for one in envelopes if isinstance(one.data, CoordinatorTurn)]
+        if turns:
+            (turn,) = turns
+            placed = [one.data for one in envelopes if isinstance(one.data, TaskStarted) and one.actor == "coordinator"]
+            assert len(placed) == turn.placed
+            found.append((placed, replaced(world.snapshot(), envelopes, record, turn)))
+        world.apply_record(record)
+    return found
+
+
+def replaced(before: bytes, envelopes: list[Any], record: Record, turn: CoordinatorTurn) -> list[TaskStarted]:
+    world = World.restore(before)
+    world.indexes.advance(turn.now)
+    for index, envelope in enumerate(envelopes):
+        if isinstance(envelope.data, TaskStarted) and envelope.actor == "coordinator":
+            break
+        world.apply(envelope, Position(record.sequence, index), turn.now)
+    return list(schedule(world, turn.claims, turn.loads, most=turn.placed))
+
+
+async def test_every_placement_can_be_explained_from_the_journal() -> None:
+    """Running the policy again on the state before and the recorded claims and loads gives the same placements."""
+    strategies = ["fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin"]
+    async with leading() as rig:
+        for number, strategy in enumerate(strategies):
+            name = f"w{number}"
+            await rig.order(RegisterWorker(worker_id=name, slots=number + 1))
+            rig.engine.hear_worker(name, (), number / 7)
+            rig.ask(claim(f"c{number}", name, slots=3, wait_s=WAIT_S, strategy=strategy))
+        await rig.hold()
+        for number in range(20):
+            rig.ask(submit(f"t{number}", priority=number % 3))
+        rig.ask(CancelTask(task_id="t3"))
+        rig.let_go()
+        await rig.settle()
+        for number in range(5):
+            rig.ask(claim(f"d{number}", f"w{number}", slots=2, strategy=strategies[number]))
+        await rig.settle()
+        explained = explain(rig.records())
+        assert len(explained) >= 2
+        for placed, again in explained:
+            assert placed == again
+        assert sum(len(placed) for placed, _ in explained) == 15

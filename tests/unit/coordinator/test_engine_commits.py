@@ -1,0 +1,353 @@
+"""From orders to commits: nothing is answered before it is kept, and load makes batches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coordinator.commands import (
+    CancelTask,
+    GetTask,
+    ListTasks,
+    RegisterNode,
+    RegisterWorker,
+    StartContainer,
+    StopContainer,
+)
+from coordinator.decide import DECIDERS
+from coordinator.engine import Limits
+from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
+from coordinator.intake import Caller
+from coordinator.journal_memory import Lost
+from coordinator.orders import SubmitTask
+from events.codec import seconds_of
+from events.task import TaskStatus
+from tests.unit.coordinator.engine_rig import TICK_S, leading
+from tests.unit.coordinator.facts import NAN, claim, complete, create, fail, payload, register_node, submit
+
+
+async def test_a_writer_says_first_that_it_leads_and_last_that_it_does_not() -> None:
+    """Both are commits of their own."""
+    async with leading() as rig:
+        assert rig.types() == [["coordinator.started"]]
+        assert rig.world.leader == "one"
+    assert rig.types() == [["coordinator.started"], ["coordinator.stopped"]]
+    assert rig.world.leader == ""
+
+
+async def test_an_order_is_committed_and_then_answered() -> None:
+    """The event stands with who ordered it."""
+    async with leading() as rig:
+        assert await rig.order(submit(), actor="communication", tenant="red", traceparent="00-1-2-00") == "t"
+        (event,) = rig.commits()[-1]
+        assert (event.type, event.actor, event.tenant, event.traceparent) == (
+            "task.submitted",
+            "communication",
+            "red",
+            "00-1-2-00",
+        )
+        assert rig.engine.committed == rig.world.position
+
+
+async def test_nothing_is_answered_before_its_commit() -> None:
+    """Orders, refusals and questions of a turn wait for its commit to be acknowledged."""
+    async with leading() as rig:
+        first = await rig.hold()
+        later = [rig.ask(submit()), rig.ask(GetTask(task_id="t")), rig.ask(complete(task_id="nobody"))]
+        await asyncio.sleep(4 * TICK_S)
+        assert not first.yet
+        assert not any(told.yet for told in later)
+        assert len(rig.commits()) == 1
+        rig.let_go()
+        await first.outcome()
+        assert await later[0].outcome() == "t"
+        assert (await later[1].outcome()).task_id == "t"
+        assert isinstance(await later[2].error(), NotFound)
+
+
+async def test_what_came_in_meanwhile_is_one_commit() -> None:
+    """Load makes batches larger: one message for all of them, in the order they came."""
+    async with leading() as rig:
+        await rig.hold()
+        told = [rig.ask(submit(f"t{number}")) for number in range(50)]
+        rig.let_go()
+        assert [await one.outcome() for one in told] == [f"t{number}" for number in range(50)]
+        assert [event.subject for event in rig.commits()[-1]] == [f"t{number}" for number in range(50)]
+        assert len(rig.commits()) == 3
+
+
+async def test_orders_of_one_turn_see_each_other() -> None:
+    """The second is decided on what the first has made, before either is committed."""
+    async with leading() as rig:
+        await rig.hold()
+        told = [rig.ask(submit()), rig.ask(submit(priority=9)), rig.ask(complete("")), rig.ask(complete(""))]
+        rig.let_go()
+        assert await told[0].outcome() == "t"
+        assert (await told[1].error()).reason == "id_taken"
+        assert [await one.outcome() for one in told[2:]] == [None, None]
+        assert rig.types()[-1] == ["task.submitted", "task.started", "task.completed"]
+
+
+async def test_a_turn_without_events_is_no_commit() -> None:
+    """What is already so, refused or only asked writes nothing."""
+    async with leading() as rig:
+        await rig.order(submit())
+        before = len(rig.commits())
+        assert await rig.order(submit()) == "t"
+        assert len(await rig.order(ListTasks())) == 1
+        assert (await rig.ask(submit(priority=9)).error()).reason == "id_taken"
+        await rig.settle()
+        assert len(rig.commits()) == before
+
+
+async def test_a_turn_takes_only_so_many_commands() -> None:
+    """The rest is the next turn's."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_commands=10)) as rig:
+        await rig.hold()
+        told = [rig.ask(submit(f"t{number}")) for number in range(25)]
+        rig.let_go()
+        for one in told:
+            await one.outcome()
+        assert [len(commit) for commit in rig.commits()[2:]] == [10, 10, 5]
+
+
+async def test_a_turn_closes_when_its_bytes_are_used_and_the_rest_waits() -> None:
+    """No commit is larger, none is split, and nothing is lost or overtaken."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=4000)) as rig:
+        await rig.hold()
+        sizes = [1, 900, 1, 1500, 1, 1, 1, 2500, 1, 1]
+        told = [rig.ask(submit(f"t{n}", payload=payload("x" * size))) for n, size in enumerate(sizes)]
+        rig.let_go()
+        for one in told:
+            await one.outcome()
+        assert all(len(record.body) <= 4000 for record in rig.records())
+        assert [event.subject for commit in rig.commits()[2:] for event in commit] == [f"t{n}" for n in range(10)]
+        assert len(rig.commits()) > 4
+
+
+async def test_one_command_too_big_for_any_turn_is_refused() -> None:
+    """Those before and after it are not."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=4000)) as rig:
+        await rig.hold()
+        told = [rig.ask(submit("a")), rig.ask(submit("big", payload=payload("x" * 5000))), rig.ask(submit("b"))]
+        rig.let_go()
+        assert await told[0].outcome() == "a"
+        error = await told[1].error()
+        assert isinstance(error, Refused)
+        assert (error.reason, "at most 4000" in error.message) == ("too_large", True)
+        assert await told[2].outcome() == "b"
+        assert "big" not in rig.world.tasks
+
+
+async def test_a_late_report_is_on_record_although_it_is_refused() -> None:
+    """Once; in a turn that is full it waits for the next like any other order."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=600)) as rig:
+        await rig.order(submit())
+        await rig.hold()
+        told = [rig.ask(RegisterWorker(worker_id="filler" * 5))]
+        told += [rig.ask(complete("x" * 70)) for _ in range(3)]
+        rig.let_go()
+        await told[0].outcome()
+        assert all([isinstance(await one.error(), StaleLease) for one in told[1:]])
+        assert rig.types()[-2:] == [["worker.registered"], ["task.report_refused"]]
+        (fact,) = rig.commits()[-1]
+        assert (fact.actor, fact.subject) == ("tester", "t")
+
+
+# --- repeats ----------------------------------------------------------------------------------------------------------
+
+
+async def a_running_container(rig: Any) -> None:
+    await rig.order(register_node())
+    await rig.order(create())
+    await rig.order(StartContainer(container_id="k"), command_id="start-1")
+
+
+async def test_an_order_that_is_remembered_is_carried_out_once() -> None:
+    """Sent again under its id after other orders, it is told how things stand and changes nothing."""
+    async with leading() as rig:
+        await a_running_container(rig)
+        stop = StopContainer(container_id="k")
+        assert (await rig.order(stop, command_id="stop-1")).status.value == "stopping"
+        await rig.order(StopContainer(container_id="k", force=True), command_id="stop-2")
+        before = rig.world.digest()
+        assert (await rig.order(stop, command_id="stop-1")).force is True
+        again = await rig.order(StartContainer(container_id="k"), command_id="start-1")
+        assert (again.status.value, rig.world.digest()) == ("stopping", before)
+        refused = await rig.ask(StartContainer(container_id="k"), command_id="start-2").error()
+        assert refused.reason == "not_startable"
+        commands = [one.commandid for commit in rig.commits() for one in commit if one.subject == "k"]
+        assert commands == ["", "start-1", "stop-1", "stop-2"]
+
+
+async def test_a_failure_without_a_lease_is_counted_once_however_often_it_is_sent() -> None:
+    """There is no lease to know the repeat by, so it is known by the command's id."""
+    async with leading() as rig:
+        await rig.order(submit(max_retries=5))
+        for _ in range(3):
+            assert await rig.order(fail(""), command_id="cmd-1") is TaskStatus.PENDING
+        assert rig.world.tasks["t"].failures == 1
+        await rig.order(fail(""), command_id="cmd-2")
+        assert rig.world.tasks["t"].failures == 2
+
+
+async def test_a_repeat_survives_a_change_of_writer() -> None:
+    """The next writer remembers what the journal tells it."""
+    async with leading() as rig:
+        await a_running_container(rig)
+    async with leading(stream=rig.stream, hands=rig.hands) as heir:
+        before = heir.world.digest()
+        await heir.order(StartContainer(container_id="k"), command_id="start-1")
+        assert heir.world.digest() == before
+
+
+async def test_a_repeat_about_what_has_left_the_world_is_not_found() -> None:
+    """It was carried out; there is nothing left to tell of it."""
+    limits = Limits(tick_s=TICK_S, ended_kept=0, retention_s=0.0)
+    async with leading(limits=limits) as rig:
+        await rig.order(submit(max_retries=0))
+        await rig.ask(fail(""), command_id="cmd-1").outcome()
+        rig.hands.turn(1.0)
+        await rig.order(submit("other"))
+        assert "t" not in rig.world.tasks
+        assert isinstance(await rig.ask(fail(""), command_id="cmd-1").error(), NotFound)
+
+
+# --- trouble ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_crash_in_a_decider_refuses_only_that_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of the turn are decided and committed, and the writer goes on."""
+    deciders: dict[Any, Any] = DECIDERS
+    submit_well = deciders[SubmitTask]
+
+    def decider(world: Any, command: SubmitTask, context: Any) -> Any:
+        if command.task_id == "bad":
+            raise ZeroDivisionError("a defect")
+        return submit_well(world, command, context)
+
+    monkeypatch.setitem(deciders, SubmitTask, decider)
+    async with leading() as rig:
+        await rig.hold()
+        told = [rig.ask(submit("a")), rig.ask(submit("bad")), rig.ask(submit("b"))]
+        rig.let_go()
+        error = await told[1].error()
+        assert isinstance(error, Refused)
+        assert (error.reason, "a defect" in error.message) == ("internal", True)
+        assert [await told[0].outcome(), await told[2].outcome()] == ["a", "b"]
+        assert [event.subject for event in rig.commits()[-1]] == ["a", "b"]
+
+
+async def test_what_cannot_be_written_is_refused() -> None:
+    """Neither a name nor a lease that is no text stops the writer, or leaves a trace."""
+    async with leading() as rig:
+        await rig.order(submit(max_retries=0))
+        before = rig.world.digest()
+        assert (await rig.ask(fail("", error="\ud800")).error()).reason == "internal"
+        assert (await rig.ask(complete("\ud800")).error()).reason == "bad_text"
+        assert (await rig.ask(submit("u", task_name="\ud800")).error()).reason == "bad_text"
+        assert rig.world.digest() == before
+        assert (await rig.ask(complete("nonsense"), traceparent="\ud800").error()).reason == "internal"
+
+
+async def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
+    """At once, before any commit; what was taken is carried out."""
+    async with leading(limits=Limits(tick_s=TICK_S, intake_max=3)) as rig:
+        await rig.hold()
+        told = [rig.ask(submit(f"t{number}")) for number in range(5)]
+        assert [one.yet for one in told] == [False, False, False, True, True]
+        error = await told[-1].error()
+        assert isinstance(error, Unavailable)
+        assert error.retry_after_s == 0.5
+        rig.let_go()
+        assert [await one.outcome() for one in told[:3]] == ["t0", "t1", "t2"]
+
+
+async def test_an_acknowledgement_that_was_lost_does_no_harm() -> None:
+    """The same bytes are sent again and found: the event stands once, and the answer comes."""
+    async with leading() as rig:
+        rig.network.losses = [("stored", Lost()), ("stored", Lost())]
+        assert await rig.order(submit()) == "t"
+        assert [event.subject for event in rig.commits()[-1]] == ["t"]
+        assert rig.network.losses == []
+
+
+async def test_a_commit_that_was_lost_is_sent_again() -> None:
+    """Even when the lost one arrives after all."""
+    async with leading() as rig:
+        rig.network.losses = [("publish", Lost(arrives_after_s=0.02)), ("publish", Lost())]
+        assert await rig.order(submit()) == "t"
+        assert await rig.order(submit("u")) == "u"
+        assert [event.subject for event in rig.events()[1:]] == ["t", "u"]
+
+
+async def test_commit_time_never_runs_back() -> None:
+    """Although the wall clock does: deadlines in the journal are by commit time."""
+    async with leading() as rig:
+        await rig.order(submit("a"))
+        rig.hands.wall_s -= 3600.0
+        await rig.order(submit("b"))
+        rig.hands.turn(10.0)
+        await rig.order(submit("c"))
+        times = [seconds_of(commit[0].time) for commit in rig.commits()]
+        assert times == sorted(times)
+        assert times[-1] - times[1] == pytest.approx(10.0)
+
+
+async def test_an_answer_without_a_commit_needs_a_fresh_lease() -> None:
+    """A writer that is not sure to lead any more must not tell what may be old; a commit proves that it leads."""
+    fresh = False
+    async with leading(is_fresh=lambda: fresh) as rig:
+        assert await rig.order(submit()) == "t"
+        for command in (GetTask(task_id="t"), submit(), submit(priority=9), submit("a b")):
+            error = await rig.ask(command).error()
+            assert isinstance(error, Unavailable)
+            assert error.retry_after_s is not None
+        fresh = True
+        assert (await rig.order(GetTask(task_id="t"))).task_id == "t"
+
+
+async def test_a_caller_in_this_process_is_held_to_the_types_of_the_wire() -> None:
+    """What a reader of the journal could not read back is refused before it is decided."""
+    me = Caller(actor="local")
+    async with leading() as rig:
+        for command in (submit(priority=2.5), create(environment={"A": 5}), submit(task_name=7)):
+            with pytest.raises(Refused, match="malformed"):
+                await rig.engine.execute(command, me)
+        with pytest.raises(Refused, match="timeout_s nan"):
+            await rig.engine.execute(submit(timeout_s=NAN), me)
+        assert await rig.engine.execute(submit(timeout_s=3600), me) == "t"
+        assert isinstance(rig.world.tasks["t"].timeout_s, float)
+
+
+async def test_a_caller_who_lost_patience_does_no_harm() -> None:
+    """Its order is carried out all the same, and nobody is told."""
+    async with leading() as rig:
+        await rig.hold()
+        impatient = asyncio.ensure_future(rig.engine.execute(submit(), Caller(actor="local")))
+        await asyncio.sleep(TICK_S)
+        impatient.cancel()
+        rig.let_go()
+        await rig.settle()
+        assert "t" in rig.replayed().tasks
+
+
+async def test_the_order_of_one_caller_is_kept() -> None:
+    """Across kinds, and between orders and questions."""
+    async with leading() as rig:
+        await rig.hold()
+        asked = [
+            submit(),
+            GetTask(task_id="t"),
+            CancelTask(task_id="t"),
+            GetTask(task_id="t"),
+            claim(),
+            RegisterNode(node_id="n", capacity=create().resources, runtime="fake"),
+        ]
+        told = [rig.ask(command) for command in asked]
+        rig.let_go()
+        assert (await told[1].outcome()).status is TaskStatus.PENDING
+        assert (await told[3].outcome()).status is TaskStatus.CANCELLED
+        assert await told[4].outcome() == []

@@ -1,0 +1,287 @@
+"""How a writer's reign ends, and what those who asked it are told; and questions that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from coordinator.commands import (
+    CancelTask,
+    FindServices,
+    GetContainer,
+    GetTask,
+    ObservedContainer,
+    StartContainer,
+    SyncNode,
+)
+from coordinator.engine import Limits
+from coordinator.errors import NotFound, Unavailable
+from coordinator.intake import Caller
+from coordinator.journal import Deposed
+from coordinator.journal_memory import Lost, MemoryJournal
+from events.container import ContainerStatus
+from events.coordinator import EpochClaim
+from events.task import TaskStatus
+from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, Told, leading
+from tests.unit.coordinator.facts import (
+    claim,
+    complete,
+    create,
+    fail,
+    payload,
+    register_node,
+    register_service,
+    submit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WAIT_S = 30.0
+
+
+async def another_claims(rig: Rig) -> None:
+    """Let another instance claim the right to write."""
+    body = msgspec.json.encode(EpochClaim(generation=1, holder="two", time="2026-01-01T00:00:00Z"))
+    await MemoryJournal(rig.stream).claim(body)
+
+
+async def everything_outstanding(rig: Rig) -> list[Told]:
+    """Let one of everything wait: in the turn, in the intake, as a claim, as a question."""
+    await rig.order(submit("wanted", payload=payload()))
+    told = [rig.ask(GetTask(task_id="wanted", wait_s=WAIT_S)), rig.ask(claim("c", "choosy", wait_s=WAIT_S))]
+    await rig.settle()
+    assert (await told[1].outcome())[0].task_id == "wanted"
+    told[1] = rig.ask(claim("d", "idle", wait_s=WAIT_S))
+    await rig.settle()
+    told.append(await rig.hold())
+    told += [rig.ask(complete("x", "nobody")), rig.ask(GetTask(task_id="wanted")), rig.ask(complete("d.1.1", "nobody"))]
+    assert not any(one.yet for one in told)
+    return told
+
+
+async def expect_unavailable(told: Sequence[Told]) -> None:
+    for one in told:
+        error = await one.error()
+        assert isinstance(error, Unavailable), f"{error!r}"
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_before_it_leads_a_writer_takes_nothing() -> None:
+    """Whoever asks is told to ask again, and when."""
+    async with leading() as rig:
+        rig.engine.resign("enough")
+        await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        error = await rig.ask(submit()).error()
+        assert isinstance(error, Unavailable)
+        assert (error.reason, error.retry_after_s) == ("not_leading", 0.2)
+
+
+async def test_resigning_commits_what_was_asked_and_says_so() -> None:
+    """What was in the intake is decided in the last commit; whatever waits is told to ask again."""
+    async with leading() as rig:
+        claimed = rig.ask(claim(wait_s=WAIT_S))
+        await rig.hold()
+        told = rig.ask(submit("last"))
+        question = rig.ask(GetTask(task_id="last", wait_s=WAIT_S))
+        rig.engine.resign("upgrade")
+        rig.let_go()
+        await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        assert await told.outcome() == "last"
+        assert (await claimed.outcome())[0].task_id == "last"
+        await expect_unavailable([question])
+        assert rig.types()[-1] == ["coordinator.stopped", "task.submitted", "task.started", "coordinator.turn"]
+        assert rig.replayed().digest() == rig.world.digest()
+
+
+async def test_a_deposed_writer_tells_everyone_that_it_does_not_know() -> None:
+    """In the turn, in the intake, waiting for tasks and waiting for answers: each is told once, and nothing is kept."""
+    async with leading() as rig:
+        told = await everything_outstanding(rig)
+        await another_claims(rig)
+        rig.let_go()
+        with pytest.raises(Deposed):
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        await expect_unavailable(told)
+        assert "held-up" not in rig.replayed().workers
+        await expect_unavailable([rig.ask(submit())])
+
+
+async def test_a_writer_that_is_cancelled_tells_everyone_that_it_does_not_know() -> None:
+    """A commit that is under way may yet be kept: who sends the same order to the next writer finds out."""
+    async with leading() as rig:
+        told = await everything_outstanding(rig)
+        rig.run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rig.run
+        await expect_unavailable(told)
+
+
+async def test_a_defect_in_what_time_owes_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer stops, and everyone is told, those of its last turn too."""
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a defect")
+
+    async with leading() as rig:
+        waiting = rig.ask(claim(wait_s=WAIT_S))
+        await rig.hold()
+        told = rig.ask(submit("other"))
+        monkeypatch.setattr("coordinator.engine.due", broken)
+        rig.hands.turn(10.0)
+        rig.let_go()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        await expect_unavailable([told, waiting])
+
+
+async def test_an_order_whose_answer_was_lost_with_its_writer_is_found_by_the_next() -> None:
+    """The commit arrives after its writer has gone; the same order sent to the heir makes nothing new."""
+    async with leading() as rig:
+        rig.network.losses = [("stored", Lost())] * 50
+        told = rig.ask(submit())
+        await asyncio.sleep(4 * TICK_S)
+        assert rig.types()[-1] == ["task.submitted"]
+        rig.run.cancel()
+        with suppress(asyncio.CancelledError):
+            await rig.run
+        await expect_unavailable([told])
+    async with leading(stream=rig.stream, hands=rig.hands) as heir:
+        assert await heir.order(submit()) == "t"
+        assert [event.subject for event in heir.events()].count("t") == 1
+
+
+async def test_the_next_writer_goes_on_where_the_last_was_cut_off() -> None:
+    """With its queue, its leases and its ids; what was held is held still."""
+    async with leading() as rig:
+        for name in ("a", "b"):
+            await rig.order(submit(name))
+        (task,) = await rig.order(claim())
+    async with leading(stream=rig.stream, hands=rig.hands, generation=2) as heir:
+        assert (heir.engine.epoch.generation, heir.world.leader) == (2, "one")
+        assert await heir.order(claim()) == [task]
+        heir.hands.turn(29.0)
+        heir.engine.hear_worker("w", (task.lease,), 0.0)
+        heir.hands.turn(29.0)
+        await heir.settle()
+        await heir.order(complete(task.lease, "a"))
+        assert [one.task_id for one in await heir.order(claim("c2"))] == ["b"]
+        assert heir.notices == []
+
+
+async def test_two_writers_never_both_commit() -> None:
+    """The one whose claim is older is deposed by its next commit, whatever it has decided meanwhile."""
+    async with leading() as old:
+        await old.order(submit("a"))
+        async with leading(stream=old.stream, hands=old.hands) as new:
+            await new.order(submit("b"))
+            await expect_unavailable([old.ask(submit("c"))])
+            with pytest.raises(Deposed):
+                await old.run
+            await new.order(submit("d"))
+            assert set(new.replayed().tasks) == {"a", "b", "d"}
+
+
+# --- questions that wait ----------------------------------------------------------------------------------------------
+
+
+async def test_whoever_waits_for_a_task_is_told_when_its_end_is_committed() -> None:
+    """Not when it is decided."""
+    async with leading() as rig:
+        await rig.order(submit())
+        told = rig.ask(GetTask(task_id="t", wait_s=WAIT_S))
+        await rig.settle()
+        rig.network.gate.clear()
+        rig.ask(complete(""))
+        await asyncio.sleep(4 * TICK_S)
+        assert rig.world.tasks["t"].is_ended
+        assert not told.yet
+        rig.let_go()
+        assert (await told.outcome()).status is TaskStatus.COMPLETED
+
+
+async def test_a_wait_that_ends_during_a_commit_is_answered_after_it() -> None:
+    """The world holds more than is kept at that moment."""
+    async with leading() as rig:
+        await rig.order(submit())
+        told = rig.ask(GetTask(task_id="t", wait_s=3 * TICK_S))
+        await rig.settle()
+        rig.network.gate.clear()
+        rig.ask(complete(""))
+        await asyncio.sleep(8 * TICK_S)
+        assert not told.yet
+        rig.let_go()
+        assert (await told.outcome()).status is TaskStatus.COMPLETED
+
+
+async def test_a_wait_that_ends_during_a_lost_commit_tells_nothing_that_was_not_kept() -> None:
+    """The writer was deposed; it does not know how the task stands."""
+    async with leading() as rig:
+        await rig.order(submit())
+        told = rig.ask(GetTask(task_id="t", wait_s=3 * TICK_S))
+        await rig.settle()
+        rig.network.gate.clear()
+        rig.ask(CancelTask(task_id="t"))
+        await asyncio.sleep(8 * TICK_S)
+        await another_claims(rig)
+        rig.let_go()
+        await expect_unavailable([told])
+
+
+async def test_a_question_waits_as_long_as_it_may_and_is_told_how_things_stand() -> None:
+    """That is no error; the writer's limit counts where it is shorter."""
+    async with leading(limits=Limits(tick_s=TICK_S, wait_max_s=2 * TICK_S)) as rig:
+        await rig.order(submit())
+        assert (await rig.order(GetTask(task_id="t", wait_s=WAIT_S))).status is TaskStatus.PENDING
+        assert isinstance(await rig.ask(GetTask(task_id="u", wait_s=WAIT_S)).error(), NotFound)
+
+
+async def test_a_wait_for_what_has_ended_is_no_wait() -> None:
+    """Nor is one in the turn that ends it."""
+    async with leading() as rig:
+        await rig.order(submit(max_retries=0))
+        await rig.hold()
+        told = [rig.ask(GetTask(task_id="t", wait_s=WAIT_S)), rig.ask(fail("")), rig.ask(GetTask(task_id="t"))]
+        rig.let_go()
+        assert (await told[0].outcome()).status is TaskStatus.FAILED
+        assert (await told[2].outcome()).status is TaskStatus.FAILED
+
+
+async def test_whoever_waits_for_a_container_is_told_when_it_has_left_a_status() -> None:
+    """As `start_container` does, which returns when it runs or has failed."""
+    unless = (ContainerStatus.CREATED, ContainerStatus.STARTING)
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        told = rig.ask(GetContainer(container_id="k", unless=unless, wait_s=WAIT_S))
+        started = await rig.order(StartContainer(container_id="k"))
+        assert not told.yet
+        seen = ObservedContainer(container_id="k", generation=started.generation, state="running", pid=7)
+        orders = await rig.order(SyncNode(node_id="n", observed=(seen,)))
+        assert [one.desired for one in orders.containers] == ["running"]
+        assert (await told.outcome()).status is ContainerStatus.RUNNING
+
+
+async def test_discovery_does_not_wait_for_the_turn() -> None:
+    """It reads the world at any moment, while a commit is under way as well."""
+    async with leading() as rig:
+        await rig.order(register_service())
+        await rig.hold()
+        (view,) = rig.engine.ask_now(FindServices(service_name="agents"))
+        assert view.service.service_id == "s"
+        rig.let_go()
+
+
+async def test_a_call_from_this_process_is_told_like_any_other() -> None:
+    """Values and errors alike."""
+    me = Caller(actor="local")
+    async with leading() as rig:
+        assert await rig.engine.execute(submit(), me) == "t"
+        with pytest.raises(NotFound):
+            await rig.engine.execute(GetTask(task_id="nobody"), me)

@@ -1,0 +1,361 @@
+"""Signs of life and the passing of time, as the engine takes them; and the hints it sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.commands import (
+    CancelTask,
+    DestroyContainer,
+    FindServices,
+    GetHealthHistory,
+    GetService,
+    HeartbeatService,
+    ObservedContainer,
+    PauseContainer,
+    RegisterWorker,
+    ReportCheck,
+    ResumeContainer,
+    ServiceLoad,
+    StartContainer,
+    StopContainer,
+    SyncNode,
+)
+from coordinator.engine import Limits
+from coordinator.errors import Refused
+from coordinator.rules import Rules
+from events.node import NodeLost
+from events.service import ServiceHealthChanged, ServiceStatus
+from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
+from events.worker import WorkerLost
+from projections.node import NodeStatus
+from projections.worker import WorkerStatus
+from tests.unit.coordinator.engine_rig import TICK_S, Rig, leading
+from tests.unit.coordinator.facts import (
+    NAN,
+    URL,
+    claim,
+    complete,
+    create,
+    register_node,
+    register_service,
+    resources,
+    submit,
+)
+
+LONG_AGO_S = 10_000.0
+
+
+async def an_old_writer(rig: Rig) -> None:
+    """Let the writer have led for long, so that what was never heard would be silent since then."""
+    rig.hands.turn(LONG_AGO_S)
+    await rig.settle()
+
+
+async def test_what_has_just_registered_is_not_silent() -> None:
+    """Registering is a sign of life: worker, service and node have their whole limit from then on."""
+    async with leading() as rig:
+        await an_old_writer(rig)
+        await rig.order(RegisterWorker(worker_id="w"))
+        await rig.order(register_service())
+        await rig.order(register_node())
+        rig.hands.turn(20.0)
+        await rig.settle()
+        assert rig.world.workers["w"].status is WorkerStatus.ACTIVE
+        assert rig.world.services["s"].status is ServiceStatus.HEALTHY
+        assert rig.world.nodes["n"].status is NodeStatus.READY
+
+
+async def test_the_silent_are_given_up_with_the_evidence() -> None:
+    """Without anyone asking: time is owed by itself."""
+    async with leading() as rig:
+        await rig.order(RegisterWorker(worker_id="w"))
+        await rig.order(register_service())
+        await rig.order(register_node())
+        rig.hands.turn(100.0)
+        await rig.settle()
+        lost, offline, gone = rig.events()[-3:]
+        assert lost == WorkerLost(worker_id="w", silent_for_s=100.0, limit_s=60.0)
+        assert isinstance(offline, ServiceHealthChanged)
+        assert (offline.status, offline.silent_for_s, offline.limit_s) == (ServiceStatus.OFFLINE, 100.0, 90.0)
+        assert gone == NodeLost(node_id="n", silent_for_s=100.0, limit_s=22.5)
+        assert {one.actor for one in rig.commits()[-1]} == {"coordinator"}
+
+
+async def test_each_task_of_a_claim_lives_by_itself() -> None:
+    """The end of one does not end the lease of the other, and a heartbeat that leaves one out does not renew it."""
+    async with leading() as rig:
+        await an_old_writer(rig)
+        for name in ("a", "b", "c"):
+            await rig.order(submit(name))
+        a, b, c = await rig.order(claim(slots=3))
+        await rig.order(complete(a.lease, "a"))
+        rig.hands.turn(29.0)
+        await rig.settle()
+        assert rig.world.tasks["b"].status is TaskStatus.RUNNING
+        rig.engine.hear_worker("w", (b.lease,), 0.0)
+        rig.hands.turn(2.0)
+        await rig.settle()
+        assert rig.world.tasks["b"].status is TaskStatus.RUNNING
+        lapsed = rig.events()[-1]
+        assert isinstance(lapsed, TaskAttemptFailed)
+        assert (lapsed.task_id, lapsed.lease, lapsed.silent_for_s) == ("c", c.lease, 31.0)
+
+
+async def test_a_lapsed_lease_goes_to_who_waits() -> None:
+    """After its pause; the late report of the first worker is refused."""
+    async with leading(rules=Rules(retry_backoff_s=1.0)) as rig:
+        await rig.order(submit())
+        (task,) = await rig.order(claim())
+        rig.hands.turn(31.0)
+        await rig.settle()
+        told = rig.ask(claim("d", "v", wait_s=30.0))
+        await rig.settle()
+        assert not told.yet
+        rig.hands.turn(1.0)
+        (again,) = await told.outcome()
+        assert (again.worker_id, again.attempt, again.failures) == ("v", 2, 1)
+        assert (await rig.ask(complete(task.lease)).error()).code == "stale_lease"
+        await rig.order(complete(again.lease))
+
+
+async def test_an_attempt_that_takes_too_long_times_out() -> None:
+    """By commit time, without anyone asking; its worker is told that its lease is lost."""
+    async with leading(rules=Rules(lease_s=1e6)) as rig:
+        await rig.order(submit(timeout_s=5.0))
+        (task,) = await rig.order(claim())
+        rig.hands.turn(6.0)
+        await rig.settle()
+        assert rig.events()[-1] == TaskTimedOut(task_id="t", lease=task.lease, ran_for_s=6.0, limit_s=5.0)
+        assert rig.notices == [("worker", "w", {"lost": [task.lease]})]
+        assert (await rig.ask(complete(task.lease)).error()).reason == "already_ended"
+
+
+async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> None:
+    """All of it, although no commit can hold it."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000)) as rig:
+        names = [f"w{number}" for number in range(40)]
+        for name in names:
+            await rig.order(RegisterWorker(worker_id=name))
+        rig.hands.turn(61.0)
+        for _ in range(12):
+            await rig.settle()
+        assert {one.status for one in rig.world.workers.values()} == {WorkerStatus.LOST}
+        assert [event.subject for event in rig.events() if isinstance(event, WorkerLost)] == names
+        assert max(len(record.body) for record in rig.records()) <= 3000
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_is_told_which_of_its_leases_are_lost() -> None:
+    """When it names them in a heartbeat, and at once when a task is called off."""
+    async with leading() as rig:
+        await rig.order(submit("a"))
+        await rig.order(submit("b"))
+        a, b = await rig.order(claim(slots=2))
+        rig.engine.hear_worker("w", (a.lease, b.lease), 0.5)
+        assert rig.notices == []
+        await rig.order(CancelTask(task_id="a"))
+        assert rig.notices == [("worker", "w", {"lost": [a.lease]})]
+        rig.notices.clear()
+        rig.engine.hear_worker("w", (a.lease, b.lease), 0.5)
+        assert rig.notices == [("worker", "w", {"lost": [a.lease]})]
+
+
+async def test_calling_off_what_nobody_holds_tells_nobody() -> None:
+    """Even if someone held it once."""
+    async with leading() as rig:
+        await rig.order(submit())
+        await rig.order(CancelTask(task_id="t"))
+        assert rig.notices == []
+
+
+async def test_a_writer_that_may_not_lead_calls_no_lease_lost() -> None:
+    """It does not know what the one after it has given out, and a worker would drop a good attempt."""
+    fresh = False
+    async with leading(is_fresh=lambda: fresh) as rig:
+        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        assert rig.notices == []
+        fresh = True
+        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        assert len(rig.notices) == 1
+        rig.engine.resign("enough")
+        await rig.run
+        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        assert len(rig.notices) == 1
+
+
+async def test_a_load_that_is_no_number_does_not_get_into_the_journal() -> None:
+    """Nothing that was written there could be read again."""
+    async with leading() as rig:
+        told = rig.ask(claim(wait_s=30.0, strategy="least_loaded"))
+        await rig.settle()
+        rig.engine.hear_worker("w", (), NAN)
+        await rig.order(submit())
+        assert (await told.outcome())[0].task_id == "t"
+        assert b"null" not in rig.records()[-1].body
+
+
+# --- services ---------------------------------------------------------------------------------------------------------
+
+
+async def test_heartbeats_keep_a_service_alive_without_a_word_on_record() -> None:
+    """What it told last is shown to who looks for it."""
+    async with leading() as rig:
+        await rig.order(register_service())
+        before = len(rig.commits())
+        for _ in range(5):
+            rig.hands.turn(60.0)
+            rig.engine.hear_service("s", ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3))
+            await rig.settle()
+        assert len(rig.commits()) == before
+        rig.hands.turn(2.5)
+        (view,) = rig.engine.ask_now(FindServices())
+        assert view.reported == ServiceLoad(heard_s_ago=2.5, load=0.5, connections=3)
+
+
+@pytest.mark.parametrize("by_order", [False, True])
+async def test_a_silent_service_comes_back_by_its_heartbeat(by_order: bool) -> None:
+    """By one on the stream as by one that is ordered; and what it told of its load is kept."""
+    async with leading() as rig:
+        await rig.order(register_service())
+        rig.hands.turn(91.0)
+        await rig.settle()
+        assert rig.world.services["s"].status is ServiceStatus.OFFLINE
+        load = ServiceLoad(heard_s_ago=0.0, load=0.25, connections=7, response_time_ms=3.0)
+        if by_order:
+            await rig.order(HeartbeatService(service_id="s", load=0.25, connections=7, response_time_ms=3.0))
+        else:
+            rig.engine.hear_service("s", load)
+        view = await rig.order(GetService(service_id="s"))
+        assert (view.service.status, view.reported) == (ServiceStatus.HEALTHY, load)
+
+
+async def test_a_heartbeat_that_is_refused_leaves_no_sign() -> None:
+    """A load that is no number must not decide who is discovered."""
+    async with leading() as rig:
+        await rig.order(register_service())
+        error = await rig.ask(HeartbeatService(service_id="s", load=NAN)).error()
+        assert isinstance(error, Refused)
+        assert rig.engine.ask_now(GetService(service_id="s")).reported is None
+        await rig.ask(HeartbeatService(service_id="nobody")).error()
+        assert set(rig.engine.signs.services) == {"s"}
+
+
+async def test_health_follows_reported_checks() -> None:
+    """The first decides, then two in a row do; the history shows each with what it led to."""
+    async with leading() as rig:
+        await rig.order(register_service(health_check_url=URL))
+        for ok in (True, False, True, False, False, True, True):
+            await rig.order(ReportCheck(service_id="s", ok=ok, check="http", latency_ms=1.5))
+            await rig.settle()
+        history = await rig.order(GetHealthHistory(service_id="s"))
+        healthy, unhealthy = ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY
+        assert [one.status for one in reversed(history)] == [
+            *(healthy, healthy, healthy, healthy),
+            *(unhealthy, unhealthy, healthy),
+        ]
+        assert sum(isinstance(event, ServiceHealthChanged) for event in rig.events()) == 3
+
+
+async def test_a_service_that_passes_its_checks_is_not_silent() -> None:
+    """A check of its own stands in for heartbeats, or it would be given up and found well in turns."""
+    async with leading() as rig:
+        await rig.order(register_service())
+        for _ in range(6):
+            rig.hands.turn(60.0)
+            await rig.order(ReportCheck(service_id="s", ok=True, check="custom"))
+            await rig.settle()
+        assert not any(isinstance(event, ServiceHealthChanged) for event in rig.events())
+
+
+async def test_a_check_of_what_is_not_registered_is_not_kept() -> None:
+    """It is not found."""
+    async with leading() as rig:
+        error = await rig.ask(ReportCheck(service_id="nobody", ok=True, check="http")).error()
+        assert (error.code, rig.engine.signs.checks) == ("not_found", {})
+
+
+# --- nodes and containers ---------------------------------------------------------------------------------------------
+
+
+async def seen(rig: Rig, state: str, **others: Any) -> Any:
+    """Let node `n` report container `k`, of the generation that was last started."""
+    generation = rig.world.containers["k"].generation
+    one = ObservedContainer(container_id="k", generation=generation, state=state, **others)
+    return await rig.order(SyncNode(node_id="n", observed=() if state == "absent" else (one,)))
+
+
+def status_of(rig: Rig, node_id: str) -> NodeStatus:
+    return rig.world.nodes[node_id].status
+
+
+async def test_a_node_is_told_at_once_that_something_changed_for_it() -> None:
+    """A hint; what it is to do it learns by its next sync."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        orders: list[Any] = [
+            (StartContainer(container_id="k"), "running"),
+            (PauseContainer(container_id="k"), "paused"),
+            (ResumeContainer(container_id="k"), "running"),
+            (StopContainer(container_id="k"), "exited"),
+        ]
+        for number, (order, state) in enumerate(orders):
+            assert len(rig.notices) == number
+            await rig.order(order)
+            await seen(rig, state, exit_code=0)
+        await rig.order(DestroyContainer(container_id="k"))
+        assert rig.notices == [("node", "n", {"lost": []})] * 5
+
+
+async def test_a_crashed_container_is_started_again_with_growing_pauses() -> None:
+    """1, 2, 4 seconds, by itself."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        await rig.order(StartContainer(container_id="k"))
+        for pause_s in (1.0, 2.0, 4.0):
+            await seen(rig, "running", pid=1)
+            await seen(rig, "exited", exit_code=1)
+            rig.hands.turn(pause_s - 0.1)
+            await seen(rig, "exited", exit_code=1)
+            await rig.settle()
+            assert rig.world.containers["k"].status.value == "error"
+            rig.hands.turn(0.2)
+            await rig.settle()
+            assert rig.world.containers["k"].status.value == "starting"
+
+
+async def test_when_a_node_dies_its_containers_run_elsewhere() -> None:
+    """As soon as its lease and a half is over; when it comes back it is told to remove them."""
+    async with leading() as rig:
+        for name in ("n", "other"):
+            await rig.order(register_node(name, capacity=resources(cpu=1000)))
+        await rig.order(create())
+        await rig.order(StartContainer(container_id="k"))
+        old = await seen(rig, "running", pid=1)
+        for _ in range(30):
+            rig.hands.turn(1.0)
+            await rig.order(SyncNode(node_id="other"))
+        await rig.settle()
+        assert status_of(rig, "n") is NodeStatus.LOST
+        orders = await rig.order(SyncNode(node_id="other"))
+        assert [one.container_id for one in orders.containers] == ["k"]
+        assert orders.containers[0].generation != old.containers[0].generation
+        assert (await rig.order(SyncNode(node_id="n"))).containers == ()
+        assert status_of(rig, "n") is NodeStatus.READY
+
+
+async def test_signs_of_what_nobody_knows_are_forgotten() -> None:
+    """However many names a sender makes up."""
+    async with leading() as rig:
+        for number in range(50):
+            rig.engine.hear_worker(f"made-up-{number}", (), 0.0)
+            rig.engine.hear_service(f"made-up-{number}", ServiceLoad(heard_s_ago=0.0))
+        rig.hands.turn(1.0)
+        await rig.settle()
+        assert (rig.engine.signs.workers, rig.engine.signs.services, rig.engine.signs.loads) == ({}, {}, {})

@@ -1,0 +1,134 @@
+"""What was asked and is not yet taken up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.commands import Command, CreateContainer, ListTasks, RegisterService
+from coordinator.intake import Asked, Caller, Intake, typed
+from events.container import Secret
+from events.errors import CoordinationError, Refused, Unavailable
+from tests.unit.coordinator.facts import NAN, claim, create, payload, register_service, resources, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def asked(command: Command | None = None, told: list[Any] | None = None) -> Asked:
+    def reply(value: Any, error: CoordinationError | None) -> None:
+        assert told is not None, "nobody was to be told anything"
+        told.append(error if error is not None else value)
+
+    return Asked(command if command is not None else submit(), Caller(actor="tester"), reply)
+
+
+async def test_commands_are_taken_in_the_order_they_came() -> None:
+    """What a turn could not take is first in the next."""
+    intake = Intake(10)
+    first, second = asked(), asked()
+    intake.put(first)
+    intake.put(second)
+    assert (intake.take(), len(intake)) == (first, 1)
+    intake.put_back(first)
+    assert [intake.take(), intake.take(), intake.take()] == [first, second, None]
+
+
+async def test_a_full_intake_refuses_at_once() -> None:
+    """With a time to come back; what waits stays."""
+    told: list[Any] = []
+    intake = Intake(1)
+    intake.put(asked())
+    intake.put(asked(told=told))
+    assert (len(told), len(intake)) == (1, 1)
+    assert isinstance(told[0], Unavailable)
+    assert (told[0].reason, told[0].retry_after_s) == ("overloaded", 0.5)
+    assert "engine.intake_max" in told[0].message
+
+
+@pytest.mark.parametrize("wake", [lambda intake: intake.put(asked()), lambda intake: intake.wake()])
+async def test_waiting_ends_when_something_is_put_or_the_intake_is_woken(wake: Callable[[Intake], None]) -> None:
+    """Whether that was before or after the waiting began."""
+    intake = Intake(10)
+    wake(intake)
+    await asyncio.wait_for(intake.wait(), 1)
+    while intake.take():
+        pass
+    waiting = asyncio.ensure_future(intake.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    wake(intake)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_everything_that_waits_can_be_refused() -> None:
+    """Each is told once."""
+    told: list[Any] = []
+    intake = Intake(10)
+    for _ in range(3):
+        intake.put(asked(told=told))
+    error = Unavailable("gone")
+    intake.refuse_all(error)
+    intake.refuse_all(error)
+    assert (told, len(intake)) == ([error] * 3, 0)
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        submit(payload=payload(), resources=resources(cpu=1), timeout_s=1.5),
+        claim(slots=3),
+        create(environment={"A": "b", "C": Secret(secret="c")}),
+        register_service(tags=("eu",), metadata={"a": "b"}),
+        ListTasks(limit=3),
+    ],
+)
+def test_a_well_formed_command_stays_what_it_is(command: Command) -> None:
+    """Every field."""
+    assert typed(command) == command
+
+
+def test_fields_get_the_type_that_a_reader_of_the_journal_will_see() -> None:
+    """A whole number where a fraction may stand is one; a list where a tuple stands is one."""
+    assert isinstance(typed(submit(timeout_s=3600)).timeout_s, float)  # type: ignore[attr-defined]  # it is a submit
+    loose = register_service(tags=["eu"])
+    assert typed(loose) == register_service(tags=("eu",))
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (submit(priority=2.5), "$.priority"),
+        (submit(priority="high"), "$.priority"),
+        (submit(priority=NAN), "$.priority"),
+        (submit(timeout_s="1h"), "$.timeout_s"),
+        (submit(task_name=7), "$.task_name"),
+        (submit(resources=3), "$.resources"),
+        (create(environment={"A": 5}), "$.environment"),
+        (register_service(port=True), "$.port"),
+        (register_service(metadata={"a": object()}), "object"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(command: Command, named: str) -> None:
+    """It could be written into the journal by a caller in this process, and never be read again."""
+    with pytest.raises(Refused, match="is malformed") as refused:
+        typed(command)
+    assert named in refused.value.message
+    assert type(command).__name__ in refused.value.message
+    assert refused.value.reason == "bad_request"
+
+
+def test_not_a_number_is_left_to_the_decider() -> None:
+    """It must not become no number at all on the way."""
+    assert str(typed(submit(timeout_s=NAN)).timeout_s) == "nan"  # type: ignore[attr-defined]  # it is a submit
+
+
+def test_types_are_kept() -> None:
+    """A command stays of its class."""
+    assert type(typed(create())) is CreateContainer
+    assert type(typed(register_service())) is RegisterService

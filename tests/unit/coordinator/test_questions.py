@@ -1,0 +1,342 @@
+"""What the world answers, and what it refuses to be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coordinator.commands import (
+    Command,
+    FindServices,
+    GetContainer,
+    GetHealthHistory,
+    GetPool,
+    GetService,
+    GetSession,
+    GetStats,
+    GetTask,
+    ListContainers,
+    ListNodes,
+    ListTasks,
+    ListWorkers,
+    ReportCheck,
+    ServiceLoad,
+)
+from coordinator.intake import Asked, Caller
+from coordinator.questions import Waiting, ask
+from coordinator.signs import Signs
+from events.container import ContainerStatus
+from events.errors import NotFound, Refused, Unavailable
+from events.pool import PoolAllocated, PoolDefined
+from events.service import ServiceDeregistered, ServiceStatus
+from events.session import SessionBound
+from events.task import TaskStatus
+from projections.world import World
+from tests.specification import Scribe, fold, write
+from tests.unit.coordinator.facts import (
+    HOSTILE_IDS,
+    INFINITY,
+    NAN,
+    a_container,
+    completed,
+    created,
+    health,
+    node,
+    resources,
+    service,
+    started,
+    starting,
+    submit,
+    submitted,
+    worker,
+)
+
+
+def answered(world: World, question: Command, *, signs: Signs | None = None, heard_now: float = 0.0) -> Any:
+    return ask(world, signs if signs is not None else Signs(), question, heard_now)
+
+
+# --- one thing --------------------------------------------------------------------------------------------------------
+
+ONE = {
+    "task": GetTask(task_id="x"),
+    "container": GetContainer(container_id="x"),
+    "service": GetService(service_id="x"),
+    "pool": GetPool(pool_id="x"),
+    "session": GetSession(session_id="x"),
+}
+
+
+def test_each_thing_is_told_as_it_stands() -> None:
+    """By its id."""
+    pool = PoolDefined(pool_id="x", capacity=resources(cpu=1))
+    facts = (submitted("x"), node(), created("x"), service("x"), pool, SessionBound(session_id="x", container_id="x"))
+    world = fold(*facts)
+    tables = (world.tasks, world.containers, world.pools, world.sessions)
+    questions = (ONE["task"], ONE["container"], ONE["pool"], ONE["session"])
+    for table, question in zip(tables, questions, strict=True):
+        assert answered(world, question) is table["x"]  # type: ignore[index]  # each is a table of things by id
+    assert answered(world, ONE["service"]).service is world.services["x"]
+
+
+@pytest.mark.parametrize(("kind", "question"), ONE.items())
+def test_what_is_not_there_is_not_found(kind: str, question: Command) -> None:
+    """The error names kind and id."""
+    with pytest.raises(NotFound, match=f"{kind} 'x'"):
+        answered(fold(), question)
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+def test_one_asks_by_ids(bad: str) -> None:
+    """Anything else is refused before it is looked for."""
+    for question in (GetTask(task_id=bad), GetService(service_id=bad), GetHealthHistory(service_id=bad)):
+        with pytest.raises(Refused, match="is not an identifier"):
+            answered(fold(), question)
+
+
+def test_what_is_no_question_is_not_answered() -> None:
+    """Orders are decided."""
+    with pytest.raises(Refused, match="SubmitTask is no question"):
+        answered(fold(), submit())
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_newest_first_and_no_longer_than_asked() -> None:
+    """Of tasks, containers, workers and nodes."""
+    names = ["a", "b", "c"]
+    facts = [make(name) for name in names for make in (submitted, worker, node)]
+    world = fold(*facts, *(created(name, node_id="a") for name in names))
+    for question in (ListTasks(limit=2), ListContainers(limit=2), ListWorkers(limit=2), ListNodes(limit=2)):
+        listed = answered(world, question)
+        assert [getattr(one, f"{question.KIND}_id") for one in listed] == ["c", "b"]
+
+
+def test_tasks_are_listed_by_status() -> None:
+    """Or all of them."""
+    world = fold(submitted("a"), submitted("b"), started("a"), completed("a"), submitted("c"))
+    assert [task.task_id for task in answered(world, ListTasks(status=TaskStatus.PENDING))] == ["c", "b"]
+    assert len(answered(world, ListTasks())) == 3
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001, NAN, INFINITY])
+@pytest.mark.parametrize("question", [ListTasks, ListContainers, ListWorkers, ListNodes, FindServices])
+def test_a_list_has_a_length(question: Any, limit: float) -> None:
+    """The refusal names the number and the range."""
+    with pytest.raises(Refused, match="use 1 to 10000"):
+        answered(fold(), question(limit=limit))
+
+
+# --- services ---------------------------------------------------------------------------------------------------------
+
+SERVICES = (
+    service("a"),
+    service("b", tags=("eu",)),
+    service("c", service_name="store", service_type="database"),
+    health(ServiceStatus.UNHEALTHY, ServiceStatus.HEALTHY, "b"),
+    service("gone"),
+    ServiceDeregistered(service_id="gone"),
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [
+        (FindServices(), ["a", "b", "c"]),
+        (FindServices(service_name="agents"), ["a", "b"]),
+        (FindServices(service_name="nobody"), []),
+        (FindServices(service_type="database"), ["c"]),
+        (FindServices(status=ServiceStatus.HEALTHY), ["a", "c"]),
+        (FindServices(service_name="agents", status=ServiceStatus.UNHEALTHY), ["b"]),
+        (FindServices(tag="eu"), ["b"]),
+        (FindServices(tag="us"), []),
+        (FindServices(limit=1), ["a"]),
+    ],
+)
+def test_services_are_found_by_what_they_are(question: FindServices, found: list[str]) -> None:
+    """Never one that is not registered any more."""
+    assert sorted(view.service.service_id for view in answered(fold(*SERVICES), question)) == found
+
+
+def test_services_can_be_read_page_by_page() -> None:
+    """In the order of their ids, each once, whatever order they came in."""
+    world = fold(*(service(name) for name in ("d", "b", "e", "a", "c")))
+    pages, after = [], ""
+    while page := [view.service.service_id for view in answered(world, FindServices(limit=2, after=after))]:
+        pages.append(page)
+        after = page[-1]
+    assert pages == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_a_service_is_shown_with_its_last_heartbeat() -> None:
+    """And how long ago that was; without one there is nothing to show."""
+    signs = Signs()
+    signs.hear_service("a", 100.0, ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3, response_time_ms=1.5))
+    world = fold(*SERVICES)
+    view = answered(world, GetService(service_id="a"), signs=signs, heard_now=102.5)
+    assert view.reported == ServiceLoad(heard_s_ago=2.5, load=0.5, connections=3, response_time_ms=1.5)
+    assert answered(world, GetService(service_id="b"), signs=signs).reported is None
+
+
+def test_the_history_of_checks_is_newest_first() -> None:
+    """Empty before the first check, not found for what is not registered."""
+    signs = Signs()
+    world = fold(*SERVICES)
+    assert answered(world, GetHealthHistory(service_id="a"), signs=signs) == []
+    for number in range(3):
+        report = ReportCheck(service_id="a", ok=True, check=f"c{number}")
+        signs.keep_check(report, float(number), ServiceStatus.HEALTHY)
+    history = answered(world, GetHealthHistory(service_id="a", limit=2), signs=signs)
+    assert [outcome.check for outcome in history] == ["c2", "c1"]
+    with pytest.raises(NotFound):
+        answered(world, GetHealthHistory(service_id="gone"), signs=signs)
+
+
+def test_the_counts_are_of_what_there_is() -> None:
+    """By status, with totals over the cluster's life; a service that is not registered is not counted."""
+    scribe = Scribe()
+    scribe.claim(generation=2)
+    for fact in (*SERVICES, submitted(), started(), completed(), worker(), node(), created(), starting()):
+        scribe.commit(fact)
+    scribe.commit(PoolDefined(pool_id="p", capacity=resources(cpu=1)))
+    scribe.commit(PoolAllocated(pool_id="p", request_id="r", resources=resources(cpu=1)))
+    told = answered(scribe.world, GetStats())
+    assert told.services == {"healthy": 2, "unhealthy": 1}
+    assert {status: count for status, count in told.tasks.items() if count} == {"completed": 1}
+    assert (told.workers, told.nodes, told.containers) == ({"active": 1}, {"ready": 1}, {"starting": 1})
+    assert (told.totals, told.container_starts, told.container_failures) == ({"tasks_completed": 1}, 1, 0)
+    assert (told.epoch, told.position, told.leader) == ("2.1", str(scribe.world.position), "")
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """Questions that wait, over a journal that can be written on."""
+
+    def __init__(self, *facts: Any, most: int = 10, wait_max_s: float = 60.0) -> None:
+        self.scribe = write(*facts)
+        self.told: list[Any] = []
+        self.again: list[Asked] = []
+        self.waiting = Waiting(self.scribe.world, most=most, wait_max_s=wait_max_s, ask_again=self.again.append)
+
+    def ask(self, question: Command) -> Asked:
+        def reply(value: Any, error: Any) -> None:
+            self.told.append(error if error is not None else value)
+
+        asked = Asked(question, Caller(actor="tester"), reply)
+        self.waiting.add(asked)
+        return asked
+
+    def happens(self, *facts: Any) -> None:
+        for fact in facts:
+            self.scribe.commit(fact)
+            self.waiting.look({fact.subject})
+
+
+WAIT = GetTask(task_id="t", wait_s=60.0)
+UNLESS = (ContainerStatus.CREATED, ContainerStatus.STARTING)
+
+
+@pytest.mark.parametrize(
+    ("facts", "question", "waits"),
+    [
+        ((submitted(),), WAIT, True),
+        ((submitted(),), GetTask(task_id="t"), False),
+        ((submitted(),), GetTask(task_id="t", wait_s=NAN), False),
+        ((submitted(), started(), completed()), WAIT, False),
+        (a_container("starting"), GetContainer(container_id="k", unless=UNLESS, wait_s=1.0), True),
+        (a_container("starting"), GetContainer(container_id="k", unless=UNLESS), False),
+        (a_container("running"), GetContainer(container_id="k", unless=UNLESS, wait_s=1.0), False),
+        ((service(),), GetService(service_id="s"), False),
+    ],
+)
+def test_a_question_waits_only_for_what_is_not_yet_so(facts: Any, question: Command, waits: bool) -> None:
+    """For a task until it has ended, for a container until it has left each of the statuses named."""
+    world = fold(*facts)
+    assert Waiting.must_wait(question, answered(world, question)) is waits
+
+
+async def test_whoever_waits_is_told_when_it_has_come() -> None:
+    """All who wait for it; not when something else has happened to it."""
+    line = Line(submitted())
+    line.ask(WAIT)
+    line.ask(WAIT)
+    assert line.waiting.touched("t")
+    line.happens(started())
+    assert line.told == []
+    line.happens(completed())
+    assert [task.status for task in line.told] == [TaskStatus.COMPLETED] * 2
+    assert not line.waiting.touched("t")
+
+
+async def test_a_task_and_a_container_of_one_name_do_not_answer_for_each_other() -> None:
+    """Each question waits for its own."""
+    line = Line(submitted("k"), *a_container("starting"))
+    line.ask(GetTask(task_id="k", wait_s=60.0))
+    line.ask(GetContainer(container_id="k", unless=UNLESS, wait_s=60.0))
+    line.happens(started("k"), completed("k"))
+    assert [one.status for one in line.told] == [TaskStatus.COMPLETED]
+    assert line.waiting.touched("k")
+    line.waiting.refuse_all(Unavailable("over"))
+
+
+async def test_what_left_the_world_while_someone_waited_is_not_found() -> None:
+    """Rather than waiting for it to the end."""
+    line = Line(submitted())
+    line.ask(WAIT)
+    del line.scribe.world.tasks["t"]
+    line.waiting.look({"t"})
+    (error,) = line.told
+    assert isinstance(error, NotFound)
+
+
+async def test_a_wait_that_is_over_is_asked_again_without_waiting() -> None:
+    """The world may hold what is not committed yet, so it is for the next turn to answer."""
+    line = Line(submitted(), submitted("u"), wait_max_s=0.02)
+    line.ask(WAIT)
+    asked = line.ask(GetTask(task_id="t", wait_s=60.0))
+    line.ask(GetTask(task_id="u", wait_s=0.01))
+    await asyncio.sleep(0.1)
+    assert line.told == []
+    assert [one.command for one in line.again] == [GetTask(task_id="u"), GetTask(task_id="t"), GetTask(task_id="t")]
+    assert line.again[-1].reply is asked.reply
+    assert not line.waiting.touched("t")
+
+
+async def test_an_event_on_the_way_does_not_make_the_wait_longer() -> None:
+    """The time runs from when it was asked."""
+    line = Line(submitted())
+    line.ask(GetTask(task_id="t", wait_s=0.05))
+    await asyncio.sleep(0.03)
+    line.happens(started())
+    await asyncio.sleep(0.04)
+    assert len(line.again) == 1
+
+
+async def test_only_so_many_wait() -> None:
+    """The next is refused with a time to come back, until one of them has its answer."""
+    line = Line(submitted(), submitted("u"), most=1)
+    line.ask(WAIT)
+    line.ask(GetTask(task_id="u", wait_s=60.0))
+    (error,) = line.told
+    assert isinstance(error, Unavailable)
+    assert (error.reason, error.retry_after_s) == ("overloaded", 1.0)
+    line.happens(started(), completed())
+    line.ask(GetTask(task_id="u", wait_s=60.0))
+    assert line.waiting.touched("u")
+    line.waiting.refuse_all(Unavailable("over"))
+
+
+async def test_everyone_who_waits_can_be_refused() -> None:
+    """Each is told once, and no timer is left."""
+    line = Line(submitted())
+    line.ask(GetTask(task_id="t", wait_s=0.01))
+    line.ask(WAIT)
+    over = Unavailable("over")
+    line.waiting.refuse_all(over)
+    await asyncio.sleep(0.03)
+    assert (line.told, line.again) == ([over, over], [])

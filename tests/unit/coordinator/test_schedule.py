@@ -1,0 +1,258 @@
+"""Which ready task goes to which waiting claim."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from coordinator.scheduler.decide import LEASE_CHARS_MAX
+from coordinator.scheduler.scheduling_policy import schedule
+from events.coordinator import WaitingClaim
+from events.resources import NONE
+from events.worker import WorkerDraining, WorkerLeft
+from tests.specification import fold
+from tests.unit.coordinator.facts import BEGIN, attempt_failed, resources, started, submitted, worker
+
+if TYPE_CHECKING:
+    from events.base import Event
+    from events.task import TaskStarted
+    from projections.world import World
+
+
+def waiting(claim_id: str = "c", worker_id: str = "w", slots: int = 1, strategy: str = "fifo") -> WaitingClaim:
+    return WaitingClaim(claim_id, worker_id, slots, strategy)
+
+
+def deal(
+    world: World, *claims: WaitingClaim, loads: dict[str, float] | None = None, most: int = 1000
+) -> list[TaskStarted]:
+    return list(schedule(world, claims, loads if loads is not None else {}, most=most))
+
+
+def dealt(world: World, *claims: WaitingClaim, **others: Any) -> list[tuple[str, str]]:
+    """Say which task went to which worker, in the order they were dealt."""
+    return [(event.task_id, event.worker_id) for event in deal(world, *claims, **others)]
+
+
+def tasks(count: int, **others: Any) -> list[Event]:
+    return [submitted(f"t{number}", **others) for number in range(1, count + 1)]
+
+
+# --- order of tasks ---------------------------------------------------------------------------------------------------
+
+
+def test_tasks_go_by_age() -> None:
+    """Of all names and shapes together."""
+    world = fold(worker(), submitted("b", task_name="x"), submitted("a"), submitted("c", task_name="x"))
+    assert dealt(world, waiting(slots=9)) == [("b", "w"), ("a", "w"), ("c", "w")]
+
+
+def test_priority_goes_before_age_and_ties_go_by_age() -> None:
+    """A higher number goes first, a negative one last."""
+    ranks = {"low": -1, "old": 5, "new": 5, "high": 9, "none": 0}
+    world = fold(worker(), *(submitted(name, priority=rank) for name, rank in ranks.items()))
+    taken = [task_id for task_id, _ in dealt(world, waiting(slots=9, strategy="priority"))]
+    assert taken == ["high", "old", "new", "none", "low"]
+
+
+@pytest.mark.parametrize("strategy", ["fifo", "round_robin", "least_loaded", "weighted_round_robin"])
+def test_other_strategies_take_tasks_by_age(strategy: str) -> None:
+    """Priority counts only where it is asked for."""
+    world = fold(worker(), submitted("old"), submitted("urgent", priority=9))
+    assert dealt(world, waiting(strategy=strategy)) == [("old", "w")]
+
+
+def test_claims_of_different_strategies_never_get_the_same_task() -> None:
+    """Each takes the next of its own order that is still there."""
+    world = fold(worker("v"), worker("w"), submitted("old"), submitted("urgent", priority=9), submitted("new"))
+    got = dealt(world, waiting("c1", "v", 2), waiting("c2", "w", 2, "priority"))
+    assert sorted(got) == [("new", "v"), ("old", "v"), ("urgent", "w")]
+
+
+def test_a_task_that_waits_for_its_retry_is_not_dealt() -> None:
+    """Until its time has come; then it has its old place in the queue, and its next attempt."""
+    world = fold(worker(), submitted("t1"), submitted("t2"), started("t1"), attempt_failed("t1", retry_at=BEGIN + 60.0))
+    assert dealt(world, waiting(slots=9)) == [("t2", "w")]
+    world.indexes.advance(BEGIN + 60.0)
+    first, second = deal(world, waiting(slots=9))
+    assert (first.task_id, first.attempt, second.task_id) == ("t1", 2, "t2")
+
+
+# --- order of claims --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["fifo", "priority", "round_robin"])
+def test_claims_are_served_in_turn(strategy: str) -> None:
+    """One task each, then the second."""
+    world = fold(worker("v"), worker("w"), *tasks(5))
+    got = dealt(world, waiting("c1", "w", 9, strategy), waiting("c2", "v", 2, strategy))
+    assert got == [("t1", "w"), ("t2", "v"), ("t3", "w"), ("t4", "v"), ("t5", "w")]
+
+
+def test_the_least_loaded_worker_is_served_first() -> None:
+    """By what it reported and the share of its slots in use; then by how long it waits."""
+    world = fold(worker("v", slots=4), worker("w", slots=2), *tasks(9), started("t9", "c0.1.1", worker_id="v"))
+    claims = (waiting("c1", "w", 9, "least_loaded"), waiting("c2", "v", 9, "least_loaded"))
+    # v uses 1/4 and w nothing; then w 1/2; v 2/4, which ties, and w waits longer.
+    assert [worker_id for _, worker_id in dealt(world, *claims)] == ["w", "v", "w", "v", "v"]
+    loaded = dealt(world, *claims, loads={"w": 0.9})
+    assert [worker_id for _, worker_id in loaded] == ["v", "v", "v", "w", "w"]
+
+
+def test_a_worker_without_limits_counts_each_task_as_a_slot() -> None:
+    """It is served first only as long as it has as little to do as the others."""
+    world = fold(worker("v"), worker("w"), *tasks(3), started("t3", "c0.1.1", worker_id="v"))
+    claims = (waiting("c1", "v", 9, "least_loaded"), waiting("c2", "w", 9, "least_loaded"))
+    assert dealt(world, *claims) == [("t1", "w"), ("t2", "v")]
+
+
+def test_weights_are_slots() -> None:
+    """A worker with three times the slots gets three times the tasks."""
+    world = fold(worker("v", slots=30), worker("w", slots=10), *tasks(12))
+    claims = (waiting("c1", "v", 99, "weighted_round_robin"), waiting("c2", "w", 99, "weighted_round_robin"))
+    assert Counter(worker_id for _, worker_id in dealt(world, *claims)) == {"v": 9, "w": 3}
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_is_dealt_than_asked_for() -> None:
+    """By the claim, by the worker's slots less what it holds, and by the turn."""
+    world = fold(worker(slots=3), *tasks(9), started("t9"))
+    assert len(deal(world, waiting(slots=1))) == 1
+    assert len(deal(world, waiting(slots=9))) == 2
+    assert len(deal(world, waiting(slots=9), most=1)) == 1
+    assert deal(world, waiting(slots=9), most=0) == []
+
+
+def test_a_full_worker_gets_nothing() -> None:
+    """Nor one whose slots were made fewer than what it holds."""
+    facts = (*tasks(3), worker(slots=2), started("t1"), started("t2", "c.2.1"))
+    assert deal(fold(*facts), waiting()) == []
+    assert deal(fold(*facts, worker(slots=1)), waiting()) == []
+
+
+def test_two_claims_of_one_worker_share_its_slots_and_resources() -> None:
+    """A worker that asked again before the first claim had expired must not be given twice what it can take."""
+    claims = (waiting("c1"), waiting("c2"))
+    assert len(deal(fold(worker(slots=1), *tasks(3)), *claims)) == 1
+    assert len(deal(fold(worker(slots=9), *tasks(3)), *claims)) == 2
+    tight = fold(worker(resources=resources(cpu=3)), *tasks(3, resources=resources(cpu=2)))
+    assert len(deal(tight, *claims)) == 1
+
+
+def test_two_claims_of_one_worker_count_as_one_load() -> None:
+    """What it was given on one claim makes it the busier on the other."""
+    world = fold(worker("v", slots=4), worker("w", slots=4), *tasks(4))
+    claims = [
+        waiting(name, worker_id, 9, "least_loaded") for name, worker_id in (("c1", "v"), ("c2", "v"), ("c3", "w"))
+    ]
+    assert Counter(worker_id for _, worker_id in dealt(world, *claims)) == {"v": 2, "w": 2}
+
+
+@pytest.mark.parametrize("end", [WorkerDraining(worker_id="w"), WorkerLeft(worker_id="w")])
+def test_only_active_workers_get_tasks(end: Event) -> None:
+    """Not those that drain or have left, nor those nobody knows."""
+    assert deal(fold(worker(), *tasks(1), end), waiting()) == []
+    assert deal(fold(*tasks(1)), waiting()) == []
+
+
+def test_a_worker_gets_what_it_handles() -> None:
+    """Without a list it handles everything."""
+    world = fold(worker("v", handles=("ocr",)), worker("w"), submitted("t1"), submitted("t2", task_name="ocr"))
+    assert dealt(world, waiting("c1", "v", 9)) == [("t2", "v")]
+    assert dealt(world, waiting("c1", "w", 9)) == [("t1", "w"), ("t2", "w")]
+    assert dealt(world, waiting("c1", "v", 9), waiting("c2", "w", 9)) == [("t2", "v"), ("t1", "w")]
+
+
+def test_what_a_worker_holds_takes_room() -> None:
+    """A task too large for what is left stays for others, and smaller ones go past it."""
+    big, small = resources(cpu=3), resources(cpu=1)
+    facts = (
+        worker(resources=resources(cpu=4)),
+        submitted("held", resources=small),
+        started("held"),
+        submitted("huge", resources=resources(cpu=9)),
+        submitted("first", resources=big),
+        submitted("second", resources=big),
+        submitted("tiny"),
+    )
+    assert dealt(fold(*facts), waiting(slots=9)) == [("first", "w"), ("tiny", "w")]
+    assert dealt(fold(*facts, worker("v")), waiting(slots=9), waiting("c2", "v", 1)) == [
+        ("first", "w"),
+        ("huge", "v"),
+        ("tiny", "w"),
+    ]
+
+
+def test_every_attempt_has_a_lease_of_its_own() -> None:
+    """Two tasks of one claim can be renewed, ended and lost each by itself; the next attempt has another lease."""
+    world = fold(worker(), *tasks(3))
+    leases = [event.lease for event in deal(world, waiting(slots=3))]
+    assert leases == ["c.1.1", "c.2.1", "c.3.1"]
+    again = fold(worker(), submitted(), started(), attempt_failed())
+    assert [event.lease for event in deal(again, waiting())] == ["c.1.2"]
+
+
+def test_the_longest_lease_is_one_that_deciders_take() -> None:
+    """Ids of 64 characters, the last of a thousand slots and many attempts included."""
+    name = "x" * 64
+    (event,) = deal(fold(worker(name), submitted(name)), waiting(name, name, 1000))
+    assert event.lease == f"{name}.1.1"
+    assert len(f"{name}.1000.100000") <= LEASE_CHARS_MAX
+
+
+# --- what always holds ------------------------------------------------------------------------------------------------
+
+AMOUNTS = st.one_of(st.just(NONE), st.builds(resources, cpu=st.integers(0, 4), gpus=st.integers(0, 1)))
+TASKS = st.lists(st.tuples(st.sampled_from(["ocr", "work"]), AMOUNTS, st.integers(-2, 2), st.booleans()), max_size=14)
+WORKERS = st.lists(
+    st.tuples(st.none() | st.integers(1, 4), st.none() | AMOUNTS, st.sampled_from([(), ("ocr",), ("work", "ocr")])),
+    min_size=1,
+    max_size=4,
+)
+STRATEGIES = st.sampled_from(["fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin"])
+CLAIMS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), STRATEGIES), min_size=1, max_size=6)
+
+
+@for_all(offered=TASKS, workers=WORKERS, asked=CLAIMS, most=st.integers(0, 20))
+def test_nobody_is_given_more_than_he_can_take(offered: Any, workers: Any, asked: Any, most: int) -> None:
+    """Slots, resources, handles and the turn are kept to; no task goes twice; the same inputs give the same."""
+    facts: list[Event] = [
+        worker(f"w{number}", slots=slots, resources=room, handles=handles)
+        for number, (slots, room, handles) in enumerate(workers)
+    ]
+    for number, (name, needs, priority, held) in enumerate(offered):
+        facts.append(submitted(f"t{number}", task_name=name, resources=needs, priority=priority))
+        if held:
+            facts.append(started(f"t{number}", f"h{number}.1.1", worker_id="w0", claim_id=f"h{number}"))
+    world = fold(*facts)
+    claims = [waiting(f"c{number}", f"w{who}", slots, how) for number, (who, slots, how) in enumerate(asked)]
+    before = world.digest()
+    placed = deal(world, *claims, most=most)
+    assert deal(world, *claims, most=most) == placed
+    assert world.digest() == before
+    assert len(placed) <= most
+    assert len({event.task_id for event in placed}) == len(placed)
+    assert len({event.lease for event in placed}) == len(placed)
+    for event in placed:
+        assert len([one for one in placed if one.claim_id == event.claim_id]) <= claims[int(event.claim_id[1:])].slots
+    _expect_kept(world, placed)
+
+
+def _expect_kept(world: World, placed: list[TaskStarted]) -> None:
+    for one in world.workers.values():
+        got = [world.tasks[event.task_id] for event in placed if event.worker_id == one.worker_id]
+        assert not one.handles or {task.task_name for task in got} <= set(one.handles)
+        held = [world.tasks[task_id] for task_id in world.indexes.held.get(one.worker_id, ())]
+        if got and one.slots is not None:
+            assert len(held) + len(got) <= one.slots
+        if any(task.resources != NONE for task in got) and one.resources is not None:
+            needed = NONE
+            for task in held + got:
+                needed += task.resources
+            assert needed.fits_in(one.resources)

@@ -1,0 +1,164 @@
+"""The policies that users choose from, and those they write themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+from events.errors import Refused
+from tests.unit.coordinator.facts import INFINITY, NAN
+
+
+@dataclass
+class Job:
+    """A task as users have them."""
+
+    name: str
+    priority: Any = 0
+
+
+@dataclass
+class Machine:
+    """A worker as users have them."""
+
+    worker_id: str
+    load: float = 0.0
+    weight: float = 1.0
+
+
+WORKERS = ["w1", "w2"]
+
+
+def test_a_policy_is_first_come_first_served_unless_told() -> None:
+    """The oldest task stands first in the list."""
+    policy = SchedulingPolicy()
+    assert policy.policy_type is PolicyType.FIFO
+    assert policy.select_task([Job("old"), Job("urgent", 9)], WORKERS) == Job("old")
+
+
+@pytest.mark.parametrize("policy_type", list(PolicyType))
+def test_without_tasks_or_workers_nothing_is_chosen(policy_type: PolicyType) -> None:
+    """That is no error."""
+    policy = SchedulingPolicy(policy_type)
+    assert policy.select_task([], WORKERS) is None
+    assert policy.select_task([Job("t")], []) is None
+    assert policy.select_worker(Job("t"), []) is None
+
+
+def test_a_higher_priority_goes_first_and_ties_go_by_age() -> None:
+    """Tasks may be objects or mappings; one without a priority has 0."""
+    policy = SchedulingPolicy(PolicyType.PRIORITY)
+    assert policy.select_task([Job("low", 1), Job("old", 5), Job("new", 5)], WORKERS) == Job("old", 5)
+    assert policy.select_task([{"priority": -1}, {}], WORKERS) == {}
+
+
+def test_labels_of_priority_rank_as_configured() -> None:
+    """As in the requirements; an unknown label ranks last."""
+    policy = SchedulingPolicy(PolicyType.PRIORITY)
+    policy.configure({"priority_weights": {"high": 3, "medium": 2, "low": 1}})
+    jobs = [Job("a", "unheard"), Job("b", "low"), Job("c", "high"), Job("d", "medium")]
+    assert policy.select_task(jobs, WORKERS) == Job("c", "high")
+    policy.configure({"priority_weights": {"low": 9}})
+    assert policy.select_task(jobs, WORKERS) == Job("b", "low")
+
+
+def test_what_is_not_configured_stays() -> None:
+    """Each option by itself."""
+    policy = SchedulingPolicy(PolicyType.PRIORITY)
+    policy.configure({"worker_weights": {"w1": 2}})
+    assert policy.select_task([Job("a", "low"), Job("b", "high")], WORKERS) == Job("b", "high")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"weights": {}}, "'weights' is not known"),
+        ({"priority_weights": 3}, "priority_weights is 3"),
+        ({"priority_weights": {"high": "3"}}, "['high'] is '3'"),
+        *[({"worker_weights": {"w": weight}}, f"['w'] is {weight!r}") for weight in (0, -1, NAN, INFINITY, None)],
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_and_changes_nothing(options: Any, named: str) -> None:
+    """The refusal names the value and what would be right, and what came with it is not taken either."""
+    policy = SchedulingPolicy(PolicyType.PRIORITY)
+    with pytest.raises(Refused) as refused:
+        policy.configure({"priority_weights": {"low": 99}, **options})
+    assert named in refused.value.message
+    assert refused.value.reason == "bad_policy"
+    assert policy.select_task([Job("a", "low"), Job("b", "high")], WORKERS) == Job("b", "high")
+
+
+@pytest.mark.parametrize("policy_type", ["fifo", None, 3])
+def test_a_policy_type_is_one_of_the_enumeration(policy_type: Any) -> None:
+    """The refusal names those there are."""
+    with pytest.raises(Refused, match=r"PolicyType\.FIFO, PolicyType\.PRIORITY"):
+        SchedulingPolicy(policy_type)
+
+
+def test_round_robin_deals_in_turn() -> None:
+    """Over many choices everyone gets the same."""
+    policy = SchedulingPolicy(PolicyType.ROUND_ROBIN)
+    chosen = [policy.select_worker(Job("t"), ["w1", "w2", "w3"]) for _ in range(6)]
+    assert chosen == ["w1", "w2", "w3", "w1", "w2", "w3"]
+
+
+def test_weighted_round_robin_deals_in_proportion() -> None:
+    """By configured weights, else by the workers' own."""
+    policy = SchedulingPolicy(PolicyType.WEIGHTED_ROUND_ROBIN)
+    policy.configure({"worker_weights": {"w1": 3}})
+    assert Counter(policy.select_worker(Job("t"), WORKERS) for _ in range(12)) == {"w1": 9, "w2": 3}
+    own = SchedulingPolicy(PolicyType.WEIGHTED_ROUND_ROBIN)
+    machines = [Machine("a", weight=1), Machine("b", weight=2)]
+    assert Counter(own.select_worker(Job("t"), machines).worker_id for _ in range(9)) == {"a": 3, "b": 6}
+
+
+@pytest.mark.parametrize(
+    "policy_type", [PolicyType.LEAST_LOADED, PolicyType.PRIORITY, PolicyType.FIFO, PolicyType.CUSTOM]
+)
+def test_other_policies_choose_the_least_loaded(policy_type: PolicyType) -> None:
+    """By what was reported last, else by what the workers say of themselves; ties go by the order given."""
+    policy = SchedulingPolicy(policy_type)
+    assert policy.select_worker(Job("t"), WORKERS) == "w1"
+    policy.update_worker_load("w1", 0.75)
+    assert policy.select_worker(Job("t"), WORKERS) == "w2"
+    busy, idle = Machine("w3", load=0.5), {"worker_id": "w4", "load": 0.1}
+    assert policy.select_worker(Job("t"), [busy, idle]) == idle
+    policy.update_worker_load("w4", 0.9)
+    assert policy.select_worker(Job("t"), [busy, idle]) == busy
+
+
+@pytest.mark.parametrize("load", [-0.01, 1.01, NAN, INFINITY, -INFINITY])
+def test_a_load_is_a_share(load: float) -> None:
+    """The refusal names the worker and the value."""
+    policy = SchedulingPolicy(PolicyType.LEAST_LOADED)
+    with pytest.raises(Refused, match="'w1' is out of range: use 0 to 1"):
+        policy.update_worker_load("w1", load)
+
+
+def test_a_users_own_policy_chooses_as_it_likes() -> None:
+    """As the requirements show it: a subclass with an algorithm of its own, and keywords of its own."""
+
+    class CustomSchedulingPolicy(SchedulingPolicy):
+        def __init__(self) -> None:
+            super().__init__(PolicyType.CUSTOM)
+
+        def select_task(self, available_tasks: Any, available_workers: Any, **kwargs: Any) -> Any:
+            return self._custom_select(available_tasks, **kwargs) if available_workers else None
+
+        def _custom_select(self, tasks: Any, *, last: bool = False) -> Any:
+            return tasks[-1] if last else tasks[0]
+
+    policy = CustomSchedulingPolicy()
+    jobs = [Job("first"), Job("last")]
+    assert policy.select_task(jobs, WORKERS) == Job("first")
+    assert policy.select_task(jobs, WORKERS, last=True) == Job("last")
+    assert policy.select_worker(Job("t"), WORKERS) == "w1"
+
+
+def test_a_custom_policy_that_overrides_nothing_is_first_come_first_served() -> None:
+    """It works from the start."""
+    assert SchedulingPolicy(PolicyType.CUSTOM).select_task([Job("a", 1), Job("b", 9)], WORKERS) == Job("a", 1)

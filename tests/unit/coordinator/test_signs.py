@@ -1,0 +1,139 @@
+"""Signs of life: what counts as one, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.commands import (
+    Command,
+    HeartbeatService,
+    RegisterWorker,
+    ReportCheck,
+    ServiceLoad,
+    SyncNode,
+)
+from coordinator.signs import Signs
+from events.service import ServiceStatus
+from tests.specification import fold
+from tests.unit.coordinator.facts import NAN, claim, node, register_node, register_service, service, submit, worker
+
+
+def beginning(at: float = 100.0) -> Signs:
+    signs = Signs()
+    signs.begin(at)
+    return signs
+
+
+def test_silence_counts_from_when_the_writer_began_to_listen() -> None:
+    """What was never heard, or was heard before, is given the same grace."""
+    signs = beginning(100.0)
+    signs.workers["old"] = 3.0
+    assert signs.silent_for(signs.workers, "old", 105.0) == 5.0
+    assert signs.silent_for(signs.workers, "never", 105.0) == 5.0
+    signs.workers["new"] = 104.0
+    assert signs.silent_for(signs.workers, "new", 105.0) == 1.0
+
+
+def test_a_heartbeat_renews_exactly_the_leases_it_names() -> None:
+    """A lease that nobody holds does not come to life by it."""
+    signs = beginning()
+    signs.leases = {"a": 100.0, "b": 100.0}
+    signs.hear_worker("w", 110.0, ("a", "x"), 0.5)
+    assert signs.leases == {"a": 110.0, "b": 100.0}
+    assert (signs.workers, signs.worker_loads) == ({"w": 110.0}, {"w": 0.5})
+
+
+@pytest.mark.parametrize(("told", "taken"), [(-1.0, 0.0), (7.0, 1.0), (NAN, 1.0), (float("inf"), 1.0), (0.25, 0.25)])
+def test_a_workers_load_is_a_share(told: float, taken: float) -> None:
+    """What it reports reaches the journal with the placements, so nothing else may; nonsense counts as busy."""
+    signs = beginning()
+    signs.hear_worker("w", 110.0, (), told)
+    assert signs.worker_loads == {"w": taken}
+
+
+@pytest.mark.parametrize(
+    ("order", "heard"),
+    [
+        (RegisterWorker(worker_id="x"), "workers"),
+        (register_node("x"), "nodes"),
+        (SyncNode(node_id="x"), "nodes"),
+        (register_service("x"), "services"),
+        (HeartbeatService(service_id="x"), "services"),
+        (ReportCheck(service_id="x", ok=True, check="http"), "services"),
+    ],
+)
+def test_whoever_orders_lives(order: Command, heard: str) -> None:
+    """What has just registered is not silent, and a service that passes its checks is not either."""
+    signs = beginning()
+    signs.hear_order(order, 150.0)
+    assert getattr(signs, heard) == {"x": 150.0}
+
+
+@pytest.mark.parametrize("order", [submit(), claim(), ReportCheck(service_id="x", ok=False, check="http")])
+def test_other_orders_are_no_sign(order: Command) -> None:
+    """A failed check least of all; a claim is taken as a sign by the engine, even one that is refused."""
+    signs = beginning()
+    signs.hear_order(order, 150.0)
+    assert (signs.workers, signs.nodes, signs.services) == ({}, {}, {})
+
+
+def test_a_service_tells_its_load_with_its_heartbeat() -> None:
+    """The last one counts."""
+    signs = beginning()
+    signs.hear_order(HeartbeatService(service_id="s", load=0.5, connections=3, response_time_ms=9.5), 150.0)
+    assert signs.loads["s"] == ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3, response_time_ms=9.5)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def report(ok: bool, service_id: str = "s", **others: Any) -> ReportCheck:
+    return ReportCheck(service_id=service_id, ok=ok, check="http", **others)
+
+
+def test_checks_with_the_same_outcome_are_counted_in_a_row() -> None:
+    """Another outcome begins a new row; asking for the count changes nothing."""
+    signs = beginning()
+    counts = []
+    for ok in (True, True, False, False, False, True):
+        assert signs.streak(report(ok)) == signs.streak(report(ok))
+        counts.append(signs.streak(report(ok)))
+        signs.keep_check(report(ok), 1000.0, ServiceStatus.HEALTHY)
+    assert counts == [1, 2, 1, 2, 3, 1]
+
+
+def test_checks_are_kept_newest_first_and_not_for_ever() -> None:
+    """A hundred of each service."""
+    signs = beginning()
+    for number in range(150):
+        signs.keep_check(report(ok=True, detail=str(number), latency_ms=1.5), float(number), ServiceStatus.HEALTHY)
+    outcomes = signs.checks["s"].outcomes
+    assert len(outcomes) == 100
+    assert (outcomes[0].detail, outcomes[-1].detail, outcomes[0].at) == ("149", "50", 149.0)
+    assert (outcomes[0].latency_ms, outcomes[0].status) == (1.5, ServiceStatus.HEALTHY)
+
+
+def test_only_so_many_services_have_their_checks_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was first goes first; one that is known does not push another out."""
+    monkeypatch.setattr("coordinator.signs._CHECKED_SERVICES", 2)
+    signs = beginning()
+    for service_id in ("a", "b", "a", "c"):
+        signs.keep_check(report(True, service_id), 0.0, ServiceStatus.HEALTHY)
+    assert list(signs.checks) == ["b", "c"]
+
+
+def test_signs_of_what_is_gone_are_forgotten() -> None:
+    """They cannot outgrow the world, whoever sends heartbeats under whatever names."""
+    signs = beginning()
+    for name in ("s", "x", "y"):
+        signs.hear_service(name, 100.0, ServiceLoad(heard_s_ago=0.0))
+        signs.hear_worker(name, 100.0, (), 0.0)
+        signs.hear_order(SyncNode(node_id=name), 100.0)
+        signs.keep_check(report(True, name), 0.0, ServiceStatus.HEALTHY)
+    signs.forget(fold(service("s"), worker("x"), node("y")))
+    assert [list(heard) for heard in (signs.services, signs.loads, signs.checks)] == [["s"]] * 3
+    assert [list(heard) for heard in (signs.workers, signs.worker_loads, signs.nodes)] == [["x"], ["x"], ["y"]]
+    signs.forget(fold(service("s"), worker("x"), node("y")))
+    assert list(signs.services) == ["s"]
