@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BEAT_S = 2.0
+DRAIN_S = 8.0
+"""Below the grace that a node gives a container, so that what does not end in time is given back and not lost."""
 REGISTER_EVERY_S = 30.0
 """Registering again is already so, unless the registry has given the agent up or never knew it."""
 RETRY_S = 0.5
@@ -106,8 +108,8 @@ async def run_agent(place: Place) -> None:
         offering = tasks.create_task(_keep_offering(client, place, worker))
         if worker is not None:
             await worker.run(client)
-        else:
-            await stop.wait()
+        # A worker that the coordinator drained is gone; what it ran in stays until the container is stopped.
+        await stop.wait()
         offering.cancel()
         await _withdraw(client, place)
 
@@ -115,7 +117,7 @@ async def run_agent(place: Place) -> None:
 def _worker(place: Place) -> Worker | None:
     if not place.handlers:
         return None
-    return Worker(
+    worker = Worker(
         "agent",
         url=place.url,
         namespace=place.namespace,
@@ -123,7 +125,16 @@ def _worker(place: Place) -> Worker | None:
         container_id=place.container_id,
         slots=place.slots,
         handlers=load_handlers(place.handlers),
+        beat_s=BEAT_S,
+        drain_s=DRAIN_S,
+        beat_beside=lambda client: _beat(client, place, worker),
     )
+    return worker
+
+
+def _beat(client: Client, place: Place, worker: Worker | None) -> None:
+    load, running = (worker.load, len(worker.running)) if worker is not None else (0.0, 0)
+    client.beat_service(place.container_id, load=load, connections=running)
 
 
 async def _keep_offering(client: Client, place: Place, worker: Worker | None) -> None:
@@ -146,10 +157,7 @@ async def _keep_offering(client: Client, place: Place, worker: Worker | None) ->
             await asyncio.sleep(RETRY_S)
             continue
         for _ in range(int(REGISTER_EVERY_S / BEAT_S)):
-            running = len(worker.running) if worker is not None else 0
-            client.beat_service(
-                place.container_id, load=worker.load if worker is not None else 0.0, connections=running
-            )
+            _beat(client, place, worker)  # the worker's thread beats too: a handler may block this loop
             await asyncio.sleep(BEAT_S)
 
 
@@ -162,16 +170,14 @@ async def _withdraw(client: Client, place: Place) -> None:
         log.warning("goodbye_not_told", container_id=place.container_id, why=error.message)
 
 
-def main() -> int:
-    """Run the agent this process's environment describes; give the exit code."""
+def main() -> None:
+    """Run the agent this process's environment describes; exit 1 when it cannot be one."""
     configure("info", "json")
     try:
         asyncio.run(run_agent(Place.read(os.environ)))
     except CoordinationError as error:
-        print(f"coordinator.agent: {error.message}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"coordinator.agent: {error.message}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from coordinator.commands import Command
-    from coordinator.serve import Coordinator
+    from coordinator.engine import Engine
     from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -67,9 +67,10 @@ class Held:
         """Give the lease claimed for a task, empty when there is none; it may be lost by now."""
         return self._leases.get(task_id, ("", ""))[1]
 
-    def drop(self, task_id: str) -> None:
-        """Forget a lease whose task was reported on."""
-        self._leases.pop(task_id, None)
+    def drop(self, task_id: str, lease: str) -> None:
+        """Forget *lease*, which is over; another on the same task, claimed meanwhile, is kept."""
+        if self.lease(task_id) == lease:
+            self._leases.pop(task_id, None)
 
     def by_worker(self) -> dict[str, list[str]]:
         """Give the leases to renew, by worker."""
@@ -173,15 +174,22 @@ class _Remote:
         """Leave the client to whoever opened it."""
 
 
-class _Embedded:
+class Leader(Protocol):
+    """Whoever has the engine of the present reign, None while nobody leads: `serve.Coordinator`."""
+
+    @property
+    def engine(self) -> Engine | None: ...
+
+
+class InProcess:
     """The coordinator of this very process: no network between the facade and the engine."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+    def __init__(self, leader: Leader) -> None:
+        self._leader = leader
         self._is_closed = False
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        engine = self._coordinator.engine
+        engine = self._leader.engine
         if engine is not None and isinstance(command, FindServices):
             return engine.ask_now(command)
         caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
@@ -190,7 +198,7 @@ class _Embedded:
         try:
             async with asyncio.timeout(wait_s):
                 while not self._is_closed:
-                    engine = self._coordinator.engine
+                    engine = self._leader.engine
                     if engine is None:
                         await asyncio.sleep(POLL_S)
                         continue
@@ -206,7 +214,7 @@ class _Embedded:
         raise last
 
     def renew(self, worker_id: str, leases: list[str]) -> None:
-        engine = self._coordinator.engine
+        engine = self._leader.engine
         if engine is not None:
             engine.hear_worker(worker_id, tuple(leases), 0.0)
 
@@ -353,7 +361,7 @@ async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))
-        async with _running(_Embedded(coordinator), client, settings, "embedded") as app:
+        async with _running(InProcess(coordinator), client, settings, "embedded") as app:
             yield app
 
 

@@ -2,8 +2,9 @@
 The remote side of the RPC door: sends commands, waits out take-overs, and gives values or errors of the one family.
 
 Concurrent calls of one kind share requests: the first goes at once, what comes while it is under way rides in the
-next. A request without an answer is sent again, byte for byte, until the call's time is over: ids are made by whoever
-calls, so that nothing is done twice. Answers of an older reign than one already seen are dropped.
+next. A request without an answer is sent again, byte for byte, until the time of all its calls is over: ids are made by
+whoever calls, so that nothing is done twice. Answers of an older reign than one already seen are dropped. A call must
+never wait longer than its own time, whatever else shares its request.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import structlog
 
 from coordinator.bus import Bus
 from coordinator.clock import SystemClock
 from coordinator.ids import TimeOrderedIds
-from coordinator.wire import MOST_COMMANDS, ORDERS, Order, decode_answers, encode_orders, value_of
-from events.base import Position
-from events.codec import encode, rfc3339
+from coordinator.wire import MOST_COMMANDS, ORDERS, decode_answers, encode_order, request_of, value_of
+from events.base import START, Position
+from events.codec import UNREADABLE, encode, rfc3339
 from events.codec import envelope as codec_envelope
-from events.errors import CoordinationError, Refused, Unavailable
+from events.errors import CoordinationError, Unavailable
 from events.ids import checked
 from events.service import ServiceHeartbeat
 from events.subjects import Subjects
@@ -73,12 +76,17 @@ class Client:
         self.subjects = Subjects(namespace)
         self.source = checked(source, "source")
         self.call_timeout_s = CALL_TIMEOUT_S
+        self.attempt_timeout_s = ATTEMPT_TIMEOUT_S
         self._tenant = checked(tenant, "tenant")
         self._tasks = tasks
         self._lanes: dict[str, _Lane] = {}
         self._attempts: set[asyncio.Timeout] = set()
-        self._seen = Position(0, 0)
+        self._reign = START
+        self._announced = START
+        self._is_closed = False
         self._clock = SystemClock()
+        self.position = START
+        """The newest position that any answer was as of."""
 
     @classmethod
     @asynccontextmanager
@@ -100,41 +108,56 @@ class Client:
         Raises:
             Unavailable: no server answered.
         """
-        failure: BaseException | None = None
-        async with Bus.open(
-            url, name=name, creds=creds, tls_ca=tls_ca, connect_timeout_s=connect_timeout_s, buffered=False
-        ) as bus:
+        failure: Exception | None = None
+        async with (
+            Bus.open(
+                url, name=name, creds=creds, tls_ca=tls_ca, connect_timeout_s=connect_timeout_s, buffered=False
+            ) as bus,
+            asyncio.TaskGroup() as tasks,
+        ):
+            client = cls(bus, tasks, source=source, namespace=namespace, tenant=tenant)
+            await bus.subscribe(client.subjects.leader, client._leader_changed)
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    client = cls(bus, tasks, source=source, namespace=namespace, tenant=tenant)
-                    await bus.subscribe(client.subjects.leader, client._leader_changed)
-                    try:
-                        yield client
-                    except BaseException as error:  # noqa: BLE001  # raised again below, outside of the group
-                        failure = error
-                    client._close()
+                yield client
+            except Exception as error:  # noqa: BLE001  # raised again below, where no group wraps it
+                failure = error
             finally:
-                if failure is not None:
-                    raise failure
+                client._close()
+        if failure is not None:
+            raise failure
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """Order or ask something; see `Door.execute`."""
-        order = ORDERS[type(command)](data=command, id=_ids.new("cmd"), tenant=self._tenant)
+        loop = asyncio.get_running_loop()
+        order = encode_order(ORDERS[type(command)](data=command, id=_ids.new("cmd"), tenant=self._tenant))
         subject = self.subjects.rpc(self.source, command.KIND, command.VERB)
-        wait_s = float(getattr(command, "wait_s", 0.0))
-        deadline = (
-            asyncio.get_running_loop().time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
-        )
-        if wait_s > 0:
-            (answer,) = await self.request(subject, encode_orders([order]), deadline, wait_s)
-        else:
-            lane = self._lanes.get(subject)
-            if lane is None:
-                lane = self._lanes[subject] = _Lane(self, subject, self._tasks)
-            answer = await lane.ride(order, deadline)
-        if answer.error is not None and answer.error.code == Unavailable.code:
-            return await self._again(order, subject, answer, deadline)
-        return value_of(answer, command)
+        wait_s = _wait_of(command)
+        deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
+        while True:
+            answer = await self._ask(subject, order, deadline, wait_s)
+            # What could not be taken now is asked again, with the same ids, while there is time.
+            if answer.error is None or answer.error.code != Unavailable.code:
+                return value_of(answer, command)
+            pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
+            if loop.time() + pause_s >= deadline:
+                return value_of(answer, command)
+            await asyncio.sleep(pause_s)
+
+    async def _ask(self, subject: str, order: bytes, deadline: float, wait_s: float) -> Answer:
+        """Get one answer, in time: alone where it may take long, so that nothing else waits for it."""
+        if self._is_closed:
+            raise _closed()
+        try:
+            async with asyncio.timeout_at(deadline):
+                if wait_s > 0:
+                    return (await self.request(subject, [order], deadline, wait_s))[0]
+                lane = self._lanes.get(subject)
+                if lane is None:
+                    lane = self._lanes[subject] = _Lane(self, subject, self._tasks)
+                return await lane.ride(order, deadline)
+        except TimeoutError:
+            msg = f"no answer on {subject} in time; it may have been received: repeat it with the same ids"
+            raise Unavailable(msg, reason="timeout") from None
 
     def beat_worker(self, worker_id: str, leases: tuple[str, ...], load: float = 0.0) -> bool:
         """Publish a worker's heartbeat, which renews exactly *leases*; say whether it could leave."""
@@ -149,40 +172,22 @@ class Client:
         envelope = codec_envelope(beat, position=_ids.new("beat"), time=now, source=f"/{self.source}")
         return self.bus.send(self.subjects.heartbeat(kind, beat.subject), encode(envelope))
 
-    async def _again(self, order: Order, subject: str, answer: Answer, deadline: float) -> Any:
-        """Repeat a command that could not be taken now, until its time is over."""
-        loop = asyncio.get_running_loop()
-        while answer.error is not None and answer.error.code == Unavailable.code:
-            pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
-            if loop.time() + pause_s > deadline:
-                break
-            await asyncio.sleep(pause_s)
-            wait_s = float(getattr(order.data, "wait_s", 0.0))
-            (answer,) = await self.request(subject, encode_orders([order]), deadline, wait_s)
-        return value_of(answer, order.data)
-
-    async def request(self, subject: str, body: bytes, deadline: float, wait_s: float = 0.0) -> list[Answer]:
+    async def request(self, subject: str, orders: list[bytes], deadline: float, wait_s: float = 0.0) -> list[Answer]:
         """
-        Send a request until it is answered by a writer no older than any seen before.
+        Send written commands until they are answered by a writer no older than any seen before.
 
         Raises:
             Unavailable: the time is over.
         """
         loop = asyncio.get_running_loop()
-        while True:
+        body = request_of(orders)
+        while not self._is_closed:
             left_s = deadline - loop.time()
             try:
-                async with asyncio.timeout(None) as attempt:
-                    self._attempts.add(attempt)
-                    try:
-                        raw = await self.bus.request(
-                            subject, body, timeout_s=max(0.001, min(left_s, wait_s + ATTEMPT_TIMEOUT_S))
-                        )
-                    finally:
-                        self._attempts.discard(attempt)
-                answers = decode_answers(raw)
-                if self._is_current(answers):
-                    return answers
+                async with self._attempt():
+                    raw = await self.bus.request(
+                        subject, body, timeout_s=max(0.001, min(left_s, wait_s + self.attempt_timeout_s))
+                    )
             except TimeoutError:
                 continue  # another leads now: ask it at once
             except Unavailable as error:
@@ -190,25 +195,81 @@ class Client:
                     raise
                 if error.reason != "timeout":
                     await asyncio.sleep(RETRY_PAUSE_S)
+                continue
+            answers = decode_answers(raw)
+            if self._is_current(answers):
+                return _one_each(answers, len(orders))
+            await asyncio.sleep(RETRY_PAUSE_S)
+        raise _closed()
+
+    @asynccontextmanager
+    async def _attempt(self) -> AsyncIterator[None]:
+        """Bear with one attempt until `_interrupt`, which gives TimeoutError."""
+        async with asyncio.timeout(None) as attempt:
+            self._attempts.add(attempt)
+            try:
+                yield
+            finally:
+                self._attempts.discard(attempt)
+
+    def _interrupt(self) -> None:
+        """End every attempt that is under way; what asked begins anew."""
+        now = asyncio.get_running_loop().time()
+        for attempt in self._attempts:
+            if not attempt.expired():
+                attempt.reschedule(now)
 
     def _is_current(self, answers: list[Answer]) -> bool:
+        """Say whether a writer no older than any before has answered; one that was deposed may not have noticed yet."""
         for answer in answers:
             if answer.epoch:
                 reign = Position.parse(answer.epoch)
-                if reign < self._seen:
+                if reign < self._reign:
                     return False
-                self._seen = reign
+                self._reign = reign
+            if answer.position:
+                self.position = max(self.position, Position.parse(answer.position))
         return True
 
-    def _leader_changed(self, _: Message) -> None:
-        """Send what is outstanding again at once, to whoever leads now."""
-        now = asyncio.get_running_loop().time()
-        for attempt in self._attempts:
-            attempt.reschedule(now)
+    def _leader_changed(self, message: Message) -> None:
+        """Send what is outstanding again at once, to whoever leads now; a reign that is told again is no news."""
+        try:
+            reign = Position.parse(msgspec.json.decode(message.data, type=_Announcement).epoch)
+        except (*UNREADABLE, CoordinationError) as error:
+            log.warning("announcement_unreadable", why=str(error)[:200])
+            return
+        if reign > max(self._announced, self._reign):
+            self._announced = reign
+            self._interrupt()
 
     def _close(self) -> None:
+        self._is_closed = True
         for lane in self._lanes.values():
             lane.close()
+        self._interrupt()
+
+
+class _Announcement(msgspec.Struct, frozen=True):
+    """What a new writer says of itself."""
+
+    epoch: str
+
+
+class _Call:
+    """One call that rides with others: its written command, until when it waits, and where its answer goes."""
+
+    __slots__ = ("answer", "deadline", "order")
+
+    def __init__(self, order: bytes, deadline: float) -> None:
+        self.order = order
+        self.deadline = deadline
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        """Raise *error* to whoever waits still; each gets one of its own, for a traceback grows where it is raised."""
+        if not self.answer.done():
+            self.answer.set_exception(copy(error))
+            self.answer.exception()  # whoever was cancelled meanwhile does not look
 
 
 class _Lane:
@@ -218,68 +279,80 @@ class _Lane:
         self._client = client
         self._subject = subject
         self._tasks = tasks
-        self._waiting: deque[tuple[Order, float, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[_Call] = deque()
         self._moving: asyncio.Task[None] | None = None
 
-    async def ride(self, order: Order, deadline: float) -> Answer:
+    async def ride(self, order: bytes, deadline: float) -> Answer:
         """Let a command go with the next request, and give its answer."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((order, deadline, future))
+        call = _Call(order, deadline)
+        self._waiting.append(call)
         if self._moving is None:
             self._moving = self._tasks.create_task(self._move())
-        return await future
+        return await call.answer
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way and what waits."""
         if self._moving is not None:
             self._moving.cancel()
+        self._give_up()
 
     async def _move(self) -> None:
         try:
-            while self._waiting:
-                await self._go(self._load())
+            while taken := self._load():
+                await self._go(taken)
         finally:
             self._moving = None
-            for _, _, future in self._waiting:
-                if not future.done():
-                    future.set_exception(Unavailable("the client was closed"))
-            self._waiting.clear()
+            self._give_up()
 
-    def _load(self) -> list[tuple[Order, float, asyncio.Future[Answer]]]:
-        """Take what goes together: many, up to a limit of count and bytes."""
-        taken: list[tuple[Order, float, asyncio.Future[Answer]]] = []
+    def _give_up(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(_closed())
+
+    def _load(self) -> list[_Call]:
+        """Take what goes together: many, up to a limit of count and bytes; what nobody waits for any more stays."""
+        taken: list[_Call] = []
         size = 0
         while self._waiting and len(taken) < MOST_COMMANDS:
-            size += _size_of(self._waiting[0][0])
+            size += len(self._waiting[0].order) + 1
             if taken and size > REQUEST_BYTES:
                 break
-            taken.append(self._waiting.popleft())
+            call = self._waiting.popleft()
+            if call.answer.done():
+                size -= len(call.order) + 1
+            else:
+                taken.append(call)
         return taken
 
-    async def _go(self, taken: list[tuple[Order, float, asyncio.Future[Answer]]]) -> None:
-        deadline = max(deadline for _, deadline, _ in taken)
-        error: Exception | None = None
-        answers: list[Answer] = []
+    async def _go(self, taken: list[_Call]) -> None:
+        failure: Exception = _closed()
         try:
-            answers = await self._client.request(self._subject, encode_orders([one for one, _, _ in taken]), deadline)
-            if len(answers) != len(taken):
-                error = CoordinationError(f"{len(taken)} commands were answered by {len(answers)} answers")
-        except (CoordinationError, Refused) as caught:
-            error = caught
-        except asyncio.CancelledError:
-            error = Unavailable("the client was closed before an answer came")
-            raise
+            answers = await self._client.request(
+                self._subject, [call.order for call in taken], max(call.deadline for call in taken)
+            )
+            for call, answer in zip(taken, answers, strict=True):
+                if not call.answer.done():
+                    call.answer.set_result(answer)
+        except CoordinationError as error:
+            failure = error
         finally:
-            for index, (_, _, future) in enumerate(taken):
-                if future.done():
-                    continue
-                if error is not None or not answers:
-                    future.set_exception(error or Unavailable("no answer came"))
-                else:
-                    future.set_result(answers[index])
+            for call in taken:
+                call.fail(failure)
 
 
-def _size_of(order: Order) -> int:
-    """Guess a command's size on the wire from what may be large in it."""
-    payload = getattr(order.data, "payload", None) or getattr(order.data, "result", None)
-    return 300 + (len(payload.data) if payload is not None else 0)
+def _wait_of(command: Command) -> float:
+    """Say how long the coordinator may take over a command; what is no such time, it will refuse."""
+    wait_s = getattr(command, "wait_s", 0.0)
+    return float(wait_s) if isinstance(wait_s, int | float) and wait_s > 0 else 0.0
+
+
+def _one_each(answers: list[Answer], count: int) -> list[Answer]:
+    if len(answers) == count:
+        return answers
+    if len(answers) == 1 and answers[0].error is not None:
+        return answers * count  # the request was refused as a whole
+    msg = f"{count} commands were answered by {len(answers)} answers"
+    raise CoordinationError(msg, reason="bad_answer")
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the client was closed before an answer came", reason="closed")

@@ -18,9 +18,11 @@ import structlog
 
 from coordinator.commands import FindServices, ServiceLoad
 from coordinator.intake import Asked, Caller
-from coordinator.wire import Order, check_order, decode_orders, encode_answer
+from coordinator.rules import check_number
+from coordinator.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
+from events.ids import checked
 from events.service import ServiceHeartbeat
 from events.worker import WorkerHeartbeat
 
@@ -36,7 +38,9 @@ log = structlog.get_logger(__name__)
 _heartbeat_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     ENVELOPES[ServiceHeartbeat] | ENVELOPES[WorkerHeartbeat]
 )
+_BEATS: dict[str, type] = {"service": ServiceHeartbeat, "worker": WorkerHeartbeat}
 _LEASES_MAX = 10_000
+_SHOWN = 200
 
 
 @asynccontextmanager
@@ -64,9 +68,16 @@ class RpcDoor:
         self._engine = engine
         self._bus = bus
         self._subjects = subjects
+        self._unanswerable = _Dropped("request_dropped")
 
     def take(self, message: Message) -> None:
         """Hand every command of a request to the engine; the answers leave together, when the last is known."""
+        if not may_answer(message.reply, self._subjects.namespace):
+            # A claim whose answer nobody gets would lend tasks to nobody.
+            self._unanswerable.say(
+                message.subject, f"the reply subject {message.reply[:_SHOWN]!r} cannot be answered on"
+            )
+            return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         orders = decode_orders(message.data)
         request = _Request(self, message.reply, len(orders))
@@ -76,6 +87,7 @@ class RpcDoor:
                 reply(None, order)
                 continue
             try:
+                checked(source, "source")
                 check_order(order, kind, verb)
             except Refused as error:
                 reply(None, error)
@@ -97,17 +109,26 @@ class RpcDoor:
 
     def encode(self, value: Any, error: CoordinationError | None) -> bytes:
         """Write one answer, with the reign and position it is from."""
-        return encode_answer(value, error, str(self._engine.epoch), str(self._engine.committed))
+        epoch, position = str(self._engine.epoch), str(self._engine.committed)
+        try:
+            return encode_answer(value, error, epoch, position)
+        except (TypeError, ValueError, OverflowError) as unwritable:
+            log.exception("answer_unwritable")
+            refused = Refused(f"the coordinator cannot write this answer: {unwritable}", reason="internal")
+            return encode_answer(None, refused, epoch, position)
 
     def send(self, subject: str, answers: list[bytes]) -> None:
-        """Send the answers of one request."""
-        if not subject:
-            return
-        body = b"[%b]" % b",".join(answers)
+        """Send the answers of one request; never raises, for the writer's turn calls it."""
         try:
-            self._bus.send(subject, body)
+            self._bus.send(subject, b"[%b]" % b",".join(answers))
         except Refused as error:
-            self._bus.send(subject, b"[%b]" % b",".join([self.encode(None, error)] * len(answers)))
+            self._send_instead(subject, [self.encode(None, error)] * len(answers))
+
+    def _send_instead(self, subject: str, answers: list[bytes]) -> None:
+        try:
+            self._bus.send(subject, b"[%b]" % b",".join(answers))
+        except Refused as error:
+            log.warning("answer_not_sent", why=error.message)
 
 
 class _Request:
@@ -139,6 +160,7 @@ class HeartbeatDoor:
     def __init__(self, engine: Engine, subjects: Subjects) -> None:
         self._engine = engine
         self._subjects = subjects
+        self._malformed = _Dropped("heartbeat_dropped")
 
     def take(self, message: Message) -> None:
         """Note one heartbeat."""
@@ -146,19 +168,36 @@ class HeartbeatDoor:
         if kind == "node":
             return  # a node's sign is its sync
         try:
-            beat = _heartbeat_decoder.decode(message.data).data
-        except UNREADABLE as error:
-            log.warning("heartbeat_dropped", subject=message.subject, why=str(error))
-            return
-        if beat.subject != entity_id or not type(beat).__name__.lower().startswith(kind):
-            log.warning("heartbeat_dropped", subject=message.subject, why="it speaks for another than its subject")
-        elif isinstance(beat, WorkerHeartbeat):
+            self._note(kind, checked(entity_id), _heartbeat_decoder.decode(message.data).data)
+        except (*UNREADABLE, Refused) as error:
+            self._malformed.say(message.subject, str(error))
+
+    def _note(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
+        if beat.subject != entity_id or not isinstance(beat, _BEATS.get(kind, ())):
+            raise Refused("it speaks for another than its subject")
+        check_number("load", beat.load, 0.0, 1e9)
+        if isinstance(beat, WorkerHeartbeat):
             self._engine.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
-        else:
-            load = ServiceLoad(
-                heard_s_ago=0.0,
-                load=beat.load,
-                connections=beat.connections,
-                response_time_ms=beat.response_time_ms,
-            )
-            self._engine.hear_service(entity_id, load)
+            return
+        check_number("connections", beat.connections, 0, 1e9)
+        check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
+        load = ServiceLoad(
+            heard_s_ago=0.0,
+            load=beat.load,
+            connections=beat.connections,
+            response_time_ms=beat.response_time_ms,
+        )
+        self._engine.hear_service(entity_id, load)
+
+
+class _Dropped:
+    """Counts what was dropped and tells the 1st, 2nd, 4th, 8th … time: whoever floods a door must not flood the log."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._count = 0
+
+    def say(self, subject: str, why: str) -> None:
+        self._count += 1
+        if self._count & (self._count - 1) == 0:
+            log.warning(self._event, subject=subject[:_SHOWN], why=why[:_SHOWN], count=self._count)

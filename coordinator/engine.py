@@ -38,7 +38,7 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
-from events.errors import CoordinationError, Refused, Unavailable
+from events.errors import CoordinationError, Corrupt, Refused, Unavailable
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -249,6 +249,9 @@ class Engine:
             except TurnFull:
                 self.intake.put_back(asked)
                 return
+            except Corrupt as error:  # not to be asked of the next writer again
+                asked.reply(None, Refused(f"the coordinator failed on this command: {error}", reason="internal"))
+                raise
             except Exception as error:  # one order must never stop the writer: refuse it, say so
                 log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
@@ -260,6 +263,8 @@ class Engine:
                 self._answer_question(turn, asked)
             else:
                 self._decide(turn, asked)
+        except Corrupt:
+            raise
         except CoordinationError as error:
             # What is on record all the same is written down; where it does not fit, the order waits for the next turn.
             turn.record(error.facts, asked.caller)
@@ -391,6 +396,5 @@ class Engine:
         self._leading = False
         if self._ticking is not None:
             self._ticking.cancel()
-        self.intake.refuse_all(error)
-        self._scheduling.refuse_all(error)
-        self._waiting.refuse_all(error)
+        for waiting in (self.intake, self._scheduling, self._waiting):
+            waiting.refuse_all(error)

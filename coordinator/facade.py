@@ -28,6 +28,11 @@ class Facade:
         self._given = app
         self._app: App | None = app
 
+    @property
+    def given_app(self) -> App | None:
+        """The app it was made with; None when it uses the one of the event loop."""
+        return self._given
+
     async def initialize(self) -> None:
         """
         Open the connection now rather than at the first call.

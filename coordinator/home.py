@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from coordinator.ids import TimeOrderedIds
+from events.codec import UNREADABLE
 from events.errors import Refused
+from events.ids import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+LOCK_PATIENCE_S = 0.5
+"""Whoever looks whether a lock is held holds it for an instant, and whoever takes one writes its pid a little later."""
+_POLL_S = 0.01
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,11 +39,20 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Home:
-    """The state directory *path*; made, for its owner alone, when first used."""
+    """
+    The state directory *path*; made, for its owner alone, when first used.
+
+    Raises:
+        Refused: there cannot be such a directory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"the state directory {path} cannot be made: {error.strerror}; set COORDINATOR_HOME to another"
+            raise Refused(msg, reason="bad_home") from error
 
     @property
     def nats_store(self) -> Path:
@@ -53,14 +70,22 @@ class Home:
         return self.path / "containers"
 
     def instance(self, role: str) -> str:
-        """Give this machine's lasting name for *role*, made when first asked for."""
+        """
+        Give this machine's lasting name for *role*, made when first asked for; only for whoever holds *role*'s lock.
+
+        Raises:
+            Refused: the name kept is none.
+        """
         file = self.path / f"{role}.instance"
         try:
-            return file.read_text().strip()
+            kept = file.read_text(errors="replace").strip()
         except FileNotFoundError:
-            name = TimeOrderedIds().new(role)
-            _write(file, name.encode())
-            return name
+            kept = ""
+        if kept:
+            return checked(kept, f"the name in {file}")
+        name = TimeOrderedIds().new(role)
+        self._write(file, name.encode())
+        return name
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -68,17 +93,18 @@ class Home:
         Hold *name* in this directory; the kernel lets go when the process ends, however it ends.
 
         Raises:
-            Refused: another process holds it.
+            Refused: another process holds it, or the directory cannot be written to.
         """
         file = self.path / f"{name}.lock"
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            if not _locked(fd, LOCK_PATIENCE_S):
                 holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
                 msg = f"{self.path} is in use by the {name} of process {holder}: stop it, or set COORDINATOR_HOME"
-                raise Refused(msg, reason="home_in_use") from None
+                raise Refused(msg, reason="home_in_use")
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
             yield
@@ -92,17 +118,13 @@ class Home:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return not _locked(fd)
         finally:
             os.close(fd)
 
     def write_running(self, url: str) -> None:
         """Tell programs of this user where to connect."""
-        _write(self.path / "running.json", msgspec.json.encode(Running(url=url, pid=os.getpid())))
+        self._write(self.path / "running.json", msgspec.json.encode(Running(url=url, pid=os.getpid())))
 
     def remove_running(self) -> None:
         """Tell nobody any more."""
@@ -112,17 +134,37 @@ class Home:
         """Give what runs here now, None when nothing does; a file left behind by a killed process counts as nothing."""
         try:
             running = msgspec.json.decode((self.path / "running.json").read_bytes(), type=Running)
-        except (OSError, msgspec.MsgspecError):
+            return running if self.is_locked("up") else None
+        except (OSError, *UNREADABLE):
             return None
-        return running if self.is_locked("up") else None
+
+    def _write(self, file: Path, content: bytes) -> None:
+        """Replace a file whole, readable by its owner alone; after a power cut it is the old one or the new one."""
+        new = file.with_name(f"{file.name}.{os.getpid()}.new")
+        try:
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(fd)
+            new.replace(file)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> Refused:
+        msg = f"{self.path} cannot be written to: {error.strerror}; set COORDINATOR_HOME to a directory that can"
+        return Refused(msg, reason="bad_home")
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Replace a file whole, readable by its owner alone."""
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)
-    os.replace(new, file)
+def _locked(fd: int, patience_s: float = 0.0) -> bool:
+    """Lock an open file for as long as it is open; say whether nobody else held it until *patience_s* was over."""
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True

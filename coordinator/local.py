@@ -20,6 +20,7 @@ from coordinator.home import Home
 from coordinator.node import NodeAgent, capacity_of, open_runtime
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, Instance
+from coordinator.supervise import keep_serving
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
     namespace = settings.namespace
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
         coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator")))
+        keeping = tasks.create_task(keep_serving(server))
         serving = tasks.create_task(coordinator.run())
         try:
             await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
@@ -61,17 +63,27 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
                     secrets=home.path / "secrets",
                     interval_s=settings.node.sync_interval_s,
                 ) as node,
+                _health_checks(client, settings),
             ):
-                checking = tasks.create_task(run_health_checks(client, settings))
                 await _within(READY_TIMEOUT_S, node.ready, "take its node in")
                 try:
                     yield coordinator, client
                 finally:
-                    checking.cancel()
                     await node.stop_all()
         finally:
             coordinator.stop("closed")
             await asyncio.wait([serving])
+            keeping.cancel()
+
+
+@asynccontextmanager
+async def _health_checks(client: Client, settings: Settings) -> AsyncIterator[None]:
+    async with task_group() as tasks:
+        checking = tasks.create_task(run_health_checks(client, settings))
+        try:
+            yield
+        finally:
+            checking.cancel()
 
 
 async def _within(timeout_s: float, event: asyncio.Event, what: str) -> None:

@@ -1,10 +1,10 @@
 """
 The agent of one node: makes what is desired there true, and reports what is.
 
-Level-triggered: every second, and at once on a notice or when a container ended, it reports everything it sees and is told
-everything that should be; what differs it starts, stops or removes. It keeps no list of its own, so after any crash the first
-sync adopts what runs and removes what should not be. It never decides to restart anything, refuses orders of an older epoch,
-and stops containers that must not run unheard of when its lease was not granted in time.
+Level-triggered: every second, and at once on a notice or when a container ended, it reports everything it sees and is
+told everything that should be; what differs it starts, stops or removes. It keeps no list of its own, so after any
+crash the first sync adopts what runs and removes what should not be. It never decides to restart anything, refuses
+orders of an older epoch, and stops containers that must not run unheard of when its lease was not granted in time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import structlog
 from coordinator.clock import SystemClock
 from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
 from coordinator.groups import task_group
+from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from events.container import Secret
-from events.errors import CoordinationError, NotFound, Refused, Unavailable
+from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
 from events.resources import Resources
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from coordinator.client import Client
     from coordinator.clock import Clock
     from coordinator.home import Home
+    from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +89,7 @@ class NodeAgent:
         agent = cls(client, runtime, **options)
         subjects = client.subjects
         subscriptions = [
-            await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda message: agent._look.set()),
+            await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set()),
             await client.bus.subscribe(subjects.node(agent.node_id, "logs"), agent._answer_logs),
             await client.bus.subscribe(subjects.node(agent.node_id, "usage"), agent._answer_usage),
         ]
@@ -204,7 +206,8 @@ class NodeAgent:
                 return runtime.stop(*key, grace_s=order.stop_grace_s, force=order.force)
             case "destroyed", _:
                 return self._stop_and_remove(key, seen, force=order.force, grace_s=order.stop_grace_s)
-        return None
+            case _:
+                return None
 
     def _do(self, key: _Key, action: Awaitable[None], *, force: bool) -> None:
         """Do something about a container beside the loop, one thing at a time; forcing may overtake being gentle."""
@@ -340,14 +343,6 @@ class NodeAgent:
         return newest.container_id, newest.generation
 
 
-class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be asked of a node about one of its containers; without a generation, about the newest."""
-
-    container_id: str
-    generation: str = ""
-    lines: int = 100
-
-
 def _report(one: Observed) -> ObservedContainer:
     return ObservedContainer(
         container_id=one.container_id,
@@ -371,6 +366,13 @@ def machine_capacity() -> Resources:
     return Resources(cpu_millis=1000 * (os.cpu_count() or 1), memory_bytes=pages * page_bytes)
 
 
+def capacity_of(settings: Settings) -> Resources:
+    """Say what this node offers: what its machine has, but for what `node.capacity` says instead."""
+    has = machine_capacity()
+    said = settings.node.capacity.given()
+    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | said)
+
+
 def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
     """
     Give the runtime that the settings name.
@@ -382,26 +384,3 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
         return ProcessRuntime(home.containers, cluster=namespace)
     msg = f"node.runtime {kind!r} is not there: use process"
     raise Refused(msg, reason="bad_runtime")
-
-
-async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:
-    """
-    Ask a node's agent for `logs` or `usage` of a container.
-
-    Raises:
-        Unavailable: the agent does not answer.
-        NotFound: it has no such container.
-    """
-    from events.errors import error_of
-
-    subject = client.subjects.node(node_id, verb)
-    try:
-        answer = msgspec.json.decode(
-            await client.bus.request(subject, msgspec.json.encode(question), timeout_s=timeout_s)
-        )
-    except Unavailable as error:
-        msg = f"the agent of node {node_id} does not answer: {error.message}"
-        raise Unavailable(msg, reason=error.reason) from error
-    if "error" in answer:
-        raise error_of(answer["error"]["code"], answer["error"]["message"])
-    return answer["ok"]

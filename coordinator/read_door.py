@@ -15,10 +15,10 @@ A question is one JSON object, its answer another. Followers share the questions
     {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
 
 Only `kind`, `id` and `position` must be given. `kind` is task, container, service, worker, node, pool or session and
-`type` a kind, or the beginning of an event type with its kind in full. With `at_least` a question to `get`, `list` or `events`
-waits a moment for that position, else it is `unavailable`, reason `behind`: never answered from an older state. A list
-goes on with `before`, events with `after`, each from `next` of the answer before; `next` of a list is null at its end,
-that of events is where new ones will come. Answers may be shorter than `limit`.
+`type` a kind, or the beginning of an event type with its kind in full. With `at_least` a question to `get`, `list` or
+`events` waits a moment for that position, else it is `unavailable`, reason `behind`: never answered from an older
+state. A list goes on with `before`, events with `after`, each from `next` of the answer before; `next` of a list is
+null at its end, that of events is where new ones will come. Answers may be shorter than `limit`.
 
 This door reads and never writes. What it is sent comes from anybody: whatever is not a question is refused.
 """
@@ -36,6 +36,8 @@ from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.groups import task_group
 from coordinator.wire import encode_answer
 from events.base import START, Position
+from events.codec import UNREADABLE
+from events.errors import shown
 from events.ids import checked
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 QUEUE = "followers"
+QUOTED_CHARS = 200
 
 _Place = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\.[0-9]{1,6}\Z", description="<sequence>.<index>")]
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -270,13 +273,14 @@ def decode_question(verb: str, body: bytes) -> Question:
     """
     question = VERBS.get(verb)
     if question is None:
-        msg = f"verb {verb[:80]!r} is not known: use {', '.join(VERBS)}"
+        msg = f"verb {shown(verb)} is not known: use {', '.join(VERBS)}"
         raise Refused(msg, reason="bad_verb")
     try:
         return msgspec.json.decode(body or b"{}", type=question)
-    except (ValueError, RecursionError) as error:  # of msgspec, and of text that is no UTF-8
+    except UNREADABLE as error:
         fields = ", ".join(question.__struct_fields__) or "no fields"
-        msg = f"this is no question to {verb} ({error}): send a JSON object with {fields}"
+        # The error quotes what was sent, and that may be long.
+        msg = f"this is no question to {verb} ({str(error)[:QUOTED_CHARS]}): send a JSON object with {fields}"
         raise Refused(msg, reason="bad_question") from error
 
 

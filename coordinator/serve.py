@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,13 @@ from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine, Limits
 from coordinator.groups import task_group
-from coordinator.journal import Deposed
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
-from events.errors import Corrupt, Refused
+from events.errors import Corrupt, Refused, Unavailable
 from events.subjects import Subjects
 from projections.world import World
 
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
 
 log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+"""Between reigns that did not last, such as while NATS is away."""
 
 STAND_BY_S = 1.0
 """How often an instance that stands by folds what is new."""
@@ -72,7 +76,7 @@ class Coordinator:
         self._instance = instance
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
-        self._stopping = ""
+        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """
@@ -103,20 +107,31 @@ class Coordinator:
                 clock=self._clock.heard,
             )
             await lease.prepare()
-            while not self._stopping:
+            pause_s = FIRST_PAUSE_S
+            while not self._stopped.is_set():
+                began = self._clock.heard()
                 try:
                     await self._reign(journal, lease, doors)
-                except Deposed as error:
-                    log.warning("deposed", instance=instance.name, why=error.message)
+                except Unavailable as error:  # deposed, or NATS is away: stand by again
+                    log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
                     self.engine = None
                     self.leading.clear()
+                pause_s = FIRST_PAUSE_S if self._clock.heard() - began > LONGEST_PAUSE_S else pause_s
+                await self._stopped_within(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def stop(self, reason: str) -> None:
         """Give the lead away, or stop waiting for it; `run` then returns."""
-        self._stopping = reason
+        self._stopped.set()
         if self.engine is not None:
             self.engine.resign(reason)
+
+    async def _stopped_within(self, timeout_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._stopped.wait()
+        return self._stopped.is_set()
 
     async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
         world = World()
@@ -125,15 +140,26 @@ class Coordinator:
         if not await lease.take_back(self._instance.name):
             log.info("standing_by", instance=self._instance.name)
             while not await lease.acquire(STAND_BY_S):
-                if self._stopping:
+                if self._stopped.is_set():
                     return
                 await _fold(world, journal, (await journal.bounds()).last)
         try:
-            await self._lead(world, journal, lease, doors)
+            async with task_group() as tasks:
+                work = [
+                    tasks.create_task(lease.hold()),
+                    tasks.create_task(self._lead(world, journal, lease, doors)),
+                    tasks.create_task(self._stopped.wait()),
+                ]
+                await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+                if self.engine is not None and not work[0].done():
+                    await asyncio.wait(work[:2], return_when=asyncio.FIRST_COMPLETED)
+                for task in work:
+                    task.cancel()
         finally:
             await lease.release()
 
     async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+        """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
         sequence = await journal.claim(msgspec.json.encode(claim))
@@ -154,23 +180,21 @@ class Coordinator:
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
         )
-        # What was folded lives as long as this reign: the collector need not look at it again.
+        # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
+        # before must not be among it, or it would stay for ever.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         log.info("leading", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
         async with task_group() as tasks:
-            holding = tasks.create_task(lease.hold())
             led = tasks.create_task(engine.run())
             async with open_doors(engine, doors, self._subjects):
                 self.engine = engine
                 self.leading.set()
-                if self._stopping:
-                    engine.resign(self._stopping)
-                done, _ = await asyncio.wait([led, holding], return_when=asyncio.FIRST_COMPLETED)
+                if self._stopped.is_set():
+                    engine.resign("stopped")
+                await asyncio.wait([led])
                 self.leading.clear()
-            holding.cancel()
-            if led not in done:
-                led.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))
 
 

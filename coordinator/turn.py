@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from events import codec
 from events.base import Position
-from events.errors import Refused
+from events.errors import Corrupt, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from events.base import Envelope, Event
     from events.errors import CoordinationError
     from projections.world import World
+
+log = structlog.get_logger(__name__)
 
 
 class TurnFull(Exception):
@@ -48,6 +52,7 @@ class Turn:
         Raises:
             TurnFull: they do not fit into this turn any more.
             Refused: they would not fit into any turn.
+            Corrupt: the fold does not take what was decided; the world is half changed and must not be used any more.
         """
         made: list[tuple[Envelope, Position, bytes]] = []
         at, size = len(self._parts), self._size
@@ -68,10 +73,17 @@ class Turn:
             msg = f"what this would record has {size} bytes: at most {self._bytes_max} fit into one commit"
             raise Refused(msg, reason="too_large")
         for envelope, position, part in made:
-            self.world.apply(envelope, position, self.now)
+            self._fold(envelope, position)
             self._parts.append(part)
             self.events.append(envelope.data)
         self._size = size
+
+    def _fold(self, envelope: Envelope, position: Position) -> None:
+        try:
+            self.world.apply(envelope, position, self.now)
+        except Exception as error:  # whatever it is, the world can no longer be trusted
+            msg = f"the fold does not take the {envelope.type} that was decided: {error}"
+            raise Corrupt(msg, reason="fold_failed") from error
 
     @property
     def room(self) -> int:
@@ -92,4 +104,7 @@ class Turn:
     def answer_all(self) -> None:
         """Tell everyone who asked."""
         for asked, value, error in self.answers:
-            asked.reply(value, error)
+            try:
+                asked.reply(value, error)
+            except Exception:  # whoever asked may be gone; the others are still to be told
+                log.exception("reply_failed", command=type(asked.command).__name__)

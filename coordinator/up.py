@@ -20,6 +20,7 @@ from coordinator.commands import GetStats
 from coordinator.embedded import EmbeddedServer
 from coordinator.groups import task_group
 from coordinator.guard import Child, spawn
+from coordinator.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S, keep_serving
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-STEADY_S = 10.0
-"""A program that ran this long starts again without a pause."""
 STOP_GRACE_S = 15.0
 READY_TIMEOUT_S = 60.0
 
@@ -122,7 +119,7 @@ async def run_cluster(
                 )
             }
             keeping = [tasks.create_task(program.keep_running()) for program in programs.values()]
-            serving = tasks.create_task(_keep_serving(server))
+            serving = tasks.create_task(keep_serving(server))
             try:
                 await _until_answered(server.url, settings.namespace)
                 home.write_running(server.url)
@@ -135,21 +132,6 @@ async def run_cluster(
                 serving.cancel()
                 for task in keeping:
                     task.cancel()
-
-
-async def _keep_serving(server: EmbeddedServer) -> None:
-    """Start the nats-server again, on its port and store, whenever it ends."""
-    pause_s = FIRST_PAUSE_S * 2
-    while True:
-        code = await server.wait_exit()
-        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await server.restart()
-                break
-            except Unavailable as error:
-                log.warning("program_not_started", program="nats-server", why=error.message)
 
 
 async def _until_answered(url: str, namespace: str) -> None:

@@ -5,11 +5,13 @@ How commands and answers travel: a JSON array each way, the answers in the order
     [{"ok": …, "epoch": "1.17", "position": "1042.3"} | {"error": {"code", "message", "reason", "retry_after_s"}, …}]
 
 `tenant` and `traceparent` may stand beside `type`. What cannot be read is refused by itself: the others in the same
-request are not held up.
+request are not held up. A request that is no such array, or too long a one, gets one answer. What comes in is
+anybody's: an error shows so much of it and no more, and nothing in it may stop whoever reads it.
 """
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,14 +19,24 @@ import msgspec
 
 from coordinator.commands import COMMANDS, Command
 from events.codec import UNREADABLE
-from events.errors import CoordinationError, Refused, error_of
+from events.errors import CoordinationError, Refused, error_of, shown
 from events.ids import checked
+from events.resources import Resources
 
 MOST_COMMANDS = 1000
 """Commands in one request."""
+MESSAGE_CHARS_MOST = 1000
+"""What an error says at most; what is longer quotes something."""
+TRACEPARENT_CHARS_MOST = 64
+"""W3C Trace Context has 55."""
+
+_place = re.compile(r"(.*) - at `(?:key in )?\$([^`]*)`", re.DOTALL).fullmatch
+_steps = re.compile(r"\.(\w+)|\[(\d+)\]|(.)", re.DOTALL).findall
+_may_name_amounts = re.compile(rb'"(?:resources|capacity)"').search
+_unknown_field = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL).fullmatch
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """One command on its way; the type on the wire is the tag of the subclass."""
 
     data: Command
@@ -44,6 +56,7 @@ def _order_class(name: str, command: type[Command]) -> type[Order]:
         kw_only=True,
         gc=False,
         omit_defaults=True,
+        forbid_unknown_fields=True,
     )
 
 
@@ -92,9 +105,23 @@ class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 _answers_decoder = msgspec.json.Decoder(list[Answer])
 
 
-def encode_orders(orders: list[Order]) -> bytes:
-    """Write a request."""
-    return _encoder.encode(orders)
+def encode_order(order: Order) -> bytes:
+    """
+    Write one command, to go out alone or with others by `request_of`.
+
+    Raises:
+        Refused: it holds what JSON cannot.
+    """
+    try:
+        return _encoder.encode(order)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        msg = f"{type(order.data).__name__} cannot be written as JSON: {error}"
+        raise Refused(msg, reason="bad_request") from error
+
+
+def request_of(orders: list[bytes]) -> bytes:
+    """Put commands that are written already into one request."""
+    return b"[%b]" % b",".join(orders)
 
 
 def decode_orders(body: bytes) -> list[Order | Refused]:
@@ -103,6 +130,8 @@ def decode_orders(body: bytes) -> list[Order | Refused]:
         orders: list[Order | Refused] = _orders_decoder.decode(body)
     except UNREADABLE:
         return _decode_one_by_one(body)
+    if _may_name_amounts(body):
+        return _decode_one_by_one(body)
     return orders if len(orders) <= MOST_COMMANDS else [_too_many(len(orders))]
 
 
@@ -110,7 +139,7 @@ def _decode_one_by_one(body: bytes) -> list[Order | Refused]:
     try:
         parts = _raw_decoder.decode(body)
     except UNREADABLE as error:
-        msg = f"the request is no JSON array of commands ({error}): send [{{'id', 'type', 'data'}}]"
+        msg = f"the request is no JSON array of commands ({_cut(str(error))}): send [{{'id', 'type', 'data'}}]"
         return [Refused(msg, reason="bad_request")]
     if len(parts) > MOST_COMMANDS:
         return [_too_many(len(parts))]
@@ -125,16 +154,97 @@ def _decode_one(part: bytes) -> Order | Refused:
     try:
         head = _head_decoder.decode(part)
     except UNREADABLE as error:
-        return Refused(f"a command is no object with a type ({error})", reason="bad_request")
+        msg = f"a command is no object with a type ({_cut(str(error))}): send {{'id', 'type', 'data'}}"
+        return Refused(msg, reason="bad_request")
     command = COMMANDS.get(head.type)
     if command is None:
-        near = get_close_matches(head.type, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(COMMANDS))}"
-        return Refused(f"command type {head.type[:80]!r} is not known: {hint}", reason="unknown_command")
+        msg = f"command type {shown(head.type)} is not known: {_nearest(head.type, COMMANDS)}"
+        return Refused(msg, reason="unknown_command")
     try:
-        return msgspec.json.decode(part, type=ORDERS[command])
+        order = msgspec.json.decode(part, type=ORDERS[command])
+        _check_amounts(part)
     except UNREADABLE as error:
-        return Refused(f"{head.type}: {error}", reason="bad_request")
+        return Refused(f"{head.type}: {_explained(part, command, str(error))}", reason="bad_request")
+    except Refused as error:
+        return error
+    return order
+
+
+def _check_amounts(part: bytes) -> None:
+    """
+    Refuse amounts of what nobody knows: events are read leniently, and these are the events' own struct.
+
+    Raises:
+        Refused: `{"cpu": "2"}`, say, which would otherwise count as nothing asked for.
+    """
+    if not _may_name_amounts(part):
+        return
+    data = msgspec.json.decode(part)["data"]
+    for field in ("resources", "capacity"):
+        amounts = data.get(field)
+        for name in amounts if isinstance(amounts, dict) else ():
+            if name not in Resources.__struct_fields__:
+                right = _nearest(name, Resources.__struct_fields__)
+                msg = f"{field} has a field {shown(name)} that is not known: {right}, whole numbers"
+                raise Refused(msg, reason="bad_request")
+
+
+def _explained(part: bytes, command: type[Command], problem: str) -> str:
+    """Say what is wrong with a command, with the value; *problem* is what msgspec said, which leaves it out."""
+    found = _place(problem)
+    what, path = (found[1], found[2]) if found is not None else (problem, "")
+    if unknown := _unknown_field(what):
+        fields = {".data": command.__struct_fields__, "": ("id", "type", "data", "tenant", "traceparent")}.get(path, ())
+        where = path.removeprefix(".") or "the command"
+        right = _nearest(unknown[1], fields) if fields else "leave it out"
+        return f"{where} has a field {shown(unknown[1])} that is not known: {right}"
+    where = path.removeprefix(".data.")
+    if not where or what.startswith("Object missing"):
+        return _cut(problem)
+    if what.startswith("Invalid enum value") and (choices := _choices(command, where)):
+        what = f"use one of {', '.join(choices)}"
+    return f"{where} is {_value_at(part, path)}: {_cut(what[:1].lower() + what[1:])}"
+
+
+def _choices(command: type[Command], field: str) -> list[str]:
+    """Give the words that a field of *command* may be; none when it is no such field."""
+    for found in msgspec.inspect.type_info(command).fields:  # type: ignore[attr-defined]  # of a struct, which it is
+        if found.name == field:
+            kinds = found.type.types if isinstance(found.type, msgspec.inspect.UnionType) else (found.type,)
+            return [one.value for kind in kinds if isinstance(kind, msgspec.inspect.EnumType) for one in kind.cls]
+    return []
+
+
+def _value_at(part: bytes, path: str) -> str:
+    """Show what stands at *path* of a command, or around it where the path does not say exactly."""
+    try:
+        value = msgspec.json.decode(part)
+        for name, index, _ in _steps(path):
+            if not name and not index:
+                break
+            value = value[name] if name else value[int(index)]
+    except (*UNREADABLE, LookupError, TypeError):
+        return "not readable"
+    return shown(value)
+
+
+def _nearest(given: str, known: Any) -> str:
+    near = get_close_matches(given[:80], known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS_MOST else f"{text[:MESSAGE_CHARS_MOST]}… ({len(text)} characters)"
+
+
+def may_answer(reply: str, namespace: str) -> bool:
+    """
+    Say whether *reply* is a subject to answer on.
+
+    It is the sender's choice, and whoever answers writes there with rights of their own: the journal, a lease or
+    JetStream's own API must not be reached that way.
+    """
+    return bool(reply) and not reply.startswith((f"{namespace}.", "$")) and "*" not in reply and ">" not in reply
 
 
 def check_order(order: Order, kind: str, verb: str) -> None:
@@ -151,7 +261,7 @@ def check_order(order: Order, kind: str, verb: str) -> None:
     checked(order.tenant, "tenant")
     if order.id:
         checked(order.id, "command id")
-    if len(order.traceparent) > 64 or not order.traceparent.isascii():  # noqa: PLR2004  # W3C: 55 characters
+    if len(order.traceparent) > TRACEPARENT_CHARS_MOST or not order.traceparent.isascii():
         msg = f"traceparent {order.traceparent[:80]!a} is none: see W3C Trace Context"
         raise Refused(msg, reason="bad_request")
 
@@ -160,7 +270,8 @@ def encode_answer(value: Any, error: CoordinationError | None, epoch: str, posit
     """Write one answer."""
     if error is None:
         return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position))
-    wire = WireError(code=error.code, message=error.message, reason=error.reason, retry_after_s=error.retry_after_s)
+    message = _cut(error.message)
+    wire = WireError(code=error.code, message=message, reason=error.reason, retry_after_s=error.retry_after_s)
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))
 
 
@@ -183,11 +294,18 @@ def value_of(answer: Answer, command: Command) -> Any:
     Give what *command* was answered.
 
     Raises:
-        CoordinationError: it was refused.
+        CoordinationError: it was refused, or the answer is of another type than it should be.
     """
     if answer.error is not None:
         error = answer.error
         raise error_of(error.code, error.message, reason=error.reason, retry_after_s=error.retry_after_s)
-    if answer.ok is msgspec.UNSET or type(command).Answer is None:
+    wanted = type(command).Answer
+    if answer.ok is msgspec.UNSET or wanted is None:
         return None
-    return msgspec.json.decode(answer.ok, type=type(command).Answer)
+    try:
+        return msgspec.json.decode(answer.ok, type=wanted)
+    except UNREADABLE as error:
+        msg = (
+            f"the answer to {type(command).__name__} is not of its type ({error}): is the coordinator of this version?"
+        )
+        raise CoordinationError(msg, reason="bad_answer") from error

@@ -72,7 +72,7 @@ class Worker:
     One worker: claims tasks of the names it has handlers for and executes up to *slots* of them at once.
 
     Async handlers share the loop, the others get a thread each. *beat_s* must be well below the coordinator's lease;
-    *drain_s* is how long `stop` lets running handlers finish.
+    *drain_s* is how long `stop` lets running handlers finish. *beat_beside* is called with each beat, in their thread.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Worker:
         handlers: Mapping[str, Handler] | None = None,
         beat_s: float = BEAT_S,
         drain_s: float = DRAIN_S,
+        beat_beside: Callable[[Client], None] | None = None,
         container_id: str = "",
         creds: str | None = None,
         tls_ca: str | None = None,
@@ -100,6 +101,7 @@ class Worker:
         self._handlers = dict(handlers or {})
         self._beat_s = beat_s
         self._drain_s = drain_s
+        self._beat_beside = beat_beside
         self._container_id = container_id
         self._creds = creds
         self._tls_ca = tls_ca
@@ -114,7 +116,7 @@ class Worker:
     @property
     def load(self) -> float:
         """The share of the slots in use, 0 to 1."""
-        return len(self.running) / self._slots
+        return min(1.0, len(self.running) / self._slots)
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -224,6 +226,8 @@ class Worker:
 
     def _beat(self, client: Client) -> bool:
         """Renew what is held; runs in the heartbeats' thread, and takes its copy of the leases in one step."""
+        if self._beat_beside is not None:
+            self._beat_beside(client)
         leases, load = self.running, self.load
         return all(
             client.beat_worker(self.worker_id, leases[at : at + LEASES_A_BEAT], load)
@@ -246,20 +250,29 @@ class Worker:
         log.info("worker_registered", worker_id=self.worker_id, slots=self._slots, handles=command.handles)
 
     async def _keep_claiming(self) -> None:
-        try:
-            while not self._stopping.is_set():
+        """Claim until stopped; a worker that was taken once does not end because a single claim is refused."""
+        was_taken = False
+        while not self._stopping.is_set():
+            try:
                 if not self._registered:
                     await self._register()
-                slots = min(await self._attempts.until_usable(), CLAIM_SLOTS_MAX)
-                command = ClaimTasks(
-                    claim_id=_ids.new("claim"), worker_id=self.worker_id, slots=slots, wait_s=CLAIM_WAIT_S
-                )
-                for given in await self._ask(command):
+                for given in await self._claim():
                     self._take(given)
-        except Refused as error:
-            if error.reason != "worker_draining":
-                raise
-            self.stop("the coordinator drains it")
+                was_taken = True
+            except Refused as error:
+                if error.reason == "worker_draining":
+                    self.stop("the coordinator drains it")
+                elif not was_taken:
+                    raise
+                else:
+                    log.warning("claim_refused", worker_id=self.worker_id, code=error.reason, why=error.message)
+                    await asyncio.sleep(RETRY_S)
+
+    async def _claim(self) -> list[Task]:
+        slots = min(await self._attempts.until_usable(), CLAIM_SLOTS_MAX)
+        command = ClaimTasks(claim_id=_ids.new("claim"), worker_id=self.worker_id, slots=slots, wait_s=CLAIM_WAIT_S)
+        given: list[Task] = await self._ask(command)
+        return given
 
     async def _ask(self, command: RegisterWorker | ClaimTasks) -> Any:
         """Ask until there is an answer, always with the same ids."""

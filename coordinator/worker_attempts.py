@@ -23,7 +23,7 @@ from events.errors import CoordinationError, Refused, StaleLease, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from coordinator.client import Client
+    from coordinator.client import Door
     from coordinator.worker_handlers import Handler
     from events.task import Payload
     from projections.task import Task
@@ -40,13 +40,14 @@ ERROR_CHARS_MAX = 1000
 class Attempt:
     """One attempt at a task; `lost` once its outcome is nobody's business any more."""
 
-    __slots__ = ("context", "handler", "lost", "running", "task")
+    __slots__ = ("began", "context", "handler", "lost", "running", "task")
 
     def __init__(self, task: Task, handler: Handler, context: Context) -> None:
         self.task = task
         self.handler = handler
         self.context = context
         self.lost = False
+        self.began = False
         self.running: asyncio.Task[None] | None = None
 
 
@@ -58,11 +59,11 @@ class Attempts:
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], client: Client, tasks: asyncio.TaskGroup, *, worker_id: str, slots: int
+        self, handlers: Mapping[str, Handler], door: Door, tasks: asyncio.TaskGroup, *, worker_id: str, slots: int
     ) -> None:
         self.leases: dict[str, Attempt] = {}
         self._handlers = handlers
-        self._client = client
+        self._door = door
         self._tasks = tasks
         self._worker_id = worker_id
         self._slots = slots
@@ -72,11 +73,6 @@ class Attempts:
         self._running: set[Attempt] = set()
         self._stray = 0
         self._changed = asyncio.Event()
-
-    @property
-    def load(self) -> float:
-        """The share of the slots that is in use."""
-        return len(self._running) / self._slots
 
     @property
     def usable(self) -> int:
@@ -102,21 +98,29 @@ class Attempts:
         self._fill()
 
     def lose(self, leases: Iterable[str]) -> None:
-        """Let go of attempts that are not this worker's any more: end their handlers and report nothing."""
+        """
+        Let go of attempts that are not this worker's any more: end their handlers and report nothing.
+
+        One that is being reported goes on: a lease ends by its report, which may not be answered yet.
+        """
         for lease in leases:
-            attempt = self.leases.pop(lease, None)
-            if attempt is None:
+            attempt = self.leases.get(lease)
+            if attempt is None or (attempt.running is not None and attempt not in self._running):
                 continue
             log.warning("lease_lost", task_id=attempt.task.task_id, lease=lease, task_name=attempt.task.task_name)
+            del self.leases[lease]
             attempt.lost = attempt.context.cancelled = True
-            if attempt in self._running:
-                self._stray += 1
-                if attempt.handler.is_async and attempt.running is not None:
-                    attempt.running.cancel()
-            elif attempt.running is not None:
-                attempt.running.cancel()  # it is being reported
-            else:
+            if attempt.running is None:
                 self._queued.remove(attempt)
+            elif not attempt.began:
+                # Cancelled before its first step, it will never take one: nobody else would free its slot.
+                self._running.discard(attempt)
+                attempt.running.cancel()
+            else:
+                self._stray += 1
+                if attempt.handler.is_async:
+                    attempt.running.cancel()
+        self._fill()
         self._changed.set()
 
     def take_queued(self) -> list[Task]:
@@ -163,6 +167,7 @@ class Attempts:
             attempt.running = self._tasks.create_task(self._execute(attempt), name=attempt.task.task_id)
 
     async def _execute(self, attempt: Attempt) -> None:
+        attempt.began = True
         try:
             try:
                 report = await self._outcome(attempt)
@@ -170,7 +175,7 @@ class Attempts:
                 self._running.discard(attempt)
                 if attempt.lost:
                     self._stray = max(0, self._stray - 1)
-                self._fill()
+            self._fill()
             if report is not None and not attempt.lost:
                 await self._report(report)
         finally:
@@ -229,7 +234,7 @@ class Attempts:
             attempt=task.attempt,
             retry=retry,
             error=text,
-            exc_info=error,
+            exc_info=error if retry else None,
         )
         return FailTask(task_id=task.task_id, lease=task.lease, worker_id=self._worker_id, error=text, retry=retry)
 
@@ -239,7 +244,7 @@ class Attempts:
         """Report until it is answered: what was done must not be done again because an answer was slow."""
         while True:
             try:
-                await self._client.execute(report)
+                await self._door.execute(report)
                 return
             except StaleLease as error:
                 log.warning("report_stale", task_id=report.task_id, lease=report.lease, why=error.message)
@@ -261,7 +266,7 @@ class Attempts:
         async def report(fraction: float, message: str) -> None:
             command = ProgressTask(task_id=task.task_id, lease=task.lease, progress=fraction, message=message)
             try:
-                await self._client.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
+                await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
             except Unavailable as error:
                 log.debug("progress_not_told", task_id=task.task_id, why=error.message)
 

@@ -128,6 +128,7 @@ class SqliteStore(Waits):
         try:
             async with _connection(path) as reader:
                 await reader.execute_fetchall(ONLY_READ)
+                await _read_mark(reader)  # opens the log too, so that it reads on when the file is deleted
                 store = cls(path, writer, reader, mark)
                 try:
                     yield store

@@ -115,13 +115,12 @@ async def some_tasks(engine: Engine, name: str, count: int) -> None:
     )
     ends: list[Any] = []
     for at, task in enumerate(taken):
-        match at % 4:
-            case 0:
-                ends.append(CompleteTask(task_id=task.task_id, lease=task.lease))
-            case 1:
-                ends.append(FailTask(task_id=task.task_id, lease=task.lease, error="no use", retry=False))
-            case 2:
-                ends.append(CancelTask(task_id=task.task_id, reason="not needed"))
+        if at % 4 == 0:
+            ends.append(CompleteTask(task_id=task.task_id, lease=task.lease))
+        elif at % 4 == 1:
+            ends.append(FailTask(task_id=task.task_id, lease=task.lease, error="no use", retry=False))
+        elif at % 4 == 2:
+            ends.append(CancelTask(task_id=task.task_id, reason="not needed"))
     await asyncio.gather(*(engine.execute(end, CALLER) for end in ends))
 
 

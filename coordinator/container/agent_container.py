@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from coordinator.container.container_manager import ContainerConfig, ContainerManager
+from coordinator.container.container_manager import NO_ROOM, ContainerConfig, ContainerManager
 from coordinator.facade import text, wanted
-from events.errors import NotFound
+from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from coordinator.app import App
@@ -26,10 +26,11 @@ class AgentContainer:
         try:
             return await self._manager.start_container(self.container_id)
         except NotFound:
-            await self._manager.execute(self.config.command(self.container_id))
+            if not await self._create():
+                return False
             return await self._manager.start_container(self.container_id)
 
-    async def stop(self, force: bool = False) -> bool:
+    async def stop(self, *, force: bool = False) -> bool:
         """Stop it and wait until it has stopped, at once when *force*; False when it was not in time."""
         return await self._manager.stop_container(self.container_id, force=force)
 
@@ -41,7 +42,7 @@ class AgentContainer:
         """Let it run on; False when that did not happen in time."""
         return await self._manager.resume_container(self.container_id)
 
-    async def destroy(self, force: bool = False) -> bool:
+    async def destroy(self, *, force: bool = False) -> bool:
         """Stop and remove it; False when it was not gone in time."""
         return await self._manager.destroy_container(self.container_id, force=force)
 
@@ -60,3 +61,19 @@ class AgentContainer:
     async def close(self) -> None:
         """Let go of the connection; the container goes on."""
         await self._manager.close()
+
+    async def __aenter__(self) -> Self:
+        await self._manager.initialize()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _create(self) -> bool:
+        try:
+            await self._manager.execute(self.config.command(self.container_id))
+        except Refused as error:
+            if error.reason == NO_ROOM:
+                return False
+            raise
+        return True

@@ -20,8 +20,8 @@ from coordinator.commands import (
     StartContainer,
     StopContainer,
 )
-from coordinator.facade import Facade, new_id, text, wanted
-from coordinator.node import NodeQuestion, ask_node
+from coordinator.facade import Facade, flag, new_id, text, wanted, whole
+from coordinator.node_questions import NodeQuestion, ask_node
 from events.container import ContainerStatus, Secret
 from events.errors import Refused
 from events.resources import Resources
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from coordinator.commands import ClusterStats
     from projections.container import Container
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 30.0
+WAIT_S = 20.0
+"""One question waits so long at the coordinator; longer waits are asked again."""
+
+NO_ROOM = "no_room"
+"""The reason why a container is refused that no node has room for."""
 
 _S = ContainerStatus
 
@@ -80,7 +83,7 @@ def _environment(given: Any) -> dict[str, str | Secret]:
         if isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str):
             made[text("environment name", name)] = Secret(secret=value["secret"])
         else:
-            right = 'text, nor {"secret": name}'
+            right = 'text or {"secret": name}'
             made[text("environment name", name)] = wanted(f"environment[{name!r}]", value, str, right)
     return made
 
@@ -108,24 +111,24 @@ class ContainerManager(Facade):
             Refused: it is paused, stopping or destroyed.
         """
         try:
-            await self.execute(StartContainer(container_id=container_id))
+            await self.execute(StartContainer(container_id=text("container_id", container_id)))
         except Refused as error:
-            if error.reason == "no_room":
+            if error.reason == NO_ROOM:
                 return False
             raise
-        status = await self._until_not(container_id, (_S.STARTING,), START_TIMEOUT_S)
-        return status is _S.RUNNING
+        return await self._until_not(container_id, (_S.STARTING,)) is _S.RUNNING
 
-    async def stop_container(self, container_id: str, force: bool = False) -> bool:
+    async def stop_container(self, container_id: str, *, force: bool = False) -> bool:
         """
-        Stop a container and wait until it has stopped; at once when *force*. False when it did not stop in time.
+        Stop a container and wait until it has stopped, at once when *force*; False when it did not stop in time.
 
         Raises:
             NotFound: there is no such container.
         """
-        await self.execute(StopContainer(container_id=container_id, force=force))
-        status = await self._until_not(container_id, (_S.STOPPING, _S.RUNNING, _S.PAUSED), STOP_TIMEOUT_S)
-        return status in (_S.STOPPED, _S.CREATED, _S.DESTROYED)
+        order = StopContainer(container_id=text("container_id", container_id), force=flag("force", force))
+        await self.execute(order)
+        status = await self._until_not(container_id, (_S.STARTING, _S.STOPPING, _S.RUNNING, _S.PAUSED))
+        return status in {_S.STOPPED, _S.CREATED, _S.DESTROYED}
 
     async def pause_container(self, container_id: str) -> bool:
         """
@@ -134,8 +137,8 @@ class ContainerManager(Facade):
         Raises:
             Refused: it does not run. NotFound: there is none.
         """
-        await self.execute(PauseContainer(container_id=container_id))
-        return await self._until_not(container_id, (_S.RUNNING,), STOP_TIMEOUT_S) is _S.PAUSED
+        await self.execute(PauseContainer(container_id=text("container_id", container_id)))
+        return await self._until_not(container_id, (_S.RUNNING,)) is _S.PAUSED
 
     async def resume_container(self, container_id: str) -> bool:
         """
@@ -144,22 +147,23 @@ class ContainerManager(Facade):
         Raises:
             Refused: it is not paused. NotFound: there is none.
         """
-        await self.execute(ResumeContainer(container_id=container_id))
-        return await self._until_not(container_id, (_S.PAUSED,), STOP_TIMEOUT_S) is _S.RUNNING
+        await self.execute(ResumeContainer(container_id=text("container_id", container_id)))
+        return await self._until_not(container_id, (_S.PAUSED,)) is _S.RUNNING
 
-    async def destroy_container(self, container_id: str, force: bool = False) -> bool:
+    async def destroy_container(self, container_id: str, *, force: bool = False) -> bool:
         """
-        Stop and remove a container and wait until it is gone; False when it was not in time.
+        Stop and remove a container and wait until it is gone, at once when *force*; False when it was not in time.
 
         Raises:
             NotFound: there is no such container.
         """
-        await self.execute(DestroyContainer(container_id=container_id, force=force))
-        return await self._until_not(container_id, (_S.STOPPING,), STOP_TIMEOUT_S) is _S.DESTROYED
+        order = DestroyContainer(container_id=text("container_id", container_id), force=flag("force", force))
+        await self.execute(order)
+        return await self._until_not(container_id, tuple(set(_S) - {_S.DESTROYED})) is _S.DESTROYED
 
     async def get_container(self, container_id: str) -> Container:
         """Give all that is known of a container; raises `NotFound`."""
-        found: Container = await self.execute(GetContainer(container_id=container_id))
+        found: Container = await self.execute(GetContainer(container_id=text("container_id", container_id)))
         return found
 
     async def get_container_status(self, container_id: str) -> ContainerStatus:
@@ -168,7 +172,7 @@ class ContainerManager(Facade):
 
     async def list_containers(self, limit: int = 100) -> list[Container]:
         """Give containers, newest first."""
-        found: list[Container] = await self.execute(ListContainers(limit=limit))
+        found: list[Container] = await self.execute(ListContainers(limit=whole("limit", limit)))
         return found
 
     async def get_container_logs(self, container_id: str, lines: int = 100) -> list[str]:
@@ -178,7 +182,7 @@ class ContainerManager(Facade):
         Raises:
             NotFound: it was never started, or is gone. Unavailable: its node does not answer.
         """
-        return list(await self._ask_node(container_id, "logs", lines=lines))
+        return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines)))
 
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """
@@ -208,10 +212,16 @@ class ContainerManager(Facade):
             "success_rate": max(0.0, 1.0 - stats.container_failures / starts) if starts else 1.0,
         }
 
-    async def _until_not(self, container_id: str, unless: tuple[_S, ...], wait_s: float) -> ContainerStatus:
-        found = await self.execute(GetContainer(container_id=container_id, unless=unless, wait_s=wait_s))
-        status: ContainerStatus = found.status
-        return status
+    async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
+        """Wait until the container's status is none of *unless*, for `container.default_timeout` at most."""
+        left_s = (await self.opened()).settings.container.default_timeout
+        while True:
+            portion_s = min(left_s, WAIT_S)
+            left_s -= portion_s
+            found = await self.execute(GetContainer(container_id=container_id, unless=unless, wait_s=portion_s))
+            status: ContainerStatus = found.status
+            if status not in unless or left_s <= 0:
+                return status
 
     async def _ask_node(self, container_id: str, verb: str, **options: Any) -> Any:
         app = await self.opened()

@@ -1,8 +1,8 @@
 """
 Choose an instance of a service: balance load, and move away from instances that fail.
 
-Choosing looks at the candidates and at where the round has got to, and at nothing else. A `ServiceDiscovery` keeps that,
-and what its own caller told it of instances lately; it never keeps which instances there are.
+Choosing looks at the candidates and at where the round has got to, and at nothing else. A `ServiceDiscovery` keeps
+that, and what its own caller told it of instances lately; it never keeps which instances there are.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ def choose(
 
 def _weighted(ordered: Sequence[ServiceView], round_: Round) -> ServiceView:
     """
-    Give each instance as many turns as its weight, spread over the round: each turn all earn their weight, and the
-    richest pays for all (the smooth weighted round-robin of nginx).
+    Give each instance as many turns as its weight, spread over the round.
+
+    Each turn all earn their weight, and the richest pays for all: the smooth weighted round-robin of nginx.
     """
     round_.credits = {_id(one): round_.credits.get(_id(one), 0) + one.service.weight for one in ordered}
     chosen = max(ordered, key=lambda one: round_.credits[_id(one)])

@@ -13,7 +13,7 @@ from coordinator.commands import (
     HeartbeatService,
     RegisterService,
 )
-from coordinator.facade import Facade, member, new_id, number, text, wanted, whole
+from coordinator.facade import Facade, member, new_id, number, text, texts, wanted, whole
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class ServiceRegistry(Facade):
                 host=text("host", host),
                 port=whole("port", port),
                 health_check_url="" if health_check_url is None else text("health_check_url", health_check_url),
-                tags=tuple(text("tags", tag) for tag in tags),
+                tags=texts("tags", tags),
                 metadata=_metadata(metadata),
                 weight=whole("weight", weight),
             )
@@ -128,7 +128,7 @@ class ServiceRegistry(Facade):
             service_type="" if service_type is None else text("service_type", service_type),
             status=None if status is None else member("status", status, ServiceStatus),
             tag="" if tag is None else text("tag", tag),
-            limit=limit,
+            limit=whole("limit", limit),
         )
         return [service_info(view) for view in await self.execute(question)]
 

@@ -19,13 +19,13 @@ from coordinator.commands import (
     SyncNode,
 )
 from coordinator.engine import Limits
-from coordinator.errors import NotFound, Unavailable
+from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
 from coordinator.intake import Caller
 from coordinator.journal import Deposed
 from coordinator.journal_memory import Lost, MemoryJournal
 from events.container import ContainerStatus
 from events.coordinator import EpochClaim
-from events.task import TaskStatus
+from events.task import TaskCompleted, TaskStatus
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, Told, leading
 from tests.unit.coordinator.facts import (
     claim,
@@ -285,3 +285,20 @@ async def test_a_call_from_this_process_is_told_like_any_other() -> None:
         assert await rig.engine.execute(submit(), me) == "t"
         with pytest.raises(NotFound):
             await rig.engine.execute(GetTask(task_id="nobody"), me)
+
+
+async def test_a_decision_that_cannot_be_folded_stops_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gave the order is refused for good, lest the next writer fall over it; the others ask again."""
+
+    def wrong(*_: Any, **__: Any) -> tuple[TaskCompleted, ...]:
+        return (TaskCompleted(task_id="none", lease="l"),)
+
+    async with leading() as rig:
+        other = await rig.hold()
+        told = rig.ask(submit("asked"))
+        monkeypatch.setattr("coordinator.engine.decide", wrong)
+        rig.let_go()
+        with pytest.raises(Corrupt):
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        assert isinstance(await told.error(), Refused)
+        del other

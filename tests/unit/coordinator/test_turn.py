@@ -9,7 +9,8 @@ import pytest
 from coordinator.intake import Asked, Caller
 from coordinator.turn import Turn, TurnFull
 from events import codec
-from events.errors import Refused, Unavailable
+from events.errors import Corrupt, Refused, Unavailable
+from events.task import TaskCompleted
 from projections.source import Record
 from projections.world import World
 from tests.specification import fold
@@ -109,3 +110,26 @@ def test_answers_are_given_once_and_together() -> None:
     filling.withhold(unsure)
     filling.answer_all()
     assert told == [(None, unsure), (None, unsure)]
+
+
+def test_an_answer_that_nobody_takes_keeps_no_other_waiting() -> None:
+    """Whoever asked may be gone, and its reply may raise."""
+
+    def gone(*_: Any) -> None:
+        raise RuntimeError("gone")
+
+    told: list[Any] = []
+    filling = turn(World())
+    filling.answers = [
+        (Asked(submit(), CALLER, gone), "a", None),
+        (Asked(submit(), CALLER, lambda *outcome: told.append(outcome)), "b", None),
+    ]
+    filling.answer_all()
+    assert told == [("b", None)]
+
+
+def test_what_the_fold_does_not_take_stops_the_writer() -> None:
+    """The world may be half changed by then: it is corrupt, whatever the fold has raised."""
+    filling = turn(World())
+    with pytest.raises(Corrupt, match=r"task\.completed"):
+        filling.record([TaskCompleted(task_id="none", lease="l")], CALLER)
