@@ -20,6 +20,7 @@ import structlog
 
 from coordinator.bus import Bus
 from coordinator.clock import SystemClock
+from coordinator.commands import ClaimTasks, WithdrawClaim
 from coordinator.ids import TimeOrderedIds
 from coordinator.wire import MOST_COMMANDS, ORDERS, decode_answers, encode_order, request_of, value_of
 from events.base import START, Position
@@ -134,7 +135,11 @@ class Client:
         wait_s = _wait_of(command)
         deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
         while True:
-            answer = await self._ask(subject, order, deadline, wait_s)
+            try:
+                answer = await self._ask(subject, order, deadline, wait_s)
+            except asyncio.CancelledError:
+                self._withdraw(command)
+                raise
             # What could not be taken now is asked again, with the same ids, while there is time.
             if answer.error is None or answer.error.code != Unavailable.code:
                 return value_of(answer, command)
@@ -142,6 +147,13 @@ class Client:
             if loop.time() + pause_s >= deadline:
                 return value_of(answer, command)
             await asyncio.sleep(pause_s)
+
+    def _withdraw(self, command: Command) -> None:
+        """Take a claim back that nobody waits for any more, lest it be given tasks; what is lost lapses by itself."""
+        if isinstance(command, ClaimTasks):
+            back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
+            order = encode_order(ORDERS[WithdrawClaim](data=back, id=_ids.new("cmd"), tenant=self._tenant))
+            self.bus.send(self.subjects.rpc(self.source, back.KIND, back.VERB), request_of([order]))
 
     async def _ask(self, subject: str, order: bytes, deadline: float, wait_s: float) -> Answer:
         """Get one answer, in time: alone where it may take long, so that nothing else waits for it."""

@@ -5,6 +5,13 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
+LEAP_S = 60.0
+"""A wall clock this far ahead of the time that has passed was set; until the next reign that must not matter."""
+
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -35,8 +42,10 @@ class CommitClock:
     """
     Commit time: the wall clock's, but it never runs back and never stands still.
 
-    A writer whose wall clock is behind that of the writer before it, or is set back, goes on from the last commit at the
-    pace of its monotonic clock; deadlines in the journal would otherwise wait until its wall clock has caught up.
+    A writer whose wall clock is behind that of the writer before it, or is set back, goes on from the last commit at
+    the pace of its monotonic clock; deadlines in the journal would otherwise wait until its wall clock has caught up.
+    A wall clock that leaps ahead while this writer reigns is not believed either, for what it lets lapse never comes
+    back.
 
     Args:
         clock: the machine's clocks.
@@ -47,10 +56,19 @@ class CommitClock:
         self._clock = clock
         self._last = last
         self._heard = clock.heard()
+        self._reigns = False
+        self._leapt = False
 
     def now(self) -> float:
         """Give seconds since 1970."""
         heard = self._clock.heard()
-        self._last = max(self._clock.wall(), self._last + heard - self._heard)
+        paced = self._last + heard - self._heard
+        wall = self._clock.wall()
+        leaps = self._reigns and wall > paced + LEAP_S
+        if leaps and not self._leapt:
+            log.warning("wall_clock_leapt", ahead_s=round(wall - paced, 1))
+        self._leapt = leaps
+        self._last = paced if leaps else max(wall, paced)
         self._heard = heard
+        self._reigns = True
         return self._last

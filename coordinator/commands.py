@@ -42,6 +42,7 @@ from coordinator.orders import (
     SubmitTask,
     SyncNode,
     UncordonNode,
+    WithdrawClaim,
 )
 from coordinator.queries import (
     CheckOutcome,
@@ -116,6 +117,7 @@ __all__ = [
     "SubmitTask",
     "SyncNode",
     "UncordonNode",
+    "WithdrawClaim",
     "command_type",
 ]
 

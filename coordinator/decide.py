@@ -40,12 +40,14 @@ from coordinator.commands import (
     SubmitTask,
     SyncNode,
     UncordonNode,
+    WithdrawClaim,
 )
 from coordinator.container import decide as container
 from coordinator.container import decide_node as node
 from coordinator.registry import decide as registry
 from coordinator.scheduler import decide as scheduler
 from coordinator.scheduler import decide_pool as pool
+from coordinator.scheduler import decide_worker as scheduler_worker
 from events.errors import NotFound
 
 if TYPE_CHECKING:
@@ -62,14 +64,15 @@ Thing = TypeVar("Thing")
 DECIDERS: dict[type[Command], Callable[[World, Any, Context], Events]] = {
     SubmitTask: scheduler.submit,
     ClaimTasks: scheduler.claim,
+    WithdrawClaim: scheduler.withdraw,
     CompleteTask: scheduler.complete,
     FailTask: scheduler.fail,
     ReleaseTask: scheduler.release,
     ProgressTask: scheduler.progress,
     CancelTask: scheduler.cancel,
-    RegisterWorker: scheduler.register_worker,
-    DrainWorker: scheduler.drain_worker,
-    LeaveWorker: scheduler.leave_worker,
+    RegisterWorker: scheduler_worker.register,
+    DrainWorker: scheduler_worker.drain,
+    LeaveWorker: scheduler_worker.leave,
     DefinePool: pool.define,
     AllocatePool: pool.allocate,
     ReleasePool: pool.release,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator.commands import FindServices, ServiceLoad
+from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
 from coordinator.intake import Asked, Caller
 from coordinator.rules import check_number
 from coordinator.wire import Order, check_order, decode_orders, encode_answer, may_answer
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 _heartbeat_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     ENVELOPES[ServiceHeartbeat] | ENVELOPES[WorkerHeartbeat]
 )
+_ONE_WAY = (WithdrawClaim,)
+"""What may come without a reply subject: a hint, which may be lost."""
 _BEATS: dict[str, type] = {"service": ServiceHeartbeat, "worker": WorkerHeartbeat}
 _LEASES_MAX = 10_000
 _SHOWN = 200
@@ -72,27 +74,31 @@ class RpcDoor:
 
     def take(self, message: Message) -> None:
         """Hand every command of a request to the engine; the answers leave together, when the last is known."""
-        if not may_answer(message.reply, self._subjects.namespace):
-            # A claim whose answer nobody gets would lend tasks to nobody.
-            self._unanswerable.say(
-                message.subject, f"the reply subject {message.reply[:_SHOWN]!r} cannot be answered on"
-            )
+        if message.reply and not may_answer(message.reply, self._subjects.namespace):
+            self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:_SHOWN]!r}")
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         orders = decode_orders(message.data)
         request = _Request(self, message.reply, len(orders))
         for index, order in enumerate(orders):
             reply = request.reply(index)
-            if isinstance(order, Refused):
-                reply(None, order)
-                continue
             try:
-                checked(source, "source")
-                check_order(order, kind, verb)
+                taken = self._checked(order, source, kind, verb, message)
             except Refused as error:
                 reply(None, error)
             else:
-                self._hand_over(order, source, reply)
+                self._hand_over(taken, source, reply)
+
+    def _checked(self, order: Order | Refused, source: str, kind: str, verb: str, message: Message) -> Order:
+        if isinstance(order, Refused):
+            raise order
+        checked(source, "source")
+        check_order(order, kind, verb)
+        if not message.reply and not isinstance(order.data, _ONE_WAY):
+            # A claim whose answer nobody gets, say, would lend tasks to nobody.
+            self._unanswerable.say(message.subject, "it has no reply subject: send it as a request")
+            raise Refused("a command needs a reply subject", reason="bad_request")
+        return order
 
     def _hand_over(self, order: Order, source: str, reply: Any) -> None:
         command = order.data
@@ -119,6 +125,8 @@ class RpcDoor:
 
     def send(self, subject: str, answers: list[bytes]) -> None:
         """Send the answers of one request; never raises, for the writer's turn calls it."""
+        if not subject:
+            return
         try:
             self._bus.send(subject, b"[%b]" % b",".join(answers))
         except Refused as error:

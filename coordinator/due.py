@@ -10,15 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.container.decide_node import failed, observed, restart
-from coordinator.scheduler.decide import failed_attempt
+from coordinator.scheduler.decide import failed_attempt, released
 from events.container import ContainerStatus
 from events.errors import Refused
-from events.node import NodeLost
+from events.node import NodeLost, NodeRemoved
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.task import TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.container import Desired
 from projections.node import NodeStatus
+from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from coordinator.signs import Signs
     from events.base import Event
     from projections.container import Container
+    from projections.service import Service
     from projections.world import World
 
 NODE_LOST_AFTER = 1.5
@@ -40,7 +42,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
     yield from _silent_services(world, signs, context, heard_now)
     yield from _silent_nodes(world, signs, context, heard_now)
     for container_id in tuple(world.containers):
-        yield from _container(world, world.containers[container_id], context)
+        yield from _container(world, world.containers[container_id], context, heard_now - signs.since)
 
 
 def _attempts(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
@@ -52,9 +54,14 @@ def _attempts(world: World, signs: Signs, context: Context, heard_now: float) ->
         if ran_for_s >= task.timeout_s:
             yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
     limit_s = context.rules.lease_s
-    for held in tuple(world.indexes.held.values()):
+    for worker_id, held in tuple(world.indexes.held.items()):
+        worker = world.workers.get(worker_id)
+        has_left = worker is not None and worker.status is WorkerStatus.LEFT
         for task_id in tuple(held):
             task = world.tasks[task_id]
+            if has_left:
+                yield released(task, "the worker left", context)
+                continue
             silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
             if silent_for_s > limit_s:
                 yield failed_attempt(
@@ -88,9 +95,10 @@ def _silent_services(world: World, signs: Signs, context: Context, heard_now: fl
             if context.now - service.changed_at > context.rules.deregister_after_s:
                 yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
             continue
-        if service.health_check_url:
-            continue  # its checks speak for it
         silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
+        if service.health_check_url:
+            yield from _unchecked(service, context, silent_for_s)
+            continue
         if silent_for_s > limit_s:
             yield ServiceHealthChanged(
                 service_id=service.service_id,
@@ -100,6 +108,25 @@ def _silent_services(world: World, signs: Signs, context: Context, heard_now: fl
                 silent_for_s=silent_for_s,
                 limit_s=limit_s,
             )
+
+
+def _unchecked(service: Service, context: Context, silent_for_s: float) -> Iterator[Event]:
+    """Give what follows for a service whose checks speak for it, when they say nothing, or bad news for too long."""
+    limit_s = context.rules.heartbeat_timeout_s
+    if (
+        service.status is ServiceStatus.UNHEALTHY
+        and context.now - service.changed_at > context.rules.deregister_after_s
+    ):
+        yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
+    elif silent_for_s > limit_s and service.status is not ServiceStatus.UNKNOWN:
+        yield ServiceHealthChanged(
+            service_id=service.service_id,
+            status=ServiceStatus.UNKNOWN,
+            previous=service.status,
+            rule="not_checked",
+            silent_for_s=silent_for_s,
+            limit_s=limit_s,
+        )
 
 
 def _silent_nodes(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
@@ -115,6 +142,17 @@ def _silent_nodes(world: World, signs: Signs, context: Context, heard_now: float
         # Not only as it is lost: a commit holds so many events, and a writer may die between two of them.
         for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
             yield from _cut_off(world, world.containers[container_id], context)
+        lost = world.nodes[node.node_id]
+        if (
+            lost.status is NodeStatus.LOST
+            and context.now - lost.lost_at > context.rules.deregister_after_s
+            and not _holds(world, node.node_id)
+        ):
+            yield NodeRemoved(node_id=node.node_id, reason="lost for too long")
+
+
+def _holds(world: World, node_id: str) -> bool:
+    return any(world.containers[one].holds for one in world.indexes.containers_on.get(node_id, ()))
 
 
 def _cut_off(world: World, container: Container, context: Context) -> Iterator[Event]:
@@ -125,14 +163,15 @@ def _cut_off(world: World, container: Container, context: Context) -> Iterator[E
         yield from observed(world, container, None, context)
 
 
-def _container(world: World, container: Container, context: Context) -> Iterator[Event]:
+def _container(world: World, container: Container, context: Context, led_for_s: float) -> Iterator[Event]:
     if container.status is ContainerStatus.STARTING and container.starting_at is not None:
         limit_s = context.rules.container_start_timeout_s
-        if context.now - container.starting_at > limit_s:
+        # Its node must have had the time to tell this writer that it runs.
+        if min(context.now - container.starting_at, led_for_s) > limit_s:
             yield failed(container, f"did not start within {limit_s:g} s", context)
     elif (
         container.status is ContainerStatus.ERROR
-        and container.desired is Desired.RUNNING
+        and container.desired in (Desired.RUNNING, Desired.PAUSED)
         and container.restart_at is not None
         and container.restart_at <= context.now
     ):

@@ -19,11 +19,12 @@ import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
-from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck
+from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck, WithdrawClaim
 from coordinator.decide import answer, decide
 from coordinator.due import due
 from coordinator.intake import Asked, Caller, Intake, typed
 from coordinator.journal import Epoch
+from coordinator.limits import Limits
 from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
@@ -71,19 +72,6 @@ _ENDS_LEASE = (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)
 _CHANGES_NODE = (ContainerStarting, ContainerStopping, ContainerPausing, ContainerResuming, ContainerDestroyed)
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the engine; times in seconds."""
-
-    turn_commands: int = 2000
-    turn_bytes: int = 512 * 1024
-    intake_max: int = 20_000
-    waiting_max: int = 10_000
-    wait_max_s: float = 60.0
-    tick_s: float = 0.5
-    retention_s: float = 3600.0
-    ended_kept: int = 10_000
-
-
 class Notify(Protocol):
     """Tells a worker or node that something changed for it: a hint, which may be lost."""
 
@@ -121,8 +109,8 @@ class Engine:
         self._is_fresh = is_fresh
         self._notify = notify
         self.intake = Intake(self._limits.intake_max)
-        self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
+        self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
@@ -187,7 +175,13 @@ class Engine:
                     future.set_exception(error)
 
         self.put(Asked(typed(command), caller, reply))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if isinstance(command, ClaimTasks):  # nobody would see what it is given
+                back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
+                self.put(Asked(back, caller, lambda *_: None))
+            raise
 
     def ask_now(self, question: Any) -> Any:
         """Answer a discovery question at once, from the world as it stands."""
@@ -197,8 +191,9 @@ class Engine:
         """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
         if not self._leading:
             return  # it knows of no lease, and must not call any lost
-        self.signs.hear_worker(worker_id, self._clock.heard(), leases, load)
-        lost = [lease for lease in leases if lease not in self.signs.leases]
+        held = {self.world.tasks[task_id].lease for task_id in self.world.indexes.held.get(worker_id, ())}
+        self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
+        lost = [lease for lease in leases if lease not in held]
         if lost and self._is_fresh():
             self._notify("worker", worker_id, msgspec.json.encode({"lost": lost}))
 
@@ -285,7 +280,7 @@ class Engine:
         streak = self.signs.streak(command) if isinstance(command, ReportCheck) else 1
         if isinstance(command, ClaimTasks):
             self.signs.workers[command.worker_id] = self._clock.heard()
-        if commandid and commandid in self.world.remembered:
+        if commandid and f"{caller.actor}/{commandid}" in self.world.remembered:
             events: tuple[Event, ...] = ()
         else:
             events = decide(self.world, command, context, streak=streak)
@@ -296,6 +291,8 @@ class Engine:
         if isinstance(command, ClaimTasks):
             self._claim(turn, asked, command)
             return
+        if isinstance(command, WithdrawClaim):
+            self._scheduling.withdraw(command)
         if isinstance(command, ReportCheck):
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
         turn.answers.append((asked, answer(self.world, command, context, events), None))

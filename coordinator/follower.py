@@ -2,8 +2,8 @@
 The read process: follows the journal into the read model and answers questions from it.
 
 Several may run; none of them decides anything, and what one has can be deleted at any moment. It follows through
-outages of NATS by itself. A read model that is damaged or of another journal is moved aside and built anew; a damaged journal
-ends the following, and the questions go on being answered as of the position before the damage.
+outages of NATS by itself. A read model that is damaged or of another journal is moved aside and built anew; a damaged
+journal ends the following, and the questions go on being answered as of the position before the damage.
 """
 
 from __future__ import annotations

@@ -196,6 +196,7 @@ class SlotWriter:
         # The bodies of two claimants may be equal; only an id of this very call tells whose claim was stored.
         call = self._ids.new("claim")
         before: int | None = None
+        waited_s = 0.0
         for attempt, pause_s in enumerate(_pauses(), 1):
             try:
                 if before is None:
@@ -209,7 +210,9 @@ class SlotWriter:
                         last = await self._slots.last_claim()
                         if last is not None and last.message_id == draft.message_id:
                             return last.sequence
-                        if _sequence_of(last) != before:
+                        # A replica that lags shows an earlier claim: believed only when it goes on saying so.
+                        found = _sequence_of(last)
+                        if found > before or (found < before and waited_s >= self._doubt_s):
                             before = _later_claim(before, last)
                             continue
                     case Undecided(reason=reason):
@@ -219,6 +222,7 @@ class SlotWriter:
             except Unavailable as error:
                 log.warning("claim_waits", attempt=attempt, reason=error.message)
             await asyncio.sleep(pause_s)
+            waited_s += pause_s
         raise AssertionError
 
     async def _commit(self, sequence: int, draft: Draft) -> None:

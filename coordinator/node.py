@@ -181,7 +181,12 @@ class NodeAgent:
 
     def _make_true(self, orders: NodeOrders, seen: dict[_Key, Observed]) -> None:
         wanted = {(one.container_id, one.generation): one for one in orders.containers}
+        # Of one container never two generations at once: the next starts when the former is gone.
+        occupied = {key[0] for key, one in seen.items() if one.state is not RuntimeState.EXITED}
+        occupied |= {container_id for container_id, _, _ in self._busy}
         for key, order in wanted.items():
+            if key not in seen and key[0] in occupied:
+                continue
             action = self._action(order, seen.get(key))
             if action is not None:
                 self._do(key, action, force=order.force)

@@ -47,6 +47,15 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     strategy: str = ""
 
 
+class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):
+    """Take a claim back whose answer nobody waits for any more; what it was given goes back to the queue."""
+
+    KIND, VERB = "task", "withdraw"
+
+    claim_id: str
+    worker_id: str
+
+
 class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
     """Report that the attempt under `lease` ended well; without a lease only where nobody holds one."""
 

@@ -37,7 +37,7 @@ class GetTask(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListTasks(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for tasks, newest first."""
+    """Ask for tasks, newest first, without their payloads and results."""
 
     KIND, VERB, Answer = "task", "list", list[Task]
 
@@ -56,7 +56,7 @@ class GetContainer(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListContainers(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for containers, newest first."""
+    """Ask for containers, newest first, without their environments."""
 
     KIND, VERB, Answer = "container", "list", list[Container]
 

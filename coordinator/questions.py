@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from coordinator.signs import Signs
     from projections.world import World
 
-MOST_LISTED = 10_000
+MOST_LISTED = 1000
 
 
 def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
@@ -64,9 +64,11 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return list(islice(checks.outcomes, _limit(question.limit))) if checks else []
         case ListTasks():
             chosen = (t for t in reversed(world.tasks.values()) if question.status in (None, t.status))
-            return list(islice(chosen, _limit(question.limit)))
+            shown = islice(chosen, _limit(question.limit))
+            return [msgspec.structs.replace(task, payload=None, result=None) for task in shown]
         case ListContainers():
-            return list(islice(reversed(world.containers.values()), _limit(question.limit)))
+            shown_containers = islice(reversed(world.containers.values()), _limit(question.limit))
+            return [msgspec.structs.replace(container, environment={}) for container in shown_containers]
         case ListWorkers():
             return list(islice(reversed(world.workers.values()), _limit(question.limit)))
         case ListNodes():

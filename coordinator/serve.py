@@ -21,10 +21,11 @@ import structlog
 from coordinator.bus import Bus
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
-from coordinator.engine import Engine, Limits
+from coordinator.engine import Engine
 from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339

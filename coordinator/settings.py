@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-    from coordinator.engine import Limits
+    from coordinator.limits import Limits
 
 PREFIX = "COORDINATOR_"
 PLAIN_NAMES = frozenset(
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         """Give the bounds of the engine."""
-        from coordinator.engine import Limits
+        from coordinator.limits import Limits
 
         engine = self.engine
         return Limits(

@@ -158,7 +158,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
             return replace(
                 container,
                 status=_S.STARTING,
-                desired=Desired.RUNNING,
+                desired=_desired(container, event),
                 node_id=event.node_id,
                 generation=str(stamp.position),
                 restarts=event.restarts,
@@ -206,3 +206,10 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
                 ended=stamp.position,
             )
     assert_never(event)
+
+
+def _desired(container: Container, event: ContainerStarting) -> Desired:
+    """Say what a start makes desired: to run, unless it only brings back what was paused."""
+    if event.reason == "restart" and container.desired is Desired.PAUSED:
+        return Desired.PAUSED
+    return Desired.RUNNING

@@ -55,6 +55,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     runtime: str = ""
     labels: dict[str, str] = {}
     cordoned: bool = False
+    lost_at: float = 0.0
     reason: str = ""
     ended_at: float | None = None
     ended: Position = START
@@ -104,7 +105,7 @@ def _evolve(
             return replace(node, status=_S.READY, cordoned=False, reason="")
         case NodeLost():
             reason = f"silent for {event.silent_for_s:.1f} s, limit {event.limit_s:g} s"
-            return replace(node, status=_S.LOST, reason=reason)
+            return replace(node, status=_S.LOST, reason=reason, lost_at=stamp.time)
         case NodeReturned():
             return replace(node, status=_S.CORDONED if node.cordoned else _S.READY, reason="")
         case NodeRemoved():

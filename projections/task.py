@@ -57,6 +57,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     max_retries: int = 0
     resources: Resources = NONE
     payload: Payload | None = None
+    payload_digest: str = ""
     idempotency_key: str = ""
     attempt: int = 0
     failures: int = 0
@@ -79,6 +80,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     def is_ended(self) -> bool:
         """Whether nothing more can happen to the task."""
         return self.status in ENDED
+
+
+def digest_of(payload: Payload | None) -> str:
+    """Give what a payload is known by; empty for none."""
+    return "" if payload is None else f"{payload.encoding}:{payload.digest}"
 
 
 def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
@@ -116,6 +122,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         max_retries=event.max_retries,
         resources=event.resources,
         payload=event.payload,
+        payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
     )
 

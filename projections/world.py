@@ -48,6 +48,7 @@ class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     task_id: str
     at: float
+    payload_digest: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +155,7 @@ class World:
         else:
             fold(event, Stamp(position, time, envelope.tenant, envelope.actor))
         if envelope.commandid:
-            self.remembered.setdefault(envelope.commandid, time)
+            self.remembered.setdefault(f"{envelope.actor}/{envelope.commandid}", time)
 
     def seal(self, sequence: int, count: int, body: bytes, time: float) -> None:
         """Close the commit of *count* events: extend the chain, let go of what is past keeping."""
@@ -343,7 +344,8 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         if before is None:
             if after.idempotency_key:
                 world.keyed.setdefault(
-                    f"{after.tenant}/{after.idempotency_key}", KeyedTask(task_id=task_id, at=stamp.time)
+                    f"{after.tenant}/{after.idempotency_key}",
+                    KeyedTask(task_id=task_id, at=stamp.time, payload_digest=after.payload_digest),
                 )
         elif status is not before.status and status is not pending and status is not running:
             ended[task_id] = stamp.time

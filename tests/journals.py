@@ -28,8 +28,9 @@ from coordinator.commands import (
     ReleasePool,
     SubmitTask,
 )
-from coordinator.engine import Engine, Limits
+from coordinator.engine import Engine
 from coordinator.intake import Caller
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events.coordinator import EpochClaim
 from events.resources import Resources

@@ -2,12 +2,17 @@
 The command line: `coordinator …`. Each command's module is imported when that command runs, so that `--help` is quick.
 
 Exit codes: 0 ok · 1 error, or the task failed · 2 usage · 3 not placed · 4 not found · 5 refused or conflict · 6 the
-wait timed out · 7 not permitted · 8 unavailable · 130 interrupted. Data goes to standard output, everything else to
-standard error.
+wait timed out · 7 not permitted · 8 unavailable · 130 interrupted. What runs until it is stopped ends with 0 when it
+was stopped in good order, by Ctrl-C too.
+
+Data goes to standard output, and there is none where it failed; everything else goes to standard error, an error as one
+line that says what would be right. A reader that has seen enough, as `head` has, is no error. Nothing that somebody
+sent may drive the terminal.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -17,10 +22,12 @@ import click
 from events.errors import CoordinationError
 
 EXIT_ERROR = 1
+EXIT_USAGE = 2
 EXIT_NOT_PLACED = 3
 EXIT_NOT_FOUND = 4
 EXIT_REFUSED = 5
 EXIT_TIMED_OUT = 6
+EXIT_NOT_PERMITTED = 7
 EXIT_UNAVAILABLE = 8
 EXIT_INTERRUPTED = 130
 
@@ -30,7 +37,9 @@ _CODES = {
     "not_found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNAVAILABLE,
 }
-_REASONS = {"no_room": EXIT_NOT_PLACED}
+_REASONS = {"no_room": EXIT_NOT_PLACED, "bad_credentials": EXIT_NOT_PERMITTED}
+_COMPLETE = "_COORDINATOR_COMPLETE"
+"""Set by the shell that asks for completions."""
 
 _COMMANDS = {
     "up": ("coordinator.cli.run", "up", "Run everything on this machine."),
@@ -68,11 +77,7 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], _COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_COMMANDS)}"
-            ctx.fail(f"no such command {args[0]!r}: {hint}")
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=_COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -88,32 +93,85 @@ def cli(ctx: click.Context, config: str | None, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no such character gets its number.
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if _COMPLETE in os.environ:
+        cli.main(prog_name="coordinator", complete_var=_COMPLETE)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: list[str]) -> int:
     """Run one command line; give its exit code."""
-    debug = "--debug" in argv
+    context: click.Context | None = None
     try:
-        result: Any = cli.main(argv, prog_name="coordinator", standalone_mode=False)
-    except click.exceptions.Abort:
+        # Not by `cli.main`, which takes a broken pipe for an error and tells usage errors in three lines.
+        with cli.make_context("coordinator", list(argv)) as context:
+            result: Any = cli.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except CoordinationError as error:
-        if debug:
-            raise
-        click.echo(f"coordinator: {_plain(error.message)}", err=True)
-        return _REASONS.get(error.reason, _CODES.get(error.code, EXIT_ERROR))
     except BrokenPipeError:
-        sys.stderr.close()
+        _let_go_of_output()
         return 0
+    except Exception as error:  # noqa: BLE001  # whatever it is, it ends here: told in one line
+        if context is not None and context.params.get("debug"):
+            _show_trace(error)
+        _let_go_of_output()
+        _say(_told(error))
+        return _code_of(error)
     return result if isinstance(result, int) else 0
 
 
-def _plain(text: str) -> str:
-    """Leave out what could drive a terminal: messages may hold what somebody sent."""
-    return "".join(one if one.isprintable() or one == "\n" else "�" for one in text)
+def _code_of(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    if isinstance(error, CoordinationError):
+        return _REASONS.get(error.reason, _CODES.get(error.code, EXIT_ERROR))
+    return EXIT_ERROR
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx is not None else "coordinator"
+        said = error.format_message()
+        return f"{said[:1].lower()}{said[1:].rstrip('.')}; see '{path} --help'"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, CoordinationError):
+        return error.message
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return f"failed by a defect of its own: {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _say(message: str) -> None:
+    """Tell an error in one line; it may hold what somebody sent."""
+    from coordinator.cli.output import clean
+
+    lines = " | ".join(line.strip() for line in message.splitlines() if line.strip())
+    click.echo(f"coordinator: {clean(lines)}", err=True)
+
+
+def _show_trace(error: Exception) -> None:
+    import traceback
+
+    from coordinator.cli.output import clean
+    from coordinator.logs import redact
+
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        click.echo(redact(clean(line)), err=True)
+
+
+def _let_go_of_output() -> None:
+    """Drop what was not written and cannot be, or Python would complain about it at the end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

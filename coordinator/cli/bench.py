@@ -7,7 +7,7 @@ import asyncio
 import click
 import msgspec
 
-from coordinator.cli.run import load_settings
+from coordinator.cli.connection import load_settings
 
 
 @click.group()
@@ -23,5 +23,5 @@ def latency(ctx: click.Context, submits: int, starts: int) -> None:
     """Measure submit, container start, agent health and discovery, one caller at a time."""
     from coordinator import bench as measure
 
-    load_settings(ctx)
+    load_settings(ctx, log_level="warning")
     click.echo(msgspec.json.encode(asyncio.run(measure.latency(submits=submits, starts=starts))))

@@ -1,29 +1,95 @@
-"""Which coordinator the command line talks to: `--url`, COORDINATOR_URL, else what runs on this machine."""
+"""
+What the commands stand on: settings, the coordinator they talk to, and the signals that stop them.
+
+Which coordinator: `--url`, else COORDINATOR_URL, else `nats.url`, else what runs on this machine. What is slow to
+import is imported when it is needed, for every `--help` comes through here.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from coordinator.client import Client, credentials
-from coordinator.home import Home
+import click
+
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from coordinator.client import Client
+    from coordinator.settings import Settings
+
+_Value = TypeVar("_Value")
+
+URL = click.option("--url", envvar="COORDINATOR_URL", help="The coordinator: nats://token@host:port.", show_envvar=True)
 
 
-def find_url(settings: Any) -> str:
+def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
+    """
+    Load the settings and set up logging by them, *log_level* at least; programs started from here find the same file.
+
+    Raises:
+        Refused: they are wrong.
+    """
+    from coordinator.logs import LEVELS, configure
+    from coordinator.settings import load
+
+    config = ctx.obj["config"]
+    if config:
+        os.environ["COORDINATOR_CONFIG"] = str(Path(config).absolute())
+    settings = load(Path(config) if config else None)
+    level: str = settings.log.level
+    if log_level and not ctx.obj["debug"]:
+        level = max(level, log_level, key=LEVELS.__getitem__)
+    configure(level, settings.log.format)
+    return settings
+
+
+def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitable[Any]]) -> Any:
+    """Run *body* with a connection to the coordinator, and give what it gives."""
+
+    async def run() -> Any:
+        async with connected(settings, url) as client:
+            return await body(client)
+
+    settings = load_settings(ctx, log_level="warning")
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client]:
+    """Connect to the coordinator."""
+    from coordinator.client import Client, credentials
+
+    async with Client.open(
+        url or find_url(settings),
+        source="cli",
+        namespace=settings.namespace,
+        name="cli",
+        connect_timeout_s=settings.nats.connect_timeout_s,
+        **credentials(settings),
+    ) as client:
+        client.call_timeout_s = settings.client.call_timeout_s
+        client.attempt_timeout_s = settings.client.attempt_timeout_s
+        yield client
+
+
+def find_url(settings: Settings) -> str:
     """
     Give the URL of the coordinator to talk to.
 
     Raises:
         Unavailable: none is named and none runs here.
     """
+    from coordinator.home import Home
+
     url = os.environ.get("COORDINATOR_URL", "") or settings.nats.url
     if url:
-        return str(url)
+        return url
     home = settings.home_path()
     running = Home(home).read_running() if home.is_dir() else None
     if running is None:
@@ -33,14 +99,33 @@ def find_url(settings: Any) -> str:
 
 
 @asynccontextmanager
-async def connected(settings: Any, url: str | None) -> AsyncIterator[Client]:
-    """Connect to the coordinator."""
-    async with Client.open(
-        url or find_url(settings),
-        source="cli",
-        namespace=settings.namespace,
-        name="cli",
-        **credentials(settings),
-    ) as client:
-        client.call_timeout_s = settings.client.call_timeout_s
-        yield client
+async def stop_signal() -> AsyncIterator[asyncio.Event]:
+    """
+    Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
+
+    A second SIGINT does not wait for a good end: it interrupts whatever runs.
+    """
+    from coordinator.worker_signals import stop_on_signals
+
+    stop = asyncio.Event()
+    async with stop_on_signals(lambda _: stop.set(), _interrupt):
+        yield stop
+
+
+async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
+    """Run *work* to its end and give what it gives; or until `stop_signal`, when it is cancelled, and give None."""
+    from coordinator.groups import task_group
+
+    async with stop_signal() as stop, task_group() as tasks:
+        working = tasks.create_task(work)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+        return None if working.cancelled() else working.result()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

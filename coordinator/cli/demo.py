@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import sysconfig
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
-import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_INTERRUPTED
-from coordinator.cli.output import clean
-from coordinator.cli.run import load_settings, stop_signal
+from coordinator.cli.connection import load_settings, unless_stopped
+from coordinator.cli.output import clean, is_fancy
 from coordinator.client import Client
 from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import value_of
+from coordinator.read_questions import ask_follower
 from coordinator.registry import ServiceStatus
 from coordinator.up import run_cluster
 from events import codec
+from events.base import START, Position
+from events.errors import CoordinationError
 from events.task import TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
+    from coordinator.settings import Settings
     from coordinator.up import Cluster
     from events.base import Envelope
     from events.task import TaskEvent
@@ -46,6 +48,8 @@ IN_FLIGHT = 64
 TIME_LIMIT_S = 120.0
 SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3", "turtledemo"}
 BIGGEST = 8
+LOG_LINES = 5
+READ_MODEL_S = 10.0
 
 
 @click.command()
@@ -53,48 +57,58 @@ BIGGEST = 8
 @click.pass_context
 def demo(ctx: click.Context, most: int) -> int:
     """Show it all at work: real tasks in real processes on a real, durable journal."""
-    settings = load_settings(ctx)
-    return asyncio.run(_demo(settings, most))
-
-
-async def _demo(settings: Any, most: int) -> int:
-    async with stop_signal() as stop, task_group() as tasks:
-        playing = tasks.create_task(_play(settings, most))
-        stopping = tasks.create_task(stop.wait())
-        await asyncio.wait([playing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if playing.done():
-            return playing.result()
-        click.echo("interrupted: stopping everything", err=True)
-        playing.cancel()
-        await asyncio.wait([playing])
+    settings = load_settings(ctx, log_level="warning")
+    ended = asyncio.run(unless_stopped(_play(settings, most)))
+    if ended is None:
+        say("interrupted; everything is stopped and removed")
         return EXIT_INTERRUPTED
+    return ended
 
 
-async def _play(settings: Any, most: int) -> int:
+async def _play(settings: Settings, most: int) -> int:
     began = time.monotonic()
     modules = list(_modules())[:most]
     with tempfile.TemporaryDirectory(prefix="coordinator-demo-") as folder:
         home = Home(Path(folder))
         say(f"starting nats-server (fsync always), coordinator, follower and node agent in {folder}")
-        async with run_cluster(home, settings, quiet=True) as cluster:
-            say(f"up after {time.monotonic() - began:.1f} s")
-            os.environ["COORDINATOR_URL"] = cluster.url  # what the facades go by
-            try:
-                async with Client.open(cluster.url, namespace=settings.namespace, source="demo") as client:
-                    show = Show(len(modules))
-                    done = await _run(client, show, modules)
-                    await _sum_up(client, cluster, show)
-            finally:
-                del os.environ["COORDINATOR_URL"]
+        try:
+            async with run_cluster(home, settings, quiet=True) as cluster:
+                say(f"up after {time.monotonic() - began:.1f} s")
+                done = await _with_url(cluster, _perform(settings, cluster, modules))
+        except CoordinationError:
+            _show_logs(home.path)
+            raise
+        if not done:
+            _show_logs(home.path)
     say(f"everything is stopped and removed; {time.monotonic() - began:.1f} s in all")
     return 0 if done else EXIT_ERROR
 
 
+async def _with_url(cluster: Cluster, work: Coroutine[Any, Any, bool]) -> bool:
+    """Let the facades find this cluster while they *work*."""
+    before = os.environ.get("COORDINATOR_URL")
+    os.environ["COORDINATOR_URL"] = cluster.url
+    try:
+        return await work
+    finally:
+        if before is None:
+            del os.environ["COORDINATOR_URL"]
+        else:
+            os.environ["COORDINATOR_URL"] = before
+
+
+async def _perform(settings: Settings, cluster: Cluster, modules: list[tuple[str, str]]) -> bool:
+    async with Client.open(cluster.url, namespace=settings.namespace, source="demo") as client:
+        with Show(len(modules)) as show:
+            done = await _run(client, show, modules)
+        await _sum_up(client, cluster, show)
+    return done
+
+
 async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bool:
     """Start the agents, submit the tasks, and watch until all have ended."""
-    from coordinator.container import ContainerConfig, ContainerManager
-    from coordinator.registry import ServiceDiscovery, ServiceRegistry
+    from coordinator.container import ContainerManager
+    from coordinator.registry import ServiceRegistry
     from coordinator.scheduler import TaskScheduler
 
     async with (
@@ -104,32 +118,40 @@ async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bo
         TaskScheduler() as scheduler,
     ):
         following = tasks.create_task(show.follow(NatsJournal(client.bus, client.subjects)))
-        for number in range(AGENTS):
-            config = ContainerConfig(
-                agent_id=f"analyst_{number}",
-                agent_type="task_agent",
-                resources={"cpu": "500m", "memory": "256Mi"},
-                environment={"COORDINATOR_HANDLERS": "coordinator.demo_handlers", "COORDINATOR_WORKER_SLOTS": "8"},
-            )
-            container_id = await containers.create_container(config)
-            if not await containers.start_container(container_id):
-                say(f"container {container_id} did not start: {await containers.get_container_logs(container_id)}")
-                following.cancel()
-                return False
-        while len(await registry.find_services("task_agent", ServiceStatus.HEALTHY)) < AGENTS:  # noqa: ASYNC110  # asked over NATS
-            await asyncio.sleep(0.02)
-        found = await ServiceDiscovery(registry).discover_service("task_agent")
-        say(f"discovered {found.service_name} {found.service_id}, {found.status.value}" if found else "found no agent")
-        show.began = time.monotonic()
-        await _submit(scheduler, modules)
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
-                await show.all_ended.wait()
+                if await _start_agents(containers, registry):
+                    show.began = time.monotonic()
+                    await _submit(scheduler, modules)
+                    await show.all_ended.wait()
         except TimeoutError:
             say(f"only {show.ended} of {len(modules)} tasks have ended after {TIME_LIMIT_S:g} s")
-        show.finish()
+        show.took_s = time.monotonic() - show.began
         following.cancel()
         return show.ended == len(modules) and not show.failed
+
+
+async def _start_agents(containers: Any, registry: Any) -> bool:
+    """Start the agents in containers, and wait until they have registered themselves and are healthy."""
+    from coordinator.container import ContainerConfig
+    from coordinator.registry import ServiceDiscovery
+
+    for number in range(AGENTS):
+        config = ContainerConfig(
+            agent_id=f"analyst_{number}",
+            agent_type="task_agent",
+            resources={"cpu": "500m", "memory": "256Mi"},
+            environment={"COORDINATOR_HANDLERS": "coordinator.demo_handlers", "COORDINATOR_WORKER_SLOTS": "8"},
+        )
+        container_id = await containers.create_container(config)
+        if not await containers.start_container(container_id):
+            say(f"container {container_id} did not start: {await containers.get_container_logs(container_id)}")
+            return False
+    while len(await registry.find_services("task_agent", ServiceStatus.HEALTHY)) < AGENTS:  # noqa: ASYNC110  # over NATS
+        await asyncio.sleep(0.02)
+    found = await ServiceDiscovery(registry).discover_service("task_agent")
+    say(f"discovered {found.service_name} {found.service_id}, {found.status.value}" if found else "found no agent")
+    return True
 
 
 async def _submit(scheduler: Any, modules: list[tuple[str, str]]) -> None:
@@ -172,10 +194,20 @@ class Show:
         self.bytes = 0
         self.results: list[dict[str, Any]] = []
         self.all_ended = asyncio.Event()
-        self._submitted: dict[str, float] = {}
         self.to_start_s: list[float] = []
         self.to_end_s: list[float] = []
-        self._bar: Any = _bar(total) if sys.stdout.isatty() else None
+        self.position = START
+        self._submitted: dict[str, float] = {}
+        self._bar: Any = _bar(total) if is_fancy() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
     @property
     def ended(self) -> int:
@@ -190,14 +222,9 @@ class Show:
                     continue
                 self.commits += 1
                 self.bytes += len(record.body)
-                for envelope in codec.decode(record.body):
+                for index, envelope in enumerate(codec.decode(record.body)):
+                    self.position = Position(record.sequence, index)
                     self._see(envelope)
-
-    def finish(self) -> None:
-        """Take the bar away."""
-        self.took_s = time.monotonic() - self.began
-        if self._bar is not None:
-            self._bar.stop()
 
     def _see(self, envelope: Envelope) -> None:
         kind = envelope.type
@@ -241,44 +268,43 @@ def _bar(total: int) -> Any:
 
     bar = Progress(TextColumn("tasks"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=True)
     bar.add_task("tasks", total=total)
-    bar.start()
     return bar
 
 
 async def _sum_up(client: Client, cluster: Cluster, show: Show) -> None:
-    """Print the table at the end."""
-    store = await _store_position(client)
-    rows = [("tasks", f"{show.ended} of {show.total} ended, {show.failed} failed")]
+    """Print the tables at the end."""
+    completed = show.ended - show.failed
+    rows = [("tasks", f"{completed} completed, {show.failed} failed, {show.total - show.ended} open, of {show.total}")]
     if show.to_end_s:
         rows += [
             ("throughput", f"{show.ended / show.took_s:,.0f} tasks/s of real work on {os.cpu_count()} cores"),
             ("submit → start", _spread(show.to_start_s)),
             ("submit → recorded end", _spread(show.to_end_s)),
+            ("lines analysed", f"{sum(one['lines'] for one in show.results):,}"),
         ]
+    restarts = ", ".join(f"{name} {one.starts - 1}" for name, one in cluster.programs.items())
+    _table("what happened", [*rows, ("programs restarted", restarts)])
     events = sum(show.types.values())
-    rows += [
-        ("lines analysed", f"{sum(one['lines'] for one in show.results):,}"),
-        ("journal", f"{events:,} events in {show.commits:,} fsynced commits, {show.bytes / 1e6:.1f} MB"),
-        ("read model", f"state.db follows at {store}"),
-        ("heartbeats", "on the heartbeat stream only; the journal holds changes of health"),
-        ("restarts", ", ".join(f"{name} {one.starts - 1}" for name, one in cluster.programs.items())),
-    ]
-    _table("what happened", rows)
-    _table("events by type", [(kind, f"{count:,}") for kind, count in show.types.most_common()])
-    biggest = sorted(show.results, key=lambda one: -one["lines"])[:BIGGEST]
+    await ask_follower(client, "wait", {"position": str(show.position), "timeout_s": READ_MODEL_S}, type=str)
     _table(
-        "the biggest modules",
+        "where each event went",
         [
-            (one["module"], f"{one['lines']:>6,} lines {one['definitions']:>5,} definitions  {one['digest'][:12]}")
-            for one in biggest
+            ("journal", f"{events:,} events in {show.commits:,} fsynced commits, {show.bytes / 1e6:.1f} MB: the truth"),
+            ("read model", f"all of them, up to {show.position}, into state.db: may be deleted, and is made anew"),
+            ("this demo", "followed the journal for all you see here"),
+            ("heartbeats", "to a stream in memory; only changes of health would reach the journal"),
         ],
     )
-
-
-async def _store_position(client: Client) -> str:
-    subject = client.subjects.read(client.source, "position")
-    answer = msgspec.json.decode(await client.bus.request(subject, b"{}", timeout_s=5.0))
-    return str(answer.get("ok", answer))
+    _table("events by type", [(kind, f"{count:>6,}") for kind, count in show.types.most_common()])
+    biggest = sorted(show.results, key=lambda one: -one["lines"])[:BIGGEST]
+    if biggest:
+        _table(
+            "the biggest modules",
+            [
+                (one["module"], f"{one['lines']:>6,} lines {one['definitions']:>5,} definitions  {one['digest'][:12]}")
+                for one in biggest
+            ],
+        )
 
 
 def _spread(seconds: list[float]) -> str:
@@ -292,6 +318,13 @@ def _table(title: str, rows: list[tuple[str, str]]) -> None:
     click.echo(f"\n{title}")
     for name, value in rows:
         click.echo(f"  {name.ljust(width)}  {value}")
+
+
+def _show_logs(folder: Path) -> None:
+    """Show the end of what the programs logged, before it is removed."""
+    for file in sorted((folder / "logs").glob("*.log")):
+        for line in file.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            click.echo(f"{file.stem}: {clean(line)}", err=True)
 
 
 def say(text: str) -> None:

@@ -1,7 +1,14 @@
-"""How results are shown: a table for people, JSON for programs. What somebody sent can never drive the terminal."""
+"""
+How results are shown: a table for people, JSON for programs.
+
+What somebody sent can never drive the terminal: what does not print is escaped, in JSON too, where an escape means the
+same. Colours and lines are for terminals alone, and not where NO_COLOR is set.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Column = tuple[str, Callable[[Any], object]]
+
+_BMP = 0xFFFF
+_plain = re.compile(r"[ -~]*").fullmatch
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,11 +41,11 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def show(rows: Sequence[Any], columns: Sequence[Column], *, output: str, as_json: bool) -> None:
     """Print many things: a table, or a JSON array of all they hold."""
     if as_json or output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        show_json(rows)
         return
     cells = [[clean(str(value(row))) for _, value in columns] for row in rows]
     heads = [name.upper() for name, _ in columns]
-    if sys.stdout.isatty():
+    if is_fancy():
         _rich_table(heads, cells)
         return
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
@@ -46,22 +56,49 @@ def show(rows: Sequence[Any], columns: Sequence[Column], *, output: str, as_json
 def show_one(thing: Any, facts: Sequence[Column], *, output: str, as_json: bool) -> None:
     """Print one thing: a line for each fact that is there, or a JSON object."""
     if as_json or output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(thing)).decode())
+        show_json(thing)
         return
-    lines = [(name, clean(str(value(thing)))) for name, value in facts if value(thing) not in (None, "", ())]
+    said = [(name, value(thing)) for name, value in facts]
+    lines = [(name, clean(str(value))) for name, value in said if value not in (None, "", ())]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         click.echo(f"{name.ljust(width)}  {text}")
 
 
+def show_json(thing: Any) -> None:
+    """Print anything as JSON over several lines."""
+    click.echo(clean_json(msgspec.json.format(msgspec.json.encode(thing)).decode()))
+
+
+def is_fancy() -> bool:
+    """Say whether standard output is a terminal that may be given more than plain text."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def clean(text: str) -> str:
-    """Show control characters instead of sending them to the terminal."""
-    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
+    """Show what does not print, such as control characters, instead of sending it to the terminal."""
+    if _plain(text):
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def clean_json(text: str) -> str:
+    """Escape what does not print in JSON, which then still means the same; line breaks between values stay."""
+    return "".join(one if one.isprintable() or one == "\n" else _escaped(one) for one in text)
 
 
 def moment(seconds: float | None) -> str:
     """Write a time in UTC, empty for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _escaped(one: str) -> str:
+    """Write a character as JSON may: above the first 65,536 as the two halves that UTF-16 makes of it."""
+    code = ord(one)
+    if code <= _BMP:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 def _rich_table(heads: list[str], cells: list[list[str]]) -> None:
@@ -70,8 +107,9 @@ def _rich_table(heads: list[str], cells: list[list[str]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head)
+    for number, head in enumerate(heads):
+        # What is too wide is cut, but never the id, which one wants to copy.
+        table.add_column(head, no_wrap=True, min_width=max(len(line[0]) for line in cells or [[head]]) * (number == 0))
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))
     Console().print(table)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
-from coordinator.cli.connection import connected
-from coordinator.cli.output import clean, moment, output_options, show, show_one
-from coordinator.cli.run import load_settings
+from coordinator.cli.connection import URL, asking
+from coordinator.cli.output import clean, moment, output_options, show, show_json, show_one
 from coordinator.commands import (
     CancelTask,
     FindServices,
@@ -20,22 +20,51 @@ from coordinator.commands import (
     ListTasks,
     SubmitTask,
 )
-from coordinator.ids import TimeOrderedIds
-from coordinator.payloads import payload_of
-from events.errors import Refused
-from events.resources import Resources
+from events.base import Position
+from events.errors import NotFound, Refused
 from events.service import ServiceStatus
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from coordinator.client import Client
+    from coordinator.queries import ServiceView
+    from projections.container import Container
     from projections.task import Task
 
-URL = click.option("--url", envvar="COORDINATOR_URL", help="The coordinator: nats://token@host:port.", show_envvar=True)
+WAIT_MOST_S = 86_400.0
+WAIT_PORTION_S = 20.0
+PAGE = 1000
+"""As many things as one answer lists."""
 
-_ids = TimeOrderedIds()
+
+class _Seconds(click.ParamType[float]):
+    """A number of seconds, none of them negative, nor NaN."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= WAIT_MOST_S:
+            self.fail(f"{value!r} is not a number of seconds from 0 to {WAIT_MOST_S:.0f}", param, ctx)
+        return seconds
+
+
+class _Place(click.ParamType[Position]):
+    """A position in the journal."""
+
+    name = "position"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Position:
+        try:
+            return value if isinstance(value, Position) else Position.parse(value)
+        except Refused as error:
+            self.fail(error.message, param, ctx)
+
+
+_WAIT = click.option("--wait", type=_Seconds(), default=0.0, help="Wait up to so many seconds for its end.")
 
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
@@ -60,17 +89,6 @@ _TASK_FACTS = (
 )
 
 
-def _asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitable[Any]]) -> Any:
-    """Run *body* with a connection to the coordinator."""
-
-    async def run() -> Any:
-        async with connected(settings, url) as client:
-            return await body(client)
-
-    settings = load_settings(ctx)
-    return asyncio.run(run())
-
-
 @click.group()
 def task() -> None:
     """Submit, look at and cancel tasks."""
@@ -86,7 +104,7 @@ def task() -> None:
 @click.option("--cpu", help="CPU it needs, such as 500m.")
 @click.option("--memory", help="Memory it needs, such as 2Gi.")
 @click.option("--id", "task_id", help="Id of the task; the same id again is the same task.")
-@click.option("--wait", type=float, default=0.0, help="Wait up to so many seconds for its end.")
+@_WAIT
 @URL
 @output_options
 @click.pass_context
@@ -98,10 +116,10 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
         task_id: str = await client.execute(command)
         return await _ended(client, task_id, wait) if wait else task_id
 
-    made = _asking(ctx, url, submit)
+    made = asking(ctx, url, submit)
     if isinstance(made, str):
         if options["as_json"] or options["output"] == "json":
-            click.echo(f'{{"task_id": "{made}"}}')
+            show_json({"task_id": made})
         else:
             click.echo(made)
         return 0
@@ -110,18 +128,20 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
 
 
 def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
-    import msgspec
+    from coordinator.ids import TimeOrderedIds
+    from coordinator.payloads import payload_of
+    from events.resources import Resources
 
     payload = None
     if options["payload"] is not None:
         try:
             payload = payload_of(msgspec.json.decode(options["payload"]))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             msg = f"--payload is no JSON ({error}): quote text, as in --payload '\"text\"'"
-            raise Refused(msg, reason="bad_payload") from error
+            raise click.UsageError(msg) from error
     amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
-        task_id=options["task_id"] or _ids.new("task"),
+        task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
         task_name=name,
         task_type=options["task_type"],
         priority=options["priority"],
@@ -134,11 +154,18 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
 
 async def _ended(client: Client, task_id: str, wait_s: float) -> Task:
     """Wait for the end of a task, in portions that the coordinator allows."""
+    import asyncio
+
+    from coordinator.read_questions import find_task
+
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     while True:
         left_s = max(0.0, deadline - loop.time())
-        found: Task = await client.execute(GetTask(task_id=task_id, wait_s=min(left_s, 20.0)))
+        try:
+            found: Task = await client.execute(GetTask(task_id=task_id, wait_s=min(left_s, WAIT_PORTION_S)))
+        except NotFound:
+            return await find_task(client, task_id)
         if found.is_ended or loop.time() >= deadline:
             return found
 
@@ -152,32 +179,29 @@ def _outcome(found: Task) -> int:
 
 @task.command("get")
 @click.argument("task_id")
-@click.option("--wait", type=float, default=0.0, help="Wait up to so many seconds for its end.")
+@_WAIT
 @URL
 @output_options
 @click.pass_context
 def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, output: str, as_json: bool) -> int:
-    """Show a task."""
+    """Show a task, one that ended long ago too."""
+    from coordinator.read_questions import find_task
 
-    async def get(client: Client) -> Task:
-        found: Task = await client.execute(GetTask(task_id=task_id))
-        return await _ended(client, task_id, wait) if wait and not found.is_ended else found
-
-    found = _asking(ctx, url, get)
+    found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
     show_one(found, _TASK_FACTS, output=output, as_json=as_json)
     return _outcome(found) if wait else 0
 
 
 @task.command("list")
 @click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Only those in it.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
 @URL
 @output_options
 @click.pass_context
 def task_list(ctx: click.Context, status: str | None, limit: int, url: str | None, output: str, as_json: bool) -> None:
     """List tasks, newest first: all that live and the recently ended."""
     question = ListTasks(status=TaskStatus(status) if status else None, limit=limit)
-    show(_asking(ctx, url, lambda client: client.execute(question)), _TASK_COLUMNS, output=output, as_json=as_json)
+    show(asking(ctx, url, lambda client: client.execute(question)), _TASK_COLUMNS, output=output, as_json=as_json)
 
 
 @task.command("cancel")
@@ -187,7 +211,7 @@ def task_list(ctx: click.Context, status: str | None, limit: int, url: str | Non
 @click.pass_context
 def task_cancel(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
     """Call a task off."""
-    _asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)))
+    asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)))
 
 
 @click.group()
@@ -205,7 +229,7 @@ def service_list(
     ctx: click.Context, name: str, status: str | None, url: str | None, output: str, as_json: bool
 ) -> None:
     """List the registered services."""
-    question = FindServices(service_name=name, status=ServiceStatus(status) if status else None)
+    question = FindServices(service_name=name, status=ServiceStatus(status) if status else None, limit=PAGE)
     columns = (
         ("id", lambda v: v.service.service_id),
         ("name", lambda v: v.service.service_name),
@@ -216,7 +240,17 @@ def service_list(
         ("load", lambda v: "" if v.reported is None else f"{v.reported.load:.2f}"),
         ("heard", lambda v: "" if v.reported is None else f"{v.reported.heard_s_ago:.0f} s ago"),
     )
-    show(_asking(ctx, url, lambda client: client.execute(question)), columns, output=output, as_json=as_json)
+
+    async def all_pages(client: Client) -> list[ServiceView]:
+        found: list[ServiceView] = []
+        while True:
+            after = found[-1].service.service_id if found else ""
+            page = await client.execute(msgspec.structs.replace(question, after=after))
+            found += page
+            if len(page) < PAGE:
+                return found
+
+    show(asking(ctx, url, all_pages), columns, output=output, as_json=as_json)
 
 
 @click.group()
@@ -225,7 +259,7 @@ def container() -> None:
 
 
 @container.command("list")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
 @URL
 @output_options
 @click.pass_context
@@ -243,7 +277,7 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
         ("why", lambda c: c.reason),
     )
     show(
-        _asking(ctx, url, lambda client: client.execute(ListContainers(limit=limit))),
+        asking(ctx, url, lambda client: client.execute(ListContainers(limit=limit))),
         columns,
         output=output,
         as_json=as_json,
@@ -260,13 +294,12 @@ def container_logs(ctx: click.Context, container_id: str, lines: int, url: str |
     from coordinator.node_questions import NodeQuestion, ask_node
 
     async def logs(client: Client) -> list[str]:
-        found = await client.execute(GetContainer(container_id=container_id))
-        written: list[str] = await ask_node(
-            client, found.node_id, "logs", NodeQuestion(container_id=container_id, lines=lines)
-        )
+        found: Container = await client.execute(GetContainer(container_id=container_id))
+        question = NodeQuestion(container_id=container_id, lines=lines)
+        written: list[str] = await ask_node(client, found.node_id, "logs", question)
         return written
 
-    for line in _asking(ctx, url, logs):
+    for line in asking(ctx, url, logs):
         click.echo(clean(line))
 
 
@@ -277,7 +310,7 @@ def events() -> None:
 
 @events.command("tail")
 @click.option("-n", "--last", type=click.IntRange(0, 100_000), default=10, show_default=True, help="So many back.")
-@click.option("--since", help="From this position on, such as 1042.0.")
+@click.option("--since", type=_Place(), help="From this position on, such as 1042.0.")
 @click.option("--type", "prefix", default="", help="Only types that begin so, such as task. or task.failed.")
 @click.option("--follow/--no-follow", "-f/ ", default=True, show_default=True, help="Wait for more.")
 @URL
@@ -287,4 +320,4 @@ def events_tail(ctx: click.Context, /, url: str | None, **options: Any) -> None:
     """Print events as they are committed, straight from the journal."""
     from coordinator.cli.tail import tail
 
-    _asking(ctx, url, lambda client: tail(client, **options))
+    asking(ctx, url, lambda client: tail(client, **options))

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.client import credentials
-from coordinator.groups import task_group
-from coordinator.guard import spawn, watch_parent
-from coordinator.home import Home
-from coordinator.logs import configure
-from coordinator.settings import load
+from coordinator.cli.connection import find_url, load_settings, stop_signal, unless_stopped
 from events.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from coordinator.settings import Settings
 
 URL_OPTION = click.option(
     "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True
 )
-
-
-def load_settings(ctx: click.Context) -> Any:
-    """Load the settings and set up logging by them."""
-    config = ctx.obj["config"]
-    settings = load(Path(config) if config else None)
-    configure(settings.log.level, settings.log.format)
-    return settings
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _needed(url: str | None) -> str:
@@ -41,26 +27,6 @@ def _needed(url: str | None) -> str:
         msg = "no NATS is given: use --nats nats://token@host:port, or set COORDINATOR_URL"
         raise Refused(msg, reason="no_url")
     return url
-
-
-@asynccontextmanager
-async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-    async def orphaned() -> None:
-        await watch_parent()
-        stop.set()
-
-    async with task_group() as tasks:
-        watching = tasks.create_task(orphaned())
-        try:
-            yield stop
-        finally:
-            watching.cancel()
 
 
 @click.command()
@@ -71,56 +37,59 @@ def up(ctx: click.Context) -> None:
     asyncio.run(_up(settings))
 
 
-async def _up(settings: Any) -> None:
+async def _up(settings: Settings) -> None:
+    from coordinator.home import Home
     from coordinator.up import run_cluster
 
     home = Home(settings.home_path())
-    async with stop_signal() as stop, run_cluster(home, settings) as cluster:
-        where = cluster.url.rpartition("@")[2]
-        click.echo(f"coordinator is up on nats://…@{where}; state in {home.path}; Ctrl-C stops it", err=True)
-        await stop.wait()
+
+    async def run() -> None:
+        async with run_cluster(home, settings) as cluster:
+            where = cluster.url.rpartition("@")[2]
+            click.echo(f"coordinator is up on nats://…@{where}; state in {home.path}; Ctrl-C stops it", err=True)
+            await asyncio.Event().wait()
+
+    await unless_stopped(run())
 
 
 @click.command()
 @URL_OPTION
-@click.option("--creds", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NATS credentials file.")
-@click.option("--tls-ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CA of the NATS server.")
+@click.option("--creds", type=_FILE, help="NATS credentials file.")
+@click.option("--tls-ca", type=_FILE, help="CA of the NATS server.")
 @click.option("--without-follower", is_flag=True, help="Run the follower elsewhere.")
 @click.pass_context
 def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path | None, without_follower: bool) -> None:
     """Run a coordinator and its follower against your NATS; start several: one writes, the others stand by."""
+    # By the environment, so that the follower beside it goes by them as well.
+    for name, file in (("COORDINATOR_NATS__CREDS", creds), ("COORDINATOR_NATS__TLS_CA", tls_ca)):
+        if file is not None:
+            os.environ[name] = str(file.absolute())
     settings = load_settings(ctx)
-    named = {"creds": creds or settings.nats.creds, "tls_ca": tls_ca or settings.nats.tls_ca}
-    settings = settings.model_copy(update={"nats": settings.nats.model_copy(update=named)})
     asyncio.run(_serve(settings, _needed(url or settings.nats.url), without_follower))
 
 
-async def _serve(settings: Any, url: str, without_follower: bool) -> None:
+async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
+    from coordinator.groups import task_group
+    from coordinator.home import Home
     from coordinator.local import instance_of
     from coordinator.serve import Coordinator
+    from coordinator.supervise import Program
 
     home = Home(settings.home_path())
     with home.lock("coordinator"):
         coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
-            following = None if without_follower else tasks.create_task(_spawned_follower(url))
+            env = {**os.environ, "COORDINATOR_URL": url}
+            follower = Program("follower", [sys.executable, "-m", "coordinator.cli", "follow"], env, None)
+            following = None if without_follower else tasks.create_task(follower.keep_running())
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             coordinator.stop("stopped")
             await asyncio.wait([serving])
             stopping.cancel()
             if following is not None:
-                following.cancel()
-
-
-async def _spawned_follower(url: str) -> None:
-    """Keep a follower running beside the coordinator, in a process of its own."""
-    env = {**os.environ, "COORDINATOR_URL": url}
-    while True:
-        async with await spawn([sys.executable, "-m", "coordinator.cli", "follow"], env=env) as child:
-            await child.wait()
-        await asyncio.sleep(1.0)
+                await follower.stop()
 
 
 @click.command()
@@ -132,40 +101,28 @@ def follow(ctx: click.Context, url: str | None) -> None:
     asyncio.run(_follow(settings, _needed(url or settings.nats.url)))
 
 
-async def _follow(settings: Any, url: str) -> None:
+async def _follow(settings: Settings, url: str) -> None:
+    from coordinator.client import Client, credentials
     from coordinator.follower import Follower
+    from coordinator.groups import task_group
+    from coordinator.home import Home
     from coordinator.registry.health_check_worker import run_health_checks
 
     home = Home(settings.home_path())
+    namespace, login = settings.namespace, credentials(settings)
     with home.lock("follower"):
         async with (
             stop_signal() as stop,
-            _client(settings, url, "follower") as client,
-            Follower.open(
-                url,
-                home.state_db,
-                namespace=settings.namespace,
-                **credentials(settings),
-            ) as follower,
+            Client.open(url, namespace=namespace, name="follower", **login) as client,
+            Follower.open(url, home.state_db, namespace=namespace, **login) as follower,
             task_group() as tasks,
         ):
             checking = tasks.create_task(run_health_checks(client, settings))
-            failing = tasks.create_task(follower.wait_failed())
-            stopping = tasks.create_task(stop.wait())
+            failing: asyncio.Task[Any] = tasks.create_task(follower.wait_failed())
+            stopping: asyncio.Task[Any] = tasks.create_task(stop.wait())
             await asyncio.wait([failing, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in (checking, failing, stopping):
                 task.cancel()
-
-
-def _client(settings: Any, url: str, name: str) -> Any:
-    from coordinator.client import Client
-
-    return Client.open(
-        url,
-        namespace=settings.namespace,
-        name=name,
-        **credentials(settings),
-    )
 
 
 @click.group()
@@ -184,15 +141,18 @@ def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_cont
     asyncio.run(_node(settings, _needed(url or settings.nats.url), node_id, stop_containers))
 
 
-async def _node(settings: Any, url: str, node_id: str | None, stop_containers: bool) -> None:
+async def _node(settings: Settings, url: str, node_id: str | None, stop_containers: bool) -> None:
+    from coordinator.client import Client, credentials
+    from coordinator.home import Home
     from coordinator.node import NodeAgent, capacity_of, open_runtime
 
     home = Home(settings.home_path())
+    namespace = settings.namespace
     with home.lock("node"):
         async with (
             stop_signal() as stop,
-            _client(settings, url, "node") as client,
-            open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+            Client.open(url, namespace=namespace, name="node", **credentials(settings)) as client,
+            open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
             NodeAgent.open(
                 client,
                 runtime,
@@ -221,8 +181,8 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
-    from coordinator.cli.connection import find_url
-    from coordinator.worker import run_worker
+    from coordinator.client import credentials
+    from coordinator.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
     asyncio.run(
@@ -232,6 +192,9 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             namespace=settings.namespace,
             worker_id=worker_id,
             slots=slots,
+            # Two beats may be lost before the coordinator gives its tasks to another.
+            beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
+            **credentials(settings),
         )
     )
 

@@ -1,16 +1,22 @@
-"""Reads the journal and prints its events, from some point on, as long as one likes."""
+"""Reads the journal and prints its events, from some point on, as long as one likes; it never writes."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import stat
+import sys
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from coordinator.cli.output import clean
+from coordinator.cli.output import clean, clean_json
+from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from events import codec
-from events.base import Position
+from events.base import START, Position
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,34 +25,49 @@ if TYPE_CHECKING:
     from events.base import Envelope
 
 LOOK_BACK = 200
-"""Commits read back to find the last few events; a commit holds at least one."""
+"""Commits read back at first to find the last few events; further back twice as many, and so on."""
+
+Found = tuple[Position, "Envelope"]
 
 
 async def tail(
-    client: Client, *, last: int, since: str | None, prefix: str, follow: bool, output: str, as_json: bool
+    client: Client, *, last: int, since: Position | None, prefix: str, follow: bool, output: str, as_json: bool
 ) -> None:
     """Print events; see `coordinator events tail`."""
     journal = NatsJournal(client.bus, client.subjects)
-    bounds = await journal.bounds()
-    start = Position.parse(since) if since else None
-    after = start.sequence - 1 if start else max(bounds.first - 1, bounds.last - max(last, LOOK_BACK))
-    shown = deque[tuple[Position, "Envelope"]](maxlen=last)
     as_json = as_json or output == "json"
-    async for position, envelope in _events(journal, after, bounds.last, prefix):
-        if start is None:
-            shown.append((position, envelope))
-        elif position >= start:
-            _print(envelope, as_json=as_json)
-    for _, envelope in shown:
-        _print(envelope, as_json=as_json)
-    if follow:
-        async for _, envelope in _events(journal, bounds.last, None, prefix):
-            _print(envelope, as_json=as_json)
+    bounds = await journal.bounds()
+    start = START if since is None else since
+    async with _while_read():
+        if since is None:
+            for _, envelope in await _last(journal, bounds.first, bounds.last, last, prefix):
+                _print(envelope, as_json=as_json)
+        else:
+            after = min(max(since.sequence, bounds.first) - 1, bounds.last)
+            async for position, envelope in _events(journal, after, bounds.last, prefix):
+                if position >= start:
+                    _print(envelope, as_json=as_json)
+        if follow:
+            async for position, envelope in _events(journal, bounds.last, None, prefix):
+                if position >= start:
+                    _print(envelope, as_json=as_json)
 
 
-async def _events(
-    journal: NatsJournal, after: int, until: int | None, prefix: str
-) -> AsyncIterator[tuple[Position, Envelope]]:
+async def _last(journal: NatsJournal, first: int, until: int, count: int, prefix: str) -> list[Found]:
+    """Find the last *count* events, reading ever larger pieces from the end backwards."""
+    found: list[Found] = []
+    piece = max(count, LOOK_BACK)
+    while len(found) < count and until >= first:
+        after = max(first - 1, until - piece)
+        kept = deque[Found](maxlen=count - len(found))
+        async for one in _events(journal, after, until, prefix):
+            kept.append(one)
+        found = [*kept, *found]
+        until, piece = after, piece * 2
+    return found
+
+
+async def _events(journal: NatsJournal, after: int, until: int | None, prefix: str) -> AsyncIterator[Found]:
     records = journal.follow(after) if until is None else journal.read(after, until)
     async for batch in records:
         for record in batch:
@@ -57,14 +78,41 @@ async def _events(
                     yield Position(record.sequence, index), envelope
 
 
+@asynccontextmanager
+async def _while_read() -> AsyncIterator[None]:
+    """
+    Raise BrokenPipeError in the block when nobody reads standard output any more, as after `| head -1`.
+
+    Writing would tell only at the next event, which may be hours away.
+    """
+    fd = sys.stdout.fileno() if sys.stdout is not None else -1
+    if fd < 0 or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    # A pipe's writing end becomes readable when its reading end is closed.
+    loop.add_reader(fd, gone.set)
+
+    async def watch() -> None:
+        await gone.wait()
+        raise BrokenPipeError
+
+    async with task_group() as tasks:
+        watching = tasks.create_task(watch())
+        try:
+            yield
+        finally:
+            loop.remove_reader(fd)
+            watching.cancel()
+
+
 def _print(envelope: Envelope, *, as_json: bool) -> None:
     if as_json:
-        click.echo(codec.encode(envelope))
+        click.echo(clean_json(codec.encode(envelope).decode()))
         return
-    facts = " ".join(
-        f"{name}={clean(str(value))}" for name, value in _facts(envelope).items() if value not in (None, "", (), {})
-    )
-    click.echo(f"{envelope.time}  {envelope.id:>10}  {envelope.type:<22} {clean(envelope.subject)}  {facts}")
+    facts = " ".join(f"{name}={value}" for name, value in _facts(envelope).items() if value not in (None, "", (), {}))
+    click.echo(clean(f"{envelope.time}  {envelope.id:>10}  {envelope.type:<22} {envelope.subject}  {facts}"))
 
 
 def _facts(envelope: Envelope) -> dict[str, object]:

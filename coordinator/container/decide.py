@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 _S = ContainerStatus
 MOST_ENTRIES = 256
+ENVIRONMENT_CHARS_MAX = 32_768
+MOST_SESSIONS = 100_000
+SESSIONS_A_CONTAINER = 500
+"""They all end with their container, in one commit."""
 
 _INSTEAD_OF_START = {
     _S.PAUSED: "resume it",
@@ -112,6 +116,10 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
         elif "\0" in value or len(value) > 32_768:  # noqa: PLR2004  # what an operating system takes
             msg = f"environment {name!r} holds a NUL or has {len(value)} characters: at most 32768, without NUL"
             raise Refused(msg, reason="bad_environment")
+    size = sum(len(name) + len(value) for name, value in command.environment.items() if isinstance(value, str))
+    if size > ENVIRONMENT_CHARS_MAX:
+        msg = f"environment has {size} characters in all: at most {ENVIRONMENT_CHARS_MAX}; pass a file or a reference"
+        raise Refused(msg, reason="bad_environment")
     agent = rules.agents.get(command.agent_type)
     if agent is None:
         msg = f"agent_type {command.agent_type!r} is not in the catalogue: use {', '.join(sorted(rules.agents))}"
@@ -269,6 +277,13 @@ def bind_session(world: World, command: BindSession, context: Context) -> Events
     known = world.sessions.get(command.session_id)
     if known is not None and not known.is_ended and known.container_id == command.container_id:
         return ()
+    if len(world.sessions) >= MOST_SESSIONS:
+        msg = f"{len(world.sessions)} sessions are known, the most there may be: close some"
+        raise Refused(msg, reason="too_many")
+    bound = sum(1 for one in world.sessions.values() if one.container_id == command.container_id and not one.is_ended)
+    if bound >= SESSIONS_A_CONTAINER:
+        msg = f"container {command.container_id!r} serves {bound} sessions already, the most it may"
+        raise Refused(msg, reason="too_many")
     return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from coordinator.commands import DesiredContainer, NodeOrders
 from coordinator.container.decide import MOST_ENTRIES, destroyed, starting
 from coordinator.rules import check_number, check_resources, check_text, doubled
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
     Events = tuple[Event, ...]
 
 _S = ContainerStatus
+
+STARTS_A_SYNC = 16
+"""So many containers at once a node is told to start; the others when these have."""
+
+LATER = "later"
+"""Desired of a container whose start is still to come: it is to be left as it is."""
 _WORD = 2**32
 """No system gives larger process ids or exit codes."""
 
@@ -111,9 +119,9 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             return (ContainerResumed(container_id=container_id),)
         case _S.RUNNING, "paused" if container.desired is Desired.PAUSED:
             return (ContainerPaused(container_id=container_id),)
-        case _S.STOPPING, "exited" | "failed" if container.desired is Desired.STOPPED:
+        case _S.STOPPING, "exited" if container.desired is Desired.STOPPED:
             return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code if seen else None),)
-        case _S.STOPPING, "absent":
+        case _S.STOPPING, "absent" | "failed":  # what failed to start is not there either
             if container.desired is Desired.DESTROYED:
                 return destroyed(world, container)
             return (ContainerStopped(container_id=container_id),)
@@ -162,8 +170,15 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
 def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
     """Say all that a node is to make true; what is not named there is to be removed."""
     containers = (world.containers[one] for one in world.indexes.containers_on.get(node_id, ()))
+    named = []
+    starting = 0
+    for one in containers:
+        if one.generation and not one.is_ended:
+            starting += one.status is _S.STARTING
+            later = one.status is _S.STARTING and starting > STARTS_A_SYNC
+            named.append(msgspec.structs.replace(_desired(one), desired=LATER) if later else _desired(one))
     return NodeOrders(
-        containers=tuple(_desired(one) for one in containers if one.generation and not one.is_ended),
+        containers=tuple(named),
         node_lease_s=rules.node_lease_s,
         epoch=(world.generation, world.epoch),
     )
@@ -172,14 +187,16 @@ def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
 def _desired(container: Container) -> DesiredContainer:
     # A container in ERROR keeps its exited remains until it starts anew; nothing is to run meanwhile.
     desired = Desired.STOPPED if container.status is _S.ERROR else container.desired
+    # What only a start needs is told only while it is to start, lest the orders of a full node outgrow a message.
+    is_starting = container.status is _S.STARTING
     return DesiredContainer(
         container_id=container.container_id,
         generation=container.generation,
         desired=desired.value,
         agent_type=container.agent_type,
-        image=container.image,
-        command=container.command,
-        environment=container.environment,
+        image=container.image if is_starting else "",
+        command=container.command if is_starting else (),
+        environment=container.environment if is_starting else {},
         resources=container.resources,
         stop_grace_s=container.stop_grace_s,
         when_cut_off=container.when_cut_off,

@@ -7,6 +7,7 @@ events that are on record although the order is refused.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
@@ -24,7 +25,8 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
 )
-from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
+from events.worker import WorkerRegistered
+from projections.task import digest_of
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
@@ -32,19 +34,17 @@ if TYPE_CHECKING:
         CancelTask,
         ClaimTasks,
         CompleteTask,
-        DrainWorker,
         FailTask,
-        LeaveWorker,
         ProgressTask,
-        RegisterWorker,
         ReleaseTask,
         SubmitTask,
+        WithdrawClaim,
     )
     from coordinator.rules import Context, Rules
     from events.base import Event
     from projections.task import Task
     from projections.worker import Worker
-    from projections.world import World
+    from projections.world import KeyedTask, World
 
     Events = tuple[Event, ...]
 
@@ -53,6 +53,9 @@ DIRECT = "direct"
 
 LEASE_CHARS_MAX = 80
 """No lease that was ever given is longer: a claim's id and two numbers."""
+
+RELEASED_AT_ONCE = 500
+MOST_WORKERS = 100_000
 
 STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin")
 
@@ -63,13 +66,12 @@ def submit(world: World, command: SubmitTask, context: Context) -> Events:
     known = world.tasks.get(command.task_id)
     submitted = _submitted(command, context.rules)
     if known is not None:
-        _same_task(known, submitted, f"task_id {command.task_id!r}")
+        _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
     if command.idempotency_key:
         keyed = world.keyed.get(f"{context.tenant}/{command.idempotency_key}")
         if keyed is not None:
-            if keyed.task_id in world.tasks:
-                _same_task(world.tasks[keyed.task_id], submitted, f"idempotency_key {command.idempotency_key!r}")
+            _same_key(world, keyed, command, submitted)
             return ()
     if world.indexes.task_counts[TaskStatus.PENDING] >= context.rules.max_pending_tasks:
         most = context.rules.max_pending_tasks
@@ -102,14 +104,26 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
     )
 
 
-def _same_task(task: Task, event: TaskSubmitted, taken: str) -> None:
-    """Accept a repeat of the submit that made *task*; its payload may have left the world after its end."""
+def _same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
+    """Accept a repeat of the submit that its idempotency key was first used for, however long ago."""
+    taken = f"idempotency_key {command.idempotency_key!r}"
+    if keyed.task_id in world.tasks:
+        _same_task(world.tasks[keyed.task_id], command, event, taken)
+    elif keyed.payload_digest != digest_of(event.payload):
+        msg = f"{taken} is taken by a task with another payload: use a new one"
+        raise Refused(msg, reason="id_taken")
+
+
+def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
+    """Accept a repeat of the submit that made *task*; its payload may have left the world, its digest has not."""
     differs = [
         name
         for name in ("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key")
         if getattr(task, name) != getattr(event, name)
     ]
-    if not task.is_ended and task.payload != event.payload:
+    if command.max_retries is None and "max_retries" in differs:
+        differs.remove("max_retries")  # whoever left it to the settings does not ask for another number
+    if task.payload_digest != digest_of(event.payload):
         differs.append("payload")
     if differs:
         msg = f"{taken} is taken by a task with another {', '.join(differs)}: use a new one"
@@ -132,16 +146,18 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
         raise Refused(msg, reason="id_taken")
     worker = world.workers.get(command.worker_id)
     if worker is None:
+        check_room_for_worker(world)
         return (WorkerRegistered(worker_id=command.worker_id),)
     if worker.status is WorkerStatus.ACTIVE:
         return ()
     if worker.status is WorkerStatus.DRAINING:
         msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to undo that"
         raise Refused(msg, reason="worker_draining")
-    return (_again(worker),)
+    return (again(worker),)
 
 
-def _again(worker: Worker) -> WorkerRegistered:
+def again(worker: Worker) -> WorkerRegistered:
+    """Offer a known worker as it was."""
     return WorkerRegistered(
         worker_id=worker.worker_id,
         slots=worker.slots,
@@ -236,6 +252,14 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
     )
 
 
+def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
+    """Give back all that a claim was given: whoever made it did not wait for the answer."""
+    checked(command.claim_id, "claim_id")
+    tasks = (world.tasks[task_id] for task_id in world.indexes.claims.get(command.claim_id, ()))
+    mine = (task for task in tasks if task.worker_id == command.worker_id)
+    return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))
+
+
 def progress(world: World, command: ProgressTask, context: Context) -> Events:
     """Note how far an attempt is."""
     check_number("progress", command.progress, 0.0, 1.0)
@@ -311,64 +335,18 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     raise error
 
 
-def register_worker(world: World, command: RegisterWorker, context: Context) -> Events:
-    """Offer a worker."""
-    checked(command.worker_id, "worker_id")
-    if command.container_id:
-        checked(command.container_id, "container_id")
-    if command.slots is not None:
-        check_number("slots", command.slots, 1, 100_000)
-    if command.resources is not None:
-        check_resources("resources", command.resources)
-    if len(command.handles) > 1000:  # noqa: PLR2004  # a bound against nonsense, not a rule of its own
-        msg = f"handles names {len(command.handles)} tasks: at most 1000"
+def check_room_for_worker(world: World) -> None:
+    """
+    Accept one more worker.
+
+    Raises:
+        Refused: there are too many, the lately ended among them.
+    """
+    if len(world.workers) >= MOST_WORKERS:
+        msg = f"{len(world.workers)} workers are known, the most there may be: let some leave, or use their ids again"
         raise Refused(msg, reason="too_many")
-    for name in command.handles:
-        check_text("handles", name, 128, least=1)
-    offered = WorkerRegistered(
-        worker_id=command.worker_id,
-        slots=command.slots,
-        resources=command.resources,
-        handles=command.handles,
-        container_id=command.container_id,
-    )
-    known = world.workers.get(command.worker_id)
-    if known is not None and known.status is WorkerStatus.ACTIVE and _again(known) == offered:
-        return ()
-    return (offered,)
 
 
-def drain_worker(world: World, command: DrainWorker, context: Context) -> Events:
-    """Give a worker no new tasks."""
-    check_text("reason", command.reason, context.rules.text_chars_max)
-    worker = _worker(world, command.worker_id)
-    if worker.status is not WorkerStatus.ACTIVE:
-        return ()
-    return (WorkerDraining(worker_id=worker.worker_id, reason=command.reason),)
-
-
-def leave_worker(world: World, command: LeaveWorker, context: Context) -> Events:
-    """Take a worker off and its attempts back; they do not count as tries."""
-    check_text("reason", command.reason, context.rules.text_chars_max)
-    worker = _worker(world, command.worker_id)
-    if worker.status is WorkerStatus.LEFT:
-        return ()
-    released = (
-        TaskAttemptFailed(
-            task_id=task_id,
-            lease=world.tasks[task_id].lease,
-            error="the worker left",
-            reason="released",
-            retry_at=context.now,
-        )
-        for task_id in world.indexes.held.get(worker.worker_id, ())
-    )
-    return (*released, WorkerLeft(worker_id=worker.worker_id, reason=command.reason))
-
-
-def _worker(world: World, worker_id: str) -> Worker:
-    worker = world.workers.get(checked(worker_id, "worker_id"))
-    if worker is None:
-        msg = f"there is no worker {worker_id!r}: register it first"
-        raise NotFound(msg)
-    return worker
+def released(task: Task, why: str, context: Context) -> TaskAttemptFailed:
+    """Give an attempt back to the queue; it does not count as a try."""
+    return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)

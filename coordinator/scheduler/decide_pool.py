@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     Events = tuple[Event, ...]
 
 
+MOST_POOLS = 1000
+MOST_ALLOCATIONS = 5000
+
+
 def define(world: World, command: DefinePool, context: Context) -> Events:
     """Give a pool its capacity; what is granted already stays granted."""
     check_resources("capacity", command.capacity)
     known = world.pools.get(checked(command.pool_id, "pool_id"))
     if known is not None and known.capacity == command.capacity:
         return ()
+    if known is None and len(world.pools) >= MOST_POOLS:
+        msg = f"there are {len(world.pools)} pools, the most there may be"
+        raise Refused(msg, reason="too_many")
     return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
 
 
@@ -42,6 +49,9 @@ def allocate(world: World, command: AllocatePool, context: Context) -> Events:
             return ()
         msg = f"request_id {command.request_id!r} already holds {held.resources}: release it before asking anew"
         raise Refused(msg, reason="id_taken")
+    if len(pool.allocations) >= MOST_ALLOCATIONS:
+        msg = f"pool {pool.pool_id!r} has {len(pool.allocations)} allocations, the most it may: release some"
+        raise Refused(msg, reason="too_many")
     if not command.resources.fits_in(pool.free):
         return ()
     granted = PoolAllocated(

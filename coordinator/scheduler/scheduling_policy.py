@@ -91,7 +91,7 @@ def schedule(
         menu = menus.get(menu_key)
         if menu is None:
             menu = menus[menu_key] = _Menu(world, *menu_key)
-        task = menu.take(seat, taken) if seat else None
+        task = menu.take(seat, taken) if seat and not menu.is_barren(seat) else None
         if task is None:
             heapq.heappop(seats)
             continue
@@ -175,10 +175,16 @@ class _Menu:
 
     def __init__(self, world: World, ordering: str, handles: tuple[str, ...]) -> None:
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
+        self._barren: list[Resources] = []
         allowed = frozenset(handles)
         for number, (key, shape) in enumerate(world.indexes.shapes.items()):
             if shape.members and (not allowed or key.task_name in allowed):
                 self._push(shape.ordered(ordering), number)
+
+    def is_barren(self, seat: _Seat) -> bool:
+        """Whether one with as much room as the seat has found nothing here already."""
+        free = seat.room.free
+        return free is not None and any(free.fits_in(one) for one in self._barren)
 
     def take(self, seat: _Seat, taken: set[str]) -> Task | None:
         """Take the first task that fits the seat; what does not fit stays for others."""
@@ -195,6 +201,8 @@ class _Menu:
                 passed.append((key, number, task, rest))
         for head in passed:
             heapq.heappush(self._heads, head)
+        if found is None and seat.room.free is not None:
+            self._barren.append(seat.room.free)
         return found
 
     def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:

@@ -16,7 +16,7 @@ from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from coordinator.commands import ClaimTasks
+    from coordinator.commands import ClaimTasks, WithdrawClaim
     from coordinator.intake import Asked
     from coordinator.rules import Rules
     from coordinator.signs import Signs
@@ -30,6 +30,8 @@ BEATS_MISSED = 2.0
 CLAIMS_A_TURN = 500
 """At most so many claims are dealt to in one turn; the rest wait for the next."""
 
+MOST_WAITING = 10_000
+
 _CLAIM_BYTES = 300
 
 BEATS_A_LEASE = 3.0
@@ -39,11 +41,12 @@ BEATS_A_LEASE = 3.0
 class SchedulingWorker:
     """The claims that wait, in the order they came."""
 
-    def __init__(self, world: World, signs: Signs, rules: Rules, *, instance: str) -> None:
+    def __init__(self, world: World, signs: Signs, rules: Rules, *, instance: str, most: int = MOST_WAITING) -> None:
         self._world = world
         self._signs = signs
         self._rules = rules
         self._instance = instance
+        self._most = most
         self._waiting: dict[str, _Waiting] = {}
 
     @property
@@ -61,12 +64,23 @@ class SchedulingWorker:
                 asked.reply(None, Refused(msg, reason="id_taken"))
                 return
             before.answer(None, Unavailable("the same claim was asked again; that one is answered"))
+        elif len(self._waiting) >= self._most:
+            msg = f"{self._most} claims wait already, as many as engine.waiting_max allows: claim later"
+            asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
+            return
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
+
+    def withdraw(self, command: WithdrawClaim) -> None:
+        """Let a claim wait no longer."""
+        waiting = self._waiting.get(command.claim_id)
+        if waiting is not None and waiting.claim.worker_id == command.worker_id:
+            del self._waiting[command.claim_id]
+            waiting.answer([], None)
 
     def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
         """Say which ready tasks go to which waiting claims, and what it was decided from."""

@@ -25,10 +25,11 @@ from coordinator.commands import (
     RegisterService,
     SubmitTask,
 )
-from coordinator.engine import Engine, Limits
+from coordinator.engine import Engine
 from coordinator.intake import Caller
 from coordinator.journal import Deposed
 from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream, Point
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events.coordinator import EpochClaim
 from events.errors import NotFound, Refused, StaleLease, Unavailable

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands import RegisterWorker
-from coordinator.engine import Engine, Limits
+from coordinator.engine import Engine
 from coordinator.errors import CoordinationError
 from coordinator.intake import Asked, Caller
 from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events import codec
 from events.coordinator import EpochClaim

@@ -182,7 +182,7 @@ MATRIX: list[tuple[str, str, int | None, tuple[Event, ...]]] = [
     ("destroying", "running", None, NOTHING),
     ("destroying", "paused", None, NOTHING),
     ("destroying", "exited", 0, NOTHING),
-    ("destroying", "failed", None, NOTHING),
+    ("destroying", "failed", None, (GONE,)),
     ("destroying", "absent", None, (GONE,)),
     *[
         (status, state, code, NOTHING)

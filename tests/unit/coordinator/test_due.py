@@ -16,6 +16,7 @@ from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceSta
 from events.session import SessionBound, SessionClosed
 from events.task import TaskTimedOut
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
+from projections.container import Desired
 from projections.world import World
 from tests.specification import Said, fold, write
 from tests.unit.coordinator.facts import (
@@ -291,14 +292,25 @@ def test_a_node_that_came_back_keeps_its_containers() -> None:
     assert owed(*a_container("running"), lost(), NodeReturned(node_id="n")) == []
 
 
+def test_a_node_lost_for_too_long_is_removed() -> None:
+    """Once it holds nothing any more; what it held has failed, and is elsewhere or to be destroyed."""
+    assert owed(node(), lost(), now=3600.0) == []
+    assert owed(node(), lost(), now=3700.0) == [NodeRemoved(node_id="n", reason="lost for too long")]
+
+
 # --- containers -------------------------------------------------------------------------------------------------------
 
 
 def test_a_container_that_does_not_start_has_failed() -> None:
-    """After the time it is given, by commit time."""
+    """After the time it is given, by commit time, if its node has had that time to tell this writer that it runs."""
     facts = lived(at(10.0, starting()))
-    assert owed(*facts, now=40.0) == []
-    assert owed(*facts, now=41.0) == [crashed(reason="did not start within 30 s", restart_at=BEGIN + 42.0)]
+    signs = Signs()
+    signs.begin(0.0)
+    signs.nodes["n"] = 31.0
+    assert owed(*facts, now=40.0, silent_s=31.0, signs=signs) == []
+    assert owed(*facts, now=41.0, silent_s=29.0, signs=signs) == []
+    failure = crashed(reason="did not start within 30 s", restart_at=BEGIN + 42.0)
+    assert owed(*facts, now=41.0, silent_s=31.0, signs=signs) == [failure]
 
 
 def test_a_failed_container_starts_again_after_its_pause() -> None:
@@ -339,13 +351,20 @@ def test_a_long_run_starts_the_count_of_restarts_over() -> None:
     "facts",
     [
         a_container("stopped"),
-        lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN)),
         lived(starting(), running(), crashed(restart_at=None)),
     ],
 )
 def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
-    """Not what was stopped, not what was to be frozen, not what has no time to start at."""
+    """Not what was stopped, not what has no time to start at."""
     assert owed(*facts, now=1e6) == []
+
+
+def test_what_was_paused_comes_back_paused() -> None:
+    """It starts again, to be frozen again: what is desired of it is unchanged."""
+    facts = lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN))
+    (event,) = owed(*facts, now=1e6)
+    assert event == starting(reason="restart", restarts=1)
+    assert fold(*facts, event).containers["k"].desired is Desired.PAUSED
 
 
 def test_a_cluster_heals_by_itself() -> None:
@@ -368,3 +387,31 @@ def test_a_cluster_heals_by_itself() -> None:
 def test_a_stop_under_way_is_not_hurried() -> None:
     """Its node still answers."""
     assert owed(*lived(starting(), running(), stopping()), now=1e6) == []
+
+
+# --- what very much of something leaves behind ------------------------------------------------------------------------
+
+
+def test_what_a_worker_that_left_still_holds_goes_back() -> None:
+    """Its leaving commit holds only so many of them; none counts as a try."""
+    facts = (worker(), submitted(), started(), WorkerLeft(worker_id="w"))
+    (event,) = owed(*facts)
+    assert (event.reason, event.lease) == ("released", "c.1.1")  # type: ignore[attr-defined]  # an attempt that ended
+
+
+@pytest.mark.parametrize("status", [ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY])
+def test_a_checked_service_that_nobody_checks_is_unknown(status: ServiceStatus) -> None:
+    """What was seen long ago is not known to be so."""
+    unknown = service(health_check_url=URL, status=ServiceStatus.UNKNOWN)
+    facts = (unknown, health(status, previous=ServiceStatus.UNKNOWN))
+    assert owed(*facts, silent_s=89.0) == []
+    (event,) = owed(*facts, silent_s=91.0)
+    assert isinstance(event, ServiceHealthChanged)
+    assert (event.status, event.rule, event.limit_s) == (ServiceStatus.UNKNOWN, "not_checked", 90.0)
+
+
+def test_a_service_that_fails_its_checks_for_too_long_is_taken_off() -> None:
+    """After an hour of it."""
+    facts = (service(health_check_url=URL), health(ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN))
+    assert owed(*facts, now=3600.0) == []
+    assert owed(*facts, now=3700.0) == [ServiceDeregistered(service_id="s", reason="unhealthy for too long")]

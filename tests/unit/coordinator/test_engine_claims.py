@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.commands import CancelTask, DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.engine import Limits
 from coordinator.errors import Refused, Unavailable
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events import codec

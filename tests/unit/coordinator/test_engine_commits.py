@@ -17,10 +17,10 @@ from coordinator.commands import (
     StopContainer,
 )
 from coordinator.decide import DECIDERS
-from coordinator.engine import Limits
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.intake import Caller
 from coordinator.journal_memory import Lost
+from coordinator.limits import Limits
 from coordinator.orders import SubmitTask
 from events.codec import seconds_of
 from events.task import TaskStatus

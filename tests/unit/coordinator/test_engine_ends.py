@@ -18,11 +18,11 @@ from coordinator.commands import (
     StartContainer,
     SyncNode,
 )
-from coordinator.engine import Limits
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
 from coordinator.intake import Caller
 from coordinator.journal import Deposed
 from coordinator.journal_memory import Lost, MemoryJournal
+from coordinator.limits import Limits
 from events.container import ContainerStatus
 from events.coordinator import EpochClaim
 from events.task import TaskCompleted, TaskStatus

@@ -23,8 +23,8 @@ from coordinator.commands import (
     StopContainer,
     SyncNode,
 )
-from coordinator.engine import Limits
 from coordinator.errors import Refused
+from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus

@@ -60,6 +60,7 @@ def test_a_submitted_task_is_all_that_was_submitted() -> None:
         max_retries=2,
         resources=Resources(cpu_millis=5),
         payload=PAYLOAD,
+        payload_digest=f"{PAYLOAD.encoding}:{PAYLOAD.digest}",
         idempotency_key="k",
     )
     assert not task.is_ended

@@ -332,11 +332,11 @@ def test_a_command_is_remembered_for_ten_minutes_of_commit_time() -> None:
     scribe = Scribe()
     scribe.commit(said(submit("a"), at=BEGIN, commandid="one"), said(submit("b"), commandid="two"))
     scribe.commit(said(submit("c"), at=BEGIN + 1, commandid="three"))
-    assert scribe.world.remembered == {"one": BEGIN, "two": BEGIN, "three": BEGIN + 1}
+    assert scribe.world.remembered == {"tester/one": BEGIN, "tester/two": BEGIN, "tester/three": BEGIN + 1}
     scribe.commit(said(submit("d"), at=BEGIN + 600))
-    assert set(scribe.world.remembered) == {"one", "two", "three"}
+    assert set(scribe.world.remembered) == {"tester/one", "tester/two", "tester/three"}
     scribe.commit(said(submit("e"), at=BEGIN + 600.5))
-    assert set(scribe.world.remembered) == {"three"}
+    assert set(scribe.world.remembered) == {"tester/three"}
 
 
 def test_a_repeated_command_is_remembered_since_it_first_came() -> None:
@@ -344,7 +344,7 @@ def test_a_repeated_command_is_remembered_since_it_first_came() -> None:
     scribe = Scribe()
     for number in range(3):
         scribe.commit(said(submit(f"t{number}"), at=BEGIN + 500 * number, commandid="one"))
-        assert ("one" in scribe.world.remembered) == (number < 2)
+        assert ("tester/one" in scribe.world.remembered) == (number < 2)
 
 
 def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
@@ -352,7 +352,7 @@ def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
     world = World()
     raw = (MOON % AT)[:-1] + b',"commandid":"one"}'
     world.apply_record(journal_record(codec.join([raw]), after=world))
-    assert set(world.remembered) == {"one"}
+    assert set(world.remembered) == {"/one"}
 
 
 def test_no_more_commands_are_remembered_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_no_more_commands_are_remembered_than_there_is_room(monkeypatch: pytest.
     scribe = Scribe()
     for number in range(4):
         scribe.commit(said(submit(f"t{number}"), commandid=f"c{number}"))
-    assert list(scribe.world.remembered) == ["c2", "c3"]
+    assert list(scribe.world.remembered) == ["tester/c2", "tester/c3"]
 
 
 def test_an_idempotency_key_names_the_first_task_of_its_tenant() -> None:

@@ -1,0 +1,45 @@
+"""
+What may be asked of a node's agent about its containers, and how: over NATS, past the coordinator.
+
+Logs and measurements are no facts of the cluster, so they never enter the journal nor pass through the writer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from events.errors import Unavailable, error_of
+
+if TYPE_CHECKING:
+    from coordinator.client import Client
+
+
+class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be asked of a node about one of its containers; without a generation, about the newest."""
+
+    container_id: str
+    generation: str = ""
+    lines: int = 100
+
+
+async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:
+    """
+    Ask a node's agent for `logs` or `usage` of a container.
+
+    Raises:
+        Unavailable: the agent does not answer.
+        NotFound: it has no such container.
+    """
+    subject = client.subjects.node(node_id, verb)
+    try:
+        answer = msgspec.json.decode(
+            await client.bus.request(subject, msgspec.json.encode(question), timeout_s=timeout_s)
+        )
+    except Unavailable as error:
+        msg = f"the agent of node {node_id} does not answer: {error.message}"
+        raise Unavailable(msg, reason=error.reason) from error
+    if "error" in answer:
+        raise error_of(answer["error"]["code"], answer["error"]["message"])
+    return answer["ok"]

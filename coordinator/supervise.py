@@ -1,0 +1,128 @@
+"""
+Programs and the nats-server are started again when they have ended.
+
+After a moment when they had been steady, after doubling pauses when they had not. What a program does is none of its
+business: it goes by exit codes alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.guard import Child, spawn
+from events.errors import Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from coordinator.embedded import EmbeddedServer
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+STEADY_S = 10.0
+"""A program that ran this long starts again after the first pause."""
+FAILURES_MOST = 5
+"""So often in a row may a program that is needed end soon and by itself, saying that it failed."""
+TRY_AGAIN = 8
+"""The exit code of a program that could not reach NATS; see `coordinator.cli`."""
+STOP_GRACE_S = 15.0
+
+
+class Program:
+    """
+    One child process that is to run, and is started again whenever it ends.
+
+    Args:
+        name: for the log.
+        argv: what to start.
+        env: its environment.
+        log_file: what it writes goes there, at the end; None is where this process writes.
+        is_needed: whether to give up when it fails again and again.
+    """
+
+    def __init__(
+        self, name: str, argv: list[str], env: dict[str, str], log_file: Path | None, *, is_needed: bool = False
+    ) -> None:
+        self.name = name
+        self.starts = 0
+        self._argv = argv
+        self._env = env
+        self._log_file = log_file
+        self._is_needed = is_needed
+        self._child: Child | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    async def keep_running(self) -> None:
+        """
+        Start it, and start it again, until `stop`; pauses double while it does not stay up.
+
+        Raises:
+            Unavailable: it is needed, and failed too often in a row.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s, failures = FIRST_PAUSE_S, 0
+        while not self._stopping.is_set():
+            began = loop.time()
+            code = await self._run()
+            if loop.time() - began > STEADY_S:
+                pause_s, failures = FIRST_PAUSE_S, 0
+            else:
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            # One that was killed, which gives a negative number, did not fail by itself.
+            failures += code is not None and code > 0 and code != TRY_AGAIN
+            if self._stopping.is_set():
+                return
+            if self._is_needed and failures >= FAILURES_MOST:
+                where = f"look into {self._log_file}" if self._log_file else "it wrote why, above"
+                msg = f"the {self.name} failed {failures} times in a row, now with exit code {code}: {where}"
+                raise Unavailable(msg, reason="program_fails")
+            log.warning("program_ended", program=self.name, code=code, again_in_s=pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """End it for good."""
+        self._stopping.set()
+        if self._child is not None:
+            await self._child.terminate()
+
+    async def _run(self) -> int | None:
+        """Run it once; give its exit code, None when it could not be started."""
+        self.starts += 1
+        with ExitStack() as files:
+            sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
+            try:
+                child = await spawn(self._argv, env=self._env, stdout=sink, stderr=sink, grace_s=STOP_GRACE_S)
+            except OSError as error:
+                log.warning("program_not_started", program=self.name, why=str(error))
+                return None
+        async with child:
+            self._child = child
+            return await child.wait()
+
+
+async def keep_serving(server: EmbeddedServer) -> None:
+    """Start the nats-server again, on its port and store, whenever it ends."""
+    pause_s = FIRST_PAUSE_S * 2
+    while True:
+        code = await server.wait_exit()
+        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await server.restart()
+                break
+            except Unavailable as error:
+                log.warning("program_not_started", program="nats-server", why=error.message)
