@@ -301,8 +301,9 @@ def _make(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)  # what it holds is nobody else's business
+        path.open("r+b").close()  # told here: aiosqlite leaves a thread behind when it cannot connect
     except OSError as error:
-        msg = f"{path} cannot be made: {error.strerror}"
+        msg = f"{path} cannot be opened: {error.strerror}"
         raise Unavailable(msg, reason=STORE_BUSY) from error
 
 

@@ -1,0 +1,331 @@
+"""The door to the read model: every verb, pages, waiting, and what is no question at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.bus import Message
+from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordinator.journal_memory import MemoryJournal
+from coordinator.read_door import VERBS, ReadDoor, ReadLimits, decode_question
+from events.base import START
+from events.subjects import Subjects
+from projections.projector import Projector
+from projections.store import KINDS, Store
+from projections.store_memory import MemoryStore
+from projections.task import Task
+from tests.journals import a_bit_of_everything, events_of, folded, leading, states_of
+
+if TYPE_CHECKING:
+    from coordinator.bus import Bus
+
+
+class Wire:
+    """Stands where the bus is, and keeps what is sent."""
+
+    def __init__(self, limit_bytes: int = 1024 * 1024) -> None:
+        self.limit_bytes = limit_bytes
+        self.sent: list[tuple[str, Any]] = []
+
+    def send(self, subject: str, data: bytes) -> bool:
+        if len(data) > self.limit_bytes:
+            raise Refused("too large", reason="too_large")
+        self.sent.append((subject, msgspec.json.decode(data)))
+        return True
+
+
+def door(store: Store | None, limits: ReadLimits | None = None, wire: Wire | None = None) -> ReadDoor:
+    return ReadDoor(cast("Bus", wire if wire is not None else Wire()), Subjects(), lambda: store, limits)
+
+
+@pytest.fixture
+async def journal() -> MemoryJournal:
+    journal = MemoryJournal()
+    async with leading(journal) as engine:
+        await a_bit_of_everything(engine)
+    return journal
+
+
+@pytest.fixture
+async def store(journal: MemoryJournal) -> MemoryStore:
+    """A store with a bit of everything."""
+    made = MemoryStore()
+    projector = Projector(journal, made)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(projector.run())
+        await made.wait_for((await folded(journal)).position, 5)
+        task.cancel()
+    return made
+
+
+async def ask(door: ReadDoor, verb: str, **question: Any) -> Any:
+    """Ask as a client does: JSON there, JSON back."""
+    return msgspec.json.decode(msgspec.json.encode(await door.ask(verb, msgspec.json.encode(question))))
+
+
+async def test_one_thing_of_every_kind(store: MemoryStore, journal: MemoryJournal) -> None:
+    """`get` answers with the state as the fold has it."""
+    for kind, states in states_of(await folded(journal)).items():
+        for entity_id, state in states.items():
+            assert await ask(door(store), "get", kind=kind, id=entity_id) == msgspec.json.decode(state)
+
+
+async def test_what_never_was_is_not_found(store: MemoryStore) -> None:
+    """The message names kind and id."""
+    with pytest.raises(NotFound, match="task 'nobody'"):
+        await ask(door(store), "get", kind="task", id="nobody")
+
+
+async def test_a_list_is_paged_through_its_cursor(store: MemoryStore) -> None:
+    """`next` leads to the next page, and is null on the last one."""
+    seen, before = [], None
+    while True:
+        page = await ask(door(store), "list", kind="task", limit=5, before=before)
+        seen += [item["task_id"] for item in page["items"]]
+        before = page["next"]
+        if before is None:
+            break
+    assert sorted(seen) == sorted(f"a-task-{number}" for number in range(12))
+    completed = await ask(door(store), "list", kind="task", status="completed", name="work-0", tenant="default")
+    assert completed["items"]
+    assert all(msgspec.convert(item, Task).status.value == "completed" for item in completed["items"])
+    assert await ask(door(store), "list", kind="task", tenant="nobody") == {"items": [], "next": None}
+
+
+async def test_events_are_paged_and_go_on_where_new_ones_come(store: MemoryStore) -> None:
+    """Pages hold all events once; behind the last one `next` is the store's position, also where nothing matched."""
+    seen, after = [], str(START)
+    while True:
+        page = await ask(door(store), "events", limit=7, after=after)
+        seen += page["events"]
+        after = page["next"]
+        if not page["more"]:
+            break
+    assert seen == [msgspec.json.decode(body) for _, body in await events_of(store)]
+    end = str(store.position().position)
+    assert after == end
+    rare = await ask(door(store), "events", type="pool.released")
+    assert [one["type"] for one in rare["events"]] == ["pool.released"]
+    assert rare["next"] == end
+    assert await ask(door(store), "events", type="robot", subject="x") == {"events": [], "next": end, "more": False}
+    ahead = await ask(door(store), "events", after="999999.0")
+    assert ahead == {"events": [], "next": "999999.0", "more": False}
+
+
+async def test_answers_are_cut_to_a_size(store: MemoryStore) -> None:
+    """A page that would be too large is shorter than its limit and says so; following it loses nothing."""
+    small = door(store, ReadLimits(answer_bytes=1500))
+    page = await ask(small, "list", kind="task", limit=1000)
+    assert 0 < len(page["items"]) < 12
+    assert page["next"] is not None
+    events = await ask(small, "events", limit=1000)
+    assert events["more"]
+    assert events["next"] == events["events"][-1]["id"]
+
+
+async def test_position_and_wait_say_how_far_the_store_is(store: MemoryStore) -> None:
+    """`wait` answers at once for what is there, and `behind` for what does not come."""
+    position = str(store.position().position)
+    assert await ask(door(store), "position") == position
+    assert await door(store).ask("position", b"") == position
+    assert await ask(door(store), "wait", position=position) == position
+    with pytest.raises(Unavailable, match=f"at {position}") as caught:
+        await ask(door(store), "wait", position="99999.0", timeout_s=0.01)
+    assert caught.value.reason == "behind"
+
+
+async def test_an_older_state_is_never_given_to_who_asks_for_a_newer() -> None:
+    """With `at_least` a question waits for its position, sees what it wrote, or is told that the store is behind."""
+    journal, store = MemoryJournal(), MemoryStore()
+    asking = door(store, ReadLimits(at_least_wait_s=0.02))
+    questions: dict[str, dict[str, str]] = {"get": {"kind": "task", "id": "x"}, "list": {"kind": "task"}, "events": {}}
+    for verb, question in questions.items():
+        with pytest.raises(Unavailable) as caught:
+            await ask(asking, verb, at_least="1.0", **question)
+        assert caught.value.reason == "behind"
+    patient = door(store, ReadLimits(at_least_wait_s=5))
+    async with asyncio.TaskGroup() as tasks:
+        projecting = tasks.create_task(Projector(journal, store).run())
+        async with leading(journal) as engine:
+            for name in "abcdef":
+                await a_bit_of_everything(engine, name, tasks=4)
+                got = await ask(patient, "get", kind="node", id=f"{name}-node", at_least=str(engine.committed))
+                assert got["node_id"] == f"{name}-node"
+        projecting.cancel()
+
+
+async def test_no_store_is_told_as_passing() -> None:
+    """While the store is being opened, questions are to be repeated."""
+    with pytest.raises(Unavailable) as caught:
+        await ask(door(None), "position")
+    assert caught.value.reason == "starting"
+
+
+BAD = [
+    ("get", b'{"kind":"task"}'),
+    ("get", b'{"kind":"tasks","id":"x"}'),
+    ("get", b'{"kind":"task","id":"a.b"}'),
+    ("get", b'{"kind":"task","id":"*"}'),
+    ("get", b'{"kind":"task","id":""}'),
+    ("get", b'{"kind":"task","id":"\xff"}'),
+    ("get", b'{"kind":"task","id":"x","at_least":"1"}'),
+    ("get", b'{"kind":"task","id":"x","at_least":"1.0\\n"}'),
+    ("get", b'{"kind":"task","id":"x","at_least":"%b.0"}' % (b"9" * 5000)),
+    ("get", b'{"kind":"task","id":"x","at_least":"-1.0"}'),
+    ("get", '{"kind":"task","id":"x","at_least":"١.٠"}'.encode()),
+    ("list", b'{"kind":"task","limit":0}'),
+    ("list", b'{"kind":"task","limit":1001}'),
+    ("list", b'{"kind":"task","limit":%b}' % (b"9" * 400)),
+    ("list", b'{"kind":"task","limit":1e400}'),
+    ("list", b'{"kind":"task","limit":"5"}'),
+    ("list", b'{"kind":"task","status":"%b"}' % (b"x" * 2000)),
+    ("list", b'{"kind":"task","where":"1=1"}'),
+    ("list", b'{"kind":["task"]}'),
+    ("events", b'{"limit":-1}'),
+    ("events", b'{"after":"1.0.0"}'),
+    ("events", b'{"subject":' + b"[" * 100_000),
+    ("wait", b"{}"),
+    ("wait", b'{"position":"1.0","timeout_s":31}'),
+    ("wait", b'{"position":"1.0","timeout_s":-1}'),
+    ("wait", b'{"position":"1.0","timeout_s":NaN}'),
+    ("position", b"[]"),
+    ("position", b'{"%b":1}' % (b"x" * 100_000)),
+    ("position", b"\x00"),
+    ("position", b"[" * 100_000),
+    ("drop", b"{}"),
+    ("", b"{}"),
+]
+
+
+@pytest.mark.parametrize(("verb", "body"), BAD, ids=lambda part: ascii(part[:40]))
+async def test_what_is_no_question_is_refused(store: MemoryStore, verb: str, body: bytes) -> None:
+    """The caller is told what would be right, in a message of bounded length."""
+    with pytest.raises(Refused) as caught:
+        await door(store).ask(verb, body)
+    assert caught.value.reason.startswith("bad_")
+    assert len(caught.value.message) < 1000
+
+
+@given(st.sampled_from(sorted(VERBS)), st.binary(max_size=200))
+def test_any_bytes_are_a_question_or_refused(verb: str, body: bytes) -> None:
+    """Nothing else comes of what anybody may send."""
+    with suppress(Refused):
+        decode_question(verb, body)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=5,
+)
+_fields = (
+    "kind",
+    "id",
+    "at_least",
+    "status",
+    "tenant",
+    "name",
+    "limit",
+    "before",
+    "subject",
+    "type",
+    "after",
+    "position",
+)
+
+
+@given(
+    st.sampled_from(["get", "list", "events", "position"]),
+    st.dictionaries(st.sampled_from(_fields), _json | st.sampled_from([*KINDS, "1.0", "7"]), max_size=5),
+)
+def test_any_json_is_answered_or_refused_in_the_familys_words(verb: str, question: dict[str, Any]) -> None:
+    """No question, however odd, fails in another way."""
+    asking = door(MemoryStore(), ReadLimits(at_least_wait_s=0.0))
+    try:
+        asyncio.run(asking.ask(verb, msgspec.json.encode(question)))
+    except CoordinationError as error:
+        assert error.code in ("refused", "not_found", "unavailable")  # noqa: PT017 - which one is not foretold
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+async def through(wire: Wire, store: Store | None, messages: list[Message], limits: ReadLimits | None = None) -> None:
+    """Let the door take messages, and wait for the tasks it makes of them."""
+    asking = door(store, limits, wire)
+    async with asyncio.TaskGroup() as asking._tasks:
+        for message in messages:
+            asking.take(message)
+
+
+def message(verb: str, body: bytes = b"{}", reply: str = "_INBOX.x") -> Message:
+    return Message(Subjects().read("tester", verb), reply, body)
+
+
+async def test_every_message_is_answered_in_one_form(store: MemoryStore) -> None:
+    """`ok` or `error`, with the position the answer was given at."""
+    wire = Wire()
+    await through(wire, store, [message("position"), message("get", b'{"kind":"task","id":"x"}')])
+    position = str(store.position().position)
+    answers = {"ok" in answer: answer for _, answer in wire.sent}
+    assert answers[True]["ok"] == answers[True]["position"] == position
+    assert answers[False]["error"]["code"] == "not_found"
+    assert answers[False]["position"] == position
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "coordination.journal", "coordination.rpc.x.task.submit", "$JS.API.STREAM.DELETE.X"]
+)
+async def test_nobody_has_us_write_elsewhere(store: MemoryStore, reply: str) -> None:
+    """An answer goes to an inbox: never to a subject of the cluster or of JetStream, where it would be an order."""
+    wire = Wire()
+    await through(wire, store, [message("position", reply=reply)])
+    assert wire.sent == []
+
+
+async def test_more_questions_than_allowed_are_told_to_come_again(store: MemoryStore) -> None:
+    """What is under way is bounded; who comes too many is answered at once, and not put off in silence."""
+    wire = Wire()
+    slow = b'{"position":"99999.0","timeout_s":0.05}'
+    await through(wire, store, [message("wait", slow) for _ in range(10)], ReadLimits(at_once=4))
+    reasons = [answer["error"]["reason"] for _, answer in wire.sent]
+    assert reasons == ["overloaded"] * 6 + ["behind"] * 4
+    assert wire.sent[0][1]["error"]["retry_after_s"] > 0
+
+
+async def test_an_answer_too_large_to_send_is_said_to_be(store: MemoryStore) -> None:
+    """Rather than no answer at all."""
+    wire = Wire(limit_bytes=400)
+    await through(wire, store, [message("list", b'{"kind":"task"}')])
+    assert [answer["error"]["reason"] for _, answer in wire.sent] == ["too_large"]
+
+
+async def test_a_question_that_crashes_the_store_is_answered_and_closes_nothing(store: MemoryStore) -> None:
+    """A defect of ours costs one answer, not the door."""
+
+    class Broken(MemoryStore):
+        async def get(self, kind: str, entity_id: str) -> Any:
+            raise ZeroDivisionError(kind, entity_id)
+
+    wire = Wire()
+    await through(wire, Broken(), [message("get", b'{"kind":"task","id":"x"}'), message("position")])
+    reasons = [answer["error"]["reason"] if "error" in answer else "ok" for _, answer in wire.sent]
+    assert sorted(reasons) == ["internal", "ok"]
+
+
+def test_every_verb_is_told_in_the_file() -> None:
+    """The table at the top of the file names each verb and each of its fields."""
+    text = sys.modules[ReadDoor.__module__].__doc__
+    assert text is not None
+    for verb, question in VERBS.items():
+        assert f"`{verb}`" in text
+        for field in question.__struct_fields__:
+            assert f"`{field}`" in text
