@@ -43,6 +43,7 @@ from coordinator.orders import (
     SyncNode,
     UncordonNode,
     WithdrawClaim,
+    WorkerTerms,
 )
 from coordinator.queries import (
     CheckOutcome,
@@ -118,6 +119,7 @@ __all__ = [
     "SyncNode",
     "UncordonNode",
     "WithdrawClaim",
+    "WorkerTerms",
     "command_type",
 ]
 

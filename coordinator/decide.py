@@ -41,6 +41,7 @@ from coordinator.commands import (
     SyncNode,
     UncordonNode,
     WithdrawClaim,
+    WorkerTerms,
 )
 from coordinator.container import decide as container
 from coordinator.container import decide_node as node
@@ -120,6 +121,8 @@ def answer(world: World, command: Command, context: Context, events: Events) -> 
             return _standing(world.containers, command.container_id, "container")
         case RegisterService():
             return command.service_id
+        case RegisterWorker():
+            return WorkerTerms(lease_s=context.rules.lease_s)
         case CreateContainer():
             return command.container_id
         case SyncNode():

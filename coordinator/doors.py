@@ -74,7 +74,7 @@ class RpcDoor:
 
     def take(self, message: Message) -> None:
         """Hand every command of a request to the engine; the answers leave together, when the last is known."""
-        if message.reply and not may_answer(message.reply, self._subjects.namespace):
+        if message.reply and not may_answer(message.reply):
             self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:_SHOWN]!r}")
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)

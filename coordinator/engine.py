@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
-from coordinator.commands import ClaimTasks, HeartbeatService, ReportCheck, WithdrawClaim
+from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, WithdrawClaim
 from coordinator.decide import answer, decide
 from coordinator.due import due
 from coordinator.intake import Asked, Caller, Intake, typed
@@ -291,7 +291,7 @@ class Engine:
         if isinstance(command, ClaimTasks):
             self._claim(turn, asked, command)
             return
-        if isinstance(command, WithdrawClaim):
+        if isinstance(command, WithdrawClaim | DrainWorker):
             self._scheduling.withdraw(command)
         if isinstance(command, ReportCheck):
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)

@@ -22,6 +22,7 @@ from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer
 from coordinator.groups import task_group
 from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import Launch, Observed, ProcessRuntime, Runtime, RuntimeState
+from coordinator.wire import may_answer
 from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
@@ -327,7 +328,8 @@ class NodeAgent:
             body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"}}
         except CoordinationError as error:
             body = {"error": {"code": error.code, "message": error.message}}
-        self._client.bus.send(message.reply, msgspec.json.encode(body))
+        if may_answer(message.reply):
+            self._client.bus.send(message.reply, msgspec.json.encode(body))
 
     async def _logs(self, asked: NodeQuestion) -> list[str]:
         return await self._runtime.logs(*await self._newest(asked), asked.lines)

@@ -110,10 +110,16 @@ class CancelTask(Command, frozen=True, kw_only=True, gc=False):
     reason: str = ""
 
 
+class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a worker must keep to: a lease it has not renewed for `lease_s` seconds is given to another."""
+
+    lease_s: float
+
+
 class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
     """Offer a worker; again with other limits replaces them."""
 
-    KIND, VERB = "worker", "register"
+    KIND, VERB, Answer = "worker", "register", WorkerTerms
 
     worker_id: str
     slots: int | None = None

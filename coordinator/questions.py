@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from projections.world import World
 
 MOST_LISTED = 1000
+MOST_FOUND = 10_000
+"""Services in one answer: small as they are, and all candidates are to be chosen from."""
 
 
 def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
@@ -101,7 +103,7 @@ def find_services(world: World, signs: Signs, question: FindServices, heard_now:
         for service in found
         if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
     )
-    limit, after = _limit(question.limit), question.after
+    limit, after = _limit(question.limit, MOST_FOUND), question.after
     if after is None:
         return [view(signs, service, heard_now) for service in islice(matching, limit)]
     beyond = (service for service in matching if service.service_id > after)
@@ -146,9 +148,9 @@ def _one(table: dict[str, Any], entity_id: str, kind: str) -> Any:
     return found
 
 
-def _limit(limit: int) -> int:
-    if not 1 <= limit <= MOST_LISTED:
-        msg = f"limit {limit!r} is out of range: use 1 to {MOST_LISTED}"
+def _limit(limit: int, most: int = MOST_LISTED) -> int:
+    if not 1 <= limit <= most:
+        msg = f"limit {limit!r} is out of range: use 1 to {most}"
         raise Refused(msg, reason="bad_number")
     return limit
 

@@ -34,7 +34,7 @@ import structlog
 
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.groups import task_group
-from coordinator.wire import encode_answer
+from coordinator.wire import encode_answer, may_answer
 from events.base import START, Position
 from events.codec import UNREADABLE
 from events.errors import shown
@@ -258,10 +258,9 @@ class ReadDoor:
 
     def _may_reply(self, reply: str) -> bool:
         """Say whether an answer may go there: nobody may have us write to the journal, or to JetStream, in our name."""
-        if reply.startswith((f"{self._subjects.namespace}.", "$")):
+        if reply and not may_answer(reply):
             log.warning("question_with_forged_reply", reply=reply[:200])
-            return False
-        return bool(reply)
+        return may_answer(reply)
 
 
 def decode_question(verb: str, body: bytes) -> Question:

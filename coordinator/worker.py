@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from coordinator.bus import Message
+    from coordinator.commands import WorkerTerms
     from projections.task import Task
 
 __all__ = ["Context", "DoNotRetry", "Worker", "load_handlers", "run_worker", "task"]
@@ -48,7 +49,9 @@ __all__ = ["Context", "DoNotRetry", "Worker", "load_handlers", "run_worker", "ta
 log = structlog.get_logger(__name__)
 
 BEAT_S = 10.0
-"""A third of the coordinator's `lease_s`, so that two beats may be lost."""
+"""At most; more often where the coordinator's leases are short."""
+BEATS_A_LEASE = 3.0
+"""So that two beats may be lost."""
 DRAIN_S = 30.0
 CLAIM_WAIT_S = 20.0
 CLAIM_SLOTS_MAX = 500
@@ -112,6 +115,7 @@ class Worker:
         self._client: Client
         self._tasks: asyncio.TaskGroup
         self._attempts: Attempts
+        self._beats: Heartbeats
 
     @property
     def load(self) -> float:
@@ -203,6 +207,7 @@ class Worker:
             client.bus.on_reconnect.remove(self._reconnected)
 
     async def _work(self, beats: Heartbeats) -> None:
+        self._beats = beats
         self._attempts = Attempts(
             self._handlers, self._client, self._tasks, worker_id=self.worker_id, slots=self._slots
         )
@@ -246,7 +251,8 @@ class Worker:
             container_id=self._container_id,
         )
         self._registered = True
-        await self._ask(command)
+        terms: WorkerTerms = await self._ask(command)
+        self._beats.at_least_every(terms.lease_s / BEATS_A_LEASE)
         log.info("worker_registered", worker_id=self.worker_id, slots=self._slots, handles=command.handles)
 
     async def _keep_claiming(self) -> None:

@@ -91,6 +91,10 @@ class Heartbeats:
             if beats.failed.done() and not beats.failed.cancelled():
                 beats.failed.exception()  # whoever waited for it has it; nobody else need be told
 
+    def at_least_every(self, seconds: float) -> None:
+        """Beat more often from now on, if need be."""
+        self._every_s = min(self._every_s, seconds)
+
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _run(self, connect: _Connect) -> None:
@@ -113,11 +117,11 @@ class Heartbeats:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _keep_beating(self, client: Client, woken: asyncio.Event) -> None:
-        due = 0.0
+        sent_at = float("-inf")
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now >= due and self._beat(client):
-                due = now + self._every_s
+            if now >= sent_at + self._every_s and self._beat(client):
+                sent_at = now
             self._look(now)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK_S, self._every_s)):

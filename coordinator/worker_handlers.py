@@ -110,7 +110,7 @@ class Handler(NamedTuple):
         return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
 
 
-def handler_of(name: str, function: Callable[..., Any]) -> Handler:
+def handler_of(name: Any, function: Callable[..., Any]) -> Handler:
     """
     Make a handler for the tasks named *name*.
 

@@ -28,7 +28,8 @@ from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import payload_of
 from coordinator.settings import load
-from coordinator.up import Program, run_cluster
+from coordinator.supervise import Program
+from coordinator.up import run_cluster
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskSubmitted, TaskTimedOut
 from projections.world import World
 
@@ -142,7 +143,7 @@ def _worker(home: Home, cluster: Cluster, number: int) -> Program:
     handlers = Path(__file__).with_name("fault_handlers.py")
     argv = [sys.executable, "-m", "coordinator.cli", "worker", "run", str(handlers), "--slots", "4"]
     env = {**os.environ, "COORDINATOR_URL": cluster.url, "COORDINATOR_HOME": str(home.path)}
-    return Program(f"worker_{number}", argv, env, (home.path / "logs" / f"worker_{number}.log").open("ab"))
+    return Program(f"worker_{number}", argv, env, home.path / "logs" / f"worker_{number}.log")
 
 
 async def _read_model(client: Client, sequence: int) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from coordinator import __version__
 from events.errors import CoordinationError
 
 EXIT_ERROR = 1
@@ -82,7 +83,7 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="coordinator", prog_name="coordinator")
+@click.version_option(__version__, prog_name="coordinator")
 @click.option("--config", type=click.Path(dir_okay=False), help="Settings file (YAML).")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 @click.pass_context
@@ -99,10 +100,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if _COMPLETE in os.environ:
         cli.main(prog_name="coordinator", complete_var=_COMPLETE)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_line(sys.argv[1:]))
 
 
-def run(argv: list[str]) -> int:
+def run_line(argv: list[str]) -> int:
     """Run one command line; give its exit code."""
     context: click.Context | None = None
     try:
@@ -146,7 +147,9 @@ def _told(error: Exception) -> str:
         return error.message
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    return f"failed by a defect of its own: {type(error).__name__}: {error} (--debug shows where)"
+    from coordinator.logs import redact
+
+    return f"failed by a defect of its own: {type(error).__name__}: {redact(str(error))} (--debug shows where)"
 
 
 def _say(message: str) -> None:

@@ -85,8 +85,8 @@ async def _while_read() -> AsyncIterator[None]:
 
     Writing would tell only at the next event, which may be hours away.
     """
-    fd = sys.stdout.fileno() if sys.stdout is not None else -1
-    if fd < 0 or not stat.S_ISFIFO(os.fstat(fd).st_mode):
+    fd = _output_pipe()
+    if fd is None:
         yield
         return
     loop = asyncio.get_running_loop()
@@ -105,6 +105,14 @@ async def _while_read() -> AsyncIterator[None]:
         finally:
             loop.remove_reader(fd)
             watching.cancel()
+
+
+def _output_pipe() -> int | None:
+    try:
+        fd = sys.stdout.fileno()
+        return fd if stat.S_ISFIFO(os.fstat(fd).st_mode) else None
+    except (AttributeError, OSError):  # closed, or not a file at all
+        return None
 
 
 def _print(envelope: Envelope, *, as_json: bool) -> None:

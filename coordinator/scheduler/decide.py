@@ -255,6 +255,7 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
 def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
     """Give back all that a claim was given: whoever made it did not wait for the answer."""
     checked(command.claim_id, "claim_id")
+    checked(command.worker_id, "worker_id")
     tasks = (world.tasks[task_id] for task_id in world.indexes.claims.get(command.claim_id, ()))
     mine = (task for task in tasks if task.worker_id == command.worker_id)
     return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))

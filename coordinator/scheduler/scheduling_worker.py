@@ -11,12 +11,13 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from coordinator.commands import WithdrawClaim
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from coordinator.commands import ClaimTasks, WithdrawClaim
+    from coordinator.commands import ClaimTasks, DrainWorker
     from coordinator.intake import Asked
     from coordinator.rules import Rules
     from coordinator.signs import Signs
@@ -75,12 +76,14 @@ class SchedulingWorker:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
 
-    def withdraw(self, command: WithdrawClaim) -> None:
-        """Let a claim wait no longer."""
-        waiting = self._waiting.get(command.claim_id)
-        if waiting is not None and waiting.claim.worker_id == command.worker_id:
-            del self._waiting[command.claim_id]
-            waiting.answer([], None)
+    def withdraw(self, command: WithdrawClaim | DrainWorker) -> None:
+        """Let a claim wait no longer, or no claim of a worker that drains."""
+        claim_id = command.claim_id if isinstance(command, WithdrawClaim) else ""
+        for waiting in tuple(self._waiting.values()):
+            claim = waiting.claim
+            if claim.worker_id == command.worker_id and claim_id in ("", claim.claim_id):
+                del self._waiting[claim.claim_id]
+                waiting.answer([], None)
 
     def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
         """Say which ready tasks go to which waiting claims, and what it was decided from."""

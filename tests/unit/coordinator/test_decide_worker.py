@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker, WithdrawClaim, WorkerTerms
 from coordinator.rules import Rules
 from coordinator.scheduler.decide import STRATEGIES
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
@@ -115,7 +115,7 @@ def test_a_worker_offers_its_limits() -> None:
     """All of them are on record."""
     order = RegisterWorker(worker_id="w", slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
     wanted = worker(slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
-    given().when(order).then(wanted).then_answers(None)
+    given().when(order).then(wanted).then_answers(WorkerTerms(lease_s=30.0))
 
 
 def test_the_same_offer_again_is_already_so() -> None:
@@ -208,3 +208,27 @@ def test_limits_of_claims_come_from_the_rules() -> None:
     """A cluster may allow longer polls."""
     given(worker()).when(claim(slots=5000, wait_s=600.0), rules=Rules(claim_slots_max=5000, claim_wait_max_s=600.0))
     given(worker()).when(claim(slots=3), rules=Rules(claim_slots_max=2)).then_refused("bad_number", "1 to 2")
+
+
+# --- claims that are taken back ---------------------------------------------------------------------------------------
+
+
+def test_what_a_withdrawn_claim_was_given_goes_back() -> None:
+    """It does not count as a try; another worker's claim of that id is none of its business."""
+    facts = (worker(), submitted("a"), submitted("b"), started("a", "c.1.1"), started("b", "c.2.1"))
+    back = WithdrawClaim(claim_id="c", worker_id="w")
+    decided = given(*facts).when(back, at=BEGIN + 10)
+    decided.then(
+        attempt_failed("a", "c.1.1", error="the claim was withdrawn", reason="released", retry_at=BEGIN + 10),
+        attempt_failed("b", "c.2.1", error="the claim was withdrawn", reason="released", retry_at=BEGIN + 10),
+    )
+    given(*facts).when(WithdrawClaim(claim_id="c", worker_id="other")).then_nothing()
+    given(*facts).when(WithdrawClaim(claim_id="unknown", worker_id="w")).then_nothing()
+
+
+def test_there_are_not_more_workers_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by registering nor by claiming; those that are known may come back."""
+    monkeypatch.setattr("coordinator.scheduler.decide.MOST_WORKERS", 1)
+    given(worker()).when(RegisterWorker(worker_id="another")).then_refused("too_many")
+    given(worker()).when(claim(worker_id="another")).then_refused("too_many")
+    given(worker(), LEFT).when(claim()).then(worker())

@@ -1,0 +1,192 @@
+"""The built-in agent as a process: offered within a moment, at work when it has handlers, and gone in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.guard import Child, spawn
+from coordinator.orders import DeregisterService, DrainWorker, SubmitTask
+from coordinator.payloads import payload_of, value_of
+from coordinator.queries import FindServices, GetTask, ListWorkers
+from events.service import ServiceStatus
+from events.task import TaskStatus
+from projections.worker import WorkerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from coordinator.queries import ServiceView
+    from tests.e2e.conftest import Cluster
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_S = 20.0
+
+HANDLERS = """
+import asyncio
+from coordinator.worker import task
+
+@task("double")
+def double(payload):
+    return payload * 2
+
+@task("nap")
+async def nap(payload):
+    await asyncio.sleep(payload)
+"""
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    """What a node agent gives to a container."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "COORDINATOR_URL": url,
+        "COORDINATOR_NAMESPACE": "coordination",
+        "COORDINATOR_CONTAINER_ID": "agent-1",
+        "COORDINATOR_AGENT_TYPE": "task_agent",
+        "COORDINATOR_NODE_ID": "node-1",
+        **more,
+    }
+
+
+@asynccontextmanager
+async def agent(url: str, *, first: str = "", **more: str) -> AsyncIterator[Child]:
+    """Run an agent; *first* is a statement to execute before it, such as to shorten its pauses."""
+    begin = ["-c", f"{first}; import coordinator.agent; coordinator.agent.main()"]
+    argv = [sys.executable, *(begin if first else ["-m", "coordinator.agent"])]
+    async with await spawn(argv, env=environment(url, **more), grace_s=PATIENCE_S) as child:
+        yield child
+
+
+async def offered(cluster: Cluster) -> list[ServiceView]:
+    found: list[ServiceView] = await cluster.client.execute(FindServices(service_name="task_agent"))
+    return found
+
+
+async def until_offered(cluster: Cluster, is_so: Callable[[list[ServiceView]], bool] = bool) -> list[ServiceView]:
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so(found := await offered(cluster)):  # noqa: ASYNC110  # what is asked for has no event
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def run_task(cluster: Cluster, task_id: str, payload: object, name: str = "double") -> None:
+    await cluster.client.execute(SubmitTask(task_id=task_id, task_name=name, payload=payload_of(payload)))
+
+
+async def test_an_agent_is_offered_soon_and_withdrawn_at_its_end(
+    cluster: Cluster, record_property: Callable[[str, object], None]
+) -> None:
+    """It is HEALTHY within two seconds, says where it runs, and SIGTERM takes it off and ends it well."""
+    began = time.monotonic()
+    async with agent(cluster.url) as child:
+        (found,) = await until_offered(cluster)
+        took_s = time.monotonic() - began
+        assert (found.service.service_id, found.service.container_id) == ("agent-1", "agent-1")
+        assert (found.service.status, found.service.host, found.service.port) == (ServiceStatus.HEALTHY, "127.0.0.1", 0)
+        assert (found.service.service_type, found.service.worker_id) == ("agent", "")
+        os.kill(child.pid, signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
+    assert await offered(cluster) == []
+    record_property("healthy_after_s", round(took_s, 3))
+    assert took_s < 2.0
+
+
+async def test_an_agent_with_handlers_executes_tasks(cluster: Cluster, tmp_path: Path) -> None:
+    """It is a worker named like its container, and its heartbeats say how many tasks it runs."""
+    (tmp_path / "agent_handlers.py").write_text(HANDLERS)
+    more = {"COORDINATOR_HANDLERS": str(tmp_path / "agent_handlers.py"), "COORDINATOR_WORKER_SLOTS": "2"}
+    async with agent(cluster.url, **more) as child:
+        await run_task(cluster, "one", 21)
+        done = await cluster.client.execute(GetTask(task_id="one", wait_s=PATIENCE_S))
+        assert (done.status, done.worker_id, value_of(done.result)) == (TaskStatus.COMPLETED, "agent-1", 42)
+        (worker,) = await cluster.client.execute(ListWorkers())
+        assert (worker.worker_id, worker.slots, worker.container_id) == ("agent-1", 2, "agent-1")
+        assert worker.handles == ("double", "nap")
+        await run_task(cluster, "long", 2.5, name="nap")
+        (busy,) = await until_offered(
+            cluster, lambda found: any(one.reported and one.reported.connections == 1 for one in found)
+        )
+        assert (busy.service.worker_id, busy.reported and busy.reported.load) == ("agent-1", 0.5)
+        os.kill(child.pid, signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
+    assert (await cluster.client.execute(GetTask(task_id="long"))).status is TaskStatus.COMPLETED
+    assert await offered(cluster) == []
+
+
+async def test_an_agent_outlives_its_coordinator_and_its_connection(cluster: Cluster, tmp_path: Path) -> None:
+    """After a take-over and a killed nats-server it is offered as before, and executes what comes."""
+    (tmp_path / "agent_handlers.py").write_text(HANDLERS)
+    async with agent(cluster.url, COORDINATOR_HANDLERS=str(tmp_path / "agent_handlers.py")):
+        await until_offered(cluster)
+        await cluster.crash()
+        await cluster.start()
+        await run_task(cluster, "one", 1)
+        await cluster.client.execute(GetTask(task_id="one", wait_s=PATIENCE_S))
+        await cluster.restart_nats()
+        await run_task(cluster, "two", 2)
+        done = await cluster.client.execute(GetTask(task_id="two", wait_s=PATIENCE_S))
+        assert (done.status, value_of(done.result)) == (TaskStatus.COMPLETED, 4)
+        assert [one.service.status for one in await offered(cluster)] == [ServiceStatus.HEALTHY]
+
+
+async def test_an_agent_whose_worker_is_drained_stays_offered(cluster: Cluster, tmp_path: Path) -> None:
+    """Draining a worker is not stopping its container: a process that ended would be started again, and undrained."""
+    (tmp_path / "agent_handlers.py").write_text(HANDLERS)
+    first = "import coordinator.worker; coordinator.worker.CLAIM_WAIT_S = 0.5"
+    async with agent(cluster.url, first=first, COORDINATOR_HANDLERS=str(tmp_path / "agent_handlers.py")) as child:
+        await run_task(cluster, "one", 1)
+        await cluster.client.execute(GetTask(task_id="one", wait_s=PATIENCE_S))
+        await cluster.client.execute(DrainWorker(worker_id="agent-1"))
+        await run_task(cluster, "two", 2)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await cluster.client.execute(ListWorkers()))[0].status is not WorkerStatus.LEFT:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert len(await offered(cluster)) == 1
+        assert (await cluster.client.execute(GetTask(task_id="two"))).status is TaskStatus.PENDING
+        os.kill(child.pid, signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
+
+
+async def test_an_agent_that_was_taken_off_comes_back(cluster: Cluster) -> None:
+    """It offers itself anew now and then: a registry that forgot it learns of it again."""
+    first = "import coordinator.agent as agent; agent.BEAT_S = 0.05; agent.REGISTER_EVERY_S = 0.2"
+    async with agent(cluster.url, first=first):
+        await until_offered(cluster)
+        await cluster.client.execute(DeregisterService(service_id="agent-1"))
+        await until_offered(cluster)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"COORDINATOR_CONTAINER_ID": ""}, "COORDINATOR_CONTAINER_ID must be set"),
+        ({"COORDINATOR_WORKER_SLOTS": "many"}, "COORDINATOR_WORKER_SLOTS 'many' is no number"),
+        ({"COORDINATOR_HANDLERS": "nowhere_at_all"}, "there is no module 'nowhere_at_all'"),
+        ({}, "no NATS server at 127.0.0.1:1"),
+    ],
+)
+def test_an_agent_that_cannot_be_one_says_why(more: dict[str, str], why: str) -> None:
+    """One line on standard error, and exit code 1."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "coordinator.agent"],
+        env=environment("nats://127.0.0.1:1", **more),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert why in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,404 @@
+"""The client against a real server, with a writer whose answers the test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.bus import Bus, Message
+from coordinator.client import REQUEST_BYTES, Client
+from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
+from coordinator.payloads import payload_of
+from coordinator.read_questions import ask_follower, find_task
+from coordinator.wire import MOST_COMMANDS
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
+from events.subjects import Subjects
+from tests.real_server import TOKEN, RealServer, real_server
+from tests.tcp_proxy import proxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+SUBJECTS = Subjects()
+SOON_S = 5.0
+"""Nothing here takes as long."""
+
+
+class Writer:
+    """Sees each request; answers it at once, or when told where the test holds answers back."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.requests: list[list[dict[str, Any]]] = []
+        self.bodies: list[bytes] = []
+        self.epoch = "1.7"
+        self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda order: {"ok": order["data"].get("task_id")}
+        self.held = False
+        self._unanswered: list[Message] = []
+        self._bus = bus
+
+    def take(self, message: Message) -> None:
+        self.bodies.append(message.data)
+        self.requests.append(json.loads(message.data))
+        if self.held:
+            self._unanswered.append(message)
+        else:
+            self._reply(message)
+
+    def release(self) -> None:
+        """Answer what is held back, and hold nothing more."""
+        self.held = False
+        for message in self._unanswered:
+            self._reply(message)
+        self._unanswered.clear()
+
+    def forget(self) -> None:
+        """Never answer what is held back."""
+        self.held = False
+        self._unanswered.clear()
+
+    def announce(self, epoch: str) -> None:
+        """Say that another reign has begun."""
+        self.epoch = epoch
+        self._bus.send(SUBJECTS.leader, json.dumps({"epoch": epoch}).encode())
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(SOON_S):
+            while len(self.requests) < times:  # noqa: ASYNC110  # told over NATS
+                await asyncio.sleep(0.002)
+
+    def _reply(self, message: Message) -> None:
+        answers = [{"epoch": self.epoch, "position": "9.0", **self.answer(order)} for order in json.loads(message.data)]
+        self._bus.send(message.reply, json.dumps(answers).encode())
+
+
+@asynccontextmanager
+async def writer_at(url: str) -> AsyncIterator[Writer]:
+    async with Bus.open(url, name="writer", buffered=False) as bus:
+        writer = Writer(bus)
+        await bus.subscribe(SUBJECTS.rpc_all, writer.take)
+        await bus.flush()
+        yield writer
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    async with real_server(tmp_path) as running:
+        yield running
+
+
+def task(number: int, **more: Any) -> SubmitTask:
+    return SubmitTask(task_id=f"task_{number}", task_name="n", **more)
+
+
+# --- riding together --------------------------------------------------------------------------------------------------
+
+
+async def test_calls_at_once_share_requests_and_keep_their_order(server: RealServer) -> None:
+    """The first call goes at once; the hundred that come meanwhile ride in one request, in order, each answered."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        writer.held = True
+        first = calls.create_task(client.execute(task(0)))
+        await writer.until_asked(1)
+        others = [calls.create_task(client.execute(task(number))) for number in range(1, 101)]
+        await asyncio.sleep(0.02)
+        writer.release()
+        assert [await first, *[await one for one in others]] == [f"task_{number}" for number in range(101)]
+    asked = [[order["data"]["task_id"] for order in request] for request in writer.requests]
+    assert asked == [["task_0"], [f"task_{number}" for number in range(1, 101)]]
+
+
+async def test_kinds_of_calls_do_not_wait_for_each_other(server: RealServer) -> None:
+    """A request that is not answered holds up its own kind alone."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        writer.held = True
+        stuck = calls.create_task(client.execute(task(1)))
+        await writer.until_asked(1)
+        writer.held = False
+        writer.answer = lambda _: {"error": {"code": "not_found", "message": "none"}}
+        with pytest.raises(NotFound):
+            await client.execute(GetTask(task_id="x"))
+        writer.answer = lambda order: {"ok": order["data"]["task_id"]}
+        writer.release()
+        assert await stuck == "task_1"
+
+
+async def test_more_than_fits_is_split_by_count_and_by_bytes(server: RealServer) -> None:
+    """No request holds more commands or bytes than are taken; a single larger one travels alone."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        writer.held = True
+        calls.create_task(client.execute(task(0)))
+        await writer.until_asked(1)
+        for number in range(MOST_COMMANDS + 5):
+            calls.create_task(client.execute(task(number)))
+        large = payload_of("x" * 60_000)
+        for number in range(10):
+            calls.create_task(client.execute(task(number, payload=large)))
+        await asyncio.sleep(0.05)
+        writer.release()
+    sizes = [len(request) for request in writer.requests]
+    assert sizes[:2] == [1, MOST_COMMANDS]
+    assert sum(sizes) == MOST_COMMANDS + 16
+    assert max(map(len, writer.bodies)) <= REQUEST_BYTES + 2
+
+
+async def test_what_cannot_be_written_harms_its_own_caller_alone(server: RealServer) -> None:
+    """A command that JSON cannot hold is Refused where it was made; the calls beside it, and the client, go on."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        bad: Any = object()
+        outcomes = await asyncio.gather(
+            client.execute(task(1)),
+            client.execute(SubmitTask(task_id="x", task_name="n", priority=bad)),
+            client.execute(SubmitTask(task_id="x", task_name="\ud800")),
+            client.execute(task(2)),
+            return_exceptions=True,
+        )
+        assert [outcomes[0], outcomes[3]] == ["task_1", "task_2"]
+        assert all(isinstance(one, Refused) and "SubmitTask" in one.message for one in outcomes[1:3])
+        assert await client.execute(task(3)) == "task_3"
+    assert sum(map(len, writer.requests)) == 3
+
+
+# --- what gets lost ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_answer_has_the_same_bytes_sent_again(server: RealServer) -> None:
+    """When the answer is lost on the way the very same request is made again, ids and all."""
+    async with (
+        writer_at(server.url) as writer,
+        proxy(server.port) as between,
+        Client.open(f"nats://{TOKEN}@127.0.0.1:{between.port}") as client,
+        asyncio.TaskGroup() as calls,
+    ):
+        client.attempt_timeout_s = 0.2
+        call = calls.create_task(client.execute(task(1)))
+        between.mute()
+        await writer.until_asked(1)
+        between.cut()
+        async with asyncio.timeout(SOON_S):
+            assert await call == "task_1"
+    assert len(writer.bodies) > 1
+    assert len(set(writer.bodies)) == 1
+
+
+async def test_no_answer_has_the_same_bytes_sent_again(server: RealServer) -> None:
+    """A writer that stays silent is asked again after a while, with the same bytes."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        client.attempt_timeout_s = 0.05
+        writer.held = True
+        call = calls.create_task(client.execute(task(1)))
+        await writer.until_asked(3)
+        writer.forget()
+        assert await call == "task_1"
+    assert len(set(writer.bodies)) == 1
+
+
+async def test_a_new_leader_is_asked_at_once(server: RealServer) -> None:
+    """What is outstanding is sent again the moment a new reign is announced, not when an attempt times out."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        client.attempt_timeout_s = 60.0
+        writer.held = True
+        call = calls.create_task(client.execute(task(1)))
+        waiting = calls.create_task(client.execute(ClaimTasks(claim_id="c", worker_id="w", wait_s=30.0)))
+        await writer.until_asked(2)
+        writer.forget()
+        writer.answer = lambda order: {"ok": [] if order["type"] == "claim_tasks" else order["data"]["task_id"]}
+        writer.announce("1.20")
+        async with asyncio.timeout(SOON_S):
+            assert await call == "task_1"
+            assert await waiting == []
+
+
+async def test_announcements_that_are_no_news_are_ignored(server: RealServer) -> None:
+    """An old reign, the same one again, or garbage does not make clients ask again: nobody can make them a flood."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        await client.execute(task(0))
+        writer.held = True
+        call = calls.create_task(client.execute(task(1)))
+        await writer.until_asked(2)
+        for announced in (b'{"epoch": "1.7"}', b'{"epoch": "1.3"}', b"\xff", b'{"epoch": "*"}', b"[" * 100_000, b"{}"):
+            writer._bus.send(SUBJECTS.leader, announced)
+        await writer._bus.flush()
+        await asyncio.sleep(0.05)
+        assert len(writer.requests) == 2
+        writer.release()
+        assert await call == "task_1"
+
+
+async def test_answers_of_an_older_reign_are_dropped(server: RealServer) -> None:
+    """A writer that was deposed and does not know it cannot tell a client anything once it has heard a newer one."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.epoch = "2.5"
+        assert await client.execute(task(0)) == "task_0"
+        writer.epoch = "1.99"
+        with pytest.raises(Unavailable):
+            await client.execute(task(1), timeout_s=0.3)
+        assert 2 <= len(writer.requests) < 12, "it must ask again, and not without a pause"
+        writer.epoch = "2.6"
+        assert await client.execute(task(2)) == "task_2"
+
+
+async def test_overload_is_waited_out_with_the_same_ids(server: RealServer) -> None:
+    """`Unavailable` is asked again after the pause it names, until it is taken."""
+    turned_away: list[str] = []
+
+    def answer(order: dict[str, Any]) -> dict[str, Any]:
+        if len(turned_away) < 2:
+            turned_away.append(order["id"])
+            return {"error": {"code": "unavailable", "message": "full", "retry_after_s": 0.05}}
+        return {"ok": order["data"]["task_id"]}
+
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.answer = answer
+        began = asyncio.get_running_loop().time()
+        assert await client.execute(task(1)) == "task_1"
+        assert asyncio.get_running_loop().time() - began >= 0.1
+    assert {request[0]["id"] for request in writer.requests} == set(turned_away)
+
+
+async def test_overload_that_lasts_is_told_in_time(server: RealServer) -> None:
+    """When the pause would lead beyond the call's time the reason comes at once, not a time-out later."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.answer = lambda _: {"error": {"code": "unavailable", "message": "full", "retry_after_s": 30}}
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(Unavailable, match="full"):
+                await client.execute(task(1), timeout_s=10)
+
+
+# --- time, cancellation, closing --------------------------------------------------------------------------------------
+
+
+async def test_each_call_has_its_own_time(server: RealServer) -> None:
+    """A call gives up when its own time is over, whatever shares its request; the others go on."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        writer.held = True
+        calls.create_task(client.execute(task(0)))
+        await writer.until_asked(1)
+        patient = calls.create_task(client.execute(task(1)))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable, match="same ids"):
+            await client.execute(task(2), timeout_s=0.1)
+        assert asyncio.get_running_loop().time() - began < 1.0
+        writer.release()
+        assert await patient == "task_1"
+    sent = [order["data"]["task_id"] for request in writer.requests for order in request]
+    assert "task_2" not in sent, "what nobody waits for any more is not sent"
+
+
+async def test_nobody_who_leads_is_told_as_such(server: RealServer) -> None:
+    """Without a writer a call ends in time, and says that nobody listens."""
+    async with Client.open(server.url) as client:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable, match="nobody listens"):
+            await client.execute(GetStats(), timeout_s=0.3)
+        assert asyncio.get_running_loop().time() - began < 1.0
+
+
+async def test_a_cancelled_call_disturbs_no_other(server: RealServer) -> None:
+    """Callers that are cancelled, waiting or under way, leave the others their answers."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.held = True
+        calls = [asyncio.ensure_future(client.execute(task(number))) for number in range(10)]
+        await writer.until_asked(1)
+        for cancelled in (0, 3, 7):
+            calls[cancelled].cancel()
+        await asyncio.sleep(0)
+        writer.release()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(one, asyncio.CancelledError) for one in outcomes] == [n in (0, 3, 7) for n in range(10)]
+        assert await client.execute(task(11)) == "task_11"
+
+
+async def test_closing_wakes_whoever_waits(server: RealServer) -> None:
+    """Calls under way, waiting, and long ones end with `Unavailable` when the client is closed, later ones at once."""
+    calls: list[asyncio.Future[Any]] = []
+    async with writer_at(server.url) as writer:
+        async with Client.open(server.url) as client:
+            writer.held = True
+            calls.append(asyncio.ensure_future(client.execute(task(0))))
+            calls.append(asyncio.ensure_future(client.execute(ClaimTasks(claim_id="c", worker_id="w", wait_s=30))))
+            await writer.until_asked(2)
+            calls.append(asyncio.ensure_future(client.execute(task(1))))
+            calls.append(asyncio.ensure_future(client.execute(GetTask(task_id="unsent"))))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(SOON_S):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in outcomes] == [Unavailable] * 4
+        with pytest.raises(Unavailable, match="closed"):
+            await client.execute(task(2))
+
+
+async def test_what_the_block_raises_comes_out_bare(server: RealServer) -> None:
+    """An error of the caller's own is not wrapped, even with calls under way."""
+    calls: list[asyncio.Future[Any]] = []
+
+    async def fail() -> None:
+        async with Client.open(server.url) as client:
+            calls.append(asyncio.ensure_future(client.execute(GetStats())))
+            await asyncio.sleep(0)
+            raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await fail()
+    with pytest.raises(Unavailable):
+        await calls[0]
+
+
+async def test_a_refused_request_refuses_all_its_calls(server: RealServer) -> None:
+    """One error for a whole request, as for one that is no array, reaches every call in it."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer._reply = lambda message: writer._bus.send(  # type: ignore[method-assign,assignment]
+            message.reply, b'[{"error": {"code": "refused", "message": "no"}}]'
+        )
+        writer.held = True
+        calls = [asyncio.ensure_future(client.execute(task(number))) for number in range(4)]
+        await writer.until_asked(1)
+        writer.release()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in outcomes] == [Refused] * 4
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"\xff\xff", b"[1]", b"[]", b'[{"epoch": "x", "ok": 1}]', b"[" * 9999])
+async def test_garbage_for_an_answer_is_an_error_of_that_call(server: RealServer, garbage: bytes) -> None:
+    """An unreadable answer fails the call with an error of the family, and the next one works."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        usual = writer._reply
+        writer._reply = lambda message: writer._bus.send(message.reply, garbage)  # type: ignore[method-assign,assignment]
+        with pytest.raises(CoordinationError):
+            await client.execute(task(1))
+        writer._reply = usual  # type: ignore[method-assign]
+        assert await client.execute(task(2)) == "task_2"
+
+
+# --- the past ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_follower_that_is_not_ready_is_asked_again(server: RealServer) -> None:
+    """A question to the read model waits for a follower that starts, and gives what it answers."""
+    asked: list[bytes] = []
+
+    async with Bus.open(server.url, name="follower") as bus, Client.open(server.url) as client:
+
+        def answer(message: Message) -> None:
+            asked.append(message.data)
+            behind = b'{"error": {"code": "unavailable", "message": "opening", "retry_after_s": 0.01}}'
+            bus.send(message.reply, behind if len(asked) < 3 else b'{"ok": "17.0", "position": "17.0"}')
+
+        await bus.subscribe(SUBJECTS.read_all, answer)
+        await bus.flush()
+        assert await ask_follower(client, "position", {}) == "17.0"
+        assert asked == [b"{}"] * 3
+        with pytest.raises(CoordinationError, match="unreadable"):
+            await ask_follower(client, "position", {}, type=int)
+
+
+async def test_a_task_nobody_knows_is_not_found_even_without_followers(server: RealServer) -> None:
+    """What the writer has forgotten is looked for in the read model; without one that is said."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.answer = lambda _: {"error": {"code": "not_found", "message": "there is no task 'x'"}}
+        with pytest.raises(NotFound, match="there is no task 'x', and no follower answers"):
+            await find_task(client, "x", timeout_s=0.2)

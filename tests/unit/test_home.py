@@ -1,0 +1,165 @@
+"""The state directory: who holds it, what runs in it, and what is left of those who were killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.home import Home, Running
+from events.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from coordinator.home import Home
+home = Home(Path(sys.argv[1]))
+with home.lock(sys.argv[2]):
+    home.write_running("nats://secret@127.0.0.1:1")
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "state" / "coordinator")
+
+
+@pytest.fixture
+def holder(home: Home) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds `up` and has told where it runs."""
+    argv = [sys.executable, "-c", _HOLD, str(home.path), "up"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_it_is_made_for_its_owner_alone(home: Home) -> None:
+    """The directory is 0700, what is written into it 0600, whatever the umask says."""
+    before = os.umask(0)
+    try:
+        made = Home(home.path.parent / "another")
+        made.write_running("nats://secret@127.0.0.1:1")
+        with made.lock("up"):
+            made.instance("node")
+    finally:
+        os.umask(before)
+    assert mode(made.path) == 0o700
+    assert {mode(file) for file in made.path.iterdir()} == {0o600}
+
+
+def test_where_there_can_be_none_it_is_refused(tmp_path: Path) -> None:
+    """A file in its place is told with its path and what to set."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Refused, match=r"file.* cannot be made: .*COORDINATOR_HOME"):
+            Home(path)
+
+
+def test_one_that_vanished_is_refused(home: Home) -> None:
+    """A directory that cannot be written to any more is told, not an error of the system."""
+    home.path.rmdir()
+    with pytest.raises(Refused, match="cannot be written to"), home.lock("up"):
+        pass
+    with pytest.raises(Refused, match="cannot be written to"):
+        home.write_running("nats://secret@127.0.0.1:1")
+
+
+def test_a_second_holder_is_refused_with_the_pid_of_the_first(home: Home, holder: subprocess.Popen[str]) -> None:
+    """Whoever comes second learns who is there and what to do."""
+    said = rf"in use by the up of process {holder.pid}: .*COORDINATOR_HOME"
+    with pytest.raises(Refused, match=said) as caught, home.lock("up"):
+        pass
+    assert caught.value.reason == "home_in_use"
+    with home.lock("node"):
+        assert home.is_locked("node")
+
+
+def test_a_killed_holder_holds_nothing(home: Home, holder: subprocess.Popen[str]) -> None:
+    """`kill -9` frees the directory at once, and what it had told of itself counts as nothing."""
+    assert home.is_locked("up")
+    assert home.read_running() == Running(url="nats://secret@127.0.0.1:1", pid=holder.pid)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not home.is_locked("up")
+    assert (home.path / "running.json").exists()
+    assert home.read_running() is None
+    with home.lock("up"):
+        pass
+
+
+def test_looking_never_keeps_anybody_out(home: Home) -> None:
+    """Others look whether a lock is held, all the time; taking it works nevertheless."""
+    with home.lock("up"):
+        pass
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            home.is_locked("up")
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(100):
+            with home.lock("up"):
+                pass
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"url": 5}', b"[" * 100_000])
+def test_a_damaged_file_of_what_runs_counts_as_nothing(home: Home, content: bytes) -> None:
+    """What was half written or is something else is no reason to fail."""
+    (home.path / "running.json").write_bytes(content)
+    with home.lock("up"):
+        assert home.read_running() is None
+
+
+def test_what_runs_is_told_until_it_is_taken_back(home: Home) -> None:
+    """`running.json` says where and who, and is gone afterwards; taking it back twice is harmless."""
+    with home.lock("up"):
+        home.write_running("nats://secret@127.0.0.1:1")
+        home.write_running("nats://secret@127.0.0.1:2")
+        assert home.read_running() == Running(url="nats://secret@127.0.0.1:2", pid=os.getpid())
+        home.remove_running()
+        home.remove_running()
+        assert home.read_running() is None
+    assert sorted(file.name for file in home.path.iterdir()) == ["up.lock"]
+
+
+def test_names_last(home: Home) -> None:
+    """Each role has a name of its own, the same for ever; one that a power cut left empty is made anew."""
+    names = {role: home.instance(role) for role in ("coordinator", "node")}
+    assert {role: Home(home.path).instance(role) for role in names} == names
+    assert len(set(names.values())) == 2
+    (home.path / "node.instance").write_bytes(b"")
+    assert home.instance("node") not in ("", names["node"])
+
+
+@pytest.mark.parametrize("kept", [b"a.b", b"*", b"\xff\xfe", b"x" * 65])
+def test_a_name_that_is_none_is_refused(home: Home, kept: bytes) -> None:
+    """What somebody wrote into the file by hand must be an identifier; the message names the file."""
+    (home.path / "node.instance").write_bytes(kept)
+    with pytest.raises(Refused, match=r"node\.instance.*is not an identifier"):
+        home.instance("node")

@@ -1,0 +1,281 @@
+"""The form in which commands and answers travel, and what is said of whatever has another form."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.commands import COMMANDS, CancelTask, Command, GetTask, ListTasks, SubmitTask
+from coordinator.payloads import payload_of
+from coordinator.wire import (
+    MESSAGE_CHARS_MOST,
+    MOST_COMMANDS,
+    ORDERS,
+    Order,
+    check_order,
+    decode_answers,
+    decode_orders,
+    encode_answer,
+    encode_order,
+    may_answer,
+    request_of,
+    value_of,
+)
+from events.errors import ERRORS, CoordinationError, NotFound, Refused, StaleLease, Unavailable
+from events.resources import Resources
+from events.task import TaskStatus
+
+
+def order(command: Command, **more: Any) -> Order:
+    return ORDERS[type(command)](data=command, **more)
+
+
+def refusals(body: bytes | Any) -> list[str]:
+    """Decode what must be refused; give the messages."""
+    read = decode_orders(body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert read
+    messages = []
+    for one in read:
+        assert isinstance(one, Refused), one
+        messages.append(one.message)
+    return messages
+
+
+def wrong(**data: Any) -> str:
+    """Give what is said of a submit_task with *data*."""
+    fields = {"task_id": "t", "task_name": "n", **data}
+    (message,) = refusals([{"type": "submit_task", "data": fields}])
+    return message
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+def test_every_command_has_a_type_and_a_subject_of_its_own() -> None:
+    """No two commands share a type or a subject, or permissions by subject would mean nothing."""
+    assert len({(one.KIND, one.VERB) for one in COMMANDS.values()}) == len(COMMANDS) == len(ORDERS)
+
+
+def test_a_command_comes_back_as_it_was() -> None:
+    """What is written is read again, with everything that stands around the command."""
+    submit = SubmitTask(
+        task_id="t",
+        task_name="n",
+        priority=3,
+        timeout_s=1.5,
+        resources=Resources(cpu_millis=5),
+        payload=payload_of([1]),
+    )
+    sent = [
+        order(submit, id="cmd_1", tenant="team", traceparent="00-ab-cd-01"),
+        order(GetTask(task_id="t", wait_s=2)),
+        order(ListTasks(status=TaskStatus.RUNNING)),
+    ]
+    assert decode_orders(request_of([encode_order(one) for one in sent])) == sent
+
+
+def test_an_empty_request_is_one() -> None:
+    """No commands make no answers."""
+    assert decode_orders(b"[]") == []
+
+
+def test_what_json_cannot_hold_is_refused_where_it_is_made() -> None:
+    """A command with a value of no JSON type names itself and the reason."""
+    bad: Any = object()
+    with pytest.raises(Refused, match="CancelTask cannot be written as JSON"):
+        encode_order(order(CancelTask(task_id=bad)))
+    with pytest.raises(Refused, match="CancelTask cannot be written as JSON"):
+        encode_order(order(CancelTask(task_id="\ud800")))
+
+
+@pytest.mark.parametrize("error", [Refused("no"), NotFound("gone"), StaleLease("late"), Unavailable("full")])
+def test_errors_come_back_as_the_class_they_were(error: CoordinationError) -> None:
+    """Class, message, reason and retry hint of an error survive the way."""
+    error.reason, error.retry_after_s = "because", 0.5
+    (answer,) = decode_answers(b"[%b]" % encode_answer(None, error, "1.2", "3.4"))
+    assert (answer.epoch, answer.position) == ("1.2", "3.4")
+    with pytest.raises(ERRORS[error.code]) as caught:
+        value_of(answer, GetTask(task_id="t"))
+    assert (caught.value.message, caught.value.reason, caught.value.retry_after_s) == (error.message, "because", 0.5)
+
+
+def test_an_unknown_error_code_is_still_an_error() -> None:
+    """What a newer coordinator may call an error is one of the family here."""
+    (answer,) = decode_answers(b'[{"error": {"code": "brand_new", "message": "m"}}]')
+    with pytest.raises(CoordinationError, match="m"):
+        value_of(answer, GetTask(task_id="t"))
+
+
+def test_values_come_back_by_the_type_that_the_command_says() -> None:
+    """An answer is of its command's type, None where it has none, and anything else is told."""
+    (answer,) = decode_answers(b"[%b]" % encode_answer(TaskStatus.CANCELLED, None, "1.2", "3.4"))
+    assert value_of(answer, CancelTask(task_id="t")) is TaskStatus.CANCELLED
+    (answer,) = decode_answers(b'[{"ok": 5}]')
+    with pytest.raises(CoordinationError, match="CancelTask is not of its type"):
+        value_of(answer, CancelTask(task_id="t"))
+    assert value_of(decode_answers(b'[{"ok": null}]')[0], COMMANDS["release_task"](task_id="t", lease="l")) is None
+
+
+# --- what is refused, and how it is told ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b"null", b"5", b'"x"', b"{}", b"[" * 100_000, b"[{}" * 5000, b"[1,", b"\0"],
+)
+def test_what_is_no_array_of_commands_gets_one_answer(body: bytes) -> None:
+    """Anything but a JSON array is refused once, saying what to send."""
+    (message,) = refusals(body)
+    assert "no JSON array of commands" in message
+    assert "'id', 'type', 'data'" in message
+
+
+@pytest.mark.parametrize("part", [b"5", b"null", b"[]", b"{}", b'{"type":5}', b'{"type":"\xff"}', b'"x"'])
+def test_what_is_no_command_leaves_the_others_alone(part: bytes) -> None:
+    """One bad command in a request is refused by itself."""
+    good = encode_order(order(GetTask(task_id="t")))
+    first, second, third = decode_orders(request_of([good, part, good]))
+    assert first == third == order(GetTask(task_id="t"))
+    assert isinstance(second, Refused)
+    assert "no object with a type" in second.message
+
+
+def test_a_request_of_too_many_commands_is_refused() -> None:
+    """A thousand commands are taken; one more gets one answer that says so."""
+    one = encode_order(order(GetTask(task_id="t")))
+    assert len(decode_orders(request_of([one] * MOST_COMMANDS))) == MOST_COMMANDS
+    assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
+    assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
+
+
+def test_an_unknown_type_names_the_nearest() -> None:
+    """A misspelled type is told with the one that was meant; a far one with all that there are."""
+    assert refusals([{"type": "submit_tsk"}]) == ["command type 'submit_tsk' is not known: did you mean 'submit_task'?"]
+    (message,) = refusals([{"type": "*"}])
+    assert message.startswith("command type '*' is not known: use one of allocate_pool,")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"priority": "x"}, "submit_task: priority is 'x': expected `int`, got `str`"),
+        ({"priority": 1.5}, "submit_task: priority is 1.5: expected `int`, got `float`"),
+        ({"task_id": None}, "submit_task: task_id is None: expected `str`, got `null`"),
+        ({"task_name": ["n"]}, "submit_task: task_name is ['n']: expected `str`, got `array`"),
+        ({"timeout_s": "5"}, "submit_task: timeout_s is '5': expected `float | null`, got `str`"),
+        ({"payload": 5}, "submit_task: payload is 5: expected `object | null`, got `int`"),
+        ({"resources": {"cpu_millis": "1"}}, "submit_task: resources.cpu_millis is '1': expected `int`, got `str`"),
+        ({"resources": {"cpu": "1"}}, "resources has a field 'cpu' that is not known"),
+        ({"max_retry": 1}, "submit_task: data has a field 'max_retry' that is not known: did you mean 'max_retries'?"),
+        ({"zzz": 1}, "submit_task: data has a field 'zzz' that is not known: use one of idempotency_key,"),
+    ],
+)
+def test_a_wrong_field_is_told_with_its_value_and_what_would_be_right(data: dict[str, Any], said: str) -> None:
+    """The message holds the field, what stood there, and what belongs there."""
+    assert wrong(**data).startswith(said)
+
+
+def test_further_ways_to_be_wrong_are_told_as_well() -> None:
+    """Elements of lists, words of enums, missing fields, and what stands beside the type."""
+    assert refusals(
+        [
+            {"type": "register_worker", "data": {"worker_id": "w", "handles": ["a", 5]}},
+            {"type": "list_tasks", "data": {"status": "done"}},
+            {"type": "get_task", "data": {}},
+            {"type": "get_task"},
+            {"type": "get_task", "data": {"task_id": "t"}, "tenants": "x"},
+            {"type": "create_container", "data": {"container_id": "c", "environment": {"A": {"secrets": "s"}}}},
+        ]
+    ) == [
+        "register_worker: handles[1] is 5: expected `str`, got `int`",
+        "list_tasks: status is 'done': use one of pending, running, completed, failed, cancelled, timeout",
+        "get_task: Object missing required field `task_id` - at `$.data`",
+        "get_task: Object missing required field `data`",
+        "get_task: the command has a field 'tenants' that is not known: did you mean 'tenant'?",
+        "create_container: data.environment[...] has a field 'secrets' that is not known: leave it out",
+    ]
+
+
+@pytest.mark.parametrize("key", ["task_id", "priority", "nonsense" * 1000])
+def test_what_is_large_is_shown_in_part(key: str) -> None:
+    """An error never sends back what it was sent: a megabyte in a field makes a short message."""
+    (message,) = refusals([{"type": "get_task", "data": {"task_id": "t", key: [{"x" * 900_000: 1}]}}])
+    assert len(message) <= MESSAGE_CHARS_MOST + 200
+    answer = encode_answer(None, Refused("y" * 100_000), "1.1", "1.0")
+    assert len(answer) < MESSAGE_CHARS_MOST + 300
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists))
+def test_no_json_breaks_the_reading(value: Any) -> None:
+    """Whatever stands where a command or a field does, the outcome is a list of orders or refusals."""
+    for body in (value, [value], [{"type": value}], [{"type": "get_task", "data": value}]):
+        read = decode_orders(msgspec.json.encode(body))
+        assert all(isinstance(one, Refused) for one in read)
+    read = decode_orders(msgspec.json.encode([{"type": "submit_task", "data": {"task_id": value, "task_name": value}}]))
+    assert isinstance(read[0], Refused) is not isinstance(value, str)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reading(body: bytes) -> None:
+    """Whatever comes in, reading it gives orders or refusals, and reading it as answers an error of the family."""
+    assert isinstance(decode_orders(body), list)
+    with suppress(CoordinationError):
+        decode_answers(body)
+
+
+# --- what stands around a command -------------------------------------------------------------------------------------
+
+
+def test_a_command_on_another_subject_than_its_own_is_refused() -> None:
+    """Permissions are given by subject: a submit that came in as a cancel is none."""
+    submit = order(SubmitTask(task_id="t", task_name="n"))
+    check_order(submit, "task", "submit")
+    with pytest.raises(Refused, match=r"SubmitTask belongs on ….task.submit, not on ….task.cancel"):
+        check_order(submit, "task", "cancel")
+
+
+@pytest.mark.parametrize("value", ["*", ">", "a.b", "a b", "\0", "x" * 65, "ü", ""])
+def test_ids_beside_a_command_are_checked(value: str) -> None:
+    """Tenant and command id are identifiers; a command may go without an id, not without a tenant."""
+    command = GetTask(task_id="t")
+    with pytest.raises(Refused, match="tenant"):
+        check_order(order(command, tenant=value), "task", "get")
+    if value:
+        with pytest.raises(Refused, match="command id"):
+            check_order(order(command, id=value), "task", "get")
+
+
+@pytest.mark.parametrize("value", ["x" * 65, "ü"])
+def test_a_traceparent_that_is_none_is_refused(value: str) -> None:
+    """What is too long or not ASCII cannot be one."""
+    with pytest.raises(Refused, match="W3C Trace Context"):
+        check_order(order(GetTask(task_id="t"), traceparent=value), "task", "get")
+
+
+@pytest.mark.parametrize(
+    ("reply", "may"),
+    [
+        ("_INBOX.x.1", True),
+        ("_INBOX_worker-7.x.1", True),
+        ("_R_.a1B2.c3", True),
+        ("", False),
+        ("_INBOX", False),
+        ("_INBOX.x.*", False),
+        ("_INBOX.>", False),
+        ("_INBOX.x y", False),
+        ("coordination.journal", False),
+        ("coordination.rpc.a.task.submit", False),
+        ("$JS.API.STREAM.DELETE.COORDINATION_JOURNAL", False),
+        ("$KV.COORDINATION_LEASE.writer", False),
+        ("orders.created", False),
+    ],
+)
+def test_answers_go_to_inboxes_alone(reply: str, may: bool) -> None:
+    """Whoever asks names where the answer goes: never into the journal, a lease, JetStream's own API, or a stream."""
+    assert may_answer(reply) is may

@@ -1,0 +1,501 @@
+"""What a worker does by itself: its handlers, its threads, and what it makes of their outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from coordinator.orders import CompleteTask, FailTask, ProgressTask
+from coordinator.payloads import payload_of, value_of
+from coordinator.worker import Context, DoNotRetry, Worker, load_handlers, task
+from coordinator.worker_attempts import Attempts, error_text
+from coordinator.worker_handlers import Handler, add_handler, handler_of, handlers_of
+from coordinator.worker_threads import Threads
+from events.base import Position
+from events.errors import Refused, StaleLease, Unavailable
+from events.task import Payload, TaskStatus
+from projections.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from coordinator.command import Command
+
+URL = "nats://127.0.0.1:1"
+PATIENCE_S = 5.0
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
+
+
+class Called:
+    """A handler that is no function."""
+
+    async def __call__(self, payload: object) -> object:
+        return payload
+
+
+async def alone(payload: object) -> object:
+    return payload
+
+
+def with_context(context: Context, payload: object) -> tuple[str, object]:
+    return context.task_id, payload
+
+
+def with_default(payload: object, factor: int = 2) -> object:
+    return payload, factor
+
+
+def with_optional(ctx: Context, payload: object = None) -> object:
+    return ctx, payload
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async", "wants_context"),
+    [
+        (alone, True, False),
+        (with_context, False, True),
+        (with_default, False, False),
+        (with_optional, False, True),
+        (Called(), True, False),
+        (partial(with_context, Context(task_id="t")), False, False),
+        (lambda context, payload: (context, payload), False, True),
+        (lambda left, right: (left, right), False, True),
+    ],
+)
+def test_handlers_are_known_by_what_they_take(
+    function: Callable[..., Any], is_async: bool, wants_context: bool
+) -> None:
+    """One parameter is the payload; a context before it is given when it is asked for."""
+    handler = handler_of("some.name", function)
+    assert (handler.is_async, handler.wants_context) == (is_async, wants_context)
+
+
+def _generator(payload: object) -> Any:
+    yield payload
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda: None, r"takes \(\): use handler\(payload\)"),
+        (lambda a, b, c: (a, b, c), r"takes \(a, b, c\)"),
+        (lambda *given: given, r"takes \(\*given\)"),
+        (lambda payload, *, needed: (payload, needed), r"takes \(payload, needed\)"),
+        (lambda context: context, "a context alone"),
+        (_generator, "yields"),
+        (7, "nobody can say what"),
+    ],
+)
+def test_a_handler_that_could_not_be_called_is_refused_at_once(function: Any, why: str) -> None:
+    """What is wrong with a handler is said when it is registered, not when its first task comes."""
+    with pytest.raises(Refused, match=why) as caught:
+        Worker("billing", url=URL).task("invoice")(function)
+    assert caught.value.reason == "bad_handler"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", with_context])
+def test_a_handler_needs_a_name(name: Any) -> None:
+    """`@task` without a name is told apart from one with a name."""
+    with pytest.raises(Refused, match="the name of a task"):
+        task(name)(alone)
+
+
+def test_two_handlers_of_one_name_are_refused() -> None:
+    """A task has one handler; the same function again, after a reload, takes the place of the first."""
+    handlers: dict[str, Handler] = {}
+    add_handler(handlers, handler_of("one", alone))
+    add_handler(handlers, handler_of("one", alone))
+    with pytest.raises(Refused, match=r"two handlers, .*alone and .*with_context: keep one"):
+        add_handler(handlers, handler_of("one", with_context))
+
+
+HANDLERS = """
+from coordinator.worker import task
+
+@task("double")
+async def double(payload):
+    return payload * 2
+
+@task("half")
+def half(payload):
+    return payload / 2
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of modules, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    return tmp_path
+
+
+def test_handlers_come_from_a_file_or_a_dotted_name(folder: Path) -> None:
+    """Both ways of naming a module give its handlers, those of modules below it and those it imports."""
+    (folder / "plain_handlers.py").write_text(HANDLERS)
+    package = folder / "handler_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import inner\n")
+    (package / "inner.py").write_text(HANDLERS)
+    (folder / "imports_them.py").write_text("from plain_handlers import double\n")
+    assert set(load_handlers(str(folder / "plain_handlers.py"))) == {"double", "half"}
+    assert set(load_handlers("plain_handlers.py")) == {"double", "half"}
+    assert set(load_handlers("plain_handlers")) == {"double", "half"}
+    assert set(load_handlers("handler_package")) == {"double", "half"}
+    assert set(load_handlers("imports_them")) == {"double"}
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        ("nowhere", "there is no module 'nowhere'"),
+        ("nowhere.at.all", "there is no module 'nowhere.at.all'"),
+        ("nowhere.py", "there is no file 'nowhere.py'"),
+        ("empty_one", "module empty_one has no handlers: put @task"),
+        ("broken_one", "'broken_one' cannot be imported: ZeroDivisionError"),
+        ("needs_more", "'needs_more' cannot be imported: ModuleNotFoundError: No module named 'missing_one'"),
+        ("broken_one.py", "'broken_one.py' cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_gives_no_handlers_is_refused(folder: Path, module: str, why: str) -> None:
+    """The message says which of the ways to be wrong it is."""
+    (folder / "empty_one.py").write_text("")
+    (folder / "broken_one.py").write_text("1 / 0\n")
+    (folder / "needs_more.py").write_text("import missing_one\n")
+    with pytest.raises(Refused, match=why):
+        load_handlers(module)
+
+
+async def test_a_worker_without_handlers_does_not_start() -> None:
+    """A worker that handles nothing would be offered everything."""
+    with pytest.raises(Refused, match="has no handlers"):
+        await Worker("idle", url=URL).run()
+    with pytest.raises(Refused, match="has no handlers"):
+        handlers_of(sys.modules["json"])
+
+
+@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": 10_001}, {"beat_s": 0}, {"drain_s": -1}])
+def test_limits_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    """A limit that makes no sense is refused with its range."""
+    with pytest.raises(Refused, match="out of range"):
+        Worker("w", url=URL, **options)
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+class Reports:
+    """A door that keeps what came in; what stands in `answers` is raised first, one per command."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self.commands: list[Any] = []
+        self.answers = list(answers)
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:  # noqa: ARG002  # the port's
+        await self.open.wait()
+        self.commands.append(command)
+        if self.answers:
+            raise self.answers.pop(0)
+
+
+class Rig:
+    """Attempts over a door that keeps what they report."""
+
+    def __init__(self, attempts: Attempts, door: Reports, handlers: dict[str, Handler]) -> None:
+        self.attempts = attempts
+        self.door = door
+        self.handlers = handlers
+
+    def give(self, function: Callable[..., Any], *, lease: str = "c.1.1", payload: Payload | None = None) -> str:
+        name = f"task_{lease}"
+        self.handlers[name] = handler_of(name, function)
+        self.attempts.start(
+            Task(
+                task_id=f"t-{lease}",
+                task_name=name,
+                status=TaskStatus.RUNNING,
+                submitted=Position(1, 0),
+                submitted_at=0.0,
+                started_at=100.0,
+                timeout_s=7.0,
+                attempt=1,
+                lease=lease,
+                payload=payload,
+            )
+        )
+        return lease
+
+    async def outcome(self, function: Callable[..., Any], **given: Any) -> Any:
+        self.give(function, **given)
+        async with asyncio.timeout(PATIENCE_S):
+            await self.attempts.until_idle()
+        return self.door.commands[-1] if self.door.commands else None
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110  # what is asked for has no event
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr("coordinator.worker_attempts.REPORT_RETRY_S", 0.01)
+    handlers: dict[str, Handler] = {}
+    door = Reports()
+    async with asyncio.TaskGroup() as tasks:
+        attempts = Attempts(handlers, door, tasks, worker_id="w", slots=2)
+        yield Rig(attempts, door, handlers)
+        await attempts.give_up()
+
+
+async def test_what_a_handler_returns_is_the_result(rig: Rig) -> None:
+    """The result goes out under the lease, with how long it took."""
+    report = await rig.outcome(alone, payload=payload_of({"n": 1}))
+    assert isinstance(report, CompleteTask)
+    assert (report.task_id, report.lease, value_of(report.result)) == ("t-c.1.1", "c.1.1", {"n": 1})
+    assert report.execution_time_s is not None
+    assert not rig.attempts.leases
+
+
+async def test_a_handler_sees_its_attempt(rig: Rig) -> None:
+    """The context says which attempt it is, and when the coordinator gives it up."""
+
+    def see(context: Context, payload: object) -> object:
+        return [context.task_id, context.attempt, context.lease, context.worker_id, context.deadline, context.cancelled]
+
+    report = await rig.outcome(see)
+    assert value_of(report.result) == ["t-c.1.1", 1, "c.1.1", "w", 107.0, False]
+
+
+class Unspeakable(Exception):
+    """An error that cannot say what it is"""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def _raising(error: BaseException, *, is_async: bool) -> Callable[..., Any]:
+    def fail(payload: object) -> None:
+        raise error
+
+    async def fail_async(payload: object) -> None:
+        raise error
+
+    return fail_async if is_async else fail
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    ("error", "text", "retry"),
+    [
+        (ValueError("no such invoice"), "ValueError: no such invoice", True),
+        (KeyError(), "KeyError", True),
+        (DoNotRetry("unknown customer"), "DoNotRetry: unknown customer", False),
+        (SystemExit(3), "SystemExit: 3", True),
+        (asyncio.CancelledError(), "CancelledError", True),
+        (OSError("two\nlines\x1b[2J"), "OSError: two lines [2J", True),
+        (Unspeakable(), "Unspeakable: (its message cannot be read)", True),
+    ],
+)
+async def test_what_a_handler_raises_fails_its_attempt_alone(
+    rig: Rig, error: BaseException, text: str, retry: bool, is_async: bool
+) -> None:
+    """One line of it is reported; whether it is tried again is the coordinator's, unless the handler says no."""
+    report = await rig.outcome(_raising(error, is_async=is_async))
+    assert (type(report), report.error, report.retry) == (FailTask, text, retry)
+    assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
+
+
+async def test_stop_iteration_from_a_thread_fails_its_attempt(rig: Rig) -> None:
+    """A `StopIteration`, which no future can carry, does not hang the attempt."""
+    report = await rig.outcome(_raising(StopIteration(), is_async=False))
+    assert "StopIteration" in report.error
+
+
+async def test_a_result_that_cannot_travel_is_not_tried_again(rig: Rig) -> None:
+    """The next attempt would return the same."""
+    report = await rig.outcome(lambda _payload: object())
+    assert (type(report), report.retry) == (FailTask, False)
+    assert "of type object" in report.error
+
+
+async def test_an_unreadable_payload_never_reaches_the_handler(rig: Rig) -> None:
+    """A payload whose digest is wrong fails the task for good."""
+    report = await rig.outcome(alone, payload=Payload(encoding="json", data="1", digest="0" * 64))
+    assert (type(report), report.retry) == (FailTask, False)
+    assert report.error.startswith("Corrupt: ")
+
+
+async def test_an_outcome_is_reported_until_it_is_answered(rig: Rig) -> None:
+    """Nothing is done twice because an answer did not come; the lease is held until it does."""
+    rig.door.answers = [Unavailable(), Unavailable()]
+    await rig.outcome(alone)
+    assert [type(command) for command in rig.door.commands] == [CompleteTask] * 3
+    assert len(set(map(msgspec.json.encode, rig.door.commands))) == 1
+
+
+async def test_a_stale_outcome_is_dropped(rig: Rig) -> None:
+    """Another holds the task now, so that there is nothing left to say."""
+    rig.door.answers = [StaleLease()]
+    await rig.outcome(alone)
+    assert len(rig.door.commands) == 1
+
+
+async def test_a_result_the_coordinator_refuses_fails_the_task(rig: Rig) -> None:
+    """Unreported, the lease would lapse and the task run again for the same refusal."""
+    rig.door.answers = [Refused("too large", reason="payload_too_large")]
+    report = await rig.outcome(alone, payload=payload_of(1))
+    assert (type(report), report.error, report.retry) == (FailTask, "Refused: too large", False)
+
+
+async def test_no_more_run_at_once_than_there_are_slots(rig: Rig) -> None:
+    """What is more than fits waits; threads and coroutines count alike."""
+    now = most = 0
+
+    async def work(payload: object) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+
+    for number in range(6):
+        rig.give(work, lease=f"c.{number}.1")
+    rig.give(work, lease="c.0.1")  # given again: it runs already
+    await rig.attempts.until_idle()
+    assert (most, len(rig.door.commands)) == (2, 6)
+
+
+async def test_a_lost_lease_ends_the_handler_and_nothing_is_reported(rig: Rig) -> None:
+    """An async handler is cancelled, waiting or running, and its slot is free again."""
+    ended: list[str] = []
+    started = asyncio.Event()
+
+    async def hang(context: Context, payload: object) -> None:
+        try:
+            started.set()
+            await asyncio.sleep(60)
+        finally:
+            ended.append(context.lease)
+
+    leases = [rig.give(hang, lease=f"c.{number}.1") for number in range(3)]
+    await started.wait()
+    rig.attempts.lose([*leases, "unknown"])
+    assert rig.attempts.usable < 2
+    await until(lambda: rig.attempts.usable == 2)
+    assert set(ended) <= set(leases[:2])
+    assert not rig.attempts.leases
+    assert isinstance(await rig.outcome(alone, lease="c.9.1"), CompleteTask)
+    assert len(rig.door.commands) == 1
+
+
+async def test_a_lease_lost_before_the_handler_began_frees_its_slot(rig: Rig) -> None:
+    """A coroutine that is cancelled before its first step never gets to clean up after itself."""
+    leases = [rig.give(alone, lease=f"c.{number}.1") for number in range(2)]
+    rig.attempts.lose(leases)
+    assert rig.attempts.usable == 2
+    assert isinstance(await rig.outcome(alone, lease="c.9.1"), CompleteTask)
+    assert len(rig.door.commands) == 1
+
+
+async def test_a_lost_lease_is_told_to_a_thread_which_keeps_its_slot(rig: Rig) -> None:
+    """A thread cannot be ended: it is told, and as long as it does not listen, its slot is not free."""
+    told = threading.Event()
+    listening = 0
+
+    def listen(context: Context, payload: object) -> None:
+        nonlocal listening
+        listening += 1
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not context.cancelled and time.monotonic() < give_up_at:
+            time.sleep(0.005)
+        told.wait(PATIENCE_S)
+
+    leases = [rig.give(listen, lease=f"c.{number}.1") for number in range(2)]
+    await until(lambda: listening == 2)
+    rig.attempts.lose(leases)
+    assert (rig.attempts.usable, rig.attempts.leases) == (0, {})
+    told.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.attempts.until_usable()
+    await rig.outcome(alone, lease="c.9.1")
+    assert [command.lease for command in rig.door.commands] == ["c.9.1"]
+
+
+async def test_a_notice_does_not_stop_a_report(rig: Rig) -> None:
+    """The coordinator ends the lease with the report, and a beat that crosses it is told that the lease is lost."""
+    rig.door.open.clear()
+    lease = rig.give(alone)
+    await asyncio.sleep(0.01)
+    rig.attempts.lose([lease])
+    rig.door.open.set()
+    await rig.attempts.until_idle()
+    assert [type(command) for command in rig.door.commands] == [CompleteTask]
+
+
+async def test_giving_up_leaves_threads_behind(rig: Rig) -> None:
+    """Whoever drains is not held up by a handler that does not return."""
+    release = threading.Event()
+    rig.give(lambda _payload: release.wait(PATIENCE_S))
+    rig.give(lambda _payload: None, lease="c.2.1")
+    rig.give(lambda _payload: None, lease="c.3.1")
+    began = time.monotonic()
+    await rig.attempts.give_up()
+    assert time.monotonic() - began < 2.0
+    assert not rig.attempts.leases
+    release.set()
+
+
+async def test_progress_is_reported_from_coroutines_and_threads(rig: Rig) -> None:
+    """Both ways reach the coordinator; in a coroutine the blocking one is refused instead of hanging."""
+
+    async def tell(context: Context, payload: object) -> str:
+        await context.progress(0.5, "half")
+        try:
+            context.progress_from_thread(0.6)
+        except Refused as error:
+            return error.message
+        return ""
+
+    report = await rig.outcome(tell)
+    assert "await progress()" in value_of(report.result)
+    await rig.outcome(lambda context, _payload: context.progress_from_thread(0.75), lease="c.2.1")
+    told = [command for command in rig.door.commands if isinstance(command, ProgressTask)]
+    assert [(one.lease, one.progress, one.message) for one in told] == [("c.1.1", 0.5, "half"), ("c.2.1", 0.75, "")]
+
+
+async def test_a_context_can_be_made_for_a_test() -> None:
+    """A handler can be called by hand: progress goes nowhere."""
+    context = Context(task_id="t")
+    await context.progress(0.5)
+    context.progress_from_thread(0.5)
+    assert with_context(context, 1) == ("t", 1)
+
+
+async def test_threads_are_used_again() -> None:
+    """An idle thread takes the next call; only as many are made as run at once."""
+    threads = Threads("test")
+    names = {await threads.run(lambda: threading.current_thread().name) for _ in range(5)}
+    assert names == {"test-1"}
+    both = threading.Barrier(2, timeout=PATIENCE_S)
+    await asyncio.gather(threads.run(both.wait), threads.run(both.wait))
+    threads.close()
+
+
+def test_a_long_error_is_cut() -> None:
+    """What enters the journal of an error is bounded."""
+    assert len(error_text(ValueError("x" * 5000))) == 1000
