@@ -444,3 +444,23 @@ def test_the_node_of_these_tests_is_what_they_say() -> None:
     """Its capacity is that of one core, overcommitted in `FULL`."""
     assert CAPACITY.cpu_millis * Rules().cpu_overcommit == FULL.cpu_millis
     assert ContainerStopped(container_id="k") == stopped()
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_environment_has_a_size_in_all() -> None:
+    """Names and values together; it travels to the node with its orders."""
+    environment: dict[str, Any] = {f"NAME_{number}": "x" * 1000 for number in range(40)}
+    given(node()).when(create(environment=environment)).then_refused("bad_environment", "in all", "32768")
+
+
+def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the cluster, and on one container, with which they all end in one commit."""
+    facts = (*a_container("running"), SessionBound(session_id="a", container_id="k"))
+    bind = BindSession(session_id="b", container_id="k")
+    given(*facts).when(bind).then(SessionBound(session_id="b", container_id="k"))
+    monkeypatch.setattr("coordinator.container.decide.SESSIONS_A_CONTAINER", 1)
+    given(*facts).when(bind).then_refused("too_many", "serves 1")
+    monkeypatch.setattr("coordinator.container.decide.MOST_SESSIONS", 1)
+    given(*facts).when(bind).then_refused("too_many", "1 sessions are known")

@@ -123,3 +123,18 @@ def test_a_pool_never_gives_more_than_it_has(orders: list[Command]) -> None:
         held = world.world.pools["p"].held
         assert held.fits_in(POOL.capacity)
         assert min(held.cpu_millis, held.memory_bytes, held.gpus) >= 0
+
+
+def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that exists may still be changed."""
+    monkeypatch.setattr("coordinator.scheduler.decide_pool.MOST_POOLS", 1)
+    given(POOL).when(DefinePool(pool_id="q", capacity=POOL.capacity)).then_refused("too_many")
+    larger = resources(cpu=8000)
+    given(POOL).when(DefinePool(pool_id="p", capacity=larger)).then(PoolDefined(pool_id="p", capacity=larger))
+
+
+def test_a_pool_has_not_more_allocations_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small they are; the same one again is already so."""
+    monkeypatch.setattr("coordinator.scheduler.decide_pool.MOST_ALLOCATIONS", 1)
+    given(POOL, allocated()).when(allocate("another", cpu=0)).then_refused("too_many")
+    given(POOL, allocated()).when(allocate()).then_nothing()

@@ -102,11 +102,6 @@ def test_another_task_under_the_same_id_is_refused(difference: dict[str, Any], n
     given(submitted()).when(submit(**difference)).then_refused("id_taken", "'t'", named)
 
 
-def test_a_payload_that_has_served_is_not_compared_any_more() -> None:
-    """The payload of an ended task has left the world, so a repeat is told by all the rest."""
-    given(submitted(payload=payload()), started(), completed()).when(submit(payload=payload("[2]"))).then_nothing()
-
-
 def test_an_idempotency_key_makes_one_task() -> None:
     """A second submit under the key makes nothing and is told the id of the first."""
     world = given(submitted("first", idempotency_key="k"))
@@ -485,3 +480,31 @@ def test_a_completed_task_says_who_ended_it() -> None:
     """The actor of the order stands with the end."""
     decided = given(submitted(), started()).when(complete(), actor="executor")
     assert decided.then(completed()).world.tasks["t"].ended_by == "executor"
+
+
+# --- repeats long after -----------------------------------------------------------------------------------------------
+
+
+def test_another_payload_under_a_key_is_refused_after_the_end_too() -> None:
+    """Its digest is kept with the task, and with the key when the task has left the world."""
+    facts = (
+        submitted("first", idempotency_key="k", payload=payload("1", digest="1" * 64)),
+        started("first"),
+        completed("first"),
+    )
+    other = submit("second", idempotency_key="k", payload=payload("2", digest="2" * 64))
+    same = submit("second", idempotency_key="k", payload=payload("1", digest="1" * 64))
+    ended = given(*facts)
+    ended.when(other).then_refused("id_taken", "payload")
+    ended.when(same).then_nothing().then_answers("first")
+    gone = given(*facts)
+    del gone.world.tasks["first"]
+    gone.when(other).then_refused("id_taken", "payload")
+    gone.when(same).then_nothing().then_answers("first")
+
+
+def test_who_leaves_retries_to_the_settings_may_repeat_after_they_changed() -> None:
+    """The repeat asks for no number; whoever names another is refused."""
+    facts = given(submitted(max_retries=7))
+    facts.when(submit(max_retries=None)).then_nothing()
+    facts.when(submit(max_retries=3)).then_refused("id_taken", "max_retries")
