@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 SYNC_INTERVAL_S = 1.0
 SYNC_TIMEOUT_S = 3.0
+STOP_POLL_S = 0.02
 FAILED_KEPT = 1000
 SECRET_BYTES_MAX = 64 * 1024
 
@@ -107,27 +108,31 @@ class NodeAgent:
                     await subscription.unsubscribe()
 
     async def stop_all(self) -> None:
-        """Stop every container here and start none any more: this machine is going down."""
+        """
+        Stop and remove every container here, and start none any more: this machine is going down.
+
+        That is not reported. What should run is found missing when the node is back, and is started again.
+        """
         self._closing = True
-        living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
         graces = {(one.container_id, one.generation): one.stop_grace_s for one in self._ordered()}
-        await asyncio.gather(
-            *(
-                self._tried(
-                    (one.container_id, one.generation),
-                    self._runtime.stop(
-                        one.container_id, one.generation, grace_s=graces.get((one.container_id, one.generation), 10.0)
-                    ),
+        while True:
+            living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
+            keys = [(one.container_id, one.generation) for one in living]
+            await asyncio.gather(
+                *(
+                    self._tried(key, self._stop_and_remove(key, one, force=False, grace_s=graces.get(key, 10.0)))
+                    for key, one in zip(keys, living, strict=True)
                 )
-                for one in living
             )
-        )
+            if not self._busy:
+                return
+            await asyncio.sleep(STOP_POLL_S)  # something is being started or stopped at this very moment
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def _keep_syncing(self) -> None:
         registered = False
-        while True:
+        while not self._closing:
             self._look.clear()
             try:
                 if not registered:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.container.container_manager import NO_ROOM, ContainerConfig, ContainerManager
 from coordinator.facade import text, wanted
+from events.container import ContainerStatus
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from coordinator.app import App
-    from events.container import ContainerStatus
+
+RUNS = frozenset({ContainerStatus.RUNNING, ContainerStatus.PAUSED})
 
 
 class AgentContainer:
@@ -51,12 +53,32 @@ class AgentContainer:
         return await self._manager.get_container_status(self.container_id)
 
     async def get_resource_usage(self) -> dict[str, Any]:
-        """Measure it; see `ContainerManager.get_resource_usage`."""
-        return await self._manager.get_resource_usage(self.container_id)
+        """
+        Measure it; see `ContainerManager.get_resource_usage`. What does not run uses nothing.
+
+        Raises:
+            NotFound: there is no such container. Unavailable: its node does not answer.
+        """
+        try:
+            return await self._manager.get_resource_usage(self.container_id)
+        except NotFound:
+            if (await self.get_status()) in RUNS:
+                raise
+            return {"cpu_seconds": 0.0, "memory_bytes": 0, "pids": 0}
 
     async def get_logs(self, lines: int = 100) -> list[str]:
-        """Give the last lines it has written, oldest first."""
-        return await self._manager.get_container_logs(self.container_id, lines=lines)
+        """
+        Give the last lines it has written, oldest first; none of what is destroyed, or was never started.
+
+        Raises:
+            NotFound: there is no such container. Unavailable: its node does not answer.
+        """
+        try:
+            return await self._manager.get_container_logs(self.container_id, lines=lines)
+        except NotFound:
+            if (await self.get_status()) in RUNS:
+                raise
+            return []
 
     async def close(self) -> None:
         """Let go of the connection; the container goes on."""
