@@ -172,20 +172,27 @@ class TaskScheduler(Facade):
             Refused: the id or strategy is wrong, or the worker is draining.
         """
         chosen = "" if strategy is None else member("strategy", strategy, SchedulingStrategy).value
-        tasks: list[Task] = await self.execute(
-            ClaimTasks(
-                claim_id=new_id("claim"),
-                worker_id=text("worker_id", worker_id),
-                slots=1,
-                wait_s=number("wait_s", wait_s),
-                strategy=chosen,
-            )
-        )
-        if not tasks:
-            return None
+        left_s = number("wait_s", wait_s)
         app = await self.opened()
-        app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
-        return task_info(tasks[0])
+        # A claim counts only while its worker was heard lately; asking anew is being heard.
+        longest_s = app.settings.scheduler.lease_s / 2
+        while True:
+            portion_s = min(left_s, longest_s)
+            tasks: list[Task] = await self.execute(
+                ClaimTasks(
+                    claim_id=new_id("claim"),
+                    worker_id=text("worker_id", worker_id),
+                    slots=1,
+                    wait_s=portion_s,
+                    strategy=chosen,
+                )
+            )
+            left_s -= portion_s
+            if tasks:
+                app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
+                return task_info(tasks[0])
+            if left_s <= 0:
+                return None
 
     async def complete_task(
         self, task_id: str, execution_time: float | None = None, *, result: Any = None, lease: str | None = None
