@@ -115,7 +115,7 @@ def test_answers_are_given_once_and_together() -> None:
 def test_an_answer_that_nobody_takes_keeps_no_other_waiting() -> None:
     """Whoever asked may be gone, and its reply may raise."""
 
-    def gone(*_: Any) -> None:
+    def gone(value: Any, error: Any) -> None:
         raise RuntimeError("gone")
 
     told: list[Any] = []

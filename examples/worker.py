@@ -1,0 +1,38 @@
+"""
+A worker: functions that execute tasks, by the task's name.
+
+    coordinator up                                  # in one terminal
+    coordinator worker run examples/worker.py       # in another; or: COORDINATOR_URL=… python examples/worker.py
+    coordinator task submit word_count --payload '"to be or not to be"' --wait 10
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+
+from coordinator.worker import Context, DoNotRetry, run_worker, task
+
+
+@task("word_count")
+async def word_count(context: Context, text: str) -> dict[str, int]:
+    """Count words. An async handler shares the worker's event loop."""
+    words = text.split()
+    await context.progress(0.5, f"{len(words)} words")
+    return dict(Counter(words))
+
+
+@task("digest")
+def digest(payload: dict[str, str]) -> str:
+    """Hash a text. A handler that is not async runs in a thread, and may take its time."""
+    if payload["algorithm"] not in hashlib.algorithms_guaranteed:
+        # Any other exception is tried again, up to the task's `max_retries`.
+        message = f"there is no algorithm {payload['algorithm']!r}"
+        raise DoNotRetry(message)
+    return hashlib.new(payload["algorithm"], payload["text"].encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    asyncio.run(run_worker(__file__, url=os.environ["COORDINATOR_URL"]))

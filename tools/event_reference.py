@@ -1,0 +1,357 @@
+# ruff: noqa: INP001  # a folder of programs, not a package
+"""
+Writes docs/events.md and docs/states.md from the code: `python -m tools.event_reference`; `--check` only compares.
+
+Fields, types and defaults come from `events.codec.EVENTS`, the examples from the golden files, the diagrams from the
+LEGAL tables, and which event makes which step from the reducers themselves. Only when an event is recorded is told
+here, in RECORDED. It writes those two files and never anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing
+from enum import Enum
+from itertools import product
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from events import codec
+from events.base import Event, Position, type_of
+from events.errors import Corrupt
+from events.service import ServiceRegistered, ServiceStatus
+from projections import container, node, service, task, worker
+from projections.stamp import Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests/golden/events"
+
+RECORDED: dict[str, str] = {
+    "container.created": "when `create_container` found a node with room. With a session id, `session.bound` follows.",
+    "container.starting": "when `start_container` is called on a container that does not run, or the pause of one that "
+    "failed is over (`reason` is then `restart`).",
+    "container.started": "when the node agent first reports the generation as running.",
+    "container.pausing": "when `pause_container` is called on a container that runs.",
+    "container.paused": "when the node agent reports the container as paused.",
+    "container.resuming": "when `resume_container` is called on a container that is, or is to be, paused.",
+    "container.resumed": "when the node agent reports the paused container as running again.",
+    "container.stopping": "when `stop_container` or `destroy_container` is called on a container that runs; once more "
+    "when a stop under way is forced, or is to end in removal.",
+    "container.stopped": "when the node agent reports the end that was asked for, or an exit with code 0; also when "
+    "`stop_container` calls off the restart of a failed container.",
+    "container.failed": "when it ended with another code than 0, could not be launched, did not run within "
+    "`container.start_timeout_s`, its node no longer has it, or its node is lost.",
+    "container.destroyed": "when `destroy_container` is called on a container that does not run, or the node agent "
+    "reports that one to be removed is gone. Sessions it served are closed in the same commit.",
+    "service.registered": "when `register_service` brings something new: an id, other facts, or one that was offline.",
+    "service.deregistered": "when `deregister_service` is called, or the service was OFFLINE for longer than "
+    "`registry.deregister_after_s`.",
+    "service.health_changed": "when silence lasted longer than `registry.heartbeat_timeout`, a service given up was "
+    "heard again, or checks agree: the first one, later `registry.check_rise` or `registry.check_fall` in a row.",
+    "service.heartbeat": "nowhere in the journal: the instance publishes it on the heartbeat stream.",
+    "task.submitted": "when `submit_task` is accepted and is no repeat.",
+    "task.started": "when a waiting claim is given the task; also, together with the event that ends it, when somebody "
+    "reports on a task that nobody has claimed (lease `direct.<attempt>`).",
+    "task.progressed": "when the holder reports a progress other than the one before.",
+    "task.completed": "when the holder reports success, or somebody does for a task that nobody has claimed.",
+    "task.attempt_failed": "when an attempt failed while retries are left, its lease lapsed, or it was given back.",
+    "task.failed": "when an attempt failed and no retry is left, or the report said not to retry.",
+    "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
+    "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
+    "task.report_refused": "when a report named a lease that is not held; once for the same lease in a row.",
+    "worker.registered": "when `register_worker` brings something new, or somebody claims under an id that is unknown, "
+    "lost or has left.",
+    "worker.draining": "when `drain_worker` is called on an active worker; the SDK does so when it stops.",
+    "worker.left": "when `leave_worker` is called; what the worker still held is given back in the same commit.",
+    "worker.lost": "when a worker that holds no task was silent for longer than `scheduler.worker_timeout_s`.",
+    "worker.heartbeat": "nowhere in the journal: the worker publishes it on the heartbeat stream.",
+    "node.registered": "when a node agent registers with another capacity, runtime or label than is known.",
+    "node.cordoned": "when `cordon_node` is called.",
+    "node.uncordoned": "when `uncordon_node` is called on a cordoned node.",
+    "node.lost": "when the agent did not sync for 1.5 × `node.node_lease_s`.",
+    "node.returned": "when the agent of a lost node registers or syncs again.",
+    "node.removed": "by nothing yet: no command of this release removes a node.",
+    "node.heartbeat": "nowhere, and not sent by the agent of this release: its sync is its sign of life.",
+    "pool.defined": "when a pool is given a capacity other than it has.",
+    "pool.allocated": "when a request fits and is granted.",
+    "pool.released": "when a request that holds something gives it back.",
+    "session.bound": "when `bind_session` names another container than before, or a container is created for it.",
+    "session.closed": "when `close_session` is called, or the container that served the session is destroyed.",
+    "coordinator.started": "first in the first commit of each reign.",
+    "coordinator.stopped": "last in the last commit of a reign that ended on purpose.",
+    "coordinator.turn": "with every turn that placed tasks, after the `task.started` events of that turn.",
+}
+
+_UNITS = {"_s": "seconds", "_ms": "milliseconds", "_at": "seconds since 1970", "_bytes": "bytes"}
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+def render_events() -> str:
+    """Write the event reference."""
+    lines = [_EVENTS_HEAD.format(count=len(codec.EVENTS), envelope=_pretty(_golden("task.submitted")))]
+    kinds = list(dict.fromkeys(name.partition(".")[0] for name in codec.EVENTS))
+    lines += [f"- [{kind}](#{kind}): {_links(kind)}" for kind in kinds]
+    values: dict[str, type[msgspec.Struct]] = {}
+    for kind in kinds:
+        events = {name: event for name, event in codec.EVENTS.items() if name.startswith(f"{kind}.")}
+        module = sys.modules[next(iter(events.values())).__module__]
+        lines += ["", f"## {kind}", "", str(module.__doc__).strip()]
+        for name, event in events.items():
+            lines += _event(name, event, values)
+    lines += ["", "## Values inside events"]
+    done: set[str] = set()
+    while left := [name for name in sorted(values) if name not in done]:
+        done.add(left[0])
+        lines += ["", f"### {left[0]}", "", _prose(values[left[0]]), "", *_table(values[left[0]], values)]
+    return "\n".join(lines) + "\n"
+
+
+def _event(name: str, event: type[Event], values: dict[str, type[msgspec.Struct]]) -> Iterator[str]:
+    yield from ("", f"### {name}", "", _prose(event), "", f"Recorded {RECORDED[name]}", "")
+    yield from _table(event, values)
+    yield from ("", f"Version {event.VERSION}; about `{event.SUBJECT}`.", "", "```json")
+    yield from (_pretty(_golden(name)["data"]), "```")
+
+
+def _links(kind: str) -> str:
+    names = [name for name in codec.EVENTS if name.startswith(f"{kind}.")]
+    return " · ".join(f"[{name.partition('.')[2]}](#{name.replace('.', '')})" for name in names)
+
+
+def _prose(value: type) -> str:
+    """Give a docstring as one paragraph per paragraph."""
+    paragraphs = str(value.__doc__).strip().split("\n\n")
+    return "\n\n".join(" ".join(line.strip() for line in one.splitlines()) for one in paragraphs)
+
+
+def _table(value: type[msgspec.Struct], values: dict[str, type[msgspec.Struct]]) -> Iterator[str]:
+    yield "| field | type | default |"
+    yield "| --- | --- | --- |"
+    hints = typing.get_type_hints(value)
+    for field in msgspec.structs.fields(value):
+        unit = next((unit for ending, unit in _UNITS.items() if field.name.endswith(ending)), "")
+        written = _type(hints[field.name], values) + (f", {unit}" if unit else "")
+        yield f"| `{field.name}` | {written} | {_default(field)} |"
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    made = field.default_factory
+    value = field.default if made is msgspec.NODEFAULT else made()
+    return f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _type(hint: Any, values: dict[str, type[msgspec.Struct]]) -> str:
+    origin, of = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin is UnionType or origin is typing.Union:
+        kinds = [_type(one, values) for one in of if one is not NoneType]
+        return " or ".join([*kinds, *(["null"] if NoneType in of else [])])
+    if origin is tuple:
+        return f"list of {_type(of[0], values)}"
+    if origin is dict:
+        return f"object of {_type(of[1], values)}"
+    if issubclass(hint, Enum):
+        return " ".join(f"`{one.value}`" for one in hint)
+    values[hint.__name__] = hint
+    link = f"[{hint.__name__}](#{hint.__name__.lower()})"
+    return f"{link}, written as an array" if hint.__struct_config__.array_like else link
+
+
+def _golden(name: str) -> dict[str, Any]:
+    path = GOLDEN / f"{name}.v{codec.EVENTS[name].VERSION}.json"
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def _pretty(value: object) -> str:
+    """Write JSON on one line where that is short, else a line for each key."""
+    short = json.dumps(value, ensure_ascii=False)
+    if len(short) <= 110 or not isinstance(value, dict):  # noqa: PLR2004  # what a line of the page holds
+        return short
+    inner = [f"  {json.dumps(key)}: {json.dumps(one, ensure_ascii=False)}" for key, one in value.items()]
+    return "{\n" + ",\n".join(inner) + "\n}"
+
+
+_EVENTS_HEAD = """\
+# Events
+
+<!-- Written by `python -m tools.event_reference` from the code and the golden files; do not edit. -->
+
+All {count} event types of this release. An event is a fact: it is never changed, and what was once written stays
+readable. Journal and heartbeats carry it as a [CloudEvent 1.0](https://cloudevents.io) in JSON:
+
+```json
+{envelope}
+```
+
+| attribute | what it is |
+| --- | --- |
+| `id` | position: `<journal sequence>.<index in the commit>`; of a heartbeat any text |
+| `type`, `dataversion` | the event's type and the version of its `data` |
+| `source` | `/coordination/<generation>`; the generation is raised by a restore from a backup |
+| `subject` | id of the thing the event is about, the same as in `data` |
+| `time` | commit time, RFC 3339 in UTC, the same for all events of a commit; it never runs back |
+| `tenant`, `actor` | whose command it was; `coordinator` where nobody ordered it. The actor comes from the subject |
+| `commandid` | id of the command, of those commands whose repeats are known by it |
+| `causationid` | id of the event that caused this one; not set by this release |
+| `traceparent` | W3C trace context, as it came with the command |
+
+Attributes without a value are left out. A field of `data` that is missing has its default. Readers must ignore fields
+that they do not know, and bear with types that they do not know. Ids are 1 to 64 of `A-Z a-z 0-9 _ -`. The
+examples are the golden files: every field is set to something else than its default. Which event leads to which state:
+[states](states.md).
+"""
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+class Machine(NamedTuple):
+    """One kind whose legal transitions stand in a table."""
+
+    kind: str
+    legal: dict[Any, frozenset[Any]]
+    evolve: Callable[[Any, Any, Stamp], Any]
+    about: str
+
+
+MACHINES = (
+    Machine(
+        "container",
+        container.LEGAL,
+        container.evolve,
+        "`container.pausing` and `container.resuming` change only what is desired. A container holds its resources on "
+        f"its node while it is {', '.join(sorted(one.name for one in container.HOLDING))}.",
+    ),
+    Machine("service", service.LEGAL, service.evolve, "Health may go from anything to anything; the event says why."),
+    Machine("task", task.LEGAL, task.evolve, "Each start is an attempt under a lease. Exactly one event ends a task."),
+    Machine("worker", worker.LEGAL, worker.evolve, "A worker that is lost or has left comes back by registering."),
+    Machine("node", node.LEGAL, node.evolve, "Being cordoned outlasts being lost."),
+)
+
+OFFERED = frozenset({ServiceStatus.HEALTHY, ServiceStatus.UNKNOWN})
+"""What a registration says of a service's health; the event could hold more."""
+
+_BEGIN = _END = "[*]"
+_STAMP = Stamp(Position(1, 0), 1.0)
+
+
+def render_states() -> str:
+    """Write the state diagrams."""
+    lines = [_STATES_HEAD]
+    for machine in MACHINES:
+        lines += ["", f"## {machine.kind}", "", machine.about, "", "```mermaid", "stateDiagram-v2"]
+        for (before, after), names in _steps(machine).items():
+            lines.append(f"    {before} --> {after}" + (f": {', '.join(names)}" if names else ""))
+        lines += ["```"]
+    return "\n".join(lines) + "\n"
+
+
+def _steps(machine: Machine) -> dict[tuple[str, str], list[str]]:
+    """Give every legal step, and the events by which the reducer takes it from a state that it can reach."""
+    names = [name for name in codec.EVENTS if name.startswith(f"{machine.kind}.") and name not in codec.HEARTBEATS]
+    events = [event for name in names for event in _variants(_example(name)) if _is_recorded(event)]
+    taken: dict[tuple[str, str], list[str]] = {}
+    waiting, seen = [None], set[object]()
+    while waiting:
+        state: Any = waiting.pop()
+        for event in events:
+            after = _after(machine, state, event)
+            if after is None:
+                continue
+            by = taken.setdefault((_BEGIN if state is None else state.status.name, after.status.name), [])
+            by.append(type_of(type(event)).partition(".")[2])
+            marks = (getattr(after, name) for name in after.__struct_fields__ if _has_choices(after, name))
+            mark = (*marks, after.is_ended)
+            if mark not in seen:
+                seen.add(mark)
+                waiting.append(after)
+    steps = [step for step in taken if step[0] == _BEGIN]
+    order = _ordered(machine.legal)
+    steps += [(before.name, after.name) for before in order for after in _ordered(machine.legal[before])]
+    ends = [(status.name, _END) for status in order if not machine.legal[status]]
+    return {step: sorted(set(taken.get(step, ()))) for step in (*steps, *ends)}
+
+
+def _example(name: str) -> Event:
+    return codec.decode(codec.join([json.dumps(_golden(name)).encode()]))[0].data
+
+
+def _has_choices(value: Any, name: str) -> bool:
+    """Say whether a field decides where a thing can go, and has few values."""
+    return isinstance(getattr(value, name), Enum | bool) or name == "attempt"
+
+
+def _variants(event: Event) -> Iterator[Event]:
+    """Give *event* with every choice in each of its fields that has few."""
+    choices: dict[str, list[Any]] = {}
+    for name in event.__struct_fields__:
+        held = getattr(event, name)
+        if _has_choices(event, name):
+            choices[name] = [*type(held)] if isinstance(held, Enum) else [False, True] if held is True else [1, 2]
+    for chosen in product(*choices.values()):
+        yield msgspec.structs.replace(event, **dict(zip(choices, chosen, strict=True)))
+
+
+def _is_recorded(event: Event) -> bool:
+    return not isinstance(event, ServiceRegistered) or event.status in OFFERED
+
+
+def _after(machine: Machine, state: Any, event: Event) -> Any:
+    """Fold one event; None when it may not come then."""
+    try:
+        return machine.evolve(state, event, _STAMP)
+    except Corrupt:
+        return None
+
+
+def _ordered(statuses: Collection[Enum]) -> list[Enum]:
+    """Give statuses in the order of their enum; a set has none that lasts."""
+    return [one for kind in {type(status) for status in statuses} for one in kind if one in statuses]
+
+
+_STATES_HEAD = """\
+# States
+
+<!-- Written by `python -m tools.event_reference` from the LEGAL tables and the reducers; do not edit. -->
+
+The steps that the reducers in `projections/` allow, with the [events](events.md) that take them. An event that would
+take any other step makes the journal `Corrupt`. Pools have no states; a session is bound until it is closed."""
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+PAGES: dict[str, Callable[[], str]] = {"docs/events.md": render_events, "docs/states.md": render_states}
+
+
+def outdated() -> list[str]:
+    """Name the pages whose content is not what the code says now."""
+    return [
+        page for page, render in PAGES.items() if not (ROOT / page).is_file() or (ROOT / page).read_text() != render()
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Write the pages, or with `--check` say which of them are out of date."""
+    stale = outdated()
+    if "--check" in argv:
+        sys.stdout.writelines(f"{page} is out of date: run python -m tools.event_reference\n" for page in stale)
+        return 1 if stale else 0
+    for page in stale:
+        (ROOT / page).write_text(PAGES[page]())
+        sys.stdout.write(f"wrote {page}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
