@@ -14,7 +14,7 @@ demo: venv ## the whole system at work on this machine, real nats-server and all
 
 test: venv ## every test, and the coverage it must reach; at most 10 minutes
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest --session-timeout=600 $(ARGS)
+	$(PY) -m coverage run -m pytest --session-timeout=1500 $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@echo "coverage of everything, branches included: at least 90 %"
 	@$(PY) -m coverage report --fail-under=90

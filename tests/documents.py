@@ -18,16 +18,18 @@ def blocks_of(page: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, found.start(1)) + 1, found[1]) for found in _block.finditer(text)]
 
 
-async def run_page(page: Path) -> None:
+def run_page(page: Path) -> None:
     """Run the runnable blocks of *page*; errors name the page and its line."""
     namespace: dict[str, object] = {"__name__": "__main__", "__file__": str(page)}
-    for line, block in blocks_of(page):
-        source = "\n" * (line - 1) + block
-        code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        ran = eval(code, namespace)
-        if inspect.isawaitable(ran):
-            await ran
+    with asyncio.Runner() as runner:
+        for line, block in blocks_of(page):
+            source = "\n" * (line - 1) + block
+            code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            # A block that awaits nothing has run by then, outside of any loop: it may be a whole program.
+            ran = eval(code, namespace)
+            if inspect.iscoroutine(ran):
+                runner.run(ran)
 
 
 if __name__ == "__main__":
-    asyncio.run(run_page(Path(sys.argv[1])))
+    run_page(Path(sys.argv[1]))
