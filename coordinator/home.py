@@ -88,9 +88,11 @@ class Home:
         return name
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
         """
         Hold *name* in this directory; the kernel lets go when the process ends, however it ends.
+
+        Whoever holds it and is just ending is waited for, *patience_s* at most.
 
         Raises:
             Refused: another process holds it, or the directory cannot be written to.
@@ -101,7 +103,7 @@ class Home:
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            if not _locked(fd, LOCK_PATIENCE_S):
+            if not _locked(fd, patience_s):
                 holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
                 msg = f"{self.path} is in use by the {name} of process {holder}: stop it, or set COORDINATOR_HOME"
                 raise Refused(msg, reason="home_in_use")

@@ -27,7 +27,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 10.0
 """A program that ran this long starts again after the first pause."""
-FAILURES_MOST = 5
+FAILURES_MOST = 3
 """So often in a row may a program that is needed end soon and by itself, saying that it failed."""
 TRY_AGAIN = 8
 """The exit code of a program that could not reach NATS; see `coordinator.cli`."""

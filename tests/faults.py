@@ -3,7 +3,8 @@
 
 Everything is real: nats-server with fsync, coordinator, follower, node agent and workers, each a process of its own.
 What is killed is started again as `coordinator up` does. Judged from the journal: each acknowledged task is there once
-and has one end, the chain holds, and the read model ends up where the journal does. Prints one JSON line.
+and has one end with the right result, the chain holds, and the read model ends up where the journal does. Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from coordinator.commands import SubmitTask
 from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import payload_of
+from coordinator.logs import configure
+from coordinator.payloads import payload_of, value_of
 from coordinator.settings import load
 from coordinator.supervise import Program
 from coordinator.up import run_cluster
+from events.base import Position
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskSubmitted, TaskTimedOut
 from projections.world import World
 
@@ -40,6 +43,7 @@ VICTIMS = ("worker", "coordinator", "follower", "nats-server", "node")
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 LEASE_S = 3
 ENDED_WITHIN_S = 60.0
+RUN_WITHIN_S = 300.0
 
 
 async def run(tasks: int) -> dict[str, Any]:
@@ -51,7 +55,7 @@ async def run(tasks: int) -> dict[str, Any]:
             workers = [_worker(home, cluster, number) for number in range(2)]
             keeping = [group.create_task(worker.keep_running()) for worker in workers]
             try:
-                async with Client.open(cluster.url, source="faults") as client:
+                async with Client.open(cluster.url, source="faults") as client, asyncio.timeout(RUN_WITHIN_S):
                     client.call_timeout_s = 60.0
                     return await _judge(client, cluster, workers, tasks)
             finally:
@@ -82,6 +86,7 @@ async def _judge(client: Client, cluster: Cluster, workers: list[Program], count
         "lost": len(watch.acknowledged - watch.submitted.keys()),
         "submitted_twice": sum(times > 1 for times in watch.submitted.values()),
         "with_two_ends": sum(times for ends_of, times in ends.items() if ends_of > 1),
+        "wrong_results": watch.wrong_results,
         "not_ended": len(watch.acknowledged - watch.ends.keys()),
         "ended_after_last_fault_s": round(ended_after_s, 2),
         "chain_verified_to": str(watch.world.position),
@@ -99,6 +104,7 @@ class _Watch:
         self.acknowledged: set[str] = set()
         self.submitted: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
+        self.wrong_results = 0
         self.all_ended = asyncio.Event()
         self._journal = NatsJournal(client.bus, client.subjects)
 
@@ -110,8 +116,14 @@ class _Watch:
                         self.submitted[envelope.data.task_id] += 1
                     elif isinstance(envelope.data, TERMINAL):
                         self.ends[envelope.data.task_id] += 1
+                        self.wrong_results += not _is_right(envelope.data)
             if len(self.acknowledged) == count and self.acknowledged <= self.ends.keys():
                 self.all_ended.set()
+
+
+def _is_right(event: TaskCompleted | TaskFailed | TaskCancelled | TaskTimedOut) -> bool:
+    number = int(event.task_id.rpartition("_")[2])
+    return isinstance(event, TaskCompleted) and value_of(event.result) == {"square": number**2}
 
 
 async def _submit(client: Client, watch: _Watch, count: int) -> None:
@@ -157,6 +169,7 @@ def main() -> int:
     """Run and print; exit 1 when a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=500)
+    configure("warning")
     result = asyncio.run(run(parser.parse_args().tasks))
     print(msgspec.json.encode(result).decode())
     return 0 if is_kept(result) else 1
@@ -164,8 +177,13 @@ def main() -> int:
 
 def is_kept(result: dict[str, Any]) -> bool:
     """Say whether every promise was kept."""
-    broken = ("lost", "submitted_twice", "with_two_ends", "not_ended")
-    return result["acknowledged"] == result["tasks"] and not any(result[name] for name in broken)
+    broken = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended")
+    return (
+        result["acknowledged"] == result["tasks"]
+        and not any(result[name] for name in broken)
+        and Position.parse(result["read_model_at"]) >= Position.parse(result["chain_verified_to"])
+        and all(result["restarts"].values())
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "events/publisher.py": "for other domains, which have no coordinator",
     },
     "loose_task": {
-        "coordinator/app.py": "the app outlives the call that first needed it: one task of a process, awaited at its end",
+        "coordinator/app.py": "the app outlives the call that first needed it: one task, awaited at its end",
     },
     "wall_clock": {
         "coordinator/clock.py": "the clock",

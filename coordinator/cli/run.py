@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 URL_OPTION = click.option(
     "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True
 )
+HANDOVER_S = 3.0
+"""Whoever bears our name and is just ending is waited for."""
+GOODBYE_S = 3.0
+"""How long a coordinator that is stopped may take for its last commit."""
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -71,12 +75,11 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
 async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     from coordinator.groups import task_group
     from coordinator.home import Home
-    from coordinator.local import instance_of
-    from coordinator.serve import Coordinator
+    from coordinator.serve import Coordinator, instance_of
     from coordinator.supervise import Program
 
     home = Home(settings.home_path())
-    with home.lock("coordinator"):
+    with home.lock("coordinator", HANDOVER_S):
         coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
@@ -86,7 +89,9 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             coordinator.stop("stopped")
-            await asyncio.wait([serving])
+            # Where NATS is away there is nobody to say goodbye to; the next one takes the lease back by our name.
+            if not (await asyncio.wait([serving], timeout=GOODBYE_S))[0]:
+                serving.cancel()
             stopping.cancel()
             if following is not None:
                 await follower.stop()
@@ -110,7 +115,7 @@ async def _follow(settings: Settings, url: str) -> None:
 
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings)
-    with home.lock("follower"):
+    with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="follower", **login) as client,
@@ -148,7 +153,7 @@ async def _node(settings: Settings, url: str, node_id: str | None, stop_containe
 
     home = Home(settings.home_path())
     namespace = settings.namespace
-    with home.lock("node"):
+    with home.lock("node", HANDOVER_S):
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="node", **credentials(settings)) as client,
