@@ -327,8 +327,10 @@ async def _open() -> AsyncIterator[App]:
             async with _running(_Remote(client), client, settings, why) as app:
                 yield app
         return
+    from coordinator.janitor import janitor
+
     with tempfile.TemporaryDirectory(prefix="coordinator-") as folder:
-        async with embedded(Path(folder), settings) as app:
+        async with janitor(Path(folder), settings), embedded(Path(folder), settings) as app:
             yield app
 
 

@@ -11,15 +11,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coordinator import __version__
-from coordinator.client import Client, credentials
+from coordinator.client import Client
 from coordinator.embedded import EmbeddedServer
 from coordinator.follower import Follower
 from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.node import NodeAgent, capacity_of, open_runtime
 from coordinator.registry.health_check_worker import run_health_checks
-from coordinator.serve import Coordinator, Instance
+from coordinator.serve import Coordinator, instance_of
 from coordinator.supervise import keep_serving
 from events.errors import Unavailable
 
@@ -94,20 +93,3 @@ async def _within(timeout_s: float, event: asyncio.Event, what: str) -> None:
     except TimeoutError:
         msg = f"the coordinator of this process did not {what} within {timeout_s:g} s"
         raise Unavailable(msg, reason="timeout") from None
-
-
-def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
-    """Make an instance's description from the settings."""
-    return Instance(
-        url=url,
-        name=name,
-        version=__version__,
-        namespace=settings.namespace,
-        **credentials(settings),
-        replicas=settings.nats.replicas,
-        rules=settings.rules(),
-        limits=settings.limits(),
-        lease_ttl_s=settings.leadership.ttl_s,
-        lease_renew_s=settings.leadership.renew_s,
-        lease_fresh_s=settings.leadership.fresh_s,
-    )

@@ -21,7 +21,7 @@ from coordinator.clock import SystemClock
 from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
 from coordinator.groups import task_group
 from coordinator.node_questions import NodeQuestion
-from coordinator.runtime import Launch, Observed, ProcessRuntime, Runtime, RuntimeState
+from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.wire import may_answer
 from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused
@@ -394,5 +394,7 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
     """
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace)
-    msg = f"node.runtime {kind!r} is not there: use process"
+    if kind == "fake":
+        return FakeRuntime(cluster=namespace, now=SystemClock().wall)
+    msg = f"node.runtime {kind!r} is not there: use process or fake"
     raise Refused(msg, reason="bad_runtime")

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from coordinator import __version__
 from coordinator.bus import Bus
+from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
@@ -36,6 +38,7 @@ from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
+    from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +69,23 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
+
+
+def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
+    """Make an instance's description from the settings."""
+    return Instance(
+        url=url,
+        name=name,
+        version=__version__,
+        namespace=settings.namespace,
+        **credentials(settings),
+        replicas=settings.nats.replicas,
+        rules=settings.rules(),
+        limits=settings.limits(),
+        lease_ttl_s=settings.leadership.ttl_s,
+        lease_renew_s=settings.leadership.renew_s,
+        lease_fresh_s=settings.leadership.fresh_s,
+    )
 
 
 class Coordinator:
@@ -137,6 +157,7 @@ class Coordinator:
     async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
         world = World()
         await _fold(world, journal, (await journal.bounds()).last)
+        self._check_foldable(world)
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
         if not await lease.take_back(self._instance.name):
             log.info("standing_by", instance=self._instance.name)
@@ -144,6 +165,7 @@ class Coordinator:
                 if self._stopped.is_set():
                     return
                 await _fold(world, journal, (await journal.bounds()).last)
+                self._check_foldable(world)
         try:
             async with task_group() as tasks:
                 work = [
@@ -159,17 +181,25 @@ class Coordinator:
         finally:
             await lease.release()
 
+    def _check_foldable(self, world: World) -> None:
+        """
+        Make sure that what was written is understood, before the lead is taken from whoever understands it.
+
+        Raises:
+            Corrupt: a newer version has written here.
+        """
+        if world.unfoldable:
+            version = self._instance.version
+            msg = f"the journal holds {world.unfoldable}, which this version {version} does not know: upgrade it"
+            raise Corrupt(msg, reason="unfoldable")
+
     async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
         """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
         sequence = await journal.claim(msgspec.json.encode(claim))
         await _fold(world, journal, sequence)
-        if world.unfoldable:
-            msg = (
-                f"the journal holds {world.unfoldable}, which this version {instance.version} does not know: upgrade it"
-            )
-            raise Corrupt(msg, reason="unfoldable")
+        self._check_foldable(world)
         engine = Engine(
             world=world,
             journal=journal,

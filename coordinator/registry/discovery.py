@@ -27,7 +27,8 @@ SMOOTHING = 0.2
 """How much one more response time counts in the average."""
 KEPT = 10_000
 """Instances and services that are remembered; beyond it the oldest is forgotten."""
-CANDIDATES_MAX = 10_000
+CANDIDATES_MAX = 1000
+"""Instances that are chosen among: more do not fit into one answer, and a service that large needs no more."""
 
 
 class LoadBalancingStrategy(Enum):

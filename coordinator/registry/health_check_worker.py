@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import structlog
 
-from coordinator.commands import FindServices
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.groups import task_group
+from coordinator.registry.listing import list_services
 from coordinator.registry.probes import Prober, report_of
 from events.service import ServiceStatus
 
@@ -28,8 +28,6 @@ log = structlog.get_logger(__name__)
 
 FOLLOW_S = 1.0
 """How often it asks for services that were not checked yet; all are asked for once an interval."""
-PAGE = 500
-"""Services in one answer: it must fit into one message. Fewer are asked for where they do not."""
 REPORT_TIMEOUT_S = 5.0
 
 
@@ -84,7 +82,6 @@ class HealthChecks:
         self._room = asyncio.Semaphore(at_once)
         self._detail_chars_max = detail_chars_max
         self._watched: dict[str, _Watched] = {}
-        self._page = PAGE
 
     async def keep_following(self) -> NoReturn:
         """Keep checking what is registered, for ever."""
@@ -107,29 +104,13 @@ class HealthChecks:
 
     async def _follow(self, *, is_all: bool) -> None:
         """Begin with what is new; where all are asked for, end with what is no longer there."""
-        listed = await self._list(None if is_all else ServiceStatus.UNKNOWN)
+        views = await list_services(self._door, status=None if is_all else ServiceStatus.UNKNOWN)
+        listed = [view.service for view in views if view.service.health_check_url]
         for service in listed:
             self._watch(service)
         if is_all:
             for service_id in self._watched.keys() - {one.service_id for one in listed}:
                 self._watched.pop(service_id).task.cancel()
-
-    async def _list(self, status: ServiceStatus | None) -> list[Service]:
-        """Give the services with a health URL, asked for page by page."""
-        found: list[Service] = []
-        after = ""
-        while True:
-            try:
-                views = await self._door.execute(FindServices(status=status, after=after, limit=self._page))
-            except Refused:
-                if self._page == 1:
-                    raise
-                self._page = max(1, self._page // 2)  # too much for one message
-                continue
-            found += [view.service for view in views if view.service.health_check_url]
-            if len(views) < self._page:
-                return found
-            after = views[-1].service.service_id
 
     def _watch(self, service: Service) -> None:
         registration = (service.health_check_url, str(service.registered))

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from coordinator.clock import SystemClock
-from coordinator.commands import CheckOutcome, FindServices, GetHealthHistory, GetService, ReportCheck
+from coordinator.commands import CheckOutcome, GetHealthHistory, GetService, ReportCheck
 from coordinator.facade import Facade, number, text, wanted, whole
 from coordinator.groups import task_group
 from coordinator.registry.check_detail import one_line, told
+from coordinator.registry.listing import list_services
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from events.errors import CoordinationError, NotFound, Refused, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from coordinator.app import App
     from coordinator.commands import ServiceView
 
     Check = Callable[[ServiceInfo], Awaitable[bool]]
@@ -34,7 +36,6 @@ log = structlog.get_logger(__name__)
 CUSTOM = "custom"
 AT_ONCE = 20
 """Custom checks of one service under way at a time."""
-INSTANCES_MAX = 10_000
 
 
 class _Registered(NamedTuple):
@@ -79,11 +80,11 @@ class HealthChecker(Facade):
             raise Refused(msg, reason="bad_type")
         app = await self.opened()
         due_at = asyncio.get_running_loop().time() + self._interval_s
-        await self._check_all(name, check)
+        await self._check_all(app, name, check)
         before = self._checks.pop(name, None)
         if before is not None:
             before.task.cancel()
-        self._checks[name] = _Registered(check, app.start(self._keep_checking(name, check, due_at)))
+        self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at)))
 
     async def check_service(self, service_id: str) -> CheckOutcome:
         """
@@ -97,7 +98,7 @@ class HealthChecker(Facade):
         service = service_info(view)
         registered = self._checks.get(service.service_name)
         if registered is not None:
-            report = await self._run(registered.check, service)
+            report = await self._run(await self.opened(), registered.check, service)
         elif service.health_check_url:
             report = await self._probe(service)
         else:
@@ -138,28 +139,27 @@ class HealthChecker(Facade):
             await asyncio.wait(ended)
         await super().close()
 
-    async def _keep_checking(self, service_name: str, check: Check, due_at: float) -> None:
+    async def _keep_checking(self, app: App, service_name: str, check: Check, due_at: float) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(due_at - loop.time())
             # By the clock, so that checks do not drift; what is overdue by then is not made up for.
             due_at = max(due_at + self._interval_s, loop.time())
             try:
-                await self._check_all(service_name, check)
+                await self._check_all(app, service_name, check)
             except CoordinationError as error:
                 log.warning("services_not_checked", service_name=service_name, reason=error.message)
 
-    async def _check_all(self, service_name: str, check: Check) -> None:
+    async def _check_all(self, app: App, service_name: str, check: Check) -> None:
         """Check every instance once, a few at a time."""
-        question = FindServices(service_name=service_name, limit=INSTANCES_MAX)
-        views: list[ServiceView] = await self.execute(question)
+        views = await list_services(app, service_name=service_name)
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(service: ServiceInfo) -> None:
             async with room:
-                report = await self._run(check, service)
+                report = await self._run(app, check, service)
             try:
-                await self.execute(report)
+                await app.execute(report)
             except NotFound:
                 log.debug("service_gone", service_id=service.service_id)
 
@@ -167,7 +167,7 @@ class HealthChecker(Facade):
             for view in views:
                 tasks.create_task(one(service_info(view)))
 
-    async def _run(self, check: Check, service: ServiceInfo) -> ReportCheck:
+    async def _run(self, app: App, check: Check, service: ServiceInfo) -> ReportCheck:
         """Run a custom check; whatever comes of it is an outcome."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -186,12 +186,11 @@ class HealthChecker(Facade):
             ok, detail = False, told(error)
         else:
             ok, detail = said is True, "" if isinstance(said, bool) else f"it gave a {type(said).__name__}, no bool"
-        chars_max = (await self.opened()).settings.engine.text_chars_max
         return ReportCheck(
             service_id=service.service_id,
             ok=ok,
             check=CUSTOM,
-            detail=one_line(detail)[:chars_max],
+            detail=one_line(detail)[: app.settings.engine.text_chars_max],
             latency_ms=round((loop.time() - began) * 1000, 3),
         )
 

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import stat
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -328,6 +329,32 @@ def test_it_finds_what_runs_here(cluster: Up, monkeypatch: pytest.MonkeyPatch) -
     good("task", "list")
 
 
+def test_what_runs_is_told_to_its_owner_alone(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`running.json` is 0600; facades find it too; the token is in no log; a second `up` is refused with the pid."""
+    file = cluster.home / "running.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    told = json.loads(file.read_bytes())
+    assert (told["pid"], told["url"]) == (cluster.pid, cluster.url)
+    token = told["url"].removeprefix("nats://").partition("@")[0]
+    assert len(token) > 20
+    assert token not in cluster.written
+    monkeypatch.delenv("COORDINATOR_URL")
+    monkeypatch.setenv("COORDINATOR_HOME", str(cluster.home))
+    task_id = good("task", "submit", "nobody").strip()
+    assert asyncio.run(seen_by_facades(task_id)) == task_id
+    assert f"in use by the up of process {cluster.pid}: stop it, or set COORDINATOR_HOME" in bad(5, "up")
+    good("task", "cancel", task_id)
+
+
+async def seen_by_facades(task_id: str) -> str:
+    from coordinator.scheduler import TaskScheduler
+
+    async with TaskScheduler() as scheduler:
+        task = await scheduler.get_task(task_id)
+        assert task is not None
+        return str(task.task_id)
+
+
 def test_a_wrong_token_is_not_permitted(cluster: Up) -> None:
     """Exit code 7, and the token is not repeated."""
     said = bad(7, "task", "list", "--url", f"nats://wr0ng@{cluster.url.rpartition('@')[2]}")
@@ -350,11 +377,10 @@ def test_where_nobody_leads_it_gives_up_in_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_in_a_process_of_its_own_it_does_the_same() -> None:
     """What is data goes to standard output, and the exit code is that of the command."""
-    ended = run("task", "submit", "nobody", "--id", "own")
-    assert ended == (0, "own\n", "")
+    assert run("task", "submit", "nobody", "--id", "own") == (0, "own\n", "")
+    good("task", "cancel", "own")
     ended = run("task", "get", "none")
     assert (ended.code, ended.out) == (4, "")
-    assert run("task", "cancel", "own").code == 0
 
 
 def test_ctrl_c_while_waiting_is_130(tmp_path: Path) -> None:

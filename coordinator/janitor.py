@@ -1,0 +1,74 @@
+"""
+Clears up after a program that was killed together with its embedded coordinator: its containers, its temporary folder.
+
+It is a process of its own, `python -m coordinator.janitor FOLDER RUNTIME NAMESPACE`, and waits for its parent to die.
+It does nothing while that lives, and whoever closes in good order ends it before it has anything to do. (A container
+outlives its node agent by design, to be adopted; nobody would adopt one whose folder was drawn by lot.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator.guard import spawn, watch_parent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from coordinator.settings import Settings
+
+PATIENCE_S = 10.0
+"""So long the folder may resist: the nats-server notices its parent's death by itself, and then closes its files."""
+POLL_S = 0.1
+
+
+@asynccontextmanager
+async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
+    """Have *folder*, and what runs in it, cleared away should this process be killed while the block runs."""
+    argv = [sys.executable, "-m", "coordinator.janitor", str(folder), settings.node.runtime, settings.namespace]
+    async with await spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        yield
+
+
+async def clear(folder: Path, runtime: str, namespace: str) -> None:
+    """End every container that has its files in *folder*, then remove it."""
+    from coordinator.errors import CoordinationError
+    from coordinator.home import Home
+    from coordinator.node import open_runtime
+
+    try:
+        async with open_runtime(runtime, Home(folder), namespace=namespace) as opened:
+            for one in await opened.list():
+                await opened.stop(one.container_id, one.generation, grace_s=0.0, force=True)
+    except CoordinationError as error:
+        sys.stderr.write(f"coordinator.janitor: {error.message}\n")
+    for _ in range(int(PATIENCE_S / POLL_S)):
+        if _removed(folder):
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+async def _wait_and_clear(folder: Path, runtime: str, namespace: str) -> None:
+    await watch_parent()
+    await clear(folder, runtime, namespace)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Wait for the parent to die, then clear up."""
+    folder, runtime, namespace = argv
+    asyncio.run(_wait_and_clear(Path(folder), runtime, namespace))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Programs are started again when they end, and given up when they say again and again that they cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.groups import task_group
+from coordinator.supervise import FAILURES_MOST, TRY_AGAIN, Program
+from events.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PATIENCE_S = 10.0
+STAYS = "import time; print('started', flush=True); time.sleep(60)"
+
+
+def program(code: str, log_file: Path | None = None, *, is_needed: bool = False) -> Program:
+    return Program("tested", [sys.executable, "-ISE", "-c", code], dict(os.environ), log_file, is_needed=is_needed)
+
+
+@asynccontextmanager
+async def kept(one: Program) -> AsyncIterator[asyncio.Task[None]]:
+    """Keep a program running while the block runs."""
+    async with task_group() as tasks, asyncio.timeout(PATIENCE_S):
+        keeping = tasks.create_task(one.keep_running())
+        try:
+            yield keeping
+        finally:
+            await one.stop()
+
+
+def starts_said(log_file: Path) -> int:
+    return log_file.read_text().count("started") if log_file.exists() else 0
+
+
+async def until_started(one: Program, times: int, log_file: Path) -> None:
+    while starts_said(log_file) < times:  # noqa: ASYNC110  # another process
+        await asyncio.sleep(0.01)
+    assert one.starts == times
+
+
+async def test_one_that_is_killed_runs_again(tmp_path: Path) -> None:
+    """It has another pid then, and what it writes goes on in the same file."""
+    log_file = tmp_path / "log"
+    one = program(STAYS, log_file, is_needed=True)
+    pids = [one.pid]
+    async with kept(one):
+        for times in range(1, FAILURES_MOST + 1):
+            await until_started(one, times, log_file)
+            pids.append(one.pid)
+            os.kill(one.pid or 0, signal.SIGKILL)
+        await until_started(one, FAILURES_MOST + 1, log_file)
+    assert pids[0] is one.pid is None
+    assert len(set(pids)) == FAILURES_MOST + 1
+
+
+async def test_one_that_is_stopped_stays_stopped(tmp_path: Path) -> None:
+    """Stopping ends it and the keeping of it, in the pause before a new start as well."""
+    log_file = tmp_path / "log"
+    one = program(STAYS, log_file)
+    async with kept(one) as keeping:
+        await until_started(one, 1, log_file)
+        pid = one.pid
+        await one.stop()
+        await keeping
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    ending = program("raise SystemExit(1)")
+    async with kept(ending) as keeping:
+        while ending.starts < 2:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await ending.stop()
+        await keeping
+        assert time.monotonic() - began < 0.3
+
+
+async def test_one_that_is_needed_and_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
+    """After so many failures in a row the error names program, exit code and log."""
+    log_file = tmp_path / "log"
+    one = program("print('no'); raise SystemExit(5)", log_file, is_needed=True)
+    with pytest.raises(Unavailable) as caught:
+        async with kept(one) as keeping:
+            await keeping
+    assert caught.value.message == f"the tested failed 3 times in a row, now with exit code 5: look into {log_file}"
+    assert one.starts == FAILURES_MOST
+    assert log_file.read_text() == "no\n" * FAILURES_MOST
+
+
+async def test_others_are_tried_for_ever() -> None:
+    """One that is not needed, could not reach NATS, or ended well is started again however often it ends."""
+    cases = ((5, False), (TRY_AGAIN, True), (0, True))
+    tried = [program(f"raise SystemExit({code})", is_needed=is_needed) for code, is_needed in cases]
+    async with kept(tried[0]) as first, kept(tried[1]) as second, kept(tried[2]) as third:
+        while min(one.starts for one in tried) <= FAILURES_MOST:  # noqa: ASYNC110  # other processes
+            await asyncio.sleep(0.01)
+        assert not any(keeping.done() for keeping in (first, second, third))
+
+
+async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    """A program that is not there may come: it is looked for again, and nothing else is disturbed."""
+    missing = tmp_path / "missing"
+    one = Program("tested", [str(missing)], dict(os.environ), None, is_needed=True)
+    async with kept(one):
+        while one.starts < 2:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+        missing.write_text("#!/bin/sh\nexec sleep 60\n")
+        missing.chmod(0o700)
+        while one.pid is None:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
