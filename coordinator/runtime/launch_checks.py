@@ -22,8 +22,8 @@ IMAGE_LENGTH_MAX = 512
 STOP_GRACE_S_MAX = 3_600.0
 LOG_LINES_MAX = 10_000
 
-# These change what the dynamic loader or the shell runs before the command, so whoever may set them may run anything. ENV
-# is not among them: only interactive shells read it.
+# These change what the dynamic loader or the shell runs before the command, so whoever may set them may run anything.
+# ENV is not among them: only interactive shells read it.
 LOADER_PREFIXES = ("LD_", "DYLD_", "BASH_")
 LOADER_VARIABLES = {
     "BASHOPTS",

@@ -225,16 +225,15 @@ async def test_no_id_of_any_command_may_be_anything_else(cluster: Cluster) -> No
     assert not wrong, "\n".join(f"{field} = {what}" for field, what in wrong.items())
 
 
-@pytest.mark.parametrize("bad", BAD_IDS)
-async def test_ids_around_a_command_are_checked_too(cluster: Cluster, bad: str) -> None:
+async def test_ids_around_a_command_are_checked_too(cluster: Cluster) -> None:
     """Tenant, command id and traceparent come from the sender as well."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
-        parts = [{**submit(), "tenant": bad}, {**submit(), "id": bad}, {**submit(), "traceparent": "ü" + bad}]
-        messages = await stranger.refused(parts)
-        assert [
-            word in message for word, message in zip(("tenant", "command id", "traceparent"), messages, strict=True)
-        ]
+        for bad in BAD_IDS:
+            parts = [{**submit(), "tenant": bad}, {**submit(), "id": bad}, {**submit(), "traceparent": "ü" + bad}]
+            messages = await stranger.refused(parts)
+            for word, message in zip(("tenant", "command id", "traceparent"), messages, strict=True):
+                assert message.startswith(word), (bad, message)
         assert await stranger.recorded() == before
 
 
@@ -252,13 +251,13 @@ async def test_permissions_go_by_subject(cluster: Cluster) -> None:
         assert await stranger.recorded() == before
 
 
-@pytest.mark.parametrize("source", ["*", ">", "ü", "x" * 65, "$SYS", "a/b"])
-async def test_who_asks_is_an_identifier(cluster: Cluster, source: str) -> None:
+async def test_who_asks_is_an_identifier(cluster: Cluster) -> None:
     """NATS lets one publish on a subject with a wildcard in it: no such name becomes an actor."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
-        (message,) = await stranger.refused([submit()], f"coordination.rpc.{source}.task.submit")
-        assert message.startswith("source ")
+        for source in ("*", ">", "ü", "x" * 65, "$SYS", "a/b"):
+            (message,) = await stranger.refused([submit()], f"coordination.rpc.{source}.task.submit")
+            assert message.startswith("source "), (source, message)
         assert await stranger.recorded() == before
 
 
