@@ -148,6 +148,8 @@ class HealthChecker(Facade):
             try:
                 await self._check_all(app, service_name, check)
             except CoordinationError as error:
+                if _is_cancelled():
+                    raise asyncio.CancelledError from error
                 log.warning("services_not_checked", service_name=service_name, reason=error.message)
 
     async def _check_all(self, app: App, service_name: str, check: Check) -> None:
@@ -179,7 +181,7 @@ class HealthChecker(Facade):
         except TimeoutError:
             ok, detail = False, f"no answer within {self._timeout_s:g} s"
         except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            if _is_cancelled():
                 raise
             ok, detail = False, told(error)
         except Exception as error:  # noqa: BLE001  # the caller's own code may raise anything
@@ -205,6 +207,16 @@ class HealthChecker(Facade):
         return report_of(
             service.service_id, service.health_check_url, outcome, detail_chars_max=settings.engine.text_chars_max
         )
+
+
+def _is_cancelled() -> bool:
+    """
+    Say whether somebody wants the running task to end.
+
+    A cancel that comes together with an error inside of a task group is shown as that error alone, before Python 3.13.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _seconds(name: str, value: Any) -> float:
