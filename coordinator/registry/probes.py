@@ -81,7 +81,7 @@ class Prober:
                 ok, detail = await self._look_at_any(target, addresses)
         except TimeoutError:
             ok, detail = False, f"no answer within {self._timeout_s:g} s"
-        except (OSError, UnicodeError, httpx2.TransportError) as error:
+        except (OSError, ValueError, httpx2.TransportError) as error:
             ok, detail = False, told(error)
         return Outcome(ok, detail, round((loop.time() - began) * 1000, 3))
 

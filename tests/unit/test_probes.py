@@ -26,19 +26,22 @@ class Listener:
     def __init__(self, answer: bytes) -> None:
         self.seen: list[bytes] = []
         self.port = 0
+        self.begun = self.ended = 0
         self._answer = answer
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.begun += 1
         self.seen.append(await reader.read(65_536))
         with suppress(ConnectionError):  # the other side may have seen enough
             if self._answer:
                 writer.write(self._answer)
                 await writer.drain()
             else:
-                await asyncio.sleep(1.0)
+                await reader.read()  # until the other side gives up
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+        self.ended += 1
 
 
 @asynccontextmanager
@@ -48,6 +51,10 @@ async def listening(answer: bytes = b"", host: str = "127.0.0.1", port: int = 0)
     listener.port = server.sockets[0].getsockname()[1]
     async with server:
         yield listener
+        async with asyncio.timeout(5.0):
+            while listener.ended < listener.begun:  # noqa: ASYNC110  # handlers are not ours to await
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
 
 
 def answer(status: str, *headers: str, body: bytes = b"") -> bytes:
