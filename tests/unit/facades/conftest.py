@@ -1,0 +1,100 @@
+"""
+Facades over an engine that leads over a journal in memory, with hands on its clock: no network, no other process.
+
+Only containers need more, for it takes a node to make them real; see `embedded_app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import pytest
+import structlog
+
+from coordinator.app import App, InProcess, embedded
+from coordinator.groups import task_group
+from coordinator.settings import Settings
+from tests.unit.coordinator.engine_rig import leading
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from coordinator.client import Client
+    from coordinator.rules import Rules
+    from tests.unit.coordinator.engine_rig import Rig
+
+Opened = TypeVar("Opened")
+
+
+class Here(NamedTuple):
+    """An app for facades, and the engine behind it."""
+
+    app: App
+    rig: Rig
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what opening an app says about logging where nobody has."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+async def here(request: pytest.FixtureRequest) -> AsyncIterator[Here]:
+    """An app over an engine of this test's own; `parametrize("here", [Rules(…)], indirect=True)` sets its rules."""
+    async with in_one_task(opened_here(getattr(request, "param", None))) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def app(here: Here) -> App:
+    """The app alone."""
+    return here.app
+
+
+@pytest.fixture
+async def embedded_app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[App]:
+    """A whole embedded coordinator whose node plays its containers; settings by indirect parameters."""
+    settings = Settings(**{"node": {"runtime": "fake", "sync_interval_s": 0.05}} | getattr(request, "param", {}))
+    async with in_one_task(embedded(tmp_path, settings)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def opened_here(rules: Rules | None = None, **settings: Any) -> AsyncIterator[Here]:
+    """Open an app over an engine in memory."""
+    async with leading(rules=rules) as rig, task_group() as tasks:
+        opened = App(InProcess(rig), cast("Client", None), Settings(**settings), tasks, where="in memory")
+        opened.start(opened.keep_leases())
+        try:
+            yield Here(opened, rig)
+        finally:
+            opened.close()
+
+
+@asynccontextmanager
+async def in_one_task(context: AbstractAsyncContextManager[Opened]) -> AsyncIterator[Opened]:
+    """Enter and leave *context* in one task, which task groups want and pytest's fixtures do not do."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[Opened] = loop.create_future()
+    over = asyncio.Event()
+
+    async def live() -> None:
+        async with context as entered:
+            ready.set_result(entered)
+            await over.wait()
+
+    living: asyncio.Future[None] = loop.create_task(live())
+    await asyncio.wait((living, ready), return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if living.done():
+            living.result()
+        yield ready.result()
+    finally:
+        over.set()
+        await living

@@ -1,0 +1,274 @@
+"""Tasks through the scheduler's facade: who may report on them, who keeps them, and how they are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.commands import SubmitTask
+from coordinator.rules import Rules
+from coordinator.scheduler import SchedulingStrategy, TaskScheduler, TaskStatus
+from events.errors import Corrupt, NotFound, Refused, StaleLease
+from events.task import Payload
+from tests.unit.facades.conftest import Here, opened_here
+
+if TYPE_CHECKING:
+    from coordinator.app import App
+
+SOON = Rules(retry_backoff_s=0.0)
+
+
+@pytest.fixture
+async def scheduler(app: App) -> TaskScheduler:
+    return TaskScheduler(app)
+
+
+async def test_a_task_from_submit_to_result(scheduler: TaskScheduler) -> None:
+    """What was submitted is what the worker gets, and what it gives back is what the submitter sees."""
+    task_id = await scheduler.submit_task(
+        "resize", "batch", 5, 60.0, {"cpu": 2, "memory": "4Gi"}, payload={"width": 7}, max_retries=1
+    )
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    assert (task.task_id, task.task_name, task.task_type, task.priority) == (task_id, "resize", "batch", 5)
+    assert (task.status, task.attempt, task.worker_id, task.timeout) == (TaskStatus.RUNNING, 1, "worker_1", 60.0)
+    assert (task.resources.cpu_millis, task.resources.memory_bytes) == (2000, 4 * 1024**3)
+    assert task.payload == {"width": 7}
+    await scheduler.report_progress(task_id, 0.5, "half of it")
+    assert (await scheduler.get_task(task_id)).progress == 0.5
+    await scheduler.complete_task(task_id, execution_time=1.5, result=b"\x00png")
+    done = await scheduler.get_task(task_id)
+    assert (done.status, done.execution_time, done.result) == (TaskStatus.COMPLETED, 1.5, b"\x00png")
+    assert done.lease == ""
+    assert done.ended_at is not None
+
+
+async def test_no_task_is_none(scheduler: TaskScheduler) -> None:
+    """A worker that does not wait, or waited for nothing, gets None."""
+    assert await scheduler.get_next_task("worker_1") is None
+    assert await scheduler.get_next_task("worker_1", wait_s=0.02) is None
+
+
+async def test_waiting_for_a_task(scheduler: TaskScheduler) -> None:
+    """A worker that waits gets the task as soon as it is submitted."""
+    waiting = asyncio.ensure_future(scheduler.get_next_task("worker_1", wait_s=5))
+    await asyncio.sleep(0.02)
+    task_id = await scheduler.submit_task("a")
+    task = await asyncio.wait_for(waiting, 1)
+    assert task is not None
+    assert task.task_id == task_id
+
+
+@pytest.mark.parametrize("strategy", [SchedulingStrategy.PRIORITY, "priority"])
+async def test_priority(scheduler: TaskScheduler, strategy: SchedulingStrategy | str) -> None:
+    """PRIORITY takes the highest number first and keeps order among equals; without it the oldest comes first."""
+    ids = [await scheduler.submit_task("a", priority=priority) for priority in (1, 9, 9, 5)]
+    by_priority = [await scheduler.get_next_task("worker_1", strategy) for _ in range(3)]
+    assert [task.task_id for task in by_priority if task] == [ids[1], ids[2], ids[3]]
+    oldest = await scheduler.get_next_task("worker_1")
+    assert oldest is not None
+    assert oldest.task_id == ids[0]
+
+
+async def test_reporting_without_a_lease(scheduler: TaskScheduler) -> None:
+    """Completing uses the lease this process claimed; reported again is already so, another outcome is refused."""
+    task_id = await scheduler.submit_task("a")
+    await scheduler.get_next_task("worker_1")
+    await scheduler.complete_task(task_id)
+    await scheduler.complete_task(task_id)
+    with pytest.raises(Refused, match="already ended as completed"):
+        await scheduler.fail_task(task_id, "too late")
+    with pytest.raises(Refused, match="already ended as completed"):
+        await scheduler.cancel_task(task_id)
+    assert (await scheduler.get_task(task_id)).status is TaskStatus.COMPLETED
+
+
+async def test_a_task_nobody_holds(scheduler: TaskScheduler) -> None:
+    """One that was never claimed may be reported on without a lease: it began and ended at once."""
+    task_id = await scheduler.submit_task("a")
+    await scheduler.complete_task(task_id, 120.5)
+    assert (await scheduler.get_task(task_id)).execution_time == 120.5
+
+
+async def test_only_the_holder_reports(here: Here) -> None:
+    """Another process needs the lease; with a wrong one, or none, it is told that the task is somebody else's."""
+    scheduler = TaskScheduler(here.app)
+    task_id = await scheduler.submit_task("a")
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    here.app.held.drop(task_id, task.lease)  # as in a process that did not claim it
+    for lease in (None, "claim.1.1"):
+        with pytest.raises(StaleLease):
+            await scheduler.complete_task(task_id, lease=lease)
+    await scheduler.complete_task(task_id, lease=task.lease)
+
+
+async def test_a_lost_lease_stays_lost() -> None:
+    """
+    A worker given up for lost cannot report, not even by trying twice.
+
+    Forgetting its lease after the first refusal would make the second report one on a task that nobody holds.
+    """
+    async with opened_here(SOON) as (app, rig):
+        scheduler = TaskScheduler(app)
+        task_id = await scheduler.submit_task("a")
+        await scheduler.get_next_task("worker_1")
+        rig.hands.turn(SOON.lease_s + 1)
+        await rig.settle()
+        assert (await scheduler.get_task(task_id)).status is TaskStatus.PENDING
+        for _ in range(2):
+            with pytest.raises(StaleLease):
+                await scheduler.complete_task(task_id)
+        again = await scheduler.get_next_task("worker_2")
+        assert again is not None
+        assert again.attempt == 2
+        await scheduler.complete_task(task_id)  # of the new attempt, which this process holds
+        assert (await scheduler.get_task(task_id)).worker_id == "worker_2"
+
+
+@pytest.mark.parametrize("here", [SOON], indirect=True)
+async def test_failures_and_retries(here: Here) -> None:
+    """A failed task waits again while retries are left, then it has failed; `retry=False` ends it at once."""
+    scheduler = TaskScheduler(here.app)
+    task_id = await scheduler.submit_task("a", max_retries=1)
+    first = await scheduler.get_next_task("worker_1")
+    assert first is not None
+    assert first.can_retry()
+    assert await scheduler.fail_task(task_id, "no disk") is TaskStatus.PENDING
+    second = await scheduler.get_next_task("worker_1", wait_s=1)
+    assert second is not None
+    assert (second.task_id, second.attempt, second.retry_count, second.error) == (task_id, 2, 1, "no disk")
+    assert not second.can_retry()
+    assert await scheduler.fail_task(task_id, "no disk again") is TaskStatus.FAILED
+    assert await scheduler.fail_task(task_id, "no disk again") is TaskStatus.FAILED
+    other = await scheduler.submit_task("b")
+    await scheduler.get_next_task("worker_1")
+    assert await scheduler.fail_task(other, "nonsense", retry=False) is TaskStatus.FAILED
+
+
+async def test_counting_a_retry_is_the_callers_own(scheduler: TaskScheduler) -> None:
+    """`increment_retry` counts on the object; the queue's own count is changed by failing alone."""
+    task_id = await scheduler.submit_task("a", max_retries=1)
+    task = await scheduler.get_task(task_id)
+    task.increment_retry()
+    assert not task.can_retry()
+    assert (await scheduler.get_task(task_id)).can_retry()
+
+
+async def test_the_same_idempotency_key(scheduler: TaskScheduler) -> None:
+    """The same key makes no second task; with other content it is refused."""
+    first = await scheduler.submit_task("a", payload=[1], idempotency_key="order 7")
+    assert await scheduler.submit_task("a", payload=[1], idempotency_key="order 7") == first
+    assert await scheduler.submit_task("a", payload=[1], idempotency_key="order 8") != first
+    with pytest.raises(Refused, match="another payload"):
+        await scheduler.submit_task("a", payload=[2], idempotency_key="order 7")
+    assert len(await scheduler.list_tasks()) == 2
+
+
+async def test_an_id_of_the_callers_own(scheduler: TaskScheduler) -> None:
+    """The same id with the same content is the same task, with another it is taken."""
+    assert await scheduler.submit_task("a", task_id="mine") == "mine"
+    assert await scheduler.submit_task("a", task_id="mine") == "mine"
+    with pytest.raises(Refused, match="taken by a task with another task_name"):
+        await scheduler.submit_task("b", task_id="mine")
+
+
+async def test_waiting_for_the_end(scheduler: TaskScheduler) -> None:
+    """`wait_for_task` returns as the task ends; when it does not in time, it gives it as it stands."""
+    task_id = await scheduler.submit_task("a")
+    assert (await scheduler.wait_for_task(task_id, wait_s=0.02)).status is TaskStatus.PENDING
+    assert (await scheduler.wait_for_task(task_id, wait_s=0)).status is TaskStatus.PENDING
+    waiting = asyncio.ensure_future(scheduler.wait_for_task(task_id))
+    await asyncio.sleep(0.02)
+    await scheduler.complete_task(task_id, result="done")
+    ended = await asyncio.wait_for(waiting, 1)
+    assert (ended.status, ended.result) == (TaskStatus.COMPLETED, "done")
+    with pytest.raises(NotFound):
+        await scheduler.wait_for_task("never-was")
+
+
+async def test_cancelling(scheduler: TaskScheduler) -> None:
+    """A task is called off whether it waits or runs, and its worker's report is then refused."""
+    waiting, running = [await scheduler.submit_task("a") for _ in range(2)]
+    await scheduler.cancel_task(waiting, "not needed")
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    assert task.task_id == running
+    await scheduler.cancel_task(running)
+    await scheduler.cancel_task(running)
+    with pytest.raises(Refused, match="already ended as cancelled"):
+        await scheduler.complete_task(running)
+    assert [one.task_id for one in await scheduler.list_tasks("cancelled")] == [running, waiting]
+
+
+async def test_a_damaged_payload_hides_nothing(here: Here) -> None:
+    """What somebody else sent damaged is refused where it is read, not where its task is claimed or listed."""
+    damaged = Payload(encoding="json", digest="0" * 64, data="{}")
+    await here.app.execute(SubmitTask(task_id="bad", task_name="a", payload=damaged))
+    scheduler = TaskScheduler(here.app)
+    assert [one.task_id for one in await scheduler.list_tasks()] == ["bad"]
+    task = await scheduler.get_next_task("worker_1")
+    assert task is not None
+    with pytest.raises(Corrupt):
+        _ = task.payload
+    assert await scheduler.fail_task(task.task_id, "unreadable", retry=False) is TaskStatus.FAILED
+
+
+async def test_leases_are_kept_while_the_process_lives() -> None:
+    """
+    A lease much shorter than the work is renewed until the task is reported on.
+
+    The coordinator's clock runs by real time here.
+    """
+    rules = Rules(lease_s=0.3)
+    async with opened_here(rules, scheduler={"lease_s": 0.3}) as (app, rig):
+        scheduler = TaskScheduler(app)
+        task_id = await scheduler.submit_task("a")
+        await scheduler.get_next_task("worker_1")
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            rig.hands.turn(0.05)
+        task = await scheduler.get_task(task_id)
+        assert (task.status, task.attempt) == (TaskStatus.RUNNING, 1)
+        await scheduler.complete_task(task_id)
+        assert app.held.by_worker() == {}
+
+
+async def test_leases_lapse_with_the_process() -> None:
+    """What nobody renews goes back to the queue and counts as a try."""
+    rules = Rules(lease_s=0.3, retry_backoff_s=0.0)
+    async with opened_here(rules) as (app, rig):  # this app believes in leases of 30 s, and renews too late
+        scheduler = TaskScheduler(app)
+        task_id = await scheduler.submit_task("a")
+        await scheduler.get_next_task("worker_1")
+        rig.hands.turn(1.0)
+        await rig.settle()
+        task = await scheduler.get_task(task_id)
+        assert (task.status, task.retry_count) == (TaskStatus.PENDING, 1)
+        assert "did not renew" in task.error
+
+
+async def test_statistics(scheduler: TaskScheduler) -> None:
+    """What waits and runs is counted now, what has ended over the cluster's life; nothing run is a full success."""
+    empty = await scheduler.get_scheduler_stats()
+    assert (empty["pending_tasks"], empty["running_tasks"], empty["success_rate"]) == (0, 0, 1.0)
+    ids = [await scheduler.submit_task("a", max_retries=0) for _ in range(6)]
+    for _ in range(4):
+        await scheduler.get_next_task("worker_1")
+    for task_id in ids[:2]:
+        await scheduler.complete_task(task_id)
+    await scheduler.fail_task(ids[2], "x")
+    await scheduler.cancel_task(ids[4])
+    stats = await scheduler.get_scheduler_stats()
+    assert stats["success_rate"] == pytest.approx(2 / 3)
+    assert {name: count for name, count in stats.items() if name != "success_rate"} == {
+        "pending_tasks": 1,
+        "running_tasks": 1,
+        "completed_tasks": 2,
+        "failed_tasks": 1,
+        "cancelled_tasks": 1,
+        "timeout_tasks": 0,
+        "workers": 1,
+    }
