@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import structlog
 
-from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordinator.errors import CoordinationError, NotFound, Refused
 from coordinator.groups import task_group
 from coordinator.registry.listing import list_services
 from coordinator.registry.probes import Prober, report_of
@@ -125,18 +125,20 @@ class HealthChecks:
     async def _keep_checking(self, service_id: str, url: str) -> None:
         loop = asyncio.get_running_loop()
         due_at = loop.time()
-        is_told = False
+        why_not = ""
         while True:
-            async with self._room:
-                try:
+            outcome = None
+            try:
+                async with self._room:
                     outcome = await self._prober.look(url)
-                except Refused as error:
-                    if not is_told:
-                        log.warning("service_not_checked", service_id=service_id, reason=error.message)
-                    is_told = True
-                else:
-                    if not await self._report(service_id, url, outcome):
-                        return
+            except Refused as error:
+                if error.message != why_not:
+                    log.warning("service_not_checked", service_id=service_id, reason=error.message)
+                why_not = error.message
+            except Exception:  # what one service makes of a probe must never stop the others' checks
+                log.exception("check_crashed", service_id=service_id)
+            if outcome is not None and not await self._report(service_id, url, outcome):
+                return
             # By the clock, so that checks do not drift; what is overdue by then is not made up for.
             due_at = max(due_at + self._interval_s, loop.time())
             await asyncio.sleep(due_at - loop.time())
@@ -148,6 +150,6 @@ class HealthChecks:
             await self._door.execute(report, timeout_s=REPORT_TIMEOUT_S)
         except NotFound:
             return False
-        except Unavailable as error:
+        except CoordinationError as error:
             log.debug("check_not_reported", service_id=service_id, reason=error.message)
         return True

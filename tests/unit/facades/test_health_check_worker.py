@@ -1,0 +1,239 @@
+"""The worker that checks health URLs: what it checks, when, and what it does when it may not or cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from coordinator.commands import FindServices, ReportCheck
+from coordinator.groups import task_group
+from coordinator.registry import ServiceRegistry, ServiceStatus
+from coordinator.registry import health_check_worker as worker_module
+from coordinator.registry.health_check_worker import run_health_checks
+from coordinator.registry.probes import Outcome, Prober
+from coordinator.settings import Settings
+from coordinator.settings_sections import RegistrySettings
+from events.errors import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.app import App
+    from coordinator.commands import Command
+
+INTERVAL_S = 0.1
+
+
+class Door:
+    """The app's door, which notes what goes through it and can be shut."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.reports: list[ReportCheck] = []
+        self.asked: list[ServiceStatus | None] = []
+        self.shut: Exception | None = None
+
+    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+        if self.shut is not None:
+            raise self.shut
+        if isinstance(command, ReportCheck):
+            self.reports.append(command)
+        if isinstance(command, FindServices):
+            self.asked.append(command.status)
+        return await self.app.execute(command, timeout_s=timeout_s)
+
+
+class Looks:
+    """Stands in for the probes: what each URL shows, and which were looked at when."""
+
+    def __init__(self) -> None:
+        self.shows: dict[str, Outcome | Exception] = {}
+        self.seen: list[tuple[str, float]] = []
+        self.under_way = 0
+        self.most = 0
+        self.takes_s = 0.0
+
+    async def look(self, url: str) -> Outcome:
+        self.seen.append((url, asyncio.get_running_loop().time()))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(self.takes_s)
+        self.under_way -= 1
+        shown = self.shows.get(url, Outcome(ok=True, detail="answered 200", latency_ms=1.0))
+        if isinstance(shown, Exception):
+            raise shown
+        return shown
+
+    def times(self, url: str) -> list[float]:
+        return [at for seen, at in self.seen if seen == url]
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    monkeypatch.setattr(worker_module, "FOLLOW_S", 0.02)
+    looks = Looks()
+    monkeypatch.setattr(Prober, "look", looks.look)
+    return looks
+
+
+@asynccontextmanager
+async def checking(door: Door, **registry: Any) -> AsyncIterator[None]:
+    given = {"health_check_interval": INTERVAL_S, "health_check_timeout_s": INTERVAL_S, **registry}
+    settings = Settings(registry=RegistrySettings(**given))
+    async with task_group() as tasks:
+        task = tasks.create_task(run_health_checks(door, settings))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110  # what is waited for happens by itself
+            await asyncio.sleep(0.005)
+
+
+async def test_a_new_service_is_checked_at_once_and_then_in_intervals(app: App, looks: Looks) -> None:
+    """The first check decides; the next come an interval apart, without drifting."""
+    registry, door = ServiceRegistry(app), Door(app)
+    async with checking(door):
+        await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
+        plain = await registry.register_service("agent", "worker", "localhost", 80)
+        await _until(lambda: _is(registry, service_id, ServiceStatus.HEALTHY))
+        assert looks.times("http://localhost/a")[0] - began < INTERVAL_S
+        await asyncio.sleep(5 * INTERVAL_S)
+    times = looks.times("http://localhost/a")
+    assert len(times) >= 4
+    for number, at in enumerate(times[:4]):
+        assert at - times[0] == pytest.approx(number * INTERVAL_S, abs=0.09)
+    assert {one.service_id for one in door.reports} == {service_id}
+    assert door.reports[0] == ReportCheck(
+        service_id=service_id, ok=True, check="http", detail="answered 200", latency_ms=1.0
+    )
+    assert await _is(registry, plain, ServiceStatus.HEALTHY)
+
+
+async def _is(registry: ServiceRegistry, service_id: str, status: ServiceStatus) -> bool:
+    return (await registry.get_service(service_id)).status is status
+
+
+async def test_what_was_registered_before_it_started(app: App, looks: Looks) -> None:
+    """A worker that starts anew checks what is there, known to be healthy or not."""
+    registry, door = ServiceRegistry(app), Door(app)
+    service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
+    await app.execute(ReportCheck(service_id=service_id, ok=True, check="http"))
+    looks.shows["http://localhost/a"] = Outcome(ok=False, detail="answered 500", latency_ms=1.0)
+    async with checking(door):
+        await _until(lambda: _is(registry, service_id, ServiceStatus.UNHEALTHY))
+    assert len(door.reports) == 2  # the first bad check changes nothing yet
+
+
+async def test_what_is_taken_off_is_not_checked_any_more(app: App, looks: Looks) -> None:
+    """It stops with the first report that finds no such service; registered again, it is checked again."""
+    registry, door = ServiceRegistry(app), Door(app)
+    url = "http://localhost/a"
+    async with checking(door):
+        service_id = await registry.register_service("agent", "worker", "localhost", 80, url, service_id="mine")
+        await _until(lambda: _is(registry, service_id, ServiceStatus.HEALTHY))
+        await registry.deregister_service(service_id)
+        await asyncio.sleep(2 * INTERVAL_S)
+        seen = len(looks.seen)
+        await asyncio.sleep(3 * INTERVAL_S)
+        assert len(looks.seen) == seen
+        await registry.register_service("agent", "worker", "localhost", 80, url, service_id="mine")
+        await _until(lambda: _is(registry, service_id, ServiceStatus.HEALTHY))
+
+
+async def test_another_url(app: App, looks: Looks) -> None:
+    """A service that registers with another URL is checked by that alone."""
+    registry, door = ServiceRegistry(app), Door(app)
+    async with checking(door):
+        for path in ("a", "b"):
+            await registry.register_service(
+                "agent", "worker", "localhost", 80, f"http://localhost/{path}", service_id="mine"
+            )
+            await _until(lambda: _is(registry, "mine", ServiceStatus.HEALTHY))
+        seen = len(looks.times("http://localhost/a"))
+        await asyncio.sleep(3 * INTERVAL_S)
+    assert len(looks.times("http://localhost/a")) == seen
+    assert len(looks.times("http://localhost/b")) >= 2
+
+
+async def test_where_it_may_not_look(app: App, looks: Looks) -> None:
+    """No verdict: the service stays UNKNOWN, and the log says why, once, however often it is tried."""
+    registry, door = ServiceRegistry(app), Door(app)
+    looks.shows["http://192.0.2.1/"] = Refused("it is outside", reason="outside_networks")
+    with capture_logs() as logs:
+        async with checking(door):
+            service_id = await registry.register_service("agent", "worker", "192.0.2.1", 80, "http://192.0.2.1/")
+            await asyncio.sleep(4 * INTERVAL_S)
+            assert len(looks.seen) >= 3
+            assert await _is(registry, service_id, ServiceStatus.UNKNOWN)
+    assert door.reports == []
+    told = [one for one in logs if one["event"] == "service_not_checked"]
+    assert [(one["service_id"], one["reason"]) for one in told] == [(service_id, "it is outside")]
+
+
+async def test_a_probe_that_crashes_stops_no_other(app: App, looks: Looks) -> None:
+    """Whatever one URL brings about, the others are checked, and it is tried again."""
+    registry, door = ServiceRegistry(app), Door(app)
+    looks.shows["http://localhost/bad"] = RuntimeError("a defect")
+    with capture_logs() as logs:
+        async with checking(door):
+            await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/bad")
+            good = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/good")
+            await _until(lambda: _is(registry, good, ServiceStatus.HEALTHY))
+            await asyncio.sleep(2 * INTERVAL_S)
+    assert len(looks.times("http://localhost/bad")) >= 2
+    assert "check_crashed" in {one["event"] for one in logs}
+
+
+async def test_no_more_than_so_many_at_once(app: App, looks: Looks) -> None:
+    """Checks under way are bounded; all get their turn."""
+    registry, door = ServiceRegistry(app), Door(app)
+    looks.takes_s = 0.02
+    ids = [
+        await registry.register_service("agent", "worker", "localhost", 80, f"http://localhost/{number}")
+        for number in range(12)
+    ]
+    async with checking(door, health_checks_at_once=3):
+        for service_id in ids:
+            await _until(lambda service_id=service_id: _is(registry, service_id, ServiceStatus.HEALTHY))
+    assert looks.most == 3
+
+
+async def test_while_the_coordinator_is_away(app: App, looks: Looks) -> None:
+    """It goes on trying and says so once; when the coordinator is back, so are the reports."""
+    registry, door = ServiceRegistry(app), Door(app)
+    service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
+    with capture_logs() as logs:
+        door.shut = Unavailable("nobody leads")
+        async with checking(door):
+            await asyncio.sleep(3 * INTERVAL_S)
+            assert door.reports == []
+            door.shut = None
+            await _until(lambda: _is(registry, service_id, ServiceStatus.HEALTHY))
+            door.shut = Refused("not so")
+            await asyncio.sleep(2 * INTERVAL_S)
+            door.shut = None
+            before = len(door.reports)
+            await asyncio.sleep(2 * INTERVAL_S)
+            assert len(door.reports) > before
+    assert [one["event"] for one in logs].count("services_not_listed") == 2
+
+
+async def test_asking_is_cheap(app: App, looks: Looks) -> None:
+    """Between intervals it asks for those that were not checked yet, and only each interval for all."""
+    door = Door(app)
+    async with checking(door, health_check_interval=30):
+        await asyncio.sleep(0.2)
+    assert door.asked[0] is None
+    assert len(door.asked) > 3
+    assert set(door.asked[1:]) == {ServiceStatus.UNKNOWN}
