@@ -112,7 +112,7 @@ class App:
             Unavailable: the app is closed, beside what the door raises.
         """
         if not self.is_open:
-            raise self._closed()
+            raise self.closed()
         return await self._backend.execute(command, timeout_s=timeout_s)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -124,7 +124,7 @@ class App:
         """
         if not self.is_open:
             work.close()
-            raise self._closed()
+            raise self.closed()
         task = self._tasks.create_task(_minded(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -145,7 +145,8 @@ class App:
         for task in self._running:
             task.cancel()
 
-    def _closed(self) -> Unavailable:
+    def closed(self) -> Unavailable:
+        """Make the error that says why nothing can be asked any more."""
         if self.failure is not None:
             return Unavailable(f"the coordinator of this process has ended: {self.failure}", reason="closed")
         return Unavailable("this connection to the coordinator is closed: open a new one", reason="closed")
@@ -238,11 +239,6 @@ class _Shared:
         # The app outlives the call that first needed it, so it has a task of its own: the only one of a loop.
         self.task = loop.create_task(self._host(), name="coordinator-app")
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether it can be of no more use; one that failed is kept while somebody holds it, to say so."""
-        return self.task.done() and (self.app is None or self.app.failure is None or self.references <= 0)
-
     async def _host(self) -> None:
         try:
             async with _open() as self.app:
@@ -275,7 +271,10 @@ async def acquire_app() -> App:
     """
     loop = asyncio.get_running_loop()
     shared = _apps.get(loop)
-    if shared is None or shared.has_ended:
+    if shared is not None and shared.app is not None and shared.app.failure is not None:
+        # Another in its place would be empty: whoever still holds the one that failed shall know.
+        raise shared.app.closed()
+    if shared is None or shared.task.done():
         shared = _apps[loop] = _Shared()
     shared.references += 1
     try:

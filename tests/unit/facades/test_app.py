@@ -1,0 +1,321 @@
+"""
+The one app behind all facades of an event loop: opened by the first that needs it, closed by the last that lets go.
+
+What is opened here is an engine in memory; `tests/e2e/test_app.py` opens the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from coordinator import app as app_module
+from coordinator.app import HELD_MAX, Held, acquire_app, release_app
+from coordinator.groups import task_group
+from coordinator.home import Home
+from coordinator.registry import ServiceRegistry
+from coordinator.scheduler import TaskScheduler
+from coordinator.settings import Settings
+from coordinator.settings_sections import NatsSettings
+from events.errors import Refused, Unavailable
+from tests.unit.facades.conftest import opened_here
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from coordinator.app import App
+
+
+class Opened:
+    """Counts what was opened and closed instead of a real coordinator; opening takes *takes_s* and may fail."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed = 0
+        self.takes_s = 0.0
+        self.failure: Exception | None = None
+        self.breaks = asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[App]:
+        self.opened += 1
+        try:
+            await asyncio.sleep(self.takes_s)
+            if self.failure is not None:
+                raise self.failure
+            async with opened_here() as (app, _), task_group() as tasks:
+                breaking = tasks.create_task(self._break())
+                yield app
+                breaking.cancel()
+                await self.may_close.wait()
+        finally:
+            self.closed += 1
+
+    async def _break(self) -> None:
+        await self.breaks.wait()
+        raise Unavailable("the machine is on fire")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
+    opened = Opened()
+    monkeypatch.setattr(app_module, "_open", opened.open)
+    return opened
+
+
+async def test_facades_share_one_app(opened: Opened) -> None:
+    """The second facade finds the first one's app; closing one leaves the other at work; the last closes it."""
+    scheduler, registry = TaskScheduler(), ServiceRegistry()
+    assert opened.opened == 0  # making a facade opens nothing
+    task_id = await scheduler.submit_task("a")
+    await registry.register_service("agent", "worker", "localhost", 80)
+    assert opened.opened == 1
+    await scheduler.close()
+    assert opened.closed == 0
+    assert len(await registry.find_services()) == 1
+    async with TaskScheduler() as other:
+        assert (await other.get_task(task_id)).task_name == "a"
+    assert opened.closed == 0
+    await registry.close()
+    assert (opened.opened, opened.closed) == (1, 1)
+
+
+async def test_closing_twice(opened: Opened) -> None:
+    """A facade holds the app once, however often it is used, initialized or closed."""
+    scheduler, registry = TaskScheduler(), ServiceRegistry()
+    await registry.initialize()
+    for _ in range(3):
+        await scheduler.initialize()
+    for _ in range(3):
+        await scheduler.close()
+    assert opened.closed == 0
+    await registry.close()
+    assert opened.closed == 1
+
+
+async def test_opening_again(opened: Opened) -> None:
+    """A facade that is used after it was closed opens again, and starts anew if nobody held the app meanwhile."""
+    scheduler = TaskScheduler()
+    await scheduler.submit_task("a")
+    await scheduler.close()
+    assert await scheduler.list_tasks() == []
+    assert (opened.opened, opened.closed) == (2, 1)
+    await scheduler.close()
+    assert opened.closed == 2
+
+
+async def test_many_at_once(opened: Opened) -> None:
+    """However many calls come first together, one app is opened, and closed once."""
+    opened.takes_s = 0.02
+    scheduler, other = TaskScheduler(), TaskScheduler()
+    await asyncio.gather(*(facade.submit_task("a") for facade in (scheduler, other) for _ in range(20)))
+    assert opened.opened == 1
+    assert len(await scheduler.list_tasks(limit=100)) == 40
+    await scheduler.close()
+    assert opened.closed == 0
+    await other.close()
+    assert opened.closed == 1
+
+
+async def test_a_cancel_while_opening(opened: Opened) -> None:
+    """Whoever is cancelled while the app opens leaves nothing behind; others that wait for it get it."""
+    opened.takes_s = 0.1
+    before = asyncio.all_tasks()
+    alone = asyncio.ensure_future(TaskScheduler().initialize())
+    await asyncio.sleep(0.02)
+    alone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await alone
+    assert (opened.opened, opened.closed) == (1, 1)
+    assert asyncio.all_tasks() == before
+
+    waiting = TaskScheduler()
+    first = asyncio.ensure_future(TaskScheduler().initialize())
+    second = asyncio.ensure_future(waiting.initialize())
+    await asyncio.sleep(0.02)
+    first.cancel()
+    await second
+    assert (opened.opened, opened.closed) == (2, 1)
+    await waiting.close()
+    assert opened.closed == 2
+
+
+async def test_a_cancel_while_closing(opened: Opened) -> None:
+    """Closing goes on when whoever asked for it is cancelled."""
+    scheduler = TaskScheduler()
+    await scheduler.initialize()
+    opened.may_close.clear()
+    closing = asyncio.ensure_future(scheduler.close())
+    await asyncio.sleep(0.02)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert opened.closed == 0
+    opened.may_close.set()
+    async with asyncio.timeout(5):
+        while opened.closed == 0:  # noqa: ASYNC110  # it closes by itself
+            await asyncio.sleep(0.005)
+
+
+async def test_what_cannot_be_opened(opened: Opened) -> None:
+    """Everybody who waits is told why, and the next call tries again."""
+    opened.failure = Refused("there is no usable nats-server")
+    scheduler, other = TaskScheduler(), TaskScheduler()
+    told = await asyncio.gather(scheduler.initialize(), other.submit_task("a"), return_exceptions=True)
+    assert [str(one) for one in told] == ["there is no usable nats-server"] * 2
+    assert opened.opened == 1
+    opened.failure = None
+    await scheduler.submit_task("a")
+    await scheduler.close()
+    assert opened.closed == 2
+
+
+async def test_opening_has_a_time_limit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that does not open in time is given up, whole."""
+    monkeypatch.setattr(app_module, "OPEN_TIMEOUT_S", 0.05)
+    opened.takes_s = 60
+    with pytest.raises(Unavailable, match=r"did not open within 0\.05 s"):
+        await TaskScheduler().initialize()
+    assert opened.closed == 1
+
+
+async def test_an_app_that_fails(opened: Opened) -> None:
+    """
+    When the coordinator of this process fails, facades say so rather than start an empty one in its place.
+
+    Once all have let go a new one may be opened.
+    """
+    scheduler = TaskScheduler()
+    await scheduler.submit_task("a")
+    opened.breaks.set()
+    async with asyncio.timeout(5):
+        while opened.closed == 0:  # noqa: ASYNC110  # it breaks by itself
+            await asyncio.sleep(0.005)
+    for facade in (scheduler, scheduler, TaskScheduler()):
+        with pytest.raises(Unavailable, match="on fire"):
+            await facade.list_tasks()
+    assert opened.opened == 1
+    opened.breaks.clear()
+    await scheduler.close()
+    assert await scheduler.list_tasks() == []
+    await scheduler.close()
+
+
+def test_one_loop_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facades outlive an event loop that ended without closing them, and each loop has its own app."""
+    scheduler = TaskScheduler()
+    counts: list[Opened] = []
+
+    async def program() -> None:
+        counts.append(Opened())
+        monkeypatch.setattr(app_module, "_open", counts[-1].open)
+        await scheduler.submit_task("a")
+        assert len(await scheduler.list_tasks()) == 1
+
+    for _ in range(3):
+        asyncio.run(program())  # ends with the facade open: whatever still runs is cancelled
+    assert [(one.opened, one.closed) for one in counts] == [(1, 1)] * 3
+
+
+async def test_a_given_app_is_left_open(app: App) -> None:
+    """A facade closes only what it opened."""
+    async with TaskScheduler(app) as scheduler:
+        await scheduler.submit_task("a")
+    assert len(await scheduler.list_tasks()) == 1
+    app.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await scheduler.list_tasks()
+
+
+async def test_work_beside_the_app() -> None:
+    """It ends with the app; what it raises is logged and ends nothing else; none is taken once the app is closed."""
+    ended: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("forever")
+
+    async def fails() -> None:
+        raise RuntimeError("a defect")
+
+    with structlog.testing.capture_logs() as logs:
+        async with opened_here() as (app, _):
+            app.start(forever())
+            failed = app.start(fails())
+            await asyncio.wait([failed])
+            assert await TaskScheduler(app).list_tasks() == []
+    assert ended == ["forever"]
+    assert [one["event"] for one in logs] == ["background_work_failed"]
+    with pytest.raises(Unavailable):
+        app.start(forever())
+
+
+async def test_letting_go_of_what_is_not_held(opened: Opened) -> None:
+    """Releasing an app of another time changes nothing."""
+    old = await acquire_app()
+    await release_app(old)
+    current = await acquire_app()
+    await release_app(old)
+    assert (opened.opened, opened.closed) == (2, 1)
+    await release_app(current)
+    assert opened.closed == 2
+
+
+def test_where_the_coordinator_is(coordinator_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment before the settings, those before what runs here, and else one of our own."""
+    home = Home(coordinator_home)
+    settings = Settings()
+    assert app_module._where(settings) == ("", "embedded")
+    home.write_running("nats://token@127.0.0.1:1")
+    assert app_module._where(settings) == ("", "embedded")  # left behind by one that was killed
+    with home.lock("up"):
+        assert app_module._where(settings) == ("nats://token@127.0.0.1:1", "coordinator up")
+        named = Settings(nats=NatsSettings(url="nats://127.0.0.1:2"))
+        assert app_module._where(named) == ("nats://127.0.0.1:2", "nats.url")
+        monkeypatch.setenv("COORDINATOR_URL", "nats://127.0.0.1:3")
+        assert app_module._where(named) == ("nats://127.0.0.1:3", "COORDINATOR_URL")
+
+
+def test_a_programs_output_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody has said where logs go, ours go to standard error; where somebody has, it is left so."""
+    app_module._log_to_stderr("info")
+    structlog.get_logger("x").info("said")
+    structlog.get_logger("x").debug("not said")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "said" in captured.err
+    assert "not said" not in captured.err
+    mine = io.StringIO()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(mine))
+    app_module._log_to_stderr("info")
+    structlog.get_logger("x").info("mine")
+    assert "mine" in mine.getvalue()
+    assert sys.stderr is not mine
+
+
+def test_leases_that_are_held() -> None:
+    """One lease a task, given up only under its own name; beyond the bound the oldest goes."""
+    held = Held()
+    held.take("a", "w1", "1")
+    held.take("b", "w2", "2")
+    held.take("a", "w3", "3")
+    assert held.by_worker() == {"w2": ["2"], "w3": ["3"]}
+    held.drop("a", "1")
+    assert held.lease("a") == "3"
+    held.drop("a", "3")
+    assert held.lease("a") == ""
+    for number in range(HELD_MAX):
+        held.take(f"t{number}", "w", str(number))
+    assert held.lease("b") == ""
+    assert sum(map(len, held.by_worker().values())) == HELD_MAX
