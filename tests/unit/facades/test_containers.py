@@ -1,0 +1,134 @@
+"""Containers through their facades, over a real node agent whose runtime plays the machine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.commands import RegisterNode
+from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus
+from events.errors import NotFound, Refused, Unavailable
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from coordinator.app import App
+
+CONFIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"cpu": "1"}, environment={"ENV": "test"})
+TOO_BIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"memory": "7Pi"})
+
+
+async def test_a_containers_life(embedded_app: App) -> None:
+    """Each call returns when it has happened, and the figures follow."""
+    manager = ContainerManager(embedded_app)
+    assert (await manager.get_container_stats())["success_rate"] == 1.0
+    container_id = await manager.create_container(CONFIG)
+    assert await manager.get_container_status(container_id) is ContainerStatus.CREATED
+    assert await manager.start_container(container_id)
+    assert await manager.start_container(container_id)  # it runs already
+    assert await manager.get_container_status(container_id) is ContainerStatus.RUNNING
+    found = await manager.get_container(container_id)
+    assert (found.agent_id, found.resources.cpu_millis, found.environment) == ("a", 1000, {"ENV": "test"})
+    assert (await manager.get_resource_usage(container_id))["pids"] == 1
+    assert await manager.get_container_logs(container_id, lines=10) == []
+    assert await manager.pause_container(container_id)
+    assert await manager.get_container_status(container_id) is ContainerStatus.PAUSED
+    with pytest.raises(Refused, match="resume it"):
+        await manager.start_container(container_id)
+    assert await manager.resume_container(container_id)
+    stats = await manager.get_container_stats()
+    assert (stats["total_containers"], stats["running_containers"], stats["starts"]) == (1, 1, 1)
+    assert stats["by_status"]["running"] == 1
+    assert await manager.stop_container(container_id)
+    assert await manager.stop_container(container_id, force=True)  # it has stopped already
+    with pytest.raises(Refused, match="only a running one can be paused"):
+        await manager.pause_container(container_id)
+    with pytest.raises(NotFound, match="only what runs has usage"):
+        await manager.get_resource_usage(container_id)
+    assert await manager.start_container(container_id)
+    assert await manager.destroy_container(container_id, force=True)
+    assert await manager.destroy_container(container_id)
+    with pytest.raises(Refused, match="create a new one"):
+        await manager.start_container(container_id)
+    assert [one.status for one in await manager.list_containers()] == [ContainerStatus.DESTROYED]
+    assert (await manager.get_container_stats())["total_containers"] == 0
+
+
+async def test_what_does_not_fit(embedded_app: App) -> None:
+    """Creating says which node lacks what; an `AgentContainer` that does not fit does not start."""
+    manager = ContainerManager(embedded_app)
+    with pytest.raises(Refused, match=r"no node has room.*memory: asked") as refused:
+        await manager.create_container(TOO_BIG)
+    assert refused.value.reason == "no_room"
+    assert not await AgentContainer("big", TOO_BIG, embedded_app).start()
+    with pytest.raises(NotFound):
+        await manager.get_container("big")
+    with pytest.raises(NotFound):
+        await manager.start_container("never-was")
+    unknown = AgentContainer("c", ContainerConfig(agent_id="a", agent_type="nobody-knows"), embedded_app)
+    with pytest.raises(Refused, match="not in the catalogue"):
+        await unknown.start()
+
+
+async def test_one_container_as_an_object(embedded_app: App) -> None:
+    """It is created when it is first started, and found again under its id by another object."""
+    container = AgentContainer("mine", CONFIG, embedded_app)
+    with pytest.raises(NotFound):
+        await container.get_status()
+    assert await container.start()
+    async with AgentContainer("mine", CONFIG, embedded_app) as same:
+        assert await same.start()
+        assert await same.pause()
+        assert await same.resume()
+        assert (await same.get_resource_usage())["memory_bytes"] >= 0
+    assert await container.get_status() is ContainerStatus.RUNNING
+    assert await container.stop()
+    assert (await container.get_resource_usage())["pids"] == 0
+    assert await container.get_logs() == []
+    assert await container.destroy()
+    assert (await container.get_resource_usage())["memory_bytes"] == 0
+    assert await container.get_logs(lines=5) == []
+    with pytest.raises(Refused):
+        await container.start()
+
+
+@pytest.mark.parametrize(
+    "embedded_app",
+    [{"node": {"runtime": "process", "sync_interval_s": 0.05}, "agents": {"ill": {"command": ["false"]}}}],
+    indirect=True,
+)
+async def test_what_does_not_start(embedded_app: App) -> None:
+    """One that ends badly as soon as it starts did not start; by hand it is stopped and started as often as wanted."""
+    manager = ContainerManager(embedded_app)
+    container_id = await manager.create_container(ContainerConfig(agent_id="a", agent_type="ill"))
+    await manager.start_container(container_id)
+    async with asyncio.timeout(10):
+        while await manager.get_container_status(container_id) is not ContainerStatus.ERROR:  # noqa: ASYNC110  # by itself
+            await asyncio.sleep(0.02)
+    assert "exited" in (await manager.get_container(container_id)).reason
+    # As the requirements restart a failed container.
+    assert await manager.stop_container(container_id, force=True)
+    assert await manager.get_container_status(container_id) is ContainerStatus.STOPPED
+    await manager.start_container(container_id)
+    stats = await manager.get_container_stats()
+    assert stats["starts"] >= 2
+    assert stats["success_rate"] < 1.0
+
+
+@pytest.mark.parametrize("embedded_app", [{"container": {"default_timeout": 0.3}}], indirect=True)
+async def test_a_node_that_does_nothing(embedded_app: App) -> None:
+    """Calls give False when `container.default_timeout` is over; what only the node knows is unavailable."""
+    plenty = Resources(cpu_millis=1_000_000, memory_bytes=2**50)
+    await embedded_app.execute(RegisterNode(node_id="ghost", capacity=plenty, runtime="none"))
+    manager = ContainerManager(embedded_app)
+    big = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"memory": "1000Gi"})
+    container_id = await manager.create_container(big)
+    assert (await manager.get_container(container_id)).node_id == "ghost"
+    assert not await manager.start_container(container_id)
+    assert await manager.get_container_status(container_id) is ContainerStatus.STARTING
+    assert not await manager.stop_container(container_id)
+    assert not await manager.destroy_container(container_id)
+    for ask in (manager.get_container_logs, manager.get_resource_usage):
+        with pytest.raises(Unavailable, match="node ghost does not answer"):
+            await ask(container_id)
