@@ -223,9 +223,7 @@ class Feed:
 
     async def _find(self) -> Place:
         """Find where the stream ends, and where that is in the journal."""
-        info = await ensure_stream(
-            self._bus, feed_stream(self._subjects, self._limits), timeout_s=self._limits.answer_timeout_s
-        )
+        info = await self._stream()
         last, count = info["state"]["last_seq"], info["state"]["messages"]
         for sequence in range(last, max(0, last - min(count, LOOK_BACK)), -1):
             found = await self._message(sequence)
@@ -235,6 +233,22 @@ class Feed:
                 return await self._behind(last, generation, position, found.data)
             log.warning("feed_message_foreign", stream=self._subjects.stream_events, sequence=sequence)
         return await self._anew(last)
+
+    async def _stream(self) -> dict[str, Any]:
+        """Have the stream as the settings want it: unlike the journal, it may be changed under way."""
+        wanted, timeout_s = feed_stream(self._subjects, self._limits), self._limits.answer_timeout_s
+        try:
+            return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
+        except Refused as drift:
+            if drift.reason != "stream_drift":
+                raise
+            try:
+                await self._bus.js_request(f"STREAM.UPDATE.{wanted['name']}", wanted, timeout_s=timeout_s)
+            except ApiError as error:
+                drift.add_note(error.message)
+                raise drift from None
+            log.warning("feed_stream_changed", reason=drift.message)
+        return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
 
     async def _behind(self, last: int, generation: int, position: Position, data: bytes) -> Place:
         """Find the place in the journal of the last event in the feed."""

@@ -1,10 +1,11 @@
 """
 Appends messages to one stream so that each is stored only directly behind the one before it.
 
-Every message names the stream's last sequence it expects. So the server stores a whole window or the beginning of it,
-never a part with a hole, and the acknowledgement of a window's last message is that of all: one for thousands, where
-each costs more than a message does. Two that append the same messages cannot interleave or repeat: one of them is told
-`OVERTAKEN`. Nothing is ever sent twice here: whoever goes on after an error looks first where the stream ends.
+The first message names the stream's last sequence, every other one the id of its predecessor. (Sequences alone would
+not do: behind one foreign message, all but the one it displaced are where they were expected.) So the server stores a
+window or the beginning of it, never one with a hole, and the acknowledgement of its last message is that of all: one
+for a thousand, where each costs more than a message does. Two that append the same cannot interleave or repeat: one of
+them is told `OVERTAKEN`. Nothing is ever sent twice here: to go on after an error, look first where the stream ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import msgspec
 
 from coordinator.errors import Unavailable
-from coordinator.jetstream import WRONG_LAST_SEQUENCE, ApiError, ack_of
+from coordinator.jetstream import WRONG_LAST_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, ack_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ OVERTAKEN = "overtaken"
 """Reason of `Unavailable`: the stream does not end where it should; somebody else appends, or it was made anew."""
 
 _NO_RESPONDERS = 503
+_NOT_THE_LAST = (WRONG_LAST_SEQUENCE, WRONG_LAST_MESSAGE)
 
 
 class ChainLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -56,6 +58,7 @@ class Chain:
         self._bus = bus
         self._stream = stream
         self._last = last
+        self._expected = b"Sequence: %d" % last
         self._limits = limits
         self._inbox = bus.new_inbox()
         self._frames: list[bytes] = []
@@ -89,11 +92,12 @@ class Chain:
 
     def add(self, subject: bytes, message_id: bytes, content_type: bytes, data: bytes) -> None:
         """Put a message into the window; subject, id and type must be fit for the wire."""
-        header = b"NATS/1.0\r\nNats-Msg-Id: %b\r\nContent-Type: %b\r\nNats-Expected-Last-Sequence: %d\r\n\r\n" % (
+        header = b"NATS/1.0\r\nNats-Msg-Id: %b\r\nContent-Type: %b\r\nNats-Expected-Last-%b\r\n\r\n" % (
             message_id,
             content_type,
-            self._last,
+            self._expected,
         )
+        self._expected = b"Msg-Id: " + message_id
         self._last += 1
         size = len(header)
         frame = b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, size, size + len(data), header, data)
@@ -166,10 +170,14 @@ class Chain:
         try:
             ack = ack_of(self._stream, message.data)
         except ApiError as error:
-            reason = OVERTAKEN if error.err_code == WRONG_LAST_SEQUENCE else "not_stored"
+            reason = OVERTAKEN if error.err_code in _NOT_THE_LAST else "not_stored"
             return Unavailable(f"{self._stream}: {error.message}", reason=reason)
         except Unavailable as error:
             return error
+        if ack.duplicate:
+            # Of another journal, whose ids are the same; the server forgets them soon.
+            msg = f"{self._stream} takes a message for one that it has had in the last seconds, {ack.sequence}"
+            return Unavailable(msg, reason="not_stored")
         if ack.stream != self._stream or ack.sequence != last:
             msg = f"{self._stream} was to store {last}, and {ack.stream} says {ack.sequence}"
             return Unavailable(msg, reason=OVERTAKEN)
