@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import nats
 from nats.errors import TimeoutError as NothingCame
 
@@ -13,6 +14,7 @@ from coordinator.bus import Bus
 from coordinator.errors import Unavailable
 from coordinator.feed import Feed
 from coordinator.groups import task_group
+from coordinator.journal import Epoch
 from coordinator.journal_nats import NatsJournal
 from coordinator.journal_search import generation_of
 from events import codec
@@ -108,3 +110,26 @@ async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterat
             yield feed
         finally:
             running.cancel()
+
+
+async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
+    """Claim, and commit *bodies* as they are."""
+    claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
+    for number, body in enumerate(bodies, claim + 1):
+        await journal.commit(number, Epoch(generation, claim), bytes(32), body)
+
+
+def event(event_type: str, position: str, **data: Any) -> bytes:
+    """Write an event of any type."""
+    return msgspec.json.encode(
+        {
+            "type": event_type,
+            "specversion": "1.0",
+            "id": position,
+            "source": "/coordination/1",
+            "subject": "thing",
+            "time": codec.rfc3339(2e9),
+            "dataversion": 1,
+            "data": data,
+        }
+    )

@@ -15,11 +15,10 @@ from coordinator.errors import Unavailable
 from coordinator.follower import Follower
 from coordinator.guard import Child, spawn
 from coordinator.jetstream import ApiError
-from coordinator.journal import Epoch
 from coordinator.journal_nats import NatsJournal
 from events import codec
 from tests.feeder import SMALL
-from tests.feeds import PATIENCE_S, SUBJECTS, due, expect_fed, fed, feeding
+from tests.feeds import PATIENCE_S, SUBJECTS, append, due, event, expect_fed, fed, feeding
 from tests.journals import a_bit_of_everything, leading, some_tasks
 from tests.real_server import RealServer, real_server
 
@@ -104,20 +103,6 @@ async def until_state(feed: Feed, state: str) -> None:
         return str(feed.state) == state
 
     await until(is_so)
-
-
-async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
-    """Claim, and commit *bodies* as they are."""
-    claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
-    for number, body in enumerate(bodies, claim + 1):
-        await journal.commit(number, Epoch(generation, claim), bytes(32), body)
-
-
-def event(event_type: str, position: str, **data: Any) -> bytes:
-    """Write an event of any type."""
-    return msgspec.json.encode(
-        {"type": event_type, "id": position, "time": codec.rfc3339(2e9), "dataversion": 1, "data": data}
-    )
 
 
 async def test_a_stranger_sees_every_event_on_the_subject_of_its_type(
@@ -354,3 +339,18 @@ async def test_a_follower_says_how_far_store_and_feed_are_behind(
     assert answer["ok"]["journal"] == last
     assert answer["ok"]["feed"] == {"through": last, "behind": 0, "behind_s": 0.0, "state": "feeding", "reason": ""}
     assert (answer["ok"]["store"]["through"], answer["ok"]["store"]["behind"]) == (last, 0)
+
+
+async def test_events_that_were_archived_before_they_were_fed_are_told_of(
+    server: RealServer, bus: Bus, journal: NatsJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The feed says that there is a gap, and goes on with the first event that there still is."""
+    await append(journal, 1, *(codec.join([event("task.a", f"{number}.0")]) for number in range(2, 4)))
+    async with feeding(server):
+        await until_fed(bus, 2)
+    await append(journal, 1, *(codec.join([event("task.b", f"{number}.0")]) for number in range(5, 9)))
+    await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", {"seq": 7}, timeout_s=5)
+    async with feeding(server):
+        await until_fed(bus, 4)
+    assert [one.message_id for one in await fed(server.url)] == ["1.2.0", "1.3.0", "1.7.0", "1.8.0"]
+    assert "feed_gap" in capsys.readouterr().out
