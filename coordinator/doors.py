@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
+from coordinator.heartbeat_recall import recall_heartbeats
 from coordinator.intake import Asked, Caller
 from coordinator.rules import check_number
 from coordinator.wire import Order, check_order, decode_orders, encode_answer, may_answer
@@ -27,7 +28,7 @@ from events.service import ServiceHeartbeat
 from events.worker import WorkerHeartbeat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus import Bus, Message
     from coordinator.engine import Engine
@@ -57,6 +58,7 @@ async def open_doors(engine: Engine, bus: Bus, subjects: Subjects) -> AsyncItera
     try:
         await bus.flush()
         bus.send(subjects.leader, msgspec.json.encode({"epoch": str(engine.epoch)}))
+        await recall_heartbeats(bus, subjects, heartbeats.recall)
         yield
     finally:
         for subscription in subscriptions:
@@ -172,30 +174,50 @@ class HeartbeatDoor:
 
     def take(self, message: Message) -> None:
         """Note one heartbeat."""
+        self._take(message, self._hear)
+
+    def recall(self, message: Message) -> None:
+        """Note what the last heartbeat before this reign said of its sender; when it came says nothing here."""
+        self._take(message, self._recall)
+
+    def _take(self, message: Message, note: Callable[[str, ServiceHeartbeat | WorkerHeartbeat], None]) -> None:
         kind, entity_id = self._subjects.parse_heartbeat(message.subject)
         if kind == "node":
             return  # a node's sign is its sync
         try:
-            self._note(kind, checked(entity_id), _heartbeat_decoder.decode(message.data).data)
+            beat = _heartbeat_decoder.decode(message.data).data
+            self._check(kind, checked(entity_id), beat)
+            note(entity_id, beat)
         except (*UNREADABLE, Refused) as error:
             self._malformed.say(message.subject, str(error))
 
-    def _note(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
+    def _check(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if beat.subject != entity_id or not isinstance(beat, _BEATS.get(kind, ())):
             raise Refused("it speaks for another than its subject")
         check_number("load", beat.load, 0.0, 1e9)
+        if isinstance(beat, ServiceHeartbeat):
+            check_number("connections", beat.connections, 0, 1e9)
+            check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
+
+    def _hear(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if isinstance(beat, WorkerHeartbeat):
             self._engine.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
-            return
-        check_number("connections", beat.connections, 0, 1e9)
-        check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
-        load = ServiceLoad(
-            heard_s_ago=0.0,
-            load=beat.load,
-            connections=beat.connections,
-            response_time_ms=beat.response_time_ms,
-        )
-        self._engine.hear_service(entity_id, load)
+        else:
+            self._engine.hear_service(entity_id, _load_of(beat))
+
+    def _recall(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
+        signs, world = self._engine.signs, self._engine.world
+        if isinstance(beat, WorkerHeartbeat):
+            if entity_id in world.workers:
+                signs.recall_worker(entity_id, beat.load)
+        elif entity_id in world.services:
+            signs.recall_service(entity_id, _load_of(beat))
+
+
+def _load_of(beat: ServiceHeartbeat) -> ServiceLoad:
+    return ServiceLoad(
+        heard_s_ago=0.0, load=beat.load, connections=beat.connections, response_time_ms=beat.response_time_ms
+    )
 
 
 class _Dropped:
