@@ -104,6 +104,9 @@ class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _answers_decoder = msgspec.json.Decoder(list[Answer])
+_answer_decoders = {
+    command: None if command.Answer is None else msgspec.json.Decoder(command.Answer) for command in ORDERS
+}
 
 
 def encode_order(order: Order) -> bytes:
@@ -300,11 +303,11 @@ def value_of(answer: Answer, command: Command) -> Any:
     if answer.error is not None:
         error = answer.error
         raise error_of(error.code, error.message, reason=error.reason, retry_after_s=error.retry_after_s)
-    wanted = type(command).Answer
-    if answer.ok is msgspec.UNSET or wanted is None:
+    decoder = _answer_decoders[type(command)]
+    if answer.ok is msgspec.UNSET or decoder is None:
         return None
     try:
-        return msgspec.json.decode(answer.ok, type=wanted)
+        return decoder.decode(answer.ok)
     except UNREADABLE as error:
         msg = (
             f"the answer to {type(command).__name__} is not of its type ({error}): is the coordinator of this version?"
