@@ -53,7 +53,7 @@ COORDINATOR = Caller(actor="coordinator")
 PLACEMENT_BYTES = 800
 """What a placement takes in a commit at most; only to guess how many still fit."""
 
-_WITHDRAWS: frozenset[Any] = frozenset({WithdrawClaim, DrainWorker})
+_WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
 
 class Engine:
