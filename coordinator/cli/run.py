@@ -115,6 +115,8 @@ async def _follow(settings: Settings, url: str) -> None:
 
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings)
+    # Whoever waits for an answer comes first: what follows may lag, and catches up.
+    os.nice(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
