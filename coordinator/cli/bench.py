@@ -1,13 +1,51 @@
-"""`coordinator bench …`: measurements as JSON, each starting what it needs and stopping it."""
+"""
+`coordinator bench …`: measurements as JSON, each starting what it needs and stopping it.
+
+A benchmark is a row of `BENCHES` and a module `coordinator.bench.<name>`, whose `run` takes the options by name.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
-from coordinator.cli.connection import load_settings
+from coordinator.cli.connection import load_settings, unless_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Count(NamedTuple):
+    """A whole number that a benchmark takes."""
+
+    name: str
+    default: int
+    least: int
+    most: int
+    about: str
+
+
+class Bench(NamedTuple):
+    """What a benchmark says of itself, and what it takes."""
+
+    about: str
+    options: tuple[Count, ...]
+
+
+BENCHES = {
+    "latency": Bench(
+        "Measure what one caller waits for: submit, container start, agent health, discovery.",
+        (
+            Count("submits", 1000, 100, 100_000, "tasks submitted one after the other"),
+            Count("starts", 5, 1, 100, "containers started one after the other"),
+            Count("discoveries", 2000, 100, 1_000_000, "services discovered one after the other"),
+        ),
+    ),
+}
 
 
 @click.group()
@@ -15,13 +53,28 @@ def bench() -> None:
     """Measure this machine; prints JSON."""
 
 
-@bench.command("latency")
-@click.option("--submits", type=click.IntRange(100, 100_000), default=1000, show_default=True)
-@click.option("--starts", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.pass_context
-def latency(ctx: click.Context, submits: int, starts: int) -> None:
-    """Measure submit, container start, agent health and discovery, one caller at a time."""
-    from coordinator import bench as measure
+def _command(name: str, described: Bench) -> click.Command:
+    def measure(**options: int) -> None:
+        ctx = click.get_current_context()
+        load_settings(ctx, log_level="warning")
+        run: Callable[..., Any] = import_module(f"coordinator.bench.{name}").run
+        figures = asyncio.run(unless_stopped(run(**options)))
+        if figures is None:
+            raise click.Abort
+        click.echo(msgspec.json.encode(figures))
 
-    load_settings(ctx, log_level="warning")
-    click.echo(msgspec.json.encode(asyncio.run(measure.latency(submits=submits, starts=starts))))
+    options: list[click.Parameter] = [
+        click.Option(
+            [f"--{one.name}"],
+            type=click.IntRange(one.least, one.most),
+            default=one.default,
+            show_default=True,
+            help=one.about,
+        )
+        for one in described.options
+    ]
+    return click.Command(name, callback=measure, params=options, help=described.about)
+
+
+for _name, _bench in BENCHES.items():
+    bench.add_command(_command(_name, _bench))
