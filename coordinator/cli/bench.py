@@ -38,9 +38,12 @@ class Bench(NamedTuple):
 
 BENCHES = {
     "latency": Bench(
-        "Measure what one caller waits for: submit, container start, agent health, discovery.",
+        "Measure what one caller waits for: submit, start of a task, claim, container start, discovery.",
         (
             Count("submits", 1000, 100, 100_000, "tasks submitted one after the other"),
+            Count("tasks", 500, 10, 5000, "tasks submitted each 20 ms, until their handlers start"),
+            Count("claims", 500, 10, 100_000, "tasks claimed one after the other"),
+            Count("pending", 100_000, 101, 1_000_000, "tasks that wait while claims are measured again"),
             Count("starts", 5, 1, 100, "containers started one after the other"),
             Count("discoveries", 2000, 100, 1_000_000, "services discovered one after the other"),
         ),
