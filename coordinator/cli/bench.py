@@ -48,6 +48,14 @@ BENCHES = {
             Count("discoveries", 2000, 100, 1_000_000, "services discovered one after the other"),
         ),
     ),
+    "rebuild": Bench(
+        "Measure how long world and store take to build from the journal, and what a pending task takes of memory.",
+        (
+            Count("events", 1_000_000, 1000, 100_000_000, "events in the journal"),
+            Count("repeats", 3, 1, 100, "times that each is built"),
+            Count("tasks", 100_000, 1000, 10_000_000, "pending tasks whose memory is measured"),
+        ),
+    ),
 }
 
 
