@@ -9,7 +9,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coordinator.commands import ListWorkers, SubmitTask
+from coordinator.commands import ListWorkers, RegisterService, SubmitTask
 from coordinator.groups import task_group
 from coordinator.guard import spawn
 from coordinator.payloads import payload_of
@@ -17,23 +17,25 @@ from coordinator.payloads import payload_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from coordinator.client import Client
+    from coordinator.client import Client, Door
     from coordinator.commands import Command
 
 HANDLERS = "coordinator.bench.handlers"
+A_NAME = 10
+"""Services of one name."""
 PAYLOAD = payload_of("x" * 98)
 """100 bytes of JSON."""
 READY_TIMEOUT_S = 60.0
 STOP_GRACE_S = 10.0
 
 
-async def execute_all(client: Client, commands: Iterable[Command], *, in_flight: int = 1000) -> None:
+async def execute_all(door: Door, commands: Iterable[Command], *, in_flight: int = 1000) -> None:
     """Have all *commands* executed, so many at once."""
     waiting = iter(commands)
 
     async def work() -> None:
         for command in waiting:
-            await client.execute(command)
+            await door.execute(command)
 
     async with task_group() as tasks:
         for _ in range(in_flight):
@@ -45,6 +47,34 @@ async def submit_all(client: Client, task_name: str, count: int, *, prefix: str)
     await execute_all(
         client,
         (SubmitTask(task_id=f"{prefix}_{number}", task_name=task_name, payload=PAYLOAD) for number in range(count)),
+    )
+
+
+def service_ids(services: int) -> list[str]:
+    """Name so many services."""
+    return [f"bench_{number}" for number in range(services)]
+
+
+def service_names(services: int) -> list[str]:
+    """Give the names that so many services go by, ten by each."""
+    return [f"name_{number}" for number in range(services // A_NAME)]
+
+
+async def register_services(door: Door, services: int) -> None:
+    """Register *services* services, ten of each name; a multiple of ten."""
+    names = service_names(services)
+    await execute_all(
+        door,
+        (
+            RegisterService(
+                service_id=service_id,
+                service_name=names[number % len(names)],
+                service_type="bench",
+                host="127.0.0.1",
+                port=1024 + number % 60_000,
+            )
+            for number, service_id in enumerate(service_ids(services))
+        ),
     )
 
 

@@ -56,6 +56,21 @@ BENCHES = {
             Count("tasks", 100_000, 1000, 10_000_000, "pending tasks whose memory is measured"),
         ),
     ),
+    "discovery": Bench(
+        "Measure how long it takes to find a service among many, and to see a change.",
+        (
+            Count("services", 10_000, 10, 1_000_000, "services registered, ten of a name"),
+            Count("discoveries", 5000, 10, 10_000_000, "services found, one after the other"),
+            Count("changes", 200, 2, 100_000, "changes watched for, one after the other"),
+        ),
+    ),
+    "heartbeats": Bench(
+        "Measure what it costs to hear many services, each beating every 10 s.",
+        (
+            Count("services", 10_000, 10, 1_000_000, "services that beat"),
+            Count("seconds", 20, 1, 86_400, "how long to look on"),
+        ),
+    ),
 }
 
 
