@@ -69,7 +69,7 @@ async def _rpc(client: Client, services: int, count: int) -> list[float]:
 
     async def find() -> None:
         found = await client.execute(FindServices(service_name=next(names), status=ServiceStatus.HEALTHY))
-        assert len(found) == A_NAME
+        assert len(found) >= A_NAME
 
     return await _warm(find, count)
 
