@@ -2,7 +2,7 @@
 
 PY := .venv/bin/python
 SEEDS ?= 200
-BENCH ?= latency rebuild discovery heartbeats
+BENCH ?= tasks latency rebuild discovery heartbeats
 ARGS ?=
 
 .PHONY: help demo test check sim e2e bench faults lock clean venv

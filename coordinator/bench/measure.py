@@ -78,13 +78,13 @@ def spread(milliseconds: list[float]) -> dict[str, float]:
 
 async def cpu_shares(pids: Mapping[str, int], seconds: float) -> dict[str, float]:
     """Look on for *seconds* seconds; give what share of a core each process used, its threads together."""
-    before, began = {name: _cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
+    before, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
     await asyncio.sleep(seconds)
     took_s = time.monotonic() - began
-    return {name: (_cpu_s(pid) - before[name]) / took_s for name, pid in pids.items()}
+    return {name: (cpu_seconds(pid) - before[name]) / took_s for name, pid in pids.items()}
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Say how long a process has computed so far, for itself and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

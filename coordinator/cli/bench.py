@@ -48,6 +48,13 @@ BENCHES = {
             Count("discoveries", 2000, 100, 1_000_000, "services discovered one after the other"),
         ),
     ),
+    "tasks": Bench(
+        "Measure how many tasks go through, submitted one by one and run by two workers, all of it durable.",
+        (
+            Count("tasks", 200_000, 100, 100_000_000, "tasks submitted, 1,000 at once"),
+            Count("repeats", 3, 1, 100, "times, each in a cluster of its own"),
+        ),
+    ),
     "rebuild": Bench(
         "Measure how long world and store take to build from the journal, and what a pending task takes of memory.",
         (

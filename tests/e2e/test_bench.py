@@ -80,6 +80,16 @@ def test_latency() -> None:
     assert figures["submit_to_bare"] > 0
 
 
+def test_tasks() -> None:
+    """Every task goes through, and store and feed get to where the journal is; each process's share is told."""
+    figures = bench("tasks", "--tasks=500", "--repeats=1")
+    assert figures["tasks_per_s"] == figures["each"][0] > 0
+    assert figures["store_lag_s"] >= 0
+    assert figures["feed_lag_s"] >= 0
+    processes = {"coordinator", "follower", "node", "nats_server", "worker_0", "worker_1", "submitter"}
+    assert figures["cpu_us_per_task"].keys() == processes
+
+
 def test_rebuild() -> None:
     """World and store are built from a journal that holds exactly what was asked for."""
     figures = bench("rebuild", "--events=5000", "--repeats=2", "--tasks=1000")
