@@ -112,13 +112,14 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
 @URL_OPTION
 @click.pass_context
 def follow(ctx: click.Context, url: str | None) -> None:
-    """Run a follower: it keeps the read model and answers questions about the past."""
+    """Run a follower: it keeps the read model and the feed, and answers questions about the past."""
     settings = load_settings(ctx)
     asyncio.run(_follow(settings, _needed(url or settings.nats.url)))
 
 
 async def _follow(settings: Settings, url: str) -> None:
     from coordinator.client import Client, credentials
+    from coordinator.feed import feed_limits
     from coordinator.follower import Follower
     from coordinator.groups import task_group
     from coordinator.home import Home
@@ -133,7 +134,7 @@ async def _follow(settings: Settings, url: str) -> None:
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="follower", **login) as client,
-            Follower.open(url, home.state_db, namespace=namespace, **login) as follower,
+            Follower.open(url, home.state_db, namespace=namespace, feed=feed_limits(settings), **login) as follower,
             task_group() as tasks,
         ):
             checking = tasks.create_task(run_health_checks(client, settings))
