@@ -9,7 +9,9 @@ reading a heap in order never changes it, so deciders may look as far as they li
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from events.task import TaskStatus
 
@@ -43,7 +45,7 @@ def priority_key(task: Task) -> Key:
 ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
 
 
-class ShapeKey(NamedTuple):
+class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     """What decides which workers may run a task."""
 
     task_name: str
