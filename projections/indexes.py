@@ -133,6 +133,7 @@ class Indexes:
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         self.service_ids: list[str] = []  # in order, so that pages of them begin anywhere
+        self.service_changes = 0  # told of here: tells cheaply whether there was one, and means nothing elsewhere
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
 
@@ -170,6 +171,7 @@ class Indexes:
                 self._running(after)
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
+        self.service_changes += 1
         if before is not None and not before.is_ended:
             if after is None or after.is_ended:
                 del self.service_ids[bisect_left(self.service_ids, before.service_id)]

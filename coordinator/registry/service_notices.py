@@ -60,12 +60,14 @@ class TellingJournal:
         self._epoch = str(Epoch(world.generation, world.epoch))
         # Where services last changed before this reign is not known: its claim is never before that.
         self._changed = self._committed = world.position
+        self._seen = world.indexes.service_changes
 
     async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
         await self._journal.commit(sequence, epoch, chain_before, body)
         self._committed = self._world.position
-        # A search takes microseconds, reading the commit would take milliseconds.
-        if _HEAD in body:
+        # Most commits are about tasks, and large: they are not even searched.
+        if self._seen != self._world.indexes.service_changes:
+            self._seen = self._world.indexes.service_changes
             self._tell_changes(body)
 
     async def beat(self) -> NoReturn:
@@ -76,7 +78,7 @@ class TellingJournal:
 
     def _tell_changes(self, body: bytes) -> None:
         about_services = [raw for part in _parts.decode(body) if (raw := bytes(part)).startswith(_HEAD)]
-        if about_services:  # else it stands within another event
+        if about_services:  # else one that ended long ago has left the world
             self._tell(join(about_services))
             self._changed = self._committed
 
