@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from coordinator.client import CALL_TIMEOUT_S, Client, credentials
-from coordinator.commands import DeregisterService, FindServices, RegisterService
+from coordinator.commands import FindServices
 from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.intake import Caller
@@ -47,7 +47,6 @@ BEATS_A_LEASE = 3.0
 HELD_MAX = 10_000
 """As many leases as one heartbeat may name; beyond it the oldest, never reported on, is given up."""
 POLL_S = 0.02
-_CHANGES_SERVICES = (RegisterService, DeregisterService)
 
 _ids = TimeOrderedIds()
 
@@ -172,8 +171,8 @@ class _Remote:
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         value = await self._client.execute(command, timeout_s=timeout_s)
-        if isinstance(command, _CHANGES_SERVICES) and self.services is not None:
-            self.services.must_see(self._client.position)
+        if command.KIND == "service" and self.services is not None:
+            self.services.ordered(command)
         return value
 
     def renew(self, worker_id: str, leases: list[str]) -> None:

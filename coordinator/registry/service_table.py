@@ -22,6 +22,7 @@ from projections.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from coordinator.commands import ServiceLoad
     from events.base import Envelope
     from events.service import ServiceStatus
     from projections.service import Service
@@ -80,12 +81,11 @@ class ServiceTable:
             touched |= self._change(view, evolve(view.service if view is not None else None, event, stamp))
         return touched
 
-    def renew_loads(self, views: Iterable[ServiceView]) -> None:
-        """Take over what the services of *views* last reported; what they are is known by notices alone."""
-        for view in views:
-            held = self._views.get(view.service.service_id)
-            if held is not None and held.reported != view.reported:
-                self._put(msgspec.structs.replace(held, reported=view.reported))
+    def renew_load(self, service_id: str, reported: ServiceLoad | None) -> None:
+        """Take over what a service last reported; what it is, notices alone tell."""
+        held = self._views.get(service_id)
+        if held is not None and held.reported != reported:
+            self._put(msgspec.structs.replace(held, reported=reported))
 
     def _change(self, before: ServiceView | None, after: Service) -> set[str]:
         names = {after.service_name}

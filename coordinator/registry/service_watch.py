@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 import structlog
 
-from coordinator.commands import FindServices
+from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
 from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.registry.listing import PAGE
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus import Message
     from coordinator.client import Client
-    from coordinator.commands import ServiceView
+    from coordinator.commands import Command, ServiceView
     from coordinator.wire import Answer
     from events.service import ServiceStatus
 
@@ -109,6 +109,7 @@ class ServiceWatch:
         self._fetched_at = 0.0
         self._by_load: set[str] = set()
         self._pending: list[Notice] | None = None
+        self._own_loads: dict[str, ServiceLoad] = {}
         self._doubt = asyncio.Event()
         self._spread = False
 
@@ -154,9 +155,17 @@ class ServiceWatch:
                 return None
         return table.find(service_name, status)
 
-    def must_see(self, position: Position) -> None:
-        """Give nothing older than *position* from here on: an order of this process changed services there."""
-        self._unseen = max(self._unseen, position)
+    def ordered(self, command: Command) -> None:
+        """Give nothing from here on that is older than what *command* did: an order of this process, answered."""
+        if isinstance(command, RegisterService | DeregisterService):
+            self._unseen = max(self._unseen, self._client.position)
+        elif isinstance(command, HeartbeatService):
+            said = {name: getattr(command, name) for name in ("load", "connections", "response_time_ms")}
+            load = ServiceLoad(heard_s_ago=0.0, **said)
+            if self._pending is not None:
+                self._own_loads[command.service_id] = load  # the page with it may have been read before
+            if self._table is not None:
+                self._table.renew_load(command.service_id, load)
 
     def _begin_once(self) -> None:
         if not self._has_begun:
@@ -250,6 +259,7 @@ class ServiceWatch:
         self._spread = False
         self._doubt.clear()
         self._pending = []
+        self._own_loads.clear()
         try:
             views, answer = await self._pages()
             reign, position = Position.parse(answer.epoch), Position.parse(answer.position)
@@ -262,6 +272,8 @@ class ServiceWatch:
                 await asyncio.sleep(TOO_MANY_PAUSE_S)
             return False
         self._table, pending = ServiceTable(views), self._pending
+        for service_id, load in self._own_loads.items():
+            self._table.renew_load(service_id, load)
         self._reign, self._position, self._pending = reign, position, None
         self._heard_at = self._fetched_at = self._clock()
         self._loads_at.clear()
@@ -318,7 +330,8 @@ class ServiceWatch:
         question = FindServices(service_name=name, limit=NAME_MAX)
         views: list[ServiceView] = await self._client.execute(question, timeout_s=PAGE_TIMEOUT_S)
         if self._table is not None:
-            self._table.renew_loads(views)
+            for view in views:
+                self._table.renew_load(view.service.service_id, view.reported)
             self._loads_at[name] = self._clock()
 
 

@@ -260,6 +260,9 @@ async def test_loads_are_renewed_where_they_count(cluster: Cluster) -> None:
             async with asyncio.timeout(PATIENCE_S):
                 while await chosen() != lighter:  # noqa: ASYNC110  # told over NATS
                     await asyncio.sleep(0.02)
+        for service_id, load in (("a", 0.5), ("b", 0.2)):
+            await registry.update_heartbeat(service_id, load=load)  # its own are known at once
+        assert await chosen() == "b"
         assert app.services is not None
         assert app.services.find("search", HEALTHY, with_loads=True) is not None
         assert app.services._by_load == {"search"}
