@@ -197,6 +197,9 @@ class Waiting:
         self._asked.setdefault(_subject(question), []).append((asked, timer))
         self._count += 1
 
+    def __bool__(self) -> bool:
+        return self._count > 0
+
     def touched(self, subject: str) -> bool:
         """Whether someone waits for this thing."""
         return subject in self._asked

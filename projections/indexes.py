@@ -83,17 +83,20 @@ class Shape:
         if heap is None:
             heap = sorted(map(ORDERINGS[ordering], self.members.values()))
             self.heaps[ordering] = heap
+        members = self.members
         for key in walk(heap):
-            if self._is_live(key):
-                yield key, self.members[str(key[-1])]
+            task = members.get(str(key[-1]))
+            if task is not None and _is_of(task, key):
+                yield key, task
 
     def _is_live(self, key: Key) -> bool:
-        return _is_of(self.members.get(str(key[-1])), key)
+        task = self.members.get(str(key[-1]))
+        return task is not None and _is_of(task, key)
 
 
-def _is_of(task: Task | None, key: Key) -> bool:
+def _is_of(task: Task, key: Key) -> bool:
     """Whether *key* is of that very task and attempt: an id may come back once its first task has left the world."""
-    return task is not None and key[-4:] == fifo_key(task)
+    return task.attempt == key[-2] and task.submitted == key[-4:-2]
 
 
 def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
@@ -207,7 +210,8 @@ class Indexes:
                 yield str(key[-1])
 
     def _is_parked(self, key: Key) -> bool:
-        return _is_of(self.parked_members.get(str(key[-1])), key)
+        task = self.parked_members.get(str(key[-1]))
+        return task is not None and _is_of(task, key)
 
     def _is_running(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
