@@ -126,6 +126,10 @@ class Client:
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """Order or ask something; see `Door.execute`."""
+        return value_of(await self.answer(command, timeout_s=timeout_s), command)
+
+    async def answer(self, command: Command, *, timeout_s: float | None = None) -> Answer:
+        """Order or ask something, and give the answer as it came: an error, or a value as of a position of a reign."""
         loop = asyncio.get_running_loop()
         # Only what is remembered needs an id; what makes something is known by the id of that.
         command_id = _ids.new("cmd") if command.REMEMBERED else ""
@@ -143,10 +147,10 @@ class Client:
                 raise
             # What could not be taken now is asked again, with the same ids, while there is time.
             if answer.error is None or answer.error.code != Unavailable.code:
-                return value_of(answer, command)
+                return answer
             pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
             if loop.time() + pause_s >= deadline:
-                return value_of(answer, command)
+                return answer
             await asyncio.sleep(pause_s)
 
     def _withdraw(self, command: Command) -> None:

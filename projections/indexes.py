@@ -9,6 +9,7 @@ reading a heap in order never changes it, so deciders may look as far as they li
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -136,6 +137,8 @@ class Indexes:
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
+        self.service_ids: list[str] = []  # in order, so that pages of them begin anywhere
+        self.service_changes = 0  # told of here: tells cheaply whether there was one, and means nothing elsewhere
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
 
@@ -173,12 +176,17 @@ class Indexes:
                 self._running(after)
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
+        self.service_changes += 1
         if before is not None and not before.is_ended:
+            if after is None or after.is_ended:
+                del self.service_ids[bisect_left(self.service_ids, before.service_id)]
             group = self.services[before.service_name][before.status]
             del group[before.service_id]
             if not group and not any(self.services[before.service_name].values()):
                 del self.services[before.service_name]
         if after is not None and not after.is_ended:
+            if before is None or before.is_ended:
+                insort(self.service_ids, after.service_id)
             groups = self.services.setdefault(after.service_name, {})
             groups.setdefault(after.status, {})[after.service_id] = None
 
