@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     node: sections.NodeSettings = sections.NodeSettings()
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
+    follower: sections.FollowerSettings = sections.FollowerSettings()
     client: sections.ClientSettings = sections.ClientSettings()
     log: sections.LogSettings = sections.LogSettings()
 

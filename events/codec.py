@@ -152,7 +152,18 @@ def seconds_of(text: str) -> float:
     return time.timestamp()
 
 
-def envelope(event: Event, *, position: Position | str, time: str, source: str, **attributes: str) -> Envelope:
+def envelope(
+    event: Event,
+    *,
+    position: Position | str,
+    time: str,
+    source: str,
+    tenant: str = "",
+    actor: str = "",
+    commandid: str = "",
+    causationid: str = "",
+    traceparent: str = "",
+) -> Envelope:
     """Put *event* into its envelope, with its position (or any text unique at *source*) as id."""
     return ENVELOPES[type(event)](
         specversion=SPECVERSION,
@@ -162,7 +173,11 @@ def envelope(event: Event, *, position: Position | str, time: str, source: str, 
         time=time,
         dataversion=event.VERSION,
         data=event,
-        **attributes,
+        tenant=tenant,
+        actor=actor,
+        commandid=commandid,
+        causationid=causationid,
+        traceparent=traceparent,
     )
 
 

@@ -54,6 +54,7 @@ _COMMANDS = {
     "service": ("coordinator.cli.query", "service", "Look at services."),
     "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
+    "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 
 
