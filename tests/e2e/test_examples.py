@@ -26,7 +26,7 @@ EMBEDDED_PAGES = [
     ROOT / "README.md",
     *(GUIDE / f"{name}.md" for name in ("containers", "embedding", "registry", "scheduler")),
 ]
-CLUSTER_PAGES = [ROOT / "README.md", GUIDE / "workers.md", ROOT / "docs/protocol.md"]
+CLUSTER_PAGES = [ROOT / "README.md", GUIDE / "workers.md", GUIDE / "feed.md", ROOT / "docs/protocol.md"]
 LIMIT_S = 60.0
 
 EXAMPLES = {
