@@ -373,12 +373,6 @@ class NatsSettings(Section):
     connect_timeout_s: float = number(5.0, 0.05, 300.0, "one attempt to connect takes no longer")
 
 
-class FollowerSettings(Section):
-    """The read process: what follows the journal and decides nothing."""
-
-    niceness: int = number(10, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
-
-
 class ClientSettings(Section):
     """The remote side of the doors."""
 
