@@ -82,7 +82,7 @@ class Chain:
             bus.on_disconnect.remove(chain._broke)
             await subscription.unsubscribe()
             for window in chain._windows:
-                if not window.ack.cancel():
+                if not window.ack.cancel() and not window.ack.cancelled():
                     window.ack.exception()  # seen: asyncio would complain of it otherwise
 
     @property
