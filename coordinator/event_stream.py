@@ -25,6 +25,7 @@ from events import codec
 from events.base import START, Envelope, Position
 from events.errors import Refused, shown
 from events.subjects import Subjects
+from projections.source import ChainCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -110,9 +111,11 @@ async def events_from(
 ) -> AsyncGenerator[Found]:
     """Give the wanted events from *begin* on with their positions, up to record *until* or for ever."""
     records = journal.follow(begin.after) if until is None else journal.read(begin.after, until)
+    check = ChainCheck()
     async with aclosing(cast("AsyncGenerator[list[Record]]", records)) as batches:
         async for batch in batches:
             for record in batch:
+                check.take(record)
                 if record.kind == "commit":
                     for found in _wanted(record, wanted, begin):
                         yield found

@@ -19,6 +19,7 @@ from coordinator.journal_nats import NatsJournal
 from coordinator.journal_search import generation_of
 from events import codec
 from events.subjects import Subjects
+from projections.source import GENESIS, chain_after
 from tests.feeder import SMALL
 
 if TYPE_CHECKING:
@@ -113,10 +114,15 @@ async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterat
 
 
 async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
-    """Claim, and commit *bodies* as they are."""
+    """Claim, and commit *bodies* as they are, behind a whole journal."""
     claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
+    chain = GENESIS
+    async for records in journal.read(0, claim):
+        for record in records:
+            chain = chain_after(chain, record.sequence, record.body)
     for number, body in enumerate(bodies, claim + 1):
-        await journal.commit(number, Epoch(generation, claim), bytes(32), body)
+        await journal.commit(number, Epoch(generation, claim), chain, body)
+        chain = chain_after(chain, number, body)
 
 
 def event(event_type: str, position: str, **data: Any) -> bytes:

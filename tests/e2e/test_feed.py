@@ -358,3 +358,14 @@ async def test_events_that_were_archived_before_they_were_fed_are_told_of(
         await until_fed(bus, 4)
     assert [one.message_id for one in await fed(server.url)] == ["1.2.0", "1.3.0", "1.7.0", "1.8.0"]
     assert "feed_gap" in capsys.readouterr().out
+
+
+async def test_what_was_changed_in_the_journal_is_not_fed(server: RealServer, bus: Bus, journal: NatsJournal) -> None:
+    """Where the chain breaks the feed stops, and says at which commit."""
+    await append(journal, 1, codec.join([event("task.a", "2.0")]))
+    forged = {"Nats-Msg-Id": "1.1.3", "Chain": "0" * 64}
+    await bus.js_publish(SUBJECTS.journal, codec.join([event("task.forged", "3.0")]), forged, timeout_s=5)
+    async with feeding(server) as feed:
+        await until_state(feed, "waiting")
+        assert "commit 3 carries the chain 000" in feed.reason
+        assert [one.subject for one in await fed(server.url)] in ([], ["coordination.events.task.a"])
