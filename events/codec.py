@@ -29,6 +29,7 @@ from events.container import (
 )
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
 from events.errors import Corrupt, shown
+from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -71,6 +72,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | SessionBound | SessionClosed
+    | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
 )  # fmt: skip
 
