@@ -13,7 +13,7 @@ reading the world and folding what was decided. Only `journal.commit` writes; on
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
+    from coordinator.intake import Notify
     from coordinator.journal import Journal
     from coordinator.rules import Rules
     from events.base import Event
@@ -71,12 +72,6 @@ PLACEMENT_BYTES = 800
 
 _ENDS_LEASE = (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)
 _CHANGES_NODE = (ContainerStarting, ContainerStopping, ContainerPausing, ContainerResuming, ContainerDestroyed)
-
-
-class Notify(Protocol):
-    """Tells a worker or node that something changed for it: a hint, which may be lost."""
-
-    def __call__(self, kind: str, entity_id: str, body: bytes) -> object: ...
 
 
 class Engine:

@@ -25,7 +25,7 @@ from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
 from coordinator.groups import task_group
-from coordinator.inbox import InboxLimits, InboxReaders
+from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
@@ -84,6 +84,7 @@ def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
+        inbox=limits_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from coordinator import settings_sections as sections
 from coordinator.logs import redact
 from coordinator.rules import AgentType, Rules
+from coordinator.settings_inbox import InboxSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from events.errors import Refused
 from events.ids import checked
@@ -83,6 +84,7 @@ class Settings(BaseSettings):
     agents: dict[str, AgentSettings] = Field(default={}, description="what each agent_type runs")
     engine: sections.EngineSettings = sections.EngineSettings()
     node: sections.NodeSettings = sections.NodeSettings()
+    inbox: InboxSettings = InboxSettings()
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
     client: sections.ClientSettings = sections.ClientSettings()
@@ -188,6 +190,7 @@ class Settings(BaseSettings):
             turn_commands=engine.turn_commands,
             turn_bytes=engine.turn_bytes,
             intake_max=engine.intake_max,
+            inbox_max=self.inbox.waiting_max,
             waiting_max=engine.waiting_max,
             wait_max_s=engine.wait_max_s,
             # One look sees to everything that is due, so the shortest interval asked for holds for all of it.
