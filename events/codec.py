@@ -202,6 +202,8 @@ def _decode_one(raw: bytes) -> Envelope:
     event = EVENTS.get(head.type)
     if event is None or head.dataversion > event.VERSION:
         return _unknown(head, raw)
+    if head.dataversion == event.VERSION:
+        return msgspec.json.decode(raw, type=ENVELOPES[event])
     value = msgspec.json.decode(raw)
     for version in range(head.dataversion, event.VERSION):
         upcaster, data = UPCASTERS.get((head.type, version)), value.get("data")
@@ -210,7 +212,8 @@ def _decode_one(raw: bytes) -> Envelope:
             raise Corrupt(msg)
         value["data"] = upcaster(data)
     value["dataversion"] = event.VERSION
-    return msgspec.convert(value, ENVELOPES[event])
+    # By way of bytes: a field of raw JSON cannot be made of values.
+    return msgspec.json.decode(_encoder.encode(value), type=ENVELOPES[event])
 
 
 def _unknown(head: _Head, raw: bytes) -> Envelope:

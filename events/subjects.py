@@ -44,7 +44,7 @@ class Subjects:
         self.stream_journal = f"{upper}_JOURNAL"
         self.stream_events = f"{upper}_EVENTS"
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
-        self._stream_inbox = f"{upper}_INBOX_"
+        self.streams_inbox = f"{upper}_INBOX_"
         self.bucket_lease = f"{upper}_LEASE"
         self.bucket_snapshots = f"{upper}_SNAPSHOTS"
 
@@ -64,12 +64,12 @@ class Subjects:
 
     def stream_inbox(self, domain: str) -> str:
         """Name the stream that holds the inbox of *domain*."""
-        return f"{self._stream_inbox}{checked_domain(domain).upper()}"
+        return f"{self.streams_inbox}{checked_domain(domain).upper()}"
 
     def parse_stream_inbox(self, stream: str) -> str:
         """Give the domain whose inbox *stream* is by its name; empty when it is none."""
-        domain = stream.removeprefix(self._stream_inbox).lower()
-        if not stream.startswith(self._stream_inbox) or not is_domain(domain) or self.stream_inbox(domain) != stream:
+        domain = stream.removeprefix(self.streams_inbox).lower()
+        if not stream.startswith(self.streams_inbox) or not is_domain(domain) or self.stream_inbox(domain) != stream:
             return ""
         return domain
 

@@ -196,7 +196,7 @@ EXAMPLES: dict[str, Event] = {
         event_source="/monitoring/eu",
         about="disk_3",
         event_time="2026-11-23T17:14:59.5+01:00",
-        data=Raw(b'{"level":9.50,"gr\xc3\xb6\xc3\x9fe":[1e2,null,18446744073709551615]}'),
+        data=Raw(b'{"level":9.5,"gr\xc3\xb6\xc3\x9fe":[-0.25,null,18446744073709551615]}'),
     ),
     "inbox.refused.v1": InboxRefused(
         domain="execution",
