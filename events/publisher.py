@@ -149,12 +149,13 @@ class EventPublisher:
         """
         from nats.aio.client import Client
 
+        servers = _servers_of(url)
         source = source or f"/{checked_domain(domain)}"
         publisher = cls(Client(), domain, Subjects(namespace), source=source, timeout_s=timeout_s)
         failure: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             try:
-                await publisher._connect(url, creds, tls_ca)
+                await publisher._connect(servers, creds, tls_ca)
                 sweeping = tasks.create_task(publisher._sweep())
                 try:
                     yield publisher
@@ -314,12 +315,9 @@ class EventPublisher:
                     sent.again_at = now + ACK_TIMEOUT_S
                     await self._put(token, sent)
 
-    async def _connect(self, url: str, creds: str | None, tls_ca: str | None) -> None:
+    async def _connect(self, servers: list[SplitResult], creds: str | None, tls_ca: str | None) -> None:
         from nats.errors import Error
 
-        servers = [urlsplit(part.strip()) for part in url.split(",")]
-        if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
-            raise Refused("the URL is no NATS URL: write nats://token@host:port", reason="bad_url")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -348,6 +346,13 @@ class EventPublisher:
         with suppress(TimeoutError, OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.close()
+
+
+def _servers_of(url: str) -> list[SplitResult]:
+    servers = [urlsplit(part.strip()) for part in url.split(",")]
+    if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
+        raise Refused("the URL is no NATS URL: write nats://token@host:port", reason="bad_url")
+    return servers
 
 
 def _login_of(servers: list[SplitResult], creds: str | None) -> dict[str, str]:
