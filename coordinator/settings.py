@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from coordinator import settings_sections as sections
 from coordinator.logs import redact
 from coordinator.rules import AgentType, Rules
+from coordinator.settings_client import ClientSettings
 from coordinator.settings_feed import FeedSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from events.errors import Refused
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
     follower: sections.FollowerSettings = sections.FollowerSettings()
-    client: sections.ClientSettings = sections.ClientSettings()
+    client: ClientSettings = ClientSettings()
     log: sections.LogSettings = sections.LogSettings()
 
     @classmethod
