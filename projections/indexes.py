@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from events.task import TaskStatus
 
@@ -44,7 +46,7 @@ def priority_key(task: Task) -> Key:
 ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
 
 
-class ShapeKey(NamedTuple):
+class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     """What decides which workers may run a task."""
 
     task_name: str
