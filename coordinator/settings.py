@@ -26,8 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from coordinator import settings_sections as sections
 from coordinator.logs import redact
 from coordinator.rules import AgentType, Rules
-from coordinator.settings_client import ClientSettings
-from coordinator.settings_feed import FeedSettings
+from coordinator.settings_feed import FeedSettings, FollowerSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from events.errors import Refused
 from events.ids import checked
@@ -88,8 +87,8 @@ class Settings(BaseSettings):
     node: sections.NodeSettings = sections.NodeSettings()
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
-    follower: sections.FollowerSettings = sections.FollowerSettings()
-    client: ClientSettings = ClientSettings()
+    follower: FollowerSettings = FollowerSettings()
+    client: sections.ClientSettings = sections.ClientSettings()
     log: sections.LogSettings = sections.LogSettings()
 
     @classmethod

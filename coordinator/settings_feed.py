@@ -1,4 +1,4 @@
-"""The section `feed` of the settings; nothing is read here, see `settings`."""
+"""The sections `feed` and `follower` of the settings; nothing is read here, see `settings`."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ class FeedSettings(Section):
     window_events: int = number(1000, 1, 4000, "events sent together, for one acknowledgement")
     ack_timeout_s: float = number(10.0, 0.1, 300.0, "how long such a window may wait for its acknowledgement")
     stand_by_s: float = number(2.0, 0.05, 3600.0, "about how often a follower beside the one that feeds looks at it")
+
+
+class FollowerSettings(Section):
+    """The read process: what follows the journal and decides nothing."""
+
+    niceness: int = number(10, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
