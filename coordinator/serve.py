@@ -25,6 +25,7 @@ from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
 from coordinator.groups import task_group
+from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
@@ -69,6 +70,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)
+    inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
@@ -85,6 +87,7 @@ def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
+        inbox=limits_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
@@ -241,7 +244,9 @@ class Coordinator:
                 self.leading.set()
                 if self._stopped.is_set():
                     engine.resign("stopped")
+                inboxes = tasks.create_task(InboxReaders(engine.inboxes, doors, self._subjects, instance.inbox).run())
                 await asyncio.wait([led])
+                inboxes.cancel()
                 self.leading.clear()
             beating.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))

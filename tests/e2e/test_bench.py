@@ -77,6 +77,7 @@ def test_latency() -> None:
     assert_spread(figures["agent_healthy_ms"], 1)
     assert_spread(figures["discovery_ms"], 100)
     assert figures["claim_ratio"] > 0
+    assert isinstance(figures["coordinator_bytes_per_pending_task"], int)
     assert figures["submit_to_bare"] > 0
 
 

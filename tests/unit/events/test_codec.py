@@ -292,7 +292,8 @@ def test_an_event_without_a_required_attribute_is_corrupt(attribute: str) -> Non
 @pytest.mark.parametrize("stem", EXAMPLES)
 def test_a_field_of_another_type_is_corrupt(stem: str) -> None:
     """No field of any event is read leniently."""
-    for field in msgspec.json.decode(golden(stem))["data"]:
+    raw = {"data"} if stem.startswith("inbox.recorded") else set()  # which may be any JSON
+    for field in msgspec.json.decode(golden(stem))["data"].keys() - raw:
         with pytest.raises(Corrupt):
             decode_one(altered(lambda whole, field=field: whole["data"].update({field: [[{}]]}), stem))  # type: ignore[misc]
 

@@ -22,6 +22,8 @@ BUILDERS: dict[str, Callable[[str], str]] = {
     "event name": lambda token: S.event(f"task.{token}"),
     "heartbeat kind": lambda token: S.heartbeat(token, "w"),
     "heartbeat id": lambda token: S.heartbeat("worker", token),
+    "inbox kind": lambda token: S.inbox("execution", f"{token}.done"),
+    "inbox event": lambda token: S.inbox("execution", f"task.{token}"),
     "rpc source": lambda token: S.rpc(token, "task", "submit"),
     "rpc kind": lambda token: S.rpc("local", token, "submit"),
     "rpc verb": lambda token: S.rpc("local", "task", token),
@@ -49,11 +51,13 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "services": "coordination.services",
         "events_all": "coordination.events.>",
         "heartbeats": "coordination.heartbeat.*.*",
+        "inboxes_all": "coordination.inbox.>",
         "rpc_all": "coordination.rpc.*.*.*",
         "read_all": "coordination.read.*.*",
         "stream_journal": "COORDINATION_JOURNAL",
         "stream_events": "COORDINATION_EVENTS",
         "stream_heartbeats": "COORDINATION_HEARTBEATS",
+        "streams_inbox": "COORDINATION_INBOX_",
         "bucket_lease": "COORDINATION_LEASE",
         "bucket_snapshots": "COORDINATION_SNAPSHOTS",
     }
@@ -94,6 +98,28 @@ def test_no_unchecked_token_enters_a_subject(build: Callable[[str], str], token:
         build(token)
 
 
+@pytest.mark.parametrize("token", [*HOSTILE, "Execution", "coordinator"])
+def test_a_domain_has_no_capitals_and_no_name_of_ours(token: str) -> None:
+    """Its stream's name has it in capitals, so two that differ in them alone would share one; nobody poses as us."""
+    for build in (S.inbox_all, S.stream_inbox, lambda domain: S.inbox(domain, "task.done")):
+        with pytest.raises(Refused, match="is not a name for one: use 1 to 64 of a-z"):
+            build(token)
+
+
+def test_the_stream_of_an_inbox_is_known_by_its_name() -> None:
+    """And only one that is spelled as it must be."""
+    assert S.stream_inbox("exec-2") == "COORDINATION_INBOX_EXEC-2"
+    assert S.parse_stream_inbox("COORDINATION_INBOX_EXEC-2") == "exec-2"
+    assert S.inbox_all("exec-2") == "coordination.inbox.exec-2.*.*"
+    others = (
+        "COORDINATION_JOURNAL",
+        "COORDINATION_INBOX_",
+        "COORDINATION_INBOX_exec",
+        "COORDINATION_INBOX_COORDINATOR",
+    )
+    assert [S.parse_stream_inbox(other) for other in others] == ["", "", "", ""]
+
+
 @pytest.mark.parametrize("name", codec.EVENTS)
 def test_every_event_type_has_a_feed_subject_of_its_own(name: str) -> None:
     """A type on the wire is the end of its subject."""
@@ -111,4 +137,5 @@ def test_what_was_built_is_parsed_again(namespace: str) -> None:
     """The door learns source, kind, verb and id from the subject alone."""
     subjects = Subjects(namespace)
     assert subjects.parse_rpc(subjects.rpc("s", "k", "v")) == ("s", "k", "v")
+    assert subjects.parse_inbox(subjects.inbox("d", "k.e")) == ("d", "k", "e")
     assert subjects.parse_heartbeat(subjects.heartbeat("worker", "w1")) == ("worker", "w1")
