@@ -10,6 +10,7 @@ opens these doors, in a queue group of its epoch, so one that was stopped and wa
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import structlog
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
 from coordinator.heartbeat_recall import recall_heartbeats
 from coordinator.intake import Asked, Caller
+from coordinator.micro import queue_of
 from coordinator.rules import check_number
 from coordinator.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from events.codec import ENVELOPES, UNREADABLE
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus import Bus, Message
     from coordinator.engine import Engine
+    from coordinator.micro import Endpoint, RequestStats
     from events.base import Position
     from events.subjects import Subjects
 
@@ -48,12 +51,12 @@ _SHOWN = 200
 
 
 @asynccontextmanager
-async def open_doors(engine: Engine, bus: Bus, subjects: Subjects) -> AsyncIterator[None]:
+async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
     """Take commands and heartbeats for *engine* while the block runs, and announce that it leads."""
-    rpc = RpcDoor(engine, bus, subjects)
+    rpc = RpcDoor(engine, bus, subjects, stats)
     heartbeats = HeartbeatDoor(engine, subjects)
     subscriptions = [
-        await bus.subscribe(subjects.rpc_all, rpc.take, queue=f"e{engine.epoch.generation}-{engine.epoch.sequence}"),
+        await bus.subscribe(subjects.rpc_all, rpc.take, queue=queue_of(engine.epoch)),
         await bus.subscribe(subjects.heartbeats, heartbeats.take),
     ]
     try:
@@ -69,7 +72,9 @@ async def open_doors(engine: Engine, bus: Bus, subjects: Subjects) -> AsyncItera
 class RpcDoor:
     """Turns requests into commands and outcomes into answers."""
 
-    def __init__(self, engine: Engine, bus: Bus, subjects: Subjects) -> None:
+    def __init__(self, engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> None:
+        self.now = asyncio.get_running_loop().time
+        self._stats = stats.by_subject
         self._engine = engine
         self._bus = bus
         self._subjects = subjects
@@ -84,7 +89,7 @@ class RpcDoor:
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         orders = decode_orders(message.data)
-        request = _Request(self, message.reply, len(orders))
+        request = _Request(self, message.reply, len(orders), self._stats.get((kind, verb)))
         for index, order in enumerate(orders):
             reply = _Reply(request, index)
             try:
@@ -152,9 +157,12 @@ class RpcDoor:
 class _Request:
     """One request under way: collects its answers and sends them when all are there."""
 
-    __slots__ = ("_answers", "_door", "_open", "_to")
+    __slots__ = ("_answers", "_began", "_door", "_endpoint", "_error", "_open", "_to")
 
-    def __init__(self, door: RpcDoor, to: str, count: int) -> None:
+    def __init__(self, door: RpcDoor, to: str, count: int, endpoint: Endpoint | None) -> None:
+        self._began = door.now()
+        self._endpoint = endpoint
+        self._error: CoordinationError | None = None
         self._door = door
         self._to = to
         self._answers: list[bytes] = [b""] * count
@@ -165,9 +173,13 @@ class _Request:
     def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
         """Take the outcome of one command."""
         self._answers[index] = self._door.encode(value, error)
+        if error is not None:
+            self._error = error
         self._open -= 1
         if self._open == 0:
             self._door.send(self._to, self._answers)
+            if self._endpoint is not None:
+                self._endpoint.note(self._door.now() - self._began, self._error)
 
 
 class _Reply:

@@ -29,6 +29,7 @@ from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
+from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
@@ -40,6 +41,7 @@ from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
+    from coordinator.micro import RequestStats
     from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -102,6 +104,7 @@ class Coordinator:
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
+        self._world = World()
 
     async def run(self) -> None:
         """
@@ -117,6 +120,13 @@ class Coordinator:
         async with (
             reach(name=f"{instance.name}-writer") as writer,
             reach(name=f"{instance.name}-doors") as doors,
+            open_service_api(
+                doors,
+                self._subjects,
+                instance=instance.name,
+                wall=self._clock.wall(),
+                standing=self._standing,
+            ) as api,
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
@@ -136,7 +146,7 @@ class Coordinator:
             while not self._stopped.is_set():
                 began = self._clock.heard()
                 try:
-                    await self._reign(journal, lease, doors)
+                    await self._reign(journal, lease, doors, api.stats)
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -152,14 +162,18 @@ class Coordinator:
         if self.engine is not None:
             self.engine.resign(reason)
 
+    def _standing(self) -> Standing:
+        """Say how this instance stands, for NATS tools."""
+        return Standing(epoch=self.engine.epoch if self.engine is not None else None, leader=self._world.leader)
+
     async def _stopped_within(self, timeout_s: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._stopped.wait()
         return self._stopped.is_set()
 
-    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
-        world = World()
+    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
+        world = self._world = World()
         await _fold(world, journal, (await journal.bounds()).last)
         self._check_foldable(world)
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
@@ -174,7 +188,7 @@ class Coordinator:
             async with task_group() as tasks:
                 work = [
                     tasks.create_task(lease.hold()),
-                    tasks.create_task(self._lead(world, journal, lease, doors)),
+                    tasks.create_task(self._lead(world, journal, lease, doors, stats)),
                     tasks.create_task(self._stopped.wait()),
                 ]
                 await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +211,7 @@ class Coordinator:
             msg = f"the journal holds {world.unfoldable}, which this version {version} does not know: upgrade it"
             raise Corrupt(msg, reason="unfoldable")
 
-    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
         """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
@@ -225,7 +239,7 @@ class Coordinator:
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
             beating = tasks.create_task(telling.beat())
-            async with open_doors(engine, doors, self._subjects):
+            async with open_doors(engine, doors, self._subjects, stats):
                 self.engine = engine
                 self.leading.set()
                 if self._stopped.is_set():

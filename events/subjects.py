@@ -12,6 +12,7 @@ The only place where a subject, stream or bucket is spelled. Every token that is
     <ns>.notice.<kind>.<id>              hints to a worker or node: look now          core NATS
     <ns>.services                        what became of services, for watchers        core NATS
     <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
+    $SRV.<verb>[.<name>[.<id>]]          who serves what, for NATS tools (ADR-32)     core NATS
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Subjects:
         """Spell where *source* sends the command or question *verb* about *kind*."""
         return f"{self.namespace}.rpc.{checked(source, 'source')}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
 
+    def rpc_any(self, kind: str, verb: str) -> str:
+        """Spell where anybody sends the command or question *verb* about *kind*."""
+        return f"{self.namespace}.rpc.{ANY}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
+
     def read(self, source: str, verb: str) -> str:
         """Spell where *source* asks followers *verb*."""
         return f"{self.namespace}.read.{checked(source, 'source')}.{checked(verb, 'verb')}"
@@ -109,6 +114,12 @@ class Subjects:
         """Split a heartbeat subject into (kind, id)."""
         _, kind, entity_id = subject[len(self.namespace) :].split(".")[1:]
         return kind, entity_id
+
+
+def service_api(verb: str, name: str | None = None, instance: str | None = None) -> str:
+    """Spell where NATS tools ask all services *verb* (PING, INFO, STATS), those of *name*, or one instance of it."""
+    tokens = [token for token in (name, instance) if token is not None]
+    return ".".join(("$SRV", checked(verb, "verb"), *(checked(token, "service name or instance") for token in tokens)))
 
 
 def is_domain(name: str) -> bool:
