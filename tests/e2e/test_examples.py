@@ -152,6 +152,8 @@ def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
     assert (listed[0]["domain"], listed[0]["recorded"], listed[0]["refused"]) == ("warehouse", 1001, 0)
     assert "completed" in cli(up, "task", "get", "count_7").stdout
     assert "warehouse" in cli(up, "inbox", "list").stdout
+    tailed = cli(up, "events", "tail", "--no-follow", "--type", "inbox.recorded", "-n", "1").stdout
+    assert 'data={"shelf":999}' in tailed
     again = cli(up, "inbox", "add", "warehouse")
     assert again.returncode == 0, again.stderr
     refused = cli(up, "inbox", "add", "Ware.House")
