@@ -2,6 +2,7 @@
 
 PY := .venv/bin/python
 SEEDS ?= 200
+BENCH ?= tasks latency rebuild discovery heartbeats
 ARGS ?=
 
 .PHONY: help demo test check sim e2e bench faults lock clean venv
@@ -33,8 +34,8 @@ sim: venv ## the simulation over seeds: make sim SEEDS=200
 e2e: venv ## the real thing: processes and nats-server
 	$(PY) -m pytest tests/e2e $(ARGS)
 
-bench: venv ## latency and throughput, as JSON
-	@$(PY) -m coordinator.cli bench latency $(ARGS)
+bench: venv ## the benchmarks in turn, as JSON: make bench BENCH="latency rebuild"
+	@for name in $(BENCH); do $(PY) -m coordinator.cli bench $$name $(ARGS) || exit 1; done
 
 faults: venv ## kill -9 of every process, once each, while tasks run
 	@$(PY) -m tests.faults $(ARGS)

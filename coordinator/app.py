@@ -28,6 +28,7 @@ from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.intake import Caller
 from coordinator.logs import LEVELS
+from coordinator.registry.service_watch import ServiceWatch
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class App:
         self.settings = settings
         self.where = where
         self.held = Held()
+        self.services: ServiceWatch | None = None
+        """The services as a watcher knows them; None where the world itself is in this process."""
         self.is_open = True
         self.failure: Exception | None = None
         self._backend = backend
@@ -164,9 +167,13 @@ class _Remote:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.services: ServiceWatch | None = None
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        return await self._client.execute(command, timeout_s=timeout_s)
+        value = await self._client.execute(command, timeout_s=timeout_s)
+        if command.KIND == "service" and self.services is not None:
+            self.services.ordered(command)
+        return value
 
     def renew(self, worker_id: str, leases: list[str]) -> None:
         self._client.beat_worker(worker_id, tuple(leases))
@@ -372,6 +379,14 @@ async def _running(backend: Backend, client: Client, settings: Settings, where: 
     async with task_group() as tasks:
         app = App(backend, client, settings, tasks, where=where)
         app.start(app.keep_leases())
+        if isinstance(backend, _Remote):
+            backend.services = app.services = ServiceWatch(
+                client,
+                app.start,
+                refresh_s=settings.client.discovery_refresh_s,
+                stale_s=settings.client.discovery_stale_s,
+                services_max=settings.client.discovery_services_max,
+            )
         try:
             yield app
         finally:

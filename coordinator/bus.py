@@ -155,6 +155,14 @@ class Bus:
             await self.flush(UNSENT_TIMEOUT_S)
         self._client.send(frame)
 
+    async def publish_frames(self, frames: list[bytes]) -> None:
+        """Send messages that are written as they go over the wire, in one piece; raises as `publish` does."""
+        if not self._connected.is_set():
+            raise Unavailable(f"cannot publish: not connected to {self.where}", reason="disconnected")
+        if self._client.unsent_bytes > UNSENT_BYTES:
+            await self.flush(UNSENT_TIMEOUT_S)
+        self._client.send(b"".join(frames))
+
     def send(self, subject: str, data: bytes) -> bool:
         """Send an answer or a hint if it can leave now; say whether it could. What is lost is asked for again."""
         if not self._connected.is_set() or self._client.unsent_bytes > UNSENT_BYTES:

@@ -10,9 +10,7 @@ never wait longer than its own time, whatever else shares its request.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import asynccontextmanager
-from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -22,7 +20,8 @@ from coordinator.bus import Bus
 from coordinator.clock import SystemClock
 from coordinator.commands import ClaimTasks, WithdrawClaim
 from coordinator.ids import TimeOrderedIds
-from coordinator.wire import MOST_COMMANDS, ORDERS, decode_answers, encode_order, request_of, value_of
+from coordinator.lane import Lane, closed, too_late
+from coordinator.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from events.base import START, Position
 from events.codec import UNREADABLE, encode, rfc3339
 from events.codec import envelope as codec_envelope
@@ -44,8 +43,6 @@ log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 30.0
 ATTEMPT_TIMEOUT_S = 2.0
 RETRY_PAUSE_S = 0.05
-REQUEST_BYTES = 400_000
-"""Commands ride together up to so many bytes; a single larger one travels alone."""
 
 _ids = TimeOrderedIds()
 
@@ -80,7 +77,7 @@ class Client:
         self.attempt_timeout_s = ATTEMPT_TIMEOUT_S
         self._tenant = checked(tenant, "tenant")
         self._tasks = tasks
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[type[Command], Lane] = {}
         self._attempts: set[asyncio.Timeout] = set()
         self._reign = START
         self._announced = START
@@ -129,47 +126,56 @@ class Client:
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """Order or ask something; see `Door.execute`."""
+        return value_of(await self.answer(command, timeout_s=timeout_s), command)
+
+    async def answer(self, command: Command, *, timeout_s: float | None = None) -> Answer:
+        """Order or ask something, and give the answer as it came: an error, or a value as of a position of a reign."""
         loop = asyncio.get_running_loop()
-        order = encode_order(ORDERS[type(command)](data=command, id=_ids.new("cmd"), tenant=self._tenant))
-        subject = self.subjects.rpc(self.source, command.KIND, command.VERB)
+        # Only what is remembered needs an id; what makes something is known by the id of that.
+        command_id = _ids.new("cmd") if command.REMEMBERED else ""
+        order = encode_order(ORDERS[type(command)](data=command, id=command_id, tenant=self._tenant))
+        lane = self._lane(type(command))
         wait_s = _wait_of(command)
         deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
-                answer = await self._ask(subject, order, deadline, wait_s)
+                answer = await (
+                    self._alone(lane.subject, order, deadline, wait_s) if wait_s > 0 else lane.ride(order, deadline)
+                )
             except asyncio.CancelledError:
                 self._withdraw(command)
                 raise
             # What could not be taken now is asked again, with the same ids, while there is time.
             if answer.error is None or answer.error.code != Unavailable.code:
-                return value_of(answer, command)
+                return answer
             pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
             if loop.time() + pause_s >= deadline:
-                return value_of(answer, command)
+                return answer
             await asyncio.sleep(pause_s)
 
     def _withdraw(self, command: Command) -> None:
         """Take a claim back that nobody waits for any more, lest it be given tasks; what is lost lapses by itself."""
         if isinstance(command, ClaimTasks):
             back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
-            order = encode_order(ORDERS[WithdrawClaim](data=back, id=_ids.new("cmd"), tenant=self._tenant))
+            order = encode_order(ORDERS[WithdrawClaim](data=back, tenant=self._tenant))
             self.bus.send(self.subjects.rpc(self.source, back.KIND, back.VERB), request_of([order]))
 
-    async def _ask(self, subject: str, order: bytes, deadline: float, wait_s: float) -> Answer:
-        """Get one answer, in time: alone where it may take long, so that nothing else waits for it."""
+    def _lane(self, command: type[Command]) -> Lane:
+        lane = self._lanes.get(command)
+        if lane is None:
+            subject = self.subjects.rpc(self.source, command.KIND, command.VERB)
+            lane = self._lanes[command] = Lane(subject, self.request, self._tasks)
         if self._is_closed:
-            raise _closed()
+            raise closed()
+        return lane
+
+    async def _alone(self, subject: str, order: bytes, deadline: float, wait_s: float) -> Answer:
+        """Get one answer, in time, to what may take long, so that nothing else waits for it."""
         try:
             async with asyncio.timeout_at(deadline):
-                if wait_s > 0:
-                    return (await self.request(subject, [order], deadline, wait_s))[0]
-                lane = self._lanes.get(subject)
-                if lane is None:
-                    lane = self._lanes[subject] = _Lane(self, subject, self._tasks)
-                return await lane.ride(order, deadline)
+                return (await self.request(subject, [order], deadline, wait_s))[0]
         except TimeoutError:
-            msg = f"no answer on {subject} in time; it may have been received: repeat it with the same ids"
-            raise Unavailable(msg, reason="timeout") from None
+            raise too_late(subject) from None
 
     def beat_worker(self, worker_id: str, leases: tuple[str, ...], load: float = 0.0) -> bool:
         """Publish a worker's heartbeat, which renews exactly *leases*; say whether it could leave."""
@@ -212,7 +218,7 @@ class Client:
             if self._is_current(answers):
                 return _one_each(answers, len(orders))
             await asyncio.sleep(RETRY_PAUSE_S)
-        raise _closed()
+        raise closed()
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
@@ -233,14 +239,17 @@ class Client:
 
     def _is_current(self, answers: list[Answer]) -> bool:
         """Say whether a writer no older than any before has answered; one that was deposed may not have noticed yet."""
+        epoch = position = ""
         for answer in answers:
-            if answer.epoch:
-                reign = Position.parse(answer.epoch)
+            if answer.epoch != epoch:  # the answers to one request are nearly always of one turn
+                epoch = answer.epoch
+                reign = Position.parse(epoch)
                 if reign < self._reign:
                     return False
                 self._reign = reign
-            if answer.position:
-                self.position = max(self.position, Position.parse(answer.position))
+            if answer.position != position:
+                position = answer.position
+                self.position = max(self.position, Position.parse(position))
         return True
 
     def _leader_changed(self, message: Message) -> None:
@@ -267,90 +276,6 @@ class _Announcement(msgspec.Struct, frozen=True):
     epoch: str
 
 
-class _Call:
-    """One call that rides with others: its written command, until when it waits, and where its answer goes."""
-
-    __slots__ = ("answer", "deadline", "order")
-
-    def __init__(self, order: bytes, deadline: float) -> None:
-        self.order = order
-        self.deadline = deadline
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: Exception) -> None:
-        """Raise *error* to whoever waits still; each gets one of its own, for a traceback grows where it is raised."""
-        if not self.answer.done():
-            self.answer.set_exception(copy(error))
-            self.answer.exception()  # whoever was cancelled meanwhile does not look
-
-
-class _Lane:
-    """The calls of one kind: one request under way, the next one filling."""
-
-    def __init__(self, client: Client, subject: str, tasks: asyncio.TaskGroup) -> None:
-        self._client = client
-        self._subject = subject
-        self._tasks = tasks
-        self._waiting: deque[_Call] = deque()
-        self._moving: asyncio.Task[None] | None = None
-
-    async def ride(self, order: bytes, deadline: float) -> Answer:
-        """Let a command go with the next request, and give its answer."""
-        call = _Call(order, deadline)
-        self._waiting.append(call)
-        if self._moving is None:
-            self._moving = self._tasks.create_task(self._move())
-        return await call.answer
-
-    def close(self) -> None:
-        """Give up what is under way and what waits."""
-        if self._moving is not None:
-            self._moving.cancel()
-        self._give_up()
-
-    async def _move(self) -> None:
-        try:
-            while taken := self._load():
-                await self._go(taken)
-        finally:
-            self._moving = None
-            self._give_up()
-
-    def _give_up(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().fail(_closed())
-
-    def _load(self) -> list[_Call]:
-        """Take what goes together: many, up to a limit of count and bytes; what nobody waits for any more stays."""
-        taken: list[_Call] = []
-        size = 0
-        while self._waiting and len(taken) < MOST_COMMANDS:
-            size += len(self._waiting[0].order) + 1
-            if taken and size > REQUEST_BYTES:
-                break
-            call = self._waiting.popleft()
-            if call.answer.done():
-                size -= len(call.order) + 1
-            else:
-                taken.append(call)
-        return taken
-
-    async def _go(self, taken: list[_Call]) -> None:
-        failure: Exception = _closed()
-        try:
-            answers = await self._client.request(
-                self._subject, [call.order for call in taken], max(call.deadline for call in taken)
-            )
-            for call, answer in zip(taken, answers, strict=True):
-                if not call.answer.done():
-                    call.answer.set_result(answer)
-        except CoordinationError as error:
-            failure = error
-        finally:
-            for call in taken:
-                call.fail(failure)
-
-
 def _wait_of(command: Command) -> float:
     """Say how long the coordinator may take over a command; what is no such time, it will refuse."""
     wait_s = getattr(command, "wait_s", 0.0)
@@ -364,7 +289,3 @@ def _one_each(answers: list[Answer], count: int) -> list[Answer]:
         return answers * count  # the request was refused as a whole
     msg = f"{count} commands were answered by {len(answers)} answers"
     raise CoordinationError(msg, reason="bad_answer")
-
-
-def _closed() -> Unavailable:
-    return Unavailable("the client was closed before an answer came", reason="closed")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus import Bus, Message
     from coordinator.engine import Engine
+    from events.base import Position
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,8 @@ class RpcDoor:
         self._bus = bus
         self._subjects = subjects
         self._unanswerable = _Dropped("request_dropped")
+        self._last_source = ""
+        self._as_of: tuple[Position | None, str, str] = (None, "", "")
 
     def take(self, message: Message) -> None:
         """Hand every command of a request to the engine; the answers leave together, when the last is known."""
@@ -81,7 +84,7 @@ class RpcDoor:
         orders = decode_orders(message.data)
         request = _Request(self, message.reply, len(orders))
         for index, order in enumerate(orders):
-            reply = request.reply(index)
+            reply = _Reply(request, index)
             try:
                 taken = self._checked(order, source, kind, verb, message)
             except Refused as error:
@@ -92,7 +95,8 @@ class RpcDoor:
     def _checked(self, order: Order | Refused, source: str, kind: str, verb: str, message: Message) -> Order:
         if isinstance(order, Refused):
             raise order
-        checked(source, "source")
+        if source != self._last_source:
+            self._last_source = checked(source, "source")
         check_order(order, kind, verb)
         if not message.reply and not isinstance(order.data, _ONE_WAY):
             # A claim whose answer nobody gets, say, would lend tasks to nobody.
@@ -115,7 +119,11 @@ class RpcDoor:
 
     def encode(self, value: Any, error: CoordinationError | None) -> bytes:
         """Write one answer, with the reign and position it is from."""
-        epoch, position = str(self._engine.epoch), str(self._engine.committed)
+        committed, epoch, position = self._as_of
+        if committed is not self._engine.committed:
+            # The same for all answers of a turn.
+            committed, epoch, position = self._engine.committed, str(self._engine.epoch), str(self._engine.committed)
+            self._as_of = (committed, epoch, position)
         try:
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
@@ -152,14 +160,25 @@ class _Request:
         if count == 0:
             door.send(to, [])
 
-    def reply(self, index: int) -> Any:
-        def reply(value: Any, error: CoordinationError | None) -> None:
-            self._answers[index] = self._door.encode(value, error)
-            self._open -= 1
-            if self._open == 0:
-                self._door.send(self._to, self._answers)
+    def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
+        """Take the outcome of one command."""
+        self._answers[index] = self._door.encode(value, error)
+        self._open -= 1
+        if self._open == 0:
+            self._door.send(self._to, self._answers)
 
-        return reply
+
+class _Reply:
+    """Where the outcome of one command of a request goes."""
+
+    __slots__ = ("_index", "_request")
+
+    def __init__(self, request: _Request, index: int) -> None:
+        self._request = request
+        self._index = index
+
+    def __call__(self, value: Any, error: CoordinationError | None) -> None:
+        self._request.answer(self._index, value, error)
 
 
 class HeartbeatDoor:

@@ -22,6 +22,7 @@ from coordinator.clock import CommitClock
 from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, WithdrawClaim
 from coordinator.decide import answer, decide
 from coordinator.due import due
+from coordinator.hints import Hints
 from coordinator.inbox_turn import InboxTurns
 from coordinator.intake import Asked, Caller, Intake, typed
 from coordinator.journal import Epoch
@@ -31,32 +32,15 @@ from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
 from coordinator.signs import Signs
 from coordinator.turn import Turn, TurnFull
-from events.container import (
-    ContainerDestroyed,
-    ContainerEvent,
-    ContainerPausing,
-    ContainerResuming,
-    ContainerStarting,
-    ContainerStopping,
-)
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Corrupt, Refused, Unavailable
-from events.task import (
-    TaskAttemptFailed,
-    TaskCancelled,
-    TaskCompleted,
-    TaskEvent,
-    TaskFailed,
-    TaskStarted,
-    TaskTimedOut,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
-    from coordinator.intake import Notify
+    from coordinator.hints import Notify
     from coordinator.journal import Journal
     from coordinator.rules import Rules
     from events.base import Event
@@ -70,8 +54,7 @@ COORDINATOR = Caller(actor="coordinator")
 PLACEMENT_BYTES = 800
 """What a placement takes in a commit at most; only to guess how many still fit."""
 
-_ENDS_LEASE = (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)
-_CHANGES_NODE = (ContainerStarting, ContainerStopping, ContainerPausing, ContainerResuming, ContainerDestroyed)
+_WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
 
 class Engine:
@@ -109,9 +92,9 @@ class Engine:
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self.inboxes = InboxTurns(world, self._decide, self.intake.wake, self._limits)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
-        self._notices: dict[tuple[str, str], list[str]] = {}
-        self._touched: set[str] = set()
+        self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
+        self._heard = 0.0
         self._leading = False
         self._resigning = ""
         self._ticking: asyncio.TimerHandle | None = None
@@ -223,10 +206,11 @@ class Engine:
             raise
         finally:
             turn.answer_all()
-        self._tell()
+        self._hints.tell()
 
     def _open_turn(self) -> Turn:
         self.turns += 1
+        self._heard = self._clock.heard()
         turn = Turn(self.world, now=self._commit_clock.now(), bytes_max=self._limits.turn_bytes)
         self.world.indexes.advance(turn.now)
         return turn
@@ -268,33 +252,34 @@ class Engine:
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from what is committed, or from this turn's own events once they are."""
-        value = ask(self.world, self.signs, asked.command, self._clock.heard())
+        value = ask(self.world, self.signs, asked.command, self._heard)
         if Waiting.must_wait(asked.command, value):
             self._waiting.add(asked)
         else:
             turn.answers.append((asked, value, None))
 
     def _decide(self, turn: Turn, asked: Asked) -> None:
-        command, caller = asked.command, asked.caller
+        command: Any = asked.command
+        caller, kind = asked.caller, type(command)
         context = Context(turn.now, self.rules, caller.tenant, caller.actor)
         commandid = caller.command_id if command.REMEMBERED else ""
-        streak = self.signs.streak(command) if isinstance(command, ReportCheck) else 1
-        if isinstance(command, ClaimTasks):
-            self.signs.workers[command.worker_id] = self._clock.heard()
+        if kind is ClaimTasks:
+            self.signs.workers[command.worker_id] = self._heard
         if commandid and f"{caller.actor}/{commandid}" in self.world.remembered:
             events: tuple[Event, ...] = ()
         else:
+            streak = self.signs.streak(command) if kind is ReportCheck else 1
             events = decide(self.world, command, context, streak=streak)
         if events:
             turn.record(events, caller, commandid=commandid)
-            self._note(events)
-        self.signs.hear_order(command, self._clock.heard())
-        if isinstance(command, ClaimTasks):
+            self._hints.note(events, self._heard)
+        self.signs.hear_order(command, self._heard)
+        if kind is ClaimTasks:
             self._claim(turn, asked, command)
             return
-        if isinstance(command, WithdrawClaim | DrainWorker):
+        if kind in _WITHDRAWS:
             self._scheduling.withdraw(command)
-        if isinstance(command, ReportCheck):
+        elif kind is ReportCheck:
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
         if asked.wants_answer:
             turn.answers.append((asked, answer(self.world, command, context, events), None))
@@ -311,21 +296,21 @@ class Engine:
         if most == 0 and turn.events and self._scheduling.claim_bytes:
             self.intake.wake()
             return
-        started, why = self._scheduling.place(turn.now, self._clock.heard(), most=most)
+        started, why = self._scheduling.place(turn.now, self._heard, most=most)
         if started:
             try:
                 turn.record((*started, *why), COORDINATOR)
             except TurnFull:
                 self.intake.wake()
                 return
-            self._note(started)
+            self._hints.note(started, self._heard)
             turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
             if len(started) == most:
                 self.intake.wake()
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
     def _owe(self, turn: Turn) -> None:
-        heard_now = self._clock.heard()
+        heard_now = self._heard
         if heard_now < self._next_tick:
             return
         self._next_tick = heard_now + self._limits.tick_s
@@ -334,7 +319,7 @@ class Engine:
         try:
             for event in due(self.world, self.signs, context, heard_now):
                 turn.record([event], COORDINATOR)
-                self._note([event])
+                self._hints.note([event], self._heard)
         except TurnFull:
             self._next_tick = 0.0
             self.intake.wake()
@@ -343,38 +328,6 @@ class Engine:
         before, body = turn.seal()
         await self._journal.commit(turn.sequence, self.epoch, before, body)
         self.committed = self.world.position
-
-    # --- what follows from events -------------------------------------------------------------------------------------
-
-    def _note(self, events: Iterable[Event]) -> None:
-        """Keep leases, notices and waiting questions up with what was just folded."""
-        for event in events:
-            if isinstance(event, TaskStarted):
-                self.signs.leases[event.lease] = self._clock.heard()
-            elif isinstance(event, _ENDS_LEASE):
-                self.signs.leases.pop(event.lease, None)
-                if isinstance(event, TaskTimedOut):
-                    self._lost(event.task_id, event.lease)
-            elif isinstance(event, TaskCancelled):
-                lease = self.world.tasks[event.task_id].lease
-                self.signs.leases.pop(lease, None)
-                self._lost(event.task_id, lease)
-            elif isinstance(event, _CHANGES_NODE):
-                self._notices.setdefault(("node", self.world.containers[event.container_id].node_id), [])
-            if isinstance(event, TaskEvent | ContainerEvent) and self._waiting.touched(event.subject):
-                self._touched.add(event.subject)
-
-    def _lost(self, task_id: str, lease: str) -> None:
-        if worker_id := self.world.tasks[task_id].worker_id:
-            self._notices.setdefault(("worker", worker_id), []).append(lease)
-
-    def _tell(self) -> None:
-        """Send the hints of this turn and answer the questions whose wait it has ended."""
-        for (kind, entity_id), lost in self._notices.items():
-            self._notify(kind, entity_id, msgspec.json.encode({"lost": lost}))
-        self._notices.clear()
-        self._waiting.look(self._touched)
-        self._touched = set()
 
     # --- begin and end ------------------------------------------------------------------------------------------------
 

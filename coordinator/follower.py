@@ -1,5 +1,5 @@
 """
-The read process: follows the journal into the read model and answers questions from it.
+The read process: follows the journal into the read model and into the feed, and answers questions from the first.
 
 Several may run; none of them decides anything, and what one has can be deleted at any moment. It follows through
 outages of NATS by itself. A read model that is damaged or of another journal is moved aside and built anew; a damaged
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
@@ -17,8 +18,10 @@ import structlog
 
 from coordinator.bus import Bus
 from coordinator.errors import CoordinationError, Unavailable
+from coordinator.feed import Feed
 from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
+from coordinator.lag import lag
 from coordinator.read_door import ReadDoor, ReadLimits
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from coordinator.feed import FeedLimits
     from projections.source import CommitSource
     from projections.store import Store
 
@@ -56,6 +60,7 @@ class Follower:
     def __init__(self, source: CommitSource, path: Path, limits: FollowerLimits | None = None) -> None:
         self.store: Store | None = None
         self.projector: Projector | None = None
+        self.feed: Feed | None = None
         self._source = source
         self._path = path
         self._limits = limits if limits is not None else FollowerLimits()
@@ -74,30 +79,45 @@ class Follower:
         creds: str | None = None,
         tls_ca: str | None = None,
         limits: FollowerLimits | None = None,
+        feed: FeedLimits | None = None,
     ) -> AsyncIterator[Follower]:
         """
-        Follow the journal at *url* into *path* and answer questions, while the block runs.
+        Follow the journal at *url* into *path*, and with *feed* into the feed; answer questions, while the block runs.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
             Refused: the credentials or the URL are wrong.
         """
         subjects = Subjects(namespace)
-        async with Bus.open(url, name="follower", creds=creds, tls_ca=tls_ca) as bus:
-            follower = cls(NatsJournal(bus, subjects), path, limits)
-            door = ReadDoor(bus, subjects, lambda: follower.store, follower._limits.reads)
+        reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
+        # Each its own connection and reading: whichever is slow holds up nobody else.
+        async with reach(name="follower") as bus, reach(name="feed", buffered=False) as feed_bus:
+            journal = NatsJournal(bus, subjects)
+            follower = cls(journal, path, limits)
+            if feed is not None:
+                follower.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), feed)
+            door = ReadDoor(
+                bus,
+                subjects,
+                lambda: follower.store,
+                follower._limits.reads,
+                lag=lambda: lag(journal, follower.store, follower.feed),
+            )
             async with follower.following(), door.opened():
                 yield follower
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Follow the journal into the store while the block runs."""
+        """Follow the journal into store and feed while the block runs."""
         async with task_group() as tasks:
-            task = tasks.create_task(self._keep_following())
+            working = [tasks.create_task(self._keep_following())]
+            if self.feed is not None:
+                working.append(tasks.create_task(self.feed.run()))
             try:
                 yield
             finally:
-                task.cancel()
+                for task in working:
+                    task.cancel()
 
     async def wait_failed(self) -> NoReturn:
         """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from typing import Protocol
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_FIVE_BITS = (_ALPHABET * 8).encode()
+"""What stands for each byte: its lower five bits as a digit, in one call for all bytes."""
 
 
 class Ids(Protocol):
@@ -19,8 +20,15 @@ class Ids(Protocol):
 
 
 class TimeOrderedIds:
-    """Ids of 130 bits: 48 of the time in milliseconds, 80 drawn at random."""
+    """Ids of 130 bits: 50 of the time in milliseconds, 80 drawn at random."""
+
+    def __init__(self) -> None:
+        self._last = (-1, "")
 
     def new(self, prefix: str) -> str:
-        value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(secrets.token_bytes(10), "big")
-        return f"{prefix}_{''.join(_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10))}"
+        now_ms = time.time_ns() // 1_000_000
+        before_ms, digits = self._last
+        if now_ms != before_ms:
+            digits = "".join(_ALPHABET[now_ms >> shift & 31] for shift in range(45, -1, -5))
+            self._last = (now_ms, digits)
+        return f"{prefix}_{digits}{os.urandom(16).translate(_FIVE_BITS).decode()}"

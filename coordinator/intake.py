@@ -34,12 +34,6 @@ class Reply(Protocol):
     def __call__(self, value: Any, error: CoordinationError | None) -> None: ...
 
 
-class Notify(Protocol):
-    """Tells a worker or node that something changed for it: a hint, which may be lost."""
-
-    def __call__(self, kind: str, entity_id: str, body: bytes) -> object: ...
-
-
 class Asked:
     """One command on its way: who asked, and where the outcome goes; without *reply* nobody is told."""
 

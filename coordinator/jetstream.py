@@ -13,6 +13,7 @@ NANOSECONDS = 1_000_000_000
 NO_MESSAGE = 10037
 NAME_IN_USE = 10058
 NO_STREAM = 10059
+WRONG_LAST_MESSAGE = 10070
 WRONG_LAST_SEQUENCE = 10071
 # The same id in flight, an expectation a new leader cannot judge yet, another write on the subject in flight.
 UNDECIDED = frozenset({10158, 10163, 10164})

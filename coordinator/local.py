@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.client import Client
 from coordinator.embedded import EmbeddedServer
+from coordinator.feed import feed_limits
 from coordinator.follower import Follower
 from coordinator.groups import task_group
 from coordinator.home import Home
@@ -51,7 +52,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
             await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
             async with (
                 Client.open(server.url, namespace=namespace, name="app") as client,
-                Follower.open(server.url, home.state_db, namespace=namespace),
+                Follower.open(server.url, home.state_db, namespace=namespace, feed=feed_limits(settings)),
                 open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
                 NodeAgent.open(
                     client,

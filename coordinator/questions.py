@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import Counter
-from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -91,26 +91,33 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
 
 def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> list[ServiceView]:
     """Give the registered services that match, each with what it last reported."""
-    groups = world.indexes.services
+    found = (world.services[service_id] for service_id in _service_ids(world, question))
+    matching = (
+        service
+        for service in found
+        if question.status in (None, service.status)
+        and question.service_type in ("", service.service_type)
+        and (not question.tag or question.tag in service.tags)
+    )
+    shown = islice(matching, _limit(question.limit, MOST_FOUND))
+    return [view(signs, service, heard_now) for service in shown]
+
+
+def _service_ids(world: World, question: FindServices) -> Iterable[str]:
+    """Give the ids of the services among which to look; from `after` on in order, else as they come."""
+    groups, after = world.indexes.services, question.after
+    if not question.service_name and after is not None:
+        in_order = world.indexes.service_ids
+        return islice(in_order, bisect_right(in_order, after), None)
     named = [groups.get(question.service_name, {})] if question.service_name else list(groups.values())
-    ids: Iterable[str] = (
+    ids = (
         service_id
         for by_status in named
         for status, members in by_status.items()
         if question.status in (None, status)
         for service_id in members
     )
-    found = (world.services[service_id] for service_id in ids)
-    matching = (
-        service
-        for service in found
-        if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
-    )
-    limit, after = _limit(question.limit, MOST_FOUND), question.after
-    if after is None:
-        return [view(signs, service, heard_now) for service in islice(matching, limit)]
-    beyond = (service for service in matching if service.service_id > after)
-    return [view(signs, service, heard_now) for service in nsmallest(limit, beyond, key=lambda one: one.service_id)]
+    return ids if after is None else sorted(service_id for service_id in ids if service_id > after)
 
 
 def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
@@ -192,6 +199,9 @@ class Waiting:
         timer = loop.call_later(min(question.wait_s, self._wait_max_s), self._give_up, asked)
         self._asked.setdefault(_subject(question), []).append((asked, timer))
         self._count += 1
+
+    def __bool__(self) -> bool:
+        return self._count > 0
 
     def touched(self, subject: str) -> bool:
         """Whether someone waits for this thing."""

@@ -10,6 +10,7 @@ A question is one JSON object, its answer another. Followers share the questions
 | `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
 | `position` | nothing                                               | the position                                 |
 | `wait`     | `position`, `timeout_s`                               | the position, once it is as far as asked     |
+| `lag`      | nothing                                               | how far store and feed are behind; see `lag` |
 
     {"kind": "task", "id": "task_01J…", "at_least": "1042.3"}
     {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
@@ -41,9 +42,10 @@ from events.errors import shown
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.bus import Bus, Message
+    from coordinator.lag import Lag
     from events.subjects import Subjects
     from projections.store import Store
 
@@ -114,7 +116,11 @@ class Wait(_Question, frozen=True, kw_only=True, gc=False):
     timeout_s: float = 10.0
 
 
-Question = Get | List | Events | WhichPosition | Wait
+class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask how far store and feed are behind the journal."""
+
+
+Question = Get | List | Events | WhichPosition | Wait | HowFarBehind
 
 VERBS: dict[str, type[Question]] = {
     "get": Get,
@@ -122,6 +128,7 @@ VERBS: dict[str, type[Question]] = {
     "events": Events,
     "position": WhichPosition,
     "wait": Wait,
+    "lag": HowFarBehind,
 }
 
 
@@ -129,11 +136,18 @@ class ReadDoor:
     """Answers from what *store* gives at the time; None while there is no store."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, store: Callable[[], Store | None], limits: ReadLimits | None = None
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        store: Callable[[], Store | None],
+        limits: ReadLimits | None = None,
+        *,
+        lag: Callable[[], Awaitable[Lag]] | None = None,
     ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._store = store
+        self._lag = lag
         self._limits = limits if limits is not None else ReadLimits()
         self._answering: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup
@@ -173,6 +187,8 @@ class ReadDoor:
             Unavailable: the store is not there, not readable, or not far enough.
         """
         question = decode_question(verb, body)
+        if isinstance(question, HowFarBehind) and self._lag is not None:
+            return await self._lag()
         store = self._store()
         if store is None:
             raise Unavailable("the read model is being opened: ask again shortly", reason="starting", retry_after_s=1.0)
@@ -187,6 +203,8 @@ class ReadDoor:
                 return str(store.position().position)
             case WhichPosition():
                 return str(store.position().position)
+            case HowFarBehind():
+                raise Unavailable("this door does not know the journal: ask another follower", reason="no_journal")
         assert_never(question)
 
     async def _read(self, store: Store, question: Get | List | Events) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -61,7 +61,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpu_overcommit: float = 4.0
 
 
-class Context(NamedTuple):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decider may know beside the world and the order: commit time, rules, and whose order it is."""
 
     now: float

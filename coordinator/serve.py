@@ -29,6 +29,7 @@ from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
+from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339
@@ -203,9 +204,10 @@ class Coordinator:
         sequence = await journal.claim(msgspec.json.encode(claim))
         await _fold(world, journal, sequence)
         self._check_foldable(world)
+        telling = TellingJournal(journal, world, lambda notice: doors.send(self._subjects.services, notice))
         engine = Engine(
             world=world,
-            journal=journal,
+            journal=telling,
             rules=instance.rules,
             clock=self._clock,
             instance=instance.name,
@@ -222,6 +224,7 @@ class Coordinator:
         log.info("leading", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
+            beating = tasks.create_task(telling.beat())
             async with open_doors(engine, doors, self._subjects):
                 self.engine = engine
                 self.leading.set()
@@ -231,6 +234,7 @@ class Coordinator:
                 await asyncio.wait([led])
                 inboxes.cancel()
                 self.leading.clear()
+            beating.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))
 
 

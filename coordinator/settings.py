@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from coordinator import settings_sections as sections
 from coordinator.logs import redact
 from coordinator.rules import AgentType, Rules
+from coordinator.settings_feed import FeedSettings, FollowerSettings
 from coordinator.settings_inbox import InboxSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from events.errors import Refused
@@ -83,10 +84,12 @@ class Settings(BaseSettings):
     scheduler: sections.SchedulerSettings = sections.SchedulerSettings()
     agents: dict[str, AgentSettings] = Field(default={}, description="what each agent_type runs")
     engine: sections.EngineSettings = sections.EngineSettings()
+    feed: FeedSettings = FeedSettings()
     node: sections.NodeSettings = sections.NodeSettings()
     inbox: InboxSettings = InboxSettings()
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
+    follower: FollowerSettings = FollowerSettings()
     client: sections.ClientSettings = sections.ClientSettings()
     log: sections.LogSettings = sections.LogSettings()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CHECKS_KEPT = 100
 _CHECKED_SERVICES = 20_000
+_SIGNS_OF_LIFE = frozenset({RegisterWorker, RegisterNode, SyncNode, RegisterService, ReportCheck, HeartbeatService})
 
 
 class Checks:
@@ -76,6 +77,8 @@ class Signs:
 
     def hear_order(self, command: Command, now: float) -> None:
         """Note the sign of life that lies in an order that was accepted."""
+        if type(command) not in _SIGNS_OF_LIFE:
+            return
         match command:
             case RegisterWorker():
                 self.workers[command.worker_id] = now

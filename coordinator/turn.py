@@ -57,15 +57,20 @@ class Turn:
         """
         made: list[tuple[Envelope, Position, bytes]] = []
         at, size = len(self._parts), self._size
-        attributes: dict[str, Any] = {"tenant": caller.tenant, "actor": caller.actor}
-        if commandid:
-            attributes["commandid"] = commandid
-        if caller.traceparent:
-            attributes["traceparent"] = caller.traceparent
         for event in events:
-            position = Position(self.sequence, at + len(made))
-            envelope = codec.envelope(event, position=position, time=self.time, source=self._source, **attributes)
+            position = Position(self.sequence, at)
+            envelope = codec.envelope(
+                event,
+                position=position,
+                time=self.time,
+                source=self._source,
+                tenant=caller.tenant,
+                actor=caller.actor,
+                commandid=commandid,
+                traceparent=caller.traceparent,
+            )
             part = codec.encode(envelope)
+            at += 1
             size += len(part) + 1
             made.append((envelope, position, part))
         most = self._bytes_max - self._reserved

@@ -27,6 +27,7 @@ MOST_COMMANDS = 1000
 """Commands in one request."""
 MESSAGE_CHARS_MOST = 1000
 """What an error says at most; what is longer quotes something."""
+DEFAULT_TENANT = "default"
 TRACEPARENT_CHARS_MOST = 64
 """W3C Trace Context has 55."""
 
@@ -42,7 +43,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
     data: Command
     id: str = ""
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     traceparent: str = ""
 
 
@@ -104,6 +105,9 @@ class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _answers_decoder = msgspec.json.Decoder(list[Answer])
+_answer_decoders = {
+    command: None if command.Answer is None else msgspec.json.Decoder(command.Answer) for command in ORDERS
+}
 
 
 def encode_order(order: Order) -> bytes:
@@ -131,9 +135,33 @@ def decode_orders(body: bytes) -> list[Order | Refused]:
         orders: list[Order | Refused] = _orders_decoder.decode(body)
     except UNREADABLE:
         return _decode_one_by_one(body)
-    if _may_name_amounts(body):
+    if _may_name_amounts(body) and not _amounts_are_known(body):
         return _decode_one_by_one(body)
     return orders if len(orders) <= MOST_COMMANDS else [_too_many(len(orders))]
+
+
+class _Amounts(Resources, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """Amounts as a command may name them; events, whose struct they share, are read leniently."""
+
+
+class _Amounted(msgspec.Struct, gc=False):
+    resources: _Amounts | None = None
+    capacity: _Amounts | None = None
+
+
+class _AmountedOrder(msgspec.Struct, gc=False):
+    data: _Amounted
+
+
+_amounts_decoder = msgspec.json.Decoder(list[_AmountedOrder])
+
+
+def _amounts_are_known(body: bytes) -> bool:
+    try:
+        _amounts_decoder.decode(body)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _decode_one_by_one(body: bytes) -> list[Order | Refused]:
@@ -271,7 +299,7 @@ def check_order(order: Order, kind: str, verb: str) -> None:
         Refused: it did not; permissions are given by subject.
     """
     command = type(order.data)
-    if (kind, verb) != (command.KIND, command.VERB):
+    if verb != command.VERB or kind != command.KIND:
         msg = f"a {command.__name__} belongs on ….{command.KIND}.{command.VERB}, not on ….{kind}.{verb}"
         raise Refused(msg, reason="wrong_subject")
     if order.id:
@@ -286,8 +314,9 @@ def check_caller(tenant: str, traceparent: str) -> None:
     Raises:
         Refused: one of them is malformed.
     """
-    checked(tenant, "tenant")
-    if len(traceparent) > TRACEPARENT_CHARS_MOST or not traceparent.isascii():
+    if tenant != DEFAULT_TENANT:
+        checked(tenant, "tenant")
+    if traceparent and (len(traceparent) > TRACEPARENT_CHARS_MOST or not traceparent.isascii()):
         msg = f"traceparent {traceparent[:80]!a} is none: see W3C Trace Context"
         raise Refused(msg, reason="bad_request")
 
@@ -325,11 +354,11 @@ def value_of(answer: Answer, command: Command) -> Any:
     if answer.error is not None:
         error = answer.error
         raise error_of(error.code, error.message, reason=error.reason, retry_after_s=error.retry_after_s)
-    wanted = type(command).Answer
-    if answer.ok is msgspec.UNSET or wanted is None:
+    decoder = _answer_decoders[type(command)]
+    if answer.ok is msgspec.UNSET or decoder is None:
         return None
     try:
-        return msgspec.json.decode(answer.ok, type=wanted)
+        return decoder.decode(answer.ok)
     except UNREADABLE as error:
         msg = (
             f"the answer to {type(command).__name__} is not of its type ({error}): is the coordinator of this version?"

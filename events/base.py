@@ -59,7 +59,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def subject(self) -> str:
         """The id of the thing this event is about."""
-        return str(getattr(self, self.SUBJECT))
+        about: str = getattr(self, self.SUBJECT)
+        return about
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -115,6 +115,13 @@ _commit_decoder = msgspec.json.Decoder(list[_any_envelope])
 _parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+class Head(msgspec.Struct, gc=False):
+    """What tells an event before it is decoded: read in a fraction of the time, of unknown ones too."""
+
+    type: str
+    time: str = ""
+
+
 class _Head(msgspec.Struct):
     type: str
     dataversion: int
@@ -122,6 +129,7 @@ class _Head(msgspec.Struct):
 
 
 _head_decoder = msgspec.json.Decoder(_Head)
+_decode_head = msgspec.json.Decoder(Head).decode
 
 
 def rfc3339(seconds: float) -> str:
@@ -146,7 +154,18 @@ def seconds_of(text: str) -> float:
     return time.timestamp()
 
 
-def envelope(event: Event, *, position: Position | str, time: str, source: str, **attributes: str) -> Envelope:
+def envelope(
+    event: Event,
+    *,
+    position: Position | str,
+    time: str,
+    source: str,
+    tenant: str = "",
+    actor: str = "",
+    commandid: str = "",
+    causationid: str = "",
+    traceparent: str = "",
+) -> Envelope:
     """Put *event* into its envelope, with its position (or any text unique at *source*) as id."""
     return ENVELOPES[type(event)](
         specversion=SPECVERSION,
@@ -156,7 +175,11 @@ def envelope(event: Event, *, position: Position | str, time: str, source: str, 
         time=time,
         dataversion=event.VERSION,
         data=event,
-        **attributes,
+        tenant=tenant,
+        actor=actor,
+        commandid=commandid,
+        causationid=causationid,
+        traceparent=traceparent,
     )
 
 
@@ -189,12 +212,28 @@ def decode(body: bytes) -> list[Envelope]:
     return envelopes
 
 
+def split(body: bytes) -> list[tuple[Head, msgspec.Raw]]:
+    """
+    Cut a commit's body into its events, byte for byte, each with its head.
+
+    Raises:
+        Corrupt: it is no JSON array of CloudEvents.
+    """
+    try:
+        return [(_decode_head(raw), raw) for raw in _parts_decoder.decode(body)]
+    except UNREADABLE as error:
+        raise _no_commit(body, error) from error
+
+
 def _decode_one_by_one(body: bytes) -> list[Envelope]:
     try:
         return [_decode_one(bytes(raw)) for raw in _parts_decoder.decode(body)]
     except UNREADABLE as error:
-        msg = f"commit is no JSON array of CloudEvents ({error}); it begins {body[:80]!r}"
-        raise Corrupt(msg) from error
+        raise _no_commit(body, error) from error
+
+
+def _no_commit(body: bytes, error: Exception) -> Corrupt:
+    return Corrupt(f"commit is no JSON array of CloudEvents ({error}); it begins {body[:80]!r}")
 
 
 def _decode_one(raw: bytes) -> Envelope:

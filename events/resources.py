@@ -46,8 +46,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         Raises:
             Refused: a key is not one of cpu, memory, gpu, or a value is no quantity.
         """
-        if amounts is None:
-            return cls()
+        if not amounts and (amounts is None or hasattr(amounts, "items")):
+            return NONE
         if not hasattr(amounts, "items"):
             msg = f"resources {shown(amounts)} is no mapping: give for example {{'cpu': '500m', 'memory': '2Gi'}}"
             raise Refused(msg, reason="bad_resources")

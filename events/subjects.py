@@ -10,6 +10,7 @@ The only place where a subject, stream or bucket is spelled. Every token that is
     <ns>.rpc.<source>.<kind>.<verb>      commands and questions to the writer         core NATS, micro service
     <ns>.read.<source>.<verb>            questions to followers                       core NATS
     <ns>.notice.<kind>.<id>              hints to a worker or node: look now          core NATS
+    <ns>.services                        what became of services, for watchers        core NATS
     <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
 """
 
@@ -36,6 +37,7 @@ class Subjects:
         self.journal = f"{namespace}.journal"
         self.epoch = f"{namespace}.epoch"
         self.leader = f"{namespace}.leader"
+        self.services = f"{namespace}.services"
         self.events_all = f"{namespace}.events.>"
         self.heartbeats = f"{namespace}.heartbeat.*.*"
         self.inboxes_all = f"{namespace}.inbox.>"

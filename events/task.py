@@ -13,6 +13,9 @@ from events.resources import NONE, Resources
 class TaskStatus(Enum):
     """Where a task stands."""
 
+    # By identity, in C: tables by status are looked up several times for each event.
+    __hash__ = object.__hash__
+
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"

@@ -9,7 +9,10 @@ reading a heap in order never changes it, so deciders may look as far as they li
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from events.task import TaskStatus
 
@@ -43,7 +46,7 @@ def priority_key(task: Task) -> Key:
 ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
 
 
-class ShapeKey(NamedTuple):
+class ShapeKey(msgspec.Struct, frozen=True, gc=False):
     """What decides which workers may run a task."""
 
     task_name: str
@@ -82,17 +85,20 @@ class Shape:
         if heap is None:
             heap = sorted(map(ORDERINGS[ordering], self.members.values()))
             self.heaps[ordering] = heap
+        members = self.members
         for key in walk(heap):
-            if self._is_live(key):
-                yield key, self.members[str(key[-1])]
+            task = members.get(str(key[-1]))
+            if task is not None and _is_of(task, key):
+                yield key, task
 
     def _is_live(self, key: Key) -> bool:
-        return _is_of(self.members.get(str(key[-1])), key)
+        task = self.members.get(str(key[-1]))
+        return task is not None and _is_of(task, key)
 
 
-def _is_of(task: Task | None, key: Key) -> bool:
+def _is_of(task: Task, key: Key) -> bool:
     """Whether *key* is of that very task and attempt: an id may come back once its first task has left the world."""
-    return task is not None and key[-4:] == fifo_key(task)
+    return task.attempt == key[-2] and task.submitted == key[-4:-2]
 
 
 def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
@@ -131,6 +137,8 @@ class Indexes:
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
+        self.service_ids: list[str] = []  # in order, so that pages of them begin anywhere
+        self.service_changes = 0  # told of here: tells cheaply whether there was one, and means nothing elsewhere
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
 
@@ -168,12 +176,17 @@ class Indexes:
                 self._running(after)
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
+        self.service_changes += 1
         if before is not None and not before.is_ended:
+            if after is None or after.is_ended:
+                del self.service_ids[bisect_left(self.service_ids, before.service_id)]
             group = self.services[before.service_name][before.status]
             del group[before.service_id]
             if not group and not any(self.services[before.service_name].values()):
                 del self.services[before.service_name]
         if after is not None and not after.is_ended:
+            if before is None or before.is_ended:
+                insort(self.service_ids, after.service_id)
             groups = self.services.setdefault(after.service_name, {})
             groups.setdefault(after.status, {})[after.service_id] = None
 
@@ -199,7 +212,8 @@ class Indexes:
                 yield str(key[-1])
 
     def _is_parked(self, key: Key) -> bool:
-        return _is_of(self.parked_members.get(str(key[-1])), key)
+        task = self.parked_members.get(str(key[-1]))
+        return task is not None and _is_of(task, key)
 
     def _is_running(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import msgspec
 
 from events.base import Event, Position, type_of
 from events.errors import Corrupt
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     Status = TypeVar("Status", bound=Enum)
 
 
-class Stamp(NamedTuple):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Position in the journal, commit time in seconds since 1970, tenant, and the actor whose command it was."""
 
     position: Position

@@ -6,7 +6,7 @@ A task is PENDING until a worker is given it, RUNNING under exactly one lease, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskEvent,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -29,6 +30,8 @@ from events.task import (
 from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
     AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskReportRefused
 
@@ -89,23 +92,21 @@ def digest_of(payload: Payload | None) -> str:
 
 def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     """Fold one event into the task it is about."""
-    if isinstance(event, TaskSubmitted):
-        if task is not None:
-            existing(event, stamp)
-        return _submitted(event, stamp)
+    kind = type(event)
     if task is None:
+        if kind is TaskSubmitted:
+            return _submitted(event, stamp)  # type: ignore[arg-type]  # its very type was just asked
         missing(event, stamp)
-    if isinstance(event, TaskReportRefused):
-        return msgspec.structs.replace(task, refused_lease=event.lease)
-    if isinstance(event, TaskProgressed):
+    if kind is TaskSubmitted:
+        existing(event, stamp)
+    if kind is TaskReportRefused:
+        return msgspec.structs.replace(task, refused_lease=event.lease)  # type: ignore[union-attr]
+    status, step = _STEPS[kind]
+    if kind is TaskProgressed:
         check_status({RUNNING}, task.status, event, stamp)
-        return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
-    after = _evolve(task, event, stamp)
-    check_legal(LEGAL, task.status, after.status, event, stamp)
-    if isinstance(event, TaskStarted) and event.attempt != task.attempt + 1:
-        msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after {task.attempt}"
-        raise Corrupt(msg)
-    return after
+    else:
+        check_legal(LEGAL, task.status, status, event, stamp)
+    return step(task, event, stamp)
 
 
 def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
@@ -127,50 +128,77 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
     )
 
 
-def _evolve(task: Task, event: MovingTaskEvent, stamp: Stamp) -> Task:
-    replace = msgspec.structs.replace
-    match event:
-        case TaskStarted():
-            return replace(
-                task,
-                status=RUNNING,
-                worker_id=event.worker_id,
-                claim_id=event.claim_id,
-                attempt=event.attempt,
-                lease=event.lease,
-                started_at=stamp.time,
-                progress=0.0,
-                progress_message="",
-            )
-        case TaskCompleted():
-            return replace(
-                _ended(task, TaskStatus.COMPLETED, stamp),
-                execution_time_s=event.execution_time_s,
-                result=event.result,
-                error="",
-            )
-        case TaskAttemptFailed():
-            return replace(
-                task,
-                status=PENDING,
-                failures=task.failures + (event.reason != "released"),
-                worker_id="",
-                claim_id="",
-                retry_at=event.retry_at,
-                error=event.error,
-            )
-        case TaskFailed():
-            return replace(_ended(task, TaskStatus.FAILED, stamp), failures=task.failures + 1, error=event.error)
-        case TaskCancelled():
-            return replace(_ended(task, TaskStatus.CANCELLED, stamp), error=event.reason)
-        case TaskTimedOut():
-            error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
-            return replace(_ended(task, TaskStatus.TIMEOUT, stamp), error=error)
-    assert_never(event)
+def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
+    if event.attempt != task.attempt + 1:
+        msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after {task.attempt}"
+        raise Corrupt(msg)
+    return msgspec.structs.replace(
+        task,
+        status=RUNNING,
+        worker_id=event.worker_id,
+        claim_id=event.claim_id,
+        attempt=event.attempt,
+        lease=event.lease,
+        started_at=stamp.time,
+        progress=0.0,
+        progress_message="",
+    )
 
 
-def _ended(task: Task, status: TaskStatus, stamp: Stamp) -> Task:
+def _progressed(task: Task, event: TaskProgressed, _stamp: Stamp) -> Task:
+    return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
+
+
+def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
+    return _ended(
+        task,
+        stamp,
+        status=TaskStatus.COMPLETED,
+        execution_time_s=event.execution_time_s,
+        result=event.result,
+        error="",
+    )
+
+
+def _attempt_failed(task: Task, event: TaskAttemptFailed, _stamp: Stamp) -> Task:
+    return msgspec.structs.replace(
+        task,
+        status=PENDING,
+        failures=task.failures + (event.reason != "released"),
+        worker_id="",
+        claim_id="",
+        retry_at=event.retry_at,
+        error=event.error,
+    )
+
+
+def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
+    return _ended(task, stamp, status=TaskStatus.FAILED, failures=task.failures + 1, error=event.error)
+
+
+def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:
+    return _ended(task, stamp, status=TaskStatus.CANCELLED, error=event.reason)
+
+
+def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
+    error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
+    return _ended(task, stamp, status=TaskStatus.TIMEOUT, error=error)
+
+
+def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
     """End the task; its payload has served and leaves the world (the store keeps it)."""
     return msgspec.structs.replace(
-        task, status=status, ended_at=stamp.time, ended=stamp.position, ended_by=stamp.actor, payload=None
+        task, ended_at=stamp.time, ended=stamp.position, ended_by=stamp.actor, payload=None, **changes
     )
+
+
+_STEPS: dict[type[TaskEvent], tuple[TaskStatus, Callable[[Task, Any, Stamp], Task]]] = {
+    TaskStarted: (RUNNING, _started),
+    TaskProgressed: (RUNNING, _progressed),
+    TaskCompleted: (TaskStatus.COMPLETED, _completed),
+    TaskAttemptFailed: (PENDING, _attempt_failed),
+    TaskFailed: (TaskStatus.FAILED, _failed),
+    TaskCancelled: (TaskStatus.CANCELLED, _cancelled),
+    TaskTimedOut: (TaskStatus.TIMEOUT, _timed_out),
+}
+"""Where each event takes a task, and how. A table, for the fold is where replay spends its time."""

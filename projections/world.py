@@ -8,6 +8,7 @@ world when it is too old or too many have ended after it; that, too, follows fro
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,9 @@ class World:
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
-        self.remembered: dict[str, float] = {}
-        self.keyed: dict[str, KeyedTask] = {}
+        # Ordered, for they are emptied from the front: a plain dict would step over all it ever lost there.
+        self.remembered: OrderedDict[str, float] = OrderedDict()
+        self.keyed: OrderedDict[str, KeyedTask] = OrderedDict()
         self.totals: dict[str, int] = {}
         self.position = START
         self.time = 0.0
@@ -114,7 +116,7 @@ class World:
         self.ended_kept = 10_000
         self.unfoldable = ""
         self.indexes = Indexes()
-        self._ended: dict[str, dict[str, float]] = {kind: {} for kind in _TABLES}
+        self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
 
     def apply_record(self, record: Record) -> list[Envelope]:

@@ -384,7 +384,7 @@ def _chance(source: Source) -> Iterator[tuple[int, str]]:
 
 
 _SUBJECT = re.compile(r"\bcoordination\.[a-z*>{]|\.rpc\.|\$(KV|JS|SRV)\b")
-_SUBJECT_TAIL = re.compile(r"\.((events|inbox|heartbeat|rpc|read|notice|node)\.|(journal|epoch|leader)$)")
+_SUBJECT_TAIL = re.compile(r"\.((events|inbox|heartbeat|rpc|read|notice|node)\.|(journal|epoch|leader|services)$)")
 
 
 @_per_file("subject", _is_ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ HANDOVER_S = 3.0
 GOODBYE_S = 3.0
 """How long a coordinator that is stopped may take for its last commit."""
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _collect_seldom() -> None:
+    """
+    Let the collector of cycles look less often: what is made here in numbers has none.
+
+    By Python's thresholds it takes a tenth of the writer's time (docs/performance.md).
+    """
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _needed(url: str | None) -> str:
@@ -78,6 +88,7 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     from coordinator.serve import Coordinator, instance_of
     from coordinator.supervise import Program
 
+    _collect_seldom()
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):
         coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
@@ -101,13 +112,14 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
 @URL_OPTION
 @click.pass_context
 def follow(ctx: click.Context, url: str | None) -> None:
-    """Run a follower: it keeps the read model and answers questions about the past."""
+    """Run a follower: it keeps the read model and the feed, and answers questions about the past."""
     settings = load_settings(ctx)
     asyncio.run(_follow(settings, _needed(url or settings.nats.url)))
 
 
 async def _follow(settings: Settings, url: str) -> None:
     from coordinator.client import Client, credentials
+    from coordinator.feed import feed_limits
     from coordinator.follower import Follower
     from coordinator.groups import task_group
     from coordinator.home import Home
@@ -115,11 +127,14 @@ async def _follow(settings: Settings, url: str) -> None:
 
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings)
+    _collect_seldom()
+    # Whoever waits for an answer comes first: what follows may lag, and catches up.
+    os.nice(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="follower", **login) as client,
-            Follower.open(url, home.state_db, namespace=namespace, **login) as follower,
+            Follower.open(url, home.state_db, namespace=namespace, feed=feed_limits(settings), **login) as follower,
             task_group() as tasks,
         ):
             checking = tasks.create_task(run_health_checks(client, settings))
@@ -190,6 +205,7 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
     from coordinator.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
+    _collect_seldom()
     asyncio.run(
         run_worker(
             module,

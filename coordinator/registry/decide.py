@@ -52,7 +52,7 @@ def register(world: World, command: RegisterService, context: Context) -> Events
     )
     if known is not None and not known.is_ended:
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
-    living = sum(1 for service in world.services.values() if not service.is_ended)
+    living = len(world.indexes.service_ids)
     if living >= context.rules.max_services:
         msg = f"{living} services are registered, as many as registry.max_services allows: deregister some or raise it"
         raise Refused(msg, reason="registry_full")

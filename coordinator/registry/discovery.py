@@ -2,7 +2,8 @@
 Choose an instance of a service: balance load, and move away from instances that fail.
 
 Choosing looks at the candidates and at where the round has got to, and at nothing else. A `ServiceDiscovery` keeps
-that, and what its own caller told it of instances lately; it never keeps which instances there are.
+that, and what its own caller told it of instances lately; which instances there are, it never keeps: the process's one
+`ServiceWatch` does, and where that does not know, the coordinator is asked.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class LoadBalancingStrategy(Enum):
     WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
 
 
+_BY_LOAD = (LoadBalancingStrategy.LEAST_CONNECTIONS, LoadBalancingStrategy.LEAST_LOADED)
+
+
 class Round:
     """Where choosing among the instances of one service has got to: the turns taken, and each one's weighted credit."""
 
@@ -61,15 +65,22 @@ def choose(
 
     *open_here* are connections that the caller itself holds, on top of those reported. Ties go round.
     """
-    ordered = sorted(candidates, key=_id)
+    return _choose(sorted(candidates, key=_id), strategy, round_, open_here or {})
+
+
+def _choose(
+    ordered: Sequence[ServiceView], strategy: LoadBalancingStrategy, round_: Round, here: Mapping[str, int]
+) -> ServiceView:
+    """Choose as `choose` does, among candidates in the order of their ids."""
     first = round_.turns % len(ordered)
     round_.turns += 1
     if strategy is LoadBalancingStrategy.ROUND_ROBIN:
         return ordered[first]
+    ordered = ordered[:CANDIDATES_MAX]
+    first %= len(ordered)
     if strategy is LoadBalancingStrategy.WEIGHTED_ROUND_ROBIN:
         return _weighted(ordered, round_)
-    here = open_here or {}
-    turned = ordered[first:] + ordered[:first]
+    turned = [*ordered[first:], *ordered[:first]]
     if strategy is LoadBalancingStrategy.LEAST_CONNECTIONS:
         return min(turned, key=lambda one: _connections(one) + here.get(_id(one), 0))
     return min(turned, key=lambda one: (_load(one), here.get(_id(one), 0)))
@@ -133,7 +144,7 @@ class ServiceDiscovery:
             Refused: the name is no text, or the strategy is none.
         """
         chosen = member("strategy", strategy, LoadBalancingStrategy)
-        candidates = await self._candidates(service_name)
+        candidates = await self._candidates(service_name, chosen)
         return self._take(service_name, candidates, chosen) if candidates else None
 
     async def discover_service_with_failover(
@@ -149,9 +160,9 @@ class ServiceDiscovery:
         """
         chosen = member("strategy", strategy, LoadBalancingStrategy)
         now = self._clock.heard()
-        worst: list[ServiceView] = []
+        worst: Sequence[ServiceView] = ()
         for status in (ServiceStatus.HEALTHY, ServiceStatus.UNKNOWN):
-            candidates = await self._find(service_name, status)
+            candidates = await self._find(service_name, status, chosen)
             well = [one for one in candidates if not self._failed_lately(_id(one), now)]
             if well:
                 return self._take(service_name, well, chosen)
@@ -203,18 +214,25 @@ class ServiceDiscovery:
             return seen.response_time_ms
         return service.response_time_ms
 
-    async def _candidates(self, service_name: str) -> list[ServiceView]:
-        return await self._find(service_name, ServiceStatus.HEALTHY) or await self._find(
-            service_name, ServiceStatus.UNKNOWN
+    async def _candidates(self, service_name: str, strategy: LoadBalancingStrategy) -> Sequence[ServiceView]:
+        return await self._find(service_name, ServiceStatus.HEALTHY, strategy) or await self._find(
+            service_name, ServiceStatus.UNKNOWN, strategy
         )
 
-    async def _find(self, service_name: str, status: ServiceStatus) -> list[ServiceView]:
+    async def _find(
+        self, service_name: str, status: ServiceStatus, strategy: LoadBalancingStrategy
+    ) -> Sequence[ServiceView]:
+        """Give the instances of that status in the order of their ids, as watched, or else as the coordinator says."""
         name = text("service_name", service_name)
         if not name:
-            return []  # no service bears the empty name; to the question it would mean all
+            return ()  # no service bears the empty name; to the question it would mean all
+        watch = (await self._registry.opened()).services
+        watched = watch.find(name, status, with_loads=strategy in _BY_LOAD) if watch is not None else None
+        if watched is not None:
+            return watched
         question = FindServices(service_name=name, status=status, limit=CANDIDATES_MAX)
         found: list[ServiceView] = await self._registry.execute(question)
-        return found
+        return sorted(found, key=_id)
 
     def _take(
         self, service_name: str, candidates: Sequence[ServiceView], strategy: LoadBalancingStrategy
@@ -223,8 +241,11 @@ class ServiceDiscovery:
         if round_ is None:
             _make_room(self._rounds)
             round_ = self._rounds[service_name] = Round()
-        open_here = {service_id: seen.open for one in candidates if (seen := self._seen.get(service_id := _id(one)))}
-        chosen = choose(candidates, strategy, round_, open_here)
+        open_here: dict[str, int] = {}
+        if strategy in _BY_LOAD:
+            ids = map(_id, candidates)
+            open_here = {service_id: seen.open for service_id in ids if (seen := self._seen.get(service_id))}
+        chosen = _choose(candidates, strategy, round_, open_here)
         if strategy is LoadBalancingStrategy.LEAST_CONNECTIONS:
             self._remembered(_id(chosen)).open += 1
         return service_info(chosen)

@@ -36,6 +36,9 @@ SCHEDULE_VERSION = 1
 CLAIM_BYTES = 512 * 1024
 """A claim that has been given so much is answered: with one task more the answer must still fit into one message."""
 
+_TASK_BYTES = 640
+"""What a task takes without its ids, texts and payload, were all its numbers as long as they may be."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -144,7 +147,7 @@ class _Seat:
     def give(self, task: Task) -> TaskStarted:
         """Give a task under a lease that no other attempt bears: not of this task, not of this claim."""
         self.given += 1
-        self.given_bytes += len(_encode(task))
+        self.given_bytes += _answer_bytes(task, self.claim)
         self.room.busy += 1
         if self.room.free is not None:
             self.room.free -= task.resources
@@ -156,6 +159,18 @@ class _Seat:
             attempt=attempt,
             lease=f"{self.claim.claim_id}.{self.given}.{attempt}",
         )
+
+
+def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
+    """Say how many bytes *task* takes in an answer at most; encoding it would tell exactly, and cost more than it."""
+    payload = task.payload
+    if payload is None or payload.encoding == "text" or not payload.data.isascii():
+        return len(_encode(task))
+    ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
+    texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
+    texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
+    # JSON and base64 hold no control characters, and of the others JSON writes none as more than two bytes.
+    return _TASK_BYTES + ids + 6 * texts + 2 * len(payload.data)
 
 
 def _room(world: World, worker_id: str, loads: Mapping[str, float]) -> _Room | None:

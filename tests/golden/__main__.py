@@ -1,5 +1,5 @@
 """
-Write the golden file of every example that has none: `python -m tests.golden`.
+Write the golden file of every example that has none, and note what it needs: `python -m tests.golden`.
 
 A file that is there is never touched: it is what others have stored. Where it no longer says what the code says, the
 code is wrong, or the event needs a new version and an upcaster.
@@ -7,8 +7,8 @@ code is wrong, or the event needs a new version and an upcaster.
 
 from __future__ import annotations
 
-from tests.golden.files import FOLDER, write_missing
+from tests.golden.files import FOLDER, write_missing, write_missing_required
 
 if __name__ == "__main__":
-    written = write_missing(FOLDER)
-    print("\n".join(str(path) for path in written) or "every example has its file")
+    written = [*map(str, write_missing(FOLDER)), *write_missing_required()]
+    print("\n".join(written) or "every example has its file")

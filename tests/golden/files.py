@@ -1,16 +1,24 @@
-"""Where the golden files are, what they are named, and how new ones come about; see `examples`."""
+"""
+Where the golden files are, what they are named, and how new ones come about; see `examples`.
+
+Beside them `required.json` says which fields each version of a type needed when it was first published.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from events import codec
 from events.base import Event
 from tests.golden.examples import EXAMPLES, enveloped
 
 FOLDER = Path(__file__).parent / "events"
+REQUIRED = Path(__file__).parent / "required.json"
 
 _NAME = re.compile(r"([a-z]+\.[a-z_]+)\.v([1-9][0-9]*)(?:\.[1-9][0-9]*)?")
 
@@ -44,3 +52,18 @@ def write_missing(folder: Path, examples: dict[str, Event] = EXAMPLES) -> list[P
             path.write_bytes(codec.encode(enveloped(example)) + b"\n")
             written.append(path)
     return written
+
+
+def required_of(event: type[Event]) -> list[str]:
+    """Give the fields that an event of this class cannot do without."""
+    return sorted(field.encode_name for field in msgspec.structs.fields(event) if field.required)
+
+
+def write_missing_required(path: Path = REQUIRED) -> list[str]:
+    """Write down what the types that are not in *path* need, and give their names; what is there stays."""
+    kept: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
+    found = {f"{name}.v{event.VERSION}": required_of(event) for name, event in codec.EVENTS.items()}
+    missing = [stem for stem in found if stem not in kept]
+    if missing:
+        path.write_text(json.dumps({**found, **kept}, indent=2, sort_keys=True) + "\n")
+    return missing

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.bus import Bus, Message
-from coordinator.client import REQUEST_BYTES, Client
+from coordinator.client import Client
 from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
+from coordinator.lane import REQUEST_BYTES
 from coordinator.payloads import payload_of
 from coordinator.read_questions import ask_follower, find_task
 from coordinator.wire import MOST_COMMANDS
@@ -248,7 +249,7 @@ async def test_overload_is_waited_out_with_the_same_ids(server: RealServer) -> N
 
     def answer(order: dict[str, Any]) -> dict[str, Any]:
         if len(turned_away) < 2:
-            turned_away.append(order["id"])
+            turned_away.append(order["data"]["task_id"])
             return {"error": {"code": "unavailable", "message": "full", "retry_after_s": 0.05}}
         return {"ok": order["data"]["task_id"]}
 
@@ -257,7 +258,8 @@ async def test_overload_is_waited_out_with_the_same_ids(server: RealServer) -> N
         began = asyncio.get_running_loop().time()
         assert await client.execute(task(1)) == "task_1"
         assert asyncio.get_running_loop().time() - began >= 0.1
-    assert {request[0]["id"] for request in writer.requests} == set(turned_away)
+    assert turned_away == ["task_1", "task_1"]
+    assert {request[0]["data"]["task_id"] for request in writer.requests} == {"task_1"}
 
 
 async def test_overload_that_lasts_is_told_in_time(server: RealServer) -> None:

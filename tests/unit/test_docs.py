@@ -12,7 +12,7 @@ from coordinator.cli import cli
 from coordinator.commands import COMMANDS
 from coordinator.settings import KNOWN_KEYS
 from events import codec
-from tools import event_reference, settings_reference
+from tools import event_reference, schemas, settings_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -33,6 +33,26 @@ def test_the_table_of_settings_is_up_to_date() -> None:
     assert not settings_reference.is_outdated(), "run python -m tools.settings_reference"
     rows = [line for line in settings_reference.render().splitlines() if line.startswith("| `")]
     assert len(rows) == len(KNOWN_KEYS)
+
+
+@pytest.mark.parametrize("page", schemas.PAGES)
+def test_the_schemas_are_up_to_date(page: str) -> None:
+    """The JSON Schema and the AsyncAPI document are what `python -m tools.schemas` would write."""
+    assert page not in schemas.outdated(), "run python -m tools.schemas"
+
+
+def test_a_schema_that_was_changed_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--check` names the file that is missing or differs; writing puts that right."""
+    monkeypatch.setattr(schemas, "ROOT", tmp_path)
+    assert schemas.main(["--check"]) == 1
+    assert schemas.main([]) == 0
+    assert schemas.main(["--check"]) == 0
+    events = tmp_path / "docs/schema/events.json"
+    events.write_text(events.read_text().replace("integer", "number", 1))
+    assert schemas.main(["--check"]) == 1
+    assert "docs/schema/events.json is not what the code says" in capsys.readouterr().err
 
 
 def test_every_event_says_when_it_is_recorded() -> None:

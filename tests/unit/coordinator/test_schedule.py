@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from coordinator.scheduler.decide import LEASE_CHARS_MAX
-from coordinator.scheduler.scheduling_policy import schedule
+from coordinator.scheduler.scheduling_policy import _answer_bytes, schedule
+from events.base import Position
 from events.coordinator import WaitingClaim
-from events.resources import NONE
+from events.resources import NONE, Resources
+from events.task import Payload, TaskStatus
 from events.worker import WorkerDraining, WorkerLeft
+from projections.task import Task
 from tests.specification import fold
 from tests.unit.coordinator.facts import BEGIN, attempt_failed, resources, started, submitted, worker
 
@@ -256,3 +260,42 @@ def _expect_kept(world: World, placed: list[TaskStarted]) -> None:
             for task in held + got:
                 needed += task.resources
             assert needed.fits_in(one.resources)
+
+
+@pytest.mark.parametrize("encoding", ["json", "base64", "text"])
+@pytest.mark.parametrize("data", ["", "x" * 1000, '"\\' * 500, "\x01" * 100, "é" * 300])
+def test_what_a_task_takes_in_an_answer_is_never_guessed_too_small(encoding: str, data: str) -> None:
+    """The bound holds for tasks with every number, id and text as long as they may be."""
+    if encoding != "text" and "\x01" in data:
+        return  # neither JSON nor base64 holds a control character
+    longest = "i" * 64
+    task = Task(
+        task_id=longest,
+        task_name="\x01" * 128,
+        task_type="\x01" * 128,
+        status=TaskStatus.RUNNING,
+        submitted=Position(10**12, 10**5),
+        submitted_at=1763900000.123456,
+        tenant=longest,
+        priority=-1_000_000,
+        timeout_s=12345678.123456,
+        max_retries=1000,
+        resources=Resources(cpu_millis=2**53, memory_bytes=2**53, gpus=2**53),
+        payload=Payload(encoding=encoding, digest="f" * 64, data=data, ref="r" * 1024),
+        payload_digest="base64:" + "f" * 64,
+        idempotency_key="k" * 256,
+        attempt=100_000,
+        failures=100_000,
+        lease="l" * 80,
+        claim_id=longest,
+        worker_id=longest,
+        started_at=1763900000.123456,
+        ended_by=longest,
+        retry_at=1763900000.123456,
+        error="\x01" * 1024,
+        progress=0.123456789012345,
+        progress_message="m" * 1024,
+        refused_lease="l" * 80,
+    )
+    claim = WaitingClaim(longest, longest, 1, "fifo")
+    assert len(msgspec.json.encode(task)) <= _answer_bytes(task, claim)

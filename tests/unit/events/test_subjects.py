@@ -43,6 +43,7 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "journal": "coordination.journal",
         "epoch": "coordination.epoch",
         "leader": "coordination.leader",
+        "services": "coordination.services",
         "events_all": "coordination.events.>",
         "heartbeats": "coordination.heartbeat.*.*",
         "inboxes_all": "coordination.inbox.>",

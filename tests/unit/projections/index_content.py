@@ -42,6 +42,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "services": {
             name: {status: set(members) for status, members in groups.items() if members} for name, groups in services
         },
+        "service ids": indexes.service_ids,
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
     }
@@ -73,6 +74,7 @@ def content_from(world: World) -> dict[str, Any]:
             name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
             for name, named in grouped(services, lambda s: s.service_name)
         },
+        "service ids": sorted(service.service_id for service in services),
         "containers on": {
             node_id: {container.container_id for container in there}
             for node_id, there in grouped(standing, lambda c: c.node_id)

@@ -1,0 +1,77 @@
+"""
+What it costs to hear many services: the share of a core that the coordinator takes, and the server beside it.
+
+The beats come over NATS from another process. They must leave no trace in the journal, and nobody may lose health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from coordinator.bench.bare import bare_figures
+from coordinator.bench.loads import STOP_GRACE_S, register_services
+from coordinator.bench.measure import cpu_shares, machine, measured_cluster
+from coordinator.client import Client
+from coordinator.commands import GetStats
+from coordinator.guard import spawn
+from coordinator.journal_nats import NatsJournal
+
+if TYPE_CHECKING:
+    from coordinator.up import Cluster
+
+PERIOD_S = 10
+SILENT_S = 25
+"""A service that was not heard for so long would lose its health; the beats go on for longer than that."""
+
+
+async def run(*, services: int, seconds: int) -> dict[str, Any]:
+    """
+    Let *services* services beat each 10 s, and look on for *seconds* seconds after the first round.
+
+    Gives shares of a core, `coordinator_cpu`, `nats_server_cpu` and their sum; how many beats a second came; how many
+    services lost their health and how many commits were made meanwhile, both of which should be 0.
+    """
+    async with measured_cluster(
+        COORDINATOR_REGISTRY__HEARTBEAT_TIMEOUT=str(SILENT_S), COORDINATOR_REGISTRY__MAX_SERVICES=str(services + 1)
+    ) as cluster:
+        async with Client.open(cluster.url, source="bench") as client:
+            await register_services(client, services)
+            argv = [sys.executable, "-m", "coordinator.bench.beats", str(services), str(PERIOD_S)]
+            env = {**os.environ, "COORDINATOR_URL": cluster.url}
+            nowhere = subprocess.DEVNULL
+            async with await spawn(argv, env=env, stdout=nowhere, stderr=nowhere, grace_s=STOP_GRACE_S):
+                await asyncio.sleep(PERIOD_S)
+                seen = await _look_on(client, cluster, seconds)
+            healthy = (await client.execute(GetStats())).services.get("healthy", 0)
+        alone = await bare_figures(cluster.url)
+    return {
+        "services": services,
+        "seconds": seconds,
+        **seen,
+        "lost_health": services - healthy,
+        **alone,
+        "machine": await machine(),
+    }
+
+
+async def _look_on(client: Client, cluster: Cluster, seconds: int) -> dict[str, Any]:
+    journal = NatsJournal(client.bus, client.subjects)
+    pids = {"coordinator": cluster.programs["coordinator"].pid or 0, "nats_server": cluster.server.pid}
+    commits, beats = (await journal.bounds()).last, await _beats(client)
+    shares = await cpu_shares(pids, seconds)
+    return {
+        "beats_per_s": round((await _beats(client) - beats) / seconds),
+        **{f"{name}_cpu": round(share, 4) for name, share in shares.items()},
+        "both_cpu": round(sum(shares.values()), 4),
+        "commits": (await journal.bounds()).last - commits,
+    }
+
+
+async def _beats(client: Client) -> int:
+    """Say how many heartbeats the server has taken so far."""
+    info = await client.bus.js_request(f"STREAM.INFO.{client.subjects.stream_heartbeats}", timeout_s=5.0)
+    return int(info["state"]["last_seq"])

@@ -1,0 +1,106 @@
+"""
+What all measurements share: timed calls, what to say of many of them, what a process used, and the machine.
+
+It starts and stops the cluster that is measured; it must never leave a process or a folder behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from coordinator.embedded import find_server, server_version
+from coordinator.home import Home
+from coordinator.settings import load
+from coordinator.up import run_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+    from coordinator.up import Cluster
+
+
+@contextmanager
+def temporary_home() -> Iterator[Home]:
+    """Give a home that is removed with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix="coordinator-bench-") as folder:
+        yield Home(Path(folder))
+
+
+@asynccontextmanager
+async def measured_cluster(**environment: str) -> AsyncIterator[Cluster]:
+    """Run a whole cluster, as `coordinator up` does, in a temporary home while the block runs."""
+    with temporary_home() as home:
+        async with run_cluster(home, load(), environment=environment, quiet=True) as cluster:
+            yield cluster
+
+
+@contextmanager
+def facades_at(url: str) -> Iterator[None]:
+    """Let the facades that are opened in the block talk to the coordinator at *url*."""
+    before = os.environ.get("COORDINATOR_URL")
+    os.environ["COORDINATOR_URL"] = url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COORDINATOR_URL"]
+        else:
+            os.environ["COORDINATOR_URL"] = before
+
+
+async def timed(call: Callable[[], Awaitable[object]], count: int) -> list[float]:
+    """Make *count* calls one after the other; give the milliseconds of each."""
+    took = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await call()
+        took.append((time.perf_counter() - began) * 1000)
+    return took
+
+
+def spread(milliseconds: list[float]) -> dict[str, float]:
+    """Say what many calls took: the median, the 99th percentile, and of how many."""
+    ordered = sorted(milliseconds)
+    return {
+        "p50": round(median(ordered), 4),
+        "p99": round(ordered[int(len(ordered) * 0.99)], 4),
+        "n": len(ordered),
+    }
+
+
+async def cpu_shares(pids: Mapping[str, int], seconds: float) -> dict[str, float]:
+    """Look on for *seconds* seconds; give what share of a core each process used, its threads together."""
+    before, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
+    await asyncio.sleep(seconds)
+    took_s = time.monotonic() - began
+    return {name: (cpu_seconds(pid) - before[name]) / took_s for name, pid in pids.items()}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Say how long a process has computed so far, for itself and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Say how much memory a process has, as the system counts it."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def machine() -> dict[str, Any]:
+    """Say what was measured on: cores, Python, the server, the event loop."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "nats_server": ".".join(map(str, await server_version(find_server()))),
+        "uvloop": type(asyncio.get_running_loop()).__module__.startswith("uvloop"),
+    }

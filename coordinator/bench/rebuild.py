@@ -1,0 +1,109 @@
+"""
+How long what follows from the journal takes to build anew: the world in memory, and the read model.
+
+The journal is a real one, on a real server with fsync; it is written once and read again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+from contextlib import aclosing
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from coordinator.bench.bare import bare_figures
+from coordinator.bench.histories import write_journal
+from coordinator.bench.measure import machine, temporary_home
+from coordinator.bus import Bus
+from coordinator.embedded import EmbeddedServer
+from coordinator.groups import task_group
+from coordinator.guard import spawn
+from coordinator.journal_nats import NatsJournal
+from coordinator.settings import load
+from events.base import Position
+from events.subjects import Subjects
+from projections.projector import Projector
+from projections.store_sqlite import SqliteStore
+from projections.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from coordinator.home import Home
+
+STORE_TIMEOUT_S = 1800.0
+
+
+async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
+    """
+    Write a journal of *events* events, and build world and store from zero *repeats* times each.
+
+    Gives the medians in seconds, `world_s` and `store_s`, and `bytes_per_pending_task`, by how much a process grows.
+    """
+    with temporary_home() as home:
+        async with EmbeddedServer(home.nats_store) as server:
+            async with Bus.open(server.url, name="bench", buffered=False) as bus:
+                journal = NatsJournal(bus, Subjects(load().namespace))
+                await journal.prepare()
+                began = time.perf_counter()
+                written = await write_journal(journal, events)
+                wrote_s = time.perf_counter() - began
+                world_s = [await _world(journal) for _ in range(repeats)]
+                store_s = [await _store(journal, home.path / f"state_{number}.db") for number in range(repeats)]
+            alone = await bare_figures(server.url)
+        grown = await _bytes_a_task(home, tasks)
+    return {
+        **written._asdict(),
+        "written_s": round(wrote_s, 2),
+        "world_s": {"p50": round(median(world_s), 2), "n": repeats},
+        "world_events_per_s": round(events / median(world_s)),
+        "store_s": {"p50": round(median(store_s), 2), "n": repeats},
+        "store_events_per_s": round(events / median(store_s)),
+        "bytes_per_pending_task": grown,
+        "pending_tasks": tasks,
+        **alone,
+        "machine": await machine(),
+    }
+
+
+async def _world(journal: NatsJournal) -> float:
+    """Fold the journal, as an instance does before it leads; give the seconds."""
+    gc.collect()
+    world = World()
+    began = time.perf_counter()
+    until = (await journal.bounds()).last
+    async with aclosing(journal.read(0, until)) as batches:  # type: ignore[type-var]  # it is a generator
+        async for records in batches:
+            for record in records:
+                world.apply_record(record)
+            await asyncio.sleep(0)
+    return time.perf_counter() - began
+
+
+async def _store(journal: NatsJournal, path: Path) -> float:
+    """Project the journal into a new store, as a follower does; give the seconds."""
+    gc.collect()
+    last = (await journal.bounds()).last
+    began = time.perf_counter()
+    async with SqliteStore.open(path) as store, task_group() as tasks:
+        running = tasks.create_task(Projector(journal, store).run())
+        await store.wait_for(Position(last, 0), STORE_TIMEOUT_S)
+        took_s = time.perf_counter() - began
+        running.cancel()
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return took_s
+
+
+async def _bytes_a_task(home: Home, tasks: int) -> int:
+    """Let a process of its own fold pending tasks; give by how many bytes it grew for each."""
+    told = home.path / "pending"
+    with told.open("wb") as sink:
+        argv = [sys.executable, "-m", "coordinator.bench.pending", str(tasks)]
+        async with await spawn(argv, stdout=sink) as child:
+            code = await child.wait()
+    assert code == 0, f"{argv} ended with {code}"
+    return int(told.read_text())

@@ -1,0 +1,332 @@
+"""
+The feed: every event of the journal once more, singly, on the subject of its type, for whoever filters by subject.
+
+    <ns>.events.<kind>.<event>     Nats-Msg-Id: <generation>.<sequence>.<index>     the CloudEvent, byte for byte
+
+It goes on behind the event that the stream's last message names, and each message is stored only directly behind the
+one before it (see `feed_chain`): no gap and no repetition, whoever feeds and whatever crashes. The one that was
+overtaken by another stands by. It decides nothing and never touches the journal; the stream may be deleted at any time,
+and is made anew with what it would hold by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast
+from zlib import crc32
+
+import msgspec
+import structlog
+
+from coordinator.clock import SystemClock
+from coordinator.errors import CoordinationError, Refused, Unavailable
+from coordinator.feed_chain import OVERTAKEN, Chain, ChainLimits
+from coordinator.groups import task_group
+from coordinator.ids import TimeOrderedIds
+from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
+from coordinator.journal_search import first_commit, first_since, generation_of
+from coordinator.streams import ensure_stream
+from coordinator.subscription import Message
+from events import codec
+from events.base import Position
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from coordinator.bus import Bus
+    from coordinator.journal_nats import NatsJournal
+    from coordinator.settings import Settings
+    from events.subjects import Subjects
+    from projections.source import Record
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = b"application/cloudevents+json"
+UNNAMED = "unknown.unnamed"
+"""Where events go whose type makes no subject."""
+TYPES_KEPT = 1000
+LOOK_BACK = 100
+"""So many of the stream's last messages may be foreign or deleted; behind them, one begins as with an empty stream."""
+
+_message_id = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})\.([0-9]{1,9})").fullmatch
+
+State = Literal["starting", "feeding", "standing_by", "waiting"]
+
+
+class FeedLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Bounds of the feed; times in seconds."""
+
+    max_age_s: float = 86_400.0
+    max_bytes: int = 2 * 1024**3
+    duplicate_window_s: float = 1.0
+    """The server's memory of message ids: dear, and of no use where each message names its predecessor."""
+    replicas: int = 1
+    chain: ChainLimits = ChainLimits()
+    stand_by_s: float = 2.0
+    """How often, about, one that stands by looks whether the feed still moves."""
+    answer_timeout_s: float = 5.0
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 10.0
+    """Between tries when NATS or the journal cannot be used."""
+
+
+def feed_limits(settings: Settings) -> FeedLimits | None:
+    """Read the feed's bounds from the settings; None where it is not wanted."""
+    given = settings.feed
+    if given.mode == "none":
+        return None
+    return FeedLimits(
+        max_age_s=given.max_age_s,
+        max_bytes=given.max_bytes,
+        replicas=settings.nats.replicas,
+        chain=ChainLimits(window_messages=given.window_events, ack_timeout_s=given.ack_timeout_s),
+        stand_by_s=given.stand_by_s,
+    )
+
+
+class Place(NamedTuple):
+    """Where to go on: the stream's last sequence, and the journal position of the last event in it."""
+
+    last: int
+    after: Position
+    rest: Record | None = None
+    """The commit of which events are still due."""
+
+
+def feed_stream(subjects: Subjects, limits: FeedLimits) -> dict[str, Any]:
+    """Say how the feed's stream is to be: bounded, and nobody can remove or replace anything by publishing."""
+    return {
+        "name": subjects.stream_events,
+        "subjects": [subjects.events_all],
+        "storage": "file",
+        # What is lost of it in a crash is fed again: no need to wait for the disk at each message.
+        **({"persist_mode": "async"} if limits.replicas == 1 else {}),
+        "num_replicas": limits.replicas,
+        "discard": "old",
+        "max_age": int(limits.max_age_s * NANOSECONDS),
+        "max_bytes": limits.max_bytes,
+        "duplicate_window": int(min(limits.duplicate_window_s, limits.max_age_s) * NANOSECONDS),
+        "allow_direct": True,
+    }
+
+
+class Feed:
+    """
+    Feeds while `run` runs.
+
+    `through` is the journal sequence up to which every event is in the feed, as far as this one knows.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        journal: NatsJournal,
+        limits: FeedLimits | None = None,
+        *,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        self.state: State = "starting"
+        self.reason = ""
+        self._bus = bus
+        self._subjects = subjects
+        self._journal = journal
+        self._limits = limits if limits is not None else FeedLimits()
+        self._now = now if now is not None else SystemClock().wall
+        self._through = 0
+        # Two that stand by for each other must not come back at the same moment: each has a pace of its own.
+        self._pace = 0.75 + crc32(TimeOrderedIds().new("feed").encode()) / 2**33
+        self._chain: Chain | None = None
+        self._subject_of: dict[str, bytes] = {}
+
+    @property
+    def through(self) -> int:
+        """How far the feed is."""
+        return self._through if self._chain is None else max(self._through, self._chain.confirmed)
+
+    async def run(self) -> NoReturn:
+        """Feed for ever. What goes wrong is logged and tried again."""
+        pause_s = self._limits.first_pause_s
+        while True:
+            fed = self.through
+            try:
+                await self._feed(await self._find())
+            except CoordinationError as error:
+                if error.reason == OVERTAKEN:
+                    await self._stand_by()
+                    continue
+                if self.through > fed:
+                    pause_s = self._limits.first_pause_s
+                self._wait(error)
+            await asyncio.sleep(pause_s)
+            await self._bus.until_connected(self._limits.longest_pause_s)
+            pause_s = min(2 * pause_s, self._limits.longest_pause_s)
+
+    def _wait(self, error: CoordinationError) -> None:
+        tell = log.warning if isinstance(error, Unavailable) else log.error
+        if (self.state, self.reason) != ("waiting", error.message):
+            tell("feed_waits", through=self.through, reason=error.message)
+        self.state, self.reason = "waiting", error.message
+
+    async def _feed(self, place: Place) -> NoReturn:
+        stream = self._subjects.stream_events
+        log.info("feeding", after=str(place.after), stream=stream, last=place.last)
+        async with Chain.open(self._bus, stream, place.last, self._limits.chain) as chain, task_group() as tasks:
+            self._through = place.after.sequence - (place.rest is not None)
+            self._chain = chain
+            self.state, self.reason = "feeding", ""
+            watching = tasks.create_task(chain.watch())
+            try:
+                await self._pour(chain, place)
+            finally:
+                self._through, self._chain = self.through, None
+                watching.cancel()
+        raise AssertionError
+
+    async def _pour(self, chain: Chain, place: Place) -> NoReturn:
+        if place.rest is not None:
+            self._add(chain, place.rest, place.after.index + 1)
+            await chain.send(place.rest.sequence)
+        following = cast("AsyncGenerator[list[Record]]", self._journal.follow(place.after.sequence))
+        async with aclosing(following) as batches:
+            async for records in batches:
+                for record in records:
+                    if record.kind == "commit":
+                        self._add(chain, record, 0)
+                    if chain.is_full:
+                        await chain.send(record.sequence)
+                await chain.send(records[-1].sequence)
+        raise AssertionError
+
+    def _add(self, chain: Chain, commit: Record, begin: int) -> None:
+        subject_of, add = self._subject_of, chain.add
+        place = b"%d.%d." % (generation_of(commit), commit.sequence)
+        for index, (head, raw) in enumerate(codec.split(commit.body)):
+            if index >= begin:
+                subject = subject_of.get(head.type) or self._subject(head.type)
+                add(subject, b"%b%d" % (place, index), CONTENT_TYPE, bytes(raw))
+
+    def _subject(self, event_type: str) -> bytes:
+        try:
+            subject = self._subjects.event(event_type)
+        except Refused:
+            log.warning("event_type_makes_no_subject", type=event_type[:80], subject=UNNAMED)
+            subject = self._subjects.event(UNNAMED)
+        if len(self._subject_of) < TYPES_KEPT:
+            self._subject_of[event_type] = subject.encode()
+        return subject.encode()
+
+    # --- where to go on -----------------------------------------------------------------------------------------------
+
+    async def _find(self) -> Place:
+        """Find where the stream ends, and where that is in the journal."""
+        info = await self._stream()
+        last, count = info["state"]["last_seq"], info["state"]["messages"]
+        for sequence in range(last, max(0, last - min(count, LOOK_BACK)), -1):
+            found = await self._message(sequence)
+            match = _message_id(found.header(b"Nats-Msg-Id") or "") if found is not None else None
+            if match is not None and found is not None:
+                generation, position = int(match[1]), Position(int(match[2]), int(match[3]))
+                return await self._behind(last, generation, position, found.data)
+            log.warning("feed_message_foreign", stream=self._subjects.stream_events, sequence=sequence)
+        return await self._anew(last)
+
+    async def _stream(self) -> dict[str, Any]:
+        """Have the stream as the settings want it: unlike the journal, it may be changed under way."""
+        wanted, timeout_s = feed_stream(self._subjects, self._limits), self._limits.answer_timeout_s
+        try:
+            return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
+        except Refused as drift:
+            if drift.reason != "stream_drift":
+                raise
+            try:
+                await self._bus.js_request(f"STREAM.UPDATE.{wanted['name']}", wanted, timeout_s=timeout_s)
+            except ApiError as error:
+                drift.add_note(error.message)
+                raise drift from None
+            log.warning("feed_stream_changed", reason=drift.message)
+        return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
+
+    async def _behind(self, last: int, generation: int, position: Position, data: bytes) -> Place:
+        """Find the place in the journal of the last event in the feed."""
+        bounds = await self._journal.bounds()
+        if position.sequence < bounds.first - 1:
+            # Archived before it was fed, or fed from a journal that is not this one: nothing of it can be read.
+            log.warning("feed_gap", after=str(position), journal_begins=bounds.first)
+            return self._from_there(last, bounds.first - 1)
+        if position.sequence == bounds.first - 1:
+            return self._from_there(last, position.sequence)
+        record = await self._journal.slot(position.sequence) if position.sequence <= bounds.last else None
+        if record is not None and record.kind == "commit" and generation_of(record) == generation:
+            parts = codec.split(record.body)
+            if position.index < len(parts) and bytes(parts[position.index][1]) == data:
+                return Place(last, position, record if position.index + 1 < len(parts) else None)
+        # The journal was restored from a backup: what stood behind it in the feed never happened in it.
+        begin = await first_commit(self._journal, lambda commit: generation_of(commit) > generation)
+        if begin <= bounds.last:
+            log.warning("feed_branched", ends=str(position), generation=generation, goes_on_at=begin)
+            return self._from_there(last, begin - 1)
+        if record is None:
+            # A replica cut off from the others may show an older journal for a while.
+            msg = f"the journal ends at {bounds.last}, before event {position}, with which the feed ends"
+            raise Unavailable(msg, reason="journal_behind")
+        log.warning("feed_of_another_journal", ends=str(position), generation=generation)
+        return await self._anew(last)
+
+    async def _anew(self, last: int) -> Place:
+        """Begin with what the feed would hold by now: all that is not older than its bounds."""
+        begin = await first_since(self._journal, self._now() - self._limits.max_age_s)
+        return self._from_there(last, begin - 1)
+
+    def _from_there(self, last: int, sequence: int) -> Place:
+        return Place(last, Position(sequence, 0))
+
+    async def _message(self, sequence: int) -> Message | None:
+        """Read one message of the feed from the stream's leader; None when it was deleted."""
+        name = self._subjects.stream_events
+        try:
+            answer = await self._bus.js_request(
+                f"STREAM.MSG.GET.{name}", {"seq": sequence}, timeout_s=self._limits.answer_timeout_s
+            )
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise Unavailable(f"{name}: {error.message}") from error
+        stored = answer["message"]
+        data, headers = base64.b64decode(stored.get("data", "")), base64.b64decode(stored.get("hdrs", ""))
+        return Message(stored["subject"], "", data, headers)
+
+    # --- standing by --------------------------------------------------------------------------------------------------
+
+    async def _stand_by(self) -> None:
+        """Leave the feed to whoever was faster, until it stays behind the journal and does not move any more."""
+        log.info("feed_standing_by", through=self.through)
+        self.state, self.reason = "standing_by", ""
+        seen = -1
+        while True:
+            await asyncio.sleep(self._limits.stand_by_s * self._pace)
+            try:
+                last, through = await self._look()
+                behind = (await self._journal.bounds()).last > through
+            except CoordinationError as error:
+                log.debug("feed_look_failed", reason=error.message)
+                return
+            self._through = max(self._through, through)
+            if last == seen and behind:
+                return
+            seen = last
+
+    async def _look(self) -> tuple[int, int]:
+        """Give the feed's last sequence, and the journal sequence of the event there."""
+        name = self._subjects.stream_events
+        try:
+            info = await self._bus.js_request(f"STREAM.INFO.{name}", timeout_s=self._limits.answer_timeout_s)
+        except ApiError as error:
+            raise Unavailable(f"{name}: {error.message}") from error
+        last = info["state"]["last_seq"]
+        found = await self._message(last) if info["state"]["messages"] else None
+        match = _message_id(found.header(b"Nats-Msg-Id") or "") if found is not None else None
+        return last, int(match[2]) if match is not None else 0

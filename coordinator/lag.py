@@ -1,0 +1,75 @@
+"""
+How far what follows the journal is behind it, in records and in seconds.
+
+It reads the journal only when asked, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from coordinator.clock import SystemClock
+from coordinator.journal_search import time_of
+
+if TYPE_CHECKING:
+    from coordinator.feed import Feed
+    from coordinator.journal_search import Slots
+    from projections.source import Record
+    from projections.store import Store
+
+LOOK_AHEAD = 32
+"""Claims passed over in search of the oldest commit that was not taken."""
+
+
+class Behind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Records not taken yet, and how long ago, in seconds, the oldest commit among them was written."""
+
+    through: int
+    behind: int
+    behind_s: float
+    state: str = ""
+    reason: str = ""
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Where the journal ends, and how far store and feed of this follower are; None for what it does not have."""
+
+    journal: int
+    store: Behind | None
+    feed: Behind | None
+
+
+async def lag(journal: Slots, store: Store | None, feed: Feed | None) -> Lag:
+    """
+    Say how far *store* and *feed* are behind *journal*.
+
+    Raises:
+        Unavailable: the journal cannot be read now.
+    """
+    now = SystemClock().wall()
+    stored = None if store is None else store.position().position.sequence
+    fed = None if feed is None else feed.through
+    last = (await journal.bounds()).last
+    return Lag(
+        journal=last,
+        store=None if stored is None else await _behind(journal, stored, last, now),
+        feed=None
+        if feed is None or fed is None
+        else msgspec.structs.replace(await _behind(journal, fed, last, now), state=feed.state, reason=feed.reason),
+    )
+
+
+async def _behind(journal: Slots, through: int, last: int, now: float) -> Behind:
+    oldest: Record | None = None
+    for sequence in range(through + 1, min(last, through + LOOK_AHEAD) + 1):
+        oldest = await journal.slot(sequence)
+        if oldest is None or oldest.kind == "commit":
+            break
+    waits = oldest is not None and oldest.kind == "commit"
+    return Behind(
+        through=through,
+        behind=max(0, last - through),
+        behind_s=max(0.0, now - time_of(oldest)) if oldest is not None and waits else 0.0,
+    )

@@ -1,0 +1,118 @@
+"""
+The services as a watcher holds them: frozen values by name and status, folded from notices by the journal's own fold.
+
+It has no clock and waits for nothing. It must never hold what the fold would not: what does not fit raises `Corrupt`,
+and whoever holds the table fetches it anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from coordinator.commands import ServiceView
+from events.base import Position
+from events.codec import seconds_of
+from events.errors import Corrupt
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered
+from projections.service import evolve
+from projections.stamp import Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from coordinator.commands import ServiceLoad
+    from events.base import Envelope
+    from events.service import ServiceStatus
+    from projections.service import Service
+
+    ByStatus = dict[ServiceStatus, tuple[ServiceView, ...]]
+
+
+class ServiceTable:
+    """Registered services; finding by name looks at that name's instances alone."""
+
+    def __init__(self, views: Iterable[ServiceView] = ()) -> None:
+        self._views: dict[str, ServiceView] = {}
+        self._names: dict[str, dict[str, None]] = {}
+        self._ordered: dict[str, ByStatus] = {}
+        for view in views:
+            self._put(view)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __contains__(self, service_name: str) -> bool:
+        return service_name in self._names
+
+    def find(self, service_name: str, status: ServiceStatus) -> Sequence[ServiceView]:
+        """Give the instances of that name and status, in the order of their ids."""
+        ordered = self._ordered.get(service_name)
+        if ordered is None:
+            if service_name not in self._names:
+                return ()  # kept for nobody: there is no end of names that are not there
+            ordered = self._ordered[service_name] = self._order(service_name)
+        return ordered.get(status, ())
+
+    def apply(self, envelopes: Iterable[Envelope]) -> set[str]:
+        """
+        Fold the events of one commit, and give the names of the services that they concern.
+
+        What the table holds already stays: pages are read while the writer goes on, and may be ahead of the notices.
+
+        Raises:
+            Corrupt: an event does not follow on what is held, or is none that this release knows.
+        """
+        touched: set[str] = set()
+        held: dict[str, bool] = {}
+        for envelope in envelopes:
+            event, time = envelope.data, seconds_of(envelope.time)
+            if not isinstance(event, ServiceRegistered | ServiceHealthChanged | ServiceDeregistered):
+                msg = f"{envelope.type} at {envelope.id} is no event about services that this release knows"
+                raise Corrupt(msg)
+            view = self._views.get(event.service_id)
+            # By the state before the commit: several of its events may be about one service, all at one time.
+            if held.setdefault(event.service_id, view is not None and view.service.changed_at >= time):
+                continue
+            if view is None and not isinstance(event, ServiceRegistered):
+                continue  # it was gone already when its page was read
+            stamp = Stamp(Position.parse(envelope.id), time, envelope.tenant, envelope.actor)
+            touched |= self._change(view, evolve(view.service if view is not None else None, event, stamp))
+        return touched
+
+    def renew_load(self, service_id: str, reported: ServiceLoad | None) -> None:
+        """Take over what a service last reported; what it is, notices alone tell."""
+        held = self._views.get(service_id)
+        if held is not None and held.reported != reported:
+            self._put(msgspec.structs.replace(held, reported=reported))
+
+    def _change(self, before: ServiceView | None, after: Service) -> set[str]:
+        names = {after.service_name}
+        if before is not None and (after.is_ended or before.service.service_name != after.service_name):
+            names.add(before.service.service_name)
+            self._remove(before.service)
+        if not after.is_ended:
+            self._put(ServiceView(service=after, reported=before.reported if before is not None else None))
+        return names
+
+    def _put(self, view: ServiceView) -> None:
+        service = view.service
+        self._views[service.service_id] = view
+        self._names.setdefault(service.service_name, {})[service.service_id] = None
+        self._ordered.pop(service.service_name, None)
+
+    def _remove(self, service: Service) -> None:
+        del self._views[service.service_id]
+        members = self._names[service.service_name]
+        del members[service.service_id]
+        if not members:
+            del self._names[service.service_name]
+        self._ordered.pop(service.service_name, None)
+
+    def _order(self, service_name: str) -> ByStatus:
+        groups: dict[ServiceStatus, list[ServiceView]] = {}
+        for service_id in sorted(self._names[service_name]):
+            view = self._views[service_id]
+            groups.setdefault(view.service.status, []).append(view)
+        return {status: tuple(views) for status, views in groups.items()}

@@ -1,0 +1,34 @@
+"""
+A process that feeds and does nothing else, for tests that kill it: `python -m tests.feeder URL`.
+
+Its windows are small, so that it dies in the middle of something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from coordinator.bus import Bus
+from coordinator.feed import Feed, FeedLimits
+from coordinator.feed_chain import ChainLimits
+from coordinator.journal_nats import NatsJournal
+from events.subjects import Subjects
+
+SMALL = FeedLimits(
+    chain=ChainLimits(window_messages=20, unacked_messages=60, ack_timeout_s=1.0),
+    stand_by_s=0.1,
+    first_pause_s=0.01,
+    longest_pause_s=0.2,
+)
+
+
+async def feed(url: str) -> None:
+    """Feed for ever."""
+    subjects = Subjects()
+    async with Bus.open(url, name="feeder", buffered=False) as bus:
+        await Feed(bus, subjects, NatsJournal(bus, subjects), SMALL).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(feed(sys.argv[1]))

@@ -1,0 +1,110 @@
+"""What a stranger sees of the feed, through plain nats-py; and what it ought to see, read from the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import nats
+from nats.errors import TimeoutError as NothingCame
+
+from coordinator.bus import Bus
+from coordinator.errors import Unavailable
+from coordinator.feed import Feed
+from coordinator.groups import task_group
+from coordinator.journal_nats import NatsJournal
+from coordinator.journal_search import generation_of
+from events import codec
+from events.subjects import Subjects
+from tests.feeder import SMALL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.feed import FeedLimits
+    from tests.real_server import RealServer
+
+SUBJECTS = Subjects()
+PATIENCE_S = 30.0
+CONTENT_TYPE = "application/cloudevents+json"
+
+
+class Fed(NamedTuple):
+    """One message of the feed."""
+
+    message_id: str
+    subject: str
+    body: bytes
+
+
+async def due(journal: NatsJournal, after: int = 0) -> list[Fed]:
+    """Say what the feed must hold when it has taken in the whole journal behind *after*."""
+    found = []
+    async for records in journal.read(after, (await journal.bounds()).last):
+        for record in records:
+            if record.kind == "commit":
+                for index, (head, raw) in enumerate(codec.split(record.body)):
+                    message_id = f"{generation_of(record)}.{record.sequence}.{index}"
+                    found.append(Fed(message_id, f"coordination.events.{head.type}", bytes(raw)))
+    return found
+
+
+async def _due(journal: NatsJournal, after: int) -> list[Fed]:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await due(journal, after)
+            except Unavailable:  # the server was restarted just now
+                await asyncio.sleep(0.05)
+
+
+async def fed(url: str, subject: str = "coordination.events.>") -> list[Fed]:
+    """Read the feed as anybody would."""
+    connection = await nats.connect(url)
+    try:
+        jetstream = connection.jetstream()
+        info = await jetstream.stream_info("COORDINATION_EVENTS")
+        if not info.state.messages:
+            return []
+        subscription = await jetstream.pull_subscribe(subject, stream="COORDINATION_EVENTS")
+        found: list[Fed] = []
+        pending = (await subscription.consumer_info()).num_pending or 0
+        while len(found) < pending:
+            try:
+                messages = await subscription.fetch(500, timeout=5)
+            except NothingCame:
+                break
+            for message in messages:
+                await message.ack()
+                headers = message.headers or {}
+                assert headers.get("Content-Type", CONTENT_TYPE) == CONTENT_TYPE
+                found.append(Fed(headers.get("Nats-Msg-Id", ""), message.subject, message.data))
+        return found
+    finally:
+        await connection.close()
+
+
+async def expect_fed(url: str, journal: NatsJournal, after: int = 0) -> None:
+    """Wait until the feed has as many events as the journal behind *after*, and compare them, order included."""
+    wanted = await _due(journal, after)
+    async with asyncio.timeout(PATIENCE_S):
+        async with Bus.open(url, name="look") as bus:
+            count = -1
+            while count < len(wanted):
+                await asyncio.sleep(0.02)
+                info = await bus.js_request(f"STREAM.INFO.{SUBJECTS.stream_events}", timeout_s=5)
+                count = info["state"]["messages"]
+    assert await fed(url) == wanted
+
+
+@asynccontextmanager
+async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterator[Feed]:
+    """Feed in this process while the block runs."""
+    async with Bus.open(server.url, name="feed", buffered=False) as bus, task_group() as tasks:
+        feed = Feed(bus, SUBJECTS, NatsJournal(bus, SUBJECTS), limits)
+        running = tasks.create_task(feed.run())
+        try:
+            yield feed
+        finally:
+            running.cancel()
