@@ -227,6 +227,7 @@ class Engine:
                 self._take_up(turn, asked)
             except TurnFull:
                 self.intake.put_back(asked)
+                self.inboxes.stand_back()
                 return
             except Exception as error:  # one order must never stop the writer: refuse it, say so
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")

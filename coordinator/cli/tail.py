@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from coordinator.cli.output import clean, clean_json
 from coordinator.event_filter import ALL, EventFilter
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 LOOK_BACK = 200
 """Commits read back at first to find the last few events; further back twice as many, and so on."""
+
+RAW_CHARS = 200
+"""So much of another domain's data stands in a line; JSON output has all of it."""
 
 
 async def tail(
@@ -142,8 +146,16 @@ def _facts(envelope: Envelope) -> dict[str, object]:
     """Give what is worth a line: the event's own fields but its subject, and who did it."""
     data = envelope.data
     facts = {
-        name: getattr(data, name)
+        name: _plain(getattr(data, name))
         for name in data.__struct_fields__
         if name not in (data.SUBJECT, "payload", "result", "environment", "raw", "claims", "now")
     }
     return {**facts, "actor": envelope.actor}
+
+
+def _plain(value: object) -> object:
+    """Write out what is kept as raw JSON, as much of it as suits a line."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    text = bytes(value).decode()
+    return text if len(text) <= RAW_CHARS else f"{text[:RAW_CHARS]}…"
