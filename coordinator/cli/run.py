@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ def _collect_seldom() -> None:
     By Python's thresholds it takes a tenth of the writer's time (docs/performance.md).
     """
     gc.set_threshold(50_000, 20, 100)
+
+
+def _stand_back(niceness: int) -> None:
+    """Let whoever is waited for come first: what follows may lag, and catches up."""
+    os.nice(niceness)
+    # Linux weighs sessions against each other before it looks at what is nice within one.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{niceness}\n")
 
 
 def _needed(url: str | None) -> str:
@@ -128,8 +137,7 @@ async def _follow(settings: Settings, url: str) -> None:
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings)
     _collect_seldom()
-    # Whoever waits for an answer comes first: what follows may lag, and catches up.
-    os.nice(settings.follower.niceness)
+    _stand_back(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
