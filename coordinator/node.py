@@ -29,7 +29,7 @@ from events.ids import checked
 from events.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
     from coordinator.bus import Message
@@ -59,7 +59,7 @@ class NodeAgent:
         *,
         node_id: str,
         capacity: Resources,
-        url: str,
+        reach: Mapping[str, str],
         secrets: Path,
         labels: dict[str, str] | None = None,
         interval_s: float = SYNC_INTERVAL_S,
@@ -70,7 +70,7 @@ class NodeAgent:
         self._client = client
         self._runtime = runtime
         self._capacity = capacity
-        self._url = url
+        self._reach = reach
         self._secrets = secrets
         self._labels = labels if labels is not None else {}
         self._interval_s = interval_s
@@ -282,7 +282,7 @@ class NodeAgent:
     def _launch(self, order: DesiredContainer) -> Launch:
         namespace = self._client.subjects.namespace
         environment = {
-            "COORDINATOR_URL": self._url,
+            **self._reach,
             "COORDINATOR_NAMESPACE": namespace,
             "COORDINATOR_CONTAINER_ID": order.container_id,
             "COORDINATOR_AGENT_TYPE": order.agent_type,

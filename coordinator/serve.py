@@ -81,7 +81,7 @@ def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
         name=name,
         version=__version__,
         namespace=settings.namespace,
-        **credentials(settings),
+        **credentials(settings, "coordinator"),
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
