@@ -27,7 +27,7 @@ from events.errors import NotFound, Refused, shown
 from events.subjects import Subjects
 
 if TYPE_CHECKING:
-    import datetime
+    import datetime as dt
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -143,7 +143,7 @@ class AuthDirectory:
         self._write(self.path / "accounts.conf", self._accounts(users).encode())
         return is_new
 
-    def make_certificates(self, hosts: Sequence[str], now: datetime.datetime) -> bool:
+    def make_certificates(self, hosts: Sequence[str], now: dt.datetime) -> bool:
         """Make an authority and a certificate for a server reached by *hosts*; says whether there was none before."""
         from coordinator.certificates import make_authority, make_server
 

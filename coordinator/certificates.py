@@ -6,7 +6,7 @@ Keys never leave the folder they are made in, readable by their owner alone; not
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 825
 """Longer ones are not believed everywhere."""
-_EARLY = datetime.timedelta(hours=1)
+_EARLY = dt.timedelta(hours=1)
 """Clocks differ."""
 
 
-def make_authority(name: str, now: datetime.datetime) -> tuple[bytes, bytes]:
+def make_authority(name: str, now: dt.datetime) -> tuple[bytes, bytes]:
     """Make a certificate authority; gives its key and its certificate, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(f"{name} authority")
@@ -36,9 +36,7 @@ def make_authority(name: str, now: datetime.datetime) -> tuple[bytes, bytes]:
     return _pem(key), builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def make_server(
-    hosts: Sequence[str], authority_key: bytes, authority: bytes, now: datetime.datetime
-) -> tuple[bytes, bytes]:
+def make_server(hosts: Sequence[str], authority_key: bytes, authority: bytes, now: dt.datetime) -> tuple[bytes, bytes]:
     """Make the certificate of a server reached by *hosts*, names or addresses; gives its key and it, as PEM."""
     signer: Any = serialization.load_pem_private_key(authority_key, None)
     issuer = x509.load_pem_x509_certificate(authority)
@@ -64,11 +62,11 @@ _NO_USAGE = dict.fromkeys(
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: datetime.datetime, days: int
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: dt.datetime, days: int
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - _EARLY).not_valid_after(now + datetime.timedelta(days=days))
+    builder = builder.not_valid_before(now - _EARLY).not_valid_after(now + dt.timedelta(days=days))
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
 
 

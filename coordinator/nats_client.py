@@ -117,6 +117,14 @@ class NatsClient(Client):
         self.abort()
         await super()._process_op_err(e)
 
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        # nats-py changes a plain connection over to TLS and leaves asyncio's protocol in the belief that it is plain:
+        # it then logs a warning at each close.
+        protocol = getattr(getattr(self._transport, "_io_writer", None), "_protocol", None)
+        if protocol is not None and self.options.get("tls") is not None:
+            protocol._over_ssl = True  # noqa: SLF001
+
     async def _read_loop(self) -> None:
         await super()._read_loop()
         # It returns when the connection was given up, or when it died of an exception that it only logged.

@@ -226,10 +226,10 @@ def _among(patterns: tuple[str, ...], subject: str) -> bool:
 def covers(pattern: str, subject: str) -> bool:
     """Say whether all that *subject*, which may be a pattern too, stands for is in *pattern*."""
     tokens, wanted = pattern.split("."), subject.split(".")
-    for index, token in enumerate(tokens):
-        if token == ">":
+    for index, one in enumerate(tokens):
+        if one == ">":
             return len(wanted) > index
-        if index >= len(wanted) or wanted[index] == ">" or (token != "*" and token != wanted[index]):
+        if index >= len(wanted) or wanted[index] == ">" or (one not in ("*", wanted[index])):
             return False
     return len(tokens) == len(wanted)
 

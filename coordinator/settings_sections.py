@@ -368,7 +368,7 @@ class NatsSettings(Section):
     url: Annotated[str, AfterValidator(_urls)] = Field(
         default="", repr=False, description="where NATS is; empty for a server of our own"
     )
-    creds: Location | None = plain(None, "file of credentials: an nkey seed, or .creds")
+    creds: Location | None = plain(None, "file of credentials")
     auth: Location | None = plain(None, "directory of 'coordinator auth': each process takes its role's from there")
     tls_ca: Location | None = plain(None, "file of certificates to trust")
     replicas: Annotated[int, AfterValidator(_replicas)] = number(1, 1, 5, "copies of each stream: 1, 3 or 5")

@@ -334,7 +334,7 @@ class EventPublisher:
                     ping_interval=15,
                     error_cb=self._failed,
                     inbox_prefix=prefix,
-                    **by,  # type: ignore[arg-type]  # each of the type that nats-py wants
+                    **by,
                 )
                 await self._client.subscribe(f"{self._acks}.*", cb=self._acknowledged)
         except (Error, OSError, TimeoutError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def auth_init(
     for user in users:
         directory.add(user)
     if tls:
-        now = datetime.datetime.fromtimestamp(SystemClock().wall(), datetime.UTC)
+        now = dt.datetime.fromtimestamp(SystemClock().wall(), dt.UTC)
         directory.make_certificates(hosts, now)
     scheme = "tls" if directory.authority.exists() else "nats"
     click.echo(f"nats-server -c {directory.path / 'nats.conf'}")
