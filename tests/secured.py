@@ -18,7 +18,7 @@ from coordinator.permissions import user_of
 from tests.real_server import START_TIMEOUT_S, STOP_TIMEOUT_S, find_binary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -116,3 +116,12 @@ async def secured(
         yield server
     finally:
         await server.stop()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, 20 s at most."""
+    async with asyncio.timeout(20):
+        while True:
+            if is_so():
+                return
+            await asyncio.sleep(0.01)

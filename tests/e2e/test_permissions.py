@@ -14,13 +14,14 @@ from coordinator.commands import COMMANDS
 from coordinator.permissions import account_of, grant_of, may_publish, may_subscribe, user_of
 from events.credentials import read_login
 from events.subjects import Subjects
-from tests.secured import Secured, directory_of
+from tests.secured import Secured, directory_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from nats.aio.msg import Msg
+    from nats.js import JetStreamContext
 
     from coordinator.permissions import User
 
@@ -47,7 +48,7 @@ LAST = "nobody.may"
 
 
 def published() -> list[str]:
-    """Every subject there is to publish on, in concrete form; the sources among them are those of `ROLES` and others."""
+    """Every subject there is to publish on, in concrete form; its sources are those of `ROLES` and others."""
     sources = [*(user.token for user in ROLES), "local", "nobody"]
     return [
         *(S.journal, S.epoch, S.leader, S.services, f"{S.namespace}.elsewhere", f"$KV.{S.bucket_lease}.writer"),
@@ -66,7 +67,9 @@ def published() -> list[str]:
 def asked_of_jetstream() -> list[str]:
     """Every call of JetStream's API, for each stream there is."""
     calls = [f"STREAM.{verb}.{stream}" for verb in STREAM_VERBS for stream in STREAMS]
-    calls += [f"CONSUMER.{verb}.{stream}.one" for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT") for stream in STREAMS]
+    calls += [
+        f"CONSUMER.{verb}.{stream}.one" for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT") for stream in STREAMS
+    ]
     calls += [f"CONSUMER.CREATE.{stream}.one.{S.namespace}.>" for stream in STREAMS]
     calls += [f"CONSUMER.{verb}.{stream}" for verb in ("CREATE", "LIST", "NAMES") for stream in STREAMS]
     calls += [f"CONSUMER.DURABLE.CREATE.{stream}.one" for stream in STREAMS]
@@ -117,7 +120,7 @@ class Prober:
         self._sees_everything = True
         await self._connect(server, {"user": f"{TAP}-{account}", "password": TAP})
 
-    async def _connect(self, server: Secured, options: dict[str, object]) -> None:
+    async def _connect(self, server: Secured, options: Mapping[str, object]) -> None:
         async def note(error: Exception) -> None:
             self.errors.append(str(error))
 
@@ -142,9 +145,7 @@ class Prober:
         if not self._sees_everything:
             # Nobody may publish there, and the server answers in order: after this nothing more comes.
             await self.client.publish(LAST, b"")
-            async with asyncio.timeout(20):
-                while not any(LAST in error for error in self.errors):
-                    await asyncio.sleep(0.01)
+            await until(lambda: any(LAST in error for error in self.errors))
         texts = [error.lower() for error in self.errors if LAST not in error]
         self.errors.clear()
         refused = {one for one in subjects if any(f'{what} "{one.lower()}"' in text for text in texts)}
@@ -219,10 +220,16 @@ async def test_each_role_hears_what_it_may_hear(server: Secured, user: User) -> 
 
 
 async def _until_there(prober: Prober, expected: set[str]) -> None:
-    async with asyncio.timeout(20):
-        while not expected <= set(prober.got):
-            await asyncio.sleep(0.01)
+    await until(lambda: expected <= set(prober.got))
     await prober.client.flush(timeout=20)
+
+
+async def _until_stored(jetstream: JetStreamContext, stream: str, count: int) -> None:
+    async with asyncio.timeout(20):
+        for _ in range(2000):
+            if (await jetstream.stream_info(stream)).state.messages >= count:
+                return
+            await asyncio.sleep(0.01)
 
 
 def test_the_table_says_what_matters_most() -> None:
@@ -265,14 +272,10 @@ async def test_an_acknowledgement_cannot_be_had_where_it_does_harm(server: Secur
         for reply in (S.journal, S.epoch, S.inbox("monitoring", "task.done"), S.rpc("admin", "task", "cancel")):
             await attacker.client.publish(S.inbox("execution", "task.done"), b"{}", reply=reply)
         await attacker.client.flush(timeout=20)
-        async with asyncio.timeout(20):
-            while (await jetstream.stream_info(S.stream_inbox("execution"))).state.messages < 4:
-                await asyncio.sleep(0.01)
+        await _until_stored(jetstream, S.stream_inbox("execution"), 4)
         # The control: in the journal's own account the same message does the harm.
         await core.client.publish(S.inbox("execution", "task.done"), b"{}", reply=S.epoch)
-        async with asyncio.timeout(20):
-            while (await jetstream.stream_info(S.stream_journal)).state.messages < 1:
-                await asyncio.sleep(0.01)
+        await _until_stored(jetstream, S.stream_journal, 1)
         assert (await jetstream.stream_info(S.stream_journal)).state.messages == 1
         assert (await jetstream.stream_info(S.stream_inbox("monitoring"))).state.messages == 0
     finally:
