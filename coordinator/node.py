@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from coordinator.groups import task_group
 from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.wire import may_answer
+from events.codec import UNREADABLE
 from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
@@ -92,8 +94,8 @@ class NodeAgent:
         subjects = client.subjects
         subscriptions = [
             await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set()),
-            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), agent._answer_logs),
-            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), agent._answer_usage),
+            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), partial(agent._answer, agent._logs)),
+            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), partial(agent._answer, agent._usage)),
         ]
         async with task_group() as agent._tasks:
             syncing = agent._tasks.create_task(agent._keep_syncing())
@@ -319,18 +321,12 @@ class NodeAgent:
 
     # --- questions to this node ---------------------------------------------------------------------------------------
 
-    async def _answer_logs(self, message: Message) -> None:
-        await self._answer(message, self._logs)
-
-    async def _answer_usage(self, message: Message) -> None:
-        await self._answer(message, self._usage)
-
-    async def _answer(self, message: Message, question: Any) -> None:
+    async def _answer(self, question: Any, message: Message) -> None:
         try:
             asked = msgspec.json.decode(message.data, type=NodeQuestion)
             body: dict[str, Any] = {"ok": await question(asked)}
-        except msgspec.MsgspecError as error:
-            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"}}
+        except UNREADABLE as error:
+            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"[:300]}}
         except CoordinationError as error:
             body = {"error": {"code": error.code, "message": error.message}}
         if may_answer(message.reply):

@@ -1,9 +1,9 @@
 """
-What somebody might send who means harm: thousands of inputs for every door, made from a seed, none of which may be taken.
+What somebody might send who means harm: thousands of inputs for every door, made from a seed; none may be taken.
 
 Each is wrong in a way of its own: an id that would be a pattern or a path, a quantity that would overflow, JSON that is
-a bomb, text that drives a terminal, headers by which JetStream would do something else, replies that would have us write
-in our own name.
+a bomb, text that drives a terminal, headers by which JetStream would do something else, replies that would have us
+write in our own name.
 """
 
 from __future__ import annotations

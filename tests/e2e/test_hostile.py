@@ -46,13 +46,14 @@ S = Subjects()
 ATTACKER = "execution"
 PATIENCE_S = 30.0
 USERS = {"node": user_of("admin"), "other": user_of("domain", ATTACKER)}
+LARGEST = 1024 * 1024
 AT_ONCE = 100
 LOG_LINES_MOST = 300
 """In all: a line for each input would be thousands."""
 
 
 class System:
-    """What is attacked, and by whom: `attackers` are connections by door, `client` is somebody who only wants to know."""
+    """What is attacked, and by whom: `attackers` are connections by door, `client` is somebody who means no harm."""
 
     may: Callable[[Hostile], bool] = staticmethod(lambda _: True)
     """Whether the server lets an input pass at all."""
@@ -86,7 +87,7 @@ class System:
         return count
 
 
-Login = dict[str, str | None]
+Login = dict[str, Any]
 
 
 @asynccontextmanager
@@ -172,10 +173,13 @@ async def test_nothing_hostile_is_taken(
     if run is with_permissions:
         # Only the administrator may ask nodes there, and whoever is in the account of the streams can do worse.
         inputs = [one for one in inputs if one.door != "node" or one.reply is None]
+        # A wildcard for a reply makes nats-server forget where answers under way were to go: of the sender's account,
+        # whose clients ask again.
+        inputs = [one for one in inputs if "*" not in (one.reply or "") and ">" not in (one.reply or "")]
     assert len(inputs) > 4000
     with capture_logs() as lines:
         async with run(tmp_path) as running:
-            await running.admin.publish(S.heartbeat("service", CANARY), b"{}")
+            await running.attackers["heartbeat"].publish(S.heartbeat("service", CANARY), b"{}")
             await running.ask()
             before = (await running.journal.bounds()).last
             lines.clear()
@@ -184,7 +188,8 @@ async def test_nothing_hostile_is_taken(
             assert taken == []
             passed = sum(running.may(one) for one in inputs)
             assert passed > 0.9 * len(inputs)
-            denied = [one for n, one in enumerate(inputs) if n in answers and not running.may(one)]
+            sent = [(n, one) for n, one in enumerate(inputs) if len(one.body) < LARGEST]
+            denied = [one for n, one in sent if n in answers and not running.may(one)]
             assert denied == []
             stored = sum(one.door == "inbox" for one in inputs)
             await until_read(running, stored)
@@ -211,7 +216,7 @@ async def send_all(running: System, inputs: list[Hostile]) -> dict[int, bytes]:
     inboxes = {bus: await answers.listen(bus) for bus in set(running.attackers.values())}
     for start in range(0, len(inputs), AT_ONCE):
         some = list(enumerate(inputs))[start : start + AT_ONCE]
-        expected = set()
+        expected: set[int] = set()
         for number, one in some:
             bus = running.attackers[one.door.partition("-")[0]]
             reply = f"{inboxes[bus]}.{number}" if one.reply is None else one.reply
@@ -222,9 +227,10 @@ async def send_all(running: System, inputs: list[Hostile]) -> dict[int, bytes]:
             else:
                 expected.update({number} if one.reply is None and running.may(one) else ())
         await running.ask()
-        async with asyncio.timeout(PATIENCE_S):
-            while not expected <= set(answers.by_number):  # noqa: ASYNC110  # no event tells of each
-                await asyncio.sleep(0.005)
+        give_up_at = time.monotonic() + PATIENCE_S
+        while (missing := expected - set(answers.by_number)) and time.monotonic() < give_up_at:
+            await running.ask()
+        assert not missing, [(inputs[one].subject, inputs[one].body[:200], inputs[one].headers) for one in missing]
     return answers.by_number
 
 
