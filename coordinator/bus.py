@@ -333,7 +333,7 @@ class Bus:
         except (TimeoutError, OSError, NatsError) as error:
             why = self._last_error or str(error) or type(error).__name__
             if "authorization" in why.lower():
-                msg = f"{self.where} does not accept these credentials: {why}"
+                msg = f"{self.where} does not accept the credentials: {why}"
                 raise Refused(msg, reason="bad_credentials") from None
             msg = f"no NATS server at {self.where} within {timeout_s} s ({why}): start one, or correct the URL"
             raise Unavailable(msg, reason="no_server") from None

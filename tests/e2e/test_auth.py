@@ -197,11 +197,11 @@ async def test_a_user_that_is_added_is_taken_up(tmp_path: Path) -> None:
     async with secured(tmp_path) as server:
         creds = server.directory.credentials
         other = directory_of(tmp_path / "other", SOME_USERS)
-        with pytest.raises(Refused, match="does not accept these credentials"):
+        with pytest.raises(Refused, match="does not accept the credentials"):
             await _log_in(server, str(other.credentials(_user("admin"))))
         async with server.bus(_user("monitor")) as monitor:
             server.directory.add(_user("worker", "w2"))
-            with pytest.raises(Refused, match="does not accept these credentials"):
+            with pytest.raises(Refused, match="does not accept the credentials"):
                 await _log_in(server, str(creds(_user("worker", "w2"))))
             server.reload()
             async with asyncio.timeout(PATIENCE_S):

@@ -287,5 +287,5 @@ async def test_a_wrong_token_is_not_permitted(server: RealServer, tmp_path: Path
     url = f"nats://s3cret@127.0.0.1:{server.port}"
     wrong = await asyncio.to_thread(run, "serve", COORDINATOR_HOME=str(tmp_path / "one"), COORDINATOR_URL=url)
     assert wrong.code == 7
-    assert "does not accept these credentials" in wrong.err
+    assert "does not accept the credentials" in wrong.err
     assert "s3cret" not in wrong.err
