@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from coordinator import __version__
+from coordinator.authorization import AccessRules
 from coordinator.bus import Bus
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
@@ -71,6 +72,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)
     inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
+    access: AccessRules | None = None
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
@@ -78,16 +80,19 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
     """Make an instance's description from the settings."""
+    from coordinator.settings_security import access_of
+
     return Instance(
         url=url,
         name=name,
         version=__version__,
         namespace=settings.namespace,
-        **credentials(settings),
+        **credentials(settings, "coordinator"),
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
         inbox=limits_of(settings),
+        access=access_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
@@ -229,6 +234,7 @@ class Coordinator:
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
+            access=instance.access,
         )
         # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
         # before must not be among it, or it would stay for ever.

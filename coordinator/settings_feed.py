@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from coordinator.settings_sections import DAY_S, Section, number, plain
+from coordinator.settings_sections import DAY_S, Location, Section, number, plain
 
 
 class FeedSettings(Section):
@@ -22,3 +22,4 @@ class FollowerSettings(Section):
     """The read process: what follows the journal and decides nothing."""
 
     niceness: int = number(15, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
+    creds: Location | None = plain(None, "file of credentials, instead of those of nats")

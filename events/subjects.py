@@ -44,6 +44,8 @@ class Subjects:
         self.inboxes_all = f"{namespace}.inbox.>"
         self.rpc_all = f"{namespace}.rpc.*.*.*"
         self.read_all = f"{namespace}.read.*.*"
+        self.notices_all = f"{namespace}.notice.*.*"
+        self.nodes_all = f"{namespace}.node.*.*"
         self.stream_journal = f"{upper}_JOURNAL"
         self.stream_events = f"{upper}_EVENTS"
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
@@ -104,6 +106,28 @@ class Subjects:
     def node(self, node_id: str, verb: str) -> str:
         """Spell where the agent of *node_id* answers *verb*."""
         return f"{self.namespace}.node.{checked(node_id, 'node_id')}.{checked(verb, 'verb')}"
+
+    # --- patterns, for what subscribes and for permissions ------------------------------------------------------------
+
+    def rpc_from(self, source: str) -> str:
+        """Spell everything that *source* may send to the writer."""
+        return f"{self.namespace}.rpc.{checked(source, 'source')}.*.*"
+
+    def read_from(self, source: str) -> str:
+        """Spell everything that *source* may ask followers."""
+        return f"{self.namespace}.read.{checked(source, 'source')}.*"
+
+    def heartbeats_of(self, kind: str) -> str:
+        """Spell the heartbeats of everything of a kind."""
+        return f"{self.namespace}.heartbeat.{checked(kind, 'kind')}.*"
+
+    def notices_of(self, kind: str) -> str:
+        """Spell the hints to everything of a kind."""
+        return f"{self.namespace}.notice.{checked(kind, 'kind')}.*"
+
+    def node_all(self, node_id: str) -> str:
+        """Spell all that may be asked of the agent of *node_id*."""
+        return f"{self.namespace}.node.{checked(node_id, 'node_id')}.*"
 
     def parse_rpc(self, subject: str) -> tuple[str, str, str]:
         """Split an RPC subject into (source, kind, verb); the source is what NATS permissions vouch for."""
