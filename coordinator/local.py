@@ -45,7 +45,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
     home = Home(folder)
     namespace = settings.namespace
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
-        coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator")))
+        coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator"), home=home))
         keeping = tasks.create_task(keep_serving(server))
         serving = tasks.create_task(coordinator.run())
         try:

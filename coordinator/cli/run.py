@@ -91,7 +91,7 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     _collect_seldom()
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):
-        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
+        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
             env = {**os.environ, "COORDINATOR_URL": url}
