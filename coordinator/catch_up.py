@@ -129,6 +129,12 @@ class CatchUp:
         if bounds.last < world.position.sequence:
             self._went_back(bounds.last, Seen(sequence=world.position.sequence, generation=0, by="this instance"))
         before = world.position
+        if bounds.last > before.sequence and await self._journal.slot(bounds.last) is None:
+            msg = (
+                f"stream {self._stream} says that it ends at {bounds.last}, but there is nothing in that slot: its "
+                f"tail was lost. {WHAT_TO_DO}"
+            )
+            raise Corrupt(msg, reason=WENT_BACK)
         await self._fold(world, bounds.last)
         for seen in self._seen():
             self._check(world, seen)

@@ -138,8 +138,11 @@ class _Reading:
                         if batch:
                             self._progress(batch[-1].sequence)
                             yield batch
-                        elif await self._check() > self._after and consumer.has_stalled():
-                            raise _Interrupted("the stream holds more, and nothing came")
+                        elif await self._check() > self._after:
+                            # Nothing comes either where all that should is missing, up to the end.
+                            lost = await reader.slot(self._after + 1) is None
+                            if lost or consumer.has_stalled():
+                                raise _Interrupted("the stream holds more, and nothing came", gap=lost)
             except _Interrupted as stop:
                 log.info("journal_reading_restarted", after=self._after, reason=stop.reason)
                 if stop.gap:
@@ -200,7 +203,8 @@ class _Reading:
         if self._gap_since is None:
             self._gap_since = _now()
         if self._gaps >= GAP_PROOFS and _now() - self._gap_since >= self._reader.doubt_s:
-            msg = f"record {missing} is missing from {self._reader.subjects.stream_journal}, and later ones are there"
+            name = self._reader.subjects.stream_journal
+            msg = f"record {missing} is missing from {name}, which says that it holds later ones: they were lost"
             raise Corrupt(msg)
 
     async def _pause(self, reason: str) -> None:

@@ -61,18 +61,25 @@ class Damage(NamedTuple):
     took_s: float
 
 
-async def run(count: int, *, seed: int = 1) -> dict[str, Any]:
-    """Damage a journal *count* times so that something of it is lost or changed, and say how often that was found."""
+async def run(count: int, *, seed: int = 1, remembering: bool = True) -> dict[str, Any]:
+    """
+    Damage a journal *count* times so that something of it is lost or changed, and say how often that was found.
+
+    Not *remembering* is the control: a coordinator that knows no more than the server says must miss some.
+    """
     rng = random.Random(seed)
     kinds = list(DAMAGES)
     results: list[Damage] = []
     with tempfile.TemporaryDirectory(prefix="coordinator-damage-") as folder:
         good = Path(tempfile.mkdtemp(dir=folder))
         await _write_journal(good)
+        mark = (good / FILE).read_bytes()
+        if not remembering:
+            (good / FILE).unlink()
         for number in range(count * MOST_TRIES):
             if sum(one.outcome != "repaired" for one in results) >= count:
                 break
-            results.append(await _try(good, Path(folder) / "tried", kinds[number % len(kinds)], rng))
+            results.append(await _try(good, Path(folder) / "tried", kinds[number % len(kinds)], rng, mark))
     outcomes = Counter(one.outcome for one in results)
     counted = len(results) - outcomes["repaired"]
     return {
@@ -83,6 +90,7 @@ async def run(count: int, *, seed: int = 1) -> dict[str, Any]:
         "repaired_without_loss": outcomes["repaired"],
         "kinds": dict(Counter(one.what.partition(" ")[0] for one in results if one.outcome == "found")),
         "slowest_s": round(max(one.took_s for one in results), 1),
+        "remembering": remembering,
         "seed": seed,
     }
 
@@ -118,13 +126,13 @@ async def _submit(client: Client, begin: int, end: int) -> None:
                 tasks.create_task(client.execute(command))
 
 
-async def _try(good: Path, folder: Path, kind: str, rng: random.Random) -> Damage:
+async def _try(good: Path, folder: Path, kind: str, rng: random.Random, mark: bytes) -> Damage:
     shutil.copytree(good, folder)
     try:
         what = f"{kind} {DAMAGES[kind](folder, rng)}"
         began = time.monotonic()
         async with real_server(folder) as server:
-            outcome, said = await _judged(server, folder, good)
+            outcome, said = await _judged(server, folder, mark)
         damage = Damage(what, outcome, said, time.monotonic() - began)
         log.info("damage_tried", **damage._asdict())
         return damage
@@ -132,7 +140,7 @@ async def _try(good: Path, folder: Path, kind: str, rng: random.Random) -> Damag
         shutil.rmtree(folder)
 
 
-async def _judged(server: RealServer, folder: Path, good: Path) -> tuple[str, str]:
+async def _judged(server: RealServer, folder: Path, mark: bytes) -> tuple[str, str]:
     """Start a coordinator on what is left; what it says, or else whether anything was lost."""
     before = await _last(server)
     coordinator = Coordinator(_instance(server, folder))
@@ -146,7 +154,7 @@ async def _judged(server: RealServer, folder: Path, good: Path) -> tuple[str, st
         return ("found" if before == after else "missed"), error.message
     except TimeoutError:
         return "hung", ""
-    return ("repaired" if await _is_whole(server, good) else "missed"), ""
+    return ("repaired" if await _is_whole(server, mark) else "missed"), ""
 
 
 async def _last(server: RealServer) -> int | None:
@@ -157,16 +165,15 @@ async def _last(server: RealServer) -> int | None:
             return None
 
 
-async def _is_whole(server: RealServer, good: Path) -> bool:
+async def _is_whole(server: RealServer, mark: bytes) -> bool:
     """Say whether the journal still holds all that was acknowledged, unchanged."""
-    with_mark = (good / FILE).read_bytes()
     world = World()
     async with Bus.open(server.url, name="judge") as bus:
         journal = NatsJournal(bus, SUBJECTS)
         async for records in journal.read(0, (await journal.bounds()).last):
             for record in records:
                 world.apply_record(record)
-                if world.chain.hex().encode() in with_mark:
+                if world.chain.hex().encode() in mark:
                     return True
     return False
 
@@ -267,10 +274,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--control", action="store_true", help="do not remember how far the journal was")
     parser.add_argument("--log", default="error")
     given = parser.parse_args()
     configure(given.log)
-    result = asyncio.run(run(given.count, seed=given.seed))
+    result = asyncio.run(run(given.count, seed=given.seed, remembering=not given.control))
     print(msgspec.json.encode(result).decode())
     return 0 if is_kept(result) else 1
 
