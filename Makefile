@@ -44,7 +44,7 @@ lock: venv ## renew requirements.lock from pyproject.toml; ARGS=--upgrade for ne
 	@sh tools/lock.sh $(ARGS)
 
 clean: ## remove what these commands made, the venv too
-	rm -rf .venv .coverage .coverage.* htmlcov build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/javascript/node_modules .coverage .coverage.* htmlcov build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv:

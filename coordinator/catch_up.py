@@ -13,17 +13,20 @@ import asyncio
 import base64
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
 from coordinator.bus import key_stream
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import Seen
+from coordinator.high_water import Seen, seen_by_store
 from coordinator.jetstream import NO_STREAM, ApiError
 from coordinator.journal import NO_JOURNAL
+from coordinator.journal_nats import STALE_LEADER_S
 from coordinator.subscription import Message
 from events.base import START
+from projections.world import World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from coordinator.journal_nats import NatsJournal
     from events.subjects import Subjects
     from projections.source import Bounds, Record
-    from projections.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +70,12 @@ class CatchUp:
         self._doubt_s = doubt_s
         self._created = ""
         self._chains: dict[int, str] = {}
+
+    async def begun(self) -> World:
+        """Fold a new world; raises as `to_end` does."""
+        world = World()
+        await self.to_end(world)
+        return world
 
     async def to_end(self, world: World) -> None:
         """
@@ -187,6 +195,24 @@ class CatchUp:
         raise Corrupt(msg, reason=WENT_BACK)
 
 
+async def remembering(
+    journal: NatsJournal, bus: Bus, subjects: Subjects, high_water: HighWater, *, store: str = "", replicas: int = 1
+) -> CatchUp:
+    """
+    Gather who has seen how much of the journal, and make sure that it was not lost altogether; *store* is a file.
+
+    Raises:
+        Corrupt: it is gone.
+        Unavailable: JetStream does not answer.
+    """
+    stream, doubt_s = subjects.stream_journal, STALE_LEADER_S if replicas > 1 else 0.0
+    found = (seen_by_store(Path(store)) if store else None, await seen_by_feed(bus, subjects))
+    witnesses = [seen for seen in found if seen is not None]
+    mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
+    await _check_there(journal, bus, subjects, mark + witnesses, doubt_s=doubt_s)
+    return CatchUp(journal, high_water, witnesses, stream=stream, doubt_s=doubt_s)
+
+
 class NotingJournal:
     """A writer's journal that calls *note* after each commit that was acknowledged."""
 
@@ -211,16 +237,9 @@ class NotingJournal:
         return self._journal.follow(after)
 
 
-async def check_journal_there(
-    journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float = 0.0
+async def _check_there(
+    journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
-    """
-    Make sure that a journal that once was there still is, before one is made.
-
-    Raises:
-        Corrupt: it is gone.
-        Unavailable: JetStream does not answer.
-    """
     waited_s = 0.0
     while True:
         try:

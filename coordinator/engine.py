@@ -23,6 +23,7 @@ from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, Repo
 from coordinator.decide import answer, decide
 from coordinator.due import due
 from coordinator.hints import Hints
+from coordinator.inbox_turn import InboxTurns
 from coordinator.intake import Asked, Caller, Intake, typed
 from coordinator.journal import Epoch
 from coordinator.limits import Limits
@@ -89,6 +90,7 @@ class Engine:
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
+        self.inboxes = InboxTurns(world, self._decide, self.intake.wake, self._limits)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
@@ -193,6 +195,7 @@ class Engine:
             self._take(turn)
             self._place(turn)
             self._owe(turn)
+            self.inboxes.close(turn)
             if turn.events:
                 await self._commit(turn)
             elif turn.answers and not self._is_fresh():
@@ -213,22 +216,25 @@ class Engine:
         return turn
 
     def _take(self, turn: Turn) -> None:
+        self.inboxes.take_share(turn)
         for _ in range(self._limits.turn_commands):
             # Half of a turn is kept for what follows from orders: a flood of them must not stop placing, nor time.
             asked = self.intake.take() if turn.room > self._limits.turn_bytes // 2 else None
             if asked is None:
+                self.inboxes.take_rest(turn)
                 return
             try:
                 self._take_up(turn, asked)
             except TurnFull:
                 self.intake.put_back(asked)
+                self.inboxes.stand_back()
                 return
-            except Corrupt as error:  # not to be asked of the next writer again
-                asked.reply(None, Refused(f"the coordinator failed on this command: {error}", reason="internal"))
-                raise
             except Exception as error:  # one order must never stop the writer: refuse it, say so
-                log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
+                if isinstance(error, Corrupt):  # not to be asked of the next writer again
+                    asked.reply(None, refused)
+                    raise
+                log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
                 turn.answers.append((asked, None, refused))
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
@@ -275,7 +281,8 @@ class Engine:
             self._scheduling.withdraw(command)
         elif kind is ReportCheck:
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
-        turn.answers.append((asked, answer(self.world, command, context, events), None))
+        if asked.wants_answer:
+            turn.answers.append((asked, answer(self.world, command, context, events), None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)

@@ -9,7 +9,7 @@ journal ends the following, and the questions go on being answered as of the pos
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -91,10 +91,14 @@ class Follower:
         subjects = Subjects(namespace)
         reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
         # Each its own connection and reading: whichever is slow holds up nobody else.
-        async with reach(name="follower") as bus, reach(name="feed", buffered=False) as feed_bus:
+        feed_bus: Bus | None
+        async with (
+            reach(name="follower") as bus,
+            reach(name="feed", buffered=False) if feed is not None else nullcontext() as feed_bus,
+        ):
             journal = NatsJournal(bus, subjects)
             follower = cls(journal, path, limits)
-            if feed is not None:
+            if feed_bus is not None:
                 follower.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), feed)
             door = ReadDoor(
                 bus,

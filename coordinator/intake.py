@@ -35,14 +35,19 @@ class Reply(Protocol):
 
 
 class Asked:
-    """One command on its way: who asked, and where the outcome goes."""
+    """One command on its way: who asked, and where the outcome goes; without *reply* nobody is told."""
 
-    __slots__ = ("caller", "command", "reply")
+    __slots__ = ("caller", "command", "reply", "wants_answer")
 
-    def __init__(self, command: Command, caller: Caller, reply: Reply) -> None:
+    def __init__(self, command: Command, caller: Caller, reply: Reply | None = None) -> None:
         self.command = command
         self.caller = caller
-        self.reply = reply
+        self.reply: Reply = reply if reply is not None else _nobody
+        self.wants_answer = reply is not None
+
+
+def _nobody(value: Any, error: CoordinationError | None) -> None:  # as `Reply` has it
+    """Tell nobody."""
 
 
 def typed(command: Command) -> Command:

@@ -23,7 +23,8 @@ from coordinator.jetstream import (
     ApiError,
 )
 from coordinator.journal import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
-from coordinator.journal_reader import JournalReader, ReadLimits
+from coordinator.journal_reader import JournalReader
+from coordinator.pull_consumer import ReadLimits
 from coordinator.streams import ensure_stream
 from coordinator.subscription import Message
 from projections.source import Bounds, Record

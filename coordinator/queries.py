@@ -13,6 +13,7 @@ from events.container import ContainerStatus
 from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.container import Container
+from projections.inbox import Inbox
 from projections.node import Node
 from projections.pool import Pool
 from projections.service import Service
@@ -154,6 +155,12 @@ class GetSession(Question, frozen=True, kw_only=True, gc=False):
     KIND, VERB, Answer = "session", "get", Session
 
     session_id: str
+
+
+class ListInboxes(Question, frozen=True, kw_only=True, gc=False):
+    """Ask how far the inboxes of other domains are read."""
+
+    KIND, VERB, Answer = "inbox", "list", list[Inbox]
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):

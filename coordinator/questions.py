@@ -22,6 +22,7 @@ from coordinator.commands import (
     GetStats,
     GetTask,
     ListContainers,
+    ListInboxes,
     ListNodes,
     ListTasks,
     ListWorkers,
@@ -75,6 +76,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return list(islice(reversed(world.workers.values()), _limit(question.limit)))
         case ListNodes():
             return list(islice(reversed(world.nodes.values()), _limit(question.limit)))
+        case ListInboxes():
+            return list(islice(world.inboxes.values(), MOST_LISTED))
         case GetPool():
             return _one(world.pools, question.pool_id, "pool")
         case GetSession():
@@ -121,7 +124,7 @@ def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
     """Put a service together with what it last reported."""
     reported = signs.loads.get(service.service_id)
     if reported is not None:
-        ago = heard_now - signs.services.get(service.service_id, heard_now)
+        ago = heard_now - signs.services.get(service.service_id, signs.since)
         reported = msgspec.structs.replace(reported, heard_s_ago=round(ago, 3))
     return ServiceView(service=service, reported=reported)
 

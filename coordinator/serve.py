@@ -21,16 +21,18 @@ import structlog
 
 from coordinator import __version__
 from coordinator.bus import Bus
-from coordinator.catch_up import CatchUp, NotingJournal, check_journal_there, seen_by_feed
+from coordinator.catch_up import CatchUp, NotingJournal, remembering
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
 from coordinator.groups import task_group
-from coordinator.high_water import FILE, HighWater, seen_by_store
-from coordinator.journal_nats import STALE_LEADER_S, NatsJournal
+from coordinator.high_water import FILE, HighWater
+from coordinator.inbox import InboxLimits, InboxReaders, limits_of
+from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
+from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.streams import ensure_stream
@@ -43,6 +45,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.home import Home
+    from coordinator.micro import RequestStats
     from coordinator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -71,6 +74,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)
+    inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
@@ -93,6 +97,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
+        inbox=limits_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
@@ -110,6 +115,7 @@ class Coordinator:
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
         self._not_known = ""
+        self._world = World()
 
     async def run(self) -> None:
         """
@@ -133,10 +139,19 @@ class Coordinator:
         async with (
             reach(name=f"{instance.name}-writer") as writer,
             reach(name=f"{instance.name}-doors") as doors,
+            open_service_api(
+                doors,
+                self._subjects,
+                instance=instance.name,
+                wall=self._clock.wall(),
+                standing=self._standing,
+            ) as api,
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
-            catch_up = await self._remembering(journal, writer, high_water)
+            catch_up = await remembering(
+                journal, writer, self._subjects, high_water, store=instance.store_file, replicas=instance.replicas
+            )
             await journal.prepare()
             await ensure_stream(doors, heartbeat_stream(self._subjects))
             lease = Lease(
@@ -153,7 +168,7 @@ class Coordinator:
             while not self._stopped.is_set():
                 began = self._clock.heard()
                 try:
-                    await self._reign(journal, catch_up, lease, doors)
+                    await self._reign(journal, catch_up, lease, doors, api.stats)
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -169,25 +184,20 @@ class Coordinator:
         if self.engine is not None:
             self.engine.resign(reason)
 
+    def _standing(self) -> Standing:
+        """Say how this instance stands, for NATS tools."""
+        return Standing(epoch=self.engine.epoch if self.engine is not None else None, leader=self._world.leader)
+
     async def _stopped_within(self, timeout_s: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._stopped.wait()
         return self._stopped.is_set()
 
-    async def _remembering(self, journal: NatsJournal, bus: Bus, high_water: HighWater) -> CatchUp:
-        """Gather who has seen how much of the journal, and make sure that it was not lost altogether."""
-        instance = self._instance
-        stream, doubt_s = self._subjects.stream_journal, STALE_LEADER_S if instance.replicas > 1 else 0.0
-        store = seen_by_store(Path(instance.store_file)) if instance.store_file else None
-        witnesses = [seen for seen in (store, await seen_by_feed(bus, self._subjects)) if seen is not None]
-        mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
-        await check_journal_there(journal, bus, self._subjects, mark + witnesses, doubt_s=doubt_s)
-        return CatchUp(journal, high_water, witnesses, stream=stream, doubt_s=doubt_s)
-
-    async def _reign(self, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus) -> None:
-        world = World()
-        await catch_up.to_end(world)
+    async def _reign(
+        self, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus, stats: RequestStats
+    ) -> None:
+        world = self._world = await catch_up.begun()
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
         if not self._may_lead(world) or not await lease.take_back(self._instance.name):
             log.info("standing_by", instance=self._instance.name)
@@ -199,7 +209,7 @@ class Coordinator:
             async with task_group() as tasks:
                 work = [
                     tasks.create_task(lease.hold()),
-                    tasks.create_task(self._lead(world, journal, catch_up, lease, doors)),
+                    tasks.create_task(self._lead(world, journal, catch_up, lease, doors, stats)),
                     tasks.create_task(self._stopped.wait()),
                 ]
                 await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -222,7 +232,15 @@ class Coordinator:
             )
         return not world.unfoldable
 
-    async def _lead(self, world: World, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus) -> None:
+    async def _lead(
+        self,
+        world: World,
+        journal: NatsJournal,
+        catch_up: CatchUp,
+        lease: Lease,
+        doors: Bus,
+        stats: RequestStats,
+    ) -> None:
         """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
         # A claim fences off whoever wrote last: not made by one who does not understand what he wrote.
@@ -256,12 +274,14 @@ class Coordinator:
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
             beating = tasks.create_task(telling.beat())
-            async with open_doors(engine, doors, self._subjects):
+            async with open_doors(engine, doors, self._subjects, stats):
                 self.engine = engine
                 self.leading.set()
                 if self._stopped.is_set():
                     engine.resign("stopped")
+                inboxes = tasks.create_task(InboxReaders(engine.inboxes, doors, self._subjects, instance.inbox).run())
                 await asyncio.wait([led])
+                inboxes.cancel()
                 self.leading.clear()
             beating.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))

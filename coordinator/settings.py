@@ -27,6 +27,7 @@ from coordinator import settings_sections as sections
 from coordinator.logs import redact
 from coordinator.rules import AgentType, Rules
 from coordinator.settings_feed import FeedSettings, FollowerSettings
+from coordinator.settings_inbox import InboxSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from events.errors import Refused
 from events.ids import checked
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     engine: sections.EngineSettings = sections.EngineSettings()
     feed: FeedSettings = FeedSettings()
     node: sections.NodeSettings = sections.NodeSettings()
+    inbox: InboxSettings = InboxSettings()
     leadership: sections.LeadershipSettings = sections.LeadershipSettings()
     nats: sections.NatsSettings = sections.NatsSettings()
     follower: FollowerSettings = FollowerSettings()
@@ -191,6 +193,7 @@ class Settings(BaseSettings):
             turn_commands=engine.turn_commands,
             turn_bytes=engine.turn_bytes,
             intake_max=engine.intake_max,
+            inbox_max=self.inbox.waiting_max,
             waiting_max=engine.waiting_max,
             wait_max_s=engine.wait_max_s,
             # One look sees to everything that is due, so the shortest interval asked for holds for all of it.

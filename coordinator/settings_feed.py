@@ -13,7 +13,7 @@ class FeedSettings(Section):
     mode: Literal["publish", "none"] = plain("publish", "whether followers keep the feed")
     max_age_s: float = number(DAY_S, 60.0, 365 * DAY_S, "events leave the feed after so long")
     max_bytes: int = number(2 * 1024**3, 1024 * 1024, 2**50, "above this size the oldest events leave the feed")
-    window_events: int = number(1000, 1, 4000, "events sent together, for one acknowledgement")
+    window_events: int = number(1000, 1, 2000, "events sent together, for one acknowledgement")
     ack_timeout_s: float = number(10.0, 0.1, 300.0, "how long such a window may wait for its acknowledgement")
     stand_by_s: float = number(2.0, 0.05, 3600.0, "about how often a follower beside the one that feeds looks at it")
 

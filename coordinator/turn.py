@@ -43,6 +43,7 @@ class Turn:
         self._bytes_max = bytes_max
         self._parts: list[bytes] = []
         self._size = 2
+        self._reserved = 0
         self._source = f"/coordination/{world.generation}"
 
     def record(self, events: Iterable[Event], caller: Caller, *, commandid: str = "") -> None:
@@ -72,10 +73,11 @@ class Turn:
             at += 1
             size += len(part) + 1
             made.append((envelope, position, part))
-        if size > self._bytes_max:
+        most = self._bytes_max - self._reserved
+        if size > most:
             if self._parts:
                 raise TurnFull
-            msg = f"what this would record has {size} bytes: at most {self._bytes_max} fit into one commit"
+            msg = f"what this would record has {size} bytes: at most {most} fit into one commit"
             raise Refused(msg, reason="too_large")
         for envelope, position, part in made:
             self._fold(envelope, position)
@@ -93,7 +95,15 @@ class Turn:
     @property
     def room(self) -> int:
         """How many bytes are left."""
-        return self._bytes_max - self._size
+        return self._bytes_max - self._reserved - self._size
+
+    def reserve(self, size: int) -> None:
+        """Keep *size* bytes free for what must stand at the end, until `release`."""
+        self._reserved += size
+
+    def release(self) -> None:
+        """Let what was kept free be used."""
+        self._reserved = 0
 
     def seal(self) -> tuple[bytes, bytes]:
         """Close the turn in the world and give the chain before it and its body."""

@@ -168,7 +168,7 @@ def _decode_one_by_one(body: bytes) -> list[Order | Refused]:
     try:
         parts = _raw_decoder.decode(body)
     except UNREADABLE as error:
-        msg = f"the request is no JSON array of commands ({_cut(str(error))}): send [{{'id', 'type', 'data'}}]"
+        msg = f"the request is no JSON array of commands ({cut(str(error))}): send [{{'id', 'type', 'data'}}]"
         return [Refused(msg, reason="bad_request")]
     if len(parts) > MOST_COMMANDS:
         return [_too_many(len(parts))]
@@ -179,15 +179,28 @@ def _too_many(count: int) -> Refused:
     return Refused(f"the request has {count} commands: at most {MOST_COMMANDS}", reason="bad_request")
 
 
+def decode_command(name: str, data: bytes) -> Command:
+    """
+    Read the fields of a command of the type *name*; *data* is one JSON value.
+
+    Raises:
+        Refused: they are not right; it says which, and what would be.
+    """
+    order = _decode_one(b'{"type":"%b","data":%b}' % (name.encode(), data))
+    if isinstance(order, Refused):
+        raise order
+    return order.data
+
+
 def _decode_one(part: bytes) -> Order | Refused:
     try:
         head = _head_decoder.decode(part)
     except UNREADABLE as error:
-        msg = f"a command is no object with a type ({_cut(str(error))}): send {{'id', 'type', 'data'}}"
+        msg = f"a command is no object with a type ({cut(str(error))}): send {{'id', 'type', 'data'}}"
         return Refused(msg, reason="bad_request")
     command = COMMANDS.get(head.type)
     if command is None:
-        msg = f"command type {shown(head.type)} is not known: {_nearest(head.type, COMMANDS)}"
+        msg = f"command type {shown(head.type)} is not known: {nearest(head.type, COMMANDS)}"
         return Refused(msg, reason="unknown_command")
     try:
         order = msgspec.json.decode(part, type=ORDERS[command])
@@ -213,7 +226,7 @@ def _check_amounts(part: bytes) -> None:
         amounts = data.get(field)
         for name in amounts if isinstance(amounts, dict) else ():
             if name not in Resources.__struct_fields__:
-                right = _nearest(name, Resources.__struct_fields__)
+                right = nearest(name, Resources.__struct_fields__)
                 msg = f"{field} has a field {shown(name)} that is not known: {right}, whole numbers"
                 raise Refused(msg, reason="bad_request")
 
@@ -225,14 +238,14 @@ def _explained(part: bytes, command: type[Command], problem: str) -> str:
     if unknown := _unknown_field(what):
         fields = {".data": command.__struct_fields__, "": ("id", "type", "data", "tenant", "traceparent")}.get(path, ())
         where = path.removeprefix(".") or "the command"
-        right = _nearest(unknown[1], fields) if fields else "leave it out"
+        right = nearest(unknown[1], fields) if fields else "leave it out"
         return f"{where} has a field {shown(unknown[1])} that is not known: {right}"
     where = path.removeprefix(".data.")
     if not where or what.startswith("Object missing"):
-        return _cut(problem)
+        return cut(problem)
     if what.startswith("Invalid enum value") and (choices := _choices(command, where)):
         what = f"use one of {', '.join(choices)}"
-    return f"{where} is {_value_at(part, path)}: {_cut(what[:1].lower() + what[1:])}"
+    return f"{where} is {_value_at(part, path)}: {cut(what[:1].lower() + what[1:])}"
 
 
 def _choices(command: type[Command], field: str) -> list[str]:
@@ -257,12 +270,14 @@ def _value_at(part: bytes, path: str) -> str:
     return shown(value)
 
 
-def _nearest(given: str, known: Any) -> str:
+def nearest(given: str, known: Any) -> str:
+    """Say which of *known* was perhaps meant, or name them all."""
     near = get_close_matches(given[:80], known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}"
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """Give as much of *text* as an error says."""
     return text if len(text) <= MESSAGE_CHARS_MOST else f"{text[:MESSAGE_CHARS_MOST]}… ({len(text)} characters)"
 
 
@@ -287,12 +302,22 @@ def check_order(order: Order, kind: str, verb: str) -> None:
     if verb != command.VERB or kind != command.KIND:
         msg = f"a {command.__name__} belongs on ….{command.KIND}.{command.VERB}, not on ….{kind}.{verb}"
         raise Refused(msg, reason="wrong_subject")
-    if order.tenant != DEFAULT_TENANT:
-        checked(order.tenant, "tenant")
     if order.id:
         checked(order.id, "command id")
-    if order.traceparent and (len(order.traceparent) > TRACEPARENT_CHARS_MOST or not order.traceparent.isascii()):
-        msg = f"traceparent {order.traceparent[:80]!a} is none: see W3C Trace Context"
+    check_caller(order.tenant, order.traceparent)
+
+
+def check_caller(tenant: str, traceparent: str) -> None:
+    """
+    Check for whom something is asked, and within which trace.
+
+    Raises:
+        Refused: one of them is malformed.
+    """
+    if tenant != DEFAULT_TENANT:
+        checked(tenant, "tenant")
+    if traceparent and (len(traceparent) > TRACEPARENT_CHARS_MOST or not traceparent.isascii()):
+        msg = f"traceparent {traceparent[:80]!a} is none: see W3C Trace Context"
         raise Refused(msg, reason="bad_request")
 
 
@@ -300,7 +325,7 @@ def encode_answer(value: Any, error: CoordinationError | None, epoch: str, posit
     """Write one answer."""
     if error is None:
         return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position))
-    message = _cut(error.message)
+    message = cut(error.message)
     wire = WireError(code=error.code, message=message, reason=error.reason, retry_after_s=error.retry_after_s)
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))
 

@@ -29,6 +29,7 @@ from events.container import (
 )
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
 from events.errors import Corrupt, shown
+from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -71,6 +72,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | SessionBound | SessionClosed
+    | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
 )  # fmt: skip
 
@@ -239,6 +241,8 @@ def _decode_one(raw: bytes) -> Envelope:
     event = EVENTS.get(head.type)
     if event is None or head.dataversion > event.VERSION:
         return _unknown(head, raw)
+    if head.dataversion == event.VERSION:
+        return msgspec.json.decode(raw, type=ENVELOPES[event])
     value = msgspec.json.decode(raw)
     for version in range(head.dataversion, event.VERSION):
         upcaster, data = UPCASTERS.get((head.type, version)), value.get("data")
@@ -247,7 +251,8 @@ def _decode_one(raw: bytes) -> Envelope:
             raise Corrupt(msg)
         value["data"] = upcaster(data)
     value["dataversion"] = event.VERSION
-    return msgspec.convert(value, ENVELOPES[event])
+    # By way of bytes: a field of raw JSON cannot be made of values.
+    return msgspec.json.decode(_encoder.encode(value), type=ENVELOPES[event])
 
 
 def _unknown(head: _Head, raw: bytes) -> Envelope:

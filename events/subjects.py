@@ -12,13 +12,21 @@ The only place where a subject, stream or bucket is spelled. Every token that is
     <ns>.notice.<kind>.<id>              hints to a worker or node: look now          core NATS
     <ns>.services                        what became of services, for watchers        core NATS
     <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
+    $SRV.<verb>[.<name>[.<id>]]          who serves what, for NATS tools (ADR-32)     core NATS
 """
 
 from __future__ import annotations
 
+import re
+
+from events.errors import Refused, shown
 from events.ids import checked
 
 ANY = "*"
+OWN_NAME = "coordinator"
+"""Who does what nobody asked for: no domain may go by it."""
+
+_is_domain = re.compile(r"[a-z0-9_-]{1,64}").fullmatch
 
 
 class Subjects:
@@ -33,11 +41,13 @@ class Subjects:
         self.services = f"{namespace}.services"
         self.events_all = f"{namespace}.events.>"
         self.heartbeats = f"{namespace}.heartbeat.*.*"
+        self.inboxes_all = f"{namespace}.inbox.>"
         self.rpc_all = f"{namespace}.rpc.*.*.*"
         self.read_all = f"{namespace}.read.*.*"
         self.stream_journal = f"{upper}_JOURNAL"
         self.stream_events = f"{upper}_EVENTS"
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
+        self.streams_inbox = f"{upper}_INBOX_"
         self.bucket_lease = f"{upper}_LEASE"
         self.bucket_snapshots = f"{upper}_SNAPSHOTS"
 
@@ -46,6 +56,31 @@ class Subjects:
         kind, _, name = event_type.partition(".")
         return f"{self.namespace}.events.{checked(kind, 'kind')}.{checked(name, 'event')}"
 
+    def inbox(self, domain: str, event_type: str) -> str:
+        """Spell where *domain* publishes events of a type such as `task.completed`."""
+        kind, _, name = event_type.partition(".")
+        return f"{self.namespace}.inbox.{checked_domain(domain)}.{checked(kind, 'kind')}.{checked(name, 'event')}"
+
+    def inbox_all(self, domain: str) -> str:
+        """Spell all that *domain* may publish into its inbox."""
+        return f"{self.namespace}.inbox.{checked_domain(domain)}.*.*"
+
+    def stream_inbox(self, domain: str) -> str:
+        """Name the stream that holds the inbox of *domain*."""
+        return f"{self.streams_inbox}{checked_domain(domain).upper()}"
+
+    def parse_stream_inbox(self, stream: str) -> str:
+        """Give the domain whose inbox *stream* is by its name; empty when it is none."""
+        domain = stream.removeprefix(self.streams_inbox).lower()
+        if not stream.startswith(self.streams_inbox) or not is_domain(domain) or self.stream_inbox(domain) != stream:
+            return ""
+        return domain
+
+    def parse_inbox(self, subject: str) -> tuple[str, str, str]:
+        """Split an inbox subject into (domain, kind, event); the domain is what NATS permissions vouch for."""
+        _, domain, kind, event = subject[len(self.namespace) :].split(".")[1:]
+        return domain, kind, event
+
     def heartbeat(self, kind: str, entity_id: str) -> str:
         """Spell where *kind* *entity_id* publishes its heartbeats."""
         return f"{self.namespace}.heartbeat.{checked(kind, 'kind')}.{checked(entity_id)}"
@@ -53,6 +88,10 @@ class Subjects:
     def rpc(self, source: str, kind: str, verb: str) -> str:
         """Spell where *source* sends the command or question *verb* about *kind*."""
         return f"{self.namespace}.rpc.{checked(source, 'source')}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
+
+    def rpc_any(self, kind: str, verb: str) -> str:
+        """Spell where anybody sends the command or question *verb* about *kind*."""
+        return f"{self.namespace}.rpc.{ANY}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
 
     def read(self, source: str, verb: str) -> str:
         """Spell where *source* asks followers *verb*."""
@@ -75,3 +114,27 @@ class Subjects:
         """Split a heartbeat subject into (kind, id)."""
         _, kind, entity_id = subject[len(self.namespace) :].split(".")[1:]
         return kind, entity_id
+
+
+def service_api(verb: str, name: str | None = None, instance: str | None = None) -> str:
+    """Spell where NATS tools ask all services *verb* (PING, INFO, STATS), those of *name*, or one instance of it."""
+    tokens = [token for token in (name, instance) if token is not None]
+    return ".".join(("$SRV", checked(verb, "verb"), *(checked(token, "service name or instance") for token in tokens)))
+
+
+def is_domain(name: str) -> bool:
+    """Say whether *name* may be that of a domain: its stream's name has it in capitals, so it has none itself."""
+    return name != OWN_NAME and _is_domain(name) is not None
+
+
+def checked_domain(name: object) -> str:
+    """
+    Give *name* back when it may be that of a domain.
+
+    Raises:
+        Refused: it is not 1 to 64 small letters, digits, `_` or `-`, or is the coordinator's own.
+    """
+    if isinstance(name, str) and is_domain(name):
+        return name
+    msg = f"domain {shown(name)} is not a name for one: use 1 to 64 of a-z 0-9 _ -, and not {OWN_NAME!r}"
+    raise Refused(msg, reason="bad_id")

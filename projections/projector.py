@@ -305,38 +305,32 @@ class _Pending:
 
 
 def _event_rows(record: Record, envelopes: list[Envelope]) -> list[EventRow]:
-    base = record.sequence << INDEX_BITS
+    """Make the rows of a commit; called for every event there is, so each is made by as few steps as there can be."""
+    place = record.sequence << INDEX_BITS
     rows = []
-    for index, (one, body) in enumerate(zip(envelopes, _parts(record.body), strict=True)):
-        data = one.data
-        name = data.type if type(data) is UnknownEvent else _NAMES[type(data)]
-        rows.append(
-            EventRow(
-                base + index,
-                name,
-                name.partition(".")[0],
-                one.subject,
-                one.time,
-                one.tenant,
-                one.actor,
-                one.commandid,
-                bytes(body),
-            )
-        )
+    for one, body in zip(envelopes, _parts(record.body), strict=True):
+        name, kind = _NAMES.get(type(one.data)) or _names_of(one.type)
+        columns = (place, name, kind, one.subject, one.time, one.tenant, one.actor, one.commandid, bytes(body))
+        rows.append(tuple.__new__(EventRow, columns))  # half the time that its own constructor takes
+        place += 1
     return rows
 
 
+def _names_of(name: str) -> tuple[str, str]:
+    return name, name.partition(".")[0]
+
+
 _parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_NAMES: dict[type[Event], str] = {event: name for name, event in codec.EVENTS.items()}
+_NAMES: dict[type[Event], tuple[str, str]] = {event: _names_of(name) for name, event in codec.EVENTS.items()}
+"""Type and kind of each event as they are called on the wire."""
 
 
-def _subject(event: type[Event], name: str) -> tuple[str, str]:
-    kind = name.partition(".")[0]
+def _subject(event: type[Event], kind: str) -> tuple[str, str]:
     return (kind, event.SUBJECT) if kind in KINDS else (kind, "")
 
 
 _SUBJECTS: dict[type[Event], tuple[str, str]] = {
-    **{event: _subject(event, name) for event, name in _NAMES.items()},
+    **{event: _subject(event, kind) for event, (_, kind) in _NAMES.items()},
     UnknownEvent: ("", ""),
 }
 """Of which kind of thing an event type is, and the field with its id; an empty field where there is no such thing."""

@@ -53,13 +53,14 @@ FETCHED = 200
 """Rows brought over from the connection's thread at once."""
 BUSY_TIMEOUT_S = 5.0
 CACHE_KIB = 16 * 1024
-CHECKPOINT_PAGES = 4000
+FILE_PAGE_BYTES, CHECKPOINT_PAGES = 8192, 2000
 WAL_KEPT_BYTES = 64 * 1024 * 1024
 
 # --- SQL --------------------------------------------------------------------------------------------------------------
 
 SCHEMA = resources.files("projections").joinpath("schema.sql").read_text()
 PRAGMAS = (
+    f"PRAGMA page_size = {FILE_PAGE_BYTES}",  # of a new file; a sixth less time for bulk than half of it
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",  # a power cut may take the last transactions, whole; the journal has them
     f"PRAGMA cache_size = -{CACHE_KIB}",
@@ -384,8 +385,7 @@ def _columns(mark: Mark) -> tuple[Any, ...]:
 
 
 def _thing(row: Any) -> Thing:
-    created, entity_id, state = row
-    return Thing(position_of(created), entity_id, state)
+    return Thing(position_of(row[0]), *row[1:])
 
 
 def _closed(path: Path) -> Unavailable:

@@ -19,13 +19,14 @@ from events.base import START, Position, UnknownEvent, type_of
 from events.container import ContainerEvent
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, EpochClaim
 from events.errors import Corrupt
+from events.inbox import InboxEvent
 from events.node import NodeEvent
 from events.pool import PoolEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskEvent, TaskStatus
 from events.worker import WorkerEvent
-from projections import container, node, pool, service, session, task, worker
+from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from events.base import Envelope, Event
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised when the same records fold to another world; snapshots of other versions are not used."""
 
 COMMANDS_REMEMBERED_S = 600.0
@@ -73,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[node.Node]
     pools: list[pool.Pool]
     sessions: list[session.Session]
+    inboxes: list[inbox.Inbox]
     remembered: dict[str, float]
     keyed: dict[str, KeyedTask]
     totals: dict[str, int]
@@ -98,6 +100,7 @@ class World:
         self.nodes: dict[str, node.Node] = {}
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
+        self.inboxes: dict[str, inbox.Inbox] = {}
         # Ordered, for they are emptied from the front: a plain dict would step over all it ever lost there.
         self.remembered: OrderedDict[str, float] = OrderedDict()
         self.keyed: OrderedDict[str, KeyedTask] = OrderedDict()
@@ -276,6 +279,7 @@ _TABLES = {
     "nodes": ("node_id", ""),
     "pools": ("pool_id", ""),
     "sessions": ("session_id", ""),
+    "inboxes": ("domain", ""),
 }
 
 
@@ -298,6 +302,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         NodeEvent: _fold(world, "nodes", node.evolve),
         PoolEvent: _fold_pool(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
+        InboxEvent: _fold(world, "inboxes", inbox.evolve),
     }
     return {
         event: fold

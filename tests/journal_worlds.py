@@ -10,7 +10,7 @@ from coordinator.bus import Bus
 from coordinator.journal import Epoch, Journal
 from coordinator.journal_memory import MemoryJournal, MemoryStream
 from coordinator.journal_nats import NatsJournal
-from coordinator.journal_reader import ReadLimits
+from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import GENESIS, CommitSource, Record, chain_after
 

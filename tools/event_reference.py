@@ -84,13 +84,17 @@ RECORDED: dict[str, str] = {
     "pool.released": "when a request that holds something gives it back.",
     "session.bound": "when `bind_session` names another container than before, or a container is created for it.",
     "session.closed": "when `close_session` is called, or the container that served the session is destroyed.",
+    "inbox.recorded": "when an event of a kind that is not ours is read from the domain's inbox.",
+    "inbox.refused": "when something in the inbox cannot be read, asks for nothing known, or is refused.",
+    "inbox.read": "last in the commit of each turn that took something from that inbox.",
+    "inbox.gap": "when messages of the inbox were gone before they were read, or its stream was made anew.",
     "coordinator.started": "first in the first commit of each reign.",
     "coordinator.stopped": "last in the last commit of a reign that ended on purpose.",
     "coordinator.turn": "with every turn that placed tasks, after the `task.started` events of that turn.",
 }
 
 _UNITS = {"_s": "seconds", "_ms": "milliseconds", "_at": "seconds since 1970", "_bytes": "bytes"}
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", msgspec.Raw: "any JSON"}
 
 
 def render_events() -> str:

@@ -7,16 +7,19 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.bench.bare import Bare
 from coordinator.bench.loads import PAYLOAD, submit_all, worker_process
-from coordinator.bench.measure import facades_at, machine, measured_cluster, spread, timed
+from coordinator.bench.measure import facades_at, machine, measured_cluster, resident_bytes, spread, timed
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, CompleteTask, GetTask, RegisterWorker, SubmitTask
 from coordinator.ids import TimeOrderedIds
 from coordinator.payloads import value_of
 from coordinator.settings import load
+
+if TYPE_CHECKING:
+    from coordinator.up import Cluster
 
 BLOCK = 100
 EVERY_S = 0.02
@@ -34,7 +37,8 @@ async def run(*, submits: int, tasks: int, claims: int, pending: int, starts: in
     Gives milliseconds: `submit_ms` over RPC with fsync, and `submit_to_bare`, its median over that of a bare publish
     in turns with it; `submit_to_start_ms` until the handler begins, in a worker process; `claim_ms` with few tasks and
     with *pending* ones waiting, and `claim_ratio` of the medians; `container_running_ms` and `agent_healthy_ms` from
-    the call that starts a container; `discovery_ms` in one process.
+    the call that starts a container; `discovery_ms` in one process. And by how many bytes the coordinator grew for each
+    task that waits.
     """
     async with measured_cluster() as cluster:
         async with Client.open(cluster.url, source="bench") as client, Bare.open(cluster.url) as bare:
@@ -42,7 +46,7 @@ async def run(*, submits: int, tasks: int, claims: int, pending: int, starts: in
             async with worker_process(client, cluster.url, "worker_of_bench"):
                 start_ms = await _task_starts(client, tasks)
             alone = await bare.figures()
-            claim_ms = await _claims(client, claims, (FEW_PENDING, pending))
+            claim_ms, grown = await _claims(client, claims, (FEW_PENDING, pending), cluster)
         with facades_at(cluster.url):
             running_ms, healthy_ms = await _starts(starts)
     few_ms, many_ms = claim_ms.values()
@@ -52,6 +56,7 @@ async def run(*, submits: int, tasks: int, claims: int, pending: int, starts: in
         "submit_to_start_ms": spread(start_ms),
         "claim_ms": {f"{count}_pending": spread(took) for count, took in claim_ms.items()},
         "claim_ratio": round(median(many_ms) / median(few_ms), 2),
+        "coordinator_bytes_per_pending_task": round(grown / (pending - FEW_PENDING)),
         "container_running_ms": spread(running_ms),
         "agent_healthy_ms": spread(healthy_ms),
         "discovery_ms": spread(await _discoveries(discoveries)),
@@ -91,15 +96,23 @@ async def _task_starts(client: Client, count: int) -> list[float]:
     return took
 
 
-async def _claims(client: Client, count: int, levels: tuple[int, int]) -> dict[int, list[float]]:
-    """Claim one task at a time while so many wait; each is completed, and another submitted, off the clock."""
+async def _claims(
+    client: Client, count: int, levels: tuple[int, int], cluster: Cluster
+) -> tuple[dict[int, list[float]], int]:
+    """
+    Claim one task at a time while so many wait; each is completed, and another submitted, off the clock.
+
+    Gives the milliseconds by level, and by how many bytes the coordinator grew as the last level was submitted.
+    """
+    pid = cluster.programs["coordinator"].pid or 0
     worker_id, task_name = "claimer_of_bench", "bench_claimed"
     await client.execute(RegisterWorker(worker_id=worker_id, handles=(task_name,)))
     took: dict[int, list[float]] = {}
-    waiting = 0
+    waiting = grown = 0
     for level in levels:
+        before = resident_bytes(pid)
         await submit_all(client, task_name, level - waiting, prefix=f"level_{level}")
-        waiting = level
+        waiting, grown = level, resident_bytes(pid) - before
         took[level] = []
         for number in range(count + BLOCK):
             claim = ClaimTasks(claim_id=f"claim_{level}_{number}", worker_id=worker_id)
@@ -109,7 +122,7 @@ async def _claims(client: Client, count: int, levels: tuple[int, int]) -> dict[i
             await client.execute(CompleteTask(task_id=given.task_id, lease=given.lease, worker_id=worker_id))
             await client.execute(SubmitTask(task_id=f"next_{level}_{number}", task_name=task_name, payload=PAYLOAD))
         del took[level][:BLOCK]
-    return took
+    return took, grown
 
 
 async def _starts(count: int) -> tuple[list[float], list[float]]:

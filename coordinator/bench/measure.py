@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from coordinator.embedded import find_server, server_version
 from coordinator.home import Home
+from coordinator.server_program import find_server, server_version
 from coordinator.settings import load
 from coordinator.up import run_cluster
 
@@ -88,6 +88,12 @@ def cpu_seconds(pid: int) -> float:
     """Say how long a process has computed so far, for itself and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Say how much memory a process has, as the system counts it."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def machine() -> dict[str, Any]:

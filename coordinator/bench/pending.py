@@ -7,23 +7,15 @@ A process of its own, for the memory that another measurement has let go of woul
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from itertools import islice
-from pathlib import Path
 
 from coordinator.bench.histories import pending, records
+from coordinator.bench.measure import resident_bytes
 from projections.world import World
 
 BATCH = 500
-
-
-def resident_bytes() -> int:
-    """Say how much memory this process has, as the system counts it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    msg = "/proc/self/status has no VmRSS"
-    raise OSError(msg)
 
 
 def bytes_a_task(tasks: int) -> float:
@@ -33,11 +25,11 @@ def bytes_a_task(tasks: int) -> float:
     for record in islice(folded, 2):  # the claim, and a batch that brings what the code itself takes, once
         world.apply_record(record)
     gc.collect()
-    before = resident_bytes()
+    before = resident_bytes(os.getpid())
     for record in folded:
         world.apply_record(record)
     gc.collect()
-    return (resident_bytes() - before) / (len(world.tasks) - BATCH)
+    return (resident_bytes(os.getpid()) - before) / (len(world.tasks) - BATCH)
 
 
 if __name__ == "__main__":

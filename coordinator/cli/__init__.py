@@ -53,6 +53,7 @@ _COMMANDS = {
     "task": ("coordinator.cli.query", "task", "Submit, look at and cancel tasks."),
     "service": ("coordinator.cli.query", "service", "Look at services."),
     "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
+    "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }

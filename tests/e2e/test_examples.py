@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -26,7 +27,11 @@ EMBEDDED_PAGES = [
     ROOT / "README.md",
     *(GUIDE / f"{name}.md" for name in ("containers", "embedding", "registry", "scheduler")),
 ]
-CLUSTER_PAGES = [ROOT / "README.md", GUIDE / "workers.md", ROOT / "docs/protocol.md"]
+CLUSTER_PAGES = [
+    ROOT / "README.md",
+    *(GUIDE / f"{name}.md" for name in ("workers", "inbox", "feed")),
+    ROOT / "docs/protocol.md",
+]
 LIMIT_S = 60.0
 
 EXAMPLES = {
@@ -138,6 +143,28 @@ def test_the_example_of_a_worker_executes_tasks_until_it_is_stopped(up: Up, how:
     assert worker.returncode == 0, said
 
 
+def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
+    """What it published is read: the facts are recorded, the task is done, `inbox list` shows no lag."""
+    added = cli(up, "inbox", "add", "warehouse")
+    assert (added.returncode, added.stdout) == (0, "coordination.inbox.warehouse.*.*\n"), added.stderr
+    ran = run("examples/publish_events.py", home=up.home, url=up.url)
+    assert (ran.returncode, ran.stdout) == (0, "1000 events stored\n"), ran.stderr
+    give_up_at = time.monotonic() + LIMIT_S
+    listed: list[dict[str, Any]] = []
+    while time.monotonic() < give_up_at and (not listed or listed[0]["recorded"] < 1001 or listed[0]["lag"]):
+        listed = json.loads(cli(up, "inbox", "list", "--json").stdout)
+    assert (listed[0]["domain"], listed[0]["recorded"], listed[0]["refused"]) == ("warehouse", 1001, 0)
+    assert "completed" in cli(up, "task", "get", "count_7").stdout
+    assert "warehouse" in cli(up, "inbox", "list").stdout
+    tailed = cli(up, "events", "tail", "--no-follow", "--type", "inbox.recorded", "-n", "1").stdout
+    assert 'data={"shelf":999}' in tailed
+    again = cli(up, "inbox", "add", "warehouse")
+    assert again.returncode == 0, again.stderr
+    refused = cli(up, "inbox", "add", "Ware.House")
+    assert refused.returncode == 5
+    assert "is not a name for one" in refused.stderr
+
+
 @pytest.mark.parametrize("page", EMBEDDED_PAGES, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_on_a_coordinator_of_its_own(page: Path, coordinator_home: Path) -> None:
     """Every block that is marked as runnable runs, in order."""
@@ -150,5 +177,6 @@ def test_the_python_of_a_page_runs_on_a_coordinator_of_its_own(page: Path, coord
 def test_the_python_of_a_page_runs_on_a_coordinator_that_is_up(page: Path, up: Up) -> None:
     """Pages that need a coordinator's URL, and the first page of all."""
     assert blocks_of(page) != []
+    assert cli(up, "inbox", "add", "warehouse").returncode == 0
     ran = run("-m", "tests.documents", str(page), home=up.home, url=up.url)
     assert ran.returncode == 0, ran.stderr

@@ -12,7 +12,7 @@ from coordinator.bus import ApiError, Bus
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal import Deposed
 from coordinator.journal_nats import NatsJournal, stream_config
-from coordinator.journal_reader import ReadLimits
+from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import GENESIS, Bounds, Record, chain_after
 from tests.journal_worlds import LIMITS, Writer, follow, read

@@ -14,6 +14,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 from events import codec
 from events.base import Position
 from events.container import (
@@ -31,6 +33,7 @@ from events.container import (
     Secret,
 )
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, WaitingClaim
+from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
     NodeHeartbeat,
@@ -185,6 +188,37 @@ EXAMPLES: dict[str, Event] = {
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.closed.v1": SessionClosed(session_id="session_1", reason="its container was destroyed"),
+    # inboxes
+    "inbox.recorded.v1": InboxRecorded(
+        domain="monitoring",
+        type="alert.raised",
+        event_id="alert_7",
+        event_source="/monitoring/eu",
+        about="disk_3",
+        event_time="2026-11-23T17:14:59.5+01:00",
+        data=Raw(b'{"level":9.5,"gr\xc3\xb6\xc3\x9fe":[-0.25,null,18446744073709551615]}'),
+    ),
+    "inbox.refused.v1": InboxRefused(
+        domain="execution",
+        sequence=41,
+        index=2,
+        reason="bad_request",
+        message="submit_task: data has a field 'prio' that is not known: did you mean 'priority'?",
+        type="task.submitted",
+        event_id="evt_1",
+        digest=sha256(b"x").hexdigest(),
+        begins='[{"specversion":"1.0"',
+    ),
+    "inbox.read.v1": InboxRead(
+        domain="execution", stream_created="2026-11-23T17:00:00.123456789Z", sequence=40, index=3
+    ),
+    "inbox.gap.v1": InboxGap(
+        domain="execution",
+        stream_created="2026-11-23T17:00:00.123456789Z",
+        from_sequence=41,
+        to_sequence=99,
+        why="removed",
+    ),
     # the coordinator itself
     "coordinator.started.v1": CoordinatorStarted(
         instance="coord_1", version="0.1.0", retention_s=3600.0, ended_kept=10_000

@@ -77,6 +77,7 @@ LIMITS: list[tuple[str, Any, str]] = [
     ("engine.turn_commands", 7, "turn_commands"),
     ("engine.turn_bytes", 777_777, "turn_bytes"),
     ("engine.intake_max", 7, "intake_max"),
+    ("inbox.waiting_max", 777, "inbox_max"),
     ("engine.waiting_max", 7, "waiting_max"),
     ("engine.wait_max_s", 7.5, "wait_max_s"),
     ("engine.tick_s", 0.25, "tick_s"),

@@ -8,7 +8,7 @@ import pytest
 
 from events import codec
 from events.errors import Refused
-from events.subjects import ANY, Subjects
+from events.subjects import ANY, Subjects, service_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,16 @@ BUILDERS: dict[str, Callable[[str], str]] = {
     "event name": lambda token: S.event(f"task.{token}"),
     "heartbeat kind": lambda token: S.heartbeat(token, "w"),
     "heartbeat id": lambda token: S.heartbeat("worker", token),
+    "inbox kind": lambda token: S.inbox("execution", f"{token}.done"),
+    "inbox event": lambda token: S.inbox("execution", f"task.{token}"),
     "rpc source": lambda token: S.rpc(token, "task", "submit"),
     "rpc kind": lambda token: S.rpc("local", token, "submit"),
     "rpc verb": lambda token: S.rpc("local", "task", token),
+    "any rpc kind": lambda token: S.rpc_any(token, "submit"),
+    "any rpc verb": lambda token: S.rpc_any("task", token),
+    "service verb": service_api,
+    "service name": lambda token: service_api("PING", token),
+    "service instance": lambda token: service_api("PING", "coordinator", token),
     "read source": lambda token: S.read(token, "find"),
     "read verb": lambda token: S.read("local", token),
     "notice kind": lambda token: S.notice(token, "w"),
@@ -44,11 +51,13 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "services": "coordination.services",
         "events_all": "coordination.events.>",
         "heartbeats": "coordination.heartbeat.*.*",
+        "inboxes_all": "coordination.inbox.>",
         "rpc_all": "coordination.rpc.*.*.*",
         "read_all": "coordination.read.*.*",
         "stream_journal": "COORDINATION_JOURNAL",
         "stream_events": "COORDINATION_EVENTS",
         "stream_heartbeats": "COORDINATION_HEARTBEATS",
+        "streams_inbox": "COORDINATION_INBOX_",
         "bucket_lease": "COORDINATION_LEASE",
         "bucket_snapshots": "COORDINATION_SNAPSHOTS",
     }
@@ -60,9 +69,17 @@ def test_subjects_are_made_of_their_tokens() -> None:
     assert S.event("task.attempt_failed") == "coordination.events.task.attempt_failed"
     assert S.heartbeat("worker", "w1") == "coordination.heartbeat.worker.w1"
     assert S.rpc("local", "task", "submit") == "coordination.rpc.local.task.submit"
+    assert S.rpc_any("task", "submit") == "coordination.rpc.*.task.submit"
     assert S.read("local", "find") == "coordination.read.local.find"
     assert S.notice("node", "n1") == "coordination.notice.node.n1"
     assert S.node("n1", "logs") == "coordination.node.n1.logs"
+
+
+def test_the_subjects_of_nats_tools() -> None:
+    """Those of all services, of the ones of a name, of one instance."""
+    assert service_api("PING") == "$SRV.PING"
+    assert service_api("INFO", "coordinator") == "$SRV.INFO.coordinator"
+    assert service_api("STATS", "coordinator", "c1") == "$SRV.STATS.coordinator.c1"
 
 
 def test_another_namespace_shares_no_name() -> None:
@@ -79,6 +96,28 @@ def test_no_unchecked_token_enters_a_subject(build: Callable[[str], str], token:
     """A wildcard or separator in a token is refused, whichever token it is."""
     with pytest.raises(Refused, match="is not an identifier"):
         build(token)
+
+
+@pytest.mark.parametrize("token", [*HOSTILE, "Execution", "coordinator"])
+def test_a_domain_has_no_capitals_and_no_name_of_ours(token: str) -> None:
+    """Its stream's name has it in capitals, so two that differ in them alone would share one; nobody poses as us."""
+    for build in (S.inbox_all, S.stream_inbox, lambda domain: S.inbox(domain, "task.done")):
+        with pytest.raises(Refused, match="is not a name for one: use 1 to 64 of a-z"):
+            build(token)
+
+
+def test_the_stream_of_an_inbox_is_known_by_its_name() -> None:
+    """And only one that is spelled as it must be."""
+    assert S.stream_inbox("exec-2") == "COORDINATION_INBOX_EXEC-2"
+    assert S.parse_stream_inbox("COORDINATION_INBOX_EXEC-2") == "exec-2"
+    assert S.inbox_all("exec-2") == "coordination.inbox.exec-2.*.*"
+    others = (
+        "COORDINATION_JOURNAL",
+        "COORDINATION_INBOX_",
+        "COORDINATION_INBOX_exec",
+        "COORDINATION_INBOX_COORDINATOR",
+    )
+    assert [S.parse_stream_inbox(other) for other in others] == ["", "", "", ""]
 
 
 @pytest.mark.parametrize("name", codec.EVENTS)
@@ -98,4 +137,5 @@ def test_what_was_built_is_parsed_again(namespace: str) -> None:
     """The door learns source, kind, verb and id from the subject alone."""
     subjects = Subjects(namespace)
     assert subjects.parse_rpc(subjects.rpc("s", "k", "v")) == ("s", "k", "v")
+    assert subjects.parse_inbox(subjects.inbox("d", "k.e")) == ("d", "k", "e")
     assert subjects.parse_heartbeat(subjects.heartbeat("worker", "w1")) == ("worker", "w1")

@@ -11,6 +11,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -26,6 +28,7 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
+from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
@@ -276,6 +279,23 @@ class Historian:
             return PoolReleased(pool_id=pool_id, request_id=request_id)
         return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=self.random.choice(_SIZES))
 
+    def change_inbox(self) -> Event | None:
+        domain = self.pick("domain", 3)
+        known = self.world.inboxes.get(domain)
+        created, sequence = (known.stream_created, known.sequence) if known is not None else ("once", 0)
+        return self.random.choice((
+            InboxRecorded(domain=domain, type="order.placed", event_id=self.pick("e", 99), data=Raw(b"[1]")),
+            InboxRefused(domain=domain, sequence=sequence + 1, index=0, reason="unreadable", message="no JSON"),
+            InboxRead(domain=domain, stream_created=created, sequence=sequence + 3, index=self.random.randint(0, 2)),
+            InboxGap(
+                domain=domain,
+                stream_created=self.random.choice((created, "again")),
+                from_sequence=sequence + 1,
+                to_sequence=sequence + 5,
+                why="removed",
+            ),
+        ))  # fmt: skip
+
     def change_coordinator(self) -> Event | None:
         return self.random.choice((
             CoordinatorStarted(
@@ -303,6 +323,7 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_service,
     Historian.change_session,
     Historian.change_pool,
+    Historian.change_inbox,
     Historian.change_coordinator,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 0.5)

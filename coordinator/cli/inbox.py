@@ -1,0 +1,108 @@
+"""The commands about the inboxes of other domains: `inbox add`, `inbox list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from coordinator.cli.connection import URL, asking, load_settings
+from coordinator.cli.output import moment, output_options, show
+
+if TYPE_CHECKING:
+    from coordinator.client import Client
+    from projections.inbox import Inbox
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One inbox: what its stream holds, how far it is read, and what came of it."""
+
+    domain: str
+    stream: str
+    messages: int
+    bytes: int
+    read: int
+    lag: int
+    recorded: int
+    refused: int
+    missed: int
+    read_at: float | None
+
+
+_COLUMNS = (
+    ("domain", lambda i: i.domain),
+    ("messages", lambda i: i.messages),
+    ("bytes", lambda i: i.bytes),
+    ("read to", lambda i: i.read),
+    ("lag", lambda i: i.lag),
+    ("recorded", lambda i: i.recorded),
+    ("refused", lambda i: i.refused),
+    ("missed", lambda i: i.missed),
+    ("last read", lambda i: moment(i.read_at)),
+)
+
+
+@click.group()
+def inbox() -> None:
+    """Let other domains publish into the coordinator."""
+
+
+@inbox.command("add")
+@click.argument("domain")
+@URL
+@click.pass_context
+def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
+    """Make the inbox of DOMAIN, unless it is there; the coordinator finds it by itself."""
+    from coordinator.inbox import inbox_stream, limits_of
+    from coordinator.streams import ensure_stream
+
+    limits = limits_of(load_settings(ctx, log_level="warning"))
+
+    async def add(client: Client) -> str:
+        await ensure_stream(client.bus, inbox_stream(client.subjects, domain, limits))
+        return client.subjects.inbox_all(domain)
+
+    click.echo(asking(ctx, url, add))
+
+
+@inbox.command("list")
+@URL
+@output_options
+@click.pass_context
+def inbox_list(ctx: click.Context, url: str | None, output: str, as_json: bool) -> None:
+    """List the inboxes: what each holds, how far it is read, and how much is still to be read."""
+    show(asking(ctx, url, _listed), _COLUMNS, output=output, as_json=as_json)
+
+
+async def _listed(client: Client) -> list[Listed]:
+    from coordinator.commands import ListInboxes
+    from coordinator.inbox import ANSWER_TIMEOUT_S, find_inboxes
+
+    known: dict[str, Inbox] = {one.domain: one for one in await client.execute(ListInboxes())}
+    streams = await find_inboxes(client.bus, client.subjects)
+    listed = []
+    for domain in sorted({*known, *streams}):
+        info: dict[str, Any] = {"created": "", "state": {"messages": 0, "bytes": 0, "last_seq": 0}}
+        if domain in streams:
+            info = await client.bus.js_request(f"STREAM.INFO.{streams[domain]}", timeout_s=ANSWER_TIMEOUT_S)
+        listed.append(_one(domain, streams.get(domain, ""), info, known.get(domain)))
+    return listed
+
+
+def _one(domain: str, stream: str, info: dict[str, Any], known: Inbox | None) -> Listed:
+    state = info["state"]
+    read = known.sequence if known is not None and known.stream_created == info["created"] else 0
+    return Listed(
+        domain=domain,
+        stream=stream,
+        messages=state["messages"],
+        bytes=state["bytes"],
+        read=read,
+        # What is gone before it was read is not to be read any more.
+        lag=min(state["messages"], max(0, state["last_seq"] - read)),
+        recorded=known.recorded if known is not None else 0,
+        refused=known.refused if known is not None else 0,
+        missed=known.missed if known is not None else 0,
+        read_at=known.read_at if known is not None else None,
+    )

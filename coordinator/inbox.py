@@ -1,0 +1,265 @@
+"""
+Reads the inboxes of other domains for the instance that leads: each in order, from where the journal says it is.
+
+Every inbox has a stream and a reader of its own; new ones are found by looking which streams there are. A reader hands
+over what it read and waits until the writer has taken it up, so no more than a bounded number waits. It keeps nothing:
+where to go on stands in the journal alone. What is gone before it was read is reported as a gap, never passed over in
+silence; whatever a message holds, the next one follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from coordinator.inbox_orders import Incoming, Item, items_of
+from coordinator.inbox_turn import Place
+from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.pull_consumer import Interrupted, ReadLimits, open_consumer
+from events.errors import Refused, Unavailable
+from events.inbox import InboxGap
+
+if TYPE_CHECKING:
+    from coordinator.bus import Bus
+    from coordinator.inbox_turn import InboxTurns
+    from coordinator.settings import Settings
+    from coordinator.subscription import Message
+    from events.subjects import Subjects
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT_S = 2.0
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+DOUBT_S = 5.0
+"""A stream that ends before what was read of it is believed after so long: a replica may lag."""
+
+MOST_STREAMS = 1000
+DUPLICATE_WINDOW_S = 120
+_PARSED_AT_ONCE = 100
+"""So many messages are made sense of before others have their turn."""
+
+
+class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How an inbox's stream is bounded, and how it is read; times in seconds."""
+
+    max_bytes: int = 1024**3
+    max_age_s: float = 7 * 86_400.0
+    max_msg_size_bytes: int = 512 * 1024
+    replicas: int = 1
+    discover_s: float = 2.0
+    read: ReadLimits = msgspec.field(default_factory=lambda: ReadLimits(pull_messages=2000, pull_bytes=1024 * 1024))
+
+
+def limits_of(settings: Settings) -> InboxLimits:
+    """Take the limits from the settings."""
+    inbox = settings.inbox
+    return InboxLimits(
+        max_bytes=inbox.max_bytes,
+        max_age_s=inbox.max_age_s,
+        max_msg_size_bytes=inbox.max_msg_size_bytes,
+        replicas=settings.nats.replicas,
+        discover_s=inbox.discover_s,
+    )
+
+
+def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[str, Any]:
+    """
+    Say how the stream of the inbox of *domain* is to be: bounded, and nobody can remove or replace what others sent.
+
+    Raises:
+        Refused: *domain* is no name for one.
+    """
+    return {
+        "name": subjects.stream_inbox(domain),
+        "subjects": [subjects.inbox_all(domain)],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "num_replicas": limits.replicas,
+        "max_bytes": limits.max_bytes,
+        "max_age": int(limits.max_age_s * NANOSECONDS),
+        "max_msg_size": limits.max_msg_size_bytes,
+        "duplicate_window": DUPLICATE_WINDOW_S * NANOSECONDS,
+    }
+
+
+async def find_inboxes(bus: Bus, subjects: Subjects) -> dict[str, str]:
+    """
+    Give the domains that have an inbox, and the streams of these; other streams over such subjects are passed by.
+
+    Raises:
+        Unavailable: JetStream did not answer. ApiError: it says no.
+    """
+    found: dict[str, str] = {}
+    offset = 0
+    while offset < MOST_STREAMS:
+        question = {"subject": subjects.inboxes_all, "offset": offset}
+        answer = await bus.js_request("STREAM.NAMES", question, timeout_s=ANSWER_TIMEOUT_S)
+        names = answer.get("streams") or []
+        found |= {domain: name for name in names if (domain := subjects.parse_stream_inbox(name))}
+        offset += len(names)
+        if not names or offset >= answer["total"]:
+            break
+    return found
+
+
+class InboxReaders:
+    """All readers of one reign."""
+
+    def __init__(self, turns: InboxTurns, bus: Bus, subjects: Subjects, limits: InboxLimits) -> None:
+        self._turns = turns
+        self._bus = bus
+        self._subjects = subjects
+        self._limits = limits
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Read every inbox there is, and those there will be, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    found = await find_inboxes(self._bus, self._subjects)
+                except (Unavailable, ApiError) as error:
+                    log.warning("inboxes_not_found", why=error.message)
+                else:
+                    for domain, stream in found.items():
+                        if domain not in self._reading or self._reading[domain].done():
+                            reader = InboxReader(self._turns, self._bus, self._subjects, self._limits, domain, stream)
+                            self._reading[domain] = tasks.create_task(reader.run())
+                await asyncio.sleep(self._limits.discover_s)
+
+
+class InboxReader:
+    """Reads the inbox of one domain while there is one."""
+
+    def __init__(
+        self, turns: InboxTurns, bus: Bus, subjects: Subjects, limits: InboxLimits, domain: str, stream: str
+    ) -> None:
+        self._turns = turns
+        self._bus = bus
+        self._subjects = subjects
+        self._limits = limits
+        self._domain = domain
+        self._stream = stream
+        self._place = turns.reached(domain)
+        """Behind what was handed over, which the journal may not have yet."""
+        self._pause_s = FIRST_PAUSE_S
+        self._behind_since: float | None = None
+
+    async def run(self) -> None:
+        """Read until cancelled, or until the stream is gone."""
+        log.info("inbox_reading", domain=self._domain, after=self._place.sequence)
+        while True:
+            try:
+                await self._check()
+                await self._read()
+            except Interrupted as stop:
+                log.info("inbox_reading_restarted", domain=self._domain, after=self._place.sequence, why=stop.reason)
+                if stop.gap:
+                    await self._pass_hole()
+            except ApiError as error:
+                if error.err_code == NO_STREAM:
+                    log.warning("inbox_gone", domain=self._domain, after=self._place.sequence)
+                    return
+                log.warning("inbox_reading_waits", domain=self._domain, why=error.message)
+            except (Unavailable, Refused) as error:
+                log.warning("inbox_reading_waits", domain=self._domain, why=error.message)
+            except Exception:  # a defect here must not end the reign of whoever leads
+                log.exception("inbox_reading_failed", domain=self._domain)
+            await asyncio.sleep(self._pause_s)
+            await self._bus.until_connected(LONGEST_PAUSE_S)
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    async def _read(self) -> None:
+        async with open_consumer(
+            self._bus, self._stream, self._limits.read, self._incoming, self._place.sequence
+        ) as consumer:
+            while True:
+                batch = await consumer.take()
+                if batch:
+                    await self._hand_over(batch)
+                elif await self._check() > self._place.sequence and consumer.has_stalled():
+                    raise Interrupted("the stream holds more, and nothing came")
+
+    def _incoming(self, message: Message, sequence: int) -> Incoming:
+        domain, kind, event = self._subjects.parse_inbox(message.subject)
+        return Incoming(
+            domain=domain,
+            kind=kind,
+            event=event,
+            sequence=sequence,
+            body=message.data,
+            stream_created=self._place.stream_created,
+            headers=message.headers if message.raw_headers else {},
+        )
+
+    async def _hand_over(self, batch: list[Incoming]) -> None:
+        for number, message in enumerate(batch, 1):
+            await self._turns.room(self._domain)
+            created, _, taken = self._place
+            # Of the first message some may have been taken up before.
+            self._turns.put(self._domain, created, items_of(message)[taken:])
+            self._place = Place(created, message.sequence, 0)
+            if number % _PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._pause_s = FIRST_PAUSE_S
+
+    async def _check(self) -> int:
+        """Compare the stream with what was read of it, report what is gone, and give its last sequence."""
+        info = await self._bus.js_request(f"STREAM.INFO.{self._stream}", timeout_s=ANSWER_TIMEOUT_S)
+        if info["config"]["subjects"] != [self._subjects.inbox_all(self._domain)]:
+            msg = f"stream {self._stream} is no inbox: it takes {info['config']['subjects']!r}"
+            raise Refused(msg, reason="stream_drift")
+        state, created = info["state"], info["created"]
+        last: int = state["last_seq"]
+        first: int = state["first_seq"] if state["messages"] else last + 1
+        place = self._place
+        if place.stream_created and place.stream_created != created:
+            self._gap(created, 1, first - 1, "recreated")
+        elif place.sequence > last:
+            self._doubt(last)
+            self._gap(created, last + 1, last, "went_backwards")
+        elif first > place.sequence + 1:
+            self._gap(created, place.sequence + 1, first - 1, "removed")
+        elif not place.stream_created:
+            self._place = Place(created, place.sequence, place.index)
+        self._behind_since = None
+        return last
+
+    def _doubt(self, last: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._behind_since is None:
+            self._behind_since = now
+        if now - self._behind_since < DOUBT_S:
+            msg = f"the inbox ends at {last}, and {self._place.sequence} was read"
+            raise Unavailable(msg)
+
+    async def _pass_hole(self) -> None:
+        """A message was skipped: ask the stream leader whether it is there, and where the next one is."""
+        missing = self._place.sequence + 1
+        api = f"STREAM.MSG.GET.{self._stream}"
+        try:
+            await self._bus.js_request(api, {"seq": missing}, timeout_s=ANSWER_TIMEOUT_S)
+        except ApiError as error:
+            if error.err_code != NO_MESSAGE:
+                return
+        except Unavailable:
+            return
+        else:
+            return
+        question = {"seq": missing, "next_by_subj": self._subjects.inbox_all(self._domain)}
+        try:
+            found = await self._bus.js_request(api, question, timeout_s=ANSWER_TIMEOUT_S)
+        except (ApiError, Unavailable):
+            return
+        self._gap(self._place.stream_created, missing, found["message"]["seq"] - 1, "removed")
+
+    def _gap(self, created: str, first: int, last: int, why: str) -> None:
+        log.warning("inbox_gap", domain=self._domain, first=first, last=last, why=why)
+        event = InboxGap(domain=self._domain, stream_created=created, from_sequence=first, to_sequence=last, why=why)
+        self._turns.put(self._domain, created, [Item(sequence=last, event=event)])
+        self._place = Place(created, last, 0)

@@ -1,0 +1,399 @@
+"""
+What a message in an inbox means: an order the coordinator carries out, a fact to keep, or the reason why neither. Pure.
+
+A message is a CloudEvent (structured, or binary with `ce-` headers), a batch of them, or bare JSON, whose attributes
+are those of the subject. Types of our own kinds ask for what RPC asks for, by the same commands: `ORDERS` is the one
+table. All other types are facts of the domain. Whatever cannot be read comes out as an item too: nothing may stop what
+follows, and nothing of it is ever left out, for the position in the inbox counts items.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from coordinator.commands import (
+    BindSession,
+    CancelTask,
+    CloseSession,
+    Command,
+    CompleteTask,
+    CreateContainer,
+    DeregisterService,
+    DestroyContainer,
+    DrainWorker,
+    FailTask,
+    HeartbeatService,
+    LeaveWorker,
+    PauseContainer,
+    ProgressTask,
+    RegisterService,
+    RegisterWorker,
+    ReleaseTask,
+    ReportCheck,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+    SubmitTask,
+    command_type,
+)
+from coordinator.rules import check_text
+from coordinator.wire import check_caller, cut, decode_command, nearest
+from events.codec import UNREADABLE, seconds_of
+from events.errors import CoordinationError, Corrupt, Refused, shown
+from events.ids import checked
+from events.inbox import InboxGap, InboxRecorded, InboxRefused
+
+MOST_EVENTS = 1000
+"""CloudEvents in one batch."""
+DEPTH_MOST = 64
+"""Levels of nesting in a fact: whoever reads the journal after us has a limit too, and some have a low one."""
+TEXT_CHARS_MOST = 256
+DATA_BYTES_MOST = 64 * 1024
+BEGINS_BYTES = 80
+
+KINDS = frozenset({"container", "service", "task", "worker", "node", "pool", "session", "coordinator", "inbox"})
+"""What is ours: the types of these kinds are known here, or refused."""
+
+
+class Asks(NamedTuple):
+    """What an event type asks for: a command, and the field of it that the event's `subject` stands for."""
+
+    command: type[Command]
+    field: str
+    makes: bool = False
+    """Whether an id is made from that of the event where none is given."""
+
+
+ORDERS: dict[str, Asks] = {
+    "task.submitted": Asks(SubmitTask, "task_id", makes=True),
+    "task.progressed": Asks(ProgressTask, "task_id"),
+    "task.completed": Asks(CompleteTask, "task_id"),
+    "task.failed": Asks(FailTask, "task_id"),
+    "task.released": Asks(ReleaseTask, "task_id"),
+    "task.cancelled": Asks(CancelTask, "task_id"),
+    "worker.registered": Asks(RegisterWorker, "worker_id"),
+    "worker.draining": Asks(DrainWorker, "worker_id"),
+    "worker.left": Asks(LeaveWorker, "worker_id"),
+    "service.registered": Asks(RegisterService, "service_id", makes=True),
+    "service.deregistered": Asks(DeregisterService, "service_id"),
+    "service.heartbeat": Asks(HeartbeatService, "service_id"),
+    "service.checked": Asks(ReportCheck, "service_id"),
+    "session.bound": Asks(BindSession, "session_id"),
+    "session.closed": Asks(CloseSession, "session_id"),
+    "container.requested": Asks(CreateContainer, "container_id", makes=True),
+    "container.start_requested": Asks(StartContainer, "container_id"),
+    "container.stop_requested": Asks(StopContainer, "container_id"),
+    "container.pause_requested": Asks(PauseContainer, "container_id"),
+    "container.resume_requested": Asks(ResumeContainer, "container_id"),
+    "container.destroy_requested": Asks(DestroyContainer, "container_id"),
+}
+"""Every event type by which another domain has the coordinator do something."""
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One message of an inbox, as it came; `stream_created` names the stream it came from."""
+
+    domain: str
+    kind: str
+    event: str
+    sequence: int
+    body: bytes
+    stream_created: str = ""
+    headers: dict[str, str] = {}
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    One event of a message: `command` to be decided, or `event` to be recorded; neither where there is nothing to do.
+
+    What follows `is_last` is the next message. `body` is what came, of a batch this event alone, for what is said when
+    it is refused.
+    """
+
+    sequence: int
+    index: int = 0
+    is_last: bool = True
+    command: Command | None = None
+    event: InboxRecorded | InboxRefused | InboxGap | None = None
+    type: str = ""
+    event_id: str = ""
+    command_id: str = ""
+    tenant: str = "default"
+    traceparent: str = ""
+    body: bytes = b""
+
+
+class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is looked at of a CloudEvent; other attributes are let pass."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    time: str | None = None
+    tenant: str | None = None
+    traceparent: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Probe(msgspec.Struct, frozen=True, gc=False):
+    specversion: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_event_decoder = msgspec.json.Decoder(_CloudEvent)
+_probe_decoder = msgspec.json.Decoder(_Probe)
+_parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+_BINARY = "ce-"
+_NAMES = {asks.command: command_type(asks.command) for asks in ORDERS.values()}
+_ID_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    field: msgspec.json.Decoder(
+        msgspec.defstruct(f"_With_{field}", [("given", str | None, None)], rename={"given": field})
+    )
+    for field in {asks.field for asks in ORDERS.values()}
+}
+
+
+def items_of(message: Incoming) -> list[Item]:
+    """Say what *message* means, one item for each event in it, in their order; never raises, whatever it holds."""
+    try:
+        parts = _parts_of(message)
+    except Refused as refused:
+        return [Item(sequence=message.sequence, event=_refused(message, 0, message.body, refused))]
+    if not parts:
+        return [Item(sequence=message.sequence)]
+    last = len(parts) - 1
+    return [_item(message, index, part, is_last=index == last) for index, part in enumerate(parts)]
+
+
+def refusal(domain: str, item: Item, error: CoordinationError) -> InboxRefused:
+    """Say why the order in *item* was not carried out."""
+    return InboxRefused(
+        domain=domain,
+        sequence=item.sequence,
+        index=item.index,
+        reason=error.reason,
+        message=cut(error.message),
+        type=item.type,
+        event_id=item.event_id,
+        digest=sha256(item.body).hexdigest(),
+        begins=ascii(item.body[:BEGINS_BYTES])[2:-1],
+    )
+
+
+def _refused(message: Incoming, index: int, body: bytes, error: Refused, event_id: str = "") -> InboxRefused:
+    named = f"{message.kind}.{message.event}"
+    item = Item(
+        sequence=message.sequence,
+        index=index,
+        # What it called itself was perhaps the reason.
+        type=named if len(named) <= TEXT_CHARS_MOST and named.isprintable() else "",
+        event_id=event_id if len(event_id) <= TEXT_CHARS_MOST and event_id.isprintable() else "",
+        body=body,
+    )
+    return refusal(message.domain, item, error)
+
+
+def _parts_of(message: Incoming) -> list[_CloudEvent | bytes]:
+    """
+    Take a message apart into events, read already or still as they came.
+
+    Raises:
+        Refused: it is none of what an inbox takes.
+    """
+    checked(message.kind, "kind (in the subject)")
+    checked(message.event, "event (in the subject)")
+    if any(name[:3].lower() == _BINARY for name in message.headers):
+        return [_binary(message)]
+    body = message.body
+    first = body.lstrip(b" \t\r\n")[:1]
+    try:
+        if first == b"[":
+            return _batch(_parts_decoder.decode(body))
+        if first == b"{" and _probe_decoder.decode(body).specversion is not msgspec.UNSET:
+            return [body]
+        _decode_any(body)
+    except UNREADABLE as error:
+        msg = f"the message is no JSON ({cut(str(error))}): send a CloudEvent, a batch of them, or a JSON value"
+        raise Refused(msg, reason="unreadable") from error
+    return [_bare(message)]
+
+
+def _batch(parts: list[msgspec.Raw]) -> list[_CloudEvent | bytes]:
+    if len(parts) > MOST_EVENTS:
+        msg = f"the batch has {len(parts)} events: send at most {MOST_EVENTS} in one message"
+        raise Refused(msg, reason="too_large")
+    return [bytes(part) for part in parts]
+
+
+def _bare(message: Incoming) -> _CloudEvent:
+    """Make an event of JSON that is none: the subject says its type, and the message what tells it from others."""
+    given = message.headers.get("Nats-Msg-Id", "")
+    return _CloudEvent(
+        specversion="1.0",
+        id=given or str(message.sequence),
+        # A number in a stream says nothing without the stream.
+        source="" if given else message.stream_created,
+        type=f"{message.kind}.{message.event}",
+        traceparent=message.headers.get("traceparent"),
+        data=msgspec.Raw(message.body),
+    )
+
+
+def _binary(message: Incoming) -> _CloudEvent:
+    """Read the attributes from the headers, as CloudEvents has it for NATS; the body is the data."""
+    attributes = {name[3:].lower(): value for name, value in message.headers.items() if name[:3].lower() == _BINARY}
+    attributes.pop("data", None)
+    attributes.pop("data_base64", None)
+    try:
+        if message.body:
+            _decode_any(message.body)
+        event = msgspec.convert(attributes, _CloudEvent)
+    except UNREADABLE as error:
+        msg = f"the message has ce- headers and is no CloudEvent ({cut(str(error))}): its data must be JSON"
+        raise Refused(msg, reason="unreadable") from error
+    return msgspec.structs.replace(event, data=msgspec.Raw(message.body or b"null"))
+
+
+def _item(message: Incoming, index: int, part: _CloudEvent | bytes, *, is_last: bool) -> Item:
+    event_id = ""
+    # A batch may hold a thousand events that cannot be read: hashing all of it for each would take seconds.
+    body = part if isinstance(part, bytes) else message.body
+    try:
+        event = _event_of(part) if isinstance(part, bytes) else part
+        event_id = event.id
+        _check(event, message)
+        tenant, traceparent = event.tenant or "default", event.traceparent or ""
+        check_caller(tenant, traceparent)
+        if message.kind in KINDS:
+            command: Command | None = _command(event, message)
+            fact, known_by = None, _digest(message, event)
+        else:
+            command, fact, known_by = None, _fact(event, message), ""
+    except Refused as refused:
+        event_refused = _refused(message, index, body, refused, event_id)
+        return Item(sequence=message.sequence, index=index, is_last=is_last, event=event_refused)
+    return Item(
+        sequence=message.sequence,
+        index=index,
+        is_last=is_last,
+        command=command,
+        event=fact,
+        type=event.type,
+        event_id=event_id,
+        command_id=known_by,
+        tenant=tenant,
+        traceparent=traceparent,
+        body=body,
+    )
+
+
+def _event_of(part: bytes) -> _CloudEvent:
+    try:
+        return _event_decoder.decode(part)
+    except UNREADABLE as error:
+        msg = f"the event is no CloudEvent ({cut(str(error))}): it has specversion, id, source, type, and data"
+        raise Refused(msg, reason="unreadable") from error
+
+
+def _check(event: _CloudEvent, message: Incoming) -> None:
+    if event.specversion != "1.0":
+        raise Refused(f"specversion {shown(event.specversion)} is not known: use '1.0'", reason="unreadable")
+    named = f"{message.kind}.{message.event}"
+    if event.type != named:
+        msg = f"type {shown(event.type)} came on the subject of {named!r}: permissions are given by subject"
+        raise Refused(msg, reason="wrong_subject")
+    check_text("id", event.id, TEXT_CHARS_MOST, least=1)
+    check_text("source", event.source, TEXT_CHARS_MOST)
+    check_text("subject", event.subject or "", TEXT_CHARS_MOST)
+    if event.data_base64 is not msgspec.UNSET:
+        raise Refused("data_base64 is not taken here: send JSON in data", reason="bad_data")
+    if event.time:
+        try:
+            seconds_of(event.time)
+        except Corrupt as error:
+            raise Refused(error.message, reason="bad_time") from error
+
+
+def _fact(event: _CloudEvent, message: Incoming) -> InboxRecorded:
+    data = b"null" if isinstance(event.data, msgspec.UnsetType) else bytes(event.data)
+    if len(data) > DATA_BYTES_MOST:
+        msg = f"data has {len(data)} bytes: at most {DATA_BYTES_MOST} are kept; keep what is larger elsewhere"
+        raise Refused(msg, reason="too_large")
+    _check_data(data)
+    return InboxRecorded(
+        domain=message.domain,
+        type=event.type,
+        event_id=event.id,
+        event_source=event.source,
+        about=event.subject or "",
+        event_time=event.time or "",
+        data=msgspec.Raw(data),
+    )
+
+
+def _check_data(data: bytes) -> None:
+    """Make sure that everyone after us can read it: it was only skipped so far, and skipping checks little."""
+    try:
+        value = _decode_any(data)
+    except UNREADABLE as error:
+        raise Refused(f"data cannot be read ({cut(str(error))}): send JSON in UTF-8", reason="unreadable") from error
+    if data.count(b"[") + data.count(b"{") > DEPTH_MOST and _depth(value) > DEPTH_MOST:
+        raise Refused(f"data is nested deeper than {DEPTH_MOST} levels: flatten it", reason="too_deep")
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return depth - 1
+
+
+def _digest(message: Incoming, event: _CloudEvent) -> str:
+    """Name an event by who it is from and what it is called: the same one sent again gets the same name."""
+    named = f"{message.domain}\0{event.source}\0{event.id}"
+    return f"in_{sha256(named.encode()).hexdigest()[:40]}"
+
+
+def _command(event: _CloudEvent, message: Incoming) -> Command:
+    asks = ORDERS.get(event.type)
+    if asks is None:
+        right = nearest(event.type, ORDERS)
+        msg = f"type {shown(event.type)} asks for nothing the coordinator does: {right}"
+        raise Refused(msg, reason="unknown_type")
+    data = b"{}" if isinstance(event.data, msgspec.UnsetType) else bytes(event.data)
+    return decode_command(_NAMES[asks.command], _with_id(data, asks, event, message))
+
+
+def _with_id(data: bytes, asks: Asks, event: _CloudEvent, message: Incoming) -> bytes:
+    """Put the id of what the event is about into its data, where only its subject has it, or it is to be made."""
+    try:
+        given = _ID_DECODERS[asks.field].decode(data).given
+    except UNREADABLE:
+        return data  # told by whoever reads the command
+    if given is not None:
+        if event.subject and event.subject != given:
+            msg = f"subject {shown(event.subject)} and data.{asks.field} {shown(given)} differ: leave one of them out"
+            raise Refused(msg, reason="bad_data")
+        return data
+    made = _digest(message, event) if asks.makes else ""
+    about = event.subject or made
+    if not about:
+        msg = f"data.{asks.field} is missing: say there, or in subject, which one {event.type} is about"
+        raise Refused(msg, reason="bad_data")
+    inside = data.strip()[1:-1].strip()
+    return b'{"%b":%b%b%b}' % (asks.field.encode(), _encode(about), b"," if inside else b"", inside)

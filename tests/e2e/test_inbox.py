@@ -1,0 +1,316 @@
+"""Other domains publish, as strangers do: with plain nats-py and none of our code, against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import nats
+import pytest
+
+from coordinator.commands import GetTask
+from coordinator.errors import NotFound
+from coordinator.inbox import InboxLimits, find_inboxes, inbox_stream
+from coordinator.journal_nats import NatsJournal
+from coordinator.streams import ensure_stream
+from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
+from events.publisher import EventPublisher
+from events.task import TaskSubmitted
+from projections.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nats.aio.client import Client as Nats
+
+    from events.base import Envelope
+    from tests.e2e.conftest import Cluster
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_S = 60.0
+INBOX = "coordination.inbox.execution"
+STREAM = "COORDINATION_INBOX_EXECUTION"
+
+
+@asynccontextmanager
+async def stranger(cluster: Cluster) -> AsyncIterator[Nats]:
+    """Connect as anybody would."""
+    client = await nats.connect(cluster.url, max_reconnect_attempts=-1, reconnect_time_wait=0.2)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def add_inbox(cluster: Cluster, domain: str = "execution", limits: InboxLimits | None = None) -> None:
+    """Make an inbox, as `coordinator inbox add` does."""
+    client = cluster.client
+    await ensure_stream(
+        client.bus, inbox_stream(client.subjects, domain, limits or InboxLimits(max_bytes=64 * 1024**2))
+    )
+
+
+async def journal(cluster: Cluster) -> list[Envelope]:
+    """Read every event there is; folding them proves the chain."""
+    source = NatsJournal(cluster.client.bus, cluster.client.subjects)
+    world, found = World(), []
+    async for records in source.read(0, (await source.bounds()).last):
+        for record in records:
+            found += world.apply_record(record)
+    return found
+
+
+async def until_read(cluster: Cluster, sequence: int, domain: str = "execution") -> list[Envelope]:
+    """Wait until the journal says that the inbox is read so far; give all its events."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            events = await journal(cluster)
+            reads = [one.data for one in events if isinstance(one.data, InboxRead) and one.data.domain == domain]
+            if reads and reads[-1].sequence >= sequence:
+                return events
+            await asyncio.sleep(0.1)
+
+
+def of(events: list[Envelope], kind: type) -> list[Any]:
+    """Pick the events of one type."""
+    return [one.data for one in events if isinstance(one.data, kind)]
+
+
+async def test_a_stranger_submits_completes_and_tells(cluster: Cluster) -> None:
+    """Bare JSON, a CloudEvent, a batch: orders are carried out as by RPC, other facts recorded, all in order."""
+    await add_inbox(cluster)
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        await js.publish(f"{INBOX}.task.submitted", b'{"task_id":"t1","task_name":"n"}')
+        done = {"specversion": "1.0", "id": "e1", "source": "/exec", "type": "task.completed", "subject": "t1"}
+        await js.publish(f"{INBOX}.task.completed", json.dumps({**done, "data": {"execution_time_s": 1.5}}).encode())
+        facts = [
+            {"specversion": "1.0", "id": f"f{n}", "source": "/exec", "type": "robot.moved", "data": {"x": n}}
+            for n in range(3)
+        ]
+        await js.publish(f"{INBOX}.robot.moved", json.dumps(facts).encode())
+    events = await until_read(cluster, 3)
+    assert (await cluster.client.execute(GetTask(task_id="t1"))).execution_time_s == 1.5
+    by_domain = [one.type for one in events if one.actor == "execution"]
+    assert by_domain == ["task.submitted", "task.started", "task.completed", *["inbox.recorded"] * 3]
+    assert [json.loads(bytes(fact.data)) for fact in of(events, InboxRecorded)] == [{"x": 0}, {"x": 1}, {"x": 2}]
+
+
+HOSTILE: list[tuple[str, bytes, dict[str, str]]] = [
+    ("task.submitted", b"", {}),
+    ("task.submitted", b"not JSON", {}),
+    ("task.submitted", b'{"task_name":"\xff\xfe"}', {}),
+    ("task.submitted", b"[" * 400_000, {}),
+    ("task.submitted", b'{"task_name":' * 30_000, {}),
+    ("task.submitted", b"[" + b"{}," * 150_000 + b"{}]", {}),
+    ("task.submitted", b'{"task_id":"a.*.>","task_name":"n"}', {}),
+    ("task.submitted", b'{"task_id":"x/../../etc","task_name":"n"}', {}),
+    ("task.submitted", b'{"task_name":"\\u001b[2J"}', {}),
+    ("task.submitted", b'{"task_name":"\\ud800"}', {}),
+    ("task.submitted", b'{"task_name":"n","priority":1e400}', {}),
+    ("task.submitted", b'{"task_name":"n","priority":' + b"9" * 5000 + b"}", {}),
+    ("task.submitted", b'{"task_name":"n","domain":"coordinator"}', {}),
+    ("task.submitted", b'{"task_name":"n"}', {"ce-id": "1"}),
+    ("task.submitted", b'{"task_name":"n"}', {"ce-specversion": "1.0", "ce-type": "x", "ce-id": "1", "ce-source": "s"}),
+    ("coordinator.started", b'{"instance":"evil","version":"0","retention_s":0,"ended_kept":0}', {}),
+    ("inbox.read", b'{"domain":"execution","stream_created":"","sequence":99999,"index":0}', {}),
+    ("task.started", b'{"task_id":"t","worker_id":"w","claim_id":"c","attempt":1,"lease":"c.1"}', {}),
+    ("node.registered", b'{"node_id":"n","capacity":{},"runtime":"process"}', {}),
+    ("robot.moved", b'{"specversion":"1.0","id":"\\u0000","source":"","type":"robot.moved"}', {}),
+    ("robot.moved", b'"' + b"x" * 400_000 + b'"', {}),
+]
+
+
+async def test_hostile_messages_are_refused_one_by_one_and_the_next_is_read(cluster: Cluster) -> None:
+    """Each says why in the journal; not one stops what follows, and the coordinator goes on as if nothing were."""
+    await add_inbox(cluster)
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        for count, (type_, body, headers) in enumerate(HOSTILE):
+            await js.publish(f"{INBOX}.{type_}", body, headers=headers or None)
+            await js.publish(f"{INBOX}.robot.moved", b'{"after":%d}' % count)
+    count = len(HOSTILE)
+    events = await until_read(cluster, 2 * count)
+    refused = of(events, InboxRefused)
+    assert [one.sequence for one in refused] == [2 * n + 1 for n in range(count)]
+    assert [json.loads(bytes(one.data)) for one in of(events, InboxRecorded)] == [{"after": n} for n in range(count)]
+    assert all(len(one.message) < 1100 and one.message.isprintable() for one in refused)
+    assert of(events, TaskSubmitted) == []
+    assert {one.actor for one in events} == {"coordinator", "execution"}
+
+
+async def test_wildcards_and_odd_tokens_in_the_subject_are_refused(cluster: Cluster) -> None:
+    """A publisher may spell them, and the server takes them literally; nothing of ours does."""
+    await add_inbox(cluster)
+    reader = cluster.client.bus
+    subjects = ["*.>", "task.*", "robot.$x", "röbot.moved", "x" * 100 + ".y"]
+    for subject in subjects:
+        ack = json.loads(await reader.request(f"{INBOX}.{subject}", b"{}", timeout_s=20))
+        assert ack["stream"] == STREAM
+    refused = of(await until_read(cluster, len(subjects)), InboxRefused)
+    assert [one.reason for one in refused] == ["bad_id"] * len(subjects)
+
+
+async def test_repeats_make_nothing_twice(cluster: Cluster) -> None:
+    """Within the server's window by message id, beyond it by the event's own: same task, no refusal."""
+    await add_inbox(cluster)
+    event = {"specversion": "1.0", "id": "e1", "source": "/exec", "type": "task.submitted", "data": {"task_name": "n"}}
+    body = json.dumps(event).encode()
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        first = await js.publish(f"{INBOX}.task.submitted", body, headers={"Nats-Msg-Id": "e1"})
+        again = await js.publish(f"{INBOX}.task.submitted", body, headers={"Nats-Msg-Id": "e1"})
+        later = await js.publish(f"{INBOX}.task.submitted", body)
+    assert (again.duplicate, later.seq) == (True, first.seq + 1)
+    events = await until_read(cluster, later.seq)
+    assert len(of(events, TaskSubmitted)) == 1
+    assert of(events, InboxRefused) == []
+
+
+async def test_every_message_has_its_effect_once_over_crashes_of_everything(cluster: Cluster) -> None:
+    """The coordinator is cut off three times and the server killed once while a domain publishes."""
+    await add_inbox(cluster)
+    count = 3000
+
+    async def publish() -> None:
+        async with EventPublisher.open(cluster.url, domain="execution", timeout_s=PATIENCE_S) as publisher:
+            for start in range(0, count, 50):
+                async with asyncio.TaskGroup() as tasks:
+                    for n in range(start, start + 50):
+                        data = {"task_id": f"t{n}", "task_name": "n"} if n % 2 else {"n": n}
+                        kind = "task.submitted" if n % 2 else "robot.moved"
+                        tasks.create_task(publisher.publish(kind, data, event_id=f"e{n}"))
+                await asyncio.sleep(0.02)
+
+    async def disturb() -> None:
+        for crash in range(4):
+            await asyncio.sleep(0.4)
+            if crash == 2:
+                await cluster.restart_nats()
+            else:
+                await cluster.crash()
+                await cluster.start()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publish())
+        tasks.create_task(disturb())
+    info = await cluster.client.bus.js_request(f"STREAM.INFO.{STREAM}", timeout_s=20)
+    assert info["state"]["messages"] == count
+    events = await until_read(cluster, count)
+    assert sorted(one.task_id for one in of(events, TaskSubmitted)) == sorted(f"t{n}" for n in range(1, count, 2))
+    assert sorted(one.event_id for one in of(events, InboxRecorded)) == sorted(f"e{n}" for n in range(0, count, 2))
+    assert of(events, InboxRefused) == of(events, InboxGap) == []
+
+
+async def test_what_is_gone_before_it_was_read_is_a_gap(cluster: Cluster) -> None:
+    """Purged from the front, deleted in the middle, the stream made anew: each on record, and reading goes on."""
+    await add_inbox(cluster)
+    api = cluster.client.bus.js_request
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        await js.publish(f"{INBOX}.robot.moved", b"1")
+        await until_read(cluster, 1)
+        await cluster.stop()
+        for n in range(2, 12):
+            await js.publish(f"{INBOX}.robot.moved", b"%d" % n)
+        await api(f"STREAM.PURGE.{STREAM}", {"seq": 5}, timeout_s=20)
+        await api(f"STREAM.MSG.DELETE.{STREAM}", {"seq": 7}, timeout_s=20)
+        await api(f"STREAM.MSG.DELETE.{STREAM}", {"seq": 8}, timeout_s=20)
+        await cluster.start()
+        events = await until_read(cluster, 11)
+        gaps = of(events, InboxGap)
+        assert [(one.from_sequence, one.to_sequence, one.why) for one in gaps] == [(2, 4, "removed"), (7, 8, "removed")]
+        assert [bytes(one.data) for one in of(events, InboxRecorded)] == [b"1", b"5", b"6", b"9", b"10", b"11"]
+        await api(f"STREAM.DELETE.{STREAM}", timeout_s=20)
+        await add_inbox(cluster)
+        await js.publish(f"{INBOX}.robot.moved", b"12")
+    async with asyncio.timeout(PATIENCE_S):
+        while b"12" not in [bytes(one.data) for one in of(await journal(cluster), InboxRecorded)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    last = of(await journal(cluster), InboxGap)[-1]
+    assert (last.why, last.from_sequence, last.to_sequence) == ("recreated", 1, 0)
+
+
+async def test_an_inbox_put_back_from_an_older_copy_is_read_on_at_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    """Its numbers are given a second time; what is published from then on is taken up, and the break is on record."""
+    await add_inbox(cluster)
+    (folder,) = cluster.server.store.glob(f"**/streams/{STREAM}")
+
+    async def publish(*numbers: int) -> None:
+        async with stranger(cluster) as client:
+            for n in numbers:
+                await client.jetstream().publish(f"{INBOX}.robot.moved", b"%d" % n)
+
+    async def exchange(source: Path, target: Path) -> None:
+        os.kill(cluster.server.pid, signal.SIGKILL)
+        await cluster.server.wait_exit()
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        await cluster.server.restart()
+        assert await cluster.client.bus.until_connected(PATIENCE_S)
+
+    await publish(1, 2)
+    await until_read(cluster, 2)
+    await exchange(folder, tmp_path / "copy")
+    await publish(3, 4, 5)
+    await until_read(cluster, 5)
+    await exchange(tmp_path / "copy", folder)
+    async with asyncio.timeout(PATIENCE_S):
+        while not of(await journal(cluster), InboxGap):  # noqa: ASYNC110  # the journal tells nobody
+            await asyncio.sleep(0.1)
+    await publish(6)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(of(await journal(cluster), InboxRecorded)) < 6:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    events = await journal(cluster)
+    assert [bytes(one.data) for one in of(events, InboxRecorded)] == [b"1", b"2", b"3", b"4", b"5", b"6"]
+    assert [(one.why, one.to_sequence) for one in of(events, InboxGap)] == [("went_backwards", 2)]
+
+
+async def test_an_inbox_is_found_while_the_coordinator_leads(cluster: Cluster) -> None:
+    """No restart; one that is removed is let go, and found again when it is there again."""
+    for domain in ("one", "two"):
+        await add_inbox(cluster, domain)
+        async with EventPublisher.open(cluster.url, domain=domain) as publisher:
+            await publisher.publish("robot.moved", 1)
+        await until_read(cluster, 1, domain)
+    assert set(await find_inboxes(cluster.client.bus, cluster.client.subjects)) == {"one", "two"}
+
+
+async def test_a_stream_that_only_looks_like_an_inbox_is_not_read(cluster: Cluster) -> None:
+    """The domain is what permissions vouch for: a stream that takes another's subjects would speak in its name."""
+    api = cluster.client.bus.js_request
+    for name, subjects in (("COORDINATION_INBOX_FORGED", [f"{INBOX}.a.*", "forged"]), ("OTHER", [f"{INBOX}.b.*"])):
+        await api(f"STREAM.CREATE.{name}", {"name": name, "subjects": subjects}, timeout_s=20)
+    await add_inbox(cluster, "honest")
+    async with stranger(cluster) as client:
+        for subject in (f"{INBOX}.a.x", f"{INBOX}.b.x", "forged"):
+            await client.jetstream().publish(subject, b"{}")
+        await client.jetstream().publish("coordination.inbox.honest.a.x", b"{}")
+    events = await until_read(cluster, 1, "honest")
+    assert {one.data.domain for one in events if isinstance(one.data, InboxRecorded | InboxRefused)} == {"honest"}
+    with pytest.raises(NotFound):
+        await cluster.client.execute(GetTask(task_id="x"))
+
+
+async def test_a_flood_is_bounded_and_read_to_its_end(cluster: Cluster) -> None:
+    """More than may wait at once, in batches and alone."""
+    await add_inbox(cluster)
+    async with stranger(cluster) as client:
+        batch = [
+            {"specversion": "1.0", "id": f"b{n}", "source": "/x", "type": "robot.moved", "data": n} for n in range(1000)
+        ]
+        for _ in range(10):
+            await client.jetstream().publish(f"{INBOX}.robot.moved", json.dumps(batch).encode())
+        for _ in range(2000):
+            await client.publish(f"{INBOX}.robot.moved", b"{}")
+        await client.flush()
+    events = await until_read(cluster, 2010)
+    assert len(of(events, InboxRecorded)) == 12_000
