@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from coordinator import __version__
+from coordinator.beginning import begun, fold
 from coordinator.bus import Bus
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
@@ -31,16 +32,17 @@ from coordinator.leadership import Lease
 from coordinator.limits import Limits
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
+from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Corrupt, Refused, Unavailable
 from events.subjects import Subjects
-from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.settings import Settings
+    from projections.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -159,8 +161,7 @@ class Coordinator:
         return self._stopped.is_set()
 
     async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
-        world = World()
-        await _fold(world, journal, (await journal.bounds()).last)
+        world = await begun(journal, self._snapshots(doors))
         self._check_foldable(world)
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
         if not await lease.take_back(self._instance.name):
@@ -168,7 +169,7 @@ class Coordinator:
             while not await lease.acquire(STAND_BY_S):
                 if self._stopped.is_set():
                     return
-                await _fold(world, journal, (await journal.bounds()).last)
+                await fold(world, journal, (await journal.bounds()).last)
                 self._check_foldable(world)
         try:
             async with task_group() as tasks:
@@ -184,6 +185,9 @@ class Coordinator:
                     task.cancel()
         finally:
             await lease.release()
+
+    def _snapshots(self, bus: Bus) -> Snapshots:
+        return Snapshots(bus, self._subjects, replicas=self._instance.replicas)
 
     def _check_foldable(self, world: World) -> None:
         """
@@ -202,7 +206,7 @@ class Coordinator:
         instance = self._instance
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
         sequence = await journal.claim(msgspec.json.encode(claim))
-        await _fold(world, journal, sequence)
+        await fold(world, journal, sequence)
         self._check_foldable(world)
         telling = TellingJournal(journal, world, lambda notice: doors.send(self._subjects.services, notice))
         engine = Engine(
@@ -251,13 +255,6 @@ def _check_payload(server_bytes: int, turn_bytes: int) -> None:
             f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
         )
         raise Refused(msg, reason="payload_limit")
-
-
-async def _fold(world: World, journal: NatsJournal, until: int) -> None:
-    async for records in journal.read(world.position.sequence, until):
-        for record in records:
-            world.apply_record(record)
-        await asyncio.sleep(0)
 
 
 def heartbeat_stream(subjects: Subjects) -> dict[str, object]:
