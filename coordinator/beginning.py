@@ -41,6 +41,10 @@ async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:
             )
             raise Corrupt(msg, reason="no_snapshot")
     await fold(world, journal, last)
+    noted = await snapshots.archived()
+    if noted is not None and noted.generation > world.generation:
+        msg = f"a restore was cut off before generation {noted.generation} began: run `backup restore` again"
+        raise Corrupt(msg, reason="half_restored")
     return world
 
 

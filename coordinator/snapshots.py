@@ -63,13 +63,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
-    """What left the journal for the archive: all up to the slot *through*, where the chain was *chain*."""
+    """
+    What must be so of the journal: all up to the slot *through* is in an archive, where the chain was *chain*.
+
+    A restore that is under way notes the *generation* that it will end with; nobody may lead before.
+    """
 
     through: int
     chain: str
     folder: str = ""
     """Where the archive was, as whoever archived saw it; for people."""
     archived_at: str = ""
+    generation: int = 0
 
 
 def snapshot_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, Any]:
