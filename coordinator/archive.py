@@ -136,12 +136,12 @@ class Archive:
     async def _copy(self, held: Contents, through: int) -> Contents:
         """Copy up to slot *through*, read it back from the files, fold it, and only then name it in the manifest."""
         _remove_strays(self._folder, held)
-        writer = SegmentWriter(self._folder, held.last + 1, bytes.fromhex(held.chain))
-        async for records in self._journal.read(held.last, through):
-            for record in records:
-                writer.add(record)
-            await asyncio.sleep(0)
-        segments = (*held.segments, *writer.close())
+        with SegmentWriter(self._folder, held.last + 1, bytes.fromhex(held.chain)) as writer:
+            async for records in self._journal.read(held.last, through):
+                for record in records:
+                    writer.add(record)
+                await asyncio.sleep(0)
+            segments = (*held.segments, *writer.close())
         contents = msgspec.structs.replace(
             held, segments=segments, version=__version__, written_at=rfc3339(SystemClock().wall())
         )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from coordinator.bundle import Segment
     from coordinator.bus import Bus
     from events.subjects import Subjects
     from projections.source import Record
@@ -96,7 +97,7 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
     if first > 1:
         await check_archived(snapshots, first)
         archived = await snapshots.archived()
-    writer = await _copy(journal, world, folder, first, last)
+    segments = await _copy(journal, world, folder, first, last)
     if world.unfoldable:
         msg = f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade it"
         raise Refused(msg, reason="unfoldable")
@@ -106,7 +107,7 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
         version=__version__,
         written_at=rfc3339(SystemClock().wall()),
         generation=world.generation,
-        segments=tuple(writer.close()),
+        segments=tuple(segments),
         snapshot=write_snapshot(folder, world),
         archived=archived,
     )
@@ -114,27 +115,25 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
     return contents
 
 
-async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, last: int) -> SegmentWriter:
+async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, last: int) -> list[Segment]:
     """Copy the records from *first* to *last*, and fold what *world* lacks of them."""
-    writer: SegmentWriter | None = None
     begins = world.position.sequence
     if begins < first - 1:
         msg = f"the journal begins at {first}, and no usable snapshot is of what came before: run `archive run`"
         raise Corrupt(msg, reason="no_snapshot")
-    async for records in journal.read(first - 1, last):
-        for record in records:
-            if writer is None:
-                chain = GENESIS if first == 1 else bytes.fromhex(record.chain or "")
-                writer = SegmentWriter(folder, first, chain)
-            writer.add(record)
-            if record.sequence > begins:
-                world.apply_record(record)
-            elif record.sequence == begins and writer.chain != world.chain:
-                msg = f"the snapshot at {world.position} is not of this journal: its chain is {world.chain.hex()}"
-                raise Corrupt(msg)
-        await asyncio.sleep(0)
-    assert writer is not None
-    return writer
+    beginning = None if first == 1 else await journal.slot(first)
+    chain = GENESIS if beginning is None else bytes.fromhex(beginning.chain or "")
+    with SegmentWriter(folder, first, chain) as writer:
+        async for records in journal.read(first - 1, last):
+            for record in records:
+                writer.add(record)
+                if record.sequence > begins:
+                    world.apply_record(record)
+                elif record.sequence == begins and writer.chain != world.chain:
+                    msg = f"the snapshot at {world.position} is not of this journal: its chain is {world.chain.hex()}"
+                    raise Corrupt(msg)
+            await asyncio.sleep(0)
+        return writer.close()
 
 
 def verify(

@@ -46,7 +46,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file with a world; `digest` is `World.digest`."""
+    """One file with a world; `digest` is `World.digest`, `sha256` that of the file, both hexadecimal."""
 
     file: str
     position: Position
@@ -55,6 +55,7 @@ class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
     fold_version: int
     size_bytes: int
     digest: str
+    sha256: str
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +145,7 @@ def write_snapshot(folder: Path, world: World) -> SnapshotFile:
         fold_version=frozen.fold_version,
         size_bytes=packer.size_bytes,
         digest=packer.digest,
+        sha256=sha256(packed).hexdigest(),
     )
 
 
@@ -156,10 +158,13 @@ def read_snapshot(folder: Path, snapshot: SnapshotFile) -> bytes:
     """
     path = inside(folder, snapshot.file)
     try:
-        return unpacked(path.read_bytes(), snapshot.size_bytes, snapshot.digest)
+        packed = path.read_bytes()
     except FileNotFoundError:
         msg = f"{path} is missing"
         raise Corrupt(msg) from None
+    if sha256(packed).hexdigest() != snapshot.sha256:
+        damaged(path, "it does not hash to what the manifest says")
+    return unpacked(packed, snapshot.size_bytes, snapshot.digest)
 
 
 def private_file(path: Path) -> BinaryIO:

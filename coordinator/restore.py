@@ -80,12 +80,17 @@ async def restore(
         raise Refused(msg, reason="bad_generation")
     journal, snapshots = NatsJournal(bus, subjects, replicas=replicas), Snapshots(bus, subjects, replicas=replicas)
     await _check_nobody_leads(bus, subjects, replicas)
-    stands = await _stands(journal, folder, contents)
+    stands = await _stands(journal, snapshots, folder, contents)
     await _begin(bus, subjects, snapshots, folder, contents, replicas, raised)
     for batch in read_records(folder, contents, stands):
         await _append(bus, subjects, batch)
     claim = EpochClaim(generation=raised, holder=HOLDER, time=rfc3339(clock.wall()))
-    slot = await journal.claim(msgspec.json.encode(claim))
+    try:
+        async with asyncio.timeout(STORE_TIMEOUT_S):
+            slot = await journal.claim(msgspec.json.encode(claim))
+    except TimeoutError:
+        msg = f"the new generation could not be claimed within {STORE_TIMEOUT_S:g} s: run it again"
+        raise Unavailable(msg, reason="timeout") from None
     log.info("backup_restored", folder=str(folder), last=contents.last, generation=raised, claim=slot)
     return Restored(
         first=contents.first,
@@ -108,7 +113,7 @@ async def _check_nobody_leads(bus: Bus, subjects: Subjects, replicas: int) -> No
         raise Refused(msg, reason="in_use")
 
 
-async def _stands(journal: NatsJournal, folder: Path, contents: Contents) -> int:
+async def _stands(journal: NatsJournal, snapshots: Snapshots, folder: Path, contents: Contents) -> int:
     """Give the slot up to which an earlier try came, the one before the first when there was none."""
     try:
         bounds = await journal.bounds()
@@ -119,7 +124,9 @@ async def _stands(journal: NatsJournal, folder: Path, contents: Contents) -> int
     last = bounds.last
     if last == contents.first - 1 and bounds.first == contents.first:
         return last
-    found = await journal.slot(last) if contents.first <= last <= contents.last else None
+    noted = await snapshots.archived()
+    was_begun = noted is not None and noted.generation > contents.generation
+    found = await journal.slot(last) if was_begun and contents.first <= last <= contents.last else None
     if found is not None and found == next(read_records(folder, contents, last - 1))[0]:
         log.info("restore_goes_on", behind=last)
         return last
@@ -160,9 +167,17 @@ async def _append(bus: Bus, subjects: Subjects, records: list[Record]) -> None:
         window.append(record)
         size += len(record.body)
         if len(window) >= WINDOW_RECORDS or size >= WINDOW_BYTES:
-            await asyncio.gather(*(_put(bus, subjects, one) for one in window))
+            await _put_all(bus, subjects, window)
             window, size = [], 0
-    await asyncio.gather(*(_put(bus, subjects, one) for one in window))
+    await _put_all(bus, subjects, window)
+
+
+async def _put_all(bus: Bus, subjects: Subjects, records: list[Record]) -> None:
+    """Send records one behind the other, and wait for what became of all of them."""
+    ends = await asyncio.gather(*(_put(bus, subjects, one) for one in records), return_exceptions=True)
+    for end in ends:
+        if end is not None:
+            raise end
 
 
 async def _put(bus: Bus, subjects: Subjects, record: Record) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
@@ -48,7 +48,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 class SegmentWriter:
     """
-    Writes records, as they come, into files of *folder*; `close` gives what was written.
+    Writes records, as they come, into files of *folder*; `close`, inside the block, gives what was written.
 
     Raises:
         Corrupt: a record does not follow on the one before it.
@@ -61,6 +61,13 @@ class SegmentWriter:
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._file: _File | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.abandon()
 
     def add(self, record: Record) -> None:
         """Write one record."""
@@ -127,6 +134,9 @@ class _File:
             chain_before=self._chain_before.hex(),
             chain_after=chain.hex(),
         )
+
+    def abandon(self) -> None:
+        self._file.close()
 
     def _out(self, data: bytes) -> None:
         self._size_bytes += len(data)

@@ -296,7 +296,7 @@ def unpacked(packed: bytes, size_bytes: int, digest: str) -> bytes:
         msg = f"a snapshot of {size_bytes} bytes is damaged: {error}"
         raise Corrupt(msg) from error
     found = sha256(data).hexdigest()
-    if found != digest:
+    if len(data) != size_bytes or found != digest:
         msg = f"a snapshot of {size_bytes} bytes hashes to {found} and should to {digest}: it is damaged"
         raise Corrupt(msg)
     return data
