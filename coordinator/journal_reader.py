@@ -90,12 +90,12 @@ class JournalReader:
         first, last = state["first_seq"], state["last_seq"]
         if not state["messages"]:
             first = last + 1
-        elif state["messages"] <= last - first:
+        elif first > 1 or state["messages"] <= last - first:
             first = await self._behind_claim(first)
         return Bounds(first, last), info["created"]
 
     async def _behind_claim(self, first: int) -> int:
-        """Something is missing: pass over the claim that stays when the commits behind it are archived."""
+        """Something has left the stream: pass over the claim that stays when all around it is archived."""
         which = {"seq": first, "next_by_subj": self.subjects.journal}
         api = f"STREAM.MSG.GET.{self.subjects.stream_journal}"
         try:
@@ -105,7 +105,10 @@ class JournalReader:
                 return first
             raise Unavailable(error.message) from error
         commit: int = answer["message"]["seq"]
-        return first if commit == first or await self.slot(commit - 1) is not None else commit
+        if commit == first:
+            return first
+        stays_alone = first > 1 and commit == first + 1
+        return commit if stays_alone or await self.slot(commit - 1) is None else first
 
 
 class _Reading:
@@ -173,7 +176,7 @@ class _Reading:
         if until is not None and last < until:
             self._corrupt(f"stream {name} ends at {last}, but {until} was there: it went backwards or was recreated")
         if first > after + 1:
-            self._corrupt(f"stream {name} begins at {first}: records {after + 1} to {first - 1} are gone")
+            self._corrupt(f"stream {name} begins at {first}: records {after + 1} to {first - 1} are gone, or archived")
         self._created = created
         self._doubt_since = None
         return last
