@@ -25,7 +25,7 @@ from coordinator.journal_nats import NatsJournal
 from coordinator.lag import lag
 from coordinator.read_door import ReadDoor, ReadLimits
 from coordinator.snapshots import Snapshots
-from coordinator.snapshotter import Snapshotter
+from coordinator.snapshotter import SnapshotLimits, Snapshotter
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
 from projections.store import StoreUnfit
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.feed import FeedLimits
-    from coordinator.snapshotter import SnapshotLimits
     from projections.source import CommitSource
     from projections.store import Store
 
@@ -105,7 +104,8 @@ class Follower:
         async with reach(name="follower") as bus, reach(name="feed", buffered=False) as feed_bus:
             journal = NatsJournal(bus, subjects)
             follower = cls(journal if archive is None else ArchiveSource(archive, journal), path, limits)
-            kept = Snapshots(bus, subjects) if snapshots is None else Snapshots(bus, subjects, kept=snapshots.kept)
+            wanted = snapshots if snapshots is not None else SnapshotLimits()
+            kept = Snapshots(bus, subjects, replicas=wanted.replicas, kept=wanted.kept)
             follower.begins = lambda before: kept.newest(journal, bytes, before=before)
             if snapshots is not None:
                 follower.snapshotter = Snapshotter(kept, lambda: follower.projector, snapshots)

@@ -22,6 +22,7 @@ import structlog
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.journal_nats import STALE_LEADER_S
 from coordinator.streams import ensure_stream
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339
@@ -41,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 512 * 1024
 ANSWER_TIMEOUT_S = 10.0
+ASK_AGAIN_S = 1.0
 KEPT = 3
 MOST_LISTED = 100
 """Manifests looked at; more than are ever kept."""
@@ -175,7 +177,7 @@ class Snapshots:
         manifests = [one for one in await self.manifests() if before is None or one.position.sequence < before]
         if not manifests:
             return None
-        last = (await journal.bounds()).last
+        last = await self._last(journal, max(one.position.sequence for one in manifests))
         for manifest in manifests:
             at = manifest.position.sequence
             if manifest.fold_version != FOLD_VERSION:
@@ -218,6 +220,14 @@ class Snapshots:
         """Note what is about to leave the journal; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
         await self._put(self._subjects.archive, msgspec.json.encode(archived))
+
+    async def _last(self, journal: Slots, wanted: int) -> int:
+        """Give the last slot; a replica that is cut off shows an older one, and is asked again for as long."""
+        patience_s = STALE_LEADER_S if self._replicas > 1 else 0.0
+        while (last := (await journal.bounds()).last) < wanted and patience_s > 0:
+            await asyncio.sleep(ASK_AGAIN_S)
+            patience_s -= ASK_AGAIN_S
+        return last
 
     async def _remove_oldest(self) -> None:
         kept = (await self.manifests())[: self._kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,14 +16,29 @@ from coordinator.beginning import begun
 from coordinator.bundle import MANIFEST, read_contents, write_contents
 from coordinator.bus import Bus
 from coordinator.client import Client
-from coordinator.commands import ClaimTasks, CompleteTask, GetStats, GetTask, SubmitTask
+from coordinator.clock import SystemClock
+from coordinator.commands import (
+    ClaimTasks,
+    CompleteTask,
+    CreateContainer,
+    GetContainer,
+    GetStats,
+    GetTask,
+    StartContainer,
+    SubmitTask,
+)
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from coordinator.follower import Follower, FollowerLimits
+from coordinator.groups import task_group
 from coordinator.journal import Deposed, Epoch
 from coordinator.journal_nats import NatsJournal
+from coordinator.node import NodeAgent
 from coordinator.restore import restore
+from coordinator.runtime import FakeRuntime
+from coordinator.serve import Coordinator, Instance
 from coordinator.snapshots import Snapshots
+from events.resources import Resources
 from events.subjects import Subjects
 from tests.commands import run, running
 from tests.journal_worlds import read
@@ -31,7 +47,6 @@ from tests.real_server import RealServer, real_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from coordinator.bundle import Contents
     from coordinator.restore import Restored
@@ -215,6 +230,64 @@ async def until(so: Callable[[], Awaitable[bool]]) -> None:
             if await so():
                 return
             await asyncio.sleep(0.02)
+
+
+async def test_a_node_adopts_what_the_journal_knows_and_ends_the_rest(
+    here: Place, there: Place, tmp_path: Path
+) -> None:
+    """What ran at the backup runs on under its generation; what was started after it is stopped and removed."""
+    async with FakeRuntime(cluster="coordination", now=SystemClock().wall) as runtime:
+        async with coordinating(here) as client, serving(client, runtime):
+            await start_container(client, "kept")
+            await backup.create(here.bus, SUBJECTS, tmp_path / "backup")
+            await start_container(client, "gone")
+        before = {one.container_id: one for one in await runtime.list()}
+        assert set(before) == {"kept", "gone"}
+        restored = await there.restore(tmp_path / "backup")
+        async with coordinating(there) as client, serving(client, runtime):
+
+            async def is_true() -> bool:
+                return [one.container_id for one in await runtime.list()] == ["kept"]
+
+            await until(is_true)
+            assert await runtime.list() == [before["kept"]]
+            seen = await client.execute(GetContainer(container_id="kept"), timeout_s=PATIENCE_S)
+            assert (seen.status.value, seen.generation) == ("running", before["kept"].generation)
+            await start_container(client, "new")
+            assert runtime.launches[-1].epoch.startswith(f"{restored.generation}.")
+
+
+@asynccontextmanager
+async def coordinating(place: Place) -> AsyncIterator[Client]:
+    """Run a coordinator, and give a client of it."""
+    coordinator = Coordinator(Instance(url=place.url, name="tested", version="0"))
+    async with task_group() as tasks, Client.open(place.url, name="test") as client:
+        running = tasks.create_task(coordinator.run())
+        await asyncio.wait_for(coordinator.leading.wait(), PATIENCE_S)
+        yield client
+        coordinator.stop("the test is over")
+        await running
+
+
+@asynccontextmanager
+async def serving(client: Client, runtime: FakeRuntime) -> AsyncIterator[None]:
+    """Serve a node of what there is on this machine."""
+    options = {"capacity": Resources(cpu_millis=4000, memory_bytes=1 << 30), "secrets": Path(), "interval_s": 0.05}
+    async with NodeAgent.open(client, runtime, node_id="n", url="", **options) as agent:
+        await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
+        yield
+
+
+async def start_container(client: Client, name: str) -> None:
+    create = CreateContainer(container_id=name, agent_id=name, agent_type="task_agent")
+    await client.execute(create, timeout_s=PATIENCE_S)
+    await client.execute(StartContainer(container_id=name), timeout_s=PATIENCE_S)
+
+    async def runs() -> bool:
+        found = await client.execute(GetContainer(container_id=name), timeout_s=PATIENCE_S)
+        return bool(found.status.value == "running")
+
+    await until(runs)
 
 
 async def test_only_an_empty_nats_is_restored_into(here: Place, there: Place, tmp_path: Path) -> None:
