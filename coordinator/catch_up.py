@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
+from coordinator.beginning import begun, fold
 from coordinator.bus import key_stream
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, seen_by_store
@@ -25,8 +26,7 @@ from coordinator.jetstream import NO_STREAM, ApiError
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import STALE_LEADER_S
 from coordinator.subscription import Message
-from events.base import START
-from projections.world import World
+from projections.source import chain_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from coordinator.high_water import HighWater
     from coordinator.journal import Epoch, Journal
     from coordinator.journal_nats import NatsJournal
+    from coordinator.snapshots import Snapshots
     from events.subjects import Subjects
     from projections.source import Bounds, Record
+    from projections.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -61,46 +63,68 @@ class CatchUp:
     """
 
     def __init__(
-        self, journal: NatsJournal, high_water: HighWater, witnesses: list[Seen], *, stream: str, doubt_s: float
+        self,
+        journal: NatsJournal,
+        high_water: HighWater,
+        snapshots: Snapshots,
+        witnesses: list[Seen],
+        *,
+        stream: str,
+        doubt_s: float,
     ) -> None:
         self._journal = journal
         self._high_water = high_water
+        self._snapshots = snapshots
         self._witnesses = witnesses
         self._stream = stream
         self._doubt_s = doubt_s
         self._created = ""
-        self._chains: dict[int, str] = {}
 
     async def begun(self) -> World:
-        """Fold a new world; raises as `to_end` does."""
-        world = World()
-        await self.to_end(world)
-        return world
+        """
+        Fold a new world up to the journal's end.
+
+        Raises:
+            Corrupt: the journal is damaged, or is not the one that was seen.
+            Unavailable: it cannot be read now.
+        """
+        waited_s = 0.0
+        while True:
+            try:
+                await self._look()
+                world = await begun(self._journal, self._snapshots)
+                for seen in self._seen():
+                    await self._check(world, seen)
+            except Corrupt as error:
+                if error.reason not in (WENT_BACK, GONE) or waited_s >= self._doubt_s:
+                    raise
+                log.warning("journal_in_doubt", reason=error.message)
+            else:
+                self._witnesses = []  # they are of before the start: from here on our own mark is ahead of them
+                self.note(world)
+                return world
+            await asyncio.sleep(DOUBT_PAUSE_S)
+            waited_s += DOUBT_PAUSE_S
 
     async def to_end(self, world: World) -> None:
         """
         Fold what *world* has not folded yet.
 
         Raises:
-            Corrupt: the journal is damaged, or is not the one that was seen.
-            Unavailable: it cannot be read now; or *world* is of another one than stands there: fold a new world.
+            Unavailable: the journal cannot be read now; or *world* is of another one than stands there: begin again,
+            which tells a journal that was restored from one that is damaged.
         """
-        waited_s = 0.0
-        began = world.position
-        while True:
-            try:
-                await self._fold_to_end(world)
-                return
-            except Corrupt as error:
-                if began != START:
-                    # What was folded may be of a journal that was lost: only one folded from the first slot can tell.
-                    msg = f"what was folded up to {began} is not in the journal any more: {error.message}"
-                    raise Unavailable(msg, reason=BRANCHED) from error
-                if error.reason not in (WENT_BACK, GONE) or waited_s >= self._doubt_s:
-                    raise
-                log.warning("journal_in_doubt", reason=error.message)
-            await asyncio.sleep(DOUBT_PAUSE_S)
-            waited_s += DOUBT_PAUSE_S
+        before = world.position
+        try:
+            last = (await self._look()).last
+            if last < before.sequence:
+                self._went_back(last, before.sequence, "this instance")
+            await fold(world, self._journal, last)
+        except Corrupt as error:
+            msg = f"what was folded up to {before} is not in the journal any more: {error.message}"
+            raise Unavailable(msg, reason=BRANCHED) from error
+        if world.position != before:
+            self.note(world)
 
     async def to_claim(self, world: World, sequence: int) -> None:
         """
@@ -110,8 +134,8 @@ class CatchUp:
             Corrupt: the journal is damaged, or went back while it was claimed.
         """
         if sequence <= world.position.sequence:
-            self._went_back(sequence, Seen(sequence=world.position.sequence, generation=0, by="this instance"))
-        await self._fold(world, sequence)
+            self._went_back(sequence, world.position.sequence, "this instance")
+        await fold(world, self._journal, sequence)
         self.note(world)
 
     def note(self, world: World) -> None:
@@ -127,47 +151,31 @@ class CatchUp:
             )
         )
 
-    async def _fold_to_end(self, world: World) -> None:
+    async def _look(self) -> Bounds:
+        """Make sure that the journal is there and holds the slot that it says it ends with."""
         try:
             bounds, self._created = await self._journal.look()
         except Unavailable as error:
             if error.reason != NO_JOURNAL:
                 raise
             raise Corrupt(f"stream {self._stream} is gone. {WHAT_TO_DO}", reason=GONE) from error
-        if bounds.last < world.position.sequence:
-            self._went_back(bounds.last, Seen(sequence=world.position.sequence, generation=0, by="this instance"))
-        before = world.position
-        if bounds.last > before.sequence and await self._journal.slot(bounds.last) is None:
+        if bounds.last >= bounds.first and await self._journal.slot(bounds.last) is None:
             msg = (
                 f"stream {self._stream} says that it ends at {bounds.last}, but there is nothing in that slot: its "
                 f"tail was lost. {WHAT_TO_DO}"
             )
             raise Corrupt(msg, reason=WENT_BACK)
-        await self._fold(world, bounds.last)
-        for seen in self._seen():
-            self._check(world, seen)
-        self._witnesses = []  # they are of before the start: from here on our own mark is ahead of them
-        if world.position != before:
-            self.note(world)
+        return bounds
 
     def _seen(self) -> list[Seen]:
         """What is known of this stream, the mark first; what is of another one says nothing about it."""
         every = [self._high_water.seen, *self._witnesses]
         return [seen for seen in every if seen is not None and seen.stream in ("", self._stream)]
 
-    async def _fold(self, world: World, until: int) -> None:
-        wanted = {seen.sequence for seen in self._seen()}
-        async for records in self._journal.read(world.position.sequence, until):
-            for record in records:
-                world.apply_record(record)
-                if record.sequence in wanted:
-                    self._chains[record.sequence] = world.chain.hex()
-            await asyncio.sleep(0)
-
-    def _check(self, world: World, seen: Seen) -> None:
-        found = self._chains.get(seen.sequence)
+    async def _check(self, world: World, seen: Seen) -> None:
         is_short = world.position.sequence < seen.sequence
-        if not is_short and (not seen.chain or found is None or found == seen.chain):
+        found = "" if is_short else await chain_at(self._journal, world, seen.sequence)
+        if not is_short and (not seen.chain or not found or found == seen.chain):
             return
         if world.generation > seen.generation:
             log.warning("mark_superseded", by=seen.by, sequence=seen.sequence, generation=world.generation)
@@ -179,7 +187,7 @@ class CatchUp:
             )
             raise Corrupt(msg, reason=RECREATED)
         if is_short:
-            self._went_back(world.position.sequence, seen)
+            self._went_back(world.position.sequence, seen.sequence, seen.by)
         msg = (
             f"record {seen.sequence} of stream {self._stream} is not the one that {seen.by} has seen: what stands up "
             f"to there hashes to {found}, and should to {seen.chain}; it is another journal, or an older copy that "
@@ -187,16 +195,23 @@ class CatchUp:
         )
         raise Corrupt(msg, reason=BRANCHED)
 
-    def _went_back(self, last: int, seen: Seen) -> NoReturn:
+    def _went_back(self, last: int, reached: int, by: str) -> NoReturn:
         msg = (
-            f"stream {self._stream} ends at {last}, but {seen.by} has seen it reach {seen.sequence}: it went back to "
+            f"stream {self._stream} ends at {last}, but {by} has seen it reach {reached}: it went back to "
             f"an older state, or lost its tail. {WHAT_TO_DO}"
         )
         raise Corrupt(msg, reason=WENT_BACK)
 
 
 async def remembering(
-    journal: NatsJournal, bus: Bus, subjects: Subjects, high_water: HighWater, *, store: str = "", replicas: int = 1
+    journal: NatsJournal,
+    bus: Bus,
+    subjects: Subjects,
+    high_water: HighWater,
+    snapshots: Snapshots,
+    *,
+    store: str = "",
+    replicas: int = 1,
 ) -> CatchUp:
     """
     Gather who has seen how much of the journal, and make sure that it was not lost altogether; *store* is a file.
@@ -210,7 +225,7 @@ async def remembering(
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, mark + witnesses, doubt_s=doubt_s)
-    return CatchUp(journal, high_water, witnesses, stream=stream, doubt_s=doubt_s)
+    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s)
 
 
 class NotingJournal:
@@ -265,6 +280,18 @@ async def _check_there(
             raise Corrupt(msg, reason=GONE)
         await asyncio.sleep(DOUBT_PAUSE_S)
         waited_s += DOUBT_PAUSE_S
+
+
+async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
+    """Give the hash of the journal up to slot *sequence*, as it was checked by folding *world*; empty where unknown."""
+    if sequence == world.position.sequence:
+        return world.chain.hex()
+    record = await journal.slot(sequence)
+    if record is not None and record.kind == "commit" and record.chain is not None:
+        return chain_after(bytes.fromhex(record.chain), sequence, record.body).hex()
+    # A claim does not say what stood before it; the commit behind it does.
+    behind = await journal.slot(sequence + 1)
+    return behind.chain or "" if behind is not None and behind.kind == "commit" else ""
 
 
 async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:

@@ -35,6 +35,7 @@ from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
+from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
@@ -149,8 +150,15 @@ class Coordinator:
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
+            snapshots = Snapshots(doors, self._subjects, replicas=instance.replicas)
             catch_up = await remembering(
-                journal, writer, self._subjects, high_water, store=instance.store_file, replicas=instance.replicas
+                journal,
+                writer,
+                self._subjects,
+                high_water,
+                snapshots,
+                store=instance.store_file,
+                replicas=instance.replicas,
             )
             await journal.prepare()
             await ensure_stream(doors, heartbeat_stream(self._subjects))

@@ -55,6 +55,8 @@ _COMMANDS = {
     "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
+    "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
+    "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 
