@@ -3,6 +3,8 @@ The only place where a subject, stream or bucket is spelled. Every token that is
 
     <ns>.journal                         the truth: one message per commit            stream <NS>_JOURNAL
     <ns>.epoch                           claims of the right to write                 stream <NS>_JOURNAL
+    <ns>.snapshot.chunk, .manifest       worlds of followers                          stream <NS>_SNAPSHOTS
+    <ns>.archive                         what was archived and left the journal       stream <NS>_SNAPSHOTS
     <ns>.leader                          announcements of a new writer                core NATS
     <ns>.events.<kind>.<event>           the feed, one message per event              stream <NS>_EVENTS
     <ns>.inbox.<domain>.<kind>.<event>   facts from another domain                    stream <NS>_INBOX_<DOMAIN>
@@ -37,6 +39,10 @@ class Subjects:
         upper = namespace.upper()
         self.journal = f"{namespace}.journal"
         self.epoch = f"{namespace}.epoch"
+        self.snapshot_chunk = f"{namespace}.snapshot.chunk"
+        self.snapshot_manifest = f"{namespace}.snapshot.manifest"
+        self.snapshots_all = f"{namespace}.snapshot.*"
+        self.archive = f"{namespace}.archive"
         self.leader = f"{namespace}.leader"
         self.services = f"{namespace}.services"
         self.events_all = f"{namespace}.events.>"
@@ -51,7 +57,7 @@ class Subjects:
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
         self.streams_inbox = f"{upper}_INBOX_"
         self.bucket_lease = f"{upper}_LEASE"
-        self.bucket_snapshots = f"{upper}_SNAPSHOTS"
+        self.stream_snapshots = f"{upper}_SNAPSHOTS"
 
     def event(self, event_type: str) -> str:
         """Spell the feed subject of an event type such as `task.submitted`."""

@@ -57,6 +57,8 @@ _COMMANDS = {
     "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
     "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
+    "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
+    "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 

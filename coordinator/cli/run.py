@@ -100,7 +100,7 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     _collect_seldom()
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):
-        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
+        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
             env = {**os.environ, "COORDINATOR_URL": url}
@@ -133,6 +133,7 @@ async def _follow(settings: Settings, url: str) -> None:
     from coordinator.groups import task_group
     from coordinator.home import Home
     from coordinator.registry.health_check_worker import run_health_checks
+    from coordinator.snapshotter import snapshot_limits
 
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings, "follower")
@@ -142,7 +143,15 @@ async def _follow(settings: Settings, url: str) -> None:
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="follower", **login) as client,
-            Follower.open(url, home.state_db, namespace=namespace, feed=feed_limits(settings), **login) as follower,
+            Follower.open(
+                url,
+                home.state_db,
+                namespace=namespace,
+                feed=feed_limits(settings),
+                snapshots=snapshot_limits(settings),
+                archive=settings.follower.archive,
+                **login,
+            ) as follower,
             task_group() as tasks,
         ):
             checking = tasks.create_task(run_health_checks(client, settings))

@@ -47,6 +47,10 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "namespace": "coordination",
         "journal": "coordination.journal",
         "epoch": "coordination.epoch",
+        "snapshot_chunk": "coordination.snapshot.chunk",
+        "snapshot_manifest": "coordination.snapshot.manifest",
+        "snapshots_all": "coordination.snapshot.*",
+        "archive": "coordination.archive",
         "leader": "coordination.leader",
         "services": "coordination.services",
         "events_all": "coordination.events.>",
@@ -61,7 +65,7 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "stream_heartbeats": "COORDINATION_HEARTBEATS",
         "streams_inbox": "COORDINATION_INBOX_",
         "bucket_lease": "COORDINATION_LEASE",
-        "bucket_snapshots": "COORDINATION_SNAPSHOTS",
+        "stream_snapshots": "COORDINATION_SNAPSHOTS",
     }
     assert ANY == "*"
 
