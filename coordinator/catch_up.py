@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.beginning import begun, fold
-from coordinator.bus import key_stream
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, seen_by_store
-from coordinator.jetstream import NO_STREAM, ApiError
+from coordinator.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import STALE_LEADER_S
 from coordinator.subscription import Message

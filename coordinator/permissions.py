@@ -114,12 +114,13 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
     match user.role:
         case "coordinator":
             publish += _writes(subjects, domains)
-            subscribe += [subjects.rpc_all, subjects.heartbeats]
+            subscribe += [subjects.rpc_all, subjects.heartbeats, "$SRV.>"]
         case "follower":
             publish += _follows(subjects)
             subscribe += [subjects.read_all, subjects.services]
         case "archive":
             publish += [*_reads_stream(subjects.stream_journal), _api("STREAM.PURGE", subjects.stream_journal)]
+            publish += [*_snapshots(subjects), subjects.archive]
         case "admin":
             publish += [subjects.read_from(token), subjects.nodes_all, "$JS.API.>", "$JS.SNAPSHOT.>"]
             subscribe += [subjects.events_all, subjects.services]
@@ -149,7 +150,10 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         *_reads_stream(subjects.stream_journal),
         *(_api("STREAM.CREATE", name) for name in (subjects.stream_journal, subjects.stream_heartbeats, lease)),
         *(_api("STREAM.INFO", name) for name in (subjects.stream_heartbeats, lease)),
-        _api("STREAM.MSG.GET", lease),
+        *(_api("STREAM.MSG.GET", name) for name in (lease, subjects.stream_events)),
+        _api("STREAM.INFO", subjects.stream_events),
+        _api("DIRECT.GET", subjects.stream_heartbeats),
+        *_snapshots(subjects),
         "$JS.API.STREAM.NAMES",
     ]
     for domain in domains:
@@ -166,7 +170,15 @@ def _follows(subjects: Subjects) -> list[str]:
     """What a follower publishes, and what it asks of JetStream."""
     events = subjects.stream_events
     feed = [_api(verb, events) for verb in ("STREAM.INFO", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.GET")]
-    return [subjects.events_all, INBOXES_ALL, IMPORTED_REPLIES, *_reads_stream(subjects.stream_journal), *feed]
+    snapshots = [*_snapshots(subjects), subjects.snapshot_chunk, subjects.snapshot_manifest]
+    snapshots.append(_api("STREAM.PURGE", subjects.stream_snapshots))
+    own = [subjects.events_all, INBOXES_ALL, IMPORTED_REPLIES]
+    return [*own, *_reads_stream(subjects.stream_journal), *feed, *snapshots]
+
+
+def _snapshots(subjects: Subjects) -> list[str]:
+    """What it takes to read snapshots, and to make the stream they are in where there is none yet."""
+    return [_api(verb, subjects.stream_snapshots) for verb in ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET")]
 
 
 def _reads_stream(stream: str) -> list[str]:

@@ -36,7 +36,7 @@ ROLES = (
     user_of("node", "n1"),
 )
 STREAMS = (
-    *(S.stream_journal, S.stream_events, S.stream_heartbeats, f"KV_{S.bucket_lease}", f"OBJ_{S.bucket_snapshots}"),
+    *(S.stream_journal, S.stream_events, S.stream_heartbeats, f"KV_{S.bucket_lease}", S.stream_snapshots),
     *(S.stream_inbox(domain) for domain in DOMAINS),
 )
 STREAM_VERBS = (
