@@ -62,6 +62,7 @@ class Bus:
         self.where = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
+        self.server: dict[str, Any] = {}  # what it said of itself when we connected
         self._buffered = buffered
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
         self._connected = asyncio.Event()
@@ -334,6 +335,7 @@ class Bus:
             raise Unavailable(msg, reason="no_server") from None
         finally:
             self._connecting = None
+        self.server = self._client.server
         self._connected.set()
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
