@@ -64,6 +64,7 @@ class Bus:
         """Who the credentials say we are; empty when they do not."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
+        self.server: dict[str, Any] = {}  # what it said of itself when we connected
         self._buffered = buffered
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
         self._connected = asyncio.Event()
@@ -339,6 +340,7 @@ class Bus:
             raise Unavailable(msg, reason="no_server") from None
         finally:
             self._connecting = None
+        self.server = self._client.server
         self._connected.set()
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:

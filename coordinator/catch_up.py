@@ -146,7 +146,7 @@ class CatchUp:
                 chain=world.chain.hex(),
                 created=self._created,
                 stream=self._stream,
-                by="this instance",
+                by="this coordinator's mark",
             )
         )
 

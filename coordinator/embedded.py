@@ -211,6 +211,12 @@ class EmbeddedServer:
             self._lock_fd = None
 
 
+def monitor_of(store: Path) -> str:
+    """Give the monitoring URL of the server that runs over *store*; empty when none has said where."""
+    running = _running(store)
+    return "" if running is None else f"http://{_HOST}:{running.monitor_port}"
+
+
 def new_token() -> str:
     """Make a secret token that nats.conf can hold: it starts with a letter, or it would be read as a number."""
     return "t" + secrets.token_hex(24)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
@@ -76,6 +76,11 @@ class NatsClient(Client):
         self._deliver.pop(sid, None)
         if self._subs.pop(sid, None) is not None and self.is_connected:
             await self._send_unsubscribe(sid)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the server said of itself: version, max_payload, cluster."""
+        return dict(self._server_info)
 
     def abort(self) -> None:
         """Break the connection now, whatever is still unsent; a reconnect follows unless the client is closed."""

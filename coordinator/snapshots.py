@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import zlib
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -220,6 +221,25 @@ class Snapshots:
         """Note what is about to leave the journal; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
         await self._put(self._subjects.archive, msgspec.json.encode(archived))
+
+    async def forget_behind(self, sequence: int) -> None:
+        """
+        Remove the snapshots of what stood behind slot *sequence* in a journal that is given up.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        after = 0
+        while message := await self._get({"seq": after + 1, "next_by_subj": self._subjects.snapshot_manifest}):
+            after, body = message
+            with suppress(*UNREADABLE):
+                if msgspec.json.decode(body, type=Manifest).position.sequence <= sequence:
+                    continue
+            try:
+                api = f"STREAM.MSG.DELETE.{self._stream}"
+                await self._bus.js_request(api, {"seq": after, "no_erase": True}, timeout_s=ANSWER_TIMEOUT_S)
+            except ApiError as error:
+                raise Unavailable(f"{self._stream}: {error.message}") from error
 
     async def _last(self, journal: Slots, wanted: int) -> int:
         """Give the last slot; a replica that is cut off shows an older one, and is asked again for as long."""

@@ -59,6 +59,8 @@ _COMMANDS = {
     "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
     "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
     "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
+    "verify": ("coordinator.cli.verify", "verify", "Read the whole journal and say whether it is sound."),
+    "doctor": ("coordinator.cli.verify", "doctor", "Look whether everything is as it must be."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 
