@@ -273,7 +273,7 @@ async def coordinating(place: Place) -> AsyncIterator[Client]:
 async def serving(client: Client, runtime: FakeRuntime) -> AsyncIterator[None]:
     """Serve a node of what there is on this machine."""
     options = {"capacity": Resources(cpu_millis=4000, memory_bytes=1 << 30), "secrets": Path(), "interval_s": 0.05}
-    async with NodeAgent.open(client, runtime, node_id="n", url="", **options) as agent:
+    async with NodeAgent.open(client, runtime, node_id="n", reach={}, **options) as agent:
         await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
         yield
 
