@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.client import Client
+from coordinator.clock import SystemClock
 from coordinator.commands import GetStats
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import feed_limits, feed_stream
@@ -191,12 +192,13 @@ async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) ->
 
 
 async def _clock(client: Client) -> list[Finding]:
-    before = time.time()
+    clock = SystemClock()
+    before = clock.wall()
     try:
         info = await client.bus.js_request(f"STREAM.INFO.{client.subjects.stream_journal}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         return [unknown("clock", error.message)]
-    after = time.time()
+    after = clock.wall()
     told = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", info["ts"])).timestamp()
     # The answer was written at some moment between: only what lies outside is certain.
     off_s = min(0.0, told - before) + max(0.0, told - after)
