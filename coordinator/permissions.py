@@ -114,7 +114,7 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
     match user.role:
         case "coordinator":
             publish += _writes(subjects, domains)
-            subscribe += [subjects.rpc_all, subjects.heartbeats]
+            subscribe += [subjects.rpc_all, subjects.heartbeats, "$SRV.>"]
         case "follower":
             publish += _follows(subjects)
             subscribe += [subjects.read_all, subjects.services]
@@ -150,6 +150,7 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         *(_api("STREAM.CREATE", name) for name in (subjects.stream_journal, subjects.stream_heartbeats, lease)),
         *(_api("STREAM.INFO", name) for name in (subjects.stream_heartbeats, lease)),
         _api("STREAM.MSG.GET", lease),
+        _api("DIRECT.GET", subjects.stream_heartbeats),
         "$JS.API.STREAM.NAMES",
     ]
     for domain in domains:

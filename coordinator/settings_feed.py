@@ -21,5 +21,5 @@ class FeedSettings(Section):
 class FollowerSettings(Section):
     """The read process: what follows the journal and decides nothing."""
 
-    niceness: int = number(15, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
+    niceness: int = number(5, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
     creds: Location | None = plain(None, "file of credentials, instead of those of nats")
