@@ -268,12 +268,14 @@ async def _healthy(monitor_port: int) -> bool:
         reader, writer = await asyncio.open_connection(_HOST, monitor_port)
         try:
             writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
-            return b" 200 " in await reader.readline()
+            said = await reader.readline()
         finally:
+            # Not waited for here: were it broken, its error would take the place of a cancellation, and swallow it.
             writer.close()
-            await writer.wait_closed()
+        await writer.wait_closed()
     except OSError:
         return False
+    return b" 200 " in said
 
 
 async def _until_free(port: int) -> None:
