@@ -1,3 +1,15 @@
 """An event-sourced coordinator for fleets of agents: containers, services and tasks over NATS JetStream."""
 
+from typing import TYPE_CHECKING
+
+from coordinator.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from coordinator.event_stream import EventStream, subscribe
+
+__all__ = ["EventStream", "subscribe"]
 __version__ = "0.1.0"
+
+__getattr__ = lazy_exports(
+    __name__, {"EventStream": "coordinator.event_stream", "subscribe": "coordinator.event_stream"}
+)

@@ -131,6 +131,7 @@ class App:
         task = self._tasks.create_task(_minded(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never begun
         return task
 
     async def keep_leases(self) -> None:

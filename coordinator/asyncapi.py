@@ -14,10 +14,11 @@ import msgspec
 
 from coordinator import __version__
 from coordinator.commands import COMMANDS
+from coordinator.inbox_orders import MOST_EVENTS
 from coordinator.node_questions import NodeQuestion
 from coordinator.read_door import VERBS
 from coordinator.wire import MOST_COMMANDS, ORDERS, WireError
-from events.codec import EVENTS, HEARTBEATS
+from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
 from events.ids import PATTERN
 from events.schema import IN_JOURNAL, components, event_schemas, reference
@@ -74,6 +75,7 @@ def asyncapi(namespace: str = "coordination") -> Document:
     subjects, paper = Subjects(namespace), _Paper()
     _journal(paper, subjects)
     _feed(paper, subjects)
+    _inboxes(paper, subjects)
     _heartbeats(paper, subjects)
     _hints(paper, subjects)
     _answers(paper)
@@ -127,6 +129,40 @@ def _feed(paper: _Paper, subjects: Subjects) -> None:
             parameters={"event": {"description": "What happened.", "enum": [name.partition(".")[2] for name in names]}},
         )
         paper.operation(f"tell.{kind}", "send", f"events.{kind}", f"Tell what became of a {kind}.")
+
+
+def _inboxes(paper: _Paper, subjects: Subjects) -> None:
+    event = _object(
+        {
+            "specversion": {"const": SPECVERSION},
+            "id": {"type": "string", "minLength": 1},
+            "source": {"type": "string", "minLength": 1},
+            "type": {"type": "string", "minLength": 1},
+            "subject": {"type": "string", "description": "The id of the thing that an order is about."},
+        },
+        ["specversion", "id", "source", "type"],
+    )
+    batch = {"type": "array", "items": event, "minItems": 1, "maxItems": MOST_EVENTS}
+    any_json = {"description": "The data alone; type and domain are those of the subject."}
+    paper.channel(
+        "inbox",
+        subjects.inbox("domain_", f"KIND.{_PLACE}")
+        .replace("domain_", "{domain}")
+        .replace("KIND", "{kind}")
+        .replace(_PLACE, "{event}"),
+        "Events of another domain, orders among them, into a stream of its own; each enters the journal exactly once.",
+        {
+            "event": _message("An event", CLOUD_EVENT, event, "A CloudEvent."),
+            "batch": _message("Several events", CLOUD_EVENTS, batch, "CloudEvents, in the order they are to be taken."),
+            "bare": _message("Bare data", JSON, any_json, "What is no CloudEvent is data of one."),
+        },
+        parameters={
+            "domain": {"description": "Who publishes: the name that NATS permissions vouch for."},
+            "kind": {"description": "What it is about."},
+            "event": {"description": "What happened, or is to happen."},
+        },
+    )
+    paper.operation("takeIn", "receive", "inbox", "Carry out an order, or keep a fact of another domain.")
 
 
 def _heartbeats(paper: _Paper, subjects: Subjects) -> None:

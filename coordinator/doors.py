@@ -10,6 +10,7 @@ opens these doors, in a queue group of its epoch, so one that was stopped and wa
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import msgspec
 import structlog
 
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
+from coordinator.heartbeat_recall import recall_heartbeats
 from coordinator.intake import Asked, Caller
+from coordinator.micro import queue_of
 from coordinator.rules import check_number
 from coordinator.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from events.codec import ENVELOPES, UNREADABLE
@@ -27,10 +30,11 @@ from events.service import ServiceHeartbeat
 from events.worker import WorkerHeartbeat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus import Bus, Message
     from coordinator.engine import Engine
+    from coordinator.micro import Endpoint, RequestStats
     from events.base import Position
     from events.subjects import Subjects
 
@@ -47,17 +51,18 @@ _SHOWN = 200
 
 
 @asynccontextmanager
-async def open_doors(engine: Engine, bus: Bus, subjects: Subjects) -> AsyncIterator[None]:
+async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
     """Take commands and heartbeats for *engine* while the block runs, and announce that it leads."""
-    rpc = RpcDoor(engine, bus, subjects)
+    rpc = RpcDoor(engine, bus, subjects, stats)
     heartbeats = HeartbeatDoor(engine, subjects)
     subscriptions = [
-        await bus.subscribe(subjects.rpc_all, rpc.take, queue=f"e{engine.epoch.generation}-{engine.epoch.sequence}"),
+        await bus.subscribe(subjects.rpc_all, rpc.take, queue=queue_of(engine.epoch)),
         await bus.subscribe(subjects.heartbeats, heartbeats.take),
     ]
     try:
         await bus.flush()
         bus.send(subjects.leader, msgspec.json.encode({"epoch": str(engine.epoch)}))
+        await recall_heartbeats(bus, subjects, heartbeats.recall)
         yield
     finally:
         for subscription in subscriptions:
@@ -67,7 +72,9 @@ async def open_doors(engine: Engine, bus: Bus, subjects: Subjects) -> AsyncItera
 class RpcDoor:
     """Turns requests into commands and outcomes into answers."""
 
-    def __init__(self, engine: Engine, bus: Bus, subjects: Subjects) -> None:
+    def __init__(self, engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> None:
+        self.now = asyncio.get_running_loop().time
+        self._stats = stats.by_subject
         self._engine = engine
         self._bus = bus
         self._subjects = subjects
@@ -82,7 +89,7 @@ class RpcDoor:
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         orders = decode_orders(message.data)
-        request = _Request(self, message.reply, len(orders))
+        request = _Request(self, message.reply, len(orders), self._stats.get((kind, verb)))
         for index, order in enumerate(orders):
             reply = _Reply(request, index)
             try:
@@ -106,15 +113,15 @@ class RpcDoor:
 
     def _hand_over(self, order: Order, source: str, reply: Any) -> None:
         command = order.data
+        caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
         if isinstance(command, FindServices):
             try:
-                found = self._engine.ask_now(command)
+                found = self._engine.ask_now(command, caller)
             except CoordinationError as error:
                 reply(None, error)
             else:
                 reply(found, None)
             return
-        caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
         self._engine.put(Asked(command, caller, reply))
 
     def encode(self, value: Any, error: CoordinationError | None) -> bytes:
@@ -150,9 +157,12 @@ class RpcDoor:
 class _Request:
     """One request under way: collects its answers and sends them when all are there."""
 
-    __slots__ = ("_answers", "_door", "_open", "_to")
+    __slots__ = ("_answers", "_began", "_door", "_endpoint", "_error", "_open", "_to")
 
-    def __init__(self, door: RpcDoor, to: str, count: int) -> None:
+    def __init__(self, door: RpcDoor, to: str, count: int, endpoint: Endpoint | None) -> None:
+        self._began = door.now()
+        self._endpoint = endpoint
+        self._error: CoordinationError | None = None
         self._door = door
         self._to = to
         self._answers: list[bytes] = [b""] * count
@@ -163,9 +173,13 @@ class _Request:
     def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
         """Take the outcome of one command."""
         self._answers[index] = self._door.encode(value, error)
+        if error is not None:
+            self._error = error
         self._open -= 1
         if self._open == 0:
             self._door.send(self._to, self._answers)
+            if self._endpoint is not None:
+                self._endpoint.note(self._door.now() - self._began, self._error)
 
 
 class _Reply:
@@ -191,30 +205,50 @@ class HeartbeatDoor:
 
     def take(self, message: Message) -> None:
         """Note one heartbeat."""
+        self._take(message, self._hear)
+
+    def recall(self, message: Message) -> None:
+        """Note what the last heartbeat before this reign said of its sender; when it came says nothing here."""
+        self._take(message, self._recall)
+
+    def _take(self, message: Message, note: Callable[[str, ServiceHeartbeat | WorkerHeartbeat], None]) -> None:
         kind, entity_id = self._subjects.parse_heartbeat(message.subject)
         if kind == "node":
             return  # a node's sign is its sync
         try:
-            self._note(kind, checked(entity_id), _heartbeat_decoder.decode(message.data).data)
+            beat = _heartbeat_decoder.decode(message.data).data
+            self._check(kind, checked(entity_id), beat)
+            note(entity_id, beat)
         except (*UNREADABLE, Refused) as error:
             self._malformed.say(message.subject, str(error))
 
-    def _note(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
+    def _check(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if beat.subject != entity_id or not isinstance(beat, _BEATS.get(kind, ())):
             raise Refused("it speaks for another than its subject")
         check_number("load", beat.load, 0.0, 1e9)
+        if isinstance(beat, ServiceHeartbeat):
+            check_number("connections", beat.connections, 0, 1e9)
+            check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
+
+    def _hear(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if isinstance(beat, WorkerHeartbeat):
             self._engine.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
-            return
-        check_number("connections", beat.connections, 0, 1e9)
-        check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
-        load = ServiceLoad(
-            heard_s_ago=0.0,
-            load=beat.load,
-            connections=beat.connections,
-            response_time_ms=beat.response_time_ms,
-        )
-        self._engine.hear_service(entity_id, load)
+        else:
+            self._engine.hear_service(entity_id, _load_of(beat))
+
+    def _recall(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
+        signs, world = self._engine.signs, self._engine.world
+        if isinstance(beat, WorkerHeartbeat):
+            if entity_id in world.workers:
+                signs.recall_worker(entity_id, beat.load)
+        elif entity_id in world.services:
+            signs.recall_service(entity_id, _load_of(beat))
+
+
+def _load_of(beat: ServiceHeartbeat) -> ServiceLoad:
+    return ServiceLoad(
+        heard_s_ago=0.0, load=beat.load, connections=beat.connections, response_time_ms=beat.response_time_ms
+    )
 
 
 class _Dropped:

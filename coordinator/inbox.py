@@ -23,8 +23,6 @@ from events.errors import Refused, Unavailable
 from events.inbox import InboxGap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from coordinator.bus import Bus
     from coordinator.inbox_turn import InboxTurns
     from coordinator.settings import Settings
@@ -200,22 +198,15 @@ class InboxReader:
         )
 
     async def _hand_over(self, batch: list[Incoming]) -> None:
-        for start in range(0, len(batch), _PARSED_AT_ONCE):
+        for number, message in enumerate(batch, 1):
             await self._turns.room(self._domain)
-            some = batch[start : start + _PARSED_AT_ONCE]
-            self._turns.put(self._domain, self._place.stream_created, self._items(some))
-            self._place = Place(self._place.stream_created, some[-1].sequence, 0)
-            await asyncio.sleep(0)
+            created, _, taken = self._place
+            # Of the first message some may have been taken up before.
+            self._turns.put(self._domain, created, items_of(message)[taken:])
+            self._place = Place(created, message.sequence, 0)
+            if number % _PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         self._pause_s = FIRST_PAUSE_S
-
-    def _items(self, messages: list[Incoming]) -> Iterator[Item]:
-        """Make sense of *messages*, of the first without what was taken up of it before."""
-        for message in messages:
-            items = items_of(message)
-            if message is messages[0] and self._place.index:
-                yield from items[self._place.index :]
-            else:
-                yield from items
 
     async def _check(self) -> int:
         """Compare the stream with what was read of it, report what is gone, and give its last sequence."""

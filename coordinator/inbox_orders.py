@@ -109,7 +109,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     """
     One event of a message: `command` to be decided, or `event` to be recorded; neither where there is nothing to do.
 
-    What follows `is_last` is the next message. `body` is the whole message, for what is said when it is refused.
+    What follows `is_last` is the next message. `body` is what came, of a batch this event alone, for what is said when
+    it is refused.
     """
 
     sequence: int
@@ -166,7 +167,7 @@ def items_of(message: Incoming) -> list[Item]:
     try:
         parts = _parts_of(message)
     except Refused as refused:
-        return [Item(sequence=message.sequence, event=_refused(message, 0, refused), body=message.body)]
+        return [Item(sequence=message.sequence, event=_refused(message, 0, message.body, refused))]
     if not parts:
         return [Item(sequence=message.sequence)]
     last = len(parts) - 1
@@ -184,15 +185,11 @@ def refusal(domain: str, item: Item, error: CoordinationError) -> InboxRefused:
         type=item.type,
         event_id=item.event_id,
         digest=sha256(item.body).hexdigest(),
-        begins=_begins(item.body),
+        begins=ascii(item.body[:BEGINS_BYTES])[2:-1],
     )
 
 
-def _begins(body: bytes) -> str:
-    return ascii(body[:BEGINS_BYTES])[2:-1]
-
-
-def _refused(message: Incoming, index: int, error: Refused, event_id: str = "") -> InboxRefused:
+def _refused(message: Incoming, index: int, body: bytes, error: Refused, event_id: str = "") -> InboxRefused:
     named = f"{message.kind}.{message.event}"
     item = Item(
         sequence=message.sequence,
@@ -200,7 +197,7 @@ def _refused(message: Incoming, index: int, error: Refused, event_id: str = "") 
         # What it called itself was perhaps the reason.
         type=named if len(named) <= TEXT_CHARS_MOST and named.isprintable() else "",
         event_id=event_id if len(event_id) <= TEXT_CHARS_MOST and event_id.isprintable() else "",
-        body=message.body,
+        body=body,
     )
     return refusal(message.domain, item, error)
 
@@ -268,6 +265,8 @@ def _binary(message: Incoming) -> _CloudEvent:
 
 def _item(message: Incoming, index: int, part: _CloudEvent | bytes, *, is_last: bool) -> Item:
     event_id = ""
+    # A batch may hold a thousand events that cannot be read: hashing all of it for each would take seconds.
+    body = part if isinstance(part, bytes) else message.body
     try:
         event = _event_of(part) if isinstance(part, bytes) else part
         event_id = event.id
@@ -280,7 +279,7 @@ def _item(message: Incoming, index: int, part: _CloudEvent | bytes, *, is_last: 
         else:
             command, fact, known_by = None, _fact(event, message), ""
     except Refused as refused:
-        event_refused = _refused(message, index, refused, event_id)
+        event_refused = _refused(message, index, body, refused, event_id)
         return Item(sequence=message.sequence, index=index, is_last=is_last, event=event_refused)
     return Item(
         sequence=message.sequence,
@@ -293,7 +292,7 @@ def _item(message: Incoming, index: int, part: _CloudEvent | bytes, *, is_last: 
         command_id=known_by,
         tenant=tenant,
         traceparent=traceparent,
-        body=message.body,
+        body=body,
     )
 
 

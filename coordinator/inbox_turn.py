@@ -83,6 +83,7 @@ class InboxTurns:
         self._wake = wake
         self._limits = limits
         self._queues: dict[str, _Queue] = {}
+        self._stands_back = False
 
     def reached(self, domain: str) -> Place:
         """Say behind what the next item of the inbox of *domain* belongs: behind what waits, else where the fold is."""
@@ -108,7 +109,13 @@ class InboxTurns:
 
     def take_share(self, turn: Turn) -> None:
         """Take what no flood of RPC may take from the inboxes, nor they from it: a quarter of the turn."""
-        self._take(turn, self._limits.turn_bytes * 3 // 4)
+        stands_back, self._stands_back = self._stands_back, False
+        if not stands_back:
+            self._take(turn, self._limits.turn_bytes * 3 // 4)
+
+    def stand_back(self) -> None:
+        """Let RPC come first in the next turn: an order of its did not fit into this one, and may need all of it."""
+        self._stands_back = True
 
     def take_rest(self, turn: Turn) -> None:
         """Take what RPC left over, up to the half of the turn that is kept for what follows from orders."""

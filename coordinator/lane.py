@@ -11,14 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from copy import copy
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from coordinator.wire import MOST_COMMANDS
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.wire import Answer
 
+MOST_TOGETHER = 250
+"""Commands in one request; fewer than a request may have, for whoever answers can begin with the first meanwhile."""
+MOST_UNDER_WAY = 4
+"""Requests of one lane; their commands reach the coordinator in order, as one connection carries them."""
+ENOUGH = 100
+"""So many calls wait before another request sets out beside the one under way."""
 REQUEST_BYTES = 400_000
 """Commands ride together up to so many bytes; a single larger one travels alone."""
 
@@ -55,8 +61,8 @@ class Lane:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Call] = deque()
-        self._under_way: list[_Call] = []
-        self._moving: asyncio.Task[None] | None = None
+        self._under_way: dict[asyncio.Task[None] | None, list[_Call]] = {}
+        self._moving: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
 
     def ride(self, order: bytes, deadline: float) -> asyncio.Future[Answer]:
@@ -67,16 +73,17 @@ class Lane:
         """
         call = _Call(order, deadline, self._loop.create_future())
         self._waiting.append(call)
-        if self._moving is None:
-            self._moving = self._tasks.create_task(self._move())
+        # A second request sets out while the first is under way only once it is worth one: both ends work meanwhile.
+        if not self._moving or (len(self._waiting) >= ENOUGH and len(self._moving) < MOST_UNDER_WAY):
+            self._moving.add(self._tasks.create_task(self._move()))
         if self._late is None or deadline < self._late.when():
             self._watch(deadline)
         return call.answer
 
     def close(self) -> None:
         """Give up what is under way and what waits."""
-        if self._moving is not None:
-            self._moving.cancel()
+        for moving in self._moving:
+            moving.cancel()
         self._give_up()
 
     def _watch(self, deadline: float) -> None:
@@ -88,7 +95,7 @@ class Lane:
         """Fail the calls whose time is over, and see to the next one."""
         self._late = None
         now = self._loop.time()
-        left = [call for call in (*self._under_way, *self._waiting) if not call.answer.done()]
+        left = [call for call in (*chain(*self._under_way.values()), *self._waiting) if not call.answer.done()]
         for call in left:
             if call.deadline <= now:
                 call.fail(too_late(self.subject))
@@ -97,18 +104,21 @@ class Lane:
             self._watch(min(deadlines))
 
     async def _move(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
         try:
             while taken := self._load():
-                self._under_way = taken
+                self._under_way[me] = taken
                 await self._go(taken)
         finally:
-            self._moving = None
-            self._give_up()
+            self._under_way.pop(me, None)
+            self._moving.discard(me)
+            if not self._moving:
+                self._give_up()
 
     def _give_up(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(closed())
-        self._under_way = []
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -117,7 +127,7 @@ class Lane:
         """Take what goes together: many, up to a limit of count and bytes; what nobody waits for any more stays."""
         taken: list[_Call] = []
         size = 0
-        while self._waiting and len(taken) < MOST_COMMANDS:
+        while self._waiting and len(taken) < MOST_TOGETHER:
             size += len(self._waiting[0].order) + 1
             if taken and size > REQUEST_BYTES:
                 break

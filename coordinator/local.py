@@ -66,7 +66,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
                     runtime,
                     node_id=settings.node.node_id or home.instance("node"),
                     capacity=capacity_of(settings),
-                    url=server.url,
+                    reach={"COORDINATOR_URL": server.url},
                     secrets=home.path / "secrets",
                     interval_s=settings.node.sync_interval_s,
                 ) as node,

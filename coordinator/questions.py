@@ -124,7 +124,7 @@ def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
     """Put a service together with what it last reported."""
     reported = signs.loads.get(service.service_id)
     if reported is not None:
-        ago = heard_now - signs.services.get(service.service_id, heard_now)
+        ago = heard_now - signs.services.get(service.service_id, signs.since)
         reported = msgspec.structs.replace(reported, heard_s_ago=round(ago, 3))
     return ServiceView(service=service, reported=reported)
 

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from coordinator import __version__
+from coordinator.authorization import AccessRules
 from coordinator.beginning import begun, fold
 from coordinator.bus import Bus
 from coordinator.client import credentials
@@ -30,6 +31,7 @@ from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
 from coordinator.limits import Limits
+from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.snapshots import Snapshots
@@ -38,11 +40,12 @@ from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Corrupt, Refused, Unavailable
 from events.subjects import Subjects
+from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
+    from coordinator.micro import RequestStats
     from coordinator.settings import Settings
-    from projections.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +74,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)
     inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
+    access: AccessRules | None = None
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
@@ -78,16 +82,19 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
     """Make an instance's description from the settings."""
+    from coordinator.settings_security import access_of
+
     return Instance(
         url=url,
         name=name,
         version=__version__,
         namespace=settings.namespace,
-        **credentials(settings),
+        **credentials(settings, "coordinator"),
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
         inbox=limits_of(settings),
+        access=access_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
@@ -104,6 +111,7 @@ class Coordinator:
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
+        self._world = World()
 
     async def run(self) -> None:
         """
@@ -119,6 +127,13 @@ class Coordinator:
         async with (
             reach(name=f"{instance.name}-writer") as writer,
             reach(name=f"{instance.name}-doors") as doors,
+            open_service_api(
+                doors,
+                self._subjects,
+                instance=instance.name,
+                wall=self._clock.wall(),
+                standing=self._standing,
+            ) as api,
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
@@ -138,7 +153,7 @@ class Coordinator:
             while not self._stopped.is_set():
                 began = self._clock.heard()
                 try:
-                    await self._reign(journal, lease, doors)
+                    await self._reign(journal, lease, doors, api.stats)
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -154,14 +169,18 @@ class Coordinator:
         if self.engine is not None:
             self.engine.resign(reason)
 
+    def _standing(self) -> Standing:
+        """Say how this instance stands, for NATS tools."""
+        return Standing(epoch=self.engine.epoch if self.engine is not None else None, leader=self._world.leader)
+
     async def _stopped_within(self, timeout_s: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._stopped.wait()
         return self._stopped.is_set()
 
-    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
-        world = await begun(journal, self._snapshots(doors))
+    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
+        world = self._world = await begun(journal, self._snapshots(doors))
         self._check_foldable(world)
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
         if not await lease.take_back(self._instance.name):
@@ -175,7 +194,7 @@ class Coordinator:
             async with task_group() as tasks:
                 work = [
                     tasks.create_task(lease.hold()),
-                    tasks.create_task(self._lead(world, journal, lease, doors)),
+                    tasks.create_task(self._lead(world, journal, lease, doors, stats)),
                     tasks.create_task(self._stopped.wait()),
                 ]
                 await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -201,7 +220,7 @@ class Coordinator:
             msg = f"the journal holds {world.unfoldable}, which this version {version} does not know: upgrade it"
             raise Corrupt(msg, reason="unfoldable")
 
-    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
         """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
@@ -219,6 +238,7 @@ class Coordinator:
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
+            access=instance.access,
         )
         # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
         # before must not be among it, or it would stay for ever.
@@ -229,7 +249,7 @@ class Coordinator:
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
             beating = tasks.create_task(telling.beat())
-            async with open_doors(engine, doors, self._subjects):
+            async with open_doors(engine, doors, self._subjects, stats):
                 self.engine = engine
                 self.leading.set()
                 if self._stopped.is_set():

@@ -75,6 +75,14 @@ class Signs:
             if lease in self.leases:
                 self.leases[lease] = now
 
+    def recall_service(self, service_id: str, load: ServiceLoad) -> None:
+        """Note what a service last said of itself to the writer before; that is no sign of life."""
+        self.loads.setdefault(service_id, load)
+
+    def recall_worker(self, worker_id: str, load: float) -> None:
+        """Note what a worker last said of itself to the writer before; that is no sign of life."""
+        self.worker_loads.setdefault(worker_id, max(0.0, min(1.0, load)))
+
     def hear_order(self, command: Command, now: float) -> None:
         """Note the sign of life that lies in an order that was accepted."""
         if type(command) not in _SIGNS_OF_LIFE:

@@ -40,7 +40,8 @@ class InboxRefused(InboxEvent, frozen=True, kw_only=True, gc=False, omit_default
     Something in the inbox could not be read or was not allowed; it changed nothing.
 
     `sequence` and `index` say which message of the stream and which event in it, `type` and `event_id` what it called
-    itself as far as that could be read; `digest` is the SHA-256 of the message, and `begins` shows its first bytes.
+    itself as far as that could be read; `digest` is the SHA-256 of what came, and `begins` shows its first bytes: of
+    the message, or of one event in a batch.
     """
 
     sequence: int

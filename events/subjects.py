@@ -14,6 +14,7 @@ The only place where a subject, stream or bucket is spelled. Every token that is
     <ns>.notice.<kind>.<id>              hints to a worker or node: look now          core NATS
     <ns>.services                        what became of services, for watchers        core NATS
     <ns>.node.<id>.<verb>                questions to one node agent (logs, usage)    core NATS
+    $SRV.<verb>[.<name>[.<id>]]          who serves what, for NATS tools (ADR-32)     core NATS
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Subjects:
         self.inboxes_all = f"{namespace}.inbox.>"
         self.rpc_all = f"{namespace}.rpc.*.*.*"
         self.read_all = f"{namespace}.read.*.*"
+        self.notices_all = f"{namespace}.notice.*.*"
+        self.nodes_all = f"{namespace}.node.*.*"
         self.stream_journal = f"{upper}_JOURNAL"
         self.stream_events = f"{upper}_EVENTS"
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
@@ -94,6 +97,10 @@ class Subjects:
         """Spell where *source* sends the command or question *verb* about *kind*."""
         return f"{self.namespace}.rpc.{checked(source, 'source')}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
 
+    def rpc_any(self, kind: str, verb: str) -> str:
+        """Spell where anybody sends the command or question *verb* about *kind*."""
+        return f"{self.namespace}.rpc.{ANY}.{checked(kind, 'kind')}.{checked(verb, 'verb')}"
+
     def read(self, source: str, verb: str) -> str:
         """Spell where *source* asks followers *verb*."""
         return f"{self.namespace}.read.{checked(source, 'source')}.{checked(verb, 'verb')}"
@@ -106,6 +113,28 @@ class Subjects:
         """Spell where the agent of *node_id* answers *verb*."""
         return f"{self.namespace}.node.{checked(node_id, 'node_id')}.{checked(verb, 'verb')}"
 
+    # --- patterns, for what subscribes and for permissions ------------------------------------------------------------
+
+    def rpc_from(self, source: str) -> str:
+        """Spell everything that *source* may send to the writer."""
+        return f"{self.namespace}.rpc.{checked(source, 'source')}.*.*"
+
+    def read_from(self, source: str) -> str:
+        """Spell everything that *source* may ask followers."""
+        return f"{self.namespace}.read.{checked(source, 'source')}.*"
+
+    def heartbeats_of(self, kind: str) -> str:
+        """Spell the heartbeats of everything of a kind."""
+        return f"{self.namespace}.heartbeat.{checked(kind, 'kind')}.*"
+
+    def notices_of(self, kind: str) -> str:
+        """Spell the hints to everything of a kind."""
+        return f"{self.namespace}.notice.{checked(kind, 'kind')}.*"
+
+    def node_all(self, node_id: str) -> str:
+        """Spell all that may be asked of the agent of *node_id*."""
+        return f"{self.namespace}.node.{checked(node_id, 'node_id')}.*"
+
     def parse_rpc(self, subject: str) -> tuple[str, str, str]:
         """Split an RPC subject into (source, kind, verb); the source is what NATS permissions vouch for."""
         _, source, kind, verb = subject[len(self.namespace) :].split(".")[1:]
@@ -115,6 +144,12 @@ class Subjects:
         """Split a heartbeat subject into (kind, id)."""
         _, kind, entity_id = subject[len(self.namespace) :].split(".")[1:]
         return kind, entity_id
+
+
+def service_api(verb: str, name: str | None = None, instance: str | None = None) -> str:
+    """Spell where NATS tools ask all services *verb* (PING, INFO, STATS), those of *name*, or one instance of it."""
+    tokens = [token for token in (name, instance) if token is not None]
+    return ".".join(("$SRV", checked(verb, "verb"), *(checked(token, "service name or instance") for token in tokens)))
 
 
 def is_domain(name: str) -> bool:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from events.base import Envelope, Event
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised when the same records fold to another world; snapshots of other versions are not used."""
 
 COMMANDS_REMEMBERED_S = 600.0

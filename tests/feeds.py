@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import nats
 from nats.errors import TimeoutError as NothingCame
 
@@ -13,10 +14,12 @@ from coordinator.bus import Bus
 from coordinator.errors import Unavailable
 from coordinator.feed import Feed
 from coordinator.groups import task_group
+from coordinator.journal import Epoch
 from coordinator.journal_nats import NatsJournal
 from coordinator.journal_search import generation_of
 from events import codec
 from events.subjects import Subjects
+from projections.source import GENESIS, chain_after
 from tests.feeder import SMALL
 
 if TYPE_CHECKING:
@@ -108,3 +111,31 @@ async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterat
             yield feed
         finally:
             running.cancel()
+
+
+async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
+    """Claim, and commit *bodies* as they are, behind a whole journal."""
+    claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
+    chain = GENESIS
+    async for records in journal.read(0, claim):
+        for record in records:
+            chain = chain_after(chain, record.sequence, record.body)
+    for number, body in enumerate(bodies, claim + 1):
+        await journal.commit(number, Epoch(generation, claim), chain, body)
+        chain = chain_after(chain, number, body)
+
+
+def event(event_type: str, position: str, **data: Any) -> bytes:
+    """Write an event of any type."""
+    return msgspec.json.encode(
+        {
+            "type": event_type,
+            "specversion": "1.0",
+            "id": position,
+            "source": "/coordination/1",
+            "subject": "thing",
+            "time": codec.rfc3339(2e9),
+            "dataversion": 1,
+            "data": data,
+        }
+    )

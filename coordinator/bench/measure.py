@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from coordinator.embedded import find_server, server_version
 from coordinator.home import Home
+from coordinator.server_program import find_server, server_version
 from coordinator.settings import load
 from coordinator.up import run_cluster
 

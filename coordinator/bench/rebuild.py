@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import aclosing
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.histories import write_journal
@@ -41,7 +41,8 @@ async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
     """
     Write a journal of *events* events, and build world and store from zero *repeats* times each.
 
-    Gives the medians in seconds, `world_s` and `store_s`, and `bytes_per_pending_task`, by how much a process grows.
+    Gives the medians in seconds, `world_s` and `store_s`, of computing too, which a busy machine changes less; and
+    `bytes_per_pending_task`, by how much a process grows.
     """
     with temporary_home() as home:
         async with EmbeddedServer(home.nats_store) as server:
@@ -51,17 +52,15 @@ async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
                 began = time.perf_counter()
                 written = await write_journal(journal, events)
                 wrote_s = time.perf_counter() - began
-                world_s = [await _world(journal) for _ in range(repeats)]
-                store_s = [await _store(journal, home.path / f"state_{number}.db") for number in range(repeats)]
+                worlds = [await _world(journal) for _ in range(repeats)]
+                stores = [await _store(journal, home.path / f"state_{number}.db") for number in range(repeats)]
             alone = await bare_figures(server.url)
         grown = await _bytes_a_task(home, tasks)
     return {
         **written._asdict(),
         "written_s": round(wrote_s, 2),
-        "world_s": {"p50": round(median(world_s), 2), "n": repeats},
-        "world_events_per_s": round(events / median(world_s)),
-        "store_s": {"p50": round(median(store_s), 2), "n": repeats},
-        "store_events_per_s": round(events / median(store_s)),
+        **_medians("world", worlds, events),
+        **_medians("store", stores, events),
         "bytes_per_pending_task": grown,
         "pending_tasks": tasks,
         **alone,
@@ -69,33 +68,58 @@ async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
     }
 
 
-async def _world(journal: NatsJournal) -> float:
-    """Fold the journal, as an instance does before it leads; give the seconds."""
-    gc.collect()
-    world = World()
-    began = time.perf_counter()
+class _Took(NamedTuple):
+    """How long something took, and for how long this process computed meanwhile."""
+
+    seconds: float
+    cpu_s: float
+
+
+class _Watch:
+    """Started when it is made."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._began, self._cpu = time.perf_counter(), time.process_time()
+
+    def took(self) -> _Took:
+        """Say how long ago that was."""
+        return _Took(time.perf_counter() - self._began, time.process_time() - self._cpu)
+
+
+def _medians(name: str, all_took: list[_Took], events: int) -> dict[str, Any]:
+    seconds, cpu_s, n = median(one.seconds for one in all_took), median(one.cpu_s for one in all_took), len(all_took)
+    return {
+        f"{name}_s": {"p50": round(seconds, 2), "n": n},
+        f"{name}_cpu_s": {"p50": round(cpu_s, 2), "n": n},
+        f"{name}_events_per_s": round(events / seconds),
+    }
+
+
+async def _world(journal: NatsJournal) -> _Took:
+    """Fold the journal, as an instance does before it leads."""
+    world, watch = World(), _Watch()
     until = (await journal.bounds()).last
     async with aclosing(journal.read(0, until)) as batches:  # type: ignore[type-var]  # it is a generator
         async for records in batches:
             for record in records:
                 world.apply_record(record)
             await asyncio.sleep(0)
-    return time.perf_counter() - began
+    return watch.took()
 
 
-async def _store(journal: NatsJournal, path: Path) -> float:
-    """Project the journal into a new store, as a follower does; give the seconds."""
-    gc.collect()
+async def _store(journal: NatsJournal, path: Path) -> _Took:
+    """Project the journal into a new store, as a follower does."""
     last = (await journal.bounds()).last
-    began = time.perf_counter()
+    watch = _Watch()
     async with SqliteStore.open(path) as store, task_group() as tasks:
         running = tasks.create_task(Projector(journal, store).run())
         await store.wait_for(Position(last, 0), STORE_TIMEOUT_S)
-        took_s = time.perf_counter() - began
+        took = watch.took()
         running.cancel()
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return took_s
+    return took
 
 
 async def _bytes_a_task(home: Home, tasks: int) -> int:

@@ -34,6 +34,7 @@ EXIT_INTERRUPTED = 130
 
 _CODES = {
     "refused": EXIT_REFUSED,
+    "forbidden": EXIT_NOT_PERMITTED,
     "stale_lease": EXIT_REFUSED,
     "not_found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNAVAILABLE,
@@ -57,6 +58,7 @@ _COMMANDS = {
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
     "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
     "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
+    "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 

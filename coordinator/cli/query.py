@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,16 +54,21 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-class _Place(click.ParamType[Position]):
-    """A position in the journal."""
+class _Place(click.ParamType[Position | datetime]):
+    """A position in the journal, or a time."""
 
     name = "position"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Position:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Position | datetime:
+        if isinstance(value, Position | datetime):
+            return value
+        with suppress(ValueError):
+            time = datetime.fromisoformat(value)
+            return time if time.tzinfo is not None else time.astimezone()
         try:
-            return value if isinstance(value, Position) else Position.parse(value)
+            return Position.parse(value)
         except Refused as error:
-            self.fail(error.message, param, ctx)
+            self.fail(f"{error.message}, nor a time, such as '2026-11-23T17:15:00Z'", param, ctx)
 
 
 _WAIT = click.option("--wait", type=_Seconds(), default=0.0, help="Wait up to so many seconds for its end.")
@@ -310,7 +317,8 @@ def events() -> None:
 
 @events.command("tail")
 @click.option("-n", "--last", type=click.IntRange(0, 100_000), default=10, show_default=True, help="So many back.")
-@click.option("--since", type=_Place(), help="From this position on, such as 1042.0.")
+@click.option("--since", type=_Place(), help="From this position or time on: 1042.0, 2026-11-23T17:15Z.")
+@click.option("--kind", "kinds", multiple=True, help="Only such as task.* or task.failed; several may be given.")
 @click.option("--type", "prefix", default="", help="Only types that begin so, such as task. or task.failed.")
 @click.option("--follow/--no-follow", "-f/ ", default=True, show_default=True, help="Wait for more.")
 @URL

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ def _collect_seldom() -> None:
     By Python's thresholds it takes a tenth of the writer's time (docs/performance.md).
     """
     gc.set_threshold(50_000, 20, 100)
+
+
+def _stand_back(niceness: int) -> None:
+    """Let whoever is waited for come first: what follows may lag, and catches up."""
+    os.nice(niceness)
+    # Linux weighs sessions against each other before it looks at what is nice within one.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{niceness}\n")
 
 
 def _needed(url: str | None) -> str:
@@ -127,10 +136,9 @@ async def _follow(settings: Settings, url: str) -> None:
     from coordinator.snapshotter import snapshot_limits
 
     home = Home(settings.home_path())
-    namespace, login = settings.namespace, credentials(settings)
+    namespace, login = settings.namespace, credentials(settings, "follower")
     _collect_seldom()
-    # Whoever waits for an answer comes first: what follows may lag, and catches up.
-    os.nice(settings.follower.niceness)
+    _stand_back(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
@@ -177,17 +185,18 @@ async def _node(settings: Settings, url: str, node_id: str | None, stop_containe
 
     home = Home(settings.home_path())
     namespace = settings.namespace
+    login = credentials(settings, "node", node_id or settings.node.node_id)
     with home.lock("node", HANDOVER_S):
         async with (
             stop_signal() as stop,
-            Client.open(url, namespace=namespace, name="node", **credentials(settings)) as client,
+            Client.open(url, namespace=namespace, name="node", **login) as client,
             open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
             NodeAgent.open(
                 client,
                 runtime,
-                node_id=node_id or settings.node.node_id or home.instance("node"),
+                node_id=node_id or settings.node.node_id or client.name_as("node") or home.instance("node"),
                 capacity=capacity_of(settings),
-                url=url,
+                reach=reach_of_containers(settings, url, login),
                 secrets=home.path / "secrets",
                 interval_s=settings.node.sync_interval_s,
             ) as agent,
@@ -195,6 +204,22 @@ async def _node(settings: Settings, url: str, node_id: str | None, stop_containe
             await stop.wait()
             if stop_containers:
                 await agent.stop_all()
+
+
+def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> dict[str, str]:
+    """
+    Give the variables by which what runs in containers reaches NATS: with credentials of its own, never the node's.
+
+    Raises:
+        Refused: the directory of credentials has none for containers, or several.
+    """
+    from coordinator.client import credentials
+
+    creds = settings.node.container_creds
+    if creds is None and settings.nats.auth is not None:
+        creds = credentials(settings, "agents")["creds"]
+    reach = {"COORDINATOR_URL": url, "COORDINATOR_NATS__CREDS": creds, "COORDINATOR_NATS__TLS_CA": login["tls_ca"]}
+    return {name: str(value) for name, value in reach.items() if value is not None}
 
 
 @click.group()
@@ -224,7 +249,7 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             slots=slots,
             # Two beats may be lost before the coordinator gives its tasks to another.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
-            **credentials(settings),
+            **credentials(settings, "worker", worker_id or ""),
         )
     )
 

@@ -7,75 +7,94 @@ import os
 import stat
 import sys
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from coordinator.cli.output import clean, clean_json
+from coordinator.event_filter import ALL, EventFilter
+from coordinator.event_stream import Begin, begin_at, events_from
 from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from events import codec
-from events.base import START, Position
+from events.base import START, Envelope, Position
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from datetime import datetime
 
     from coordinator.client import Client
-    from events.base import Envelope
+    from coordinator.event_stream import Found
+    from projections.source import Bounds
 
 LOOK_BACK = 200
 """Commits read back at first to find the last few events; further back twice as many, and so on."""
 
-Found = tuple[Position, "Envelope"]
+RAW_CHARS = 200
+"""So much of another domain's data stands in a line; JSON output has all of it."""
 
 
 async def tail(
-    client: Client, *, last: int, since: Position | None, prefix: str, follow: bool, output: str, as_json: bool
+    client: Client,
+    *,
+    last: int,
+    since: Position | datetime | None,
+    kinds: tuple[str, ...],
+    prefix: str,
+    follow: bool,
+    output: str,
+    as_json: bool,
 ) -> None:
     """Print events; see `coordinator events tail`."""
+    wanted = EventFilter(kinds or ALL)
     journal = NatsJournal(client.bus, client.subjects)
     as_json = as_json or output == "json"
+
+    async def show(events: AsyncGenerator[Found]) -> None:
+        async with aclosing(events) as found:
+            async for _, envelope in found:
+                if envelope.type.startswith(prefix):
+                    _print(envelope, as_json=as_json)
+
     bounds = await journal.bounds()
-    start = START if since is None else since
     async with _while_read():
         if since is None:
-            for _, envelope in await _last(journal, bounds.first, bounds.last, last, prefix):
+            for envelope in await _last(journal, wanted, bounds, last, prefix):
                 _print(envelope, as_json=as_json)
+            begin = Begin(bounds.last, START)
         else:
-            after = min(max(since.sequence, bounds.first) - 1, bounds.last)
-            async for position, envelope in _events(journal, after, bounds.last, prefix):
-                if position >= start:
-                    _print(envelope, as_json=as_json)
+            begin = await _from(journal, bounds, since)
         if follow:
-            async for position, envelope in _events(journal, bounds.last, None, prefix):
-                if position >= start:
-                    _print(envelope, as_json=as_json)
+            await show(events_from(journal, wanted, begin))
+        elif begin.after < bounds.last:
+            await show(events_from(journal, wanted, begin, bounds.last))
 
 
-async def _last(journal: NatsJournal, first: int, until: int, count: int, prefix: str) -> list[Found]:
+async def _from(journal: NatsJournal, bounds: Bounds, since: Position | datetime) -> Begin:
+    """Begin with the event at *since*, or the first there is behind it, wherever the journal begins and ends."""
+    if isinstance(since, Position):
+        # The filter passes over what is at a position or before it; what is before this one has the index before.
+        after = min(max(since.sequence, bounds.first) - 1, max(bounds.last, 0))
+        return Begin(after, Position(since.sequence, since.index - 1))
+    return await begin_at(journal, since)
+
+
+async def _last(journal: NatsJournal, wanted: EventFilter, bounds: Bounds, count: int, prefix: str) -> list[Envelope]:
     """Find the last *count* events, reading ever larger pieces from the end backwards."""
-    found: list[Found] = []
+    found: list[Envelope] = []
     piece = max(count, LOOK_BACK)
-    while len(found) < count and until >= first:
-        after = max(first - 1, until - piece)
-        kept = deque[Found](maxlen=count - len(found))
-        async for one in _events(journal, after, until, prefix):
-            kept.append(one)
+    until = bounds.last
+    while len(found) < count and until >= bounds.first:
+        after = max(bounds.first - 1, until - piece)
+        kept = deque[Envelope](maxlen=count - len(found))
+        async for _, envelope in events_from(journal, wanted, Begin(after, START), until):
+            if envelope.type.startswith(prefix):
+                kept.append(envelope)
         found = [*kept, *found]
         until, piece = after, piece * 2
     return found
-
-
-async def _events(journal: NatsJournal, after: int, until: int | None, prefix: str) -> AsyncIterator[Found]:
-    records = journal.follow(after) if until is None else journal.read(after, until)
-    async for batch in records:
-        for record in batch:
-            if record.kind != "commit":
-                continue
-            for index, envelope in enumerate(codec.decode(record.body)):
-                if envelope.type.startswith(prefix):
-                    yield Position(record.sequence, index), envelope
 
 
 @asynccontextmanager
@@ -127,8 +146,16 @@ def _facts(envelope: Envelope) -> dict[str, object]:
     """Give what is worth a line: the event's own fields but its subject, and who did it."""
     data = envelope.data
     facts = {
-        name: getattr(data, name)
+        name: _plain(getattr(data, name))
         for name in data.__struct_fields__
         if name not in (data.SUBJECT, "payload", "result", "environment", "raw", "claims", "now")
     }
     return {**facts, "actor": envelope.actor}
+
+
+def _plain(value: object) -> object:
+    """Write out what is kept as raw JSON, as much of it as suits a line."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    text = bytes(value).decode()
+    return text if len(text) <= RAW_CHARS else f"{text[:RAW_CHARS]}…"

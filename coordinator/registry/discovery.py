@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordinator.commands import ServiceView
+    from coordinator.registry.service_watch import ServiceWatch
 
 AVOID_S = 10.0
 """An instance reported as failed is not chosen for so long, while there is another."""
@@ -131,6 +132,12 @@ class ServiceDiscovery:
         self._rounds: dict[str, Round] = {}
         self._seen: dict[str, _Seen] = {}
         self._clock = SystemClock()
+        self._watch: ServiceWatch | None = None
+
+    @property
+    def stale_for_s(self) -> float:
+        """For how long what is chosen from is not known to be right, in seconds; 0 while nothing seems amiss."""
+        return self._watch.stale_for_s if self._watch is not None else 0.0
 
     async def discover_service(
         self,
@@ -226,7 +233,7 @@ class ServiceDiscovery:
         name = text("service_name", service_name)
         if not name:
             return ()  # no service bears the empty name; to the question it would mean all
-        watch = (await self._registry.opened()).services
+        watch = self._watch = (await self._registry.opened()).services
         watched = watch.find(name, status, with_loads=strategy in _BY_LOAD) if watch is not None else None
         if watched is not None:
             return watched

@@ -289,6 +289,9 @@ def test_events_are_printed_from_any_point_and_of_any_type() -> None:
     assert events("--since", last[5]["id"]) == last[5:]
     assert events("--since", last[5]["id"], "--type", "task.submitted") == [last[6]]
     assert events("-n", "0") == events("--since", "999999.0") == []
+    assert events("--since", last[5]["time"])[-3:] == last[5:]
+    assert events("--since", last[5]["id"], "--kind", "task.submitted", "--kind", "node.*") == [last[6]]
+    assert "the nearest is 'task.*'" in bad(5, "events", "tail", "--kind", "tsk.*")
     everything = events("--since", "0.0")
     assert everything[0]["type"] == "coordinator.started"
     assert everything == events("-n", "100000")

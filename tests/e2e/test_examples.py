@@ -27,7 +27,11 @@ EMBEDDED_PAGES = [
     ROOT / "README.md",
     *(GUIDE / f"{name}.md" for name in ("containers", "embedding", "registry", "scheduler")),
 ]
-CLUSTER_PAGES = [ROOT / "README.md", GUIDE / "workers.md", GUIDE / "inbox.md", ROOT / "docs/protocol.md"]
+CLUSTER_PAGES = [
+    ROOT / "README.md",
+    *(GUIDE / f"{name}.md" for name in ("workers", "inbox", "feed")),
+    ROOT / "docs/protocol.md",
+]
 LIMIT_S = 60.0
 
 EXAMPLES = {
@@ -146,12 +150,14 @@ def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
     ran = run("examples/publish_events.py", home=up.home, url=up.url)
     assert (ran.returncode, ran.stdout) == (0, "1000 events stored\n"), ran.stderr
     give_up_at = time.monotonic() + LIMIT_S
-    listed: list[dict[str, Any]] = [{"recorded": 0, "lag": 1}]
-    while time.monotonic() < give_up_at and (not listed or listed[0]["lag"] or listed[0]["recorded"] < 1001):
+    listed: list[dict[str, Any]] = []
+    while time.monotonic() < give_up_at and (not listed or listed[0]["recorded"] < 1001 or listed[0]["lag"]):
         listed = json.loads(cli(up, "inbox", "list", "--json").stdout)
     assert (listed[0]["domain"], listed[0]["recorded"], listed[0]["refused"]) == ("warehouse", 1001, 0)
     assert "completed" in cli(up, "task", "get", "count_7").stdout
     assert "warehouse" in cli(up, "inbox", "list").stdout
+    tailed = cli(up, "events", "tail", "--no-follow", "--type", "inbox.recorded", "-n", "1").stdout
+    assert 'data={"shelf":999}' in tailed
     again = cli(up, "inbox", "add", "warehouse")
     assert again.returncode == 0, again.stderr
     refused = cli(up, "inbox", "add", "Ware.House")

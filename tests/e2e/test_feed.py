@@ -15,11 +15,10 @@ from coordinator.errors import Unavailable
 from coordinator.follower import Follower
 from coordinator.guard import Child, spawn
 from coordinator.jetstream import ApiError
-from coordinator.journal import Epoch
 from coordinator.journal_nats import NatsJournal
 from events import codec
 from tests.feeder import SMALL
-from tests.feeds import PATIENCE_S, SUBJECTS, due, expect_fed, fed, feeding
+from tests.feeds import PATIENCE_S, SUBJECTS, append, due, event, expect_fed, fed, feeding
 from tests.journals import a_bit_of_everything, leading, some_tasks
 from tests.real_server import RealServer, real_server
 
@@ -104,20 +103,6 @@ async def until_state(feed: Feed, state: str) -> None:
         return str(feed.state) == state
 
     await until(is_so)
-
-
-async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
-    """Claim, and commit *bodies* as they are."""
-    claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
-    for number, body in enumerate(bodies, claim + 1):
-        await journal.commit(number, Epoch(generation, claim), bytes(32), body)
-
-
-def event(event_type: str, position: str, **data: Any) -> bytes:
-    """Write an event of any type."""
-    return msgspec.json.encode(
-        {"type": event_type, "id": position, "time": codec.rfc3339(2e9), "dataversion": 1, "data": data}
-    )
 
 
 async def test_a_stranger_sees_every_event_on_the_subject_of_its_type(
@@ -234,15 +219,19 @@ async def test_the_server_may_go_and_come_back(
 
 
 async def test_a_server_that_freezes_holds_up_nothing_for_ever(
-    server: RealServer, engine: Engine, journal: NatsJournal
+    server: RealServer, bus: Bus, journal: NatsJournal
 ) -> None:
-    """Where no acknowledgement comes in time, the feed looks again where it is, and goes on."""
-    async with feeding(server) as feed:
-        await some_tasks(engine, "before", 400)
-        server.pause()
-        await asyncio.sleep(1.5)
-        server.resume()
-        await some_tasks(engine, "after", 40)
+    """Where no acknowledgement comes in time for what is under way, the feed looks where it is, and goes on."""
+    await append(
+        journal, 1, *(codec.join([event("task.a", f"{at}.{one}") for one in range(200)]) for at in range(2, 302))
+    )
+    slow = msgspec.structs.replace(SMALL.chain, ack_timeout_s=0.5)
+    async with feeding(server, msgspec.structs.replace(SMALL, chain=slow)) as feed:
+        for number in range(3):
+            await until_fed(bus, 300 + 10_000 * number)
+            server.pause()
+            await until_state(feed, "waiting")
+            server.resume()
         await expect_fed(server.url, journal)
         assert feed.through == (await journal.bounds()).last
 
@@ -354,3 +343,29 @@ async def test_a_follower_says_how_far_store_and_feed_are_behind(
     assert answer["ok"]["journal"] == last
     assert answer["ok"]["feed"] == {"through": last, "behind": 0, "behind_s": 0.0, "state": "feeding", "reason": ""}
     assert (answer["ok"]["store"]["through"], answer["ok"]["store"]["behind"]) == (last, 0)
+
+
+async def test_events_that_were_archived_before_they_were_fed_are_told_of(
+    server: RealServer, bus: Bus, journal: NatsJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The feed says that there is a gap, and goes on with the first event that there still is."""
+    await append(journal, 1, *(codec.join([event("task.a", f"{number}.0")]) for number in range(2, 4)))
+    async with feeding(server):
+        await until_fed(bus, 2)
+    await append(journal, 1, *(codec.join([event("task.b", f"{number}.0")]) for number in range(5, 9)))
+    await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", {"seq": 7}, timeout_s=5)
+    async with feeding(server):
+        await until_fed(bus, 4)
+    assert [one.message_id for one in await fed(server.url)] == ["1.2.0", "1.3.0", "1.7.0", "1.8.0"]
+    assert "feed_gap" in capsys.readouterr().out
+
+
+async def test_what_was_changed_in_the_journal_is_not_fed(server: RealServer, bus: Bus, journal: NatsJournal) -> None:
+    """Where the chain breaks the feed stops, and says at which commit."""
+    await append(journal, 1, codec.join([event("task.a", "2.0")]))
+    forged = {"Nats-Msg-Id": "1.1.3", "Chain": "0" * 64}
+    await bus.js_publish(SUBJECTS.journal, codec.join([event("task.forged", "3.0")]), forged, timeout_s=5)
+    async with feeding(server) as feed:
+        await until_state(feed, "waiting")
+        assert "commit 3 carries the chain 000" in feed.reason
+        assert [one.subject for one in await fed(server.url)] in ([], ["coordination.events.task.a"])

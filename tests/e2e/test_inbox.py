@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ from projections.world import World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from nats.aio.client import Client as Nats
 
@@ -232,6 +236,42 @@ async def test_what_is_gone_before_it_was_read_is_a_gap(cluster: Cluster) -> Non
             await asyncio.sleep(0.1)
     last = of(await journal(cluster), InboxGap)[-1]
     assert (last.why, last.from_sequence, last.to_sequence) == ("recreated", 1, 0)
+
+
+async def test_an_inbox_put_back_from_an_older_copy_is_read_on_at_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    """Its numbers are given a second time; what is published from then on is taken up, and the break is on record."""
+    await add_inbox(cluster)
+    (folder,) = cluster.server.store.glob(f"**/streams/{STREAM}")
+
+    async def publish(*numbers: int) -> None:
+        async with stranger(cluster) as client:
+            for n in numbers:
+                await client.jetstream().publish(f"{INBOX}.robot.moved", b"%d" % n)
+
+    async def exchange(source: Path, target: Path) -> None:
+        os.kill(cluster.server.pid, signal.SIGKILL)
+        await cluster.server.wait_exit()
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        await cluster.server.restart()
+        assert await cluster.client.bus.until_connected(PATIENCE_S)
+
+    await publish(1, 2)
+    await until_read(cluster, 2)
+    await exchange(folder, tmp_path / "copy")
+    await publish(3, 4, 5)
+    await until_read(cluster, 5)
+    await exchange(tmp_path / "copy", folder)
+    async with asyncio.timeout(PATIENCE_S):
+        while not of(await journal(cluster), InboxGap):  # noqa: ASYNC110  # the journal tells nobody
+            await asyncio.sleep(0.1)
+    await publish(6)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(of(await journal(cluster), InboxRecorded)) < 6:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    events = await journal(cluster)
+    assert [bytes(one.data) for one in of(events, InboxRecorded)] == [b"1", b"2", b"3", b"4", b"5", b"6"]
+    assert [(one.why, one.to_sequence) for one in of(events, InboxGap)] == [("went_backwards", 2)]
 
 
 async def test_an_inbox_is_found_while_the_coordinator_leads(cluster: Cluster) -> None:

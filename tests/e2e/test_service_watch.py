@@ -173,7 +173,7 @@ async def test_a_broken_connection(cluster: Cluster) -> None:
     """What happened meanwhile is there after the reconnect; while it is away, for how long is said."""
     async with proxy(int(cluster.url.rpartition(":")[2])) as between:
         url = cluster.url.rpartition(":")[0] + f":{between.port}"
-        async with Client.open(url) as client, watching(client) as watch:
+        async with Client.open(url) as client, watching(client, stale_s=100.0) as watch:
             between.mute()  # the connection seems to be there, and nothing comes
             await cluster.client.execute(offer("a"))
             await until(lambda: watch.stale_for_s > 0)
@@ -225,6 +225,7 @@ async def test_discovery_from_the_watch(cluster: Cluster) -> None:
         registry = ServiceRegistry(app)
         discovery = ServiceDiscovery(registry)
         assert await discovery.discover_service("search") is None
+        assert discovery.stale_for_s == 0.0
         assert app.services is not None
         await app.services.ready.wait()
         for number in range(3):
@@ -240,6 +241,10 @@ async def test_discovery_from_the_watch(cluster: Cluster) -> None:
         await cluster.client.execute(ReportCheck(service_id="s2", ok=False, check="own"))
         await until(lambda: ids(app.services) == ["s1"])  # type: ignore[arg-type]
         assert {one.service_id for _ in "12" if (one := await discovery.discover_service("search"))} == {"s1"}
+        await cluster.stop()
+        await until(lambda: discovery.stale_for_s > 0)
+        await cluster.start()
+        await until(lambda: discovery.stale_for_s == 0)
 
 
 async def test_loads_are_renewed_where_they_count(cluster: Cluster) -> None:

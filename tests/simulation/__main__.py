@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 TWICE_EVERY = 20
 EXPECTED = {
     "commit_lost", "commit_late", "ack_lost", "read_lost", "slow", "deposed", "coordinator_killed", "request_lost",
-    "answer_lost", "worker_died", "worker_paused", "stale_refused", "cancelled",
+    "answer_lost", "worker_died", "worker_paused", "stale_refused", "cancelled", "inbox_message_lost",
+    "inbox_message_repeated", "inbox_ack_lost", "inbox_resumed_within_a_message",
 }  # fmt: skip
 
 

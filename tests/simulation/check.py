@@ -17,8 +17,10 @@ from events.task import (
     TaskTimedOut,
 )
 from projections.world import World
+from tests.simulation.inbox import faults_of
 
 if TYPE_CHECKING:
+    from events.base import Event
     from projections.source import Record
     from tests.simulation.cluster import Sim
 
@@ -39,15 +41,20 @@ def check(sim: Sim) -> None:
     records = _records(sim)
     replayed = World()
     events: dict[str, list[TaskEvent]] = defaultdict(list)
+    others: list[Event] = []
     for record in records:
         for envelope in replayed.apply_record(record):
             if isinstance(envelope.data, TaskEvent):
                 events[envelope.data.task_id].append(envelope.data)
+            else:
+                others.append(envelope.data)
     for task_id in sim.acked_submits:
         _check_task(task_id, events[task_id], sim)
     for task_id, lease in sim.acked_completes.items():
         if not any(isinstance(event, TaskCompleted) and event.lease == lease for event in events[task_id]):
             _broken(f"completion of {task_id} under {lease} was acknowledged and is not in the journal")
+    for fault in faults_of(sim.inbox, others):
+        _broken(fault)
     _check_replay(records, replayed)
 
 

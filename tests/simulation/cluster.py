@@ -22,6 +22,7 @@ from coordinator.commands import (
     FailTask,
     GetTask,
     HeartbeatService,
+    ListInboxes,
     RegisterService,
     SubmitTask,
 )
@@ -35,6 +36,7 @@ from events.coordinator import EpochClaim
 from events.errors import NotFound, Refused, StaleLease, Unavailable
 from projections.task import Task
 from projections.world import World
+from tests.simulation.inbox import DOMAIN, SimInbox
 
 EPOCH_BEGIN = 1_700_000_000.0
 FAULTY_S = 40.0
@@ -108,6 +110,7 @@ class Sim:
         self.acked_completes: dict[str, str] = {}
         self.answers: dict[str, Any] = {}
         self.worlds: list[World] = []
+        self.inbox = SimInbox(random, self.fired)
         self._ids = SimIds()
         self._engines: list[Engine] = []
         self._coordinators: list[asyncio.Task[None]] = []
@@ -129,7 +132,10 @@ class Sim:
                 self._tasks.create_task(self._serve("service_1")),
             ]
             submitting = [self._tasks.create_task(self._submit(number)) for number in range(TASKS)]
+            submitting.append(self._tasks.create_task(self.inbox.publish_all(FAULTY_S)))
             await asyncio.wait(submitting)
+            self.acked_submits |= self.inbox.tasks
+            await self._until_inbox_read()
             await self._until_all_ended()
             for task in (*background, *self._coordinators):
                 task.cancel()
@@ -160,7 +166,7 @@ class Sim:
         claim = EpochClaim(generation=1, holder=name, time="")
         sequence = await journal.claim(msgspec.json.encode(claim))
         await _fold(world, journal, sequence)
-        limits = Limits(turn_commands=7, turn_bytes=6_000, tick_s=0.3, retention_s=1e6)
+        limits = Limits(turn_commands=7, turn_bytes=6_000, tick_s=0.3, retention_s=1e6, inbox_max=30)
         engine = Engine(
             world=world,
             journal=journal,
@@ -173,9 +179,11 @@ class Sim:
             is_fresh=lambda: self.stream.last_claim is not None and self.stream.last_claim.sequence == sequence,
         )
         self._engines.append(engine)
+        reading = self._tasks.create_task(self.inbox.read(engine))
         try:
             await engine.run()
         finally:
+            reading.cancel()
             self._engines.remove(engine)
 
     async def _kill_coordinators(self) -> None:
@@ -289,6 +297,15 @@ class Sim:
                 await self.call(HeartbeatService(service_id=service_id), service_id)
             except NotFound:
                 await self.call(command, service_id)
+
+    async def _until_inbox_read(self) -> None:
+        """Wait until some leader has read all of the inbox and goes on to show it to whoever asks."""
+        wanted = len(self.inbox.messages)
+        while True:
+            inboxes = await self.call(ListInboxes(), "client")
+            if any((one.domain, one.sequence) == (DOMAIN, wanted) for one in inboxes):
+                return
+            await asyncio.sleep(0.5)
 
     async def _until_all_ended(self) -> None:
         for task_id in sorted(self.acked_submits):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from coordinator.inbox_turn import InboxTurns
 from coordinator.scheduler import decide
 from coordinator.turn import Turn
 from events.task import TaskStatus
@@ -75,6 +76,32 @@ def test_a_fold_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     original = World.snapshot
     monkeypatch.setattr(World, "snapshot", snapshot)
     monkeypatch.setattr(World, "digest", lambda self: original(self).hex())
+    assert _is_found()
+
+
+def test_a_position_in_a_commit_of_its_own_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: how far an inbox is read is recorded one turn later than what followed from it."""
+
+    def take_share(self: InboxTurns, turn: Turn) -> None:
+        close(self, turn)
+        original(self, turn)
+
+    original, close = InboxTurns.take_share, InboxTurns.close
+    monkeypatch.setattr(InboxTurns, "take_share", take_share)
+    monkeypatch.setattr(InboxTurns, "close", lambda *_: None)
+    assert _is_found()
+
+
+def test_a_position_that_passes_what_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: what was handed over counts as read."""
+
+    def close(self: InboxTurns, turn: Turn) -> None:
+        for domain, queue in self._queues.items():
+            queue.reached = self.reached(domain) if queue.reached is not None else None
+        original(self, turn)
+
+    original = InboxTurns.close
+    monkeypatch.setattr(InboxTurns, "close", close)
     assert _is_found()
 
 

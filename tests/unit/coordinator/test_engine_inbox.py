@@ -16,7 +16,7 @@ from coordinator.orders import SubmitTask
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, leading
-from tests.unit.coordinator.facts import claim, submit
+from tests.unit.coordinator.facts import claim, payload, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,6 +174,22 @@ async def test_two_inboxes_and_rpc_share_a_turn() -> None:
         crowded = [n for n, actors in enumerate(commits) if "execution" in actors]
         assert {"tester", "execution", "other"} <= commits[crowded[0]] | commits[crowded[0] + 1]
         assert sum("tester" in commits[n] for n in crowded) > 2
+
+
+async def test_a_large_order_is_not_kept_out_by_a_flood() -> None:
+    """What RPC brings and does not fit beside what an inbox brings comes first in the next turn."""
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=16_000, inbox_max=100_000)) as rig:
+        held = await rig.hold()
+        for sequence in range(1, 501):
+            put(rig, message(sequence, "order.placed", "x" * 100))
+        large = rig.ask(submit("large", payload=payload("x" * 12_000)))
+        rig.let_go()
+        await held.outcome()
+        assert await large.outcome() == "large"
+        await until_read(rig, 500)
+        commits = rig.types()
+        taken = next(n for n, types in enumerate(commits) if "task.submitted" in types)
+        assert any("inbox.recorded" in types for types in commits[taken + 1 :])
 
 
 async def test_a_flood_from_an_inbox_stops_neither_placing_nor_time() -> None:

@@ -422,3 +422,19 @@ def test_equal_data_of_two_types_is_told_apart() -> None:
     one = codec.envelope(started, position=Position(1, 0), time="", source="")
     other = codec.encode(one).replace(b"task.started", b"task.cancelled")
     assert decode_one(other).data == TaskCancelled(task_id="t")
+
+
+def test_a_commit_is_cut_into_its_events_byte_for_byte() -> None:
+    """What passes events on without reading them passes on what was written, of unknown types too."""
+    body = codec.join([TASK, MOON])
+    assert [(head.type, head.time, bytes(raw)) for head, raw in codec.split(body)] == [
+        ("task.cancelled", "2026-11-23T17:15:00.123456Z", TASK),
+        ("moon.risen", "2026-11-23T17:15:00Z", MOON.strip()),
+    ]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"id":"1.0"}]', b'[{"type":"\xff"}]', TASK])
+def test_what_is_no_commit_is_not_cut(body: bytes) -> None:
+    """It is `Corrupt`, as when it is decoded."""
+    with pytest.raises(Corrupt, match="no JSON array of CloudEvents"):
+        codec.split(body)

@@ -8,7 +8,7 @@ import pytest
 
 from events import codec
 from events.errors import Refused
-from events.subjects import ANY, Subjects
+from events.subjects import ANY, Subjects, service_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,11 @@ BUILDERS: dict[str, Callable[[str], str]] = {
     "rpc source": lambda token: S.rpc(token, "task", "submit"),
     "rpc kind": lambda token: S.rpc("local", token, "submit"),
     "rpc verb": lambda token: S.rpc("local", "task", token),
+    "any rpc kind": lambda token: S.rpc_any(token, "submit"),
+    "any rpc verb": lambda token: S.rpc_any("task", token),
+    "service verb": service_api,
+    "service name": lambda token: service_api("PING", token),
+    "service instance": lambda token: service_api("PING", "coordinator", token),
     "read source": lambda token: S.read(token, "find"),
     "read verb": lambda token: S.read("local", token),
     "notice kind": lambda token: S.notice(token, "w"),
@@ -53,6 +58,8 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "inboxes_all": "coordination.inbox.>",
         "rpc_all": "coordination.rpc.*.*.*",
         "read_all": "coordination.read.*.*",
+        "notices_all": "coordination.notice.*.*",
+        "nodes_all": "coordination.node.*.*",
         "stream_journal": "COORDINATION_JOURNAL",
         "stream_events": "COORDINATION_EVENTS",
         "stream_heartbeats": "COORDINATION_HEARTBEATS",
@@ -68,9 +75,22 @@ def test_subjects_are_made_of_their_tokens() -> None:
     assert S.event("task.attempt_failed") == "coordination.events.task.attempt_failed"
     assert S.heartbeat("worker", "w1") == "coordination.heartbeat.worker.w1"
     assert S.rpc("local", "task", "submit") == "coordination.rpc.local.task.submit"
+    assert S.rpc_any("task", "submit") == "coordination.rpc.*.task.submit"
     assert S.read("local", "find") == "coordination.read.local.find"
     assert S.notice("node", "n1") == "coordination.notice.node.n1"
     assert S.node("n1", "logs") == "coordination.node.n1.logs"
+    assert S.rpc_from("local") == "coordination.rpc.local.*.*"
+    assert S.read_from("local") == "coordination.read.local.*"
+    assert S.heartbeats_of("worker") == "coordination.heartbeat.worker.*"
+    assert S.notices_of("worker") == "coordination.notice.worker.*"
+    assert S.node_all("n1") == "coordination.node.n1.*"
+
+
+def test_the_subjects_of_nats_tools() -> None:
+    """Those of all services, of the ones of a name, of one instance."""
+    assert service_api("PING") == "$SRV.PING"
+    assert service_api("INFO", "coordinator") == "$SRV.INFO.coordinator"
+    assert service_api("STATS", "coordinator", "c1") == "$SRV.STATS.coordinator.c1"
 
 
 def test_another_namespace_shares_no_name() -> None:

@@ -353,6 +353,17 @@ def test_a_task_that_is_retried_for_ever_leaves_no_trail() -> None:
     assert set(scribe.world.indexes.parked_members) == {"a"}
 
 
+def test_a_parked_task_that_was_called_off_does_not_come_back_at_its_time() -> None:
+    """What still stands of it behind others in the heap is passed over."""
+    scribe = write(submit("a"), submit("b"), start("a"), start("b"))
+    scribe.commit(fail("a", retry_at=BEGIN + 50), fail("b", retry_at=BEGIN + 60), TaskCancelled(task_id="b"))
+    indexes = scribe.world.indexes
+    assert len(indexes.parked) == 2
+    indexes.advance(BEGIN + 100)
+    assert not indexes.parked
+    assert ready(scribe.world) == ["a"]
+
+
 def test_parked_tasks_that_are_called_off_leave_no_trail() -> None:
     """Their time may be far away; they do not stay until it comes."""
     scribe = write(submit("soon"), start("soon"), fail("soon", retry_at=BEGIN + 1e5))

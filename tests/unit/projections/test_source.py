@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.source import GENESIS, Bounds, chain_after
+from events.errors import Corrupt
+from projections.source import GENESIS, Bounds, ChainCheck, Record, chain_after
 
 
 def test_the_chain_is_spelled_as_the_format_says() -> None:
@@ -30,3 +33,42 @@ def test_another_body_place_or_past_gives_another_chain(one: bytes, other: bytes
 def test_an_empty_journal_has_its_last_before_its_first() -> None:
     """So `last - first + 1` counts the records, always."""
     assert Bounds(first=1, last=0) == (1, 0)
+
+
+def records(*kinds: str) -> list[Record]:
+    """Make a journal whose chain is right."""
+    made, chain = [], GENESIS
+    for sequence, kind in enumerate(kinds, 1):
+        carried = chain.hex() if kind == "commit" else None
+        made.append(Record(sequence=sequence, kind=kind, body=b"%d" % sequence, chain=carried))  # type: ignore[arg-type]
+        chain = chain_after(chain, sequence, made[-1].body)
+    return made
+
+
+def take_all(journal: list[Record]) -> None:
+    """Check records one after the other."""
+    check = ChainCheck()
+    for record in journal:
+        check.take(record)
+
+
+@pytest.mark.parametrize("begin", range(5))
+def test_a_whole_chain_passes_from_any_point_on(begin: int) -> None:
+    """Claims carry no chain and count in it; the first commit is believed."""
+    take_all(records("claim", "commit", "commit", "claim", "commit")[begin:])
+
+
+@pytest.mark.parametrize("changed", [1, 2, 3])
+def test_what_was_changed_is_corrupt_at_the_next_commit(changed: int) -> None:
+    """A body that was replaced is told of by the commit behind it, which says what it should carry."""
+    whole = records("claim", "commit", "commit", "claim", "commit")
+    whole[changed] = msgspec.structs.replace(whole[changed], body=b"forged")
+    with pytest.raises(Corrupt, match=r"commit [35] carries the chain [0-9a-f]{64}, and what stands before is "):
+        take_all(whole)
+
+
+@pytest.mark.parametrize("carried", [None, "", "00", "x" * 64])
+def test_a_commit_without_a_chain_is_corrupt(carried: str | None) -> None:
+    """Nothing of ours is without one, so somebody else wrote it."""
+    with pytest.raises(Corrupt, match=r"commit 7 carries the chain .* a hash in hexadecimal is due"):
+        ChainCheck().take(Record(sequence=7, kind="commit", body=b"", chain=carried))

@@ -424,7 +424,7 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
     """What it holds was folded by other rules: it is to be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
-    with pytest.raises(Corrupt, match="was folded by version 3, this is version 2: rebuild it"):
+    with pytest.raises(Corrupt, match="was folded by version 4, this is version 3: rebuild it"):
         World.restore(msgspec.msgpack.encode(data))
 
 

@@ -1,0 +1,190 @@
+"""
+Subscribe to events: what was, from any point on, and then what comes; each once, in order, over every interruption.
+
+    async with subscribe(["task.*", "service.health_changed"], since="1042.0") as events:
+        async for envelope in events:
+            print(envelope.id, envelope.type, envelope.data)
+
+It follows the journal itself, not the feed: nothing ages out of it, and positions are exact. It only reads; what it
+hands out is decoded only if it is wanted.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from coordinator.app import acquire_app, release_app
+from coordinator.bus import Bus
+from coordinator.client import credentials
+from coordinator.event_filter import ALL, EventFilter
+from coordinator.journal_nats import NatsJournal
+from coordinator.journal_search import first_since
+from events import codec
+from events.base import START, Envelope, Position
+from events.errors import Refused, shown
+from events.subjects import Subjects
+from projections.source import ChainCheck
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+
+    from projections.source import Bounds, CommitSource, Record
+
+Since = Position | str | datetime | None
+Found = tuple[Position, Envelope]
+
+
+class EventStream:
+    """
+    The events of a subscription, for one `async for`; `position` is that of the last one handed out.
+
+    Whoever keeps `position` with what was made of the events goes on there with `subscribe(…, since=position)`.
+    """
+
+    def __init__(self, found: AsyncGenerator[Found], position: Position) -> None:
+        self.position = position
+        self._found = found
+
+    def __aiter__(self) -> AsyncIterator[Envelope]:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        """Wait, without limit, for the next event; raises `Corrupt` when the journal is damaged or was made anew."""
+        self.position, envelope = await anext(self._found)
+        return envelope
+
+
+class Begin(NamedTuple):
+    """Where reading begins: behind a record; events up to a position, or before a time, are passed over."""
+
+    after: int
+    past: Position
+    time_s: float = 0.0
+
+
+@asynccontextmanager
+async def subscribe(
+    kinds: str | Iterable[str] = ALL, since: Since = None, *, url: str | None = None
+) -> AsyncIterator[EventStream]:
+    """
+    Give the events that *kinds* (`task.*`, `task.failed`, `*`) describe, while the block runs.
+
+    *since* is the position behind which to begin (`"0.0"`: with the first event there is), a time from which on, or
+    None for what happens from now on. Without *url* it is the coordinator that the facades use.
+
+    Raises:
+        Refused: a pattern, the position or the time makes no sense; says what would.
+        Unavailable: the coordinator cannot be reached, or there is no journal yet. Later outages only make it wait.
+    """
+    wanted = EventFilter(kinds)
+    async with _reach(url) as (bus, subjects):
+        journal = NatsJournal(bus, subjects)
+        begin = await begin_at(journal, since)
+        async with aclosing(events_from(journal, wanted, begin)) as found:
+            yield EventStream(found, begin.past)
+
+
+async def begin_at(journal: NatsJournal, since: object) -> Begin:
+    """
+    Find where *since* is in the journal.
+
+    Raises:
+        Refused: there is no such place in it.
+    """
+    bounds = await journal.bounds()
+    match since:
+        case None:
+            return Begin(bounds.last, await _end_of(journal, bounds.last))
+        case datetime():
+            return await _from_time(journal, since, bounds)
+        case Position() | str():
+            return _behind(Position.parse(str(since)), bounds)
+        case _:
+            msg = f"since {shown(since)} is no place: use a position, such as '1042.0', a datetime with zone, or None"
+            raise Refused(msg, reason="bad_position")
+
+
+async def events_from(
+    journal: CommitSource, wanted: EventFilter, begin: Begin, until: int | None = None
+) -> AsyncGenerator[Found]:
+    """Give the wanted events from *begin* on with their positions, up to record *until* or for ever."""
+    records = journal.follow(begin.after) if until is None else journal.read(begin.after, until)
+    check = ChainCheck()
+    async with aclosing(cast("AsyncGenerator[list[Record]]", records)) as batches:
+        async for batch in batches:
+            for record in batch:
+                check.take(record)
+                if record.kind == "commit":
+                    for found in _wanted(record, wanted, begin):
+                        yield found
+
+
+def _wanted(commit: Record, wanted: EventFilter, begin: Begin) -> list[Found]:
+    sequence = commit.sequence
+    parts = codec.split(commit.body)
+    taken = [index for index, (head, _) in enumerate(parts) if wanted.takes(head.type)]
+    if sequence == begin.past.sequence:
+        taken = [index for index in taken if index > begin.past.index]
+    if (
+        not taken
+        or sequence < begin.past.sequence
+        or (begin.time_s and codec.seconds_of(parts[0][0].time) < begin.time_s)
+    ):
+        return []
+    whole = len(taken) == len(parts)
+    body = commit.body if whole else codec.join(bytes(parts[index][1]) for index in taken)
+    return [(Position(sequence, index), one) for index, one in zip(taken, codec.decode(body), strict=True)]
+
+
+def _behind(position: Position, bounds: Bounds) -> Begin:
+    first, last = bounds
+    if position.sequence > last:
+        msg = f"position {position} is not in the journal, which ends at {last}"
+        raise Refused(msg, reason="bad_position")
+    _check_begin(position.sequence + 1, first, f"position {position}")
+    return Begin(max(position.sequence, first) - 1 if last else 0, position)
+
+
+async def _from_time(journal: NatsJournal, since: datetime, bounds: Bounds) -> Begin:
+    if since.tzinfo is None:
+        msg = f"time {since.isoformat()} has no zone: use such as datetime.now(UTC)"
+        raise Refused(msg, reason="bad_time")
+    begin = await first_since(journal, since.timestamp())
+    if begin == bounds.first:
+        _check_begin(1, bounds.first, f"time {since.isoformat()}")
+    return Begin(begin - 1, await _end_of(journal, begin - 1), since.timestamp())
+
+
+async def _end_of(journal: NatsJournal, sequence: int) -> Position:
+    """Give the position of the last event in a record, so that going on behind it repeats none of them."""
+    record = await journal.slot(sequence) if sequence else None
+    if record is None or record.kind != "commit":
+        return Position(sequence, 0)
+    return Position(sequence, len(codec.split(record.body)) - 1)
+
+
+def _check_begin(needed: int, first: int, what: str) -> None:
+    if needed < first:
+        msg = f"the journal begins at {first}, behind {what}: what stood before is in the archive; use '{first - 1}.0'"
+        raise Refused(msg, reason="bad_position")
+
+
+@asynccontextmanager
+async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
+    if url is None:
+        app = await acquire_app()
+        try:
+            yield app.client.bus, app.client.subjects
+        finally:
+            await release_app(app)
+        return
+    from coordinator.settings import load
+
+    settings = load()
+    async with Bus.open(url, name="subscriber", **credentials(settings)) as bus:
+        yield bus, Subjects(settings.namespace)
+
+
+__all__ = ["START", "Begin", "EventStream", "begin_at", "events_from", "subscribe"]

@@ -1,0 +1,172 @@
+"""
+The coordinator as NATS tools see it: `nats micro` and its like list it, describe it and show how it does.
+
+They ask `$SRV.PING | INFO | STATS`, the service API of ADR-32 (nats-io/nats-architecture-and-design). Every instance
+answers by its own name: the one that leads with an endpoint for each command, one that stands by with none. What is
+counted is counted for a request, not for a command: a request may hold a thousand. It must never answer anywhere but to
+an inbox, nor tell what a client could not know.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from coordinator import __version__
+from coordinator.commands import COMMANDS
+from coordinator.wire import may_answer
+from events.codec import rfc3339
+from events.errors import Refused
+from events.subjects import service_api
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from coordinator.bus import Bus, Message
+    from coordinator.journal import Epoch
+    from events.errors import CoordinationError
+    from events.subjects import Subjects
+
+log = structlog.get_logger(__name__)
+
+NAME = "coordinator"
+DESCRIPTION = "Coordinates containers, services and tasks; the wire is told in docs/protocol.md."
+TYPE = "io.nats.micro.v1.{}_response"
+VERBS = ("PING", "INFO", "STATS")
+_ERROR_CHARS = 200
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How an instance stands: the reign it leads in, None while it stands by, and who leads as far as it knows."""
+
+    epoch: Epoch | None
+    leader: str
+
+
+class Endpoint:
+    """What was asked by one command's subject; times in seconds, from a request's coming to its answers' leaving."""
+
+    __slots__ = ("errors", "last_error", "requests", "took_s")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.took_s = 0.0
+        self.last_error = ""
+
+    def note(self, took_s: float, error: CoordinationError | None) -> None:
+        """Count one request that was answered; *error* is one of those among its answers."""
+        self.requests += 1
+        self.took_s += took_s
+        if error is not None:
+            self.errors += 1
+            self.last_error = f"{error.code}:{error.message[:_ERROR_CHARS]}"
+
+
+class RequestStats:
+    """What was asked of this instance since it started, by kind and verb."""
+
+    def __init__(self) -> None:
+        self.by_subject = {(command.KIND, command.VERB): Endpoint() for command in COMMANDS.values()}
+
+
+def queue_of(epoch: Epoch) -> str:
+    """Name the queue group of one reign: a writer that was deposed and wakes takes nobody's request."""
+    return f"e{epoch.generation}-{epoch.sequence}"
+
+
+class ServiceApi:
+    """Answers for one instance; see `open_service_api`."""
+
+    def __init__(
+        self, bus: Bus, subjects: Subjects, *, instance: str, started: str, standing: Callable[[], Standing]
+    ) -> None:
+        self.stats = RequestStats()
+        self._bus = bus
+        self._subjects = subjects
+        self._instance = instance
+        self._started = started
+        self._standing = standing
+
+    def take(self, message: Message) -> None:
+        """Answer a request, if there is an inbox to answer to."""
+        if not may_answer(message.reply):
+            return
+        verb = message.subject.split(".")[1]
+        try:
+            self._bus.send(message.reply, msgspec.json.encode(self.answer(verb)))
+        except Refused as error:
+            log.warning("answer_not_sent", why=error.message)
+
+    def answer(self, verb: str) -> dict[str, Any]:
+        """Give the answer to PING, INFO or STATS."""
+        standing = self._standing()
+        told: dict[str, Any] = {
+            "type": TYPE.format(verb.lower()),
+            "name": NAME,
+            "id": self._instance,
+            "version": __version__,
+            "metadata": self._metadata(standing),
+        }
+        if verb == "INFO":
+            told |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
+        elif verb == "STATS":
+            told |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
+        return told
+
+    def _metadata(self, standing: Standing) -> dict[str, str]:
+        return {
+            "role": "standby" if standing.epoch is None else "leader",
+            "epoch": "" if standing.epoch is None else str(standing.epoch),
+            "leader": standing.leader,
+            "namespace": self._subjects.namespace,
+        }
+
+    def _endpoints(self, standing: Standing, more: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+        if standing.epoch is None:
+            return []
+        group = queue_of(standing.epoch)
+        return [
+            {"name": name, "subject": self._subject_of(name), "queue_group": group, **more(name)} for name in COMMANDS
+        ]
+
+    def _subject_of(self, name: str) -> str:
+        return self._subjects.rpc_any(COMMANDS[name].KIND, COMMANDS[name].VERB)
+
+    def _counted(self, name: str) -> dict[str, Any]:
+        command = COMMANDS[name]
+        endpoint = self.stats.by_subject[command.KIND, command.VERB]
+        took_ns = int(endpoint.took_s * 1e9)
+        return {
+            "num_requests": endpoint.requests,
+            "num_errors": endpoint.errors,
+            "last_error": endpoint.last_error,
+            "processing_time": took_ns,
+            "average_processing_time": took_ns // endpoint.requests if endpoint.requests else 0,
+            "data": {},  # some readers insist on it
+        }
+
+
+def _described(name: str) -> dict[str, Any]:
+    command = COMMANDS[name]
+    about = (command.__doc__ or "").strip().partition("\n")[0]
+    waits = "wait_s" in command.__struct_fields__
+    return {"metadata": {"kind": "question" if command.IS_QUESTION else "order", "about": about, "waits": str(waits)}}
+
+
+@asynccontextmanager
+async def open_service_api(
+    bus: Bus, subjects: Subjects, *, instance: str, wall: float, standing: Callable[[], Standing]
+) -> AsyncIterator[ServiceApi]:
+    """Answer for *instance*, started at *wall* seconds since 1970, while the block runs."""
+    api = ServiceApi(bus, subjects, instance=instance, started=rfc3339(wall), standing=standing)
+    asked = [service_api(verb, *tokens) for verb in VERBS for tokens in ((), (NAME,), (NAME, instance))]
+    subscriptions = [await bus.subscribe(subject, api.take) for subject in asked]
+    try:
+        yield api
+    finally:
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
