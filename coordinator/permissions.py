@@ -114,7 +114,7 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
     match user.role:
         case "coordinator":
             publish += _writes(subjects, domains)
-            subscribe += [subjects.rpc_all, subjects.heartbeats]
+            subscribe += [subjects.rpc_all, subjects.heartbeats, "$SRV.>"]
         case "follower":
             publish += _follows(subjects)
             subscribe += [subjects.read_all, subjects.services]
@@ -151,6 +151,7 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         *(_api("STREAM.CREATE", name) for name in (subjects.stream_journal, subjects.stream_heartbeats, lease)),
         *(_api("STREAM.INFO", name) for name in (subjects.stream_heartbeats, lease)),
         _api("STREAM.MSG.GET", lease),
+        _api("DIRECT.GET", subjects.stream_heartbeats),
         "$JS.API.STREAM.NAMES",
         # It reads them as it begins; what it may write of them, a restore writes.
         *(_api(verb, subjects.stream_snapshots) for verb in _SNAPSHOTS),

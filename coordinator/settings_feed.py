@@ -25,5 +25,5 @@ class FollowerSettings(Section):
     snapshot_events: int = number(100_000, 0, 10**9, "a snapshot is written each so many events; 0 writes none")
     snapshot_pause_s: float = number(30.0, 0.0, DAY_S, "seconds at least between two snapshots")
     snapshots_kept: int = number(3, 1, 50, "snapshots kept; older ones are removed")
-    niceness: int = number(15, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
+    niceness: int = number(5, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
     creds: Location | None = plain(None, "file of credentials, instead of those of nats")
