@@ -113,7 +113,7 @@ class Follower:
             follower.begins = lambda before: kept.newest(journal, bytes, before=before)
             if snapshots is not None:
                 follower.snapshotter = Snapshotter(kept, lambda: follower.projector, snapshots)
-            if feed_bus is not None:
+            if feed is not None and feed_bus is not None:
                 follower.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), feed)
             door = ReadDoor(
                 bus,

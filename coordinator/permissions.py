@@ -120,7 +120,7 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
             subscribe += [subjects.read_all, subjects.services]
         case "archive":
             publish += [*_reads_stream(subjects.stream_journal), _api("STREAM.PURGE", subjects.stream_journal)]
-            publish += [*_snapshots(subjects), subjects.archive]
+            publish += [*_keeps_snapshots(subjects), subjects.archive]
         case "admin":
             publish += [subjects.read_from(token), subjects.nodes_all, "$JS.API.>", "$JS.SNAPSHOT.>"]
             subscribe += [subjects.events_all, subjects.services]
@@ -153,13 +153,15 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         *(_api("STREAM.MSG.GET", name) for name in (lease, subjects.stream_events)),
         _api("STREAM.INFO", subjects.stream_events),
         _api("DIRECT.GET", subjects.stream_heartbeats),
-        *_snapshots(subjects),
         "$JS.API.STREAM.NAMES",
+        # It reads them as it begins; what it may write of them, a restore writes.
+        *(_api(verb, subjects.stream_snapshots) for verb in _SNAPSHOTS),
     ]
     for domain in domains:
         asked += _reads_stream(subjects.stream_inbox(domain))
     return [
         *(subjects.journal, subjects.epoch, subjects.leader, subjects.services, subjects.notices_all),
+        *(subjects.snapshot_chunk, subjects.snapshot_manifest, subjects.archive),
         f"$KV.{subjects.bucket_lease}.writer",
         *(INBOXES_ALL, IMPORTED_REPLIES),
         *asked,
@@ -170,15 +172,17 @@ def _follows(subjects: Subjects) -> list[str]:
     """What a follower publishes, and what it asks of JetStream."""
     events = subjects.stream_events
     feed = [_api(verb, events) for verb in ("STREAM.INFO", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.GET")]
-    snapshots = [*_snapshots(subjects), subjects.snapshot_chunk, subjects.snapshot_manifest]
-    snapshots.append(_api("STREAM.PURGE", subjects.stream_snapshots))
-    own = [subjects.events_all, INBOXES_ALL, IMPORTED_REPLIES]
-    return [*own, *_reads_stream(subjects.stream_journal), *feed, *snapshots]
+    reads = [*_reads_stream(subjects.stream_journal), *_keeps_snapshots(subjects)]
+    return [subjects.events_all, INBOXES_ALL, IMPORTED_REPLIES, *reads, *feed]
 
 
-def _snapshots(subjects: Subjects) -> list[str]:
-    """What it takes to read snapshots, and to make the stream they are in where there is none yet."""
-    return [_api(verb, subjects.stream_snapshots) for verb in ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET")]
+_SNAPSHOTS = ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET")
+
+
+def _keeps_snapshots(subjects: Subjects) -> list[str]:
+    """What it takes to write snapshots and to remove old ones; what was archived may be noted by few of those."""
+    asked = [_api(verb, subjects.stream_snapshots) for verb in (*_SNAPSHOTS, "STREAM.PURGE")]
+    return [subjects.snapshot_chunk, subjects.snapshot_manifest, *asked]
 
 
 def _reads_stream(stream: str) -> list[str]:

@@ -250,7 +250,10 @@ class Snapshots:
         return last
 
     async def _remove_oldest(self) -> None:
-        kept = (await self.manifests())[: self._kept]
+        found = await self.manifests()
+        if len(found) <= self._kept:
+            return
+        kept = found[: self._kept]
         first = min(min(one.chunks, default=0) for one in kept)
         request = {"filter": self._subjects.snapshots_all, "seq": first}
         try:

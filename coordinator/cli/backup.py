@@ -93,11 +93,11 @@ async def _restore(settings: Settings, folder: Path, url: str | None, generation
         return await restore_backup(bus, subjects, folder, contents, replicas=replicas, generation=generation)
 
     if url is not None:
-        return await _connected(settings, url, run)
+        return await _connected(settings, url, run, role="coordinator")
     home = Home(settings.home_path())
     with home.lock("up"):
         async with EmbeddedServer(home.nats_store) as server:
-            return await _connected(settings, server.url, run)
+            return await _connected(settings, server.url, run, role="coordinator")
 
 
 @backup.command()
@@ -164,7 +164,7 @@ def _run(
     *,
     creds: Path | None = None,
 ) -> Any:
-    return _finished(_connected(settings, url or find_url(settings), body, creds=creds))
+    return _finished(_connected(settings, url or find_url(settings), body, role="archive", creds=creds))
 
 
 def _finished(work: Any) -> Any:
@@ -176,13 +176,18 @@ def _finished(work: Any) -> Any:
 
 
 async def _connected(
-    settings: Settings, url: str, body: Callable[[Bus, Subjects], Awaitable[Any]], *, creds: Path | None = None
+    settings: Settings,
+    url: str,
+    body: Callable[[Bus, Subjects], Awaitable[Any]],
+    *,
+    role: str,
+    creds: Path | None = None,
 ) -> Any:
     from coordinator.bus import Bus
     from coordinator.client import credentials
     from events.subjects import Subjects
 
-    login = credentials(settings)
+    login = credentials(settings, role)
     if creds is not None:
         login["creds"] = str(creds)
     async with Bus.open(url, name="backup", buffered=False, **login) as bus:

@@ -51,6 +51,7 @@ def published() -> list[str]:
     """Every subject there is to publish on, in concrete form; its sources are those of `ROLES` and others."""
     sources = [*(user.token for user in ROLES), "local", "nobody"]
     return [
+        *(S.snapshot_chunk, S.snapshot_manifest, S.archive),
         *(S.journal, S.epoch, S.leader, S.services, f"{S.namespace}.elsewhere", f"$KV.{S.bucket_lease}.writer"),
         *(S.event(name) for name in ("task.submitted", "container.started")),
         *(S.inbox(domain, "task.done") for domain in (*DOMAINS, "third")),
@@ -239,6 +240,10 @@ def test_the_table_says_what_matters_most() -> None:
     assert [who for who, grant in grants.items() if may_publish(grant, S.epoch)] == ["coordinator"]
     purge = f"$JS.API.STREAM.PURGE.{S.stream_journal}"
     assert [who for who, grant in grants.items() if may_publish(grant, purge)] == ["archive"]
+    noted = [who for who, grant in grants.items() if may_publish(grant, S.archive)]
+    assert noted == ["coordinator", "archive"]
+    written = [who for who, grant in grants.items() if may_publish(grant, S.snapshot_manifest)]
+    assert written == ["coordinator", "follower", "archive"]
     delete = f"$JS.API.STREAM.DELETE.{S.stream_journal}"
     assert [who for who, grant in grants.items() if may_publish(grant, delete)] == ["admin"]
     at_all = {who for who, grant in grants.items() for one in asked_of_jetstream() if may_publish(grant, one)}
