@@ -152,7 +152,7 @@ class NatsCluster:
         await asyncio.gather(*(self.nodes[name].kill() for name in names or self.nodes))
 
     async def power_cut(self) -> None:
-        """Take the power from all nodes at one moment, and give it back: what was not synced is gone. Starts nothing."""
+        """Take the power from all nodes at one moment, and give it back; what was not synced is gone, and none runs."""
         assert self.disk is not None, "without a disk of its own there is nothing to cut off"
         for node in self.nodes.values():
             node.pause()
