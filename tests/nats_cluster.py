@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,10 +199,12 @@ class NatsCluster:
                     return leader
                 await asyncio.sleep(0.1)
 
-    async def step_down(self, stream: str) -> None:
-        """Have another node lead *stream*."""
+    async def step_down(self, stream: str, name: str) -> None:
+        """Ask that the node *name* lead *stream*; whether it came about, `leader_of` tells."""
         async with self._asking() as bus:
-            await bus.js_request(f"STREAM.LEADER.STEPDOWN.{stream}", timeout_s=READY_TIMEOUT_S)
+            wanted = {"placement": {"preferred": name}}
+            with suppress(ApiError, Unavailable):
+                await bus.js_request(f"STREAM.LEADER.STEPDOWN.{stream}", wanted, timeout_s=ANSWER_TIMEOUT_S)
 
     async def until_ready(self) -> None:
         """Wait until JetStream answers, which it does once its nodes have chosen a leader."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, kills
+from tests.faults import damage, kills, powercut, replicas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -34,6 +34,8 @@ class Scenario(NamedTuple):
 SCENARIOS = {
     "kills": Scenario(kills.run, kills.is_kept, {"tasks": 500}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
+    "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
+    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 1}),
 }
 
 
