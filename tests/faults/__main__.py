@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, kills, powercut, replicas
+from tests.faults import damage, kills, powercut, replicas, replicas_takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -36,6 +36,7 @@ SCENARIOS = {
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
     "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 1}),
+    "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 PAUSE_S = 0.05
 """Between two tasks of each submitter: some 80 each second, of which none waits for long."""
+TASKS_BETWEEN = 200
 BETWEEN_S = 2.0
+READ_MODEL_S = 30.0
 FROZEN_S = 12.0
 """Longer than the others need to choose another leader."""
 
@@ -47,10 +49,10 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 1) -> dict[str,
         argv = {"serve": ["serve"], "worker_0": worker_argv(), "worker_1": worker_argv()}
         async with (
             nats_cluster(folder) as cluster,
-            programs(cluster, folder, **argv) as started,
+            programs(cluster.url, folder, **argv) as started,
             Client.open(cluster.url, source="faults") as client,
         ):
-            judge, submitters = Judge(cluster), Submitters(client, at_once=AT_ONCE, pause_s=PAUSE_S)
+            judge, submitters = Judge(cluster.url), Submitters(client, at_once=AT_ONCE, pause_s=PAUSE_S)
             faults = _Faults(cluster, submitters)
             async with submitters.running():
                 await submitters.until(20)
@@ -61,7 +63,7 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 1) -> dict[str,
                 for _ in range(losses):
                     await faults.lose()
             await judge.until_ended(submitters.acknowledged)
-            question = {"position": f"{judge.world.position.sequence}.0", "timeout_s": PATIENCE_S}
+            question = {"position": f"{judge.world.position.sequence}.0", "timeout_s": READ_MODEL_S}
             read_model = await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
             return {
                 "kills": kills,
@@ -71,7 +73,7 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 1) -> dict[str,
                 "not_acknowledged": submitters.given_up,
                 "not_ended": len(submitters.acknowledged - judge.ends.keys()),
                 "read_model_at": str(read_model),
-                "same_on_each_node": await judge.same_on_each_node(),
+                "same_on_each_node": await judge.same_on_each_node(cluster),
                 "slowest_answer_s": round(submitters.slowest_s, 1),
                 "until_replaced_is_current_s": faults.until_current_s,
                 "restarts": {name: one.starts - 1 for name, one in started.items()},
@@ -115,7 +117,7 @@ class _Faults:
         self.until_current_s.append(round(time.monotonic() - began, 1))
 
     async def _went_on(self) -> None:
-        await self._submitters.until(50)
+        await self._submitters.until(TASKS_BETWEEN)
         await self._cluster.until_current(JOURNAL)
 
 

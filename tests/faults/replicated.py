@@ -84,8 +84,8 @@ class Keeper:
 
 
 @asynccontextmanager
-async def programs(cluster: NatsCluster, folder: Path, **argv: list[str]) -> AsyncIterator[dict[str, Program]]:
-    """Run `coordinator …` of each name on *cluster*, started again when it ends, while the block runs."""
+async def programs(url: str, folder: Path, **argv: list[str]) -> AsyncIterator[dict[str, Program]]:
+    """Run `coordinator …` of each name, with NATS at *url*, started again when it ends, while the block runs."""
     started = {}
     async with task_group() as tasks, AsyncExitStack() as stack:
         for name, arguments in argv.items():
@@ -94,7 +94,7 @@ async def programs(cluster: NatsCluster, folder: Path, **argv: list[str]) -> Asy
             env = {
                 **os.environ,
                 "COORDINATOR_HOME": str(home),
-                "COORDINATOR_URL": cluster.url,
+                "COORDINATOR_URL": url,
                 "COORDINATOR_NATS__REPLICAS": "3",
                 "COORDINATOR_SCHEDULER__LEASE_S": str(LEASE_S),
             }
@@ -161,12 +161,12 @@ class Submitters:
 class Judge:
     """Reads what of the journal it has not read yet, and counts what happened to each task."""
 
-    def __init__(self, cluster: NatsCluster) -> None:
+    def __init__(self, url: str) -> None:
         self.world = World()
         self.submitted: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.wrong_results = 0
-        self._cluster = cluster
+        self._url = url
 
     async def read(self) -> None:
         """
@@ -175,7 +175,7 @@ class Judge:
         Raises:
             Corrupt: the journal is damaged, or ends before what was read.
         """
-        async with Bus.open(self._cluster.url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
+        async with Bus.open(self._url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
             journal = NatsJournal(bus, SUBJECTS)
             async for records in journal.read(self.world.position.sequence, (await journal.bounds()).last):
                 for record in records:
@@ -189,11 +189,10 @@ class Judge:
                 await asyncio.sleep(LOOK_S)
                 await self.read()
 
-    async def same_on_each_node(self) -> bool:
+    async def same_on_each_node(self, cluster: NatsCluster) -> bool:
         """Have each node lead the journal, and say whether all of it, slot by slot, is there as it was read."""
-        return {(self.world.position, self.world.chain.hex())} == {
-            await self._shown_by(name) for name in self._cluster.nodes
-        }
+        shown = {await self._shown_by(cluster, name) for name in cluster.nodes}
+        return shown == {(self.world.position, self.world.chain.hex())}
 
     def verdict(self, acknowledged: set[str]) -> dict[str, Any]:
         """Say what became of the tasks that were acknowledged."""
@@ -215,12 +214,12 @@ class Judge:
             right = isinstance(event, TaskCompleted) and value_of(event.result) == {"square": number**2}
             self.wrong_results += not right
 
-    async def _shown_by(self, name: str) -> tuple[Position, str]:
+    async def _shown_by(self, cluster: NatsCluster, name: str) -> tuple[Position, str]:
         async with asyncio.timeout(PATIENCE_S):
-            while await self._cluster.leader_of(JOURNAL) != name:
-                await self._cluster.step_down(JOURNAL, name)
+            while await cluster.leader_of(JOURNAL) != name:
+                await cluster.step_down(JOURNAL, name)
         world = World()
-        async with Bus.open(self._cluster.url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
+        async with Bus.open(self._url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
             journal = NatsJournal(bus, SUBJECTS)
             for sequence in range(1, self.world.position.sequence + 1):
                 record = await journal.slot(sequence)

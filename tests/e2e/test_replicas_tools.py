@@ -1,0 +1,94 @@
+"""Doctor, verify, backup and restore where everything has three copies, on three real nats-servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.client import Client
+from coordinator.commands import ListTasks, SubmitTask
+from coordinator.groups import task_group
+from tests.commands import Said, run
+from tests.faults.replicated import JOURNAL, PATIENCE_S, Judge, Keeper
+from tests.nats_cluster import NatsCluster, nats_cluster
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+TASKS, AT_ONCE = 1500, 5
+"""Some hundred commits: more than are on their way at once in a restore."""
+
+
+async def command(cluster: NatsCluster, home: Path, *arguments: str) -> Said:
+    """Run a command line that knows all three servers."""
+    environment = {"COORDINATOR_URL": cluster.url, "COORDINATOR_NATS__REPLICAS": "3", "COORDINATOR_HOME": str(home)}
+    return await asyncio.to_thread(run, *arguments, timeout_s=PATIENCE_S, **environment)
+
+
+async def submit(client: Client, count: int) -> set[str]:
+    async def some(first: int) -> list[str]:
+        numbers = range(first, count, AT_ONCE)
+        return [await client.execute(SubmitTask(task_id=f"t{number}", task_name="n")) for number in numbers]
+
+    return {task_id for told in await asyncio.gather(*map(some, range(AT_ONCE))) for task_id in told}
+
+
+async def test_a_backup_of_one_cluster_is_restored_into_another(tmp_path: Path) -> None:
+    """
+    The tools work on three copies as on one: a backup while everything runs, a drill, and a restore by `--nats`.
+
+    What was acknowledged is on the other cluster, with three copies of everything, and its journal is sound.
+    """
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    async with nats_cluster(tmp_path / "a") as cluster, task_group() as tasks:
+        keeper = Keeper(cluster.url, tmp_path / "a", tasks)
+        keeper.start()
+        async with Client.open(cluster.url) as client:
+            acknowledged = await submit(client, TASKS)
+        made = await command(cluster, tmp_path / "home", "backup", "create", str(tmp_path / "backup"))
+        assert made.code == 0, made
+        drilled = await command(cluster, tmp_path / "home", "backup", "drill")
+        assert drilled.code == 0, drilled
+        await keeper.crash()
+    async with nats_cluster(tmp_path / "b") as cluster, task_group() as tasks:
+        arguments = ("backup", "restore", str(tmp_path / "backup"), "--nats", cluster.url)
+        restored = await command(cluster, tmp_path / "home", *arguments)
+        assert restored.code == 0, restored
+        keeper = Keeper(cluster.url, tmp_path / "b", tasks)
+        keeper.start()
+        async with Client.open(cluster.url) as client:
+            assert await client.execute(ListTasks(limit=10), timeout_s=PATIENCE_S)
+            await client.execute(SubmitTask(task_id="after", task_name="n"))
+        judge = Judge(cluster.url)
+        await judge.read()
+        assert judge.submitted.keys() == acknowledged | {"after"}
+        info = await cluster.info(JOURNAL)
+        assert info["config"]["num_replicas"] == 3
+        verified = await command(cluster, tmp_path / "home", "verify")
+        assert verified.code == 0, verified
+        await keeper.crash()
+
+
+async def test_doctor_names_the_server_that_is_away(tmp_path: Path) -> None:
+    """With all three, every stream is as it must be; without one, doctor warns of it by name, and verify goes on."""
+    async with nats_cluster(tmp_path) as cluster, task_group() as tasks:
+        keeper = Keeper(cluster.url, tmp_path, tasks)
+        keeper.start()
+        async with Client.open(cluster.url) as client:
+            await submit(client, 10)
+            well = await command(cluster, tmp_path / "home", "doctor")
+            assert "as it must be, 3 replicas" in well.out
+            assert "not up to date" not in well.out
+            leader = await cluster.leader_of(JOURNAL)
+            await cluster.kill(leader)
+            await client.execute(SubmitTask(task_id="after", task_name="n"), timeout_s=PATIENCE_S)
+            ill = await command(cluster, tmp_path / "home", "doctor")
+            assert f"1 replicas are not up to date: {leader}" in ill.out, ill
+            verified = await command(cluster, tmp_path / "home", "verify")
+            assert verified.code == 0, verified
+        await keeper.crash()
