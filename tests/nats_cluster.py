@@ -169,7 +169,7 @@ class NatsCluster:
         """Start a fresh node *name* in the place of one that is gone, and have the cluster forget the old one."""
         old = self.nodes.pop(gone)
         node = Node(name, self._folder / name, old.store.with_name(name), port=old.port, route=old.route, sync=old.sync)
-        node.folder.mkdir()
+        node.folder.mkdir(exist_ok=True)
         self.nodes[name] = node
         self._meet()
         await self.start(name)

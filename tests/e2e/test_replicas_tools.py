@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from coordinator.client import Client
 from coordinator.commands import ListTasks, SubmitTask
+from coordinator.errors import Unavailable
 from coordinator.groups import task_group
 from tests.commands import Said, run
 from tests.faults.replicated import JOURNAL, PATIENCE_S, Judge, Keeper
 from tests.nats_cluster import NatsCluster, nats_cluster
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.real_server import find_binary
 
 pytestmark = pytest.mark.e2e
 
+ROOT = Path(__file__).parents[2]
 TASKS, AT_ONCE = 1500, 5
 """Some hundred commits: more than are on their way at once in a restore."""
 
@@ -92,3 +93,34 @@ async def test_doctor_names_the_server_that_is_away(tmp_path: Path) -> None:
             verified = await command(cluster, tmp_path / "home", "verify")
             assert verified.code == 0, verified
         await keeper.crash()
+
+
+async def test_without_two_of_three_nothing_is_acknowledged(tmp_path: Path) -> None:
+    """One server alone stores nothing: calls end as unavailable, and are answered when a second one is back."""
+    async with nats_cluster(tmp_path) as cluster, task_group() as tasks:
+        keeper = Keeper(cluster.url, tmp_path, tasks)
+        keeper.start()
+        async with Client.open(cluster.url) as client:
+            await submit(client, 10)
+            await cluster.kill("n1", "n2")
+            command = SubmitTask(task_id="waits", task_name="n")
+            with pytest.raises(Unavailable):
+                await client.execute(command, timeout_s=5)
+            await cluster.start("n2")
+            assert await client.execute(command, timeout_s=PATIENCE_S) == "waits"
+        judge = Judge(cluster.url)
+        await judge.read()
+        assert judge.submitted["waits"] == 1
+        await keeper.crash()
+
+
+async def test_the_configuration_in_the_guide_is_one(tmp_path: Path) -> None:
+    """nats-server takes what docs/guide/cluster.md says, for each of the three."""
+    page = (ROOT / "docs/guide/cluster.md").read_text()
+    conf = page.split("```conf\n")[1].split("```")[0]
+    for number in (1, 2, 3):
+        mine = conf.replace("n1 ", f"n{number} ").replace("10.0.0.1:4222", f"127.0.0.{number}:4222")
+        file = tmp_path / f"n{number}.conf"
+        file.write_text(mine.replace("/var/lib/nats", str(tmp_path / "store")))
+        ended = await asyncio.to_thread(subprocess.run, [find_binary(), "-t", "-c", str(file)], capture_output=True)
+        assert ended.returncode == 0, ended.stderr

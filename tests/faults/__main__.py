@@ -35,7 +35,7 @@ SCENARIOS = {
     "kills": Scenario(kills.run, kills.is_kept, {"tasks": 500}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
-    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 1}),
+    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
     "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 

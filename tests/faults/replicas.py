@@ -2,8 +2,8 @@
 Replicas: one of three nats-servers is killed, frozen, or gone for good while tasks run; nothing may be lost.
 
 Everything is real: a coordinator with its follower and two workers, each a process of its own that knows all three
-servers. What is hit is whichever leads the journal. At the end a server whose store was destroyed comes back empty,
-and each of the three in turn must show the whole journal.
+servers. What is hit is whichever leads the journal. A server whose store was destroyed comes back empty; a second one
+is replaced by one of another name. At the end each of the three in turn must show the whole journal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FROZEN_S = 12.0
 """Longer than the others need to choose another leader."""
 
 
-async def run(*, kills: int = 5, freezes: int = 2, losses: int = 1) -> dict[str, Any]:
+async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str, Any]:
     """Kill the journal's leader *kills* times, freeze it *freezes* times, and destroy it *losses* times."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="coordinator-replicas-") as made:
@@ -60,8 +60,8 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 1) -> dict[str,
                     await faults.kill()
                 for _ in range(freezes):
                     await faults.freeze()
-                for _ in range(losses):
-                    await faults.lose()
+                for number in range(losses):
+                    await faults.lose(f"new_{number}" if number % 2 else "")
             await judge.until_ended(submitters.acknowledged)
             question = {"position": f"{judge.world.position.sequence}.0", "timeout_s": READ_MODEL_S}
             read_model = await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
@@ -106,15 +106,16 @@ class _Faults:
         node.resume()
         await self._went_on()
 
-    async def lose(self) -> None:
-        """Destroy it with its store; go on with two for a while; put an empty one of the same name in its place."""
+    async def lose(self, name: str) -> None:
+        """Destroy it with its store; go on with two for a while; put an empty one in its place, perhaps named anew."""
         leader = await self._cluster.leader_of(JOURNAL)
         await self._cluster.lose(leader)
-        await self._submitters.until(100)
+        await self._submitters.until(TASKS_BETWEEN)
         began = time.monotonic()
-        await self._cluster.start(leader)
-        await self._went_on()
+        await self._cluster.replace(leader, name or leader)
+        await self._cluster.until_current(JOURNAL)
         self.until_current_s.append(round(time.monotonic() - began, 1))
+        await self._went_on()
 
     async def _went_on(self) -> None:
         await self._submitters.until(TASKS_BETWEEN)
