@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from coordinator.client import Client
 from coordinator.commands import ListTasks, SubmitTask
 from coordinator.errors import Unavailable
 from coordinator.groups import task_group
+from coordinator.inbox import InboxLimits, inbox_stream
+from coordinator.journal_nats import NatsJournal
+from coordinator.streams import ensure_stream
+from events import codec
+from events.inbox import InboxRecorded
+from events.publisher import EventPublisher
 from tests.commands import Said, run
 from tests.faults.replicated import JOURNAL, PATIENCE_S, Judge, Keeper
 from tests.nats_cluster import NatsCluster, nats_cluster
@@ -19,6 +26,7 @@ from tests.real_server import find_binary
 
 pytestmark = pytest.mark.e2e
 
+EVENTS = 200
 ROOT = Path(__file__).parents[2]
 TASKS, AT_ONCE = 1500, 5
 """Some hundred commits: more than are on their way at once in a restore."""
@@ -36,6 +44,19 @@ async def submit(client: Client, count: int) -> set[str]:
         return [await client.execute(SubmitTask(task_id=f"t{number}", task_name="n")) for number in numbers]
 
     return {task_id for told in await asyncio.gather(*map(some, range(AT_ONCE))) for task_id in told}
+
+
+async def recorded(client: Client) -> list[int]:
+    """Read what the journal recorded of a domain's events."""
+    journal = NatsJournal(client.bus, client.subjects)
+    return [
+        json.loads(bytes(envelope.data.data))["x"]
+        async for records in journal.read(0, (await journal.bounds()).last)
+        for record in records
+        if record.kind == "commit"
+        for envelope in codec.decode(record.body)
+        if isinstance(envelope.data, InboxRecorded)
+    ]
 
 
 async def test_a_backup_of_one_cluster_is_restored_into_another(tmp_path: Path) -> None:
@@ -111,6 +132,27 @@ async def test_without_two_of_three_nothing_is_acknowledged(tmp_path: Path) -> N
         judge = Judge(cluster.url)
         await judge.read()
         assert judge.submitted["waits"] == 1
+        await keeper.crash()
+
+
+async def test_what_a_domain_publishes_is_taken_up_once(tmp_path: Path) -> None:
+    """An inbox has three copies: its leader is killed while a domain publishes, and each event is recorded once."""
+    async with nats_cluster(tmp_path) as cluster, task_group() as tasks:
+        keeper = Keeper(cluster.url, tmp_path, tasks)
+        keeper.start()
+        async with Client.open(cluster.url) as client:
+            await submit(client, 1)
+            inbox = inbox_stream(client.subjects, "robots", InboxLimits(replicas=3, max_bytes=64 * 1024**2))
+            await ensure_stream(client.bus, inbox)
+            async with EventPublisher.open(cluster.url, domain="robots", timeout_s=PATIENCE_S) as publisher:
+                for number in range(EVENTS):
+                    if number == EVENTS // 2:
+                        await cluster.kill(await cluster.leader_of(inbox["name"]))
+                    await publisher.publish("robot.moved", {"x": number})
+            async with asyncio.timeout(PATIENCE_S):
+                while len(seen := await recorded(client)) < EVENTS:  # noqa: ASYNC110  # told over NATS
+                    await asyncio.sleep(0.1)
+            assert seen == list(range(EVENTS))
         await keeper.crash()
 
 

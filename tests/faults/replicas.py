@@ -76,7 +76,11 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str,
                 "same_on_each_node": await judge.same_on_each_node(cluster),
                 "slowest_answer_s": round(submitters.slowest_s, 1),
                 "until_replaced_is_current_s": faults.until_current_s,
-                "restarts": {name: one.starts - 1 for name, one in started.items()},
+                "restarts": {
+                    **{name: one.starts - 1 for name, one in started.items()},
+                    # It is the coordinator's child, which says when it starts it again.
+                    "follower": (folder / "serve.log").read_text().count('"program_ended"'),
+                },
                 "took_s": round(time.monotonic() - began, 1),
             }
 
