@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,8 @@ def main() -> int:
     parser.add_argument("--log", default="error", help="level of what is logged")
     given = vars(parser.parse_args())
     configure(given["log"])
+    # So that what was started and mounted is taken away when this is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken = 0
     for name in names:
         scenario = SCENARIOS[name]
