@@ -10,9 +10,10 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.bus import Bus
 from coordinator.commands import SubmitTask
@@ -29,7 +30,7 @@ from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskSubmitted,
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.client import Client
     from events.base import Event, Position
@@ -42,6 +43,8 @@ LEASE_S = 10
 PATIENCE_S = 90.0
 """For what a cluster needs to choose its leaders, more than once on a busy machine."""
 LOOK_S = 0.1
+
+Answer = TypeVar("Answer")
 
 
 class Keeper:
@@ -177,7 +180,8 @@ class Judge:
         """
         async with Bus.open(self._url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
             journal = NatsJournal(bus, SUBJECTS)
-            async for records in journal.read(self.world.position.sequence, (await journal.bounds()).last):
+            end = (await patiently(journal.bounds)).last
+            async for records in journal.read(self.world.position.sequence, end):
                 for record in records:
                     for envelope in self.world.apply_record(record):
                         self._note(envelope.data)
@@ -222,11 +226,20 @@ class Judge:
         async with Bus.open(self._url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
             journal = NatsJournal(bus, SUBJECTS)
             for sequence in range(1, self.world.position.sequence + 1):
-                record = await journal.slot(sequence)
+                record = await patiently(partial(journal.slot, sequence))
                 if record is None:
                     return START, f"slot {sequence} is empty"
                 world.apply_record(record)
         return world.position, world.chain.hex()
+
+
+async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask again while a cluster that chooses its leaders does not answer."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(Unavailable):
+                return await ask()
+            await asyncio.sleep(LOOK_S)
 
 
 def nothing_broken(result: dict[str, Any]) -> bool:
@@ -234,4 +247,4 @@ def nothing_broken(result: dict[str, Any]) -> bool:
     return not any(result[name] for name in ("lost", "submitted_twice", "with_two_ends", "wrong_results"))
 
 
-__all__ = ["Judge", "Keeper", "Submitters", "nothing_broken", "programs", "worker_argv"]
+__all__ = ["Judge", "Keeper", "Submitters", "nothing_broken", "patiently", "programs", "worker_argv"]
