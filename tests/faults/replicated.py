@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from coordinator.commands import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.groups import task_group
 from coordinator.high_water import FILE
+from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import payload_of, value_of
 from coordinator.serve import Coordinator, Instance
@@ -234,11 +235,14 @@ class Judge:
 
 
 async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask again while a cluster that chooses its leaders does not answer."""
+    """Ask again while a cluster that chooses its leaders does not answer; that there is no journal is an answer."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            with suppress(Unavailable):
+            try:
                 return await ask()
+            except Unavailable as error:
+                if error.reason == NO_JOURNAL:
+                    raise
             await asyncio.sleep(LOOK_S)
 
 
