@@ -33,13 +33,9 @@ SILENT_AFTER = 0.75
 
 def patience_s(kind: Watched, rules: Rules) -> float:
     """Say for how many seconds one of *kind* may be silent."""
-    match kind:
-        case Watched.SERVICE:
-            return rules.heartbeat_timeout_s
-        case Watched.WORKER:
-            return rules.worker_timeout_s
-        case Watched.NODE:
-            return rules.node_lease_s * NODE_LOST_AFTER
+    if kind is Watched.SERVICE:
+        return rules.heartbeat_timeout_s
+    return rules.worker_timeout_s if kind is Watched.WORKER else rules.node_lease_s * NODE_LOST_AFTER
 
 
 def mass_silence(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
