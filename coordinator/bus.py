@@ -185,7 +185,7 @@ class Bus:
         """
         try:
             # nats-py annotates seconds as int and takes fractions.
-            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+            await self._client.flush(timeout=timeout_s)
         except (NatsError, OSError) as error:
             msg = f"{self.where} did not answer within {timeout_s} s"
             raise Unavailable(msg, reason="timeout") from error

@@ -256,6 +256,9 @@ async def _check_there(
 ) -> None:
     waited_s = 0.0
     while True:
+        # Asked for first: what is there now was made when there was a journal, so that there must be one from here on.
+        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
+        told += await _remains(bus, subjects)
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -263,12 +266,6 @@ async def _check_there(
                 raise
         else:
             return
-        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += [
-            f"stream {name} is still there"
-            for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
-            if await _exists(bus, name)
-        ]
         if not told:
             return
         if waited_s >= doubt_s:
@@ -279,6 +276,14 @@ async def _check_there(
             raise Corrupt(msg, reason=GONE)
         await asyncio.sleep(DOUBT_PAUSE_S)
         waited_s += DOUBT_PAUSE_S
+
+
+async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
+    """Say which streams tell of a journal: one that only a coordinator makes, one in which something has been."""
+    lease, feed = key_stream(subjects.bucket_lease), subjects.stream_events
+    found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
+    # A follower makes the feed as soon as it runs, which on a new machine may be before the coordinator does.
+    return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
 
 
 async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
@@ -308,11 +313,12 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     return None
 
 
-async def _exists(bus: Bus, name: str) -> bool:
+async def _last_slot(bus: Bus, name: str) -> int | None:
+    """Give how far a stream has come; None when there is none of that name."""
     try:
-        await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error
-        return False
-    return True
+        return None
+    return int(info["state"]["last_seq"])

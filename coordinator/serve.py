@@ -38,6 +38,7 @@ from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
+from coordinator.turn import FoldFailed
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Refused, Unavailable
@@ -62,6 +63,8 @@ START_PATIENCE_S = 30.0
 STAND_BY_S = 1.0
 """How often an instance that stands by folds what is new."""
 
+SPOILED_KEPT = 1000
+"""Orders the fold could not take; an inbox is read in order, so one of each would do."""
 HEARTBEATS_KEPT_S = 3600
 HEADER_BYTES = 1024
 """What the headers of a commit take at most."""
@@ -125,6 +128,7 @@ class Coordinator:
         self._stopped = asyncio.Event()
         self._not_known = ""
         self._world = World()
+        self._spoiled: dict[str, None] = {}
 
     async def run(self) -> None:
         """
@@ -166,6 +170,13 @@ class Coordinator:
                 began = self._clock.heard()
                 try:
                     await self._reign(journal, catch_up, lease, doors, api.stats)
+                except FoldFailed as error:  # the journal has nothing of it: begin anew, without what brought it about
+                    if not error.culprit or error.culprit in self._spoiled:
+                        raise
+                    log.exception("fold_failed", instance=instance.name, culprit=error.culprit)
+                    self._spoiled[error.culprit] = None
+                    if len(self._spoiled) > SPOILED_KEPT:
+                        del self._spoiled[next(iter(self._spoiled))]
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -304,6 +315,7 @@ class Coordinator:
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
             access=instance.access,
+            spoiled=self._spoiled,
         )
         # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
         # before must not be among it, or it would stay for ever.
