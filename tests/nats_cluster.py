@@ -41,7 +41,10 @@ accounts {{
   SYS {{ users: [ {{ user: {system}, password: "{password}" }} ] }}
 }}
 system_account: SYS
-cluster {{ name: tested, listen: "127.0.0.1:{route}", routes: [ {routes} ] }}
+cluster {{
+  name: tested, listen: "127.0.0.1:{route}", routes: [ {routes} ]
+  ping_interval: "2s", ping_max: 2
+}}
 jetstream {{ store_dir: "{store}", max_mem: 256MB, max_file: 4GB{sync} }}
 feature_flags {{ js_ack_fc_v2: false }}
 """

@@ -37,8 +37,8 @@ PAUSE_S = 0.05
 TASKS_BETWEEN = 200
 BETWEEN_S = 2.0
 READ_MODEL_S = 30.0
-FROZEN_S = 12.0
-"""Longer than the others need to choose another leader."""
+FROZEN_S = 16.0
+"""Longer than the others need to choose another leader, and all to leave the one that is frozen."""
 
 
 async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str, Any]:
