@@ -23,7 +23,7 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, seen_by_store
 from coordinator.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import STALE_LEADER_S
+from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.subscription import Message
 from projections.source import chain_after
 

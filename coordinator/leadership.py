@@ -213,6 +213,10 @@ class Lease:
             if held != self._ours:
                 self._unanswered_at = None
                 return False
+            if revision < expected:
+                # A replica cut off from the others still shows us in an older state: that grants nothing.
+                msg = f"the lease is shown at revision {revision}, and {expected} was granted: a replica lags"
+                raise Unavailable(msg, reason="stale_replica") from error
             sent_at = self._unanswered_at if self._unanswered_at is not None else sent_at
         except Unavailable:
             self._unanswered_at = sent_at if self._unanswered_at is None else self._unanswered_at

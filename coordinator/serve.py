@@ -57,6 +57,9 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 """Between reigns that did not last, such as while NATS is away."""
 
+START_PATIENCE_S = 30.0
+"""For JetStream to answer at the start: servers that were switched on together first choose their leaders, twice."""
+
 STAND_BY_S = 1.0
 """How often an instance that stands by folds what is new."""
 
@@ -158,29 +161,10 @@ class Coordinator:
             ) as api,
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
-            journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
-            snapshots = Snapshots(doors, self._subjects, replicas=instance.replicas)
-            catch_up = await remembering(
-                journal,
-                writer,
-                self._subjects,
-                high_water,
-                snapshots,
-                store=instance.store_file,
-                replicas=instance.replicas,
-            )
-            await journal.prepare()
-            await ensure_stream(doors, heartbeat_stream(self._subjects))
-            lease = Lease(
-                writer,
-                self._subjects,
-                instance.name,
-                ttl_s=instance.lease_ttl_s,
-                renew_s=instance.lease_renew_s,
-                replicas=instance.replicas,
-                clock=self._clock.heard,
-            )
-            await lease.prepare()
+            prepared = await self._prepared(writer, doors, high_water)
+            if prepared is None:
+                return
+            journal, catch_up, lease = prepared
             pause_s = FIRST_PAUSE_S
             while not self._stopped.is_set():
                 began = self._clock.heard()
@@ -201,6 +185,48 @@ class Coordinator:
                 pause_s = FIRST_PAUSE_S if self._clock.heard() - began > LONGEST_PAUSE_S else pause_s
                 await self._stopped_within(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _prepared(
+        self, writer: Bus, doors: Bus, high_water: HighWater
+    ) -> tuple[NatsJournal, CatchUp, Lease] | None:
+        """Do as `_prepare` does, waiting while a cluster of NATS servers chooses its leaders; None when stopped."""
+        began = self._clock.heard()
+        while True:
+            try:
+                return await self._prepare(writer, doors, high_water)
+            except Unavailable as error:
+                if self._clock.heard() - began > START_PATIENCE_S:
+                    raise
+                log.warning("start_waits", instance=self._instance.name, reason=error.message)
+            if await self._stopped_within(STAND_BY_S):
+                return None
+
+    async def _prepare(self, writer: Bus, doors: Bus, high_water: HighWater) -> tuple[NatsJournal, CatchUp, Lease]:
+        """Make sure that the streams are there and as they must be, and that no journal was lost."""
+        instance, subjects = self._instance, self._subjects
+        journal = NatsJournal(writer, subjects, replicas=instance.replicas)
+        catch_up = await remembering(
+            journal,
+            writer,
+            subjects,
+            high_water,
+            Snapshots(doors, subjects, replicas=instance.replicas),
+            store=instance.store_file,
+            replicas=instance.replicas,
+        )
+        await journal.prepare()
+        await ensure_stream(doors, heartbeat_stream(subjects, replicas=instance.replicas))
+        lease = Lease(
+            writer,
+            subjects,
+            instance.name,
+            ttl_s=instance.lease_ttl_s,
+            renew_s=instance.lease_renew_s,
+            replicas=instance.replicas,
+            clock=self._clock.heard,
+        )
+        await lease.prepare()
+        return journal, catch_up, lease
 
     def stop(self, reason: str) -> None:
         """Give the lead away, or stop waiting for it; `run` then returns."""
@@ -328,12 +354,17 @@ def _check_payload(server_bytes: int, turn_bytes: int) -> None:
         raise Refused(msg, reason="payload_limit")
 
 
-def heartbeat_stream(subjects: Subjects) -> dict[str, object]:
-    """Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour."""
+def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
+    """
+    Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour.
+
+    With one copy it would be gone with its server, for as long as that is away, and no coordinator could start.
+    """
     return {
         "name": subjects.stream_heartbeats,
         "subjects": [subjects.heartbeats],
         "storage": "memory",
+        "num_replicas": replicas,
         "max_msgs_per_subject": 1,
         "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
         "max_msg_size": 64 * 1024,

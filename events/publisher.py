@@ -44,6 +44,8 @@ ACK_TIMEOUT_S = 2.0
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
+PING_INTERVAL_S = 4
+"""A server that is silent for 8 to 12 s is left for another of its cluster."""
 SWEEP_S = 0.25
 NO_RESPONDERS_PAUSE_S = 1.0
 BATCH_EVENTS = 500
@@ -332,7 +334,7 @@ class EventPublisher:
                     tls=ssl.create_default_context(cafile=tls_ca) if tls_ca else None,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
-                    ping_interval=15,
+                    ping_interval=PING_INTERVAL_S,
                     error_cb=self._failed,
                     inbox_prefix=prefix,
                     **by,

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, kills
+from tests.faults import damage, kills, powercut, replicas, replicas_takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -34,6 +35,9 @@ class Scenario(NamedTuple):
 SCENARIOS = {
     "kills": Scenario(kills.run, kills.is_kept, {"tasks": 500}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
+    "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
+    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
+    "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 
 
@@ -52,6 +56,8 @@ def main() -> int:
     parser.add_argument("--log", default="error", help="level of what is logged")
     given = vars(parser.parse_args())
     configure(given["log"])
+    # So that what was started and mounted is taken away when this is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken = 0
     for name in names:
         scenario = SCENARIOS[name]
