@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, kills
+from tests.faults import damage, handover, kills, stopped_writer, takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -33,6 +33,11 @@ class Scenario(NamedTuple):
 
 SCENARIOS = {
     "kills": Scenario(kills.run, kills.is_kept, {"tasks": 500}),
+    "takeover": Scenario(takeover.run, takeover.is_kept, {"times": 20, "at_once": 4, "seed": 1}),
+    "stopped_writer": Scenario(
+        stopped_writer.run, stopped_writer.is_kept, {"times": 20, "stopped_s": 60, "at_once": 10, "seed": 1}
+    ),
+    "handover": Scenario(handover.run, handover.is_kept, {"times": 20, "count": 3}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
 }
 
@@ -48,7 +53,7 @@ def main() -> int:
         parser.add_argument("scenario", choices=names)
         options = SCENARIOS[names[0]].options
     for option, default in options.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--log", default="error", help="level of what is logged")
     given = vars(parser.parse_args())
     configure(given["log"])
