@@ -255,21 +255,15 @@ async def _check_there(
     journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
     waited_s = 0.0
-    while True:
-        try:
-            await journal.bounds()
-        except Unavailable as error:
-            if error.reason != NO_JOURNAL:
-                raise
-        else:
-            return
+    while not await _is_there(journal):
         told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
         told += [
             f"stream {name} is still there"
             for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
-            if await _exists(bus, name)
+            if await _was_used(bus, name)
         ]
-        if not told:
+        # Another instance, or a follower, may have begun between these questions: what they use was made after it.
+        if not told or await _is_there(journal):
             return
         if waited_s >= doubt_s:
             msg = (
@@ -308,11 +302,26 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     return None
 
 
-async def _exists(bus: Bus, name: str) -> bool:
+async def _is_there(journal: NatsJournal) -> bool:
     try:
-        await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
+        await journal.bounds()
+    except Unavailable as error:
+        if error.reason != NO_JOURNAL:
+            raise
+        return False
+    return True
+
+
+async def _was_used(bus: Bus, name: str) -> bool:
+    """
+    Say whether anything was ever written into stream *name*.
+
+    One that is empty tells of no journal: a follower makes the feed as it starts, maybe before any coordinator has.
+    """
+    try:
+        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error
         return False
-    return True
+    return bool(info["state"]["last_seq"])
