@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from coordinator.bus import Bus
     from events.subjects import Subjects
 
-TTL_S = 15
-RENEW_S = 4.0
-FRESH_S = 8.0
-STOP_S = 12.0
+TTL_S = 12
+RENEW_S = 2.0
+FRESH_S = 6.0
+STOP_S = 9.6
 POLL_S = 0.5
 RETRY_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
@@ -158,7 +158,7 @@ class Lease:
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 12 of its 15 s."""
+        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 0.8 of its time."""
         failed = 0
         while not self.must_stop(self.ttl_s * STOP_S / TTL_S):
             await asyncio.sleep(RETRY_S if failed else self.renew_s)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.groups import task_group
+from coordinator.leadership import RENEW_S
 from tests.faults.instances import instances, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls
 from tests.real_server import real_server
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 TARGET_S = 20.0
 ANSWER_WITHIN_S = 60.0
-RENEWALS_S = 4.0
 
 
 async def run(times: int = 20, *, at_once: int = 4, seed: int = 1) -> dict[str, Any]:
@@ -60,7 +60,7 @@ async def _system(times: int, rng: random.Random, outcome: Outcome) -> None:
             async with under_calls(outcome, server.url) as (client, _):
                 writer, standby = first, second
                 for number in range(times):
-                    await asyncio.sleep(rng.uniform(0.5, 0.5 + RENEWALS_S))
+                    await asyncio.sleep(rng.uniform(0.5, 0.5 + RENEW_S))
                     outcome.seconds.append(await _kill(client, writer, number))
                     await led_by(client, standby)
                     await writer.start()
