@@ -47,7 +47,7 @@ SCENARIOS = {
             "seed": 1,
         },
     ),
-    "takeover": Scenario(takeover.run, takeover.is_kept, {"times": 20, "at_once": 4, "seed": 1}),
+    "takeover": Scenario(takeover.run, takeover.is_kept, {"times": 20, "at_once": 5, "seed": 1}),
     "stopped_writer": Scenario(
         stopped_writer.run, stopped_writer.is_kept, {"times": 20, "stopped_s": 60, "at_once": 10, "seed": 1}
     ),

@@ -28,6 +28,12 @@ _POLL_S = 0.02
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+def lease_of(ttl_s: int) -> dict[str, str]:
+    """Give the settings of a lease of so many seconds, as variables: its other times in the usual proportion."""
+    seconds = {"TTL_S": ttl_s, "STOP_AFTER_S": 0.8 * ttl_s, "FRESH_S": 0.5 * ttl_s, "RENEW_S": max(0.5, ttl_s / 6)}
+    return {f"COORDINATOR_LEADERSHIP__{name}": str(value) for name, value in seconds.items()}
+
+
 class Instance:
     """
     One `coordinator serve` with its state in *home*; what it logs goes on in `<home>.log`.

@@ -40,7 +40,7 @@ TARGET = 0.999
 
 
 async def run(
-    *, minutes: int = 30, every_s: int = 30, calls_each_s: int = 40, restart: int = 1, seed: int = 1
+    *, minutes: float = 30, every_s: int = 30, calls_each_s: int = 40, restart: int = 1, seed: int = 1
 ) -> dict[str, Any]:
     """Call *calls_each_s* times a second for *minutes* minutes, and kill one process each *every_s* seconds."""
     outcome, rng = Outcome(), random.Random(seed)

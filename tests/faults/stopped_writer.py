@@ -38,7 +38,7 @@ async def run(
         for number in range(at_once):
             share = times // at_once + (number < times % at_once)
             rng = random.Random(seed * 1000 + number)
-            tasks.create_task(_system(share, stopped_s, rng, outcome, environment or {}))
+            tasks.create_task(_system(share, stopped_s, rng, outcome, environment))
     return {
         "stopped": len(outcome.seconds),
         "stopped_s": stopped_s,
@@ -54,7 +54,7 @@ def is_kept(result: dict[str, Any]) -> bool:
 
 
 async def _system(
-    times: int, stopped_s: float, rng: random.Random, outcome: Outcome, environment: dict[str, str]
+    times: int, stopped_s: float, rng: random.Random, outcome: Outcome, environment: dict[str, str] | None
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="coordinator-stopped-") as folder:
         (nats := Path(folder) / "nats").mkdir()

@@ -30,13 +30,15 @@ TARGET_S = 20.0
 ANSWER_WITHIN_S = 60.0
 
 
-async def run(times: int = 20, *, at_once: int = 4, seed: int = 1) -> dict[str, Any]:
+async def run(
+    times: int = 20, *, at_once: int = 5, seed: int = 1, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Kill the writer *times* times in all, in *at_once* systems side by side."""
     outcome = Outcome()
     async with task_group() as tasks:
         for number in range(at_once):
             share = times // at_once + (number < times % at_once)
-            tasks.create_task(_system(share, random.Random(seed * 1000 + number), outcome))
+            tasks.create_task(_system(share, random.Random(seed * 1000 + number), outcome, environment))
     return {
         "target_s": TARGET_S,
         "takeovers": len(outcome.seconds),
@@ -51,10 +53,13 @@ def is_kept(result: dict[str, Any]) -> bool:
     return promises_kept(result) and result["takeovers"] > 0 and result["takeover_s"]["most"] < TARGET_S
 
 
-async def _system(times: int, rng: random.Random, outcome: Outcome) -> None:
+async def _system(times: int, rng: random.Random, outcome: Outcome, environment: dict[str, str] | None) -> None:
     with tempfile.TemporaryDirectory(prefix="coordinator-takeover-") as folder:
         (nats := Path(folder) / "nats").mkdir()
-        async with real_server(nats) as server, instances(Path(folder), server.url, 2) as (first, second):
+        async with (
+            real_server(nats) as server,
+            instances(Path(folder), server.url, 2, environment=environment) as (first, second),
+        ):
             async with Client.open(server.url, source="starter") as starter:
                 await start_all([first, second], starter)
             async with under_calls(outcome, server.url) as (client, _):
