@@ -276,6 +276,7 @@ class Coordinator:
             version=instance.version,
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
+            is_over=lease.must_stop,
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
             access=instance.access,
         )

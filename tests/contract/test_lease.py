@@ -121,7 +121,7 @@ async def test_the_holder_learns_that_another_has_it(bus: Bus) -> None:
 async def test_freshness_counts_from_sending_by_the_given_clock(bus: Bus) -> None:
     """Fresh below 6 s, to be stopped above 9.6 s, since the last granted renewal was sent."""
     clock = Clock()
-    lease = await lease_of(bus, "a", clock=clock)
+    lease = await lease_of(bus, "a", ttl_s=12, clock=clock)
     assert lease.must_stop()
     assert not lease.is_fresh()
     assert await lease.acquire(1)

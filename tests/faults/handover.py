@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.client import Client
-from tests.faults.instances import instances, led_by, start_all
+from tests.faults.instances import PATIENCE_S, instances, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls
+from tests.faults.wiretap import feed_lacks
 from tests.real_server import real_server
 
 TARGET_S = 1.0
@@ -48,10 +49,12 @@ async def run(times: int = 20, *, count: int = 3) -> dict[str, Any]:
                     await writer.start()
                     await writer.stood_by()
                     writer = leads
+            lacks = await feed_lacks(server.url, PATIENCE_S)
     return {
         "target_s": TARGET_S,
         "handovers": len(outcome.seconds),
         "gap_s": spread_of(outcome.seconds),
+        "feed_lacks": lacks,
         "ended_with_errors": sum(code != 0 for code in codes),
         **outcome.told(),
     }
@@ -63,5 +66,6 @@ def is_kept(result: dict[str, Any]) -> bool:
         promises_kept(result)
         and result["handovers"] > 0
         and not result["ended_with_errors"]
+        and not result["feed_lacks"]
         and result["gap_s"]["median"] < TARGET_S
     )

@@ -7,6 +7,7 @@ the journal beside it one can say whether an answer was given that is not so.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,6 +98,7 @@ class Record(NamedTuple):
     submitted_twice: int
     commits_of_the_past: int
     """Commits of a reign that stand behind the claim of a later one."""
+    events: int
 
 
 async def record_of(url: str) -> Record:
@@ -106,7 +108,7 @@ async def record_of(url: str) -> Record:
     Raises:
         Corrupt: its chain is broken.
     """
-    world, reigns, submitted, twice, past = World(), list[Reign](), dict[str, int](), 0, 0
+    world, reigns, submitted, twice, past, events = World(), list[Reign](), dict[str, int](), 0, 0, 0
     async with Bus.open(url, name="judge") as bus:
         journal = NatsJournal(bus, SUBJECTS)
         async for records in journal.read(0, (await journal.bounds()).last):
@@ -119,10 +121,23 @@ async def record_of(url: str) -> Record:
                 past += (one.message_id or "").split(".")[1] != str(reigns[-1].sequence)
                 for envelope in codec.decode(one.body):
                     event = envelope.data
+                    events += 1
                     if isinstance(event, TaskSubmitted):
                         twice += event.task_id in submitted
                         submitted[event.task_id] = value_of(event.payload)["side"] if event.payload else 0
-    return Record(reigns, submitted, twice, past)
+    return Record(reigns, submitted, twice, past, events)
+
+
+async def feed_lacks(url: str, within_s: float) -> int:
+    """Say how many of the journal's events are not in the feed, or are there too often; it gets so long to follow."""
+    async with Bus.open(url, name="judge") as bus:
+        deadline = asyncio.get_running_loop().time() + within_s
+        while True:
+            info = await bus.js_request(f"STREAM.INFO.{SUBJECTS.stream_events}", timeout_s=10)
+            lacks = (await record_of(url)).events - int(info["state"]["messages"])
+            if lacks == 0 or asyncio.get_running_loop().time() > deadline:
+                return lacks
+            await asyncio.sleep(0.5)
 
 
 def broken_promises(calls_taken: dict[str, int], tapped: Tap | None, record: Record) -> dict[str, int]:

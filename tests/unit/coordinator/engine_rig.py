@@ -186,6 +186,7 @@ async def leading(
     rules: Rules | None = None,
     limits: Limits = SMALL,
     is_fresh: Callable[[], bool] = lambda: True,
+    is_over: Callable[[], bool] = lambda: False,
     generation: int = 1,
     access: AccessRules | None = None,
 ) -> AsyncIterator[Rig]:
@@ -213,6 +214,7 @@ async def leading(
         version="1.0",
         limits=limits,
         is_fresh=is_fresh,
+        is_over=is_over,
         notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
         access=access,
     )
