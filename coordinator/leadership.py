@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from coordinator.bus import Bus
     from events.subjects import Subjects
 
-TTL_S = 15
-RENEW_S = 4.0
-FRESH_S = 8.0
-STOP_S = 12.0
+TTL_S = 12
+RENEW_S = 2.0
+FRESH_S = 6.0
+STOP_S = 9.6
 POLL_S = 0.5
 RETRY_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
@@ -127,9 +127,9 @@ class Lease:
         """Say whether the last granted renewal was sent less than *within_s* ago: nobody else can hold the lease."""
         return self.granted_at is not None and self._clock() - self.granted_at < within_s
 
-    def must_stop(self, after_s: float = STOP_S) -> bool:
-        """Say whether it was sent over *after_s* ago, or the lease is lost: stop writing, whatever else seems right."""
-        return self.granted_at is None or self._clock() - self.granted_at > after_s
+    def must_stop(self) -> bool:
+        """Say whether it was sent over 0.8 of its time ago, or is lost: stop writing, whatever else seems right."""
+        return self.granted_at is None or self._clock() - self.granted_at > self.ttl_s * STOP_S / TTL_S
 
     async def current(self) -> Holding | None:
         """
@@ -158,9 +158,9 @@ class Lease:
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 12 of its 15 s."""
+        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 0.8 of its time."""
         failed = 0
-        while not self.must_stop(self.ttl_s * STOP_S / TTL_S):
+        while not self.must_stop():
             await asyncio.sleep(RETRY_S if failed else self.renew_s)
             try:
                 if not await self._put(self._revision):

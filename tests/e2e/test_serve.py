@@ -41,7 +41,7 @@ pytestmark = pytest.mark.e2e
 SUBJECTS = Subjects()
 LEASE_TTL_S = 6
 TAKE_OVER_S = LEASE_TTL_S + 5.0
-"""With the usual lease of 15 s it is 20."""
+"""With the usual lease of 12 s it is 17."""
 AT_ONCE_S = 10.0
 """Before the usual lease can have run out; a process of ours needs about a second to start."""
 PATIENCE_S = 30.0
