@@ -87,6 +87,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl_s: int = TTL_S
     lease_renew_s: float = RENEW_S
     lease_fresh_s: float = FRESH_S
+    lease_stop_s: float | None = None
+    """0.8 of `lease_ttl_s` where None."""
     seen_file: str = ""
     """Where it keeps how far it has seen the journal; nowhere when empty."""
     store_file: str = ""
@@ -113,6 +115,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
+        lease_stop_s=settings.leadership.stop_after_s,
     )
 
 
@@ -222,6 +225,7 @@ class Coordinator:
             instance.name,
             ttl_s=instance.lease_ttl_s,
             renew_s=instance.lease_renew_s,
+            stop_s=instance.lease_stop_s,
             replicas=instance.replicas,
             clock=self._clock.heard,
         )
