@@ -73,6 +73,7 @@ class Engine:
         version: str,
         limits: Limits | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
+        is_over: Callable[[], bool] = lambda: False,
         notify: Notify = lambda *_: None,
         access: AccessRules | None = None,
         spoiled: Container[str] = (),
@@ -90,6 +91,7 @@ class Engine:
         self._version = version
         self._limits = limits if limits is not None else Limits()
         self._is_fresh = is_fresh
+        self._is_over = is_over
         self._notify = notify
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
@@ -139,8 +141,8 @@ class Engine:
 
     def put(self, asked: Asked) -> None:
         """Take a command from a door; its reply comes when it is decided and kept, or refused."""
-        if not self._leading:
-            asked.reply(None, Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2))
+        if not self._leading or self._is_over():
+            asked.reply(None, _not_leading())
             return
         self.intake.put(asked)
 
@@ -171,6 +173,8 @@ class Engine:
 
     def ask_now(self, question: Any, caller: Caller | None = None) -> Any:
         """Answer a discovery question at once, from the world as it stands; *caller* is None in this process."""
+        if self._is_over():  # one that was stopped for a minute wakes, and others have led since
+            raise _not_leading()
         if self._access is not None and caller is not None:
             self._access.check(caller, question)
         return ask(self.world, self.signs, question, self._clock.heard())
@@ -369,3 +373,7 @@ class Engine:
             self._ticking.cancel()
         for waiting in (self.intake, self._scheduling, self._waiting):
             waiting.refuse_all(error)
+
+
+def _not_leading() -> Unavailable:
+    return Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from coordinator.bus import Bus
     from events.subjects import Subjects
 
-TTL_S = 15
-RENEW_S = 4.0
-FRESH_S = 8.0
-STOP_S = 12.0
+TTL_S = 12
+RENEW_S = 2.0
+FRESH_S = 6.0
+STOP_S = 9.6
 POLL_S = 0.5
 RETRY_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
@@ -79,6 +79,7 @@ class Lease:
         holder: name of this instance, the same after a restart.
         ttl_s: seconds until the server forgets a silent holder; longer than a change of the NATS leader takes (8 s).
         renew_s: seconds between renewals.
+        stop_s: seconds after the last granted renewal at which `must_stop`; 0.8 of *ttl_s* where None.
         replicas: of the bucket, 1 or 3.
         clock: gives monotonic seconds that go on while the machine sleeps.
         ids: makes the name of this process.
@@ -92,6 +93,7 @@ class Lease:
         *,
         ttl_s: int = TTL_S,
         renew_s: float = RENEW_S,
+        stop_s: float | None = None,
         replicas: int = 1,
         clock: Callable[[], float] | None = None,
         ids: Ids | None = None,
@@ -103,6 +105,7 @@ class Lease:
             raise Refused(msg, reason="bad_lease")
         self.ttl_s = ttl_s
         self.renew_s = renew_s
+        self.stop_s = stop_s if stop_s is not None else ttl_s * STOP_S / TTL_S
         self.granted_at: float | None = None
         """When the last renewal that was granted was sent, by the clock; None while we do not hold the lease."""
         self._bus = bus
@@ -127,9 +130,9 @@ class Lease:
         """Say whether the last granted renewal was sent less than *within_s* ago: nobody else can hold the lease."""
         return self.granted_at is not None and self._clock() - self.granted_at < within_s
 
-    def must_stop(self, after_s: float = STOP_S) -> bool:
-        """Say whether it was sent over *after_s* ago, or the lease is lost: stop writing, whatever else seems right."""
-        return self.granted_at is None or self._clock() - self.granted_at > after_s
+    def must_stop(self) -> bool:
+        """Say whether it was sent over *stop_s* ago, or is lost: stop writing, whatever else seems right."""
+        return self.granted_at is None or self._clock() - self.granted_at > self.stop_s
 
     async def current(self) -> Holding | None:
         """
@@ -158,9 +161,9 @@ class Lease:
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 12 of its 15 s."""
+        """Renew the lease, and return when it is lost: another has it, or nothing was granted for *stop_s*."""
         failed = 0
-        while not self.must_stop(self.ttl_s * STOP_S / TTL_S):
+        while not self.must_stop():
             await asyncio.sleep(RETRY_S if failed else self.renew_s)
             try:
                 if not await self._put(self._revision):

@@ -31,7 +31,7 @@ from coordinator.groups import task_group
 from coordinator.high_water import FILE, HighWater
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
-from coordinator.leadership import Lease
+from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
 from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
@@ -84,9 +84,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
     access: AccessRules | None = None
-    lease_ttl_s: int = 15
-    lease_renew_s: float = 4.0
-    lease_fresh_s: float = 8.0
+    lease_ttl_s: int = TTL_S
+    lease_renew_s: float = RENEW_S
+    lease_fresh_s: float = FRESH_S
+    lease_stop_s: float | None = None
+    """0.8 of `lease_ttl_s` where None."""
     seen_file: str = ""
     """Where it keeps how far it has seen the journal; nowhere when empty."""
     store_file: str = ""
@@ -113,6 +115,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
+        lease_stop_s=settings.leadership.stop_after_s,
     )
 
 
@@ -222,6 +225,7 @@ class Coordinator:
             instance.name,
             ttl_s=instance.lease_ttl_s,
             renew_s=instance.lease_renew_s,
+            stop_s=instance.lease_stop_s,
             replicas=instance.replicas,
             clock=self._clock.heard,
         )
@@ -313,6 +317,7 @@ class Coordinator:
             version=instance.version,
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
+            is_over=lease.must_stop,
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
             access=instance.access,
             spoiled=self._spoiled,

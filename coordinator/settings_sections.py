@@ -339,10 +339,10 @@ class NodeSettings(Section):
 class LeadershipSettings(Section):
     """The writer's lease."""
 
-    ttl_s: int = number(15, 2, 3600, "after so long without renewal the server forgets who held the lease")
-    renew_s: float = number(4.0, 0.5, 1800.0, "between two renewals")
-    stop_after_s: float = number(12.0, 0.5, 3600.0, "a writer whose last granted renewal is older stops")
-    fresh_s: float = number(8.0, 0.5, 3600.0, "a writer answers without a commit only after a younger renewal")
+    ttl_s: int = number(12, 2, 3600, "after so long without renewal the server forgets who held the lease")
+    renew_s: float = number(2.0, 0.5, 1800.0, "between two renewals")
+    stop_after_s: float = number(9.6, 0.5, 3600.0, "a writer whose last granted renewal is older stops")
+    fresh_s: float = number(6.0, 0.5, 3600.0, "a writer answers without a commit only after a younger renewal")
 
     IN_ORDER = (
         ("renew_s", "fresh_s", 1, "the next renewal comes before the last is too old to answer by"),

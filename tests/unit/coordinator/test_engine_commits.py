@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.commands import (
     CancelTask,
+    FindServices,
     GetTask,
     ListTasks,
     RegisterNode,
@@ -307,6 +308,23 @@ async def test_an_answer_without_a_commit_needs_a_fresh_lease() -> None:
             assert error.retry_after_s is not None
         fresh = True
         assert (await rig.order(GetTask(task_id="t"))).task_id == "t"
+
+
+async def test_a_writer_whose_time_is_over_takes_up_nothing() -> None:
+    """One that was stopped for a minute wakes with a minute's requests before it, and others have led since."""
+    over = False
+    async with leading(is_over=lambda: over) as rig:
+        assert await rig.order(submit()) == "t"
+        before, over = len(rig.commits()), True
+        for command in (submit(task_id="u"), GetTask(task_id="t")):
+            error = await rig.ask(command).error()
+            assert isinstance(error, Unavailable)
+            assert error.reason == "not_leading"
+        with pytest.raises(Unavailable):
+            rig.engine.ask_now(FindServices())
+        over = False
+        assert rig.engine.ask_now(FindServices()) == []
+        assert len(rig.commits()) == before
 
 
 async def test_a_caller_in_this_process_is_held_to_the_types_of_the_wire() -> None:
