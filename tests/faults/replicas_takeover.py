@@ -2,7 +2,7 @@
 Takeover on three nats-servers: `kill -9` of the coordinator that leads, while another stands by and clients go on.
 
 How long until a fresh command is answered, and where that time goes: nearly all of it is the lease, which the server
-keeps for 15 s behind the last renewal. A claim made before each kill is made again after it, and must get the same
+keeps for 12 s behind the last renewal. A claim made before each kill is made again after it, and must get the same
 tasks; a task submitted again must stay one.
 """
 
@@ -21,6 +21,7 @@ import msgspec
 
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, SubmitTask
+from coordinator.leadership import TTL_S
 from tests.commands import Running, running
 from tests.faults.replicated import PATIENCE_S, Judge, Submitters, nothing_broken
 from tests.nats_cluster import nats_cluster
@@ -36,7 +37,7 @@ NAMES = ("one", "two")
 SLOTS = 3
 
 
-async def run(*, takeovers: int = 20, lease_s: int = 15) -> dict[str, Any]:
+async def run(*, takeovers: int = 20, lease_s: int = TTL_S) -> dict[str, Any]:
     """Kill the coordinator that leads *takeovers* times, on three servers and three copies of everything."""
     with tempfile.TemporaryDirectory(prefix="coordinator-takeover-") as folder:
         async with nats_cluster(Path(folder)) as cluster:
@@ -54,7 +55,9 @@ def is_kept(result: dict[str, Any]) -> bool:
     )
 
 
-async def take_over(url: str, folder: Path, *, takeovers: int, lease_s: int = 15, replicas: int = 1) -> dict[str, Any]:
+async def take_over(
+    url: str, folder: Path, *, takeovers: int, lease_s: int = TTL_S, replicas: int = 1
+) -> dict[str, Any]:
     """Kill the coordinator that leads at *url*, again and again; the one that was killed stands by next time."""
     began, rounds = time.monotonic(), list[_Round]()
     with ExitStack() as stack:
@@ -103,7 +106,7 @@ class _Pair:
             "COORDINATOR_NATS__REPLICAS": str(replicas),
             "COORDINATOR_LOG__FORMAT": "json",
             "COORDINATOR_LEADERSHIP__TTL_S": str(lease_s),
-            "COORDINATOR_LEADERSHIP__RENEW_S": str(lease_s * 0.25),
+            "COORDINATOR_LEADERSHIP__RENEW_S": str(lease_s / 6),
             "COORDINATOR_LEADERSHIP__FRESH_S": str(lease_s * 0.5),
             "COORDINATOR_LEADERSHIP__STOP_AFTER_S": str(lease_s * 0.8),
         }
