@@ -64,11 +64,12 @@ async def take_over(
         pair = _Pair(stack, folder, url, replicas, lease_s)
         async with Client.open(url, source="faults") as client:
             judge, submitters = Judge(url), Submitters(client, at_once=AT_ONCE, pause_s=PAUSE_S)
-            await pair.start("one")
-            await pair.start("two")
+            await asyncio.gather(*map(pair.start, NAMES))
             async with submitters.running():
                 for number in range(takeovers):
                     await submitters.until(TASKS_BEFORE)
+                    if number:
+                        await pair.start(pair.killed)
                     rounds.append(await _once(client, pair, number))
                     assert rounds[-1].claimed == SLOTS, "a claim that gets nothing proves nothing"
             await judge.read()
@@ -97,6 +98,8 @@ class _Pair:
     """Two coordinators, each with a home of its own; one leads, the other stands by."""
 
     def __init__(self, stack: ExitStack, folder: Path, url: str, replicas: int, lease_s: int) -> None:
+        self.killed = ""
+        """The one that was killed last."""
         self._running: dict[str, Running] = {}
         self._written_before: dict[str, int] = {}
         self._stack = stack
@@ -123,6 +126,7 @@ class _Pair:
 
     def kill(self, name: str) -> datetime:
         """Kill the one of that name, and say when that was."""
+        self.killed = name
         self._running[name].process.kill()
         killed_at = datetime.now(UTC)
         self._running[name].ended()
@@ -150,7 +154,6 @@ async def _once(client: Client, pair: _Pair, number: int) -> _Round:
     answered_s = time.monotonic() - began
     lease_at = datetime.fromisoformat(pair.told_at(other, "lease_taken"))
     repeated = [await _told(client, claim, submit) for _ in range(2)]
-    await pair.start(leader)
     return _Round(
         answered_s=answered_s,
         lease_s=(lease_at - killed_at).total_seconds(),
