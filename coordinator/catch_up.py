@@ -23,7 +23,7 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, seen_by_store
 from coordinator.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import STALE_LEADER_S
+from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.subscription import Message
 from projections.source import chain_after
 
@@ -255,15 +255,18 @@ async def _check_there(
     journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
     waited_s = 0.0
-    while not await _is_there(journal):
+    while True:
+        # Asked for first: what is there now was made when there was a journal, so that there must be one from here on.
         told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += [
-            f"stream {name} is still there"
-            for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
-            if await _was_used(bus, name)
-        ]
-        # Another instance, or a follower, may have begun between these questions: what they use was made after it.
-        if not told or await _is_there(journal):
+        told += await _remains(bus, subjects)
+        try:
+            await journal.bounds()
+        except Unavailable as error:
+            if error.reason != NO_JOURNAL:
+                raise
+        else:
+            return
+        if not told:
             return
         if waited_s >= doubt_s:
             msg = (
@@ -273,6 +276,14 @@ async def _check_there(
             raise Corrupt(msg, reason=GONE)
         await asyncio.sleep(DOUBT_PAUSE_S)
         waited_s += DOUBT_PAUSE_S
+
+
+async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
+    """Say which streams tell of a journal: one that only a coordinator makes, one in which something has been."""
+    lease, feed = key_stream(subjects.bucket_lease), subjects.stream_events
+    found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
+    # A follower makes the feed as soon as it runs, which on a new machine may be before the coordinator does.
+    return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
 
 
 async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
@@ -302,26 +313,12 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     return None
 
 
-async def _is_there(journal: NatsJournal) -> bool:
-    try:
-        await journal.bounds()
-    except Unavailable as error:
-        if error.reason != NO_JOURNAL:
-            raise
-        return False
-    return True
-
-
-async def _was_used(bus: Bus, name: str) -> bool:
-    """
-    Say whether anything was ever written into stream *name*.
-
-    One that is empty tells of no journal: a follower makes the feed as it starts, maybe before any coordinator has.
-    """
+async def _last_slot(bus: Bus, name: str) -> int | None:
+    """Give how far a stream has come; None when there is none of that name."""
     try:
         info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error
-        return False
-    return bool(info["state"]["last_seq"])
+        return None
+    return int(info["state"]["last_seq"])

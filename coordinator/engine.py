@@ -32,12 +32,12 @@ from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
 from coordinator.signs import Signs
-from coordinator.turn import Turn, TurnFull
+from coordinator.turn import FoldFailed, Turn, TurnFull
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
-from events.errors import CoordinationError, Corrupt, Refused, Unavailable
+from events.errors import CoordinationError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from coordinator.authorization import AccessRules
     from coordinator.clock import Clock
@@ -76,6 +76,7 @@ class Engine:
         is_over: Callable[[], bool] = lambda: False,
         notify: Notify = lambda *_: None,
         access: AccessRules | None = None,
+        spoiled: Container[str] = (),
     ) -> None:
         self.world = world
         self.signs = Signs()
@@ -96,7 +97,7 @@ class Engine:
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self._access = None if access is None else Access(access, world)
-        self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits)
+        self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
@@ -111,6 +112,7 @@ class Engine:
 
         Raises:
             Deposed: another instance writes now; this world is no longer to be used.
+            FoldFailed: this world is no longer to be used; begin anew.
             Corrupt: the journal is not what it was.
         """
         self._begin()
@@ -241,8 +243,9 @@ class Engine:
                 return
             except Exception as error:  # one order must never stop the writer: refuse it, say so
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
-                if isinstance(error, Corrupt):  # not to be asked of the next writer again
+                if isinstance(error, FoldFailed):  # not to be asked of the next writer again
                     asked.reply(None, refused)
+                    error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
                     raise
                 log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
                 turn.answers.append((asked, None, refused))
@@ -257,7 +260,7 @@ class Engine:
                 self._answer_question(turn, asked)
             else:
                 self._decide(turn, asked)
-        except Corrupt:
+        except FoldFailed:
             raise
         except CoordinationError as error:
             # What is on record all the same is written down; where it does not fit, the order waits for the next turn.

@@ -79,6 +79,7 @@ class Lease:
         holder: name of this instance, the same after a restart.
         ttl_s: seconds until the server forgets a silent holder; longer than a change of the NATS leader takes (8 s).
         renew_s: seconds between renewals.
+        stop_s: seconds after the last granted renewal at which `must_stop`; 0.8 of *ttl_s* where None.
         replicas: of the bucket, 1 or 3.
         clock: gives monotonic seconds that go on while the machine sleeps.
         ids: makes the name of this process.
@@ -92,6 +93,7 @@ class Lease:
         *,
         ttl_s: int = TTL_S,
         renew_s: float = RENEW_S,
+        stop_s: float | None = None,
         replicas: int = 1,
         clock: Callable[[], float] | None = None,
         ids: Ids | None = None,
@@ -103,6 +105,7 @@ class Lease:
             raise Refused(msg, reason="bad_lease")
         self.ttl_s = ttl_s
         self.renew_s = renew_s
+        self.stop_s = stop_s if stop_s is not None else ttl_s * STOP_S / TTL_S
         self.granted_at: float | None = None
         """When the last renewal that was granted was sent, by the clock; None while we do not hold the lease."""
         self._bus = bus
@@ -128,8 +131,8 @@ class Lease:
         return self.granted_at is not None and self._clock() - self.granted_at < within_s
 
     def must_stop(self) -> bool:
-        """Say whether it was sent over 0.8 of its time ago, or is lost: stop writing, whatever else seems right."""
-        return self.granted_at is None or self._clock() - self.granted_at > self.ttl_s * STOP_S / TTL_S
+        """Say whether it was sent over *stop_s* ago, or is lost: stop writing, whatever else seems right."""
+        return self.granted_at is None or self._clock() - self.granted_at > self.stop_s
 
     async def current(self) -> Holding | None:
         """
@@ -158,7 +161,7 @@ class Lease:
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 0.8 of its time."""
+        """Renew the lease, and return when it is lost: another has it, or nothing was granted for *stop_s*."""
         failed = 0
         while not self.must_stop():
             await asyncio.sleep(RETRY_S if failed else self.renew_s)
@@ -213,6 +216,10 @@ class Lease:
             if held != self._ours:
                 self._unanswered_at = None
                 return False
+            if revision < expected:
+                # A replica cut off from the others still shows us in an older state: that grants nothing.
+                msg = f"the lease is shown at revision {revision}, and {expected} was granted: a replica lags"
+                raise Unavailable(msg, reason="stale_replica") from error
             sent_at = self._unanswered_at if self._unanswered_at is not None else sent_at
         except Unavailable:
             self._unanswered_at = sent_at if self._unanswered_at is None else self._unanswered_at

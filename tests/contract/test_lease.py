@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.bus import Bus
-from coordinator.errors import Refused
+from coordinator.errors import Refused, Unavailable
 from coordinator.leadership import Lease, lease_config
 from events.subjects import Subjects
 
@@ -212,3 +212,22 @@ async def _value(bus: Bus) -> bytes:
     """Give what stands in the lease."""
     stored = await bus.js_request(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": KEY}, timeout_s=2)
     return base64.b64decode(stored["message"]["data"])
+
+
+async def test_an_older_state_of_the_lease_grants_nothing(bus: Bus) -> None:
+    """A replica that lags may still show us as the holder: a renewal that it refuses is not taken for granted."""
+    lease = await lease_of(bus, "a", ttl_s=60)
+    assert await lease.acquire(1)
+    granted_at, ours = lease.granted_at, await bus.js_request(f"STREAM.MSG.GET.{STREAM}", {"seq": 1}, timeout_s=2)
+    for _ in range(3):
+        assert await lease._put(lease._revision)
+    await bus.js_request(f"STREAM.DELETE.{STREAM}", timeout_s=2)
+    await lease.prepare()
+    await bus.js_publish(KEY, base64.b64decode(ours["message"]["data"]), timeout_s=2)
+    before = lease.granted_at
+    assert before is not None
+    assert granted_at is not None
+    assert before > granted_at
+    with pytest.raises(Unavailable, match="shown at revision 1, and 4 was granted"):
+        await lease._put(lease._revision)
+    assert lease.granted_at == before

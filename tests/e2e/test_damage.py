@@ -13,10 +13,12 @@ from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
+from coordinator.feed import FeedLimits, feed_stream
 from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
+from coordinator.streams import ensure_stream
 from coordinator.verify import accept
 from events.subjects import Subjects
 from tests.faults import damage
@@ -178,6 +180,14 @@ async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealS
     assert anew.reason == "recreated"
     assert "created again" in anew.message
     assert await last_of(server) == 0
+
+
+async def test_a_follower_that_is_first_on_a_new_machine_does_no_harm(server: RealServer, tmp_path: Path) -> None:
+    """An empty feed is no sign that a journal was lost: the first coordinator begins with nothing."""
+    async with Bus.open(server.url, name="follower") as bus:
+        await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
+    async with leading(server, tmp_path / FILE) as client:
+        await submit(client, 1)
 
 
 async def test_a_journal_that_went_its_own_way_is_branched(server: RealServer, tmp_path: Path) -> None:

@@ -11,13 +11,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, handover, kills, steady, stopped_writer, takeover
+from tests.faults import (
+    damage,
+    handover,
+    kills,
+    powercut,
+    replicas,
+    replicas_takeover,
+    steady,
+    stopped_writer,
+    takeover,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -63,6 +74,9 @@ SCENARIOS = {
         steady.run, steady.is_kept, {"minutes": 30, "every_s": 30, "calls_each_s": 40, "restart": 1, "seed": 1}
     ),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
+    "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
+    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
+    "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 
 
@@ -81,6 +95,8 @@ def main() -> int:
     parser.add_argument("--log", default="error", help="level of what is logged")
     given = vars(parser.parse_args())
     configure(given["log"])
+    # So that what was started and mounted is taken away when this is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken = 0
     for name in names:
         scenario = SCENARIOS[name]

@@ -56,6 +56,8 @@ RULES: list[tuple[str, Any, str]] = [
     ("registry.max_services", 7, "max_services"),
     ("registry.heartbeat_timeout", 7.5, "heartbeat_timeout_s"),
     ("registry.deregister_after_s", 7.5, "deregister_after_s"),
+    ("registry.mass_silence_share", 0.5, "mass_silence_share"),
+    ("registry.mass_silence_least", 5, "mass_silence_least"),
     ("registry.check_rise", 7, "check_rise"),
     ("registry.check_fall", 7, "check_fall"),
     ("scheduler.max_pending_tasks", 7, "max_pending_tasks"),

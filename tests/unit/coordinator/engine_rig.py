@@ -25,7 +25,7 @@ from events.coordinator import EpochClaim
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Container
 
     from coordinator.authorization import AccessRules
     from coordinator.commands import Command
@@ -189,6 +189,7 @@ async def leading(
     is_over: Callable[[], bool] = lambda: False,
     generation: int = 1,
     access: AccessRules | None = None,
+    spoiled: Container[str] = (),
 ) -> AsyncIterator[Rig]:
     """
     Lead over *stream* while the block runs, then resign.
@@ -217,6 +218,7 @@ async def leading(
         is_over=is_over,
         notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
         access=access,
+        spoiled=spoiled,
     )
     rig = Rig(engine, journal.stream, hands, network)
     rig.notices = notices

@@ -135,7 +135,7 @@ async def test_an_attempt_that_takes_too_long_times_out() -> None:
 
 async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> None:
     """All of it, although no commit can hold it."""
-    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000)) as rig:
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000), rules=Rules(mass_silence_share=1.0)) as rig:
         names = [f"w{number}" for number in range(40)]
         for name in names:
             await rig.order(RegisterWorker(worker_id=name))
