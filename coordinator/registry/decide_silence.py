@@ -44,7 +44,9 @@ def mass_silence(world: World, signs: Signs, context: Context, heard_now: float)
     for kind in Watched:
         limit = patience_s(kind, rules)
         standing = world.silences.get(kind)
-        if standing is not None and standing.accepted and context.now - standing.since <= limit:
+        is_accepted = standing is not None and standing.accepted and context.now - standing.since <= limit
+        # A writer that has just begun to listen cannot tell who is silent.
+        if is_accepted or heard_now - signs.since <= limit * SILENT_AFTER:
             continue
         silences = _silences(kind, world, signs, heard_now)
         silent = sum(silence > limit * SILENT_AFTER for silence in silences)

@@ -23,7 +23,7 @@ from coordinator.verify import accept
 from events.subjects import Subjects
 from tests.faults import damage
 from tests.journals import folded
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,14 +33,6 @@ pytestmark = pytest.mark.e2e
 
 SUBJECTS = Subjects()
 WAIT_S = 30.0
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    async with real_server(folder) as running:
-        yield running
 
 
 def coordinator_of(server: RealServer, mark: Path | None, name: str = "one", **more: Any) -> Coordinator:

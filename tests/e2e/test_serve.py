@@ -28,7 +28,7 @@ from projections.source import chain_after
 from projections.world import World
 from tests.commands import Running, run, running
 from tests.conftest import living_in
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -45,15 +45,6 @@ TAKE_OVER_S = LEASE_TTL_S + 5.0
 AT_ONCE_S = 10.0
 """Before the usual lease can have run out; a process of ours needs about a second to start."""
 PATIENCE_S = 30.0
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    """A NATS that is not ours: it goes on when coordinators end."""
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    async with real_server(folder) as started:
-        yield started
 
 
 @contextmanager

@@ -21,12 +21,11 @@ from events.errors import Unavailable
 from tests.faults.instances import instances, lease_of, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, under_calls
 from tests.faults.wiretap import Record, record_of, tap
-from tests.real_server import TOKEN, RealServer, real_server
+from tests.real_server import TOKEN, RealServer
 from tests.tcp_proxy import Proxy, proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
@@ -62,14 +61,6 @@ class One:
         self.coordinator.stop("the test says so")
         async with asyncio.timeout(PATIENCE_S):
             await self.running
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    async with real_server(folder) as started:
-        yield started
 
 
 @asynccontextmanager

@@ -135,6 +135,18 @@ def test_it_ends_when_somebody_says_that_they_are_gone(kind: Watched) -> None:
     assert stats(fleet.world).mass_silence == {}
 
 
+@pytest.mark.parametrize("kind", Watched)
+def test_a_new_writer_goes_on_holding(kind: Watched) -> None:
+    """It has heard nobody yet and cannot say that signs returned; nor does it give anybody up by that."""
+    fleet = Fleet(kind)
+    fleet.silent = set(fleet.names[:20])
+    fleet.wait(2)
+    fleet.heard.clear()
+    fleet.signs.begin(fleet.now)
+    assert fleet.wait(3) == {}
+    assert is_held(fleet.world, kind)
+
+
 def test_what_was_accepted_holds_for_one_limit_alone() -> None:
     """The next mass silence is noticed again."""
     fleet = Fleet(Watched.WORKER)
