@@ -26,6 +26,7 @@ from tests.tcp_proxy import Proxy, proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
