@@ -115,6 +115,7 @@ class Lease:
         self._ours = Holding(holder=holder, process=(ids or TimeOrderedIds()).new("process"))
         self._revision = 0
         self._unanswered_at: float | None = None
+        self._is_unreadable = False
 
     async def prepare(self) -> None:
         """
@@ -192,10 +193,13 @@ class Lease:
     async def _try_to_take(self, may: Callable[[Holding | None], bool]) -> bool:
         try:
             revision, held = await self._look()
+            self._is_unreadable = False
             if not (held == self._ours or may(held)) or not await self._put(revision):
                 return False
         except Unavailable as error:
-            log.warning("lease_not_readable", reason=error.message)
+            if not self._is_unreadable:  # while NATS is away it is tried twice a second
+                log.warning("lease_not_readable", reason=error.message)
+            self._is_unreadable = True
             return False
         log.info("lease_taken", holder=self._ours.holder, revision=self._revision)
         return True

@@ -22,7 +22,7 @@ import structlog
 from coordinator import __version__
 from coordinator.authorization import AccessRules
 from coordinator.bus import Bus
-from coordinator.catch_up import CatchUp, NotingJournal, remembering
+from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
@@ -130,6 +130,7 @@ class Coordinator:
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
         self._not_known = ""
+        self._is_cut_off = False
         self._world = World()
         self._spoiled: dict[str, None] = {}
 
@@ -258,7 +259,7 @@ class Coordinator:
             while not self._may_lead(world) or not await lease.acquire(STAND_BY_S):
                 if await self._stopped_within(0.0 if self._may_lead(world) else STAND_BY_S):
                     return
-                await catch_up.to_end(world)
+                await self._follow(catch_up, world)
         try:
             async with task_group() as tasks:
                 work = [
@@ -273,6 +274,19 @@ class Coordinator:
                     task.cancel()
         finally:
             await lease.release()
+
+    async def _follow(self, catch_up: CatchUp, world: World) -> None:
+        """Fold what is new; what was folded is kept while NATS is away, it may be needed as soon as that is back."""
+        try:
+            await catch_up.to_end(world)
+            self._is_cut_off = False
+        except Unavailable as error:
+            if error.reason == BRANCHED:
+                raise
+            if not self._is_cut_off:
+                log.warning("standby_waits", instance=self._instance.name, why=error.message)
+            self._is_cut_off = True
+            await self._stopped_within(STAND_BY_S)
 
     def _may_lead(self, world: World) -> bool:
         """Say whether all that was written is understood; what a newer version wrote is folded on, never led."""

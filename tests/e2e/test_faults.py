@@ -41,10 +41,18 @@ def test_a_standby_takes_over_from_a_writer_that_was_killed() -> None:
 
 def test_a_writer_that_was_stopped_wakes_and_changes_nothing() -> None:
     """SIGSTOP of the writer until long after the standby leads: nothing of it comes behind the claim of that one."""
-    result = asyncio.run(stopped_writer.run(2, at_once=2, stopped_s=10, environment=lease_of(LEASE_S)))
+    result = asyncio.run(stopped_writer.run(2, at_once=2, stopped_s=10, lease_s=LEASE_S))
     print(result)
     assert stopped_writer.is_kept(result), result
     assert result["stopped"] == 2
+
+
+def test_a_writer_that_wakes_at_the_moment_of_the_takeover_changes_nothing_either() -> None:
+    """SIGSTOP for about as long as the lease lasts: whichever of the two leads then, there was one writer at a time."""
+    result = asyncio.run(stopped_writer.run(6, at_once=3, stopped_s=0, lease_s=LEASE_S))
+    print(result)
+    assert stopped_writer.is_kept(result), result
+    assert result["stopped"] == 6
 
 
 def test_three_coordinators_are_renewed_in_turn_and_nobody_gets_an_error() -> None:

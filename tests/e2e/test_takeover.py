@@ -1,8 +1,8 @@
 """
 Standby and takeover, made to happen: a writer that is cut off, held up in the middle of a commit, or asked to end.
 
-Coordinators run in this loop, each behind a proxy that can hold back what it says and hears; nats-server is real. What
-came of it is read from the journal and from the wire.
+Most coordinators run in this loop, each behind a proxy that can hold back what it says and hears; nats-server is real.
+What came of it is read from the journal and from the wire.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from coordinator.commands import ClaimTasks, GetStats, ListTasks, SubmitTask
 from coordinator.groups import task_group
 from coordinator.serve import Coordinator, Instance
 from events.errors import Unavailable
+from tests.faults.instances import instances, lease_of, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, under_calls
 from tests.faults.wiretap import Record, record_of, tap
 from tests.real_server import TOKEN, RealServer
@@ -25,6 +26,7 @@ from tests.tcp_proxy import Proxy, proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
@@ -181,6 +183,26 @@ async def test_one_that_is_far_behind_catches_up_before_it_leads(server: RealSer
         engine = second.coordinator.engine
         assert engine is not None
         assert len(engine.world.tasks) == 400
+        check(await record_of(server.url), first.name, second.name)
+
+
+async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server: RealServer, tmp_path: Path) -> None:
+    """When it is needed at that very moment it need not begin with the first commit; it says once that it waits."""
+    environment = lease_of(2 * TTL_S)
+    async with (
+        instances(tmp_path, server.url, 2, environment=environment) as (first, second),
+        Client.open(server.url) as client,
+    ):
+        await start_all([first, second], client)
+        await submit(client, "before")
+        server.pause()
+        await second.has_logged("standby_waits")
+        await first.kill()
+        server.resume()
+        await submit(client, "after")
+        assert await led_by(client, second) is second
+        assert second.logged.count("standing_by") == 1
+        assert second.logged.count("standby_waits") == 1
         check(await record_of(server.url), first.name, second.name)
 
 

@@ -60,7 +60,14 @@ SCENARIOS = {
     ),
     "takeover": Scenario(takeover.run, takeover.is_kept, {"times": 20, "at_once": 5, "seed": 1}),
     "stopped_writer": Scenario(
-        stopped_writer.run, stopped_writer.is_kept, {"times": 20, "stopped_s": 60, "at_once": 10, "seed": 1}
+        stopped_writer.run,
+        stopped_writer.is_kept,
+        {"times": 20, "stopped_s": 60, "lease_s": 12, "at_once": 10, "seed": 1},
+    ),
+    "woken_writer": Scenario(
+        stopped_writer.run,
+        stopped_writer.is_kept,
+        {"times": 60, "stopped_s": 0, "lease_s": 4, "at_once": 6, "seed": 1},
     ),
     "handover": Scenario(handover.run, handover.is_kept, {"times": 20, "count": 3}),
     "steady": Scenario(
