@@ -3,9 +3,9 @@ Moves old commits out of the journal into an archive.
 
     copy → read back and verify → fold → snapshot, stored and loaded back → note what goes → purge
 
-Each step is done when the one before is on the disk, and all of it may be run again after a crash at any line: nothing
-leaves the journal that is not, verified, in the archive and under a snapshot. The last claim stays, for without it
-nobody may commit. Only a credential that may purge can end it.
+Each step is done when the one before is on the disk, and all of it may be run again after a crash at any line: no
+commit leaves the journal that this very run has not read in the archive's files, or that is under no snapshot. The last
+claim stays, for without it nobody may commit. Only a credential that may purge can end it.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Archive:
             if copied:
                 held = await self._copy(held, through)
             # Also when nothing is new: an earlier run may have ended before it purged, or a snapshot was lost.
+            await self._check_files(held, bounds.first)
             purged = await self._purge(held, min(through, held.last)) if held.last else 0
         after = await self._journal.bounds()
         moved = Moved(
@@ -152,6 +153,19 @@ class Archive:
         write_contents(self._folder, contents)
         _remove_strays(self._folder, contents)
         return contents
+
+    async def _check_files(self, held: Contents, first: int) -> None:
+        """Read back all that is in the journal still: the files of an earlier run may be damaged or gone since."""
+        reading = read_records(self._folder, held, first - 1)
+        try:
+            while await asyncio.to_thread(next, reading, None):
+                pass
+        except Corrupt as error:
+            msg = (
+                f"{error.message}; nothing was purged. Put a good copy of the archive {self._folder} back; where none "
+                "of it has left the journal, archive into a new directory"
+            )
+            raise Corrupt(msg, reason="archive_damaged") from error
 
     async def _folded(self, contents: Contents) -> World:
         """Fold the archive as it stands in its files, from its last snapshot on."""

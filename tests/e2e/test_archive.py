@@ -203,6 +203,37 @@ async def test_nothing_is_purged_before_it_is_proved(
     await expect_covered(bus, journal, folder, whole, world)
 
 
+@pytest.mark.parametrize("more", [0, 3])
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_what_is_purged_was_read_in_the_files_by_the_same_run(
+    bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path, *, is_gone: bool, more: int
+) -> None:
+    """They were good when a run wrote them that did not come to purge; a later snapshot does not stand for them."""
+    await busy(engine)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    folder = tmp_path / "archive"
+    with pytest.raises(Unavailable):
+        await Archive(_Cut(bus, "purge"), SUBJECTS, folder).run(before=last - 4)  # type: ignore[arg-type]
+    await Snapshots(bus, SUBJECTS).write(world.frozen())
+    contents = read_contents(folder, "archive")
+    assert contents is not None
+    path = folder / contents.segments[0].file
+    good = path.read_bytes()
+    if is_gone:
+        path.unlink()
+    else:
+        path.write_bytes(good[:100] + bytes([good[100] ^ 4]) + good[101:])
+    with pytest.raises(Corrupt, match="nothing was purged"):
+        await Archive(bus, SUBJECTS, folder).run(before=last - 4 + more)
+    assert await journal.bounds() == (1, last)
+    assert await read(journal, 0, last) == whole
+    path.write_bytes(good)
+    moved = await Archive(bus, SUBJECTS, folder).run(before=last - 4 + more)
+    assert moved.first == last - 4 + more
+    await expect_covered(bus, journal, folder, whole, world)
+
+
 class _Cut:
     """A bus that breaks at one step of archiving."""
 
