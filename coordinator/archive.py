@@ -29,6 +29,7 @@ from coordinator.journal_search import first_since
 from coordinator.segments import SegmentWriter, read_records
 from coordinator.snapshots import Archived, Snapshots
 from events.codec import rfc3339
+from projections.source import chain_after
 from projections.world import FOLD_VERSION, World
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus import Bus
     from events.subjects import Subjects
-    from projections.source import Bounds
+    from projections.source import Bounds, Record
 
 log = structlog.get_logger(__name__)
 
@@ -114,11 +115,37 @@ class Archive:
                 "stands between is in another archive, name that one"
             )
             raise Refused(msg, reason="wrong_archive")
-        record = await self._journal.slot(held.last + 1) if held.last else None
-        if bounds.last < held.last or (record is not None and record.kind == "commit" and record.chain != held.chain):
+        if held.last:
+            await self._check_ours(held, bounds.last)
+        return held
+
+    async def _check_ours(self, held: Contents, last: int) -> None:
+        is_ours = await self._is_ours(held, last)
+        if is_ours is None:
+            msg = (
+                f"no commit behind slot {held.last} tells whether {self._folder}, which ends there, is the archive of "
+                "this journal: run it again when a coordinator has led"
+            )
+            raise Refused(msg, reason="wrong_archive")
+        if not is_ours:
             msg = f"{self._folder} is the archive of another journal: the chains differ behind slot {held.last}"
             raise Refused(msg, reason="wrong_archive")
-        return held
+
+    async def _is_ours(self, held: Contents, last: int) -> bool | None:
+        """Say whether the journal, which ends at *last*, comes to the archive's chain; None where no commit tells."""
+        if last < held.last:
+            return False
+        record = await self._journal.slot(held.last)
+        if record is not None and record.kind == "commit":
+            return _chain_up_to(record) == held.chain
+        chain = bytes.fromhex(held.chain)
+        for sequence in range(held.last + 1, last + 1):
+            record = await self._journal.slot(sequence)
+            if record is None or record.kind == "commit":
+                return None if record is None else record.chain == chain.hex()
+            # A claim does not say what stood before it: it counts into what the next commit says.
+            chain = chain_after(chain, sequence, record.body)
+        return None
 
     async def _through(self, bounds: Bounds, before: int | None, before_s: float | None) -> int:
         """Give the last slot to archive: behind it stands a commit, so that the journal begins with one."""
@@ -222,6 +249,15 @@ class Archive:
             raise Unavailable(f"the journal cannot be purged: {error.message}") from error
         purged: int = answer["purged"]
         return purged
+
+
+def _chain_up_to(commit: Record) -> str:
+    """Give the chain after *commit*, as it says itself; empty when what it says is none."""
+    try:
+        before = bytes.fromhex(commit.chain or "")
+    except ValueError:
+        return ""
+    return chain_after(before, commit.sequence, commit.body).hex()
 
 
 def _nothing(namespace: str) -> Contents:

@@ -333,6 +333,75 @@ async def test_another_archive_is_refused(
         await Archive(bus, SUBJECTS, tmp_path / "backup").run(before=8)
 
 
+async def test_another_archive_is_refused_where_a_claim_stands_behind_its_end(
+    bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
+) -> None:
+    """A claim has no chain: what stands at the archive's end tells, before anything is written or purged."""
+    (tmp_path / "there").mkdir()
+    async with real_server(tmp_path / "there") as other, Bus.open(other.url, name="there", buffered=False) as there:
+        theirs = NatsJournal(there, SUBJECTS)
+        await theirs.prepare()
+        async with leading(theirs) as leader:
+            await some_tasks(leader, "first", 8)
+        ends = (await theirs.bounds()).last
+        async with leading(theirs) as leader:
+            await some_tasks(leader, "second", 8)
+        behind = await theirs.slot(ends + 1)
+        assert behind is not None
+        assert behind.kind == "claim"
+        await busy(engine, ends)
+        assert (await Archive(bus, SUBJECTS, tmp_path / "archive").run(before=ends + 1)).through == ends
+        bounds = await theirs.bounds()
+        for before in (2, ends, ends + 1, bounds.last):
+            with pytest.raises(Refused, match="another journal"):
+                await Archive(there, SUBJECTS, tmp_path / "archive").run(before=before)
+        assert await theirs.bounds() == bounds
+        assert await Snapshots(there, SUBJECTS).manifests() == []
+
+
+async def test_an_archive_that_ends_with_a_claim_is_known_by_the_next_commit(
+    bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """Over the claim of a restore as well; until there is that commit, nothing is purged."""
+    async with leading(journal) as engine:
+        await busy(engine)
+    async with leading(_BackedUp(journal, bus, tmp_path / "backup")) as engine:
+        await busy(engine, 2, "later")
+    contents, _ = backup.verify(tmp_path / "backup")
+    claim = contents.last
+    assert (await archive.run(before=claim + 1)).through == claim
+    (tmp_path / "there").mkdir()
+    async with real_server(tmp_path / "there") as other, Bus.open(other.url, name="there", buffered=False) as there:
+        await restore(there, SUBJECTS, tmp_path / "backup", contents)
+        restored, moving = NatsJournal(there, SUBJECTS), Archive(there, SUBJECTS, tmp_path / "archive")
+        with pytest.raises(Refused, match="no commit behind"):
+            await moving.run(before=claim)
+        assert await restored.bounds() == (1, claim + 1)
+        world = await begun(restored, Snapshots(there, SUBJECTS))
+        async with leading_on(restored, world.generation, world) as engine:
+            await busy(engine, 2, "new")
+            assert (await moving.run(before=engine.committed.sequence)).purged > 0
+            source = ArchiveSource(tmp_path / "archive", restored)
+            assert await replay_digest(source) == engine.world.digest()
+
+
+class _BackedUp:
+    """A journal of which a backup is taken right behind a claim."""
+
+    def __init__(self, journal: NatsJournal, bus: Bus, folder: Path) -> None:
+        self._journal = journal
+        self._bus = bus
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal, name)
+
+    async def claim(self, body: bytes) -> int:
+        slot = await self._journal.claim(body)
+        await backup.create(self._bus, SUBJECTS, self._folder)
+        return slot
+
+
 async def test_a_damaged_archive_is_told(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
