@@ -59,9 +59,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
 
 
-async def create(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
+async def create(bus: Bus, subjects: Subjects, folder: Path, *, replicas: int = 1) -> Contents:
     """
     Write a backup into the new directory *folder*; it has that name only when it is whole and on the disk.
+
+    Where NATS keeps *replicas* copies, one that lags is asked again before the journal is called damaged.
 
     Raises:
         Refused: there is such a directory already, or there is nothing to back up.
@@ -69,7 +71,7 @@ async def create(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
         Unavailable: NATS does not answer.
     """
     partial = _begin(folder)
-    contents = await _write(bus, subjects, partial)
+    contents = await _write(bus, subjects, partial, replicas)
     partial.replace(folder)
     sync_folder(folder.parent)
     log.info("backup_created", folder=str(folder), first=contents.first, last=contents.last)
@@ -87,8 +89,8 @@ def _begin(folder: Path) -> Path:
     return partial
 
 
-async def _write(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
-    journal, snapshots = NatsJournal(bus, subjects), Snapshots(bus, subjects)
+async def _write(bus: Bus, subjects: Subjects, folder: Path, replicas: int) -> Contents:
+    journal, snapshots = NatsJournal(bus, subjects, replicas=replicas), Snapshots(bus, subjects, replicas=replicas)
     world = await snapshots.newest(journal, World.restore) or World()
     first, last = await journal.bounds()
     if last < first:

@@ -44,11 +44,13 @@ class Drilled(msgspec.Struct, frozen=True, kw_only=True):
     fold_s: float
 
 
-async def drill(bus: Bus, subjects: Subjects, *, archive: Path | None = None, folder: Path | None = None) -> Drilled:
+async def drill(
+    bus: Bus, subjects: Subjects, *, archive: Path | None = None, folder: Path | None = None, replicas: int = 1
+) -> Drilled:
     """
     Run the drill in a temporary directory, in *folder* where that is given.
 
-    What the journal has archived is read from *archive*.
+    What the journal has archived is read from *archive*; of the live one NATS keeps *replicas* copies.
 
     Raises:
         CoordinationError: a step failed; which, its message says.
@@ -57,7 +59,7 @@ async def drill(bus: Bus, subjects: Subjects, *, archive: Path | None = None, fo
     marks = [clock.heard()]
     with TemporaryDirectory(prefix="drill-", dir=folder) as temporary:
         place = Path(temporary)
-        contents = await create(bus, subjects, place / "backup")
+        contents = await create(bus, subjects, place / "backup", replicas=replicas)
         marks.append(clock.heard())
         contents, report = await asyncio.to_thread(verify, place / "backup", archive=archive, fold=False)
         marks.append(clock.heard())

@@ -88,11 +88,13 @@ class Follower:
         feed: FeedLimits | None = None,
         snapshots: SnapshotLimits | None = None,
         archive: Path | None = None,
+        replicas: int = 1,
     ) -> AsyncIterator[Follower]:
         """
         Follow the journal at *url* into *path*, and with *feed* into the feed; answer questions, while the block runs.
 
-        With *snapshots* it writes some; what has left the journal is read from the directory *archive*.
+        With *snapshots* it writes some, of which NATS keeps *replicas* copies, as of the journal; what has left that is
+        read from the directory *archive*.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
@@ -109,7 +111,7 @@ class Follower:
             journal = NatsJournal(bus, subjects)
             follower = cls(journal if archive is None else ArchiveSource(archive, journal), path, limits)
             wanted = snapshots if snapshots is not None else SnapshotLimits()
-            kept = Snapshots(bus, subjects, replicas=wanted.replicas, kept=wanted.kept)
+            kept = Snapshots(bus, subjects, replicas=replicas, kept=wanted.kept)
             follower.begins = lambda before: kept.newest(journal, bytes, before=before)
             if snapshots is not None:
                 follower.snapshotter = Snapshotter(kept, lambda: follower.projector, snapshots)

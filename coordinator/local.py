@@ -59,6 +59,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
                     namespace=namespace,
                     feed=feed_limits(settings),
                     snapshots=snapshot_limits(settings),
+                    replicas=settings.nats.replicas,
                 ),
                 open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
                 NodeAgent.open(

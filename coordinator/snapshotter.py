@@ -33,7 +33,6 @@ class SnapshotLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Between two snapshots at least, however fast events come."""
     look_s: float = 1.0
     kept: int = 3
-    replicas: int = 1
 
 
 def snapshot_limits(settings: Settings) -> SnapshotLimits | None:

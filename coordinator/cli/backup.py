@@ -42,7 +42,8 @@ def create(ctx: click.Context, folder: Path, url: str | None) -> None:
     from coordinator import backup as backups
 
     settings = load_settings(ctx, log_level="warning")
-    contents = _run(settings, url, lambda bus, subjects: backups.create(bus, subjects, folder))
+    replicas = settings.nats.replicas
+    contents = _run(settings, url, lambda bus, subjects: backups.create(bus, subjects, folder, replicas=replicas))
     show_json(
         {
             "folder": str(folder),
@@ -110,7 +111,11 @@ def drill(ctx: click.Context, url: str | None, archive: Path | None, folder: Pat
     from coordinator import drill as drills
 
     settings = load_settings(ctx, log_level="warning")
-    drilled = _run(settings, url, lambda bus, subjects: drills.drill(bus, subjects, archive=archive, folder=folder))
+
+    async def run(bus: Bus, subjects: Subjects) -> Any:
+        return await drills.drill(bus, subjects, archive=archive, folder=folder, replicas=settings.nats.replicas)
+
+    drilled = _run(settings, url, run)
     show_json(drilled)
     return 0 if drilled.same else 1
 

@@ -150,6 +150,7 @@ async def _follow(settings: Settings, url: str) -> None:
                 feed=feed_limits(settings),
                 snapshots=snapshot_limits(settings),
                 archive=settings.follower.archive,
+                replicas=settings.nats.replicas,
                 **login,
             ) as follower,
             task_group() as tasks,

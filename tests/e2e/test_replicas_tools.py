@@ -15,11 +15,12 @@ from coordinator.errors import Unavailable
 from coordinator.groups import task_group
 from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal_nats import NatsJournal
+from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
 from events import codec
 from events.inbox import InboxRecorded
 from events.publisher import EventPublisher
-from tests.commands import Said, run
+from tests.commands import Said, run, running
 from tests.faults.replicated import JOURNAL, PATIENCE_S, Judge, Keeper, patiently
 from tests.nats_cluster import NatsCluster, nats_cluster
 from tests.real_server import find_binary
@@ -126,6 +127,34 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
         judge = Judge(cluster.url)
         await judge.read()
         assert judge.submitted["waits"] == 1
+        await keeper.crash()
+
+
+async def test_snapshots_have_as_many_copies_as_the_journal(tmp_path: Path) -> None:
+    """A follower made their stream: no server's loss takes it away, the tools find all as it must be, and all begin."""
+    often = {"COORDINATOR_FOLLOWER__SNAPSHOT_EVENTS": "5", "COORDINATOR_FOLLOWER__SNAPSHOT_PAUSE_S": "0"}
+    async with nats_cluster(tmp_path) as cluster, task_group() as tasks, Client.open(cluster.url) as client:
+        keeper = Keeper(cluster.url, tmp_path, tasks)
+        keeper.start()
+        await submit(client, 10)
+        home, stream = tmp_path / "home", client.subjects.stream_snapshots
+        environment = {"COORDINATOR_NATS__REPLICAS": "3", "COORDINATOR_HOME": str(home), **often}
+        snapshots = Snapshots(client.bus, client.subjects, replicas=3)
+        with running("follow", written=tmp_path / "out", COORDINATOR_URL=cluster.url, **environment):
+            async with asyncio.timeout(PATIENCE_S):
+                while not await patiently(snapshots.manifests):  # noqa: ASYNC110  # told over NATS
+                    await asyncio.sleep(0.1)
+        assert (await cluster.info(stream))["config"]["num_replicas"] == 3
+        well = await command(cluster, home, "doctor")
+        assert [line for line in well.out.splitlines() if stream in line and "as it must be, 3 replicas" in line], well
+        await cluster.kill(await cluster.leader_of(stream))
+        await keeper.crash()
+        keeper = Keeper(cluster.url, tmp_path, tasks)
+        keeper.start()
+        assert not await keeper.has_refused()
+        await submit(client, 20)
+        moved = await command(cluster, home, "archive", "run", str(tmp_path / "archive"), "--before", "3")
+        assert moved.code == 0, moved
         await keeper.crash()
 
 
