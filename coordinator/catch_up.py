@@ -223,7 +223,7 @@ async def remembering(
     found = (seen_by_store(Path(store)) if store else None, await seen_by_feed(bus, subjects))
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
-    await _check_there(journal, bus, subjects, mark + witnesses, doubt_s=doubt_s)
+    await _check_there(journal, bus, subjects, snapshots, mark + witnesses, doubt_s=doubt_s)
     return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s)
 
 
@@ -252,13 +252,13 @@ class NotingJournal:
 
 
 async def _check_there(
-    journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
+    journal: NatsJournal, bus: Bus, subjects: Subjects, snapshots: Snapshots, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
     waited_s = 0.0
     while True:
         # Asked for first: what is there now was made when there was a journal, so that there must be one from here on.
         told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += await _remains(bus, subjects)
+        told += await _remains(bus, subjects) + await _noted(snapshots)
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -284,6 +284,22 @@ async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
     found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
     # A follower makes the feed as soon as it runs, which on a new machine may be before the coordinator does.
     return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
+
+
+async def _noted(snapshots: Snapshots) -> list[str]:
+    """Say what the note beside the snapshots tells: a restore writes it before it makes the journal's stream."""
+    try:
+        noted = await snapshots.archived()
+    except Corrupt as error:
+        return [error.message]
+    if noted is None:
+        return []
+    told = [f"its records up to {noted.through} were archived"] if noted.through else []
+    if noted.generation:
+        told.append(
+            f"a restore of it began generation {noted.generation} (if it was cut off, run `backup restore` again)"
+        )
+    return told
 
 
 async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from coordinator import backup
+from coordinator.archive import Archive
 from coordinator.beginning import begun
 from coordinator.bundle import MANIFEST, read_contents, write_contents
 from coordinator.bus import Bus
@@ -335,6 +336,47 @@ async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_
         await begun(there.journal, there.snapshots)
     restored = await there.restore(tmp_path / "backup")
     assert (await begun(there.journal, there.snapshots)).generation == restored.generation
+
+
+@pytest.mark.parametrize("before", [None, 6], ids=["whole", "archived"])
+async def test_nobody_makes_the_journal_of_a_restore_that_was_cut_off(
+    here: Place, there: Place, tmp_path: Path, before: int | None
+) -> None:
+    """Cut off right before it made the stream: who starts then says so and makes none, and the restore goes on."""
+    async with leading(here.journal) as engine:
+        await a_bit_of_everything(engine)
+        if before is not None:
+            await Archive(here.bus, SUBJECTS, tmp_path / "archive").run(before=before)
+    contents = await backup.create(here.bus, SUBJECTS, tmp_path / "backup")
+    assert contents.first == (before or 1)
+    with pytest.raises(Unavailable, match="cut off"):
+        await restore(_Unmade(there.bus), SUBJECTS, tmp_path / "backup", contents)  # type: ignore[arg-type]
+    for _ in range(2):
+        coordinator = Coordinator(Instance(url=there.url, name="tested", version="0"))
+        with pytest.raises(Corrupt, match="a restore of it began generation"):
+            await asyncio.wait_for(coordinator.run(), PATIENCE_S)
+    with pytest.raises(Unavailable, match="no stream"):
+        await there.journal.bounds()
+    restored = await there.restore(tmp_path / "backup")
+    assert restored.first == contents.first
+    async with coordinating(there) as client:
+        stats = await client.execute(GetStats(), timeout_s=PATIENCE_S)
+        assert stats.epoch.startswith(f"{restored.generation}.")
+
+
+class _Unmade:
+    """A bus that breaks before the journal's stream is made."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def js_request(self, api: str, payload: Any = b"", *, timeout_s: float) -> Any:
+        if api == f"STREAM.CREATE.{SUBJECTS.stream_journal}":
+            raise Unavailable("cut off")
+        return await self._bus.js_request(api, payload, timeout_s=timeout_s)
 
 
 class _Cut:
