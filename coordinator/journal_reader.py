@@ -104,7 +104,7 @@ class JournalReader:
         return Bounds(first, last), info["created"]
 
     async def _behind_claim(self, first: int) -> int:
-        """Something has left the stream: pass over the claim that stays when all around it is archived."""
+        """Something has left the stream: pass over the claims that an archive leaves, for a while or for good."""
         which = {"seq": first, "next_by_subj": self.subjects.journal}
         api = f"STREAM.MSG.GET.{self.subjects.stream_journal}"
         try:
@@ -114,10 +114,14 @@ class JournalReader:
                 return first
             raise Unavailable(error.message) from error
         commit: int = answer["message"]["seq"]
-        if commit == first:
-            return first
-        stays_alone = first > 1 and commit == first + 1
-        return commit if stays_alone or await self.slot(commit - 1) is None else first
+        if first > 1:
+            return commit
+        # A journal always begins with a claim. From there to the first commit either all is there, or what is missing
+        # was archived up to that commit, and the claims before it are about to leave as well.
+        for sequence in range(commit - 1, first, -1):
+            if await self.slot(sequence) is None:
+                return commit
+        return first
 
 
 class _Reading:

@@ -27,6 +27,7 @@ from coordinator.journal_search import first_since
 from coordinator.restore import restore
 from coordinator.snapshots import Snapshots
 from events.base import Position
+from events.coordinator import EpochClaim
 from events.subjects import Subjects
 from projections.history import replay_digest, world_at
 from projections.store_memory import MemoryStore
@@ -122,6 +123,39 @@ async def test_claims_before_the_last_leave_as_well(
     assert claim is not None
     async with leading_on(journal, 1, await begun(journal, Snapshots(bus, SUBJECTS))) as engine:
         await some_tasks(engine, "after", 4)
+
+
+async def test_the_journal_is_whole_between_the_two_purges(
+    bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """Commits have left, claims not yet, and some of these stand right before the cut: it begins behind them."""
+    folder = tmp_path / "archive"
+    for reign in range(4):
+        async with leading(journal) as engine:
+            await some_tasks(engine, f"r{reign}", 8)
+        for _ in range(reign):  # who only came to claim
+            claim = EpochClaim(generation=1, holder="tester", time="2026-11-23T17:15:00.000000Z")
+            await journal.claim(msgspec.json.encode(claim))
+    async with leading(journal) as engine:
+        await some_tasks(engine, "last", 8)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    behind_claims = 0
+    for before in range(3, last + 1):
+        with pytest.raises(Unavailable):
+            await Archive(_Cut(bus, "claims"), SUBJECTS, folder).run(before=before)  # type: ignore[arg-type]
+        contents = read_contents(folder, "archive")
+        assert contents is not None
+        first = contents.last + 1
+        behind_claims += whole[first - 2].kind == "claim"
+        assert await journal.bounds() == (first, last)
+        await expect_covered(bus, journal, folder, whole, world)
+        made = await backup.create(bus, SUBJECTS, tmp_path / f"backup-{before}")
+        assert (made.first, made.last) == (first, last)
+        if before > 2 * last // 3 and before % 3 == 0:
+            await archive.run(before=before)
+            assert await journal.bounds() == (first, last)
+    assert behind_claims > 2
 
 
 async def test_a_follower_builds_its_store_from_archive_and_journal(
@@ -240,6 +274,7 @@ class _Cut:
     def __init__(self, bus: Bus, step: str) -> None:
         self._bus = bus
         self._subject = {"snapshot": SUBJECTS.snapshot_manifest, "note": SUBJECTS.archive}.get(step, "")
+        self._purged = {"purge": SUBJECTS.journal, "claims": SUBJECTS.epoch}.get(step, "")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
@@ -250,7 +285,7 @@ class _Cut:
         return await self._bus.js_publish(subject, *arguments, **options)
 
     async def js_request(self, api: str, payload: Any = b"", *, timeout_s: float) -> Any:
-        if not self._subject and api == f"STREAM.PURGE.{SUBJECTS.stream_journal}":
+        if api == f"STREAM.PURGE.{SUBJECTS.stream_journal}" and payload["filter"] == self._purged:
             raise Unavailable("cut off")
         return await self._bus.js_request(api, payload, timeout_s=timeout_s)
 
