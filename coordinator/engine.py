@@ -101,7 +101,7 @@ class Engine:
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
-        self._heard = 0.0
+        self._heard = self._looked = 0.0
         self._leading = False
         self._resigning = ""
         self._ticking: asyncio.TimerHandle | None = None
@@ -128,6 +128,8 @@ class Engine:
             )
             while not self._resigning:
                 await self.intake.wait()
+                if self._is_over():  # woken after a long sleep: whoever led since has not claimed, and may any moment
+                    raise _not_leading()
                 await self._turn()
             self._leading = False
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
@@ -336,6 +338,7 @@ class Engine:
         heard_now = self._heard
         if heard_now < self._next_tick:
             return
+        self._look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s
         self.signs.forget(self.world)
         context = Context(turn.now, self.rules)
@@ -355,7 +358,7 @@ class Engine:
     # --- begin and end ------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        heard_now = self._clock.heard()
+        heard_now = self._looked = self._clock.heard()
         self.signs.begin(heard_now)
         for held in self.world.indexes.held.values():
             for task_id in held:
@@ -364,8 +367,17 @@ class Engine:
         self._tick()
 
     def _tick(self) -> None:
+        self._look(self._clock.heard())
         self._ticking = asyncio.get_running_loop().call_later(self._limits.tick_s, self._tick)
         self.intake.wake()
+
+    def _look(self, heard_now: float) -> None:
+        """Give everything its whole time again after a standstill: who does not hear cannot call anybody silent."""
+        stood_still_s = heard_now - self._looked - self._limits.tick_s
+        self._looked = heard_now
+        if stood_still_s > self._limits.blind_after_s:
+            log.warning("stood_still", instance=self._instance, for_s=round(stood_still_s, 1))
+            self.signs.begin(heard_now)
 
     def _stop(self, error: Unavailable) -> None:
         self._leading = False

@@ -195,6 +195,7 @@ class Settings(BaseSettings):
             wait_max_s=engine.wait_max_s,
             # One look sees to everything that is due, so the shortest interval asked for holds for all of it.
             tick_s=min(engine.tick_s, self.scheduler.task_timeout_check_interval, self.registry.cleanup_interval),
+            blind_after_s=engine.blind_after_s,
             retention_s=engine.retention_s,
             ended_kept=engine.ended_kept,
         )

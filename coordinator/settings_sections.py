@@ -316,6 +316,12 @@ class EngineSettings(Section):
     waiting_max: int = number(10_000, 1, 1_000_000, "questions that may wait for their answer to become true")
     wait_max_s: float = number(60.0, 0.05, 3600.0, "how long a question may wait")
     tick_s: float = number(0.5, 0.01, 60.0, "between two looks at what time has brought due")
+    blind_after_s: float = number(
+        2.0,
+        0.1,
+        3600.0,
+        "after standing still for longer it calls nobody silent who may have been heard meanwhile",
+    )
     query_wait_s: float = number(5.0, 0.05, 300.0, "how long a query waits for the turn it is to see")
     retention_s: float = number(3600.0, 0.0, 365 * DAY_S, "what ended longer ago leaves memory; the store keeps it")
     ended_kept: int = number(10_000, 0, 10_000_000, "ended things of one kind in memory; older ones leave it")

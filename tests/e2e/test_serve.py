@@ -154,7 +154,7 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
     async with Client.open(server.url) as client, asyncio.TaskGroup() as tasks:
         with serve(server, one, "--without-follower", **lease) as first:
             await leads(server, first)
-            tasks.create_task(submit_all_along(client))
+            submitting = tasks.create_task(submit_all_along(client))
             leader = (await client.execute(GetStats())).leader
             with serve(server, two, "--without-follower", **lease) as second:
                 await written(second, "standing_by")
@@ -167,6 +167,7 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
                     second.process.kill()
                     taken_over_s = await took_over(leader)
                     over.set()
+                    await submitting  # who is still asking would wait for a coordinator that is not to come
                     listed = await client.execute(ListTasks(limit=1000))
                     third.process.send_signal(signal.SIGTERM)
                     assert await ended(third) == 0

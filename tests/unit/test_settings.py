@@ -83,6 +83,7 @@ LIMITS: list[tuple[str, Any, str]] = [
     ("engine.waiting_max", 7, "waiting_max"),
     ("engine.wait_max_s", 7.5, "wait_max_s"),
     ("engine.tick_s", 0.25, "tick_s"),
+    ("engine.blind_after_s", 7.5, "blind_after_s"),
     ("engine.retention_s", 7.5, "retention_s"),
     ("engine.ended_kept", 7, "ended_kept"),
 ]

@@ -8,6 +8,7 @@ and whoever replays the journal ends up with the very world the engine decided o
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,7 @@ async def leading(
     generation: int = 1,
     access: AccessRules | None = None,
     spoiled: Container[str] = (),
+    blind_after_s: float = math.inf,
 ) -> AsyncIterator[Rig]:
     """
     Lead over *stream* while the block runs, then resign.
@@ -213,7 +215,7 @@ async def leading(
         clock=hands,
         instance="one",
         version="1.0",
-        limits=limits,
+        limits=msgspec.structs.replace(limits, blind_after_s=blind_after_s),
         is_fresh=is_fresh,
         is_over=is_over,
         notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
