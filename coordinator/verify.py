@@ -2,7 +2,7 @@
 Reads the whole journal and says whether it is what was written: every slot, the chain, the fold, and what follows it.
 
 It only reads, one batch at a time; what grows with the journal is the world alone, which forgets what ended long ago.
-`accept` writes one claim and nothing else. It must never make good what it found, nor pass over a record.
+`accept` writes one claim into it and nothing else. It must never make good what it found, nor pass over a record.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.high_water import HighWater, seen_by_store
 from coordinator.journal_nats import NatsJournal
-from coordinator.snapshots import Snapshots
+from coordinator.snapshots import Archived, Snapshots
 from coordinator.verify_store import compare_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
+from projections.source import GENESIS
 from projections.world import FOLD_VERSION, World
 
 if TYPE_CHECKING:
@@ -103,15 +104,17 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     )
 
 
-async def accept(bus: Bus, subjects: Subjects) -> int:
+async def accept(bus: Bus, subjects: Subjects, *, replicas: int = 1) -> int:
     """
     Begin a new generation with the journal as it is, and give it: what was seen beyond is given up for good.
 
-    Whoever leads is deposed; read models, marks and the feed that are ahead are of a generation that is lost.
+    Whoever leads is deposed; read models, marks and the feed that are ahead are of a generation that is lost. It takes
+    the credentials of a coordinator, and may be run again when it was cut off.
 
     Raises:
         Corrupt: what is left is damaged itself.
-        Unavailable: NATS does not answer.
+        Unavailable: NATS does not answer: run it again.
+        Forbidden: these credentials may not do it; nothing was changed.
     """
     journal, clock = NatsJournal(bus, subjects), SystemClock()
     fold = _Fold(journal, {})
@@ -123,10 +126,27 @@ async def accept(bus: Bus, subjects: Subjects) -> int:
     if fold.world.unfoldable:
         msg = f"the journal holds {fold.world.unfoldable}, which this version does not know: use the newer one"
         raise Refused(msg, reason="unfoldable")
-    generation = max(fold.world.generation + 1, int(clock.wall()))
-    await Snapshots(bus, subjects).forget_behind(fold.world.position.sequence)
+    snapshots = Snapshots(bus, subjects, replicas=replicas)
+    generation = await _give_up_snapshots(snapshots, fold.world, int(clock.wall()))
     claim = EpochClaim(generation=generation, holder=HOLDER, time=rfc3339(clock.wall()))
     await journal.claim(msgspec.json.encode(claim))
+    return generation
+
+
+async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) -> int:
+    """
+    Remove the snapshots of what is behind the end of *world*, and give a generation above all there were.
+
+    A claim behind the end takes the slot that one of them may be of. So they go first, and before that it is noted that
+    the generation must come: cut off at any line, nobody can begin until this was run again.
+    """
+    manifests, noted = await snapshots.manifests(), await snapshots.archived()
+    noted = noted if noted is not None else Archived(through=0, chain=GENESIS.hex())
+    before = max(world.generation, noted.generation, *(one.generation for one in manifests))
+    generation = max(before + 1, at_least)
+    if any(one.position.sequence > world.position.sequence for one in manifests):
+        await snapshots.note_archived(msgspec.structs.replace(noted, generation=generation))
+        await snapshots.forget_behind(world.position.sequence)
     return generation
 
 

@@ -108,9 +108,9 @@ async def _accept(settings: Settings, url: str | None, home: Path | None) -> int
 
     async with (
         _served(settings, url, home) as where,
-        Bus.open(where, name="verify", buffered=False, **credentials(settings)) as bus,
+        Bus.open(where, name="verify", buffered=False, **credentials(settings, "coordinator")) as bus,
     ):
-        return await accept(bus, Subjects(settings.namespace))
+        return await accept(bus, Subjects(settings.namespace), replicas=settings.nats.replicas)
 
 
 @asynccontextmanager

@@ -424,7 +424,9 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
     """What it holds was folded by other rules: it is to be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
-    with pytest.raises(Corrupt, match=f"was folded by version {FOLD_VERSION + 1}, this is version {FOLD_VERSION}: rebuild it"):
+    with pytest.raises(
+        Corrupt, match=f"was folded by version {FOLD_VERSION + 1}, this is version {FOLD_VERSION}: rebuild it"
+    ):
         World.restore(msgspec.msgpack.encode(data))
 
 
