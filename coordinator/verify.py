@@ -7,17 +7,20 @@ It only reads, one batch at a time; what grows with the journal is the world alo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from coordinator.archive_source import ArchiveSource
+from coordinator.beginning import check_archived
 from coordinator.catch_up import chain_at, seen_by_feed
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.high_water import HighWater, seen_by_store
+from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal
 from coordinator.snapshots import Archived, Snapshots
 from coordinator.verify_store import compare_store
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from projections.source import CommitSource, Record
 
 HOLDER = "verify"
+CLAIM_TIMEOUT_S = 60.0
 _RESTORE = "stop everything, copy the store, and restore a backup; docs/operations.md, Corrupt"
 _ACCEPT = "put a good copy back, restore a backup, or accept the loss with 'coordinator verify --accept'"
 
@@ -104,12 +108,13 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     )
 
 
-async def accept(bus: Bus, subjects: Subjects, *, replicas: int = 1) -> int:
+async def accept(bus: Bus, subjects: Subjects, *, archive: Path | None = None, replicas: int = 1) -> int:
     """
     Begin a new generation with the journal as it is, and give it: what was seen beyond is given up for good.
 
-    Whoever leads is deposed; read models, marks and the feed that are ahead are of a generation that is lost. It takes
-    the credentials of a coordinator, and may be run again when it was cut off.
+    What has left the journal is read from the *archive*; without one, a snapshot stands for it. Whoever leads is
+    deposed; read models, marks and the feed that are ahead are of a generation that is lost. It takes the credentials
+    of a coordinator, and may be run again when it was cut off.
 
     Raises:
         Corrupt: what is left is damaged itself.
@@ -117,20 +122,48 @@ async def accept(bus: Bus, subjects: Subjects, *, replicas: int = 1) -> int:
         Forbidden: these credentials may not do it; nothing was changed.
     """
     journal, clock = NatsJournal(bus, subjects), SystemClock()
-    fold = _Fold(journal, {})
-    findings = await fold.run()
-    for finding in findings:
+    snapshots = Snapshots(bus, subjects, replicas=replicas)
+    if archive is not None:
+        fold = _Fold(ArchiveSource(archive, journal), {})
+    else:
+        fold = _Fold(journal, {}, await _archived(journal, snapshots))
+    for finding in await fold.run():
         if finding.state is State.FAIL:
             msg = f"what is left is damaged itself, so it cannot be gone on with: {finding.seen}; {_RESTORE}"
             raise Corrupt(msg)
     if fold.world.unfoldable:
         msg = f"the journal holds {fold.world.unfoldable}, which this version does not know: use the newer one"
         raise Refused(msg, reason="unfoldable")
-    snapshots = Snapshots(bus, subjects, replicas=replicas)
     generation = await _give_up_snapshots(snapshots, fold.world, int(clock.wall()))
     claim = EpochClaim(generation=generation, holder=HOLDER, time=rfc3339(clock.wall()))
-    await journal.claim(msgspec.json.encode(claim))
+    try:
+        async with asyncio.timeout(CLAIM_TIMEOUT_S):
+            await journal.claim(msgspec.json.encode(claim))
+    except TimeoutError:
+        msg = f"the new generation could not be claimed within {CLAIM_TIMEOUT_S:g} s: run it again when NATS stores"
+        raise Unavailable(msg, reason="timeout") from None
     return generation
+
+
+async def _archived(journal: NatsJournal, snapshots: Snapshots) -> World | None:
+    """Give a world that stands for what has left the journal; None where nothing has."""
+    try:
+        first, last = await journal.bounds()
+    except Unavailable as error:
+        if error.reason != NO_JOURNAL:
+            raise
+        return None  # the fold says so
+    if first == 1:
+        return None
+    await check_archived(snapshots, first)
+    world = await snapshots.newest(journal, World.restore, before=last + 1)
+    if world is None or world.position.sequence < first - 1:
+        msg = (
+            f"the journal begins at {first}, for its beginning was archived, and there is no usable snapshot of what "
+            "came before: name the archive with --archive DIRECTORY"
+        )
+        raise Corrupt(msg, reason="no_snapshot")
+    return world
 
 
 async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) -> int:
@@ -151,16 +184,16 @@ async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) 
 
 
 class _Fold:
-    """Folds all of *source*, and keeps the digests of the world where a snapshot was made."""
+    """Folds all of *source*, or what is behind *world*; keeps the digests of the world where a snapshot was made."""
 
-    def __init__(self, source: CommitSource, manifests: dict[int, Manifest]) -> None:
-        self.world = World()
+    def __init__(self, source: CommitSource, manifests: dict[int, Manifest], world: World | None = None) -> None:
+        self.world = world if world is not None else World()
         self.figures = Figures()
         self.digests: dict[int, tuple[str, str]] = {}
         """Chain and digest of the world, by the slot of a snapshot."""
         self._source = source
         self._manifests = manifests
-        self._generation = 0
+        self._generation = self.world.generation
         self._stray = ""
         self._strays = 0
 
@@ -169,21 +202,22 @@ class _Fold:
         began = time.monotonic()
         try:
             first, last = await self._source.bounds()
-            if first > 1:
+            after = self.world.position.sequence
+            if first > after + 1:
                 seen = f"the journal begins at slot {first}; what stood before was archived, or is gone"
                 return [fail("slots", seen, "give the archive with --archive DIRECTORY, or restore a backup")]
-            async for records in self._source.read(0, last):
+            async for records in self._source.read(after, last):
                 for record in records:
                     self._take(record)
         except Corrupt as error:
             return [fail("slots", f"{error.message} (sound up to {self.world.position})", _RESTORE)]
         except Unavailable as error:
-            if error.reason != "no_journal":
+            if error.reason != NO_JOURNAL:
                 raise
             return [fail("slots", error.message, "start a coordinator if there never was one; else restore a backup")]
         finally:
             self.figures.took_s = round(time.monotonic() - began, 3)
-        return self._told(last)
+        return self._told(after + 1, last)
 
     def _take(self, record: Record) -> None:
         figures, world = self.figures, self.world
@@ -212,10 +246,10 @@ class _Fold:
         self._strays += 1
         self._stray = self._stray or seen
 
-    def _told(self, last: int) -> list[Finding]:
+    def _told(self, first: int, last: int) -> list[Finding]:
         figures, world = self.figures, self.world
         found = [
-            ok("slots", f"1 to {last}, none missing: {figures.commits} commits, {figures.claims} claims"),
+            ok("slots", f"{first} to {last}, none missing: {figures.commits} commits, {figures.claims} claims"),
             ok("chain", f"holds up to {world.position}: {world.chain.hex()}"),
             ok("fold", f"{figures.events} events, all decoded and allowed; digest {world.digest()}"),
         ]

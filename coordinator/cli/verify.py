@@ -59,7 +59,7 @@ def verify(
     # What belongs to a NATS somewhere else is not in the directory of this user, unless one says so.
     directory = home if home is not None else None if url else settings.home_path()
     if accept:
-        show_json({"generation": _finished(_accept(settings, url, directory))})
+        show_json({"generation": _finished(_accept(settings, url, directory, archive))})
         return 0
     return _show_report(_finished(_verify(settings, url, directory, archive)), output=output, as_json=as_json)
 
@@ -100,7 +100,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, archiv
         return await verify(bus, Subjects(settings.namespace), files)
 
 
-async def _accept(settings: Settings, url: str | None, home: Path | None) -> int:
+async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus import Bus
     from coordinator.client import credentials
     from coordinator.verify import accept
@@ -110,7 +110,7 @@ async def _accept(settings: Settings, url: str | None, home: Path | None) -> int
         _served(settings, url, home) as where,
         Bus.open(where, name="verify", buffered=False, **credentials(settings, "coordinator")) as bus,
     ):
-        return await accept(bus, Subjects(settings.namespace), replicas=settings.nats.replicas)
+        return await accept(bus, Subjects(settings.namespace), archive=archive, replicas=settings.nats.replicas)
 
 
 @asynccontextmanager
