@@ -4,7 +4,8 @@ Folds the journal up to its end, and holds it against what was seen of it before
 Whoever is about to lead goes by this alone: a journal that ends before what was seen, or is another one, is `Corrupt`,
 and nothing may be written then, not even a claim, nor a stream be made where one is missing. Only a raised generation,
 which a restore and `coordinator verify --accept` write, tells that the journal is right and the memory is of a lost
-one. Witnesses are the instance's own mark, its read model, and the feed; each may be missing, none may be ahead.
+one. Witnesses are the instance's own mark, its read model, and the feed; each may be missing, none may be ahead. What
+is of another stream, as in a home whose namespace was changed, is no witness.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 
 from coordinator.beginning import begun, fold
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import Seen, seen_by_store
+from coordinator.high_water import Seen, is_of_another, seen_by_store
 from coordinator.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_reader import STALE_LEADER_S
@@ -70,6 +71,7 @@ class CatchUp:
         *,
         stream: str,
         doubt_s: float,
+        beside: str = "",
     ) -> None:
         self._journal = journal
         self._high_water = high_water
@@ -77,6 +79,7 @@ class CatchUp:
         self._witnesses = witnesses
         self._stream = stream
         self._doubt_s = doubt_s
+        self._beside = beside
         self._created = ""
 
     async def begun(self) -> World:
@@ -147,6 +150,7 @@ class CatchUp:
                 created=self._created,
                 stream=self._stream,
                 by="this coordinator's mark",
+                beside=self._beside,
             )
         )
 
@@ -220,11 +224,15 @@ async def remembering(
         Unavailable: JetStream does not answer.
     """
     stream, doubt_s = subjects.stream_journal, STALE_LEADER_S if replicas > 1 else 0.0
-    found = (seen_by_store(Path(store)) if store else None, await seen_by_feed(bus, subjects))
+    at_home, beside = seen_by_store(Path(store)) if store else None, ""
+    if at_home is not None and is_of_another(at_home, high_water.seen, stream):
+        log.warning("read_model_ignored", store=store, stream=stream, reason="it is of another stream")
+        beside, at_home = at_home.chain, None
+    found = (at_home, await seen_by_feed(bus, subjects))
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, mark + witnesses, doubt_s=doubt_s)
-    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s)
+    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s, beside=beside)
 
 
 class NotingJournal:

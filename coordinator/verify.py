@@ -19,11 +19,11 @@ from coordinator.catch_up import chain_at, seen_by_feed
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.findings import Finding, State, fail, ok, unknown, warn
-from coordinator.high_water import HighWater, seen_by_store
+from coordinator.high_water import HighWater, is_of_another, seen_by_store
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal
 from coordinator.snapshots import Archived, Snapshots
-from coordinator.verify_store import compare_store
+from coordinator.verify_store import CHECK, compare_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 HOLDER = "verify"
 CLAIM_TIMEOUT_S = 60.0
 _RESTORE = "stop everything, copy the store, and restore a backup; docs/operations.md, Corrupt"
+_OTHER_HOME = "name the directory of this namespace with --home"
 _ACCEPT = "put a good copy back, restore a backup, or accept the loss with 'coordinator verify --accept'"
 
 
@@ -85,18 +86,17 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     snapshots = Snapshots(bus, subjects)
     manifests = await snapshots.manifests()
     # Before the journal's end is known: what follows it must not be ahead of it.
-    marked = _marked(files.mark)
-    store = seen_by_store(files.store) if files.store is not None else None
-    seen = [marked if not isinstance(marked, Finding) else None, store, await seen_by_feed(bus, subjects)]
+    seen, told, is_other = _seen_at_home(files, subjects.stream_journal)
+    seen.append(await seen_by_feed(bus, subjects))
     source: CommitSource = journal if files.archive is None else ArchiveSource(files.archive, journal)
     fold = _Fold(source, {one.position.sequence: one for one in manifests})
     findings = await fold.run()
     if findings[0].state is not State.FAIL:
         findings += [await _held_against(journal, fold.world, one) for one in seen if one is not None]
         findings.append(await _snapshots(snapshots, manifests, fold))
-        findings.append(await compare_store(files.store, source, fold.world.position.sequence))
-    if isinstance(marked, Finding):
-        findings.append(marked)
+        if not is_other:
+            findings.append(await compare_store(files.store, source, fold.world.position.sequence))
+    findings += told
     world = fold.world
     return Report(
         findings=findings,
@@ -262,6 +262,27 @@ class _Fold:
         else:
             found.append(ok("reigns", f"each commit is of the reign it stands in; generation {world.generation}"))
         return found
+
+
+def _seen_at_home(files: Files, stream: str) -> tuple[list[Seen | None], list[Finding], bool]:
+    """Give what mark and read model have seen of *stream*, what else is to be told, and if the latter is of another."""
+    seen: list[Seen | None] = []
+    told: list[Finding] = []
+    marked = _marked(files.mark)
+    store = seen_by_store(files.store) if files.store is not None else None
+    if isinstance(marked, Finding):
+        told.append(marked)
+        return [store], told, False
+    if marked is not None and marked.stream not in ("", stream):
+        told.append(unknown("mark", f"{files.mark} is of stream {marked.stream}: not looked at", _OTHER_HOME))
+    else:
+        seen.append(marked)
+    is_other = store is not None and is_of_another(store, marked, stream)
+    if is_other:
+        told.append(unknown(CHECK, f"{files.store} is of another stream than {stream}: not compared", _OTHER_HOME))
+    else:
+        seen.append(store)
+    return seen, told, is_other
 
 
 def _marked(file: Path | None) -> Seen | Finding | None:
