@@ -18,11 +18,12 @@ from coordinator.findings import Finding, State
 from coordinator.follower import Follower
 from coordinator.journal_nats import NatsJournal, stream_config
 from coordinator.settings import load
-from coordinator.verify import Files, verify
+from coordinator.snapshots import Snapshots
+from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run
-from tests.journals import a_bit_of_everything, leading
+from tests.journals import a_bit_of_everything, folded, leading
 from tests.real_server import RealServer
 
 if TYPE_CHECKING:
@@ -121,6 +122,27 @@ async def test_a_journal_behind_its_read_model_is_found(bus: Bus, store: Path) -
     found = of(report.findings, "seen by the read model state.db")
     assert found.state is State.FAIL
     assert "--accept" in found.do
+
+
+async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> None:
+    """One that a follower replaced is not damaged; one that is still there, and not whole, is."""
+    journal, snapshots = NatsJournal(bus, SUBJECTS), Snapshots(bus, SUBJECTS, kept=2)
+    last = (await journal.bounds()).last
+    for at in (last - 3, last - 2):
+        await snapshots.write((await folded(journal, at)).frozen())
+    before = await snapshots.manifests()
+    fold = _Fold(journal, {one.position.sequence: one for one in before})
+    assert {one.state for one in await fold.run()} == {State.OK}
+    assert (await _snapshots(snapshots, before, fold)).seen == "2 are what the journal folds to"
+    await snapshots.write((await folded(journal, last - 1)).frozen())
+    found = await _snapshots(snapshots, before, fold)
+    assert (found.state, found.seen) == (State.OK, "1 are what the journal folds to, 1 were replaced meanwhile")
+    await snapshots.write((await folded(journal, last)).frozen())
+    assert (await _snapshots(snapshots, before, fold)).state is State.UNKNOWN
+    broken = msgspec.structs.replace((await snapshots.manifests())[0], chunks=[999_999])
+    await bus.js_publish(SUBJECTS.snapshot_manifest, msgspec.json.encode(broken), timeout_s=WAIT_S)
+    report = await verify(bus, SUBJECTS, Files(store=store))
+    assert "misses its chunk 999999" in of(report.findings, "snapshots").seen
 
 
 async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Path) -> None:
