@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +21,7 @@ import structlog
 from coordinator.beginning import begun, fold
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, is_of_another, seen_by_store
-from coordinator.jetstream import NO_STREAM, ApiError, key_stream
+from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.subscription import Message
@@ -307,18 +306,26 @@ async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
 
 
 async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
-    """Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it."""
+    """
+    Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it.
+
+    Raises:
+        Unavailable: JetStream does not say, as while its servers choose who leads: that is not the same as no feed.
+    """
     name = subjects.stream_events
-    with suppress(ApiError):
+    try:
         info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
         last = {"seq": info["state"]["last_seq"]}
-        if info["state"]["messages"]:
-            answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
-            headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
-            match = _message_id(headers.header(b"Nats-Msg-Id") or "")
-            if match is not None:
-                return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}")
-    return None
+        if not info["state"]["messages"]:
+            return None
+        answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
+    except ApiError as error:
+        if error.err_code in (NO_STREAM, NO_MESSAGE):
+            return None
+        raise Unavailable(f"{name}: {error.message}") from error
+    headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
+    match = _message_id(headers.header(b"Nats-Msg-Id") or "")
+    return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}") if match is not None else None
 
 
 async def _last_slot(bus: Bus, name: str) -> int | None:

@@ -87,7 +87,10 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     manifests = await snapshots.manifests()
     # Before the journal's end is known: what follows it must not be ahead of it.
     seen, told, is_other = _seen_at_home(files, subjects.stream_journal)
-    seen.append(await seen_by_feed(bus, subjects))
+    try:
+        seen.append(await seen_by_feed(bus, subjects))
+    except Unavailable as error:
+        told.append(unknown("seen by the feed", error.message, "run it again when NATS answers"))
     source: CommitSource = journal if files.archive is None else ArchiveSource(files.archive, journal)
     fold = _Fold(source, {one.position.sequence: one for one in manifests})
     findings = await fold.run()

@@ -12,10 +12,13 @@ import pytest
 
 from coordinator import doctor
 from coordinator.bus import Bus
+from coordinator.catch_up import remembering, seen_by_feed
 from coordinator.client import Client
 from coordinator.doctor_machine import look_here
+from coordinator.errors import Unavailable
 from coordinator.findings import Finding, State
 from coordinator.follower import Follower
+from coordinator.high_water import HighWater
 from coordinator.journal_nats import NatsJournal, stream_config
 from coordinator.settings import load
 from coordinator.snapshots import Snapshots
@@ -156,6 +159,35 @@ async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Pat
     assert "is damaged" in wrong.out
     accepted = await asyncio.to_thread(run, "verify", "--nats", server.url, "--accept")
     assert json.loads(accepted.out)["generation"] > 1
+
+
+class Troubled(RealServer):
+    """A server whose JetStream cannot answer about the feed: the question is turned into one that it refuses."""
+
+    def conf(self) -> str:
+        asked, instead = (f"$JS.API.STREAM.{verb}" for verb in ("INFO.COORDINATION_EVENTS", "MSG.GET.NONE"))
+        return f'{super().conf()}mappings {{ "{asked}": "{instead}" }}'
+
+
+async def test_a_feed_that_cannot_be_asked_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Whoever begins waits, and verify calls it unknown: only that there is no such stream means that there is none."""
+    server = Troubled(tmp_path)
+    await server.start()
+    try:
+        async with Bus.open(server.url, name="judge") as bus:
+            journal = NatsJournal(bus, SUBJECTS)
+            await journal.prepare()
+            async with leading(journal) as engine:
+                await a_bit_of_everything(engine)
+            with pytest.raises(Unavailable, match=SUBJECTS.stream_events):
+                await seen_by_feed(bus, SUBJECTS)
+            with pytest.raises(Unavailable, match=SUBJECTS.stream_events):
+                await remembering(journal, bus, SUBJECTS, HighWater(), Snapshots(bus, SUBJECTS))
+            report = await verify(bus, SUBJECTS, Files())
+            assert of(report.findings, "seen by the feed").state is State.UNKNOWN
+            assert of(report.findings, "slots").state is State.OK
+    finally:
+        await server.kill()
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------
