@@ -68,11 +68,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(NamedTuple):
-    """What this machine holds that follows the journal; None for what there is not."""
+    """What this machine holds that follows the journal, None for what there is not; and the *folder* to copy it to."""
 
     store: Path | None = None
     mark: Path | None = None
     archive: Path | None = None
+    folder: Path | None = None
 
 
 async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
@@ -98,7 +99,7 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
         findings += [await _held_against(journal, fold.world, one) for one in seen if one is not None]
         findings.append(await _snapshots(snapshots, manifests, fold))
         if not is_other:
-            findings.append(await compare_store(files.store, source, fold.world.position.sequence))
+            findings.append(await compare_store(files.store, source, fold.world.position.sequence, folder=files.folder))
     findings += told
     world = fold.world
     return Report(

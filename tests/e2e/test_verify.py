@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from coordinator import doctor
+from coordinator import doctor, verify_store
 from coordinator.bus import Bus
 from coordinator.catch_up import remembering, seen_by_feed
 from coordinator.client import Client
@@ -30,6 +32,7 @@ from tests.journals import a_bit_of_everything, folded, leading
 from tests.real_server import RealServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
@@ -98,6 +101,44 @@ async def test_a_read_model_that_is_none_is_found(bus: Bus, store: Path) -> None
     assert of(report.findings, "read model").state is State.FAIL
 
 
+@contextmanager
+def no_file_above(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process become larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_without_room_for_copies_nothing_is_blamed(
+    bus: Bus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the first copy has no room, the second one, or neither: it ends, is unknown, and says what to do."""
+    monkeypatch.setattr(verify_store, "BUILD_PATIENCE_S", 0.5)
+    with sqlite3.connect(store) as live:
+        [(pages,)], [(size,)] = (
+            live.execute("PRAGMA page_count").fetchall(),
+            live.execute("PRAGMA page_size").fetchall(),
+        )
+    live.close()
+    for most in (pages * size // 2, pages * size):
+        with no_file_above(most):
+            async with asyncio.timeout(60):
+                report = await verify(bus, SUBJECTS, Files(store=store))
+        found = of(report.findings, "read model")
+        assert found.state is State.UNKNOWN, (most, found)
+        assert "--folder" in found.do
+    nowhere = await verify(bus, SUBJECTS, Files(store=store, folder=tmp_path / "nowhere"))
+    assert of(nowhere.findings, "read model").state is State.UNKNOWN
+    folder = tmp_path / "large"
+    folder.mkdir()
+    enough = await verify(bus, SUBJECTS, Files(store=store, folder=folder))
+    assert of(enough.findings, "read model").state is State.OK
+    assert not list(folder.iterdir())
+
+
 async def test_what_somebody_else_wrote_is_found(bus: Bus, store: Path) -> None:
     """A commit under a foreign id is of no reign; one with a wrong chain ends the reading there."""
     journal = NatsJournal(bus, SUBJECTS)
@@ -150,7 +191,9 @@ async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> Non
 
 async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Path) -> None:
     """0 for a sound journal, 1 for a damaged one; JSON holds all of it."""
-    sound = await asyncio.to_thread(run, "verify", "--nats", server.url, "--home", str(store.parent), "-o", "json")
+    sound = await asyncio.to_thread(
+        run, "verify", "--nats", server.url, "--home", str(store.parent), "--folder", str(store.parent), "-o", "json"
+    )
     assert sound.code == 0, sound
     assert {one["state"] for one in json.loads(sound.out)["findings"]} <= {"ok", "unknown"}
     spoil(store)
