@@ -43,7 +43,10 @@ async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:
     await fold(world, journal, last)
     noted = await snapshots.archived()
     if noted is not None and noted.generation > world.generation:
-        msg = f"a restore was cut off before generation {noted.generation} began: run `backup restore` again"
+        msg = (
+            f"a restore was cut off before generation {noted.generation} began: run `backup restore` again; or "
+            "`verify --accept`, if it was that"
+        )
         raise Corrupt(msg, reason="half_restored")
     return world
 

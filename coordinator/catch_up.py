@@ -4,7 +4,8 @@ Folds the journal up to its end, and holds it against what was seen of it before
 Whoever is about to lead goes by this alone: a journal that ends before what was seen, or is another one, is `Corrupt`,
 and nothing may be written then, not even a claim, nor a stream be made where one is missing. Only a raised generation,
 which a restore and `coordinator verify --accept` write, tells that the journal is right and the memory is of a lost
-one. Witnesses are the instance's own mark, its read model, and the feed; each may be missing, none may be ahead.
+one. Witnesses are the instance's own mark, its read model, and the feed; each may be missing, none may be ahead. What
+is of another stream, as in a home whose namespace was changed, is no witness.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,8 +20,8 @@ import structlog
 
 from coordinator.beginning import begun, fold
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import Seen, seen_by_store
-from coordinator.jetstream import NO_STREAM, ApiError, key_stream
+from coordinator.high_water import Seen, is_of_another, seen_by_store
+from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.subscription import Message
@@ -70,6 +70,7 @@ class CatchUp:
         *,
         stream: str,
         doubt_s: float,
+        beside: str = "",
     ) -> None:
         self._journal = journal
         self._high_water = high_water
@@ -77,6 +78,7 @@ class CatchUp:
         self._witnesses = witnesses
         self._stream = stream
         self._doubt_s = doubt_s
+        self._beside = beside
         self._created = ""
 
     async def begun(self) -> World:
@@ -147,6 +149,7 @@ class CatchUp:
                 created=self._created,
                 stream=self._stream,
                 by="this coordinator's mark",
+                beside=self._beside,
             )
         )
 
@@ -220,11 +223,15 @@ async def remembering(
         Unavailable: JetStream does not answer.
     """
     stream, doubt_s = subjects.stream_journal, STALE_LEADER_S if replicas > 1 else 0.0
-    found = (seen_by_store(Path(store)) if store else None, await seen_by_feed(bus, subjects))
+    at_home, beside = seen_by_store(Path(store)) if store else None, ""
+    if at_home is not None and is_of_another(at_home, high_water.seen, stream):
+        log.warning("read_model_ignored", store=store, stream=stream, reason="it is of another stream")
+        beside, at_home = at_home.chain, None
+    found = (at_home, await seen_by_feed(bus, subjects))
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, snapshots, mark + witnesses, doubt_s=doubt_s)
-    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s)
+    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s, beside=beside)
 
 
 class NotingJournal:
@@ -315,18 +322,26 @@ async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
 
 
 async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
-    """Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it."""
+    """
+    Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it.
+
+    Raises:
+        Unavailable: JetStream does not say, as while its servers choose who leads: that is not the same as no feed.
+    """
     name = subjects.stream_events
-    with suppress(ApiError):
+    try:
         info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
         last = {"seq": info["state"]["last_seq"]}
-        if info["state"]["messages"]:
-            answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
-            headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
-            match = _message_id(headers.header(b"Nats-Msg-Id") or "")
-            if match is not None:
-                return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}")
-    return None
+        if not info["state"]["messages"]:
+            return None
+        answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
+    except ApiError as error:
+        if error.err_code in (NO_STREAM, NO_MESSAGE):
+            return None
+        raise Unavailable(f"{name}: {error.message}") from error
+    headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
+    match = _message_id(headers.header(b"Nats-Msg-Id") or "")
+    return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}") if match is not None else None
 
 
 async def _last_slot(bus: Bus, name: str) -> int | None:

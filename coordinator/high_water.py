@@ -40,6 +40,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     The journal held *sequence*, in *generation*, and *chain* was the hash of all up to there.
 
     An empty chain is not known. *by* says in words who has seen it; *created* when the stream was made, as it says.
+    *beside* is the chain of a read model in the same home that is of another stream.
     """
 
     sequence: int
@@ -48,6 +49,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created: str = ""
     stream: str = ""
     by: str = ""
+    beside: str = ""
 
 
 class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -146,6 +148,17 @@ def seen_by_store(path: Path) -> Seen | None:
             sequence, _, chain, _, generation, *_ = rows[0]
             return Seen(sequence=sequence, generation=generation, chain=chain, by=f"the read model {path.name}")
     return None
+
+
+def is_of_another(store: Seen, mark: Seen | None, stream: str) -> bool:
+    """
+    Say whether a read model is of another stream than *stream*, as the *mark* in the same home tells.
+
+    It does not say so itself. It is when the mark was of another one, and stays so until it has moved on.
+    """
+    if mark is None:
+        return False
+    return mark.stream not in ("", stream) or (store.chain != "" and store.chain == mark.beside)
 
 
 def _written(written: _Written) -> bytes:

@@ -154,8 +154,8 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         _api("STREAM.INFO", subjects.stream_events),
         _api("DIRECT.GET", subjects.stream_heartbeats),
         "$JS.API.STREAM.NAMES",
-        # It reads them as it begins; what it may write of them, a restore writes.
-        *(_api(verb, subjects.stream_snapshots) for verb in _SNAPSHOTS),
+        # It reads them as it begins; a restore writes them, and whoever accepts a loss removes those of what is lost.
+        *(_api(verb, subjects.stream_snapshots) for verb in (*_SNAPSHOTS, "STREAM.MSG.DELETE")),
     ]
     for domain in domains:
         asked += _reads_stream(subjects.stream_inbox(domain))

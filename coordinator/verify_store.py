@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.findings import Finding, fail, ok, unknown
 from coordinator.high_water import seen_by_store
-from projections.projector import Projector
-from projections.store import KINDS
+from projections.projector import Projector, ProjectorLimits
+from projections.sqlite_errors import is_passing
+from projections.store import KINDS, STORE_BUSY
 from projections.store_sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from projections.source import Bounds, CommitSource, Record
 
 CHECK = "read model"
+BUILD_PATIENCE_S = 10.0
 _DO = "delete it while its follower is stopped: it is built anew"
+_ROOM = "make room in the temporary directory, twice the read model's size, or name a larger one with --folder"
 _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
 _INTACT = "PRAGMA integrity_check(1)"
@@ -41,30 +44,41 @@ _EXTRA = {
 }
 
 
-async def compare_store(store: Path | None, source: CommitSource, last: int) -> Finding:
-    """Compare the read model in the file *store* with what *source*, which ends at *last*, makes of it."""
+async def compare_store(store: Path | None, source: CommitSource, last: int, *, folder: Path | None = None) -> Finding:
+    """
+    Compare the read model in the file *store* with what *source*, which ends at *last*, makes of it.
+
+    Both copies are made in a temporary directory, in *folder* where that is given.
+    """
     if store is None or not await asyncio.to_thread(store.is_file):
         return unknown(CHECK, f"there is none at {store}" if store else "none was given", "a follower makes one")
-    with tempfile.TemporaryDirectory(prefix="coordinator-verify-") as folder:
-        copy, built = Path(folder) / "copy.db", Path(folder) / "built.db"
-        try:
-            await asyncio.to_thread(_copy, store, copy)
-        except sqlite3.Error as error:
-            return fail(CHECK, f"{store} is damaged: {error}", _DO)
-        seen = seen_by_store(copy)
-        if seen is None:
-            return ok(CHECK, f"{store} holds nothing yet")
-        if seen.sequence > last:
-            return unknown(CHECK, f"{store} is at {seen.sequence}, behind the journal's end {last}: not compared")
-        try:
-            async with SqliteStore.open(built) as other:
-                await Projector(_Until(source, seen.sequence), other).run()
-        except (Corrupt, Unavailable) as error:
-            return unknown(CHECK, f"it could not be built a second time: {error.message}")
-        try:
-            differs = await asyncio.to_thread(_differences, built, copy)
-        except sqlite3.Error as error:
-            return fail(CHECK, f"{store} is damaged: {error}", _DO)
+    try:
+        with tempfile.TemporaryDirectory(prefix="coordinator-verify-", dir=folder) as temporary:
+            return await _compared(store, source, last, Path(temporary))
+    except OSError as error:
+        return unknown(CHECK, f"no copy of {store} can be made: {error}", _ROOM)
+    except sqlite3.Error as error:
+        if is_passing(error):
+            return unknown(CHECK, f"{store} could not be copied and compared: {error}", _ROOM)
+        return fail(CHECK, f"{store} is damaged: {error}", _DO)
+
+
+async def _compared(store: Path, source: CommitSource, last: int, folder: Path) -> Finding:
+    copy, built = folder / "copy.db", folder / "built.db"
+    await asyncio.to_thread(_copy, store, copy)
+    seen = seen_by_store(copy)
+    if seen is None:
+        return ok(CHECK, f"{store} holds nothing yet")
+    if seen.sequence > last:
+        return unknown(CHECK, f"{store} is at {seen.sequence}, behind the journal's end {last}: not compared")
+    try:
+        async with SqliteStore.open(built) as other:
+            limits = ProjectorLimits(patience_s=BUILD_PATIENCE_S)
+            await Projector(_Until(source, seen.sequence), other, limits=limits).run()
+    except (Corrupt, Unavailable) as error:
+        do = _ROOM if error.reason == STORE_BUSY else ""
+        return unknown(CHECK, f"it could not be built a second time: {error.message}", do)
+    differs = await asyncio.to_thread(_differences, built, copy)
     if differs:
         return fail(CHECK, f"{store} at {seen.sequence} is not what the journal makes: {'; '.join(differs)}", _DO)
     return ok(CHECK, f"{store} at {seen.sequence} is row by row what the journal makes")

@@ -9,6 +9,7 @@ with the message, after all that stands before the damage is written; a full dis
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from contextlib import aclosing, contextmanager
 from itertools import count
@@ -43,6 +44,8 @@ class ProjectorLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batch_s: float = 0.05
     """Folding holds the event loop up for about so long at most."""
     retry_max_s: float = 5.0
+    patience_s: float = math.inf
+    """How long a store that cannot be written is waited for, about."""
     listener_records: int = 1000
     """A listener further behind than this is dropped."""
 
@@ -218,16 +221,17 @@ class Projector:
             listener.tell(pending.told)
 
     async def _write_until_kept(self, batch: Batch) -> None:
-        pause_s = FIRST_PAUSE_S
+        pause_s, waited_s = FIRST_PAUSE_S, 0.0
         for attempt in count(1):
             try:
                 await self.store.write(batch)
             except Unavailable as error:
-                if error.reason != STORE_BUSY:
+                if error.reason != STORE_BUSY or waited_s >= self.limits.patience_s:
                     raise
                 if attempt.bit_count() == 1:  # 1, 2, 4, 8 …: a full disk is the last place for a flood of lines
                     log.warning("store_waits", position=str(batch.before), attempt=attempt, reason=error.message)
                 await asyncio.sleep(pause_s)
+                waited_s += pause_s
                 pause_s = min(2 * pause_s, self.limits.retry_max_s)
             else:
                 return

@@ -20,6 +20,7 @@ import structlog
 
 from events.base import START, Position
 from events.errors import Unavailable
+from projections.sqlite_errors import is_damage, is_passing
 from projections.store import (
     ANOTHER_WRITER,
     KINDS,
@@ -96,13 +97,6 @@ PUT_ONE = _for_each_kind(
     " ON CONFLICT (id) DO UPDATE SET created = excluded.created, status = excluded.status, tenant = excluded.tenant,"
     " name = excluded.name, ended_at = excluded.ended_at, state = excluded.state"
 )
-
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_PASSING = frozenset({
-    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
-})  # fmt: skip
-_PRIMARY_CODE = 0xFF
 
 
 class SqliteStore(Waits):
@@ -333,11 +327,10 @@ def _in_our_words(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
-        if code in _DAMAGED:
+        if is_damage(error):
             msg = f"{path} is damaged: {error}"
             raise StoreUnfit(msg) from error
-        if code in _PASSING:
+        if is_passing(error):
             msg = f"{path} cannot be used now: {error}"
             raise Unavailable(msg, reason=STORE_BUSY) from error
         raise

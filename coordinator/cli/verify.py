@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from coordinator.findings import Finding
     from coordinator.home import Home
     from coordinator.settings import Settings
-    from coordinator.verify import Report
+    from coordinator.verify import Files, Report
 
 _Value = TypeVar("_Value")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -38,6 +38,7 @@ _COLUMNS = (
 @URL_OPTION
 @_HOME
 @click.option("--archive", type=_FOLDER, help="The archive, for what has left the journal.")
+@click.option("--folder", type=_FOLDER, help="Where to make two copies of the read model; by default as TMPDIR says.")
 @click.option("--accept", is_flag=True, help="Begin a new generation with the journal as it is; what is lost stays so.")
 @output_options
 @click.pass_context
@@ -46,6 +47,7 @@ def verify(
     url: str | None,
     home: Path | None,
     archive: Path | None,
+    folder: Path | None,
     accept: bool,
     output: str,
     as_json: bool,
@@ -59,9 +61,10 @@ def verify(
     # What belongs to a NATS somewhere else is not in the directory of this user, unless one says so.
     directory = home if home is not None else None if url else settings.home_path()
     if accept:
-        show_json({"generation": _finished(_accept(settings, url, directory))})
+        show_json({"generation": _finished(_accept(settings, url, directory, archive))})
         return 0
-    return _show_report(_finished(_verify(settings, url, directory, archive)), output=output, as_json=as_json)
+    files = _files(directory, archive, folder)
+    return _show_report(_finished(_verify(settings, url, directory, files)), output=output, as_json=as_json)
 
 
 @click.command()
@@ -82,17 +85,22 @@ def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str,
     return 1 if has_failed(findings) else 0
 
 
-async def _verify(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> Report:
-    from coordinator.bus import Bus
-    from coordinator.client import credentials
+def _files(home: Path | None, archive: Path | None, folder: Path | None) -> Files:
     from coordinator.high_water import FILE
     from coordinator.home import Home
-    from coordinator.verify import Files, verify
+    from coordinator.verify import Files
+
+    if home is None:
+        return Files(archive=archive, folder=folder)
+    return Files(store=Home(home).state_db, mark=home / FILE, archive=archive, folder=folder)
+
+
+async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
+    from coordinator.bus import Bus
+    from coordinator.client import credentials
+    from coordinator.verify import verify
     from events.subjects import Subjects
 
-    files = Files(archive=archive)
-    if home is not None:
-        files = Files(store=Home(home).state_db, mark=home / FILE, archive=archive)
     async with (
         _served(settings, url, home) as where,
         Bus.open(where, name="verify", buffered=False, **credentials(settings)) as bus,
@@ -100,7 +108,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, archiv
         return await verify(bus, Subjects(settings.namespace), files)
 
 
-async def _accept(settings: Settings, url: str | None, home: Path | None) -> int:
+async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus import Bus
     from coordinator.client import credentials
     from coordinator.verify import accept
@@ -108,9 +116,9 @@ async def _accept(settings: Settings, url: str | None, home: Path | None) -> int
 
     async with (
         _served(settings, url, home) as where,
-        Bus.open(where, name="verify", buffered=False, **credentials(settings)) as bus,
+        Bus.open(where, name="verify", buffered=False, **credentials(settings, "coordinator")) as bus,
     ):
-        return await accept(bus, Subjects(settings.namespace))
+        return await accept(bus, Subjects(settings.namespace), archive=archive, replicas=settings.nats.replicas)
 
 
 @asynccontextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from coordinator import backup
@@ -18,9 +20,12 @@ from coordinator.permissions import user_of
 from coordinator.restore import restore
 from coordinator.snapshots import Snapshots
 from coordinator.snapshotter import SnapshotLimits
+from coordinator.verify import accept
+from events.base import Position
 from events.subjects import Subjects
 from projections.history import replay_digest
-from tests.journals import a_bit_of_everything, leading, some_tasks
+from tests.commands import run
+from tests.journals import a_bit_of_everything, folded, leading, some_tasks
 from tests.secured import secured
 
 if TYPE_CHECKING:
@@ -65,3 +70,29 @@ async def test_each_does_its_part_with_its_own_credentials(tmp_path: Path) -> No
         restored = await restore(bus, S, folder, contents)
         world = await begun(NatsJournal(bus, S), Snapshots(bus, S))
         assert (world.generation, world.epoch) == (restored.generation, restored.claim)
+
+
+async def test_a_loss_is_accepted_with_the_credentials_of_a_coordinator(tmp_path: Path) -> None:
+    """Snapshots of what was lost go, and the claim comes; who may not do both changes nothing."""
+    async with secured(tmp_path) as server, server.bus(user_of("coordinator")) as bus:
+        journal, snapshots = NatsJournal(bus, S), Snapshots(bus, S)
+        await journal.prepare()
+        async with leading(journal) as engine:
+            await some_tasks(engine, "t", 4)
+        world = await folded(journal)
+        end = world.position.sequence
+        kept = await snapshots.write(world.frozen())
+        for ahead in (1, 4):  # of the slot that the claim will take, and of one far behind
+            lost = msgspec.structs.replace(kept, position=Position(end + ahead, 0), generation=world.generation + ahead)
+            await bus.js_publish(S.snapshot_manifest, msgspec.json.encode(lost), timeout_s=PATIENCE_S)
+        async with server.bus(user_of("admin")) as admin:
+            with pytest.raises(Forbidden):
+                await accept(admin, S)
+        assert len(await snapshots.manifests()) == 3
+        assert (await journal.bounds()).last == end
+        line = ("verify", "--accept", "--nats", server.url)
+        accepted = await asyncio.to_thread(run, *line, timeout_s=60.0, **server.environment)
+        assert accepted.code == 0, accepted
+        assert await snapshots.manifests() == [kept]
+        after = await begun(journal, snapshots)
+        assert (after.generation, after.epoch) == (json.loads(accepted.out)["generation"], end + 1)

@@ -14,12 +14,15 @@ from coordinator.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
 from coordinator.feed import FeedLimits, feed_stream
+from coordinator.findings import State
+from coordinator.follower import Follower
 from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.streams import ensure_stream
-from coordinator.verify import accept
+from coordinator.verify import Files, accept, verify
+from events.base import Position
 from events.subjects import Subjects
 from tests.faults import damage
 from tests.journals import folded
@@ -51,14 +54,14 @@ def coordinator_of(server: RealServer, mark: Path | None, name: str = "one", **m
 
 
 @asynccontextmanager
-async def leading(server: RealServer, mark: Path | None) -> AsyncIterator[Client]:
+async def leading(server: RealServer, mark: Path | None, **more: Any) -> AsyncIterator[Client]:
     """Have a coordinator lead while the block runs; what it fails with comes out of the block."""
-    coordinator = coordinator_of(server, mark)
+    coordinator = coordinator_of(server, mark, **more)
     async with task_group() as tasks:
         running = tasks.create_task(coordinator.run())
         async with asyncio.timeout(WAIT_S):
             await coordinator.leading.wait()
-        async with Client.open(server.url) as client:
+        async with Client.open(server.url, namespace=more.get("namespace", SUBJECTS.namespace)) as client:
             yield client
         running.cancel()
 
@@ -215,6 +218,28 @@ async def test_a_loss_that_is_accepted_is_gone_on_from(server: RealServer, tmp_p
         await submit(client, 1, "v")
     async with leading(server, mark) as client:
         await submit(client, 1, "w")
+
+
+async def test_what_a_home_has_of_another_namespace_is_no_witness(server: RealServer, tmp_path: Path) -> None:
+    """The namespace was changed: neither at the first start nor at later ones does the read model say a word."""
+    mark, store, other = tmp_path / FILE, tmp_path / "state.db", Subjects("staging")
+    async with leading(server, mark) as client:
+        await submit(client, 9)
+    end = await last_of(server)
+    async with Follower.open(server.url, store) as follower:
+        opened = await follower.wait_opened(WAIT_S)
+        await opened.wait_for(Position(end, 0), WAIT_S)
+    for turn in range(2):
+        async with Bus.open(server.url, name="judge") as bus:
+            report = await verify(bus, other if turn else SUBJECTS, Files(store=store, mark=mark))
+        states = {one.check: one.state for one in report.findings}
+        assert State.FAIL not in states.values(), report
+        assert states["read model"] is (State.UNKNOWN if turn else State.OK)
+        assert ("seen by the read model state.db" in states) is (turn == 0)
+        async with leading(server, mark, namespace="staging", store_file=str(store)) as client:
+            await submit(client, 1, f"s{turn}")
+    # Before the journal of the other namespace is as long: of that one alone it is a witness.
+    assert (await says(server, None, namespace="third", store_file=str(store))).reason == "journal_gone"
 
 
 async def test_a_damaged_mark_stops_the_start(server: RealServer, tmp_path: Path) -> None:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from coordinator import doctor
+from coordinator import doctor, verify_store
 from coordinator.bus import Bus
+from coordinator.catch_up import remembering, seen_by_feed
 from coordinator.client import Client
 from coordinator.doctor_machine import look_here
+from coordinator.errors import Unavailable
 from coordinator.findings import Finding, State
 from coordinator.follower import Follower
+from coordinator.high_water import HighWater
 from coordinator.journal_nats import NatsJournal, stream_config
 from coordinator.settings import load
-from coordinator.verify import Files, verify
+from coordinator.snapshots import Snapshots
+from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run
-from tests.journals import a_bit_of_everything, leading
+from tests.journals import a_bit_of_everything, folded, leading
 from tests.real_server import RealServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
@@ -94,6 +101,44 @@ async def test_a_read_model_that_is_none_is_found(bus: Bus, store: Path) -> None
     assert of(report.findings, "read model").state is State.FAIL
 
 
+@contextmanager
+def no_file_above(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process become larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_without_room_for_copies_nothing_is_blamed(
+    bus: Bus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the first copy has no room, the second one, or neither: it ends, is unknown, and says what to do."""
+    monkeypatch.setattr(verify_store, "BUILD_PATIENCE_S", 0.5)
+    with sqlite3.connect(store) as live:
+        [(pages,)], [(size,)] = (
+            live.execute("PRAGMA page_count").fetchall(),
+            live.execute("PRAGMA page_size").fetchall(),
+        )
+    live.close()
+    for most in (pages * size // 2, pages * size):
+        with no_file_above(most):
+            async with asyncio.timeout(60):
+                report = await verify(bus, SUBJECTS, Files(store=store))
+        found = of(report.findings, "read model")
+        assert found.state is State.UNKNOWN, (most, found)
+        assert "--folder" in found.do
+    nowhere = await verify(bus, SUBJECTS, Files(store=store, folder=tmp_path / "nowhere"))
+    assert of(nowhere.findings, "read model").state is State.UNKNOWN
+    folder = tmp_path / "large"
+    folder.mkdir()
+    enough = await verify(bus, SUBJECTS, Files(store=store, folder=folder))
+    assert of(enough.findings, "read model").state is State.OK
+    assert not list(folder.iterdir())
+
+
 async def test_what_somebody_else_wrote_is_found(bus: Bus, store: Path) -> None:
     """A commit under a foreign id is of no reign; one with a wrong chain ends the reading there."""
     journal = NatsJournal(bus, SUBJECTS)
@@ -123,9 +168,32 @@ async def test_a_journal_behind_its_read_model_is_found(bus: Bus, store: Path) -
     assert "--accept" in found.do
 
 
+async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> None:
+    """One that a follower replaced is not damaged; one that is still there, and not whole, is."""
+    journal, snapshots = NatsJournal(bus, SUBJECTS), Snapshots(bus, SUBJECTS, kept=2)
+    last = (await journal.bounds()).last
+    for at in (last - 3, last - 2):
+        await snapshots.write((await folded(journal, at)).frozen())
+    before = await snapshots.manifests()
+    fold = _Fold(journal, {one.position.sequence: one for one in before})
+    assert {one.state for one in await fold.run()} == {State.OK}
+    assert (await _snapshots(snapshots, before, fold)).seen == "2 are what the journal folds to"
+    await snapshots.write((await folded(journal, last - 1)).frozen())
+    found = await _snapshots(snapshots, before, fold)
+    assert (found.state, found.seen) == (State.OK, "1 are what the journal folds to, 1 were replaced meanwhile")
+    await snapshots.write((await folded(journal, last)).frozen())
+    assert (await _snapshots(snapshots, before, fold)).state is State.UNKNOWN
+    broken = msgspec.structs.replace((await snapshots.manifests())[0], chunks=[999_999])
+    await bus.js_publish(SUBJECTS.snapshot_manifest, msgspec.json.encode(broken), timeout_s=WAIT_S)
+    report = await verify(bus, SUBJECTS, Files(store=store))
+    assert "misses its chunk 999999" in of(report.findings, "snapshots").seen
+
+
 async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Path) -> None:
     """0 for a sound journal, 1 for a damaged one; JSON holds all of it."""
-    sound = await asyncio.to_thread(run, "verify", "--nats", server.url, "--home", str(store.parent), "-o", "json")
+    sound = await asyncio.to_thread(
+        run, "verify", "--nats", server.url, "--home", str(store.parent), "--folder", str(store.parent), "-o", "json"
+    )
     assert sound.code == 0, sound
     assert {one["state"] for one in json.loads(sound.out)["findings"]} <= {"ok", "unknown"}
     spoil(store)
@@ -134,6 +202,35 @@ async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Pat
     assert "is damaged" in wrong.out
     accepted = await asyncio.to_thread(run, "verify", "--nats", server.url, "--accept")
     assert json.loads(accepted.out)["generation"] > 1
+
+
+class Troubled(RealServer):
+    """A server whose JetStream cannot answer about the feed: the question is turned into one that it refuses."""
+
+    def conf(self) -> str:
+        asked, instead = (f"$JS.API.STREAM.{verb}" for verb in ("INFO.COORDINATION_EVENTS", "MSG.GET.NONE"))
+        return f'{super().conf()}mappings {{ "{asked}": "{instead}" }}'
+
+
+async def test_a_feed_that_cannot_be_asked_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Whoever begins waits, and verify calls it unknown: only that there is no such stream means that there is none."""
+    server = Troubled(tmp_path)
+    await server.start()
+    try:
+        async with Bus.open(server.url, name="judge") as bus:
+            journal = NatsJournal(bus, SUBJECTS)
+            await journal.prepare()
+            async with leading(journal) as engine:
+                await a_bit_of_everything(engine)
+            with pytest.raises(Unavailable, match=SUBJECTS.stream_events):
+                await seen_by_feed(bus, SUBJECTS)
+            with pytest.raises(Unavailable, match=SUBJECTS.stream_events):
+                await remembering(journal, bus, SUBJECTS, HighWater(), Snapshots(bus, SUBJECTS))
+            report = await verify(bus, SUBJECTS, Files())
+            assert of(report.findings, "seen by the feed").state is State.UNKNOWN
+            assert of(report.findings, "slots").state is State.OK
+    finally:
+        await server.kill()
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------

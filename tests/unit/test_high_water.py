@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Corrupt, Refused
-from coordinator.high_water import HighWater, Seen, seen_by_store
+from coordinator.high_water import HighWater, Seen, is_of_another, seen_by_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,17 @@ def test_a_torn_write_leaves_the_mark_before(tmp_path: Path) -> None:
         high_water.note(seen(3))
     with HighWater.open(file) as high_water:
         assert high_water.seen == seen(3)
+
+
+def test_a_read_model_is_of_the_stream_that_the_mark_says() -> None:
+    """Without a mark it counts; with one of another stream it does not, then or later, until it has moved on."""
+    assert not is_of_another(seen(5), None, "J")
+    assert not is_of_another(seen(5), seen(1), "J")
+    assert is_of_another(seen(5), seen(1), "K")
+    turned = Seen(sequence=1, generation=1, stream="K", beside=seen(5).chain)
+    assert is_of_another(seen(5), turned, "K")
+    assert not is_of_another(seen(6), turned, "K")
+    assert not is_of_another(Seen(sequence=1, generation=1), Seen(sequence=1, generation=1, stream="K"), "K")
 
 
 def test_a_damaged_mark_is_told(tmp_path: Path) -> None:
