@@ -265,7 +265,8 @@ class Engine:
         commandid = caller.command_id if command.REMEMBERED else ""
         if kind is ClaimTasks:
             self.signs.workers[command.worker_id] = self._heard
-        if commandid and f"{caller.actor}/{commandid}" in self.world.remembered:
+        again = bool(commandid) and f"{caller.actor}/{commandid}" in self.world.remembered
+        if again:
             events: tuple[Event, ...] = ()
         else:
             streak = self.signs.streak(command) if kind is ReportCheck else 1
@@ -282,7 +283,7 @@ class Engine:
         elif kind is ReportCheck:
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
         if asked.wants_answer:
-            turn.answers.append((asked, answer(self.world, command, context, events), None))
+            turn.answers.append((asked, answer(self.world, command, context, events, again=again), None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)

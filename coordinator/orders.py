@@ -374,7 +374,7 @@ class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
 class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
     """Give a share of a pool back; the answer is False when nothing was held."""
 
-    KIND, VERB, Answer = "pool", "release", bool
+    KIND, VERB, Answer, REMEMBERED = "pool", "release", bool, True
 
     pool_id: str
     request_id: str
