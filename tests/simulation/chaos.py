@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from coordinator.runtime import RuntimeState
 from events.errors import Refused
+from tests.simulation.loop import MOST_WRONG_S
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Sim
     from tests.simulation.loop import Process, SeededLoop
 
 LONGEST_FUSE = 400
-LEAP_S = 7200.0
 
 
 class Chaos:
@@ -147,13 +147,13 @@ class Chaos:
     async def _clock_jumped_ahead(self) -> bool:
         process = self._one("coordinator", "coordinator", "node", "worker")
         if process is not None:
-            process.offset_s += self._random.random() * LEAP_S
+            process.offset_s = min(process.offset_s + self._random.random() * MOST_WRONG_S, MOST_WRONG_S)
         return process is not None
 
     async def _clock_jumped_back(self) -> bool:
         process = self._one("coordinator", "coordinator", "node", "worker")
         if process is not None:
-            process.offset_s -= self._random.random() * LEAP_S
+            process.offset_s = max(process.offset_s - self._random.random() * MOST_WRONG_S, -MOST_WRONG_S)
         return process is not None
 
     async def _container_exited(self) -> bool:

@@ -35,7 +35,7 @@ from tests.simulation.actors import MIB, NAMESPACE, URL, Actor, connect
 from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
 from tests.simulation.faults import Dice, Plan
-from tests.simulation.loop import PROCESS, Process, SeededLoop
+from tests.simulation.loop import MOST_WRONG_S, PROCESS, Process, SeededLoop
 from tests.simulation.watch import Machine, Violation, Watch
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Sim:
     async def _live(self, name: str, body: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         """Let a process live, and live again after each death, until it has done what it was to do."""
         while not self._over:
-            process: Process = Process(name, offset_s=self.random.uniform(-600, 600), pace=self.random.uniform(0.99, 1.01))
+            process: Process = Process(name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01))
             self.processes[name] = process
             main = asyncio.get_running_loop().create_task(body(process), context=process.context)
             process.main = main

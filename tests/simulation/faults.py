@@ -75,7 +75,7 @@ def plan_of(seed: int) -> Plan:
     return Plan(
         seed=seed,
         is_lively=seed % 2 == 0,
-        faulty_s=random.choice((30.0, 40.0, 50.0)),
+        faulty_s=random.choice((18.0, 18.0, 24.0, 40.0)),
         intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
         coordinators=random.choice((2, 2, 3)),
         replicated=random.random() < 0.5,

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 RESOLUTION_S = 1e-9
 EPOCH_BEGIN = 1_700_000_000.0
+MOST_WRONG_S = 250.0
+"""Wall clocks are wrong by less than half the time for which the fold remembers commands: see ADR 0009."""
 
 
 class Process:
