@@ -33,7 +33,11 @@ def main() -> int:
     """Run what was asked for and say what came of it."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         # Sets of text are walked in an order of their own in each process; a seed must give one run everywhere.
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation", *sys.argv[1:]],
+            os.environ | {"PYTHONHASHSEED": "0"},
+        )
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
@@ -71,7 +75,9 @@ def many(seeds: range) -> int:
         all_of_them.add(played)
     took_s = time.monotonic() - began
     fired, events = all_of_them.fired, all_of_them.events
-    print(f"{len(seeds)} seeds, {all_of_them.steps:,} steps, {sum(fired.values()):,} faults, {took_s:.1f} s: no violation")
+    print(
+        f"{len(seeds)} seeds, {all_of_them.steps:,} steps, {sum(fired.values()):,} faults, {took_s:.1f} s: no violation"
+    )
     print(f"{all_of_them.short} of them had fewer than 5,000 steps or 3 faults")
     print("faults:", ", ".join(f"{name} {count:,}" for name, count in sorted(fired.items())))
     print("events:", ", ".join(f"{name} {count:,}" for name, count in sorted(events.items())))

@@ -25,9 +25,14 @@ from coordinator.commands import (
     FailTask,
     GetContainer,
     GetTask,
+    LeaveWorker,
+    PauseContainer,
+    ProgressTask,
     RegisterService,
     RegisterWorker,
     ReleasePool,
+    ReleaseTask,
+    ResumeContainer,
     StartContainer,
     StopContainer,
     SubmitTask,
@@ -104,6 +109,7 @@ class Submitter(Actor):
             task_name="work",
             priority=number % 3,
             timeout_s=1.5 if number % 5 == 0 else None,
+            max_retries=1 if number % 7 == 0 else None,
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
         )
         await self.ask(command)
@@ -113,7 +119,9 @@ class Submitter(Actor):
                 self.sim.dice.fired["cancelled"] += 1
             except (Refused, NotFound):
                 pass  # it had ended before
-        while not (task := await self.client.execute(GetTask(task_id=task_id, wait_s=5.0), timeout_s=PATIENCE_S)).is_ended:
+        while not (
+            task := await self.client.execute(GetTask(task_id=task_id, wait_s=5.0), timeout_s=PATIENCE_S)
+        ).is_ended:
             pass
         self.sim.seen_ended[task_id] = task.status
 
@@ -155,11 +163,18 @@ class Worker(Actor):
         for task in tasks:
             await self._execute(task)
             self._leases.remove(task.lease)
+        if self.random.random() < 0.02:
+            await self.ask(LeaveWorker(worker_id=self.name))
 
     async def _execute(self, task: Task) -> None:
         await self.sleep(0.0, 0.8)
         try:
-            if self.random.random() < 0.15:
+            drawn = self.random.random()
+            if drawn < 0.1:
+                await self.ask(ProgressTask(task_id=task.task_id, lease=task.lease, progress=0.5))
+            if drawn > 0.95:
+                await self.ask(ReleaseTask(task_id=task.task_id, lease=task.lease))
+            elif drawn > 0.8:
                 await self.ask(FailTask(task_id=task.task_id, error="drawn", lease=task.lease, worker_id=self.name))
             else:
                 await self.ask(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name))
@@ -209,6 +224,10 @@ class ContainerUser(Actor):
             return
         await self._until(container_id, ContainerStatus.RUNNING, least=False)
         await self.sleep(0.0, 4.0)
+        if self.random.random() < 0.3:
+            await self._until_done(PauseContainer(container_id=container_id))
+            await self.sleep(0.0, 3.0)
+            await self._until_done(ResumeContainer(container_id=container_id))
         await self._until_done(StopContainer(container_id=container_id, force=self.random.random() < 0.3))
         await self._until(container_id, ContainerStatus.STOPPED, ContainerStatus.ERROR)
 
@@ -287,7 +306,9 @@ class Domain(Actor):
         if number % 6 == 5:
             return "task.submitted", b"nonsense"
         if number % 2:
-            events = [self._event(f"{number}.{index}", "weather.noted", {"n": number}) for index in range(1 + number % 3)]
+            events = [
+                self._event(f"{number}.{index}", "weather.noted", {"n": number}) for index in range(1 + number % 3)
+            ]
             return "weather.noted", msgspec.json.encode(events)
         task_id = f"{self.name}-task-{number}"
         return "task.submitted", msgspec.json.encode(

@@ -152,7 +152,9 @@ class Broker:
         self.journal = ""
         self.stored: Callable[[bytes, bytes], None] = lambda *_: None
         self._exact: dict[str, dict[tuple[Connection, int], None]] = {}
-        self._wild: dict[tuple[Connection, int], list[str]] = {}
+        self._wild: dict[str, dict[tuple[Connection, int], list[str]]] = {}
+        """Patterns with wildcards, by what stands before the first of them."""
+        self._homes: dict[str, Stream | None] = {}
         self._replicated = replicated
         self._context = copy_context()
         self._context.run(PROCESS.set, None)
@@ -172,17 +174,39 @@ class Broker:
     def subscribe(self, connection: Connection, sid: int) -> None:
         """Note an interest."""
         subject = connection.subscriptions[sid][0]
-        if "*" in subject or ">" in subject:
-            self._wild[connection, sid] = subject.split(".")
+        if (prefix := _literal(subject)) != subject:
+            self._wild.setdefault(prefix, {})[connection, sid] = subject.split(".")
         else:
             self._exact.setdefault(subject, {})[connection, sid] = None
 
     def unsubscribe(self, connection: Connection, sid: int, subject: str) -> None:
         """Forget an interest."""
-        if self._wild.pop((connection, sid), None) is None and subject in self._exact:
-            self._exact[subject].pop((connection, sid), None)
-            if not self._exact[subject]:
-                del self._exact[subject]
+        prefix = _literal(subject)
+        table: dict[str, Any] = self._exact if prefix == subject else self._wild
+        if prefix in table:
+            table[prefix].pop((connection, sid), None)
+            if not table[prefix]:
+                del table[prefix]
+
+    def _listening(self, subject: str) -> list[tuple[Connection, int]]:
+        found = list(self._exact.get(subject, ()))
+        tokens = subject.split(".")
+        prefix = ""
+        for token in tokens:
+            prefix = f"{prefix}.{token}" if prefix else token
+            for key, pattern in self._wild.get(prefix, {}).items():
+                if matches(pattern, tokens):
+                    found.append(key)
+        return found
+
+    def _home(self, subject: str) -> Stream | None:
+        """Find the stream that keeps messages on *subject*."""
+        if subject.startswith("_INBOX"):
+            return None
+        if subject not in self._homes:
+            tokens = subject.split(".")
+            self._homes[subject] = next((one for one in self.streams.values() if one.takes(tokens)), None)
+        return self._homes[subject]
 
     def restart(self) -> None:
         """Break all connections, and forget what is only in memory."""
@@ -248,29 +272,22 @@ class Broker:
         if subject.startswith("$JS.API."):
             self._api(subject[8:], reply, data)
             return
-        tokens = subject.split(".")
-        for stream in self.streams.values():
-            if stream.takes(tokens):
-                if stream.name == self.journal:
-                    self._commit(stream, subject, reply, headers, data)
-                else:
-                    self._answer(reply, stream.store(subject, headers, data))
-                break
-        if not self.publish(subject, tokens, reply, headers, data) and reply and not self._is_stored(tokens):
+        stream = self._home(subject)
+        if stream is not None and stream.name == self.journal:
+            self._commit(stream, subject, reply, headers, data)
+        elif stream is not None:
+            self._answer(reply, stream.store(subject, headers, data))
+        if not self.publish(subject, reply, headers, data) and reply and stream is None:
             self._to(reply, reply, "", b"NATS/1.0 503\r\n\r\n", b"")
-
-    def _is_stored(self, tokens: list[str]) -> bool:
-        return any(stream.takes(tokens) for stream in self.streams.values())
 
     def _back(self, connection: Connection, then: Callable[[], None]) -> None:
         if not connection.process.cut_in:
             for when in self._ways(connection, is_out=False):
                 self._at(when, connection.process.context, then)
 
-    def publish(self, subject: str, tokens: list[str], reply: str, headers: bytes, data: bytes) -> int:
+    def publish(self, subject: str, reply: str, headers: bytes, data: bytes) -> int:
         """Deliver to all that listen, to one of each queue group; say to how many."""
-        found = list(self._exact.get(subject, ()))
-        found += [key for key, pattern in self._wild.items() if matches(pattern, tokens)]
+        found = self._listening(subject)
         groups: dict[str, list[tuple[Connection, int]]] = {}
         sent = 0
         for connection, sid in found:
@@ -287,16 +304,12 @@ class Broker:
 
     def _to(self, inbox: str, subject: str, reply: str, headers: bytes, data: bytes) -> bool:
         """Deliver to whoever listens on *inbox*, as a message on *subject*; say whether anyone does."""
-        tokens = inbox.split(".")
-        found = list(self._exact.get(inbox, ()))
-        found += [key for key, pattern in self._wild.items() if matches(pattern, tokens)]
+        found = self._listening(inbox)
         for connection, sid in found:
             self._deliver(connection, sid, subject, reply, headers, data)
         return bool(found)
 
-    def _deliver(
-        self, connection: Connection, sid: int, subject: str, reply: str, headers: bytes, data: bytes
-    ) -> None:
+    def _deliver(self, connection: Connection, sid: int, subject: str, reply: str, headers: bytes, data: bytes) -> None:
         if not connection.process.cut_in:
             for when in self._ways(connection, is_out=False):
                 self._at(when, connection.process.context, self._take, connection, connection.generation, sid, subject,
@@ -343,6 +356,7 @@ class Broker:
             case "STREAM", ["CREATE", name]:
                 if name not in self.streams:
                     self.streams[name] = Stream(request, replicated=self._replicated)
+                    self._homes.clear()
                     if name == self.journal:
                         self.streams[name].checked = self.stored
                 self._answer(reply, encode(self.streams[name].info()))
@@ -396,6 +410,13 @@ def _found(stream: Stream, request: dict[str, Any]) -> bytes:
         "data": base64.b64encode(one.data).decode(),
     }
     return encode({"message": message})
+
+
+def _literal(subject: str) -> str:
+    """Give what of a pattern stands before its first wildcard."""
+    for wildcard in (".*", ".>"):
+        subject = subject.partition(wildcard)[0]
+    return subject
 
 
 def _now() -> float:

@@ -228,9 +228,13 @@ class History:
                 ended = self.tasks[command.task_id]
                 kept = _has(ended, TaskAttemptFailed, command.lease) or _has(ended, TaskFailed, command.lease)
             case AllocatePool() if answer:
-                kept = any(isinstance(one, PoolAllocated) and one.request_id == command.request_id for one, _ in self.others)
+                kept = any(
+                    isinstance(one, PoolAllocated) and one.request_id == command.request_id for one, _ in self.others
+                )
             case ReleasePool() if answer:
-                kept = any(isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others)
+                kept = any(
+                    isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others
+                )
         if not kept:
             _broken(f"{command} was acknowledged and does not stand in the journal")
 
@@ -289,7 +293,9 @@ def _check_inboxes(sim: Sim, history: History) -> None:
         for what, there, here in (
             ("facts", history.facts[domain], facts), ("refusals", history.refused[domain], nonsense),
         ):  # fmt: skip
-            if (there if sim.plan.is_lively else there[: len(here)]) != (here if sim.plan.is_lively else here[: len(there)]):
+            if (there if sim.plan.is_lively else there[: len(here)]) != (
+                here if sim.plan.is_lively else here[: len(there)]
+            ):
                 _broken(f"of the inbox of {domain} the {what} {there} are on record; it holds {here}")
 
 

@@ -167,7 +167,9 @@ class Sim:
         tasks = [one for one in engine.world.tasks.values() if not one.is_ended] if engine is not None else []
         users = [name for name, process in self.processes.items() if process.alive and "er" in name]
         where = engine.world.position if engine is not None else None
-        return f"leader {engine and engine.epoch} at {where}, store {self.store.position().position}, {tasks=}, {users=}"
+        return (
+            f"leader {engine and engine.epoch} at {where}, store {self.store.position().position}, {tasks=}, {users=}"
+        )
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +199,9 @@ class Sim:
     async def _live(self, name: str, body: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
         """Let a process live, and live again after each death, until it has done what it was to do."""
         while not self._over:
-            process: Process = Process(name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01))
+            process: Process = Process(
+                name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01)
+            )
             self.processes[name] = process
             main = asyncio.get_running_loop().create_task(body(process), context=process.context)
             process.main = main

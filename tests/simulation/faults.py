@@ -26,8 +26,8 @@ OUTCOMES = ("stale_refused", "cancelled")
 """What users run into for all that, counted with the faults."""
 EVENTS = (
     "container.destroyed", "container.failed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused",
-    "node.lost", "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled",
-    "task.failed", "task.report_refused", "task.timed_out", "worker.lost",
+    "container.paused", "container.resumed", "node.lost", "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled",
+    "task.failed", "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """What must come about over many seeds, or they have tried little."""
 

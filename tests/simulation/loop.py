@@ -65,14 +65,12 @@ PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 class _Task(asyncio.Task[Any]):
     """A task that sets hold in the order it was made, not by its address, so that runs repeat."""
 
-    def __init__(self, coroutine: Any, **options: Any) -> None:
-        super().__init__(coroutine, **options)
-        loop = self.get_loop()
-        assert isinstance(loop, SeededLoop)
-        self._number = next(loop.numbers)
+    def __init__(self, coroutine: Any, *, loop: SeededLoop, **options: Any) -> None:
+        self._number = next(loop.numbers)  # first, for the base class puts it into a set
+        super().__init__(coroutine, loop=loop, **options)
 
     def __hash__(self) -> int:
-        return getattr(self, "_number", 0)
+        return self._number
 
     def __eq__(self, other: object) -> bool:
         return self is other

@@ -148,7 +148,9 @@ class Stream:
 class Consumer:
     """An ephemeral consumer: sends what stands behind `next` to whoever pulls, and a sign of life now and then."""
 
-    def __init__(self, stream: Stream, name: str, start: int, send: Callable[[str, str, str, bytes, bytes], bool]) -> None:
+    def __init__(
+        self, stream: Stream, name: str, start: int, send: Callable[[str, str, str, bytes, bytes], bool]
+    ) -> None:
         self.stream = stream
         self.name = name
         self._next = start
