@@ -48,6 +48,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "coordination"
     handlers: str = ""
     slots: int = 8
+    creds: str | None = None
+    tls_ca: str | None = None
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Place:
@@ -73,6 +75,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
             namespace=environment.get("COORDINATOR_NAMESPACE", "coordination"),
             handlers=environment.get("COORDINATOR_HANDLERS", ""),
             slots=int(slots),
+            creds=environment.get("COORDINATOR_NATS__CREDS") or None,
+            tls_ca=environment.get("COORDINATOR_NATS__TLS_CA") or None,
         )
 
 
@@ -102,7 +106,14 @@ async def run_agent(place: Place) -> None:
 
     async with (
         stop_on_signals(stop_all, force),
-        Client.open(place.url, source="agent", namespace=place.namespace, name=place.container_id) as client,
+        Client.open(
+            place.url,
+            source="agent",
+            namespace=place.namespace,
+            name=place.container_id,
+            creds=place.creds,
+            tls_ca=place.tls_ca,
+        ) as client,
         task_group() as tasks,
     ):
         offering = tasks.create_task(_keep_offering(client, place, worker))
@@ -121,6 +132,8 @@ def _worker(place: Place) -> Worker | None:
         "agent",
         url=place.url,
         namespace=place.namespace,
+        creds=place.creds,
+        tls_ca=place.tls_ca,
         worker_id=place.container_id,
         container_id=place.container_id,
         slots=place.slots,

@@ -17,15 +17,15 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
 
-import msgspec
 import structlog
 from nats.errors import Error as NatsError
 
-from coordinator.errors import Refused, Unavailable
+from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.ids import TimeOrderedIds
-from coordinator.jetstream import Ack, ApiError, ack_of, answer_of
-from coordinator.nats_client import NatsClient, check_subject, frame_of, login_of, servers_of
+from coordinator.jetstream import Ack, ApiError, ack_of, answer_of, request_of
+from coordinator.nats_client import NatsClient, check_subject, forbidden_subject, frame_of, login_of, servers_of
 from coordinator.subscription import Message, Subscription
+from events.credentials import INBOXES, read_login
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -58,15 +58,18 @@ class Bus:
     it failed: what the writer needs. A buffered one keeps up to 2 MiB for the reconnect.
     """
 
-    def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str) -> None:
+    def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str, user: str) -> None:
         self.where = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
+        self.user = user
+        """Who the credentials say we are; empty when they do not."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
+        self.server: dict[str, Any] = {}  # what it said of itself when we connected
         self._buffered = buffered
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
         self._connected = asyncio.Event()
         self._inbox = f"{inbox_prefix}.{_ids.new('bus')}"
-        self._waiting: dict[bytes, asyncio.Future[Message]] = {}
+        self._waiting: dict[bytes, tuple[str, asyncio.Future[Message]]] = {}
         self._requests = 0
         self._subscriptions: set[Subscription] = set()
         self._tasks: asyncio.TaskGroup
@@ -85,23 +88,26 @@ class Bus:
         reconnect_forever: bool = True,
         buffered: bool = True,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        inbox_prefix: str = "_INBOX",
     ) -> AsyncIterator[Bus]:
         """
         Connect to *url*, `nats://token@host:port` or `nats://user:password@host:port`, several joined by commas.
+
+        *creds* is a file of credentials, *tls_ca* one of certificates to trust. Answers come to inboxes of the user's.
 
         Raises:
             Unavailable: no server answered within *connect_timeout_s*.
             Refused: the URL makes no sense, or the server does not accept the credentials.
         """
         servers = servers_of(url)
-        bus = cls(servers, buffered=buffered, inbox_prefix=inbox_prefix)
+        login = None if creds is None else read_login(creds)
+        prefix, user = (INBOXES, "") if login is None else (login.inbox_prefix, login.user)
+        bus = cls(servers, buffered=buffered, inbox_prefix=prefix, user=user)
         options = {
-            **login_of(servers, creds),
+            **(login_of(servers) if login is None else login.apply(bus._client)),
             "servers": [f"{server.scheme}://{server.hostname}:{server.port or 4222}" for server in servers],
             "tls": ssl.create_default_context(cafile=tls_ca) if tls_ca or servers[0].scheme == "tls" else None,
             "name": name,
-            "inbox_prefix": inbox_prefix,
+            "inbox_prefix": prefix,
             "max_reconnect_attempts": -1 if reconnect_forever else 1,
             "reconnect_time_wait": RECONNECT_WAIT_S,
             "connect_timeout": min(connect_timeout_s, 2.0),
@@ -204,7 +210,7 @@ class Bus:
 
         Raises:
             Unavailable: nobody listens on *subject*, or no answer came; whether it was received is not known.
-            Refused: see `publish`.
+            Forbidden: the server does not let these credentials publish there. Refused: see `publish`.
         """
         return (await self.request_message(subject, data, timeout_s=timeout_s, headers=headers)).data
 
@@ -215,7 +221,7 @@ class Bus:
         self._requests += 1
         token = b"%d" % self._requests
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = waiting
+        self._waiting[token] = subject, waiting
         try:
             await self.publish(subject, data, reply=f"{self._inbox}.{self._requests}", headers=headers)
             async with asyncio.timeout(timeout_s):
@@ -273,12 +279,12 @@ class Bus:
             ApiError: JetStream says no.
             Unavailable: it did not answer.
         """
-        raw = await self.request(f"$JS.API.{api}", _encoded(payload), timeout_s=timeout_s)
+        raw = await self.request(f"$JS.API.{api}", request_of(payload), timeout_s=timeout_s)
         return answer_of(raw)
 
     async def js_send(self, api: str, payload: Mapping[str, Any] | bytes, reply: str) -> None:
         """Call the JetStream API *api*, and let what it answers come to the subject *reply*."""
-        await self.publish(f"$JS.API.{api}", _encoded(payload), reply=reply)
+        await self.publish(f"$JS.API.{api}", request_of(payload), reply=reply)
 
     async def js_publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
@@ -328,18 +334,19 @@ class Bus:
         except (TimeoutError, OSError, NatsError) as error:
             why = self._last_error or str(error) or type(error).__name__
             if "authorization" in why.lower():
-                msg = f"{self.where} does not accept the credentials in the URL: {why}"
+                msg = f"{self.where} does not accept the credentials: {why}"
                 raise Refused(msg, reason="bad_credentials") from None
             msg = f"no NATS server at {self.where} within {timeout_s} s ({why}): start one, or correct the URL"
             raise Unavailable(msg, reason="no_server") from None
         finally:
             self._connecting = None
+        self.server = self._client.server
         self._connected.set()
 
     def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        waiting = self._waiting.get(subject[len(self._inbox) + 1 :])
-        if waiting is not None and not waiting.done():
-            waiting.set_result(Message(subject.decode(), reply.decode(), data, headers or b""))
+        found = self._waiting.get(subject[len(self._inbox) + 1 :])
+        if found is not None and not found[1].done():
+            found[1].set_result(Message(subject.decode(), reply.decode(), data, headers or b""))
 
     def _disconnected(self) -> None:
         if not self._connected.is_set():
@@ -350,9 +357,17 @@ class Bus:
         _call(self.on_disconnect)
 
     def _fail_waiting(self, why: str) -> None:
-        for waiting in self._waiting.values():
+        for _, waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(Unavailable(f"{why} before the answer came", reason="disconnected"))
+
+    def _forbid(self, subject: str) -> None:
+        """End the requests that the server does not let through: nobody will ever answer them."""
+        log.warning("nats_not_permitted", server=self.where, user=self.user, subject=subject[:200])
+        for asked, waiting in self._waiting.values():
+            if asked.lower() == subject and not waiting.done():
+                msg = f"the credentials of {self.user or 'this connection'} do not allow {asked}: use another user's"
+                waiting.set_exception(Forbidden(msg, reason="not_permitted"))
 
     async def _reconnected(self) -> None:
         self._connected.set()
@@ -367,6 +382,8 @@ class Bus:
     async def _error(self, error: Exception) -> None:
         """Take an error nats-py tells about; raising here would end its read loop."""
         text = str(error) or type(error).__name__
+        if forbidden := forbidden_subject(text):
+            self._forbid(forbidden)
         # While the server is away the same error comes back four times a second.
         if text != self._last_error:
             self._last_error = text
@@ -375,23 +392,9 @@ class Bus:
             self._connecting.reschedule(asyncio.get_running_loop().time())
 
 
-def key_stream(bucket: str) -> str:
-    """Name the stream of a key-value bucket."""
-    return f"KV_{bucket}"
-
-
-def key_subject(bucket: str, key: str) -> str:
-    """Spell the subject of a key in a bucket; `>` for all."""
-    return f"$KV.{bucket}.{key}"
-
-
 def _call(hooks: list[Callable[[], None]]) -> None:
     for hook in tuple(hooks):
         try:
             hook()
         except Exception:  # raising here would end nats-py's reconnecting
             log.exception("connection_hook_failed")
-
-
-def _encoded(payload: Mapping[str, Any] | bytes) -> bytes:
-    return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)

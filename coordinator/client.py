@@ -25,6 +25,7 @@ from coordinator.wire import ORDERS, decode_answers, encode_order, request_of, v
 from events.base import START, Position
 from events.codec import UNREADABLE, encode, rfc3339
 from events.codec import envelope as codec_envelope
+from events.credentials import read_login
 from events.errors import CoordinationError, Unavailable
 from events.ids import checked
 from events.service import ServiceHeartbeat
@@ -47,10 +48,33 @@ RETRY_PAUSE_S = 0.05
 _ids = TimeOrderedIds()
 
 
-def credentials(settings: Any) -> dict[str, Any]:
-    """Give what the settings say of NATS credentials, as the connections take it."""
+def credentials(settings: Any, role: str = "admin", name: str = "") -> dict[str, Any]:
+    """
+    Give what the settings say of NATS credentials, as the connections take it: those named, else those of *role*.
+
+    Raises:
+        Refused: the directory of credentials has none for *role*.
+    """
     nats = settings.nats
-    return {"creds": str(nats.creds) if nats.creds else None, "tls_ca": str(nats.tls_ca) if nats.tls_ca else None}
+    creds, tls_ca = nats.creds, nats.tls_ca
+    if role == "follower" and settings.follower.creds is not None:
+        creds = settings.follower.creds
+    if nats.auth is not None:
+        from coordinator.auth_files import AuthDirectory
+
+        directory = AuthDirectory(nats.auth)
+        creds = creds if creds is not None else directory.find(role, name)
+        tls_ca = tls_ca if tls_ca is not None else directory.authority_or_none()
+    return {"creds": str(creds) if creds else None, "tls_ca": str(tls_ca) if tls_ca else None}
+
+
+def name_in(creds: str | None, role: str) -> str:
+    """Give the name that the file *creds* gives a *role*, which may go by no other; empty when it says none."""
+    return _name_as(role, read_login(creds).user) if creds else ""
+
+
+def _name_as(role: str, user: str) -> str:
+    return user.removeprefix(f"{role}-") if user.startswith(f"{role}-") else ""
 
 
 class Door(Protocol):
@@ -101,7 +125,7 @@ class Client:
         connect_timeout_s: float = 5.0,
     ) -> AsyncIterator[Client]:
         """
-        Connect to the NATS that the coordinator is on; `source` is who the commands are from.
+        Connect to the NATS that the coordinator is on; *source* is who the commands are from, unless *creds* say.
 
         Raises:
             Unavailable: no server answered.
@@ -113,7 +137,7 @@ class Client:
             ) as bus,
             asyncio.TaskGroup() as tasks,
         ):
-            client = cls(bus, tasks, source=source, namespace=namespace, tenant=tenant)
+            client = cls(bus, tasks, source=bus.user or source, namespace=namespace, tenant=tenant)
             await bus.subscribe(client.subjects.leader, client._leader_changed)
             try:
                 yield client
@@ -123,6 +147,10 @@ class Client:
                 client._close()
         if failure is not None:
             raise failure
+
+    def name_as(self, role: str) -> str:
+        """Give the name that the credentials give a *role*, such as a node; empty when they are not of that role."""
+        return _name_as(role, self.bus.user)
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """Order or ask something; see `Door.execute`."""

@@ -113,15 +113,15 @@ class RpcDoor:
 
     def _hand_over(self, order: Order, source: str, reply: Any) -> None:
         command = order.data
+        caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
         if isinstance(command, FindServices):
             try:
-                found = self._engine.ask_now(command)
+                found = self._engine.ask_now(command, caller)
             except CoordinationError as error:
                 reply(None, error)
             else:
                 reply(found, None)
             return
-        caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
         self._engine.put(Asked(command, caller, reply))
 
     def encode(self, value: Any, error: CoordinationError | None) -> bytes:

@@ -62,6 +62,10 @@ def _attempts(world: World, signs: Signs, context: Context, heard_now: float) ->
             if has_left:
                 yield released(task, "the worker left", context)
                 continue
+            # Commit time never stands still, so no attempt of the present generation begins at that very moment.
+            if task.started_at is not None and task.started_at <= world.restored_at:
+                yield released(task, "the journal was restored from a backup", context)
+                continue
             silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
             if silent_for_s > limit_s:
                 yield failed_attempt(

@@ -211,6 +211,12 @@ class EmbeddedServer:
             self._lock_fd = None
 
 
+def monitor_of(store: Path) -> str:
+    """Give the monitoring URL of the server that runs over *store*; empty when none has said where."""
+    running = _running(store)
+    return "" if running is None else f"http://{_HOST}:{running.monitor_port}"
+
+
 def new_token() -> str:
     """Make a secret token that nats.conf can hold: it starts with a letter, or it would be read as a number."""
     return "t" + secrets.token_hex(24)
@@ -262,12 +268,14 @@ async def _healthy(monitor_port: int) -> bool:
         reader, writer = await asyncio.open_connection(_HOST, monitor_port)
         try:
             writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
-            return b" 200 " in await reader.readline()
+            said = await reader.readline()
         finally:
+            # Not waited for here: were it broken, its error would take the place of a cancellation, and swallow it.
             writer.close()
-            await writer.wait_closed()
+        await writer.wait_closed()
     except OSError:
         return False
+    return b" 200 " in said
 
 
 async def _until_free(port: int) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.access import Access
 from coordinator.clock import CommitClock
 from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, WithdrawClaim
 from coordinator.decide import answer, decide
@@ -38,6 +39,7 @@ from events.errors import CoordinationError, Corrupt, Refused, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from coordinator.authorization import AccessRules
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
     from coordinator.hints import Notify
@@ -72,6 +74,7 @@ class Engine:
         limits: Limits | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
         notify: Notify = lambda *_: None,
+        access: AccessRules | None = None,
     ) -> None:
         self.world = world
         self.signs = Signs()
@@ -90,7 +93,8 @@ class Engine:
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
-        self.inboxes = InboxTurns(world, self._decide, self.intake.wake, self._limits)
+        self._access = None if access is None else Access(access, world)
+        self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
@@ -163,8 +167,10 @@ class Engine:
                 self.put(Asked(back, caller, lambda *_: None))
             raise
 
-    def ask_now(self, question: Any) -> Any:
-        """Answer a discovery question at once, from the world as it stands."""
+    def ask_now(self, question: Any, caller: Caller | None = None) -> Any:
+        """Answer a discovery question at once, from the world as it stands; *caller* is None in this process."""
+        if self._access is not None and caller is not None:
+            self._access.check(caller, question)
         return ask(self.world, self.signs, question, self._clock.heard())
 
     def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
@@ -239,6 +245,10 @@ class Engine:
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
         try:
+            if self._access is not None:
+                found = self._access.check(asked.caller, asked.command)
+                if found is not None:
+                    self._access.meter(asked.command, found, turn.now)
             if asked.command.IS_QUESTION:
                 self._answer_question(turn, asked)
             else:
@@ -257,6 +267,12 @@ class Engine:
             self._waiting.add(asked)
         else:
             turn.answers.append((asked, value, None))
+
+    def _decide_from_inbox(self, turn: Turn, asked: Asked) -> None:
+        """Decide an order of another domain; how fast these come is bounded by their inbox."""
+        if self._access is not None:
+            self._access.check(asked.caller, asked.command)
+        self._decide(turn, asked)
 
     def _decide(self, turn: Turn, asked: Asked) -> None:
         command: Any = asked.command

@@ -4,6 +4,7 @@ from events.errors import (
     ERRORS,
     CoordinationError,
     Corrupt,
+    Forbidden,
     NotFound,
     Refused,
     StaleLease,
@@ -11,4 +12,14 @@ from events.errors import (
     error_of,
 )
 
-__all__ = ["ERRORS", "CoordinationError", "Corrupt", "NotFound", "Refused", "StaleLease", "Unavailable", "error_of"]
+__all__ = [
+    "ERRORS",
+    "CoordinationError",
+    "Corrupt",
+    "Forbidden",
+    "NotFound",
+    "Refused",
+    "StaleLease",
+    "Unavailable",
+    "error_of",
+]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
+from coordinator.archive_source import ArchiveSource
 from coordinator.bus import Bus
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import Feed
@@ -23,13 +24,15 @@ from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from coordinator.lag import lag
 from coordinator.read_door import ReadDoor, ReadLimits
+from coordinator.snapshots import Snapshots
+from coordinator.snapshotter import SnapshotLimits, Snapshotter
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
 from projections.store import StoreUnfit
 from projections.store_sqlite import SqliteStore, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from coordinator.feed import FeedLimits
@@ -61,6 +64,9 @@ class Follower:
         self.store: Store | None = None
         self.projector: Projector | None = None
         self.feed: Feed | None = None
+        self.begins: Callable[[int], Awaitable[bytes | None]] | None = None
+        """Gives the newest snapshot of the journal before a slot."""
+        self.snapshotter: Snapshotter | None = None
         self._source = source
         self._path = path
         self._limits = limits if limits is not None else FollowerLimits()
@@ -80,9 +86,13 @@ class Follower:
         tls_ca: str | None = None,
         limits: FollowerLimits | None = None,
         feed: FeedLimits | None = None,
+        snapshots: SnapshotLimits | None = None,
+        archive: Path | None = None,
     ) -> AsyncIterator[Follower]:
         """
         Follow the journal at *url* into *path*, and with *feed* into the feed; answer questions, while the block runs.
+
+        With *snapshots* it writes some; what has left the journal is read from the directory *archive*.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
@@ -97,8 +107,13 @@ class Follower:
             reach(name="feed", buffered=False) if feed is not None else nullcontext() as feed_bus,
         ):
             journal = NatsJournal(bus, subjects)
-            follower = cls(journal, path, limits)
-            if feed_bus is not None:
+            follower = cls(journal if archive is None else ArchiveSource(archive, journal), path, limits)
+            wanted = snapshots if snapshots is not None else SnapshotLimits()
+            kept = Snapshots(bus, subjects, replicas=wanted.replicas, kept=wanted.kept)
+            follower.begins = lambda before: kept.newest(journal, bytes, before=before)
+            if snapshots is not None:
+                follower.snapshotter = Snapshotter(kept, lambda: follower.projector, snapshots)
+            if feed is not None and feed_bus is not None:
                 follower.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), feed)
             door = ReadDoor(
                 bus,
@@ -117,6 +132,8 @@ class Follower:
             working = [tasks.create_task(self._keep_following())]
             if self.feed is not None:
                 working.append(tasks.create_task(self.feed.run()))
+            if self.snapshotter is not None:
+                working.append(tasks.create_task(self.snapshotter.run()))
             try:
                 yield
             finally:
@@ -168,12 +185,14 @@ class Follower:
             pause_s = min(2 * pause_s, self._limits.longest_pause_s)
 
     async def _follow(self, store: SqliteStore) -> NoReturn:
-        projector = Projector(self._source, store, limits=self._limits.projector)
-        self.store, self.projector = store, projector
+        self.store = store
         self._opened.set()
         log.info("follower_started", path=str(self._path), position=str(store.position().position))
         try:
-            await projector.run()
+            self.projector = Projector(
+                self._source, store, snapshot=await self._snapshot(store), limits=self._limits.projector
+            )
+            await self.projector.run()
         except Unavailable:
             raise
         except CoordinationError as error:
@@ -188,6 +207,15 @@ class Follower:
             self._opened.clear()
             log.info("follower_stopped", path=str(self._path), position=str(store.position().position))
         raise AssertionError
+
+    async def _snapshot(self, store: Store) -> bytes | None:
+        """
+        Give a snapshot to begin with, if one helps.
+
+        Behind it at least one record is folded that the store has too, which tells whether they are of one journal.
+        """
+        stored = store.position().position.sequence
+        return None if stored <= 1 or self.begins is None else await self.begins(stored)
 
     def _set_aside(self, reason: str) -> str:
         try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coordinator.errors import CoordinationError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NANOSECONDS = 1_000_000_000
 
@@ -87,3 +90,18 @@ def answer_of(raw: bytes) -> dict[str, Any]:
     if error is not None:
         raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
     return answer
+
+
+def key_stream(bucket: str) -> str:
+    """Name the stream of a key-value bucket."""
+    return f"KV_{bucket}"
+
+
+def key_subject(bucket: str, key: str) -> str:
+    """Spell the subject of a key in a bucket; `>` for all."""
+    return f"$KV.{bucket}.{key}"
+
+
+def request_of(payload: Mapping[str, Any] | bytes) -> bytes:
+    """Write what is asked of the API; bytes are written already."""
+    return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)

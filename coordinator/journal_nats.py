@@ -119,6 +119,10 @@ class NatsJournal:
         """See `CommitSource.bounds`."""
         return await self._reader.bounds()
 
+    async def look(self) -> tuple[Bounds, str]:
+        """Say which slots there are, and when the stream was created."""
+        return await self._reader.look()
+
     def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
         """See `CommitSource.read`."""
         return self._reader.read(after, until)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.jetstream import NO_STREAM, ApiError
+from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.journal import NO_JOURNAL
 from coordinator.pull_consumer import Interrupted, ReadLimits, open_consumer
 from projections.source import Bounds, Record
@@ -87,8 +87,28 @@ class JournalReader:
                 raise Unavailable(msg, reason=NO_JOURNAL) from error
             raise Unavailable(error.message) from error
         state = info["state"]
-        last = state["last_seq"]
-        return Bounds(state["first_seq"] if state["messages"] else last + 1, last), info["created"]
+        first, last = state["first_seq"], state["last_seq"]
+        if not state["messages"]:
+            first = last + 1
+        elif first > 1 or state["messages"] <= last - first:
+            first = await self._behind_claim(first)
+        return Bounds(first, last), info["created"]
+
+    async def _behind_claim(self, first: int) -> int:
+        """Something has left the stream: pass over the claim that stays when all around it is archived."""
+        which = {"seq": first, "next_by_subj": self.subjects.journal}
+        api = f"STREAM.MSG.GET.{self.subjects.stream_journal}"
+        try:
+            answer = await self.bus.js_request(api, which, timeout_s=self.limits.answer_timeout_s)
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return first
+            raise Unavailable(error.message) from error
+        commit: int = answer["message"]["seq"]
+        if commit == first:
+            return first
+        stays_alone = first > 1 and commit == first + 1
+        return commit if stays_alone or await self.slot(commit - 1) is None else first
 
 
 class _Reading:
@@ -118,8 +138,11 @@ class _Reading:
                         if batch:
                             self._progress(batch[-1].sequence)
                             yield batch
-                        elif await self._check() > self._after and consumer.has_stalled():
-                            raise Interrupted("the stream holds more, and nothing came")
+                        elif await self._check() > self._after:
+                            # Nothing comes either where all that should is missing, up to the end.
+                            lost = await reader.slot(self._after + 1) is None
+                            if lost or consumer.has_stalled():
+                                raise Interrupted("the stream holds more, and nothing came", gap=lost)
             except Interrupted as stop:
                 log.info("journal_reading_restarted", after=self._after, reason=stop.reason)
                 if stop.gap:
@@ -156,7 +179,7 @@ class _Reading:
         if until is not None and last < until:
             self._corrupt(f"stream {name} ends at {last}, but {until} was there: it went backwards or was recreated")
         if first > after + 1:
-            self._corrupt(f"stream {name} begins at {first}: records {after + 1} to {first - 1} are gone")
+            self._corrupt(f"stream {name} begins at {first}: records {after + 1} to {first - 1} are gone, or archived")
         self._created = created
         self._doubt_since = None
         return last
@@ -180,7 +203,8 @@ class _Reading:
         if self._gap_since is None:
             self._gap_since = _now()
         if self._gaps >= GAP_PROOFS and _now() - self._gap_since >= self._reader.doubt_s:
-            msg = f"record {missing} is missing from {self._reader.subjects.stream_journal}, and later ones are there"
+            name = self._reader.subjects.stream_journal
+            msg = f"record {missing} is missing from {name}, which says that it holds later ones: they were lost"
             raise Corrupt(msg)
 
     async def _pause(self, reason: str) -> None:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator.bus import key_stream, key_subject
 from coordinator.clock import SystemClock
 from coordinator.errors import Refused, Unavailable
 from coordinator.ids import Ids, TimeOrderedIds
-from coordinator.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError
+from coordinator.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
 from coordinator.streams import ensure_stream
 from coordinator.subscription import Message
 

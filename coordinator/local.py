@@ -20,6 +20,7 @@ from coordinator.home import Home
 from coordinator.node import NodeAgent, capacity_of, open_runtime
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, instance_of
+from coordinator.snapshotter import snapshot_limits
 from coordinator.supervise import keep_serving
 from events.errors import Unavailable
 
@@ -45,21 +46,27 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
     home = Home(folder)
     namespace = settings.namespace
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
-        coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator")))
+        coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator"), home=home))
         keeping = tasks.create_task(keep_serving(server))
         serving = tasks.create_task(coordinator.run())
         try:
             await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
             async with (
                 Client.open(server.url, namespace=namespace, name="app") as client,
-                Follower.open(server.url, home.state_db, namespace=namespace, feed=feed_limits(settings)),
+                Follower.open(
+                    server.url,
+                    home.state_db,
+                    namespace=namespace,
+                    feed=feed_limits(settings),
+                    snapshots=snapshot_limits(settings),
+                ),
                 open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
                 NodeAgent.open(
                     client,
                     runtime,
                     node_id=settings.node.node_id or home.instance("node"),
                     capacity=capacity_of(settings),
-                    url=server.url,
+                    reach={"COORDINATOR_URL": server.url},
                     secrets=home.path / "secrets",
                     interval_s=settings.node.sync_interval_s,
                 ) as node,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
@@ -35,6 +35,7 @@ _PING = b"PING\r\n"
 _PERMISSIONS = "permissions violation"
 _SECOND_TRY_S = 0.5
 
+_forbidden = re.compile(r'permissions violation for publish to "([^"]*)"').search
 _has_space = re.compile(r"[\s\x00]").search
 
 
@@ -76,6 +77,11 @@ class NatsClient(Client):
         if self._subs.pop(sid, None) is not None and self.is_connected:
             await self._send_unsubscribe(sid)
 
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the server said of itself: version, max_payload, cluster."""
+        return dict(self._server_info)
+
     def abort(self) -> None:
         """Break the connection now, whatever is still unsent; a reconnect follows unless the client is closed."""
         writer = getattr(self._transport, "_io_writer", None)
@@ -116,6 +122,14 @@ class NatsClient(Client):
         self.abort()
         await super()._process_op_err(e)
 
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        # nats-py changes a plain connection over to TLS and leaves asyncio's protocol in the belief that it is plain:
+        # it then logs a warning at each close.
+        protocol = getattr(getattr(self._transport, "_io_writer", None), "_protocol", None)
+        if protocol is not None and self.options.get("tls") is not None:
+            protocol._over_ssl = True  # noqa: SLF001
+
     async def _read_loop(self) -> None:
         await super()._read_loop()
         # It returns when the connection was given up, or when it died of an exception that it only logged.
@@ -154,16 +168,20 @@ def servers_of(url: str) -> list[SplitResult]:
     return servers
 
 
-def login_of(servers: list[SplitResult], creds: str | None) -> dict[str, str]:
+def login_of(servers: list[SplitResult]) -> dict[str, str]:
     """Take the login out of the URL: nats-py would not use it for servers of the cluster that it learns of later."""
-    if creds is not None:
-        return {"user_credentials": creds}
     first = next((server for server in servers if server.username), None)
     if first is None or first.username is None:
         return {}
     if first.password is None:
         return {"token": unquote(first.username)}
     return {"user": unquote(first.username), "password": unquote(first.password)}
+
+
+def forbidden_subject(error: str) -> str:
+    """Give the subject, in small letters, that the server says we may not publish on; empty when it says else."""
+    found = _forbidden(error.lower())
+    return found[1] if found is not None else ""
 
 
 def check_subject(subject: str, other: str = "") -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,13 +24,14 @@ from coordinator.groups import task_group
 from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.wire import may_answer
+from events.codec import UNREADABLE
 from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
 from events.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
     from coordinator.bus import Message
@@ -59,7 +61,7 @@ class NodeAgent:
         *,
         node_id: str,
         capacity: Resources,
-        url: str,
+        reach: Mapping[str, str],
         secrets: Path,
         labels: dict[str, str] | None = None,
         interval_s: float = SYNC_INTERVAL_S,
@@ -70,7 +72,7 @@ class NodeAgent:
         self._client = client
         self._runtime = runtime
         self._capacity = capacity
-        self._url = url
+        self._reach = reach
         self._secrets = secrets
         self._labels = labels if labels is not None else {}
         self._interval_s = interval_s
@@ -92,8 +94,8 @@ class NodeAgent:
         subjects = client.subjects
         subscriptions = [
             await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set()),
-            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), agent._answer_logs),
-            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), agent._answer_usage),
+            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), partial(agent._answer, agent._logs)),
+            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), partial(agent._answer, agent._usage)),
         ]
         async with task_group() as agent._tasks:
             syncing = agent._tasks.create_task(agent._keep_syncing())
@@ -282,7 +284,7 @@ class NodeAgent:
     def _launch(self, order: DesiredContainer) -> Launch:
         namespace = self._client.subjects.namespace
         environment = {
-            "COORDINATOR_URL": self._url,
+            **self._reach,
             "COORDINATOR_NAMESPACE": namespace,
             "COORDINATOR_CONTAINER_ID": order.container_id,
             "COORDINATOR_AGENT_TYPE": order.agent_type,
@@ -319,18 +321,12 @@ class NodeAgent:
 
     # --- questions to this node ---------------------------------------------------------------------------------------
 
-    async def _answer_logs(self, message: Message) -> None:
-        await self._answer(message, self._logs)
-
-    async def _answer_usage(self, message: Message) -> None:
-        await self._answer(message, self._usage)
-
-    async def _answer(self, message: Message, question: Any) -> None:
+    async def _answer(self, question: Any, message: Message) -> None:
         try:
             asked = msgspec.json.decode(message.data, type=NodeQuestion)
             body: dict[str, Any] = {"ok": await question(asked)}
-        except msgspec.MsgspecError as error:
-            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"}}
+        except UNREADABLE as error:
+            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"[:300]}}
         except CoordinationError as error:
             body = {"error": {"code": error.code, "message": error.message}}
         if may_answer(message.reply):

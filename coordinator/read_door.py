@@ -150,6 +150,7 @@ class ReadDoor:
         self._lag = lag
         self._limits = limits if limits is not None else ReadLimits()
         self._answering: set[asyncio.Task[None]] = set()
+        self._forged = 0
         self._tasks: asyncio.TaskGroup
 
     @asynccontextmanager
@@ -276,9 +277,12 @@ class ReadDoor:
 
     def _may_reply(self, reply: str) -> bool:
         """Say whether an answer may go there: nobody may have us write to the journal, or to JetStream, in our name."""
-        if reply and not may_answer(reply):
-            log.warning("question_with_forged_reply", reply=reply[:200])
-        return may_answer(reply)
+        may = may_answer(reply)
+        if reply and not may:
+            self._forged += 1
+            if self._forged & (self._forged - 1) == 0:  # whoever floods a door must not flood the log
+                log.warning("question_with_forged_reply", reply=reply[:200], count=self._forged)
+        return may
 
 
 def decode_question(verb: str, body: bytes) -> Question:

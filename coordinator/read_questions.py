@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from coordinator.client import Client
 
 READ_TIMEOUT_S = 5.0
+ATTEMPT_S = 2.0
+WAIT_S = 10.0
+"""How long a follower waits to be as far as asked, where the question does not say."""
 AGAIN_S = 0.1
 
 
@@ -41,9 +44,13 @@ async def ask_follower(
     deadline = loop.time() + timeout_s
     body = msgspec.json.encode(question)
     subject = client.subjects.read(client.source, verb)
+    # What a follower took that was killed is answered by nobody: it is asked again once an answer is overdue.
+    waits_s = question.get("timeout_s", WAIT_S) if verb == "wait" or "at_least" in question else 0.0
+    attempt_most_s = waits_s + ATTEMPT_S
     while True:
         try:
-            raw = await client.bus.request(subject, body, timeout_s=max(0.001, deadline - loop.time()))
+            attempt_s = min(attempt_most_s, deadline - loop.time())
+            raw = await client.bus.request(subject, body, timeout_s=max(0.001, attempt_s))
             return _value_of(raw, type)
         except Unavailable as error:
             pause_s = error.retry_after_s or AGAIN_S

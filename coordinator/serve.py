@@ -13,18 +13,22 @@ import asyncio
 import gc
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from coordinator import __version__
+from coordinator.authorization import AccessRules
 from coordinator.bus import Bus
+from coordinator.catch_up import CatchUp, NotingJournal, remembering
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
 from coordinator.groups import task_group
+from coordinator.high_water import FILE, HighWater
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
 from coordinator.leadership import Lease
@@ -32,15 +36,17 @@ from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
+from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
-from events.errors import Corrupt, Refused, Unavailable
+from events.errors import Refused, Unavailable
 from events.subjects import Subjects
 from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
+    from coordinator.home import Home
     from coordinator.micro import RequestStats
     from coordinator.settings import Settings
 
@@ -71,23 +77,33 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)
     inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
+    access: AccessRules | None = None
     lease_ttl_s: int = 15
     lease_renew_s: float = 4.0
     lease_fresh_s: float = 8.0
+    seen_file: str = ""
+    """Where it keeps how far it has seen the journal; nowhere when empty."""
+    store_file: str = ""
+    """A read model that has seen the journal too."""
 
 
-def instance_of(settings: Settings, *, url: str, name: str) -> Instance:
-    """Make an instance's description from the settings."""
+def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = None) -> Instance:
+    """Make an instance's description from the settings; in *home* it remembers how far the journal was."""
+    from coordinator.settings_security import access_of
+
     return Instance(
         url=url,
         name=name,
+        seen_file=str(home.path / FILE) if home is not None else "",
+        store_file=str(home.state_db) if home is not None else "",
         version=__version__,
         namespace=settings.namespace,
-        **credentials(settings),
+        **credentials(settings, "coordinator"),
         replicas=settings.nats.replicas,
         rules=settings.rules(),
         limits=settings.limits(),
         inbox=limits_of(settings),
+        access=access_of(settings),
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
@@ -104,6 +120,7 @@ class Coordinator:
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
+        self._not_known = ""
         self._world = World()
 
     async def run(self) -> None:
@@ -111,10 +128,18 @@ class Coordinator:
         Serve until `stop`.
 
         Raises:
-            Corrupt: the journal is damaged; nothing was written.
+            Corrupt: the journal is damaged, went back behind what was seen of it, or is gone; nothing was written.
             Refused: a stream is configured otherwise than it must be, or the credentials are wrong.
             Unavailable: NATS cannot be reached at the start.
         """
+        instance = self._instance
+        with HighWater.open(Path(instance.seen_file) if instance.seen_file else None) as high_water:
+            async with task_group() as tasks:
+                syncing = tasks.create_task(high_water.keep_synced())
+                await self._run(high_water)
+                syncing.cancel()
+
+    async def _run(self, high_water: HighWater) -> None:
         instance = self._instance
         reach = partial(Bus.open, instance.url, buffered=False, creds=instance.creds, tls_ca=instance.tls_ca)
         async with (
@@ -130,6 +155,16 @@ class Coordinator:
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
+            snapshots = Snapshots(doors, self._subjects, replicas=instance.replicas)
+            catch_up = await remembering(
+                journal,
+                writer,
+                self._subjects,
+                high_water,
+                snapshots,
+                store=instance.store_file,
+                replicas=instance.replicas,
+            )
             await journal.prepare()
             await ensure_stream(doors, heartbeat_stream(self._subjects))
             lease = Lease(
@@ -146,7 +181,7 @@ class Coordinator:
             while not self._stopped.is_set():
                 began = self._clock.heard()
                 try:
-                    await self._reign(journal, lease, doors, api.stats)
+                    await self._reign(journal, catch_up, lease, doors, api.stats)
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -172,23 +207,22 @@ class Coordinator:
                 await self._stopped.wait()
         return self._stopped.is_set()
 
-    async def _reign(self, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
-        world = self._world = World()
-        await _fold(world, journal, (await journal.bounds()).last)
-        self._check_foldable(world)
+    async def _reign(
+        self, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus, stats: RequestStats
+    ) -> None:
+        world = self._world = await catch_up.begun()
         # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
-        if not await lease.take_back(self._instance.name):
+        if not self._may_lead(world) or not await lease.take_back(self._instance.name):
             log.info("standing_by", instance=self._instance.name)
-            while not await lease.acquire(STAND_BY_S):
-                if self._stopped.is_set():
+            while not self._may_lead(world) or not await lease.acquire(STAND_BY_S):
+                if await self._stopped_within(0.0 if self._may_lead(world) else STAND_BY_S):
                     return
-                await _fold(world, journal, (await journal.bounds()).last)
-                self._check_foldable(world)
+                await catch_up.to_end(world)
         try:
             async with task_group() as tasks:
                 work = [
                     tasks.create_task(lease.hold()),
-                    tasks.create_task(self._lead(world, journal, lease, doors, stats)),
+                    tasks.create_task(self._lead(world, journal, catch_up, lease, doors, stats)),
                     tasks.create_task(self._stopped.wait()),
                 ]
                 await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -199,26 +233,40 @@ class Coordinator:
         finally:
             await lease.release()
 
-    def _check_foldable(self, world: World) -> None:
-        """
-        Make sure that what was written is understood, before the lead is taken from whoever understands it.
+    def _may_lead(self, world: World) -> bool:
+        """Say whether all that was written is understood; what a newer version wrote is folded on, never led."""
+        if world.unfoldable and world.unfoldable != self._not_known:
+            self._not_known = world.unfoldable
+            log.error(
+                "cannot_lead",
+                instance=self._instance.name,
+                reason=f"the journal holds {world.unfoldable}, which this version {self._instance.version} does not "
+                "know; it follows and never leads until it is upgraded",
+            )
+        return not world.unfoldable
 
-        Raises:
-            Corrupt: a newer version has written here.
-        """
-        if world.unfoldable:
-            version = self._instance.version
-            msg = f"the journal holds {world.unfoldable}, which this version {version} does not know: upgrade it"
-            raise Corrupt(msg, reason="unfoldable")
-
-    async def _lead(self, world: World, journal: NatsJournal, lease: Lease, doors: Bus, stats: RequestStats) -> None:
+    async def _lead(
+        self,
+        world: World,
+        journal: NatsJournal,
+        catch_up: CatchUp,
+        lease: Lease,
+        doors: Bus,
+        stats: RequestStats,
+    ) -> None:
         """Claim the epoch, fold what stands before the claim, and lead until the engine resigns."""
         instance = self._instance
+        # A claim fences off whoever wrote last: not made by one who does not understand what he wrote.
+        await catch_up.to_end(world)
+        if not self._may_lead(world):
+            return
         claim = EpochClaim(generation=max(world.generation, 1), holder=instance.name, time=rfc3339(self._clock.wall()))
         sequence = await journal.claim(msgspec.json.encode(claim))
-        await _fold(world, journal, sequence)
-        self._check_foldable(world)
-        telling = TellingJournal(journal, world, lambda notice: doors.send(self._subjects.services, notice))
+        await catch_up.to_claim(world, sequence)
+        if not self._may_lead(world):
+            return
+        noting = NotingJournal(journal, lambda: catch_up.note(world))
+        telling = TellingJournal(noting, world, lambda notice: doors.send(self._subjects.services, notice))
         engine = Engine(
             world=world,
             journal=telling,
@@ -229,6 +277,7 @@ class Coordinator:
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
+            access=instance.access,
         )
         # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
         # before must not be among it, or it would stay for ever.
@@ -265,13 +314,6 @@ def _check_payload(server_bytes: int, turn_bytes: int) -> None:
             f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
         )
         raise Refused(msg, reason="payload_limit")
-
-
-async def _fold(world: World, journal: NatsJournal, until: int) -> None:
-    async for records in journal.read(world.position.sequence, until):
-        for record in records:
-            world.apply_record(record)
-        await asyncio.sleep(0)
 
 
 def heartbeat_stream(subjects: Subjects) -> dict[str, object]:

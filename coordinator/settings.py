@@ -29,6 +29,7 @@ from coordinator.rules import AgentType, Rules
 from coordinator.settings_feed import FeedSettings, FollowerSettings
 from coordinator.settings_inbox import InboxSettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
+from coordinator.settings_security import SecuritySettings
 from events.errors import Refused
 from events.ids import checked
 
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     nats: sections.NatsSettings = sections.NatsSettings()
     follower: FollowerSettings = FollowerSettings()
     client: sections.ClientSettings = sections.ClientSettings()
+    security: SecuritySettings = SecuritySettings()
     log: sections.LogSettings = sections.LogSettings()
 
     @classmethod
@@ -360,9 +362,10 @@ def _right(keys: Keys, field: FieldInfo) -> str:
 
 def _field_at(keys: Keys) -> FieldInfo:
     """Find the setting that *keys* lead to, or into where the last of them are places in a list."""
-    field = Settings.model_fields[str(keys[0])]
-    for key in keys[2:] if is_mapping(field) else keys[1:]:
-        section = section_of(field)
+    field, is_name = Settings.model_fields[str(keys[0])], False
+    for key in keys[1:]:
+        is_name = is_mapping(field) and not is_name
+        section = None if is_name else section_of(field)
         field = section.model_fields[str(key)] if section is not None else field
     return field
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from coordinator.settings_sections import DAY_S, Section, number, plain
+from coordinator.settings_sections import DAY_S, Location, Section, number, plain
 
 
 class FeedSettings(Section):
@@ -21,4 +21,9 @@ class FeedSettings(Section):
 class FollowerSettings(Section):
     """The read process: what follows the journal and decides nothing."""
 
-    niceness: int = number(15, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
+    archive: Location | None = plain(None, "directory of the archive, for what has left the journal")
+    snapshot_events: int = number(100_000, 0, 10**9, "a snapshot is written each so many events; 0 writes none")
+    snapshot_pause_s: float = number(30.0, 0.0, DAY_S, "seconds at least between two snapshots")
+    snapshots_kept: int = number(3, 1, 50, "snapshots kept; older ones are removed")
+    niceness: int = number(5, 0, 19, "how far it stands back when the processors are busy; what it lags it catches up")
+    creds: Location | None = plain(None, "file of credentials, instead of those of nats")

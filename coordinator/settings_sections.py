@@ -341,6 +341,7 @@ class NodeSettings(Section):
     cpu_overcommit: float = number(4.0, 0.1, 100.0, "times that each core is given away")
     node_lease_s: float = number(15.0, 0.2, 3600.0, "a node that was granted nothing for so long is cut off")
     sync_interval_s: float = number(1.0, 0.02, 60.0, "between two comparisons of what is with what should be")
+    container_creds: Location | None = plain(None, "file of NATS credentials that containers are given")
 
     IN_ORDER = (("sync_interval_s", "node_lease_s", 3, "one lost message must not cut the node off"),)
 
@@ -368,6 +369,7 @@ class NatsSettings(Section):
         default="", repr=False, description="where NATS is; empty for a server of our own"
     )
     creds: Location | None = plain(None, "file of credentials")
+    auth: Location | None = plain(None, "directory of 'coordinator auth': each process takes its role's from there")
     tls_ca: Location | None = plain(None, "file of certificates to trust")
     replicas: Annotated[int, AfterValidator(_replicas)] = number(1, 1, 5, "copies of each stream: 1, 3 or 5")
     connect_timeout_s: float = number(5.0, 0.05, 300.0, "one attempt to connect takes no longer")

@@ -1,6 +1,8 @@
 """
 Everything on this machine: the real nats-server, a coordinator, a follower and a node agent, each a process of its own.
 
+Where the settings name a NATS (`nats.url`), it is used, and no server is started here.
+
 Whatever dies is started again; whatever was acknowledged is in the journal, so nothing else has to be said to it. A
 coordinator that says, again and again, that it cannot work here is not: then all of it ends, and says why. When this
 process ends, however it ends, the others notice by a pipe and end as well.
@@ -14,12 +16,12 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client
+from coordinator.client import Client, credentials
 from coordinator.commands import GetStats
 from coordinator.embedded import EmbeddedServer
 from coordinator.groups import task_group
 from coordinator.supervise import Program, keep_serving
-from events.errors import Unavailable
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,10 +34,22 @@ READY_TIMEOUT_S = 60.0
 class Cluster:
     """What `coordinator up` runs; `programs` by name, `url` where clients connect."""
 
-    def __init__(self, url: str, programs: dict[str, Program], server: EmbeddedServer) -> None:
+    def __init__(self, url: str, programs: dict[str, Program], server: EmbeddedServer | None) -> None:
         self.url = url
         self.programs = programs
-        self.server = server
+        self._server = server
+
+    @property
+    def server(self) -> EmbeddedServer:
+        """
+        The nats-server that runs here.
+
+        Raises:
+            Refused: it runs elsewhere.
+        """
+        if self._server is None:
+            raise Refused("no nats-server was started here: nats.url names another", reason="no_server")
+        return self._server
 
 
 @asynccontextmanager
@@ -57,22 +71,32 @@ async def run_cluster(
     """
     with home.lock("up"):
         home.remove_running()  # of one that was killed: until we are up, nothing runs here
-        async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
-            programs = _programs(home, server.url, environment or {}, quiet)
+        async with _nats(home, settings) as (url, server), task_group() as tasks:
+            programs = _programs(home, url, environment or {}, quiet)
             keeping = [tasks.create_task(program.keep_running()) for program in programs.values()]
-            serving = tasks.create_task(keep_serving(server))
+            if server is not None:
+                keeping.append(tasks.create_task(keep_serving(server)))
             try:
-                await _until_answered(server.url, settings.namespace)
-                home.write_running(server.url)
-                yield Cluster(server.url, programs, server)
+                await _until_answered(url, settings)
+                home.write_running(url)
+                yield Cluster(url, programs, server)
             finally:
                 home.remove_running()
                 # The node's agents say goodbye to a coordinator that still answers.
                 for name in ("node", "follower", "coordinator"):
                     await programs[name].stop()
-                serving.cancel()
                 for task in keeping:
                     task.cancel()
+
+
+@asynccontextmanager
+async def _nats(home: Home, settings: Any) -> AsyncIterator[tuple[str, EmbeddedServer | None]]:
+    """Give the URL of the NATS to use, and the server that runs there while the block does, if it is ours."""
+    if settings.nats.url:
+        yield settings.nats.url, None
+        return
+    async with EmbeddedServer(home.nats_store) as server:
+        yield server.url, server
 
 
 def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) -> dict[str, Program]:
@@ -97,10 +121,11 @@ def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) ->
     }
 
 
-async def _until_answered(url: str, namespace: str) -> None:
+async def _until_answered(url: str, settings: Any) -> None:
     """Wait until the coordinator answers and has a node to run containers on."""
     what = "the coordinator did not answer"
-    async with Client.open(url, namespace=namespace, name="up") as client:
+    login = credentials(settings, "coordinator") if settings.nats.url else {}
+    async with Client.open(url, namespace=settings.namespace, name="up", **login) as client:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while not (await client.execute(GetStats(), timeout_s=READY_TIMEOUT_S)).nodes.get("ready"):

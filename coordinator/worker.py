@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.client import Client
+from coordinator.client import Client, name_in
 from coordinator.commands import ClaimTasks, DrainWorker, LeaveWorker, RegisterWorker, ReleaseTask
 from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
@@ -97,7 +97,9 @@ class Worker:
         check_number("slots", slots, 1, 10_000)
         check_number("beat_s", beat_s, 0.01, 3600)
         check_number("drain_s", drain_s, 0, 366 * 86_400)
-        self.worker_id = checked(_ids.new(checked(name, "name")) if worker_id is None else worker_id, "worker_id")
+        if worker_id is None:
+            worker_id = name_in(creds, "worker") or _ids.new(checked(name, "name"))
+        self.worker_id = checked(worker_id, "worker_id")
         self._url = url
         self._namespace = namespace
         self._slots = slots

@@ -41,6 +41,12 @@ class Refused(CoordinationError):
     code = "refused"
 
 
+class Forbidden(Refused):
+    """Whoever asks may not do this; others may"""
+
+    code = "forbidden"
+
+
 class NotFound(CoordinationError):
     """There is no such thing"""
 
@@ -66,7 +72,7 @@ class Corrupt(CoordinationError):
 
 
 ERRORS: dict[str, type[CoordinationError]] = {
-    error.code: error for error in (CoordinationError, Refused, NotFound, StaleLease, Unavailable, Corrupt)
+    error.code: error for error in (CoordinationError, Refused, Forbidden, NotFound, StaleLease, Unavailable, Corrupt)
 }
 
 

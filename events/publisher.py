@@ -25,6 +25,7 @@ from uuid import uuid4
 import msgspec
 
 from events.codec import SPECVERSION, rfc3339
+from events.credentials import INBOXES, read_login
 from events.errors import Refused, Unavailable, shown
 from events.subjects import Subjects, checked_domain
 
@@ -121,7 +122,7 @@ class EventPublisher:
         self._timeout_s = timeout_s
         self._waiting: dict[str, _Sent] = {}
         self._window = asyncio.Semaphore(IN_FLIGHT)
-        self._acks = client.new_inbox()
+        self._acks = ""
         self._sent = 0
         self._error = ""
 
@@ -318,6 +319,10 @@ class EventPublisher:
     async def _connect(self, servers: list[SplitResult], creds: str | None, tls_ca: str | None) -> None:
         from nats.errors import Error
 
+        login = None if creds is None else read_login(creds)
+        prefix = INBOXES if login is None else login.inbox_prefix
+        self._acks = f"{prefix}.{uuid4().hex}"
+        by = _login_of(servers) if login is None else login.apply(self._client)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -328,7 +333,8 @@ class EventPublisher:
                     reconnect_time_wait=1,
                     ping_interval=15,
                     error_cb=self._failed,
-                    **_login_of(servers, creds),  # type: ignore[arg-type]  # each of the type that nats-py wants
+                    inbox_prefix=prefix,
+                    **by,
                 )
                 await self._client.subscribe(f"{self._acks}.*", cb=self._acknowledged)
         except (Error, OSError, TimeoutError) as error:
@@ -355,11 +361,9 @@ def _servers_of(url: str) -> list[SplitResult]:
     return servers
 
 
-def _login_of(servers: list[SplitResult], creds: str | None) -> dict[str, str]:
+def _login_of(servers: list[SplitResult]) -> dict[str, str]:
     """Take the login out of the URL: nats-py would not use it for servers of the cluster that it learns of later."""
     first = servers[0]
-    if creds is not None:
-        return {"user_credentials": creds}
     if first.username is None:
         return {}
     if first.password is None:

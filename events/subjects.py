@@ -3,6 +3,8 @@ The only place where a subject, stream or bucket is spelled. Every token that is
 
     <ns>.journal                         the truth: one message per commit            stream <NS>_JOURNAL
     <ns>.epoch                           claims of the right to write                 stream <NS>_JOURNAL
+    <ns>.snapshot.chunk, .manifest       worlds of followers                          stream <NS>_SNAPSHOTS
+    <ns>.archive                         what was archived and left the journal       stream <NS>_SNAPSHOTS
     <ns>.leader                          announcements of a new writer                core NATS
     <ns>.events.<kind>.<event>           the feed, one message per event              stream <NS>_EVENTS
     <ns>.inbox.<domain>.<kind>.<event>   facts from another domain                    stream <NS>_INBOX_<DOMAIN>
@@ -37,6 +39,10 @@ class Subjects:
         upper = namespace.upper()
         self.journal = f"{namespace}.journal"
         self.epoch = f"{namespace}.epoch"
+        self.snapshot_chunk = f"{namespace}.snapshot.chunk"
+        self.snapshot_manifest = f"{namespace}.snapshot.manifest"
+        self.snapshots_all = f"{namespace}.snapshot.*"
+        self.archive = f"{namespace}.archive"
         self.leader = f"{namespace}.leader"
         self.services = f"{namespace}.services"
         self.events_all = f"{namespace}.events.>"
@@ -44,12 +50,14 @@ class Subjects:
         self.inboxes_all = f"{namespace}.inbox.>"
         self.rpc_all = f"{namespace}.rpc.*.*.*"
         self.read_all = f"{namespace}.read.*.*"
+        self.notices_all = f"{namespace}.notice.*.*"
+        self.nodes_all = f"{namespace}.node.*.*"
         self.stream_journal = f"{upper}_JOURNAL"
         self.stream_events = f"{upper}_EVENTS"
         self.stream_heartbeats = f"{upper}_HEARTBEATS"
         self.streams_inbox = f"{upper}_INBOX_"
         self.bucket_lease = f"{upper}_LEASE"
-        self.bucket_snapshots = f"{upper}_SNAPSHOTS"
+        self.stream_snapshots = f"{upper}_SNAPSHOTS"
 
     def event(self, event_type: str) -> str:
         """Spell the feed subject of an event type such as `task.submitted`."""
@@ -104,6 +112,28 @@ class Subjects:
     def node(self, node_id: str, verb: str) -> str:
         """Spell where the agent of *node_id* answers *verb*."""
         return f"{self.namespace}.node.{checked(node_id, 'node_id')}.{checked(verb, 'verb')}"
+
+    # --- patterns, for what subscribes and for permissions ------------------------------------------------------------
+
+    def rpc_from(self, source: str) -> str:
+        """Spell everything that *source* may send to the writer."""
+        return f"{self.namespace}.rpc.{checked(source, 'source')}.*.*"
+
+    def read_from(self, source: str) -> str:
+        """Spell everything that *source* may ask followers."""
+        return f"{self.namespace}.read.{checked(source, 'source')}.*"
+
+    def heartbeats_of(self, kind: str) -> str:
+        """Spell the heartbeats of everything of a kind."""
+        return f"{self.namespace}.heartbeat.{checked(kind, 'kind')}.*"
+
+    def notices_of(self, kind: str) -> str:
+        """Spell the hints to everything of a kind."""
+        return f"{self.namespace}.notice.{checked(kind, 'kind')}.*"
+
+    def node_all(self, node_id: str) -> str:
+        """Spell all that may be asked of the agent of *node_id*."""
+        return f"{self.namespace}.node.{checked(node_id, 'node_id')}.*"
 
     def parse_rpc(self, subject: str) -> tuple[str, str, str]:
         """Split an RPC subject into (source, kind, verb); the source is what NATS permissions vouch for."""

@@ -123,6 +123,15 @@ def walk(heap: list[Key]) -> Iterator[Key]:
                 heapq.heappush(front, (heap[child], child))
 
 
+def _count(counts: dict[str, int], name: str, by: int) -> None:
+    """Keep a count by name; names that count nothing are let go, for anybody may bring new ones."""
+    now = counts.get(name, 0) + by
+    if now:
+        counts[name] = now
+    else:
+        del counts[name]
+
+
 class Indexes:
     """All indexes of one world; each `…_changed` is told the value before and after, None for absent."""
 
@@ -132,6 +141,10 @@ class Indexes:
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.task_counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.pending_by_tenant: dict[str, int] = {}
+        self.pending_by_source: dict[str, int] = {}
+        self.services_by_tenant: dict[str, int] = {}
+        self.services_by_source: dict[str, int] = {}
         self.held: dict[str, dict[str, None]] = {}
         self.claims: dict[str, list[str]] = {}
         self.deadlines: list[Key] = []
@@ -178,6 +191,8 @@ class Indexes:
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
         if before is not None and not before.is_ended:
+            _count(self.services_by_tenant, before.tenant, -1)
+            _count(self.services_by_source, before.source, -1)
             if after is None or after.is_ended:
                 del self.service_ids[bisect_left(self.service_ids, before.service_id)]
             group = self.services[before.service_name][before.status]
@@ -185,6 +200,8 @@ class Indexes:
             if not group and not any(self.services[before.service_name].values()):
                 del self.services[before.service_name]
         if after is not None and not after.is_ended:
+            _count(self.services_by_tenant, after.tenant, 1)
+            _count(self.services_by_source, after.source, 1)
             if before is None or before.is_ended:
                 insort(self.service_ids, after.service_id)
             groups = self.services.setdefault(after.service_name, {})
@@ -219,6 +236,8 @@ class Indexes:
         return self.deadline_members.get(str(deadline[-1])) is deadline
 
     def _pending(self, task: Task) -> None:
+        _count(self.pending_by_tenant, task.tenant, 1)
+        _count(self.pending_by_source, task.source, 1)
         if task.retry_at > self.now:
             self.parked_members[task.task_id] = task
             heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
@@ -238,6 +257,8 @@ class Indexes:
         shape.add(task)
 
     def _not_pending(self, task: Task) -> None:
+        _count(self.pending_by_tenant, task.tenant, -1)
+        _count(self.pending_by_source, task.source, -1)
         if self.parked_members.pop(task.task_id, None) is not None:
             _prune(self.parked, self._is_parked, len(self.parked_members))
             return

@@ -72,10 +72,17 @@ class Projector:
         self.source = source
         self.store = store
         self.limits = limits if limits is not None else ProjectorLimits()
+        self.folded = 0
+        """Events folded here; what a snapshot spared is not among them."""
         self._stored = store.position()
         self._world = self._begin(snapshot)
         self._pending = _Pending(self._stored)
         self._listeners: set[Listener] = set()
+
+    @property
+    def world(self) -> World:
+        """What is folded so far; it may be ahead of the store, and changes with every await."""
+        return self._world
 
     async def run(self) -> None:
         """
@@ -114,7 +121,11 @@ class Projector:
 
     def _begin(self, snapshot: bytes | None) -> _NotingWorld:
         if snapshot is not None:
-            world = _NotingWorld.restore(snapshot)
+            try:
+                world = _NotingWorld.restore(snapshot)
+            except Corrupt as error:
+                log.warning("snapshot_ignored", reason=error.message)
+                return _NotingWorld()
             if world.position <= self._stored.position:
                 return cast("_NotingWorld", world)
             log.info("snapshot_not_used", position=str(world.position), store=str(self._stored.position))
@@ -171,6 +182,7 @@ class Projector:
         world = self._world
         world.touched = {}
         envelopes = world.apply_record(record)
+        self.folded += len(envelopes)
         mark = Mark(
             position=world.position,
             chain=world.chain.hex(),

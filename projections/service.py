@@ -6,6 +6,7 @@ Only changes of health are folded; when a service was last heard is a sign, know
 
 from __future__ import annotations
 
+from sys import intern
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -40,6 +41,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     registered: Position
     registered_at: float
     tenant: str = ""
+    source: str = ""
     health_check_url: str = ""
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
@@ -98,6 +100,7 @@ def _registered(event: ServiceRegistered, stamp: Stamp) -> Service:
         registered=stamp.position,
         registered_at=stamp.time,
         tenant=stamp.tenant,
+        source=intern(stamp.actor),
         health_check_url=event.health_check_url,
         tags=event.tags,
         metadata=event.metadata,

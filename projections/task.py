@@ -6,6 +6,7 @@ A task is PENDING until a worker is given it, RUNNING under exactly one lease, a
 
 from __future__ import annotations
 
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,6 +56,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     submitted_at: float
     task_type: str = ""
     tenant: str = ""
+    source: str = ""
     priority: int = 0
     timeout_s: float | None = None
     max_retries: int = 0
@@ -118,6 +120,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         submitted_at=stamp.time,
         task_type=event.task_type,
         tenant=stamp.tenant,
+        source=intern(stamp.actor),
         priority=event.priority,
         timeout_s=event.timeout_s,
         max_retries=event.max_retries,

@@ -28,6 +28,8 @@ from events.task import TaskEvent, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
+from projections.snapshot import KeyedTask, Snapshot, pieces
+from projections.snapshot import decode as decode_snapshot
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from events.base import Envelope, Event
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised when the same records fold to another world; snapshots of other versions are not used."""
 
 COMMANDS_REMEMBERED_S = 600.0
@@ -45,51 +47,13 @@ IDEMPOTENCY_KEPT_S = 7 * 86_400.0
 IDEMPOTENCY_KEPT = 1_000_000
 
 
-class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Which task an idempotency key made, and when."""
-
-    task_id: str
-    at: float
-    payload_digest: str = ""
-
-
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A world as a value; tables are lists in the order of the world's own."""
-
-    fold_version: int
-    position: Position
-    time: float
-    chain: bytes
-    generation: int
-    epoch: int
-    holder: str
-    leader: str
-    retention_s: float
-    ended_kept: int
-    unfoldable: str
-    containers: list[container.Container]
-    services: list[service.Service]
-    tasks: list[task.Task]
-    workers: list[worker.Worker]
-    nodes: list[node.Node]
-    pools: list[pool.Pool]
-    sessions: list[session.Session]
-    inboxes: list[inbox.Inbox]
-    remembered: dict[str, float]
-    keyed: dict[str, KeyedTask]
-    totals: dict[str, int]
-
-
-_snapshot_encoder = msgspec.msgpack.Encoder()
-_snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
-
-
 class World:
     """
     The state after some record; `position` is that of the last event folded, `time` its commit time.
 
     `generation` and `epoch` say which reign the journal is in, `leader` which instance announced it; `unfoldable` names
     the first event seen that this release does not know (such a world may be read, never decided upon).
+    `restored_at` is the commit time before the present generation began, 0 in the first.
     """
 
     def __init__(self) -> None:
@@ -115,6 +79,7 @@ class World:
         self.retention_s = 3600.0
         self.ended_kept = 10_000
         self.unfoldable = ""
+        self.restored_at = 0.0
         self.indexes = Indexes()
         self._ended: dict[str, OrderedDict[str, float]] = {kind: OrderedDict() for kind in _TABLES}
         self._folds = _folds(self)
@@ -178,15 +143,23 @@ class World:
             raise Corrupt(msg) from error
         self.chain = chain_after(self.chain, sequence, body)
         self.position = Position(sequence, 0)
+        if claim.generation > self.generation:
+            # A restore from a backup: who acted before it may know of a future that never was.
+            self.restored_at = self.time
         self.generation = max(self.generation, claim.generation)
         self.epoch = sequence
         self.holder = claim.holder
 
+    def frozen(self) -> Snapshot:
+        """Give the world as a value that stays as it is while the world goes on; copies references alone."""
+        scalars: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
+        maps: dict[str, Any] = {name: dict(getattr(self, name)) for name in _MAPS}
+        tables: dict[str, Any] = {name: list(getattr(self, name).values()) for name in _TABLES}
+        return Snapshot(fold_version=FOLD_VERSION, **scalars, **maps, **tables)
+
     def snapshot(self) -> bytes:
         """Write the whole world as bytes; equal worlds give equal bytes."""
-        parts: dict[str, Any] = {name: getattr(self, name) for name in (*_SCALARS, *_MAPS)}
-        tables: dict[str, Any] = {name: list(getattr(self, name).values()) for name in _TABLES}
-        return _snapshot_encoder.encode(Snapshot(fold_version=FOLD_VERSION, **parts, **tables))
+        return b"".join(pieces(self.frozen()))
 
     @classmethod
     def restore(cls, data: bytes) -> World:
@@ -197,7 +170,7 @@ class World:
             Corrupt: the bytes are no snapshot, or one of another fold version.
         """
         try:
-            snapshot = _snapshot_decoder.decode(data)
+            snapshot = decode_snapshot(data)
         except codec.UNREADABLE as error:
             msg = f"snapshot of {len(data)} bytes is unreadable: {error}"
             raise Corrupt(msg) from error
@@ -268,6 +241,7 @@ class World:
 
 _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
+    "restored_at",
 )  # fmt: skip
 _MAPS = ("remembered", "keyed", "totals")
 

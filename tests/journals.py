@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.beginning import fold
 from coordinator.clock import SystemClock
 from coordinator.commands import (
     AllocatePool,
@@ -53,9 +54,18 @@ KEEPS_LITTLE = Limits(retention_s=1e9, ended_kept=3)
 @asynccontextmanager
 async def leading(journal: Journal, *, limits: Limits = KEEPS_ALL, generation: int = 1) -> AsyncIterator[Engine]:
     """Let an engine lead over *journal* while the block runs."""
+    async with leading_on(journal, generation, World(), limits=limits) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def leading_on(
+    journal: Journal, generation: int, world: World, *, limits: Limits = KEEPS_ALL
+) -> AsyncIterator[Engine]:
+    """Let an engine lead over *journal* that begins with *world*."""
     claim = EpochClaim(generation=generation, holder="tester", time="2026-11-23T17:15:00.000000Z")
     last = await journal.claim(msgspec.json.encode(claim))
-    world = await folded(journal, last)
+    await fold(world, journal, last)
     engine = Engine(
         world=world, journal=journal, rules=Rules(), clock=SystemClock(), instance="tester", version="0", limits=limits
     )

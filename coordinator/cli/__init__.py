@@ -34,6 +34,7 @@ EXIT_INTERRUPTED = 130
 
 _CODES = {
     "refused": EXIT_REFUSED,
+    "forbidden": EXIT_NOT_PERMITTED,
     "stale_lease": EXIT_REFUSED,
     "not_found": EXIT_NOT_FOUND,
     "unavailable": EXIT_UNAVAILABLE,
@@ -55,6 +56,11 @@ _COMMANDS = {
     "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
+    "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
+    "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
+    "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
+    "verify": ("coordinator.cli.verify", "verify", "Read the whole journal and say whether it is sound."),
+    "doctor": ("coordinator.cli.verify", "doctor", "Look whether everything is as it must be."),
     "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
 }
 

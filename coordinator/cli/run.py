@@ -100,7 +100,7 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     _collect_seldom()
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):
-        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator")))
+        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
             env = {**os.environ, "COORDINATOR_URL": url}
@@ -133,16 +133,25 @@ async def _follow(settings: Settings, url: str) -> None:
     from coordinator.groups import task_group
     from coordinator.home import Home
     from coordinator.registry.health_check_worker import run_health_checks
+    from coordinator.snapshotter import snapshot_limits
 
     home = Home(settings.home_path())
-    namespace, login = settings.namespace, credentials(settings)
+    namespace, login = settings.namespace, credentials(settings, "follower")
     _collect_seldom()
     _stand_back(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=namespace, name="follower", **login) as client,
-            Follower.open(url, home.state_db, namespace=namespace, feed=feed_limits(settings), **login) as follower,
+            Follower.open(
+                url,
+                home.state_db,
+                namespace=namespace,
+                feed=feed_limits(settings),
+                snapshots=snapshot_limits(settings),
+                archive=settings.follower.archive,
+                **login,
+            ) as follower,
             task_group() as tasks,
         ):
             checking = tasks.create_task(run_health_checks(client, settings))
@@ -176,17 +185,18 @@ async def _node(settings: Settings, url: str, node_id: str | None, stop_containe
 
     home = Home(settings.home_path())
     namespace = settings.namespace
+    login = credentials(settings, "node", node_id or settings.node.node_id)
     with home.lock("node", HANDOVER_S):
         async with (
             stop_signal() as stop,
-            Client.open(url, namespace=namespace, name="node", **credentials(settings)) as client,
+            Client.open(url, namespace=namespace, name="node", **login) as client,
             open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
             NodeAgent.open(
                 client,
                 runtime,
-                node_id=node_id or settings.node.node_id or home.instance("node"),
+                node_id=node_id or settings.node.node_id or client.name_as("node") or home.instance("node"),
                 capacity=capacity_of(settings),
-                url=url,
+                reach=reach_of_containers(settings, url, login),
                 secrets=home.path / "secrets",
                 interval_s=settings.node.sync_interval_s,
             ) as agent,
@@ -194,6 +204,22 @@ async def _node(settings: Settings, url: str, node_id: str | None, stop_containe
             await stop.wait()
             if stop_containers:
                 await agent.stop_all()
+
+
+def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> dict[str, str]:
+    """
+    Give the variables by which what runs in containers reaches NATS: with credentials of its own, never the node's.
+
+    Raises:
+        Refused: the directory of credentials has none for containers, or several.
+    """
+    from coordinator.client import credentials
+
+    creds = settings.node.container_creds
+    if creds is None and settings.nats.auth is not None:
+        creds = credentials(settings, "agents")["creds"]
+    reach = {"COORDINATOR_URL": url, "COORDINATOR_NATS__CREDS": creds, "COORDINATOR_NATS__TLS_CA": login["tls_ca"]}
+    return {name: str(value) for name, value in reach.items() if value is not None}
 
 
 @click.group()
@@ -223,7 +249,7 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             slots=slots,
             # Two beats may be lost before the coordinator gives its tasks to another.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
-            **credentials(settings),
+            **credentials(settings, "worker", worker_id or ""),
         )
     )
 

@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     )
     from coordinator.rules import Context, Rules
     from events.base import Event
+    from projections.snapshot import KeyedTask
     from projections.task import Task
     from projections.worker import Worker
-    from projections.world import KeyedTask, World
+    from projections.world import World
 
     Events = tuple[Event, ...]
 

@@ -124,7 +124,7 @@ async def until(client: Client, service_id: str, status: ServiceStatus) -> Servi
 async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
     """The first check decides; two bad ones in a row take it down, two good ones bring it back; all is on record."""
     client = cluster.client
-    async with Health().serving() as health, checking(client):
+    async with Health().serving() as health, checking(client, health_check_interval=1.0, health_check_timeout_s=1.0):
         await client.execute(service("s", f"http://127.0.0.1:{health.port}/health"))
         assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "first http check"
         health.status = 503

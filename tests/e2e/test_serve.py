@@ -223,19 +223,27 @@ async def test_the_same_home_leads_again_at_once_and_stops_in_good_order(server:
         assert (last.type, last.subject) == ("coordinator.stopped", held.holder)
 
 
-async def test_what_a_newer_version_wrote_is_not_led(server: RealServer, tmp_path: Path) -> None:
-    """A journal with an event of an unknown type: it refuses to lead, says to upgrade, claims nothing, and ends."""
+async def test_what_a_newer_version_wrote_is_followed_and_not_led(server: RealServer, tmp_path: Path) -> None:
+    """A journal with an event of an unknown type: it says so once, claims nothing, folds on, and stops when told."""
     home = tmp_path / "one"
     async with admin_of(server) as admin:
         with serve(server, home, "--without-follower") as first:
             await leads(server, first)
             assert await asyncio.to_thread(first.stop) == 0
-        sequence = await admin.append(type="task.teleported", subject="t", data={"task_id": "t"})
+        await admin.append(type="task.teleported", subject="t", data={"task_id": "t"})
         with serve(server, home, "--without-follower") as again:
-            assert await ended(again) == 1
-            last = again.written.splitlines()[-1]
-        assert "task.teleported" in last
-        assert "upgrade it" in last
+            await written(again, "cannot_lead")
+            assert "task.teleported" in again.written
+            assert "until it is upgraded" in again.written
+            await written(again, "standing_by")
+            sequence = await admin.append(type="task.teleported", subject="u", data={"task_id": "u"})
+            mark = home / "journal.seen"
+            async with asyncio.timeout(PATIENCE_S):
+                while f'"sequence":{sequence},'.encode() not in mark.read_bytes():  # noqa: ASYNC110  # told by a file
+                    await asyncio.sleep(0.1)
+            assert again.process.poll() is None
+            assert await asyncio.to_thread(again.stop) == 0
+            assert again.written.count("cannot_lead") == 1
         assert (await admin.journal.bounds()).last == sequence
 
 

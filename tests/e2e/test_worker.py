@@ -232,8 +232,9 @@ async def test_a_worker_goes_on_over_a_restart_of_nats(cluster: Cluster) -> None
 async def test_a_drained_worker_finishes_what_runs_and_takes_no_more(cluster: Cluster, workers: Workers) -> None:
     """SIGTERM: the running task completes, the waiting ones are left to others, and the process ends well."""
     async with workers.process("drained", slots=1) as child:
-        ids = await submit(cluster, "nap", 0.8, count=3)
+        ids = await submit(cluster, "nap", 3.0, count=3)
         await until(cluster, TaskStatus.RUNNING, 1)
+        await asyncio.sleep(1.0)  # it was given the task; when its handler begins nobody is told
         os.kill(child.pid, signal.SIGTERM)
         assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
     tasks = [await task_of(cluster, one) for one in ids]

@@ -12,10 +12,9 @@ import pytest
 from coordinator.bus import Bus, Message
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
-from coordinator.lane import REQUEST_BYTES
+from coordinator.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES
 from coordinator.payloads import payload_of
 from coordinator.read_questions import ask_follower, find_task
-from coordinator.wire import MOST_COMMANDS
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.subjects import Subjects
 from tests.real_server import TOKEN, RealServer, real_server
@@ -134,16 +133,19 @@ async def test_more_than_fits_is_split_by_count_and_by_bytes(server: RealServer)
         writer.held = True
         calls.create_task(client.execute(task(0)))
         await writer.until_asked(1)
-        for number in range(MOST_COMMANDS + 5):
+        for number in range(4 * MOST_TOGETHER + 5):
             calls.create_task(client.execute(task(number)))
         large = payload_of("x" * 60_000)
         for number in range(10):
             calls.create_task(client.execute(task(number, payload=large)))
+        await writer.until_asked(MOST_UNDER_WAY)
         await asyncio.sleep(0.05)
+        assert len(writer.requests) == MOST_UNDER_WAY
         writer.release()
     sizes = [len(request) for request in writer.requests]
-    assert sizes[:2] == [1, MOST_COMMANDS]
-    assert sum(sizes) == MOST_COMMANDS + 16
+    assert sizes[:2] == [1, MOST_TOGETHER]
+    assert max(sizes) == MOST_TOGETHER
+    assert sum(sizes) == 4 * MOST_TOGETHER + 16
     assert max(map(len, writer.bodies)) <= REQUEST_BYTES + 2
 
 

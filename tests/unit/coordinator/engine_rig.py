@@ -27,6 +27,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from coordinator.authorization import AccessRules
     from coordinator.commands import Command
     from coordinator.journal_memory import Point
     from events.base import Envelope, Event
@@ -186,6 +187,7 @@ async def leading(
     limits: Limits = SMALL,
     is_fresh: Callable[[], bool] = lambda: True,
     generation: int = 1,
+    access: AccessRules | None = None,
 ) -> AsyncIterator[Rig]:
     """
     Lead over *stream* while the block runs, then resign.
@@ -212,6 +214,7 @@ async def leading(
         limits=limits,
         is_fresh=is_fresh,
         notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
+        access=access,
     )
     rig = Rig(engine, journal.stream, hands, network)
     rig.notices = notices

@@ -415,3 +415,19 @@ def test_a_service_that_fails_its_checks_for_too_long_is_taken_off() -> None:
     facts = (service(health_check_url=URL), health(ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN))
     assert owed(*facts, now=3600.0) == []
     assert owed(*facts, now=3700.0) == [ServiceDeregistered(service_id="s", reason="unhealthy for too long")]
+
+
+# --- after a restore --------------------------------------------------------------------------------------------------
+
+
+def test_attempts_from_before_a_restore_go_back_to_the_queue() -> None:
+    """Whoever runs them may have ended them in a future that never was; what began afterwards stays."""
+    scribe = write(worker(), submitted(), submitted(task_id="u"), started())
+    scribe.claim(generation=2)
+    scribe.commit(started(task_id="u", lease="c.2.1"))
+    signs = Signs()
+    signs.begin(0.0)
+    [event] = due(scribe.world, signs, Context(BEGIN + 50.0, Rules()), 0.0)
+    assert event == attempt_failed(
+        error="the journal was restored from a backup", reason="released", retry_at=BEGIN + 50.0
+    )

@@ -157,14 +157,25 @@ async def test_an_order_whose_answer_was_lost_with_its_writer_is_found_by_the_ne
         assert [event.subject for event in heir.events()].count("t") == 1
 
 
+async def test_a_writer_after_a_restore_gives_back_what_was_held() -> None:
+    """Whoever held it may have acted on a future that never was: the lease is stale, the try does not count."""
+    async with leading() as rig:
+        await rig.order(submit("a"))
+        (task,) = await rig.order(claim())
+    async with leading(stream=rig.stream, hands=rig.hands, generation=2) as heir:
+        (again,) = await heir.order(claim(claim_id="d"))
+        assert (again.task_id, again.attempt, again.failures) == ("a", 2, 0)
+        assert again.lease != task.lease
+
+
 async def test_the_next_writer_goes_on_where_the_last_was_cut_off() -> None:
     """With its queue, its leases and its ids; what was held is held still."""
     async with leading() as rig:
         for name in ("a", "b"):
             await rig.order(submit(name))
         (task,) = await rig.order(claim())
-    async with leading(stream=rig.stream, hands=rig.hands, generation=2) as heir:
-        assert (heir.engine.epoch.generation, heir.world.leader) == (2, "one")
+    async with leading(stream=rig.stream, hands=rig.hands) as heir:
+        assert (heir.engine.epoch.generation, heir.world.leader) == (1, "one")
         assert await heir.order(claim()) == [task]
         heir.hands.turn(29.0)
         heir.engine.hear_worker("w", (task.lease,), 0.0)

@@ -30,7 +30,7 @@ def test_an_error_travels_as_its_code_and_message(error: type[CoordinationError]
 def test_codes_are_one_each() -> None:
     """No two errors share a code."""
     assert {code: error.code for code, error in ERRORS.items()} == {code: code for code in ERRORS}
-    assert set(ERRORS) == {"error", "refused", "not_found", "stale_lease", "unavailable", "corrupt"}
+    assert set(ERRORS) == {"error", "refused", "forbidden", "not_found", "stale_lease", "unavailable", "corrupt"}
 
 
 def test_a_code_of_another_release_gives_the_base_of_the_family() -> None:

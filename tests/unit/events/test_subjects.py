@@ -47,6 +47,10 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "namespace": "coordination",
         "journal": "coordination.journal",
         "epoch": "coordination.epoch",
+        "snapshot_chunk": "coordination.snapshot.chunk",
+        "snapshot_manifest": "coordination.snapshot.manifest",
+        "snapshots_all": "coordination.snapshot.*",
+        "archive": "coordination.archive",
         "leader": "coordination.leader",
         "services": "coordination.services",
         "events_all": "coordination.events.>",
@@ -54,12 +58,14 @@ def test_every_name_is_spelled_as_the_contract_says() -> None:
         "inboxes_all": "coordination.inbox.>",
         "rpc_all": "coordination.rpc.*.*.*",
         "read_all": "coordination.read.*.*",
+        "notices_all": "coordination.notice.*.*",
+        "nodes_all": "coordination.node.*.*",
         "stream_journal": "COORDINATION_JOURNAL",
         "stream_events": "COORDINATION_EVENTS",
         "stream_heartbeats": "COORDINATION_HEARTBEATS",
         "streams_inbox": "COORDINATION_INBOX_",
         "bucket_lease": "COORDINATION_LEASE",
-        "bucket_snapshots": "COORDINATION_SNAPSHOTS",
+        "stream_snapshots": "COORDINATION_SNAPSHOTS",
     }
     assert ANY == "*"
 
@@ -73,6 +79,11 @@ def test_subjects_are_made_of_their_tokens() -> None:
     assert S.read("local", "find") == "coordination.read.local.find"
     assert S.notice("node", "n1") == "coordination.notice.node.n1"
     assert S.node("n1", "logs") == "coordination.node.n1.logs"
+    assert S.rpc_from("local") == "coordination.rpc.local.*.*"
+    assert S.read_from("local") == "coordination.read.local.*"
+    assert S.heartbeats_of("worker") == "coordination.heartbeat.worker.*"
+    assert S.notices_of("worker") == "coordination.notice.worker.*"
+    assert S.node_all("n1") == "coordination.node.n1.*"
 
 
 def test_the_subjects_of_nats_tools() -> None:

@@ -6,6 +6,7 @@ What the indexes of a world say, and what its tables say they should: two ways t
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
@@ -36,6 +37,8 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "task counts": indexes.task_counts,
+        "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
+        "services by": (indexes.services_by_tenant, indexes.services_by_source),
         "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
         "claims": {claim_id: sorted(claimed) for claim_id, claimed in indexes.claims.items()},
         "overdue": list(indexes.overdue(float("inf"))),
@@ -65,6 +68,8 @@ def content_from(world: World) -> dict[str, Any]:
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
         "task counts": {status: sum(task.status is status for task in tasks) for status in TaskStatus},
+        "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
+        "services by": (dict(Counter(s.tenant for s in services)), dict(Counter(s.source for s in services))),
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
         "claims": {
             claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)

@@ -16,7 +16,7 @@ from events.service import (
 )
 from projections.service import Service, evolve
 from projections.stamp import Stamp
-from tests.specification import BEGIN, fold, said
+from tests.specification import ACTOR, BEGIN, fold, said
 
 REGISTERED = ServiceRegistered(
     service_id="s",
@@ -50,6 +50,7 @@ def test_a_registered_service_is_all_that_was_registered() -> None:
         registered=Position(1, 0),
         registered_at=BEGIN,
         tenant="acme",
+        source=ACTOR,
         health_check_url="http://h/health",
         tags=("a",),
         metadata={"k": "v"},

@@ -23,7 +23,7 @@ from events.task import (
 )
 from projections.stamp import Stamp
 from projections.task import ENDED, LEGAL, Task, evolve
-from tests.specification import BEGIN, fold, said
+from tests.specification import ACTOR, BEGIN, fold, said
 
 PAYLOAD = Payload(encoding="text", digest="d", data="x")
 SUBMITTED = TaskSubmitted(
@@ -55,6 +55,7 @@ def test_a_submitted_task_is_all_that_was_submitted() -> None:
         submitted_at=BEGIN,
         task_type="y",
         tenant="acme",
+        source=ACTOR,
         priority=3,
         timeout_s=4.0,
         max_retries=2,

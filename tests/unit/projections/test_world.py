@@ -19,8 +19,9 @@ from events.session import SessionBound, SessionClosed
 from events.task import TaskCancelled, TaskCompleted, TaskStarted, TaskSubmitted
 from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
 from projections import world as world_module
+from projections.snapshot import KeyedTask, Snapshot
 from projections.source import GENESIS, Record, chain_after
-from projections.world import KeyedTask, World
+from projections.world import World
 from tests.specification import BEGIN, Scribe, fold, journal_record, said, write
 from tests.unit.projections.histories import write_history
 
@@ -402,7 +403,7 @@ def test_no_more_keys_are_kept_than_there_is_room(monkeypatch: pytest.MonkeyPatc
 def test_a_snapshot_holds_all_there_is() -> None:
     """Every attribute of a world but what follows from the others."""
     derived = {"indexes", "_ended", "_folds"}
-    assert set(vars(World())) - derived == set(world_module.Snapshot.__struct_fields__) - {"fold_version"}
+    assert set(vars(World())) - derived == set(Snapshot.__struct_fields__) - {"fold_version"}
 
 
 def test_equal_worlds_give_equal_bytes_and_others_do_not() -> None:
@@ -423,7 +424,7 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
     """What it holds was folded by other rules: it is to be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
-    with pytest.raises(Corrupt, match="was folded by version 3, this is version 2: rebuild it"):
+    with pytest.raises(Corrupt, match="was folded by version 4, this is version 3: rebuild it"):
         World.restore(msgspec.msgpack.encode(data))
 
 

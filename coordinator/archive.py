@@ -1,0 +1,239 @@
+"""
+Moves old commits out of the journal into an archive.
+
+    copy → read back and verify → fold → snapshot, stored and loaded back → note what goes → purge
+
+Each step is done when the one before is on the disk, and all of it may be run again after a crash at any line: nothing
+leaves the journal that is not, verified, in the archive and under a snapshot. The last claim stays, for without it
+nobody may commit. Only a credential that may purge can end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from coordinator import __version__
+from coordinator.bundle import Contents, read_contents, read_snapshot, write_contents, write_snapshot
+from coordinator.clock import SystemClock
+from coordinator.errors import Corrupt, Refused, Unavailable
+from coordinator.jetstream import ApiError
+from coordinator.journal_nats import NatsJournal
+from coordinator.journal_search import first_since
+from coordinator.segments import SegmentWriter, read_records
+from coordinator.snapshots import Archived, Snapshots
+from events.codec import rfc3339
+from projections.world import FOLD_VERSION, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from coordinator.bus import Bus
+    from events.subjects import Subjects
+    from projections.source import Bounds
+
+log = structlog.get_logger(__name__)
+
+PURGE_TIMEOUT_S = 60.0
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did: the archive now ends at *through*, the journal begins at *first*."""
+
+    copied: int
+    through: int
+    first: int
+    last: int
+    purged: int
+    took_s: float
+
+
+class Archive:
+    """The archive in *folder* of the journal that *bus* reaches."""
+
+    def __init__(self, bus: Bus, subjects: Subjects, folder: Path, *, replicas: int = 1) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._folder = folder
+        self._journal = NatsJournal(bus, subjects, replicas=replicas)
+        self._snapshots = Snapshots(bus, subjects, replicas=replicas)
+
+    async def run(self, *, before: int | None = None, before_s: float | None = None) -> Moved:
+        """
+        Move what stands before slot *before*, or was committed before *before_s* (seconds since 1970).
+
+        At least the last commit stays.
+
+        Raises:
+            Refused: another archives into this directory, or it is not of this journal.
+            Corrupt: journal or archive are damaged; nothing was purged.
+            Unavailable: NATS does not answer: run it again.
+        """
+        clock = SystemClock()
+        began = clock.heard()
+        with _locked(self._folder):
+            bounds = await self._journal.bounds()
+            held = await self._held(bounds)
+            through = await self._through(bounds, before, before_s)
+            copied = max(0, through - held.last)
+            if copied:
+                held = await self._copy(held, through)
+            # Also when nothing is new: an earlier run may have ended before it purged, or a snapshot was lost.
+            purged = await self._purge(held, min(through, held.last)) if held.last else 0
+        after = await self._journal.bounds()
+        moved = Moved(
+            copied=copied,
+            through=held.last,
+            first=after.first,
+            last=after.last,
+            purged=purged,
+            took_s=round(clock.heard() - began, 3),
+        )
+        log.info("journal_archived", folder=str(self._folder), **msgspec.structs.asdict(moved))
+        return moved
+
+    async def _held(self, bounds: Bounds) -> Contents:
+        """Read what the archive has, and make sure that the journal goes on where it ends."""
+        held = read_contents(self._folder, "archive")
+        if held is None:
+            held = _nothing(self._subjects.namespace)
+        if held.namespace != self._subjects.namespace:
+            msg = f"{self._folder} is the archive of the namespace {held.namespace!r}, not {self._subjects.namespace!r}"
+            raise Refused(msg, reason="wrong_namespace")
+        if held.last < bounds.first - 1:
+            msg = (
+                f"the journal begins at {bounds.first}, and the archive {self._folder} ends at {held.last}: what "
+                "stands between is in another archive, name that one"
+            )
+            raise Refused(msg, reason="wrong_archive")
+        record = await self._journal.slot(held.last + 1) if held.last else None
+        if bounds.last < held.last or (record is not None and record.kind == "commit" and record.chain != held.chain):
+            msg = f"{self._folder} is the archive of another journal: the chains differ behind slot {held.last}"
+            raise Refused(msg, reason="wrong_archive")
+        return held
+
+    async def _through(self, bounds: Bounds, before: int | None, before_s: float | None) -> int:
+        """Give the last slot to archive: behind it stands a commit, so that the journal begins with one."""
+        wanted = bounds.last
+        if before is not None:
+            wanted = min(wanted, before)
+        if before_s is not None:
+            wanted = min(wanted, await first_since(self._journal, before_s))
+        while wanted > bounds.first:
+            record = await self._journal.slot(wanted)
+            if record is not None and record.kind == "commit":
+                break
+            wanted -= 1
+        return max(wanted, bounds.first) - 1
+
+    async def _copy(self, held: Contents, through: int) -> Contents:
+        """Copy up to slot *through*, read it back from the files, fold it, and only then name it in the manifest."""
+        _remove_strays(self._folder, held)
+        with SegmentWriter(self._folder, held.last + 1, bytes.fromhex(held.chain)) as writer:
+            async for records in self._journal.read(held.last, through):
+                for record in records:
+                    writer.add(record)
+                await asyncio.sleep(0)
+            segments = (*held.segments, *writer.close())
+        contents = msgspec.structs.replace(
+            held, segments=segments, version=__version__, written_at=rfc3339(SystemClock().wall())
+        )
+        world = await self._folded(contents)
+        contents = msgspec.structs.replace(
+            contents, generation=world.generation, snapshot=write_snapshot(self._folder, world)
+        )
+        write_contents(self._folder, contents)
+        _remove_strays(self._folder, contents)
+        return contents
+
+    async def _folded(self, contents: Contents) -> World:
+        """Fold the archive as it stands in its files, from its last snapshot on."""
+        world, snapshot = World(), contents.snapshot
+        if snapshot is not None and snapshot.fold_version == FOLD_VERSION:
+            try:
+                world = World.restore(read_snapshot(self._folder, snapshot))
+            except Corrupt as error:
+                log.warning("snapshot_ignored", position=str(snapshot.position), reason=error.message)
+        reading = read_records(self._folder, contents, world.position.sequence)
+        while batch := await asyncio.to_thread(next, reading, None):
+            for record in batch:
+                world.apply_record(record)
+        if world.unfoldable:
+            msg = f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade it"
+            raise Refused(msg, reason="unfoldable")
+        return world
+
+    async def _purge(self, held: Contents, through: int) -> int:
+        """Remove what the archive has up to slot *through*, after proof that a snapshot stands for it."""
+        await self._cover(held)
+        noted = await self._snapshots.archived()
+        if noted is None or noted.through < held.last:
+            generation = 0 if noted is None else noted.generation
+            await self._snapshots.note_archived(
+                Archived(
+                    through=held.last,
+                    chain=held.chain,
+                    folder=str(self._folder.absolute()),
+                    archived_at=rfc3339(SystemClock().wall()),
+                    generation=generation,
+                )
+            )
+        claim = await self._journal.last_claim()
+        if claim is None:
+            msg = "the journal has no claim of the right to write: nobody can have written it"
+            raise Corrupt(msg)
+        purged = await self._purge_below(self._subjects.journal, through + 1)
+        return purged + await self._purge_below(self._subjects.epoch, min(through + 1, claim.sequence))
+
+    async def _cover(self, held: Contents) -> None:
+        """Make sure that a snapshot of the archive's end, or of later, can be loaded and is of this journal."""
+        world = await self._snapshots.newest(self._journal, World.restore)
+        if world is not None and world.position.sequence >= held.last:
+            return
+        manifest = await self._snapshots.write((await self._folded(held)).frozen())
+        World.restore(await self._snapshots.load(manifest))
+
+    async def _purge_below(self, subject: str, sequence: int) -> int:
+        api = f"STREAM.PURGE.{self._subjects.stream_journal}"
+        try:
+            answer = await self._bus.js_request(api, {"filter": subject, "seq": sequence}, timeout_s=PURGE_TIMEOUT_S)
+        except ApiError as error:
+            raise Unavailable(f"the journal cannot be purged: {error.message}") from error
+        purged: int = answer["purged"]
+        return purged
+
+
+def _nothing(namespace: str) -> Contents:
+    return Contents(kind="archive", namespace=namespace, version=__version__, written_at="", generation=0, segments=())
+
+
+def _remove_strays(folder: Path, contents: Contents) -> None:
+    """Remove what a run that was cut off has left, and the snapshot before the present one."""
+    named = {one.file for one in contents.segments}
+    if contents.snapshot is not None:
+        named.add(contents.snapshot.file)
+    for pattern in ("*.records.gz", "snapshot-*.msgpack.zz", "*.partial"):
+        for path in folder.glob(pattern):
+            if path.name not in named:
+                path.unlink()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others out of the directory; the kernel lets go when the process ends."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refused(f"another process archives into {folder}: wait for it", reason="in_use") from None
+    finally:
+        os.close(fd)

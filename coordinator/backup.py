@@ -1,0 +1,206 @@
+"""
+Backups: the journal as it stood at one slot, in files, with the world of that slot.
+
+`create` reads while others write: what is committed never changes, so a backup of slots 1 to n is of one moment,
+whatever comes behind n. It only reads the journal. `verify` needs nothing but the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import structlog
+
+from coordinator import __version__
+from coordinator.beginning import check_archived
+from coordinator.bundle import (
+    Contents,
+    read_contents,
+    read_snapshot,
+    sync_folder,
+    write_contents,
+    write_snapshot,
+)
+from coordinator.clock import SystemClock
+from coordinator.errors import Corrupt, NotFound, Refused
+from coordinator.journal_nats import NatsJournal
+from coordinator.segments import SegmentWriter, read_records
+from coordinator.snapshots import Snapshots
+from events.codec import rfc3339
+from projections.source import GENESIS
+from projections.world import FOLD_VERSION, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from coordinator.bundle import Segment
+    from coordinator.bus import Bus
+    from events.subjects import Subjects
+    from projections.source import Record
+
+log = structlog.get_logger(__name__)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup or an archive holds, and whether its world is what its records fold to."""
+
+    first: int
+    last: int
+    records: int
+    size_bytes: int
+    generation: int
+    digest: str
+    folded: bool
+    """Whether all records from the first slot on were folded; else the chain alone was checked."""
+    took_s: float
+
+
+async def create(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
+    """
+    Write a backup into the new directory *folder*; it has that name only when it is whole and on the disk.
+
+    Raises:
+        Refused: there is such a directory already, or there is nothing to back up.
+        Corrupt: the journal is damaged.
+        Unavailable: NATS does not answer.
+    """
+    partial = _begin(folder)
+    contents = await _write(bus, subjects, partial)
+    partial.replace(folder)
+    sync_folder(folder.parent)
+    log.info("backup_created", folder=str(folder), first=contents.first, last=contents.last)
+    return contents
+
+
+def _begin(folder: Path) -> Path:
+    """Make the directory that a backup is written into until it is whole."""
+    if folder.exists():
+        raise Refused(f"{folder} exists already: name a directory that does not", reason="exists")
+    partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)  # of one that was cut off
+    partial.mkdir(mode=0o700, parents=True)
+    return partial
+
+
+async def _write(bus: Bus, subjects: Subjects, folder: Path) -> Contents:
+    journal, snapshots = NatsJournal(bus, subjects), Snapshots(bus, subjects)
+    world = await snapshots.newest(journal, World.restore) or World()
+    first, last = await journal.bounds()
+    if last < first:
+        raise Refused("the journal is empty: there is nothing to back up", reason="empty")
+    archived = None
+    if first > 1:
+        await check_archived(snapshots, first)
+        archived = await snapshots.archived()
+    segments = await _copy(journal, world, folder, first, last)
+    if world.unfoldable:
+        msg = f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade it"
+        raise Refused(msg, reason="unfoldable")
+    contents = Contents(
+        kind="backup",
+        namespace=subjects.namespace,
+        version=__version__,
+        written_at=rfc3339(SystemClock().wall()),
+        generation=world.generation,
+        segments=tuple(segments),
+        snapshot=write_snapshot(folder, world),
+        archived=archived,
+    )
+    write_contents(folder, contents)
+    return contents
+
+
+async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, last: int) -> list[Segment]:
+    """Copy the records from *first* to *last*, and fold what *world* lacks of them."""
+    begins = world.position.sequence
+    if begins < first - 1:
+        msg = f"the journal begins at {first}, and no usable snapshot is of what came before: run `archive run`"
+        raise Corrupt(msg, reason="no_snapshot")
+    beginning = None if first == 1 else await journal.slot(first)
+    chain = GENESIS if beginning is None else bytes.fromhex(beginning.chain or "")
+    with SegmentWriter(folder, first, chain) as writer:
+        async for records in journal.read(first - 1, last):
+            for record in records:
+                writer.add(record)
+                if record.sequence > begins:
+                    world.apply_record(record)
+                elif record.sequence == begins and writer.chain != world.chain:
+                    msg = f"the snapshot at {world.position} is not of this journal: its chain is {world.chain.hex()}"
+                    raise Corrupt(msg)
+            await asyncio.sleep(0)
+        return writer.close()
+
+
+def verify(
+    folder: Path, *, kind: Literal["backup", "archive"] = "backup", archive: Path | None = None, fold: bool = True
+) -> tuple[Contents, Report]:
+    """
+    Read a backup or an archive whole, and prove that it is what was written.
+
+    With *fold* also that its world follows from its records.
+
+    Where the journal had been archived, only *archive* has what to begin the fold with.
+
+    Raises:
+        NotFound: there is no backup in *folder*.
+        Corrupt: something is damaged or missing.
+        Refused: it is of a later format.
+    """
+    clock = SystemClock()
+    began = clock.heard()
+    contents = read_contents(folder, kind)
+    if contents is None or not contents.segments or contents.snapshot is None:
+        raise NotFound(f"there is no {kind} in {folder}, or one that was not finished: no manifest")
+    before = [] if archive is None else [(archive, _archive_before(archive, contents))]
+    snapshot = contents.snapshot
+    data = read_snapshot(folder, snapshot)
+    if snapshot.position.sequence != contents.last or snapshot.chain != contents.chain:
+        msg = f"{folder}: the snapshot is of {snapshot.position}, the records end at {contents.last}"
+        raise Corrupt(msg)
+    can_fold = fold and (contents.first == 1 or bool(before)) and snapshot.fold_version == FOLD_VERSION
+    world = World()
+    count = 0
+    for record in _all_records([*before, (folder, contents)], contents.last):
+        count += record.sequence >= contents.first
+        if can_fold:
+            world.apply_record(record)
+    if can_fold and (world.digest(), world.generation) != (snapshot.digest, contents.generation):
+        msg = f"{folder}: the records fold to {world.digest()}, and the snapshot is {snapshot.digest}"
+        raise Corrupt(msg)
+    report = Report(
+        first=contents.first,
+        last=contents.last,
+        records=count,
+        size_bytes=sum(one.size_bytes for one in contents.segments) + len(data),
+        generation=contents.generation,
+        digest=snapshot.digest,
+        folded=can_fold,
+        took_s=round(clock.heard() - began, 3),
+    )
+    return contents, report
+
+
+def _archive_before(archive: Path, contents: Contents) -> Contents:
+    """Read the manifest of the archive that has what stands before a backup."""
+    held = read_contents(archive, "archive")
+    last = 0 if held is None else held.last
+    if held is None or held.first != 1 or last < contents.first - 1:
+        msg = f"{archive} has the journal up to {last}; the backup begins at {contents.first}"
+        raise NotFound(msg)
+    return held
+
+
+def _all_records(parts: list[tuple[Path, Contents]], last: int) -> Iterator[Record]:
+    at = 0
+    for number, (folder, contents) in enumerate(parts):
+        end = last if number == len(parts) - 1 else parts[number + 1][1].first - 1
+        for batch in read_records(folder, contents, at):
+            for record in batch:
+                if record.sequence <= end:
+                    at = record.sequence
+                    yield record

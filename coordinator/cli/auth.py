@@ -1,0 +1,186 @@
+"""The commands about who may do what on NATS: `auth init`, `auth add`, `auth list`, `auth check`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from coordinator.cli.connection import load_settings
+from coordinator.cli.output import output_options, show
+from events.errors import CoordinationError, Refused
+
+if TYPE_CHECKING:
+    from coordinator.auth_files import AuthDirectory
+    from coordinator.settings import Settings
+
+CHECK_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_DIRECTORY = click.option("--dir", "folder", type=_FOLDER, help="Directory of 'auth init'; by default nats.auth.")
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One user: what the server knows it by, and where its credentials are, if they are here."""
+
+    user: str
+    role: str
+    public: str
+    file: str | None
+
+
+_COLUMNS = (
+    ("user", lambda u: u.user),
+    ("role", lambda u: u.role),
+    ("public nkey", lambda u: u.public),
+    ("credentials", lambda u: u.file or "not here"),
+)
+
+
+@click.group()
+def auth() -> None:
+    """Make and check the users of your NATS: who may do what."""
+
+
+@auth.command("init")
+@click.argument("folder", type=_FOLDER)
+@click.option("--domain", "domains", multiple=True, help="A domain that publishes into its inbox and asks.")
+@click.option("--worker", "workers", multiple=True, help="A worker by its id.")
+@click.option("--node", "nodes", multiple=True, help="A node by its id; its containers get credentials too.")
+@click.option("--listen", default="127.0.0.1:4222", show_default=True, help="Where the server is to listen.")
+@click.option("--store", type=_FOLDER, help="Where the server keeps its data; by default DIR/jetstream.")
+@click.option("--tls", is_flag=True, help="Make an authority and a certificate for the server.")
+@click.option("--host", "hosts", multiple=True, help="Name or address that the certificate is for.")
+@click.pass_context
+def auth_init(
+    ctx: click.Context,
+    folder: Path,
+    domains: tuple[str, ...],
+    workers: tuple[str, ...],
+    nodes: tuple[str, ...],
+    listen: str,
+    store: Path | None,
+    tls: bool,
+    hosts: tuple[str, ...],
+) -> None:
+    """Make users, keys and the configuration of a nats-server in FOLDER; what is there stays."""
+    from coordinator.auth_files import AuthDirectory
+    from coordinator.clock import SystemClock
+    from coordinator.permissions import user_of
+
+    settings = load_settings(ctx, log_level="warning")
+    directory = AuthDirectory(folder.absolute())
+    named = [("domain", domains), ("worker", workers), ("node", nodes), ("agents", nodes)]
+    users = [user_of(role, name) for role, names in named for name in names]
+    directory.prepare(settings.namespace, listen=listen, store=(store or folder / "jetstream").absolute())
+    for user in users:
+        directory.add(user)
+    if tls:
+        now = dt.datetime.fromtimestamp(SystemClock().wall(), dt.UTC)
+        directory.make_certificates(hosts, now)
+    scheme = "tls" if directory.authority.exists() else "nats"
+    click.echo(f"nats-server -c {directory.path / 'nats.conf'}")
+    click.echo(
+        f"made in {directory.path}: set nats.auth to it and nats.url to {scheme}://{listen}; "
+        f"on other machines give each process its one file of creds/, by nats.creds",
+        err=True,
+    )
+
+
+@auth.command("add")
+@click.argument("role")
+@click.argument("name")
+@_DIRECTORY
+@click.pass_context
+def auth_add(ctx: click.Context, role: str, name: str, folder: Path | None) -> None:
+    """Add a user of ROLE (domain, worker, node, agents, monitor, admin); prints the file of its credentials."""
+    from coordinator.permissions import user_of
+
+    directory = _directory(load_settings(ctx, log_level="warning"), folder)
+    user = user_of(role, name)
+    if directory.add(user):
+        click.echo("have the server take it up: nats-server --signal reload", err=True)
+    click.echo(str(directory.credentials(user)))
+
+
+@auth.command("list")
+@_DIRECTORY
+@output_options
+@click.pass_context
+def auth_list(ctx: click.Context, folder: Path | None, output: str, as_json: bool) -> None:
+    """List the users, and where their credentials are."""
+    directory = _directory(load_settings(ctx, log_level="warning"), folder)
+    files = [(one, directory.credentials(one.user)) for one in directory.known()]
+    listed = [
+        Listed(user=one.user.token, role=one.role, public=one.public, file=str(file) if file.exists() else None)
+        for one, file in files
+    ]
+    show(listed, _COLUMNS, output=output, as_json=as_json)
+
+
+@auth.command("check")
+@_DIRECTORY
+@click.option("--url", help="Also log in there as each user whose credentials are here.")
+@click.pass_context
+def auth_check(ctx: click.Context, folder: Path | None, url: str | None) -> None:
+    """Look for keys that others may read, keys that do not fit, and a configuration that the server refuses."""
+    directory = _directory(load_settings(ctx, log_level="warning"), folder)
+    found = directory.check()
+    for trouble in found:
+        click.echo(f"{trouble.what}: {trouble.remedy}")
+    refused = _refused_by_server(directory)
+    if refused:
+        click.echo(f"nats-server does not take {directory.path / 'nats.conf'}: {refused}")
+    failed = asyncio.run(_log_in(directory, url)) if url else []
+    for line in failed:
+        click.echo(line)
+    if found or refused or failed:
+        raise Refused(f"{directory.path} is not in order", reason="not_in_order")
+    click.echo(f"{directory.path} is in order: {len(directory.known())} users", err=True)
+
+
+def _directory(settings: Settings, folder: Path | None) -> AuthDirectory:
+    from coordinator.auth_files import AuthDirectory
+
+    path = folder if folder is not None else settings.nats.auth
+    if path is None:
+        raise Refused("no directory is named: use --dir, or set nats.auth", reason="no_directory")
+    return AuthDirectory(path.absolute())
+
+
+def _refused_by_server(directory: AuthDirectory) -> str:
+    """Have the server read its configuration; gives what it says of it, empty when it takes it."""
+    from coordinator.server_program import find_server
+
+    command: list[Any] = [find_server(), "-t", "-c", directory.path / "nats.conf"]
+    done = subprocess.run(command, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False)
+    return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()[-500:]
+
+
+async def _log_in(directory: AuthDirectory, url: str) -> list[str]:
+    from coordinator.bus import Bus
+
+    failed = []
+    trusted = directory.authority_or_none()
+    for known in directory.known():
+        file = directory.credentials(known.user)
+        if not file.exists():
+            continue
+        try:
+            async with Bus.open(
+                url,
+                name="auth-check",
+                creds=str(file),
+                tls_ca=str(trusted) if trusted else None,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+            ):
+                pass
+        except CoordinationError as error:
+            failed.append(f"{known.user.token} cannot log in: {error.message}")
+    return failed

@@ -1,0 +1,194 @@
+"""`coordinator backup …` and `coordinator archive …`; they print what they did as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli.connection import URL, find_url, load_settings, unless_stopped
+from coordinator.cli.output import show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from coordinator.bus import Bus
+    from coordinator.settings import Settings
+    from events.subjects import Subjects
+
+DAY_S = 86_400.0
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_HELD = click.Path(exists=True, file_okay=False, path_type=Path)
+_ARCHIVE = click.option("--archive", type=_HELD, help="The archive, for what has left the journal.")
+_CREDS = click.option(
+    "--creds", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NATS credentials that may purge."
+)
+
+
+@click.group()
+def backup() -> None:
+    """Back the journal up, restore it, and try that out."""
+
+
+@backup.command()
+@click.argument("folder", type=_FOLDER)
+@URL
+@click.pass_context
+def create(ctx: click.Context, folder: Path, url: str | None) -> None:
+    """Write a backup into the new directory FOLDER, while everything goes on."""
+    from coordinator import backup as backups
+
+    settings = load_settings(ctx, log_level="warning")
+    contents = _run(settings, url, lambda bus, subjects: backups.create(bus, subjects, folder))
+    show_json(
+        {
+            "folder": str(folder),
+            "first": contents.first,
+            "last": contents.last,
+            "generation": contents.generation,
+            "chain": contents.chain,
+            "digest": contents.snapshot.digest,
+            "files": len(contents.segments) + 2,
+        }
+    )
+
+
+@backup.command()
+@click.argument("folder", type=_HELD)
+@_ARCHIVE
+@click.option("--quick", is_flag=True, help="Check hashes and chain only; do not fold.")
+@click.pass_context
+def verify(ctx: click.Context, folder: Path, archive: Path | None, quick: bool) -> None:
+    """Prove that the backup in FOLDER is whole; needs no coordinator."""
+    from coordinator import backup as backups
+
+    load_settings(ctx, log_level="warning")
+    show_json(backups.verify(folder, archive=archive, fold=not quick)[1])
+
+
+@backup.command()
+@click.argument("folder", type=_HELD)
+@click.option("--nats", "url", help="An empty NATS to restore into; without it, this machine's own store.")
+@click.option("--generation", type=click.IntRange(min=1), help="Generation to go on with; by default a new one.")
+@click.pass_context
+def restore(ctx: click.Context, folder: Path, url: str | None, generation: int | None) -> None:
+    """Restore the backup in FOLDER into an empty NATS, as a new generation."""
+    settings = load_settings(ctx, log_level="warning")
+    show_json(_finished(_restore(settings, folder, url, generation)))
+
+
+async def _restore(settings: Settings, folder: Path, url: str | None, generation: int | None) -> Any:
+    from coordinator import backup as backups
+    from coordinator.embedded import EmbeddedServer
+    from coordinator.home import Home
+    from coordinator.restore import restore as restore_backup
+
+    contents, _ = await asyncio.to_thread(backups.verify, folder, fold=False)
+
+    async def run(bus: Bus, subjects: Subjects) -> Any:
+        replicas = settings.nats.replicas
+        return await restore_backup(bus, subjects, folder, contents, replicas=replicas, generation=generation)
+
+    if url is not None:
+        return await _connected(settings, url, run, role="coordinator")
+    home = Home(settings.home_path())
+    with home.lock("up"):
+        async with EmbeddedServer(home.nats_store) as server:
+            return await _connected(settings, server.url, run, role="coordinator")
+
+
+@backup.command()
+@URL
+@_ARCHIVE
+@click.option("--folder", type=_HELD, help="Where to make the temporary directory; it takes about the journal's size.")
+@click.pass_context
+def drill(ctx: click.Context, url: str | None, archive: Path | None, folder: Path | None) -> int:
+    """Back up, restore into a server of its own, fold, and compare with the live world; 0 when they are the same."""
+    from coordinator import drill as drills
+
+    settings = load_settings(ctx, log_level="warning")
+    drilled = _run(settings, url, lambda bus, subjects: drills.drill(bus, subjects, archive=archive, folder=folder))
+    show_json(drilled)
+    return 0 if drilled.same else 1
+
+
+@click.group()
+def archive() -> None:
+    """Move old commits out of the journal, into files."""
+
+
+@archive.command("run")
+@click.argument("folder", type=_FOLDER)
+@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep what is younger than so many days.")
+@click.option("--before", type=click.IntRange(min=1), help="Move what stands before this slot.")
+@URL
+@_CREDS
+@click.pass_context
+def archive_run(
+    ctx: click.Context, folder: Path, keep_days: float | None, before: int | None, url: str | None, creds: Path | None
+) -> None:
+    """Copy old commits into the archive FOLDER, verify them, and take them out of the journal."""
+    from coordinator.archive import Archive
+    from coordinator.clock import SystemClock
+
+    if (keep_days is None) == (before is None):
+        raise click.UsageError("say either --keep-days or --before")
+    settings = load_settings(ctx, log_level="warning")
+    until = None if keep_days is None else SystemClock().wall() - keep_days * DAY_S
+
+    async def run(bus: Bus, subjects: Subjects) -> Any:
+        moving = Archive(bus, subjects, folder, replicas=settings.nats.replicas)
+        return await moving.run(before=before, before_s=until)
+
+    show_json(_run(settings, url, run, creds=creds))
+
+
+@archive.command("verify")
+@click.argument("folder", type=_HELD)
+@click.pass_context
+def archive_verify(ctx: click.Context, folder: Path) -> None:
+    """Prove that the archive in FOLDER is whole; needs no coordinator."""
+    from coordinator import backup as backups
+
+    load_settings(ctx, log_level="warning")
+    show_json(backups.verify(folder, kind="archive")[1])
+
+
+def _run(
+    settings: Settings,
+    url: str | None,
+    body: Callable[[Bus, Subjects], Awaitable[Any]],
+    *,
+    creds: Path | None = None,
+) -> Any:
+    return _finished(_connected(settings, url or find_url(settings), body, role="archive", creds=creds))
+
+
+def _finished(work: Any) -> Any:
+    """Run *work* to its end; a signal ends it in good order."""
+    done = asyncio.run(unless_stopped(work))
+    if done is None:
+        raise click.Abort
+    return done
+
+
+async def _connected(
+    settings: Settings,
+    url: str,
+    body: Callable[[Bus, Subjects], Awaitable[Any]],
+    *,
+    role: str,
+    creds: Path | None = None,
+) -> Any:
+    from coordinator.bus import Bus
+    from coordinator.client import credentials
+    from events.subjects import Subjects
+
+    login = credentials(settings, role)
+    if creds is not None:
+        login["creds"] = str(creds)
+    async with Bus.open(url, name="backup", buffered=False, **login) as bus:
+        return await body(bus, Subjects(settings.namespace))

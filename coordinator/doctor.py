@@ -1,0 +1,259 @@
+"""
+Looks whether everything the coordinator stands on is as it must be, and says for each thing what to do.
+
+It only asks: nothing is created, changed or written. What nobody lets it ask is `unknown`, never well. The parts about
+this machine alone are in `doctor_machine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import urllib.request
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coordinator.client import Client
+from coordinator.clock import SystemClock
+from coordinator.commands import GetStats
+from coordinator.errors import CoordinationError, Unavailable
+from coordinator.feed import feed_limits, feed_stream
+from coordinator.findings import Finding, fail, ok, unknown, warn
+from coordinator.jetstream import NO_STREAM, ApiError
+from coordinator.journal_nats import NatsJournal, stream_config
+from coordinator.journal_search import time_of
+from coordinator.leadership import lease_config
+from coordinator.serve import HEADER_BYTES, heartbeat_stream
+from coordinator.server_program import MINIMUM_VERSION, TESTED_VERSION
+from coordinator.snapshots import snapshot_stream
+from coordinator.streams import drift
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from coordinator.settings import Settings
+
+ANSWER_TIMEOUT_S = 5.0
+CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
+"""Leases and deadlines bear a clock that is off by a second; one off by ten confuses whoever reads times."""
+LAG_WARN_S = 30.0
+FULL_WARN, FULL_FAIL = 0.8, 0.95
+
+_SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
+
+
+async def look(client: Client, settings: Settings, *, monitor: str = "") -> list[Finding]:
+    """
+    Look at NATS, the streams, and who serves; *monitor* is the server's monitoring URL, `http://host:port`.
+
+    Raises nothing that a look met: it is in its finding.
+    """
+    looks: list[tuple[str, Callable[[], Awaitable[list[Finding]]]]] = [
+        ("server version", lambda: _server(client)),
+        ("max_payload", lambda: _payload(client, settings)),
+        ("fsync", lambda: _fsync(client, monitor)),
+        ("streams", lambda: _streams(client, settings)),
+        ("clock", lambda: _clock(client)),
+        ("leader", lambda: _leader(client)),
+        ("follower", lambda: _follower(client)),
+    ]
+    found: list[Finding] = []
+    for check, run in looks:
+        try:
+            found += await run()
+        except CoordinationError as error:
+            found.append(unknown(check, error.message))
+    return found
+
+
+async def _server(client: Client) -> list[Finding]:
+    told = str(client.bus.server.get("version", ""))
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", told)
+    check, best = "server version", ".".join(map(str, TESTED_VERSION))
+    if match is None:
+        return [unknown(check, f"the server calls itself {told!r}")]
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    if version < MINIMUM_VERSION:
+        least = ".".join(map(str, MINIMUM_VERSION))
+        return [fail(check, f"nats-server {told}", f"upgrade it to {least} or newer, {best} at best")]
+    if version < TESTED_VERSION:
+        return [warn(check, f"nats-server {told}", f"upgrade it: this release was tested with {best}")]
+    return [ok(check, f"nats-server {told}")]
+
+
+async def _payload(client: Client, settings: Settings) -> list[Finding]:
+    given, needed = client.bus.max_payload_bytes, settings.engine.turn_bytes + HEADER_BYTES
+    if given < needed:
+        do = f"raise max_payload in the server's configuration to {needed} or more, or lower engine.turn_bytes"
+        return [fail("max_payload", f"{given} bytes, and a commit may have {needed}", do)]
+    return [ok("max_payload", f"{given} bytes, a commit has at most {needed}")]
+
+
+# --- fsync and room ---------------------------------------------------------------------------------------------------
+
+
+async def _fsync(client: Client, monitor: str) -> list[Finding]:
+    told = await _jetstream_config(client, monitor)
+    if told is None:
+        seen = "the server's configuration cannot be read with these credentials"
+        do = "give --monitor http://host:port, or look for 'sync_interval: always' in the server's configuration"
+        return [unknown("fsync", seen, do)]
+    config, used = told.get("config", {}), told.get("storage", 0)
+    if config.get("sync_always"):
+        found = [ok("fsync", "sync_interval: always")]
+    else:
+        every = config.get("sync_interval", 0) / 1e9
+        do = "set jetstream { sync_interval: always } and restart it; else a power cut loses what was acknowledged"
+        found = [fail("fsync", f"the server syncs every {every:g} s, after it has acknowledged", do)]
+    limit = config.get("max_storage", 0)
+    seen = f"{_gib(used)} of max_file {_gib(limit)} are used"
+    do = "raise max_file, or archive old commits: a full store takes nothing"
+    if limit > 0 and used >= FULL_FAIL * limit:
+        return [*found, fail("store limit", seen, do)]
+    return [
+        *found,
+        (warn("store limit", seen, do) if limit > 0 and used >= FULL_WARN * limit else ok("store limit", seen)),
+    ]
+
+
+async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | None:
+    """Ask the server how it keeps streams, over HTTP or as its system account; None where neither is open to us."""
+    if monitor:
+        try:
+            return await asyncio.to_thread(_get, f"{monitor.rstrip('/')}/jsz?config=1")
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{monitor} does not answer as a nats-server's monitoring does: {error}") from error
+    try:
+        raw = await client.bus.request(_SYSTEM, b'{"config":true}', timeout_s=1.0)
+    except Unavailable:
+        return None
+    answer: dict[str, Any] = msgspec.json.decode(raw)
+    data: dict[str, Any] | None = answer.get("data")
+    return data
+
+
+def _get(url: str) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        msg = f"{url} is no URL of http"
+        raise ValueError(msg)
+    with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as answer:  # noqa: S310  # http alone: see above
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.2f} GiB"
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+async def _streams(client: Client, settings: Settings) -> list[Finding]:
+    subjects, replicas = client.subjects, settings.nats.replicas
+    feed = feed_limits(settings)
+    wanted: list[dict[str, Any]] = [
+        stream_config(subjects, replicas=replicas),
+        lease_config(subjects, replicas=replicas),
+        heartbeat_stream(subjects),
+        snapshot_stream(subjects, replicas=replicas),
+        *([feed_stream(subjects, feed)] if feed is not None else []),
+    ]
+    needed = {wanted[0]["name"], wanted[1]["name"], wanted[2]["name"]}
+    return [await _stream(client, one, is_needed=one["name"] in needed) for one in wanted]
+
+
+async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) -> Finding:
+    check = f"stream {wanted['name']}"
+    try:
+        info = await client.bus.js_request(f"STREAM.INFO.{wanted['name']}", timeout_s=ANSWER_TIMEOUT_S)
+    except ApiError as error:
+        if error.err_code != NO_STREAM:
+            return unknown(check, error.message)
+        if is_needed:
+            return fail(check, "it is not there", "start a coordinator; if one has run before, 'coordinator verify'")
+        return unknown(check, "it is not there yet: a follower makes it when it first needs it")
+    differs = drift(info["config"], wanted)
+    if differs:
+        do = "put it back with the NATS tools, after a look at what was lost to it; docs/operations.md, Journal drift"
+        return fail(check, "; ".join(differs), do)
+    away = [one["name"] for one in info.get("cluster", {}).get("replicas", []) if not one.get("current")]
+    if away:
+        do = "bring these servers back: one more that fails may stop the coordinator"
+        return warn(check, f"{len(away)} replicas are not up to date: {', '.join(away)}", do)
+    replicas = info["config"].get("num_replicas", 1)
+    return ok(check, f"as it must be, {replicas} replica{'s' * (replicas > 1)}, {info['state']['messages']} messages")
+
+
+# --- time, and who serves ---------------------------------------------------------------------------------------------
+
+
+async def _clock(client: Client) -> list[Finding]:
+    clock = SystemClock()
+    before = clock.wall()
+    try:
+        info = await client.bus.js_request(f"STREAM.INFO.{client.subjects.stream_journal}", timeout_s=ANSWER_TIMEOUT_S)
+    except ApiError as error:
+        return [unknown("clock", error.message)]
+    after = clock.wall()
+    told = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", info["ts"])).timestamp()
+    # The answer was written at some moment between: only what lies outside is certain.
+    off_s = min(0.0, told - before) + max(0.0, told - after)
+    found = [_off("clock", off_s, "the server's clock and this machine's are {:.3f} s apart")]
+    last = info["state"]["last_seq"]
+    if info["state"]["messages"]:
+        journal = NatsJournal(client.bus, client.subjects)
+        for sequence in range(last, max(0, last - 8), -1):
+            record = await journal.slot(sequence)
+            if record is not None and record.kind == "commit":
+                ahead_s = max(0.0, time_of(record) - after)
+                found.append(_off("commit time", ahead_s, "the last commit is {:.3f} s ahead of this machine's clock"))
+                break
+    return found
+
+
+def _off(check: str, off_s: float, seen: str) -> Finding:
+    do = "have all machines follow one time server (NTP)"
+    said = seen.format(abs(off_s))
+    if abs(off_s) >= CLOCK_FAIL_S:
+        return fail(check, said, do)
+    return warn(check, said, do) if abs(off_s) >= CLOCK_WARN_S else ok(check, said)
+
+
+async def _leader(client: Client) -> list[Finding]:
+    began = time.monotonic()
+    try:
+        stats = await client.execute(GetStats(), timeout_s=ANSWER_TIMEOUT_S)
+    except CoordinationError as error:
+        do = "start 'coordinator serve' or 'coordinator up'; if one runs, its log says why it does not lead"
+        return [fail("leader", f"nobody answers: {error.message}", do)]
+    took_ms = (time.monotonic() - began) * 1000
+    return [ok("leader", f"{stats.leader} leads since epoch {stats.epoch}, and answered in {took_ms:.0f} ms")]
+
+
+async def _follower(client: Client) -> list[Finding]:
+    subject = client.subjects.read(client.source, "lag")
+    do = "start 'coordinator follow'; without one nothing of the past is answered, and the feed stands still"
+    try:
+        raw = await client.bus.request(subject, b"{}", timeout_s=ANSWER_TIMEOUT_S)
+    except Unavailable as error:
+        return [fail("follower", f"none answers: {error.message}", do)]
+    answer: dict[str, Any] = msgspec.json.decode(raw)
+    if "ok" not in answer:
+        return [unknown("follower", str(answer.get("error", {}).get("message", answer)))]
+    return [_behind(name, answer["ok"].get(key)) for name, key in (("read model", "store"), ("feed", "feed"))]
+
+
+def _behind(check: str, behind: dict[str, Any] | None) -> Finding:
+    if behind is None:
+        return unknown(check, "this follower has none, or is starting")
+    seen = f"{behind['behind']} records and {behind['behind_s']:.1f} s behind the journal"
+    reason = behind.get("reason") or ""
+    if reason:
+        return warn(check, f"{seen}; it {behind.get('state')}: {reason}", "see what it says, and its log")
+    if behind["behind_s"] > LAG_WARN_S:
+        return warn(check, seen, "it catches up by itself unless it waits: look into the follower's log")
+    return ok(check, seen)

@@ -1,0 +1,89 @@
+"""
+The drill: a backup is worth what a restore of it gives.
+
+It backs the live journal up, restores that into a nats-server of its own in a temporary directory, folds what is there
+from the first slot, and compares with the world that was folded from the live journal. It changes nothing that lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from coordinator.archive_source import ArchiveSource
+from coordinator.backup import create, verify
+from coordinator.bus import Bus
+from coordinator.clock import SystemClock
+from coordinator.embedded import EmbeddedServer
+from coordinator.errors import Corrupt
+from coordinator.journal_nats import NatsJournal
+from coordinator.restore import restore
+from projections.history import replay_digest
+
+if TYPE_CHECKING:
+    from events.subjects import Subjects
+
+
+class Drilled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the drill saw; times in seconds. `same` says that the restored world is the live one."""
+
+    same: bool
+    last: int
+    records: int
+    size_bytes: int
+    live_digest: str
+    restored_digest: str
+    create_s: float
+    verify_s: float
+    restore_s: float
+    fold_s: float
+
+
+async def drill(bus: Bus, subjects: Subjects, *, archive: Path | None = None, folder: Path | None = None) -> Drilled:
+    """
+    Run the drill in a temporary directory, in *folder* where that is given.
+
+    What the journal has archived is read from *archive*.
+
+    Raises:
+        CoordinationError: a step failed; which, its message says.
+    """
+    clock = SystemClock()
+    marks = [clock.heard()]
+    with TemporaryDirectory(prefix="drill-", dir=folder) as temporary:
+        place = Path(temporary)
+        contents = await create(bus, subjects, place / "backup")
+        marks.append(clock.heard())
+        contents, report = await asyncio.to_thread(verify, place / "backup", archive=archive, fold=False)
+        marks.append(clock.heard())
+        async with (
+            EmbeddedServer(place / "nats") as server,
+            Bus.open(server.url, name="drill", buffered=False) as there,
+        ):
+            await restore(there, subjects, place / "backup", contents)
+            marks.append(clock.heard())
+            journal = NatsJournal(there, subjects)
+            if contents.first > 1 and archive is None:
+                msg = f"the journal was archived up to {contents.first - 1}: say where, with --archive"
+                raise Corrupt(msg, reason="no_archive")
+            source = journal if archive is None else ArchiveSource(archive, journal)
+            digest = await replay_digest(source, contents.last)
+            marks.append(clock.heard())
+    took_s = [round(after - before, 3) for before, after in pairwise(marks)]
+    return Drilled(
+        same=digest == report.digest,
+        last=report.last,
+        records=report.records,
+        size_bytes=report.size_bytes,
+        live_digest=report.digest,
+        restored_digest=digest,
+        create_s=took_s[0],
+        verify_s=took_s[1],
+        restore_s=took_s[2],
+        fold_s=took_s[3],
+    )

@@ -1,0 +1,175 @@
+"""
+How far the journal was seen to reach, kept where the journal is not: what shows that it went back while nobody looked.
+
+A nats-server that finds a damaged block when it starts cuts the stream there and says nothing; an older copy of its
+store looks like any other. Only who remembers the end can tell. So each instance keeps a mark beside its home, written
+at each commit (no fsync: it survives the end of the process) and synced every second (it survives the machine's). The
+mark must never be written before the journal has acknowledged, nor ever go down within one generation.
+
+`<home>/journal.seen` has two places, 4 KiB apart, written in turn: a torn write leaves the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+import structlog
+
+from coordinator.errors import Corrupt, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+FILE = "journal.seen"
+SYNC_S = 1.0
+_PLACE_BYTES = 4096
+_SUM_BYTES = 16
+_STORE_PATIENCE_S = 2.0
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    The journal held *sequence*, in *generation*, and *chain* was the hash of all up to there.
+
+    An empty chain is not known. *by* says in words who has seen it; *created* when the stream was made, as it says.
+    """
+
+    sequence: int
+    generation: int
+    chain: str = ""
+    created: str = ""
+    stream: str = ""
+    by: str = ""
+
+
+class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    number: int
+    seen: Seen
+
+
+class HighWater:
+    """The mark of one instance: `seen` is the highest, None before the first; without a file it lives in memory."""
+
+    def __init__(self, fd: int | None = None, number: int = 0, seen: Seen | None = None) -> None:
+        self.seen = seen
+        self._fd = fd
+        self._number = number
+        self._is_synced = True
+        self._has_failed = False
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path | None) -> Iterator[HighWater]:
+        """
+        Read the mark in the file *path*, and keep it there while the block runs.
+
+        Raises:
+            Corrupt: the file holds something else.
+            Refused: it cannot be opened.
+        """
+        if path is None:
+            yield cls()
+            return
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            msg = f"{path} cannot be opened: {error.strerror}; it must be writable by whoever runs the coordinator"
+            raise Refused(msg, reason="bad_home") from error
+        try:
+            written = _read(fd, path)
+            high_water = cls(fd, written.number, written.seen) if written is not None else cls(fd)
+            try:
+                yield high_water
+            finally:
+                high_water.sync()
+        finally:
+            os.close(fd)
+
+    def note(self, seen: Seen) -> None:
+        """Take *seen* for the mark, written before this returns; what fails is logged, once, and stops nobody."""
+        self.seen = seen
+        if self._fd is None:
+            return
+        self._number += 1
+        self._is_synced = False
+        try:
+            os.pwrite(self._fd, _written(_Written(number=self._number, seen=seen)), self._number % 2 * _PLACE_BYTES)
+        except OSError as error:
+            self._complain(error)
+
+    def sync(self) -> None:
+        """Have the disk keep what was noted; may block for as long as the disk takes."""
+        if self._is_synced or self._fd is None:
+            return
+        self._is_synced = True
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._complain(error)
+
+    async def keep_synced(self) -> NoReturn:
+        """Sync every second, beside the event loop."""
+        while True:
+            await asyncio.sleep(SYNC_S)
+            if not self._is_synced:
+                await asyncio.to_thread(self.sync)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            log.warning("high_water_mark_not_kept", reason=error.strerror)
+
+
+def seen_by_store(path: Path) -> Seen | None:
+    """Say how far the read model at *path* has taken the journal in; None where there is none that can be read."""
+    if not path.is_file():
+        return None
+    import sqlite3
+
+    from projections.store_sqlite import GET_MARK
+
+    with suppress(sqlite3.Error):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_STORE_PATIENCE_S)
+        try:
+            rows = connection.execute(GET_MARK).fetchall()
+        finally:
+            connection.close()
+        if rows:
+            sequence, _, chain, _, generation, *_ = rows[0]
+            return Seen(sequence=sequence, generation=generation, chain=chain, by=f"the read model {path.name}")
+    return None
+
+
+def _written(written: _Written) -> bytes:
+    body = msgspec.json.encode(written)
+    return sha256(body).hexdigest()[:_SUM_BYTES].encode() + body + b"\n"
+
+
+def _read(fd: int, path: Path) -> _Written | None:
+    places = [os.pread(fd, _PLACE_BYTES, at).rstrip(b"\0") for at in (0, _PLACE_BYTES)]
+    found = [one for place in places if (one := _parsed(place)) is not None]
+    if not found and any(places):
+        msg = (
+            f"{path} is damaged, so whether the journal went back cannot be told: look at it with "
+            "'coordinator verify', and if it is right, delete the file"
+        )
+        raise Corrupt(msg, reason="mark_damaged")
+    return max(found, key=lambda one: one.number, default=None)
+
+
+def _parsed(place: bytes) -> _Written | None:
+    line, end, _ = place.partition(b"\n")
+    body = line[_SUM_BYTES:]
+    if not end or sha256(body).hexdigest()[:_SUM_BYTES].encode() != line[:_SUM_BYTES]:
+        return None
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(body, type=_Written)
+    return None

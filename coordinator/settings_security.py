@@ -1,0 +1,136 @@
+"""The section `security` of the settings: who may do what, and how much; see `authorization` for what comes of it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from coordinator.settings_sections import ENTRIES_MOST, Section, apart, plain, wrong
+from events.errors import Refused
+from events.ids import checked
+
+if TYPE_CHECKING:
+    from coordinator.authorization import AccessRules, Quota, Rule
+    from coordinator.settings import Settings
+
+ALL = "*"
+
+
+def _words(value: object) -> object:
+    """Read a list as an environment variable holds one: words with commas between."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _orders(value: tuple[str, ...]) -> tuple[str, ...]:
+    from coordinator.commands import BY_SUBJECT
+
+    known = [f"{kind}.{verb}" for kind, verb in BY_SUBJECT]
+    known += [ALL, *sorted({f"{kind}.{ALL}" for kind, _ in BY_SUBJECT})]
+    for one in value[:ENTRIES_MOST]:
+        if one not in known:
+            nearest = get_close_matches(one, known, n=1, cutoff=0.0)[0]
+            raise wrong(f"{one[:80]!r} in it is no command: the nearest is {nearest!r}; * is all, task.* all of tasks")
+    return value[:ENTRIES_MOST]
+
+
+def _names(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        if one != ALL:
+            _name(one)
+    return value
+
+
+def _name(value: str) -> str:
+    try:
+        return checked(value)
+    except Refused as refused:
+        raise wrong(refused.message) from None
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Orders = Annotated[Words, AfterValidator(_orders)]
+Names = Annotated[Words, AfterValidator(_names)]
+
+
+def _bound(most: float, about: str) -> Any:
+    return Field(default=None, ge=0, le=most, description=f"{about}; none is no bound")
+
+
+class QuotaSettings(Section):
+    """How much of everything somebody may have or do."""
+
+    max_pending_tasks: int | None = _bound(10_000_000, "tasks that may wait at a time")
+    max_services: int | None = _bound(1_000_000, "services that may be registered at a time")
+    submits_per_s: float | None = Field(
+        default=None, ge=0.001, le=1_000_000, description="tasks submitted a second over RPC; none is no bound"
+    )
+    submit_burst: int = Field(default=100, ge=1, le=1_000_000, description="tasks that may come at once after a pause")
+
+    def quota(self) -> Quota:
+        """Give it as decisions take it."""
+        from coordinator.authorization import FREE, Quota
+
+        bounds = self.max_pending_tasks, self.max_services, self.submits_per_s
+        if bounds == (None, None, None):
+            return FREE
+        return Quota(
+            max_pending_tasks=self.max_pending_tasks,
+            max_services=self.max_services,
+            submits_per_s=self.submits_per_s,
+            submit_burst=self.submit_burst,
+        )
+
+
+class SourceSettings(QuotaSettings):
+    """What one source may: whoever sends under its name."""
+
+    may: Orders = plain((ALL,), "commands such as task.submit; task.* for all of tasks, * for all")
+    tenants: Names = plain((ALL,), "tenants it may act for; * for all")
+
+    def rule(self) -> Rule:
+        """Give it as decisions take it."""
+        from coordinator.authorization import Rule
+        from coordinator.commands import COMMANDS
+
+        may = None
+        if ALL not in self.may:
+            may = frozenset(
+                one
+                for one in COMMANDS.values()
+                if f"{one.KIND}.{one.VERB}" in self.may or f"{one.KIND}.{ALL}" in self.may
+            )
+        return Rule(may=may, tenants=None if ALL in self.tenants else frozenset(self.tenants), quota=self.quota())
+
+
+class SecuritySettings(Section):
+    """Who may do what; names of roles, such as worker-w1, go by what their role may unless they are named here."""
+
+    default: SourceSettings = SourceSettings()
+    sources: dict[str, SourceSettings] = plain({}, "what each source may")
+    tenants: dict[str, QuotaSettings] = plain({}, "how much all sources together may have for each tenant")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for table, names in (("sources", self.sources), ("tenants", self.tenants)):
+            for name in names:
+                try:
+                    checked(name, f"security.{table}: the name")
+                except Refused as refused:
+                    raise apart(refused.message) from None
+        return self
+
+
+def access_of(settings: Settings) -> AccessRules | None:
+    """Give the rules of the settings; None where there are no users and no rules, so that everybody may everything."""
+    from coordinator.authorization import AccessRules
+
+    security = settings.security
+    if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:
+        return None
+    return AccessRules(
+        default=security.default.rule(),
+        sources={name: one.rule() for name, one in security.sources.items()},
+        tenants={name: one.quota() for name, one in security.tenants.items()},
+    )

@@ -1,0 +1,353 @@
+"""
+Snapshots of the world on NATS: chunks, and behind them the manifest that alone makes them a snapshot.
+
+    <ns>.snapshot.chunk, … , <ns>.snapshot.manifest      stream <NS>_SNAPSHOTS; the oldest leave it
+
+What was cut off half-way has no manifest and is never seen. A snapshot only spares folding: one that is damaged, of
+another fold, or not of this journal is passed over with a line in the log, and an older one is taken, or none. It must
+never be believed without its digest and the chain of the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import zlib
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import structlog
+
+from coordinator.clock import SystemClock
+from coordinator.errors import Corrupt, Unavailable
+from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.journal_nats import STALE_LEADER_S
+from coordinator.streams import ensure_stream
+from events.base import Position
+from events.codec import UNREADABLE, rfc3339
+from projections.snapshot import pieces
+from projections.source import chain_after
+from projections.world import FOLD_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from coordinator.bus import Bus
+    from coordinator.journal_search import Slots
+    from events.subjects import Subjects
+    from projections.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+CHUNK_BYTES = 512 * 1024
+ANSWER_TIMEOUT_S = 10.0
+ASK_AGAIN_S = 1.0
+KEPT = 3
+MOST_LISTED = 100
+"""Manifests looked at; more than are ever kept."""
+
+_Made = TypeVar("_Made")
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot: of which world, and the chunks that hold it; `digest` is `World.digest` of that world."""
+
+    position: Position
+    chain: str
+    generation: int
+    fold_version: int
+    digest: str
+    size_bytes: int
+    chunks: list[int]
+    """Their sequences in the stream."""
+    written_at: str = ""
+
+
+class Archived(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What must be so of the journal: all up to the slot *through* is in an archive, where the chain was *chain*.
+
+    A restore that is under way notes the *generation* that it will end with; nobody may lead before.
+    """
+
+    through: int
+    chain: str
+    folder: str = ""
+    """Where the archive was, as whoever archived saw it; for people."""
+    archived_at: str = ""
+    generation: int = 0
+
+
+def snapshot_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, Any]:
+    """Say how the stream of snapshots is to be; whoever writes one removes the oldest."""
+    return {
+        "name": subjects.stream_snapshots,
+        "subjects": [subjects.snapshots_all, subjects.archive],
+        "storage": "file",
+        "num_replicas": replicas,
+        "discard": "new",
+    }
+
+
+class Snapshots:
+    """The snapshots of one cluster, reached over *bus*."""
+
+    def __init__(self, bus: Bus, subjects: Subjects, *, replicas: int = 1, kept: int = KEPT) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._stream = subjects.stream_snapshots
+        self._replicas = replicas
+        self._kept = kept
+
+    async def manifests(self) -> list[Manifest]:
+        """
+        Give the manifests there are, the newest world first; empty without a stream.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        found: list[Manifest] = []
+        after = 0
+        for _ in range(MOST_LISTED):
+            message = await self._get({"seq": after + 1, "next_by_subj": self._subjects.snapshot_manifest})
+            if message is None:
+                break
+            after, body = message
+            try:
+                found.append(msgspec.json.decode(body, type=Manifest))
+            except UNREADABLE as error:
+                log.warning("snapshot_ignored", manifest=after, reason=f"its manifest is unreadable: {error}")
+        return sorted(found, key=lambda one: (one.generation, one.position), reverse=True)
+
+    async def write(self, frozen: Snapshot) -> Manifest:
+        """
+        Store *frozen* and remove the oldest; encoding goes on in a thread, a millisecond at a time.
+
+        Raises:
+            Unavailable: JetStream does not answer, or has no room.
+            Refused: the stream is not as it must be.
+        """
+        await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
+        packer = Packer(pieces(frozen))
+        chunks: list[int] = []
+        while chunk := await asyncio.to_thread(packer.next):
+            chunks.append(await self._put(self._subjects.snapshot_chunk, chunk))
+        manifest = Manifest(
+            position=frozen.position,
+            chain=frozen.chain.hex(),
+            generation=frozen.generation,
+            fold_version=frozen.fold_version,
+            digest=packer.digest,
+            size_bytes=packer.size_bytes,
+            chunks=chunks,
+            written_at=rfc3339(SystemClock().wall()),
+        )
+        await self._put(self._subjects.snapshot_manifest, msgspec.json.encode(manifest))
+        await self._remove_oldest()
+        return manifest
+
+    async def load(self, manifest: Manifest) -> bytes:
+        """
+        Read a snapshot and prove that it is what was written.
+
+        Raises:
+            Corrupt: it is damaged, or was removed meanwhile.
+            Unavailable: JetStream does not answer.
+        """
+        packed = []
+        for sequence in manifest.chunks:
+            message = await self._get({"seq": sequence})
+            if message is None:
+                msg = f"snapshot of {manifest.position} misses its chunk {sequence}"
+                raise Corrupt(msg)
+            packed.append(message[1])
+        return await asyncio.to_thread(unpacked, b"".join(packed), manifest.size_bytes, manifest.digest)
+
+    async def newest(
+        self, journal: Slots, make: Callable[[bytes], _Made], *, before: int | None = None
+    ) -> _Made | None:
+        """
+        Read the newest usable snapshot of *journal*, before slot *before* where that is given; None without any.
+
+        Raises:
+            Corrupt: the journal ends before a snapshot of it: it has lost its tail.
+            Unavailable: NATS does not answer.
+        """
+        manifests = [one for one in await self.manifests() if before is None or one.position.sequence < before]
+        if not manifests:
+            return None
+        last = await self._last(journal, max(one.position.sequence for one in manifests))
+        for manifest in manifests:
+            at = manifest.position.sequence
+            if manifest.fold_version != FOLD_VERSION:
+                _ignored(manifest, f"it was folded by version {manifest.fold_version}, this is {FOLD_VERSION}")
+                continue
+            if at > last:
+                msg = (
+                    f"the journal ends at {last}, but there is a snapshot of it at {manifest.position}: it lost its "
+                    f"tail, went backwards, or is being restored. If it is right as it is, delete {self._stream}"
+                )
+                raise Corrupt(msg)
+            try:
+                await _check_chain(journal, manifest)
+                made = make(await self.load(manifest))
+            except Corrupt as error:
+                _ignored(manifest, error.message)
+                continue
+            log.info("snapshot_used", position=str(manifest.position), size_bytes=manifest.size_bytes)
+            return made
+        return None
+
+    async def archived(self) -> Archived | None:
+        """
+        Say what has left the journal for the archive; None when nothing has.
+
+        Raises:
+            Corrupt: what says so is unreadable.
+            Unavailable: JetStream does not answer.
+        """
+        message = await self._get({"last_by_subj": self._subjects.archive})
+        if message is None:
+            return None
+        try:
+            return msgspec.json.decode(message[1], type=Archived)
+        except UNREADABLE as error:
+            msg = f"what says how far the journal was archived is unreadable ({error}): archive once more"
+            raise Corrupt(msg) from error
+
+    async def note_archived(self, archived: Archived) -> None:
+        """Note what is about to leave the journal; raises as `write` does."""
+        await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
+        await self._put(self._subjects.archive, msgspec.json.encode(archived))
+
+    async def forget_behind(self, sequence: int) -> None:
+        """
+        Remove the snapshots of what stood behind slot *sequence* in a journal that is given up.
+
+        Raises:
+            Unavailable: JetStream does not answer.
+        """
+        after = 0
+        while message := await self._get({"seq": after + 1, "next_by_subj": self._subjects.snapshot_manifest}):
+            after, body = message
+            with suppress(*UNREADABLE):
+                if msgspec.json.decode(body, type=Manifest).position.sequence <= sequence:
+                    continue
+            try:
+                api = f"STREAM.MSG.DELETE.{self._stream}"
+                await self._bus.js_request(api, {"seq": after, "no_erase": True}, timeout_s=ANSWER_TIMEOUT_S)
+            except ApiError as error:
+                raise Unavailable(f"{self._stream}: {error.message}") from error
+
+    async def _last(self, journal: Slots, wanted: int) -> int:
+        """Give the last slot; a replica that is cut off shows an older one, and is asked again for as long."""
+        patience_s = STALE_LEADER_S if self._replicas > 1 else 0.0
+        while (last := (await journal.bounds()).last) < wanted and patience_s > 0:
+            await asyncio.sleep(ASK_AGAIN_S)
+            patience_s -= ASK_AGAIN_S
+        return last
+
+    async def _remove_oldest(self) -> None:
+        found = await self.manifests()
+        if len(found) <= self._kept:
+            return
+        kept = found[: self._kept]
+        first = min(min(one.chunks, default=0) for one in kept)
+        request = {"filter": self._subjects.snapshots_all, "seq": first}
+        try:
+            await self._bus.js_request(f"STREAM.PURGE.{self._stream}", request, timeout_s=ANSWER_TIMEOUT_S)
+        except ApiError as error:  # a full stream only lacks room for the next one
+            log.warning("snapshots_not_removed", reason=error.message)
+
+    async def _put(self, subject: str, data: bytes) -> int:
+        try:
+            return (await self._bus.js_publish(subject, data, timeout_s=ANSWER_TIMEOUT_S)).sequence
+        except ApiError as error:
+            msg = f"{self._stream}: {error.message}"
+            raise Unavailable(msg) from error
+
+    async def _get(self, which: dict[str, Any]) -> tuple[int, bytes] | None:
+        api = f"STREAM.MSG.GET.{self._stream}"
+        try:
+            answer = await self._bus.js_request(api, which, timeout_s=ANSWER_TIMEOUT_S)
+        except ApiError as error:
+            if error.err_code in (NO_MESSAGE, NO_STREAM):
+                return None
+            raise Unavailable(f"{self._stream}: {error.message}") from error
+        stored = answer["message"]
+        return stored["seq"], base64.b64decode(stored.get("data", ""))
+
+
+class Packer:
+    """
+    Compress pieces into chunks of at most *chunk_bytes*, and hash them.
+
+    `next` gives one chunk, empty behind the last; it holds the interpreter for a millisecond at a time.
+    """
+
+    def __init__(self, source: Iterator[bytes], chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.size_bytes = 0
+        self._source = source
+        self._chunk_bytes = chunk_bytes
+        self._packing = zlib.compressobj(1)
+        self._hashing = sha256()
+        self._packed = bytearray()
+        self._ended = False
+
+    @property
+    def digest(self) -> str:
+        """The digest of all pieces so far, hexadecimal."""
+        return self._hashing.hexdigest()
+
+    def next(self) -> bytes:
+        while len(self._packed) < self._chunk_bytes and not self._ended:
+            piece = next(self._source, None)
+            if piece is None:
+                self._packed += self._packing.flush()
+                self._ended = True
+            else:
+                self._hashing.update(piece)
+                self.size_bytes += len(piece)
+                self._packed += self._packing.compress(piece)
+        chunk = bytes(self._packed[: self._chunk_bytes])
+        del self._packed[: self._chunk_bytes]
+        return chunk
+
+
+def unpacked(packed: bytes, size_bytes: int, digest: str) -> bytes:
+    """
+    Give what `Packer` packed.
+
+    Raises:
+        Corrupt: it is not what was packed.
+    """
+    try:
+        data = zlib.decompressobj().decompress(packed, size_bytes + 1)
+    except zlib.error as error:
+        msg = f"a snapshot of {size_bytes} bytes is damaged: {error}"
+        raise Corrupt(msg) from error
+    found = sha256(data).hexdigest()
+    if len(data) != size_bytes or found != digest:
+        msg = f"a snapshot of {size_bytes} bytes hashes to {found} and should to {digest}: it is damaged"
+        raise Corrupt(msg)
+    return data
+
+
+async def _check_chain(journal: Slots, manifest: Manifest) -> None:
+    """Make sure, where the slot is still there, that the snapshot is of this very journal."""
+    record = await journal.slot(manifest.position.sequence)
+    if record is None or record.chain is None:
+        return  # archived, or a claim: the next commit tells
+    try:
+        before = bytes.fromhex(record.chain)
+    except ValueError:
+        before = b""
+    if chain_after(before, record.sequence, record.body).hex() != manifest.chain:
+        msg = f"it is of another journal: up to {manifest.position} that one hashes to {manifest.chain}"
+        raise Corrupt(msg)
+
+
+def _ignored(manifest: Manifest, reason: str) -> None:
+    log.warning("snapshot_ignored", position=str(manifest.position), reason=reason)

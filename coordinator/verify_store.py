@@ -1,0 +1,118 @@
+"""
+Holds a read model against the journal: builds another one up to the same position, and compares them row by row.
+
+The one that is checked is copied first, so that a follower may go on writing it; both copies are on disk, and go away.
+It never changes the read model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator.errors import Corrupt, Unavailable
+from coordinator.findings import Finding, fail, ok, unknown
+from coordinator.high_water import seen_by_store
+from projections.projector import Projector
+from projections.store import KINDS
+from projections.store_sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from projections.source import Bounds, CommitSource, Record
+
+CHECK = "read model"
+_DO = "delete it while its follower is stopped: it is built anew"
+_TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
+_ATTACH = "ATTACH DATABASE ? AS other"
+_INTACT = "PRAGMA integrity_check(1)"
+# The names are constants of ours; a table's name cannot be a parameter.
+_MISSING = {
+    table: f"SELECT count(*) FROM (SELECT * FROM main.{table} EXCEPT SELECT * FROM other.{table})"  # noqa: S608
+    for table in _TABLES
+}
+_EXTRA = {
+    table: f"SELECT count(*) FROM (SELECT * FROM other.{table} EXCEPT SELECT * FROM main.{table})"  # noqa: S608
+    for table in _TABLES
+}
+
+
+async def compare_store(store: Path | None, source: CommitSource, last: int) -> Finding:
+    """Compare the read model in the file *store* with what *source*, which ends at *last*, makes of it."""
+    if store is None or not await asyncio.to_thread(store.is_file):
+        return unknown(CHECK, f"there is none at {store}" if store else "none was given", "a follower makes one")
+    with tempfile.TemporaryDirectory(prefix="coordinator-verify-") as folder:
+        copy, built = Path(folder) / "copy.db", Path(folder) / "built.db"
+        try:
+            await asyncio.to_thread(_copy, store, copy)
+        except sqlite3.Error as error:
+            return fail(CHECK, f"{store} is damaged: {error}", _DO)
+        seen = seen_by_store(copy)
+        if seen is None:
+            return ok(CHECK, f"{store} holds nothing yet")
+        if seen.sequence > last:
+            return unknown(CHECK, f"{store} is at {seen.sequence}, behind the journal's end {last}: not compared")
+        try:
+            async with SqliteStore.open(built) as other:
+                await Projector(_Until(source, seen.sequence), other).run()
+        except (Corrupt, Unavailable) as error:
+            return unknown(CHECK, f"it could not be built a second time: {error.message}")
+        try:
+            differs = await asyncio.to_thread(_differences, built, copy)
+        except sqlite3.Error as error:
+            return fail(CHECK, f"{store} is damaged: {error}", _DO)
+    if differs:
+        return fail(CHECK, f"{store} at {seen.sequence} is not what the journal makes: {'; '.join(differs)}", _DO)
+    return ok(CHECK, f"{store} at {seen.sequence} is row by row what the journal makes")
+
+
+class _Until:
+    """A source that ends."""
+
+    def __init__(self, source: CommitSource, until: int) -> None:
+        self._source = source
+        self._until = until
+
+    async def bounds(self) -> Bounds:
+        return await self._source.bounds()
+
+    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
+        return self._source.read(after, min(until, self._until))
+
+    def follow(self, after: int) -> AsyncIterator[list[Record]]:
+        return self._source.read(after, self._until)
+
+
+def _copy(store: Path, copy: Path) -> None:
+    """Copy a read model as it stands at one moment."""
+    live = sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+    try:
+        kept = sqlite3.connect(copy)
+        try:
+            live.backup(kept)
+        finally:
+            kept.close()
+    finally:
+        live.close()
+
+
+def _differences(built: Path, copy: Path) -> list[str]:
+    connection = sqlite3.connect(built)
+    try:
+        connection.execute(_ATTACH, (str(copy),))
+        found = []
+        [(intact,)] = connection.execute(_INTACT.replace("integrity", "other.integrity")).fetchall()
+        if intact != "ok":
+            found.append(str(intact))
+        for table in _TABLES:
+            [(missing,)] = connection.execute(_MISSING[table]).fetchall()
+            [(extra,)] = connection.execute(_EXTRA[table]).fetchall()
+            if missing or extra:
+                found.append(f"{table}: {missing} rows missing or otherwise, {extra} that should not be so")
+        return found
+    finally:
+        connection.close()

@@ -1,0 +1,119 @@
+"""
+A file of NATS credentials: who it says we are, and the signature that proves it.
+
+Two kinds are read: an nkey seed with a line `# user NAME` above it, as `coordinator auth init` writes it, and the
+`.creds` file of an operator, a JWT and a seed. The seed must never be shown: not in an error, a log or a `repr`.
+`cryptography` is imported when something is signed or made; importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32decode, b32encode, b64encode
+from binascii import crc_hqx
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from events.errors import Refused
+from events.ids import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SEED_BYTES = 32
+FILE_BYTES_MOST = 64 * 1024
+INBOXES = "_INBOX"
+"""First token of where answers come to; users with credentials of ours have a second one, their own."""
+
+_SEED, _USER = 18 << 3, 20 << 3
+_CRC_BYTES = 2
+
+_jwt = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END NATS USER JWT-+").search
+_seed = re.compile(r"^\s*(SU[A-Z2-7]{56})\s*$", re.MULTILINE).search
+_user = re.compile(r"^#\s*user\s+(\S+)\s*$", re.MULTILINE).search
+
+
+class Login:
+    """Credentials that were read: `user` is empty where the file does not say whose they are."""
+
+    def __init__(self, *, seed: bytes, user: str = "", jwt: str = "") -> None:
+        self.user = user
+        self.jwt = jwt
+        self._seed = seed
+
+    @property
+    def inbox_prefix(self) -> str:
+        """Where answers to this user come, and to nobody else."""
+        return f"{INBOXES}.{self.user}" if self.user else INBOXES
+
+    @property
+    def public_nkey(self) -> str:
+        """The public half, which the server knows the user by."""
+        return public_nkey(self._seed)
+
+    def signature(self, nonce: str) -> bytes:
+        """Sign what the server made up, in base64."""
+        return b64encode(_private_key(self._seed).sign(nonce.encode()))
+
+    def apply(self, client: Any) -> dict[str, Callable[..., bytes]]:
+        """Have a nats-py *client* log in by this; gives further options for its `connect`."""
+        # nats-py would import a library of its own for what stands here; it looks at these when it logs in.
+        client._auth_configured = True  # noqa: SLF001
+        if self.jwt:
+            return {"signature_cb": self.signature, "user_jwt_cb": self.jwt.encode}
+        client._public_nkey = self.public_nkey  # noqa: SLF001
+        return {"signature_cb": self.signature}
+
+
+def read_login(file: str | Path) -> Login:
+    """
+    Read the credentials in *file*.
+
+    Raises:
+        Refused: it cannot be read, or holds none.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            text = opened.read(FILE_BYTES_MOST).decode("ascii", "replace")
+    except OSError as error:
+        msg = f"the credentials {file} cannot be read: {error.strerror}; name a file that 'coordinator auth' made"
+        raise Refused(msg, reason="bad_credentials") from None
+    seed, jwt, user = _seed(text), _jwt(text), _user(text)
+    if seed is None:
+        msg = f"{file} holds no credentials: it needs a line with an nkey seed (SU…), or is a .creds file of NATS"
+        raise Refused(msg, reason="bad_credentials")
+    name = checked(user[1], f"the user in {file}") if user is not None else ""
+    return Login(seed=_raw_seed(seed[1], file), user=name, jwt=jwt[1] if jwt is not None else "")
+
+
+def written_login(user: str, seed: bytes) -> str:
+    """Write credentials as `read_login` and the tools of NATS read them."""
+    return f"# NATS credentials: a secret, for this user's programs alone\n# user {user}\n{_encoded_seed(seed)}\n"
+
+
+def public_nkey(seed: bytes) -> str:
+    """Give the public nkey (`U…`) of a user's seed of 32 bytes."""
+    raw = _private_key(seed).public_key().public_bytes_raw()
+    return _encoded(bytes([_USER]) + raw)
+
+
+def _private_key(seed: bytes) -> Any:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def _encoded_seed(seed: bytes) -> str:
+    return _encoded(bytes([_SEED | _USER >> 5, (_USER & 31) << 3]) + seed)
+
+
+def _encoded(raw: bytes) -> str:
+    return b32encode(raw + crc_hqx(raw, 0).to_bytes(_CRC_BYTES, "little")).decode().rstrip("=")
+
+
+def _raw_seed(encoded: str, file: str | Path) -> bytes:
+    raw = b32decode(encoded + "=" * (-len(encoded) % 8))
+    if crc_hqx(raw[:-_CRC_BYTES], 0) != int.from_bytes(raw[-_CRC_BYTES:], "little"):
+        msg = f"the nkey seed in {file} is damaged (its checksum is wrong): copy the file again"
+        raise Refused(msg, reason="bad_credentials")
+    return raw[2:-_CRC_BYTES]

@@ -1,0 +1,397 @@
+"""Old commits leave the journal for files, and nothing is lost by it: over a real nats-server, killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from coordinator import backup
+from coordinator.archive import Archive
+from coordinator.archive_source import ArchiveSource
+from coordinator.beginning import begun
+from coordinator.bundle import read_contents, write_contents
+from coordinator.bus import Bus
+from coordinator.drill import drill
+from coordinator.errors import Corrupt, Refused, Unavailable
+from coordinator.follower import Follower, FollowerLimits
+from coordinator.guard import spawn
+from coordinator.journal_nats import NatsJournal
+from coordinator.journal_search import first_since
+from coordinator.restore import restore
+from coordinator.snapshots import Snapshots
+from events.base import Position
+from events.subjects import Subjects
+from projections.history import replay_digest, world_at
+from projections.store_memory import MemoryStore
+from tests.commands import run
+from tests.journal_worlds import follow, read
+from tests.journals import a_bit_of_everything, events_of, folded, leading, leading_on, rows_of, some_tasks, states_of
+from tests.real_server import RealServer, real_server
+from tests.unit.test_projector import project
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from coordinator.engine import Engine
+    from projections.source import Record
+    from projections.world import World
+
+pytestmark = pytest.mark.e2e
+
+SUBJECTS = Subjects()
+PATIENCE_S = 30.0
+QUICK = FollowerLimits(first_pause_s=0.01, longest_pause_s=0.1)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    (tmp_path / "server").mkdir()
+    async with real_server(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+async def bus(server: RealServer) -> AsyncIterator[Bus]:
+    async with Bus.open(server.url, name="test", buffered=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def journal(bus: Bus) -> NatsJournal:
+    made = NatsJournal(bus, SUBJECTS)
+    await made.prepare()
+    return made
+
+
+@pytest.fixture
+async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
+    async with leading(journal) as made:
+        yield made
+
+
+@pytest.fixture
+def archive(bus: Bus, tmp_path: Path) -> Archive:
+    return Archive(bus, SUBJECTS, tmp_path / "archive")
+
+
+async def busy(engine: Engine, turns: int = 6, name: str = "t") -> None:
+    for turn in range(turns):
+        await some_tasks(engine, f"{name}{turn}", 12)
+
+
+async def expect_covered(bus: Bus, journal: NatsJournal, folder: Path, whole: list[Record], world: World) -> None:
+    """Whatever left the journal is in the archive, and what can be begun with is the same world."""
+    first = (await journal.bounds()).first
+    if first > 1:
+        contents, report = await asyncio.to_thread(backup.verify, folder, kind="archive")
+        assert report.folded
+        assert contents.last >= first - 1
+    source = ArchiveSource(folder, journal)
+    assert await read(source, 0, len(whole)) == whole
+    assert (await begun(journal, Snapshots(bus, SUBJECTS))).digest() == world.digest()
+
+
+async def test_what_was_archived_is_read_from_files(
+    bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """The writer goes on under its old claim; every replay, rebuild and question about the past gives the same."""
+    await a_bit_of_everything(engine)
+    await busy(engine)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    straight = MemoryStore()
+    await project(journal, straight)
+    moved = await archive.run(before=last - 3)
+    assert (moved.through, moved.first) == (last - 4, last - 3)
+    assert await journal.slot(1) is not None  # the claim
+    assert await journal.slot(2) is None
+    folder = tmp_path / "archive"
+    await expect_covered(bus, journal, folder, whole, world)
+    source = ArchiveSource(folder, journal)
+    assert await replay_digest(source) == world.digest()
+    past = await world_at(source, Position(5, 0))
+    assert past.position == Position(5, 0)
+    anew = MemoryStore()
+    await project(source, anew)
+    assert await rows_of(anew) == await rows_of(straight)
+    assert await events_of(anew) == await events_of(straight)
+    await busy(engine, 2, "later")
+    again = await archive.run(before=engine.committed.sequence)
+    assert again.through > moved.through
+    assert (await begun(journal, Snapshots(bus, SUBJECTS))).digest() == await replay_digest(source)
+    assert [one.kind for one in await read(source, 0, 3)] == ["claim", "commit", "commit"]
+
+
+async def test_claims_before_the_last_leave_as_well(
+    bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """A journal of several reigns is cut anywhere; behind the cut stands a commit."""
+    for reign in range(4):
+        async with leading(journal) as engine:
+            await some_tasks(engine, f"r{reign}", 8)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    for before in range(2, last + 3):
+        moved = await archive.run(before=before)
+        assert moved.first <= before
+        record = await journal.slot(moved.first)
+        assert moved.first == 1 or (record is not None and record.kind == "commit")
+        await expect_covered(bus, journal, tmp_path / "archive", whole, world)
+    claim = await journal.last_claim()
+    assert claim is not None
+    async with leading_on(journal, 1, await begun(journal, Snapshots(bus, SUBJECTS))) as engine:
+        await some_tasks(engine, "after", 4)
+
+
+async def test_a_follower_builds_its_store_from_archive_and_journal(
+    server: RealServer, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """Its store was deleted; without the archive it says what is missing."""
+    await a_bit_of_everything(engine)
+    await busy(engine)
+    world = await folded(journal)
+    await archive.run(before=engine.committed.sequence - 2)
+    async with Follower.open(server.url, tmp_path / "a.db", limits=QUICK, archive=tmp_path / "archive") as follower:
+        store = await follower.wait_opened(PATIENCE_S)
+        await store.wait_for(engine.committed, PATIENCE_S)
+        assert await rows_of(store) == states_of(world)
+        await busy(engine, 2, "later")
+        await store.wait_for(engine.committed, PATIENCE_S)
+    async with Follower.open(server.url, tmp_path / "b.db", limits=QUICK) as follower:
+        with pytest.raises(Corrupt, match="begins at"):
+            await asyncio.wait_for(follower.wait_failed(), PATIENCE_S)
+    # One that has it all needs no archive: it begins with a snapshot.
+    async with Follower.open(server.url, tmp_path / "a.db", limits=QUICK) as follower:
+        store = await follower.wait_opened(PATIENCE_S)
+        await busy(engine, 1, "still")
+        await store.wait_for(engine.committed, PATIENCE_S)
+
+
+async def test_a_reader_goes_on_where_the_journal_was_cut_under_it(
+    engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """What it was about to read is in the archive by then."""
+    await busy(engine)
+    last = (await journal.bounds()).last
+    whole = await read(journal, 0, last)
+    await archive.run(before=4)
+    source = ArchiveSource(tmp_path / "archive", journal)
+    seen: list[Record] = []
+    following = source.follow(0)
+    seen += await anext(following)
+    await archive.run(before=last - 1)
+    async with asyncio.timeout(PATIENCE_S):
+        while not seen or seen[-1].sequence < last:
+            seen += await anext(following)
+    await following.aclose()  # type: ignore[attr-defined]
+    assert seen == whole
+    rest: list[Record] = []
+    await asyncio.wait_for(follow(source, 2, last, rest), PATIENCE_S)
+    assert rest == whole[2:]
+
+
+async def test_what_is_young_is_kept(engine: Engine, journal: NatsJournal, archive: Archive) -> None:
+    """By commit time; and the last commit stays always."""
+    await busy(engine, 3)
+    middle = engine.world.time
+    await busy(engine, 3, "later")
+    at = await first_since(journal, middle)
+    moved = await archive.run(before_s=middle)
+    assert (moved.through, moved.first) == (at - 1, at)
+    assert (await archive.run(before_s=middle)).copied == 0
+    last = (await journal.bounds()).last
+    assert (await archive.run(before_s=1e12)).through == last - 1
+
+
+@pytest.mark.parametrize("step", ["snapshot", "note", "purge"])
+async def test_nothing_is_purged_before_it_is_proved(
+    bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path, step: str
+) -> None:
+    """Cut off before any step, the journal is whole, and the next run ends it."""
+    await busy(engine)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    folder = tmp_path / "archive"
+    with pytest.raises(Unavailable):
+        await Archive(_Cut(bus, step), SUBJECTS, folder).run(before=last - 1)  # type: ignore[arg-type]
+    assert (await journal.bounds()).first == 1
+    assert await read(journal, 0, last) == whole
+    await expect_covered(bus, journal, folder, whole, world)
+    moved = await Archive(bus, SUBJECTS, folder).run(before=last - 1)
+    assert (moved.copied, moved.first) == (0, last - 1)
+    await expect_covered(bus, journal, folder, whole, world)
+
+
+class _Cut:
+    """A bus that breaks at one step of archiving."""
+
+    def __init__(self, bus: Bus, step: str) -> None:
+        self._bus = bus
+        self._subject = {"snapshot": SUBJECTS.snapshot_manifest, "note": SUBJECTS.archive}.get(step, "")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def js_publish(self, subject: str, *arguments: Any, **options: Any) -> Any:
+        if subject == self._subject:
+            raise Unavailable("cut off")
+        return await self._bus.js_publish(subject, *arguments, **options)
+
+    async def js_request(self, api: str, payload: Any = b"", *, timeout_s: float) -> Any:
+        if not self._subject and api == f"STREAM.PURGE.{SUBJECTS.stream_journal}":
+            raise Unavailable("cut off")
+        return await self._bus.js_request(api, payload, timeout_s=timeout_s)
+
+
+async def test_archiving_may_be_killed_anywhere(
+    server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
+) -> None:
+    """By SIGKILL at some moment, again and again: archive and journal together are always whole."""
+    await a_bit_of_everything(engine)
+    await busy(engine, 12)
+    last = (await journal.bounds()).last
+    whole, world = await read(journal, 0, last), await folded(journal)
+    folder = tmp_path / "archive"
+    env = {**os.environ, "COORDINATOR_URL": server.url}
+    for turn in range(8):
+        words = ["archive", "run", str(folder), "--before", str(2 + turn * (last - 2) // 7)]
+        async with await spawn([sys.executable, "-m", "coordinator.cli", *words], env=env) as child:
+            for _ in range(2000):
+                if folder.exists() or child.returncode is not None:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.004 * turn)
+            if child.returncode is None:
+                os.kill(child.pid, signal.SIGKILL)
+            await child.wait()
+        await expect_covered(bus, journal, folder, whole, world)
+    moved = await Archive(bus, SUBJECTS, folder).run(before=last)
+    assert moved.first > 2
+    await expect_covered(bus, journal, folder, whole, world)
+
+
+async def test_a_beginning_that_is_gone_without_an_archive_is_corrupt(
+    bus: Bus, engine: Engine, journal: NatsJournal
+) -> None:
+    """Somebody purged the journal: no snapshot makes that good."""
+    await busy(engine)
+    snapshots = Snapshots(bus, SUBJECTS)
+    await snapshots.write((await folded(journal)).frozen())
+    request = {"filter": SUBJECTS.journal, "seq": 5}
+    await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", request, timeout_s=5)
+    with pytest.raises(Corrupt, match="records 1 to 4 are gone"):
+        await begun(journal, snapshots)
+
+
+async def test_an_archived_journal_without_any_snapshot_gets_one(
+    bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive
+) -> None:
+    """The stream of snapshots was deleted: it is told what to do, and that helps."""
+    await busy(engine)
+    last = (await journal.bounds()).last
+    world = await folded(journal)
+    await archive.run(before=last - 1)
+    await bus.js_request(f"STREAM.DELETE.{SUBJECTS.stream_snapshots}", timeout_s=5)
+    with pytest.raises(Corrupt):
+        await begun(journal, Snapshots(bus, SUBJECTS))
+    await archive.run(before=last - 1)
+    assert (await begun(journal, Snapshots(bus, SUBJECTS))).digest() == world.digest()
+
+
+async def test_another_archive_is_refused(
+    bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """One that does not end where the journal begins, is of another journal, of another name, or no archive."""
+    await busy(engine)
+    await archive.run(before=6)
+    with pytest.raises(Refused, match="another archive"):
+        await Archive(bus, SUBJECTS, tmp_path / "new").run(before=8)
+    folder = tmp_path / "archive"
+    contents = read_contents(folder, "archive")
+    assert contents is not None
+    last = msgspec.structs.replace(contents.segments[-1], chain_after="0" * 64)
+    write_contents(folder, msgspec.structs.replace(contents, segments=(*contents.segments[:-1], last)))
+    with pytest.raises(Refused, match="another journal"):
+        await archive.run(before=8)
+    write_contents(folder, msgspec.structs.replace(contents, namespace="other"))
+    with pytest.raises(Refused, match="namespace"):
+        await archive.run(before=8)
+    await backup.create(bus, SUBJECTS, tmp_path / "backup")
+    with pytest.raises(Refused, match="holds a backup"):
+        await Archive(bus, SUBJECTS, tmp_path / "backup").run(before=8)
+
+
+async def test_a_damaged_archive_is_told(
+    bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """When it is read, and by `archive verify`; what is new is not purged on top of it."""
+    await busy(engine)
+    await archive.run(before=6)
+    folder = tmp_path / "archive"
+    contents = read_contents(folder, "archive")
+    assert contents is not None
+    path = folder / contents.segments[0].file
+    good = path.read_bytes()
+    path.write_bytes(good[:100] + bytes([good[100] ^ 4]) + good[101:])
+    with pytest.raises(Corrupt, match="damaged"):
+        await replay_digest(ArchiveSource(folder, journal))
+    said = await asyncio.to_thread(run, "archive", "verify", str(folder))
+    assert (said.code, said.out) == (1, "")
+    path.unlink()
+    with pytest.raises(Corrupt, match="missing"):
+        await replay_digest(ArchiveSource(folder, journal))
+
+
+async def test_an_archived_journal_is_backed_up_and_restored(
+    bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
+) -> None:
+    """The restored one begins where it began, its archive goes on, and the drill folds all of it."""
+    async with leading(journal) as engine:
+        await a_bit_of_everything(engine)
+        await busy(engine)
+        await archive.run(before=engine.committed.sequence - 2)
+        contents = await backup.create(bus, SUBJECTS, tmp_path / "backup")
+    folder = tmp_path / "archive"
+    assert contents.first > 1
+    assert not backup.verify(tmp_path / "backup")[1].folded
+    assert backup.verify(tmp_path / "backup", archive=folder)[1].folded
+    assert (await drill(bus, SUBJECTS, archive=folder)).same
+    with pytest.raises(Corrupt, match="--archive"):
+        await drill(bus, SUBJECTS)
+    live = await replay_digest(ArchiveSource(folder, journal), contents.last)
+    (tmp_path / "there").mkdir()
+    async with real_server(tmp_path / "there") as other, Bus.open(other.url, name="there", buffered=False) as there:
+        await restore(there, SUBJECTS, tmp_path / "backup", contents)
+        restored = NatsJournal(there, SUBJECTS)
+        assert (await restored.bounds()).first == contents.first
+        assert await replay_digest(ArchiveSource(folder, restored), contents.last) == live
+        world = await begun(restored, Snapshots(there, SUBJECTS))
+        async with leading_on(restored, world.generation, world) as engine:
+            await some_tasks(engine, "new", 8)
+        moved = await Archive(there, SUBJECTS, folder).run(before=(await restored.bounds()).last)
+        assert moved.purged > 0
+        assert await replay_digest(ArchiveSource(folder, restored)) == engine.world.digest()
+
+
+async def test_the_command_line_archives(server: RealServer, engine: Engine, tmp_path: Path) -> None:
+    """By days or by slot, and one of the two."""
+    await busy(engine)
+    folder = str(tmp_path / "archive")
+
+    async def said(*words: str) -> Any:
+        return await asyncio.to_thread(run, *words)
+
+    ended = await said("archive", "run", folder, "--keep-days", "0", "--url", server.url)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["first"] == engine.committed.sequence
+    ended = await said("archive", "verify", folder)
+    assert json.loads(ended.out)["folded"] is True
+    assert (await said("archive", "run", folder, "--url", server.url)).code == 2

@@ -1,0 +1,67 @@
+"""Snapshots, backups and archives by the least that each role may, on a server that refuses everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator import backup
+from coordinator.archive import Archive
+from coordinator.archive_source import ArchiveSource
+from coordinator.beginning import begun
+from coordinator.errors import Forbidden
+from coordinator.follower import Follower, FollowerLimits
+from coordinator.journal_nats import NatsJournal
+from coordinator.permissions import user_of
+from coordinator.restore import restore
+from coordinator.snapshots import Snapshots
+from coordinator.snapshotter import SnapshotLimits
+from events.subjects import Subjects
+from projections.history import replay_digest
+from tests.journals import a_bit_of_everything, leading, some_tasks
+from tests.secured import secured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+S = Subjects()
+PATIENCE_S = 30.0
+QUICK = FollowerLimits(first_pause_s=0.01, longest_pause_s=0.1)
+OFTEN = SnapshotLimits(every_events=10, pause_s=0.0, look_s=0.01)
+
+
+async def test_each_does_its_part_with_its_own_credentials(tmp_path: Path) -> None:
+    """The follower writes snapshots, the archive backs up and purges, the coordinator begins with them and restores."""
+    folder, held = tmp_path / "backup", tmp_path / "archive"
+    async with secured(tmp_path / "here") as here, here.bus(user_of("coordinator")) as bus:
+        journal, snapshots = NatsJournal(bus, S), Snapshots(bus, S)
+        await journal.prepare()
+        creds = here.creds("follower")
+        store = tmp_path / "state.db"
+        async with (
+            leading(journal) as engine,
+            Follower.open(here.url, store, creds=creds, tls_ca=here.authority, limits=QUICK, snapshots=OFTEN),
+            asyncio.timeout(PATIENCE_S),
+        ):
+            await a_bit_of_everything(engine)
+            for turn in range(1000):
+                if await snapshots.manifests():
+                    break
+                await some_tasks(engine, f"t{turn}", 4)
+                await asyncio.sleep(0.02)
+        async with here.bus(user_of("archive")) as archivist:
+            moved = await Archive(archivist, S, held).run(before=(await journal.bounds()).last)
+            assert moved.purged > 0
+            contents = await backup.create(archivist, S, folder)
+        assert (await begun(journal, snapshots)).digest() == await replay_digest(ArchiveSource(held, journal))
+        async with here.bus(user_of("admin")) as admin:
+            with pytest.raises(Forbidden, match="PURGE"):
+                await Archive(admin, S, held).run(before=moved.last)
+    async with secured(tmp_path / "there") as there, there.bus(user_of("coordinator")) as bus:
+        restored = await restore(bus, S, folder, contents)
+        world = await begun(NatsJournal(bus, S), Snapshots(bus, S))
+        assert (world.generation, world.epoch) == (restored.generation, restored.claim)

@@ -1,0 +1,222 @@
+"""A journal that went back, lost its tail, was made anew or is gone: told apart, before anything is written."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.bus import Bus
+from coordinator.client import Client
+from coordinator.commands import GetStats, SubmitTask
+from coordinator.errors import Corrupt
+from coordinator.groups import task_group
+from coordinator.high_water import FILE
+from coordinator.journal_nats import NatsJournal
+from coordinator.serve import Coordinator, Instance
+from coordinator.verify import accept
+from events.subjects import Subjects
+from tests import faults_damage
+from tests.journals import folded
+from tests.real_server import RealServer, real_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+SUBJECTS = Subjects()
+WAIT_S = 30.0
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    async with real_server(folder) as running:
+        yield running
+
+
+def coordinator_of(server: RealServer, mark: Path | None, name: str = "one", **more: Any) -> Coordinator:
+    return Coordinator(
+        Instance(
+            url=server.url,
+            name=name,
+            version="0",
+            lease_ttl_s=2,
+            lease_renew_s=0.5,
+            lease_fresh_s=1.0,
+            seen_file=str(mark) if mark else "",
+            **more,
+        )
+    )
+
+
+@asynccontextmanager
+async def leading(server: RealServer, mark: Path | None) -> AsyncIterator[Client]:
+    """Have a coordinator lead while the block runs; what it fails with comes out of the block."""
+    coordinator = coordinator_of(server, mark)
+    async with task_group() as tasks:
+        running = tasks.create_task(coordinator.run())
+        async with asyncio.timeout(WAIT_S):
+            await coordinator.leading.wait()
+        async with Client.open(server.url) as client:
+            yield client
+        running.cancel()
+
+
+async def submit(client: Client, count: int, name: str = "t") -> None:
+    for number in range(count):
+        await client.execute(SubmitTask(task_id=f"{name}{number}", task_name="n"), timeout_s=WAIT_S)
+
+
+async def says(server: RealServer, mark: Path | None, **more: Any) -> Corrupt:
+    """Start a coordinator that must not lead; give what it says."""
+    with pytest.raises(Corrupt) as told:
+        async with asyncio.timeout(WAIT_S):
+            await coordinator_of(server, mark, **more).run()
+    return told.value
+
+
+async def last_of(server: RealServer) -> int:
+    async with Bus.open(server.url, name="judge") as bus:
+        return (await NatsJournal(bus, SUBJECTS).bounds()).last
+
+
+async def set_back(server: RealServer, copy: Path) -> None:
+    """Put a copy of the store in the place of the present one."""
+    await server.stop()
+    shutil.rmtree(server.folder / "store")
+    shutil.copytree(copy, server.folder / "store")
+    await server.start()
+
+
+async def keep_copy(server: RealServer, copy: Path) -> None:
+    await server.stop()
+    shutil.copytree(server.folder / "store", copy)
+    await server.start()
+
+
+def test_damage_of_each_sort_is_found_before_a_commit() -> None:
+    """The short form of `python -m tests.faults_damage`: eight damages, one of each sort."""
+    result = asyncio.run(faults_damage.run(len(faults_damage.DAMAGES)))
+    print(result)
+    assert faults_damage.is_kept(result), result
+
+
+def test_without_memory_some_damage_is_missed() -> None:
+    """The control: who only knows what the server says goes on behind a journal that lost its tail."""
+    result = asyncio.run(faults_damage.run(len(faults_damage.DAMAGES), remembering=False))
+    print(result)
+    assert result["missed"], result
+    assert not faults_damage.is_kept(result)
+
+
+async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> None:
+    """Put back while nothing runs: the mark knows better, the message has both ends, and nothing is written."""
+    mark = tmp_path / FILE
+    async with leading(server, mark) as client:
+        await submit(client, 3)
+    await keep_copy(server, tmp_path / "copy")
+    before = await last_of(server)
+    async with leading(server, mark) as client:
+        await submit(client, 6, "u")
+    await set_back(server, tmp_path / "copy")
+    error = await says(server, mark)
+    assert error.reason == "went_back"
+    assert f"ends at {before}" in error.message
+    assert "coordinator verify" in error.message
+    assert await last_of(server) == before
+
+
+async def test_an_older_copy_under_a_running_writer(server: RealServer, tmp_path: Path) -> None:
+    """Neither its next commit nor a new reign may follow: it ends with what was seen."""
+    with pytest.raises(Corrupt) as told:
+        await _set_back_under_writer(server, tmp_path / "copy")
+    assert "it went back" in told.value.message
+    assert "u" not in await tasks_of(server)
+    assert "v" not in await tasks_of(server)
+
+
+async def _set_back_under_writer(server: RealServer, copy: Path) -> None:
+    coordinator = coordinator_of(server, None)  # no file: what it has in memory is enough
+    async with asyncio.timeout(WAIT_S), task_group() as tasks:
+        tasks.create_task(coordinator.run())
+        async with Client.open(server.url) as client:
+            await coordinator.leading.wait()
+            await submit(client, 3)
+            await keep_copy(server, copy)
+            await submit(client, 5, "u")
+            await set_back(server, copy)
+            await submit(client, 1, "v")
+
+
+async def tasks_of(server: RealServer) -> str:
+    """Name the tasks in the journal by the letters they begin with."""
+    async with Bus.open(server.url, name="judge") as bus:
+        world = await folded(NatsJournal(bus, SUBJECTS))
+    return "".join(sorted({task_id[0] for task_id in world.tasks}))
+
+
+async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealServer, tmp_path: Path) -> None:
+    """A stream of the same name without what was in it, and none at all, are said to be what they are."""
+    mark = tmp_path / FILE
+    async with leading(server, mark) as client:
+        await submit(client, 3)
+    async with Bus.open(server.url, name="admin") as bus:
+        await bus.js_request(f"STREAM.DELETE.{SUBJECTS.stream_journal}", timeout_s=5)
+        gone = await says(server, mark)
+        assert gone.reason == "journal_gone"
+        # Without a mark too: what the coordinator made beside it is still there.
+        assert (await says(server, None)).reason == "journal_gone"
+        await NatsJournal(bus, SUBJECTS).prepare()
+    anew = await says(server, mark)
+    assert anew.reason == "recreated"
+    assert "created again" in anew.message
+    assert await last_of(server) == 0
+
+
+async def test_a_journal_that_went_its_own_way_is_branched(server: RealServer, tmp_path: Path) -> None:
+    """An older copy that another coordinator has led since: longer than what was seen, and not the same."""
+    mark = tmp_path / FILE
+    async with leading(server, mark) as client:
+        await submit(client, 2)
+    await keep_copy(server, tmp_path / "copy")
+    async with leading(server, mark) as client:
+        await submit(client, 2, "u")
+    await set_back(server, tmp_path / "copy")
+    async with leading(server, None) as client:  # on another machine, which knows nothing
+        await submit(client, 9, "v")
+    assert (await says(server, mark)).reason == "branched"
+
+
+async def test_a_loss_that_is_accepted_is_gone_on_from(server: RealServer, tmp_path: Path) -> None:
+    """A raised generation makes the mark one of a journal that is lost; the next coordinator leads."""
+    mark = tmp_path / FILE
+    await keep_copy(server, tmp_path / "none")
+    async with leading(server, mark) as client:
+        await submit(client, 2)
+    await keep_copy(server, tmp_path / "copy")
+    async with leading(server, mark) as client:
+        await submit(client, 4, "u")
+    await set_back(server, tmp_path / "copy")
+    assert (await says(server, mark)).reason == "went_back"
+    async with Bus.open(server.url, name="admin", buffered=False) as bus:
+        generation = await accept(bus, SUBJECTS)
+    async with leading(server, mark) as client:
+        stats = await client.execute(GetStats(), timeout_s=WAIT_S)
+        assert stats.epoch.startswith(f"{generation}.")
+        await submit(client, 1, "v")
+    async with leading(server, mark) as client:
+        await submit(client, 1, "w")
+
+
+async def test_a_damaged_mark_stops_the_start(server: RealServer, tmp_path: Path) -> None:
+    """It is not taken for none: that would let a journal without its tail pass."""
+    mark = tmp_path / FILE
+    mark.write_bytes(b"x" * 8192)
+    assert (await says(server, mark)).reason == "mark_damaged"

@@ -1,0 +1,287 @@
+"""
+`python -m tests.faults_damage`: bytes of a journal's store change while nats-server is stopped; found before a commit?
+
+Everything is real: nats-server with one replica and fsync, a coordinator's journal of several blocks, and for each
+damage a copy of that store, changed, served again, and a coordinator that remembers how far the journal was. It must
+stop with `Corrupt` and write nothing. A damage that the server repairs without loss is told apart, by the chain, and
+does not count. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from coordinator.bus import Bus
+from coordinator.client import Client
+from coordinator.commands import SubmitTask
+from coordinator.errors import Corrupt, Unavailable
+from coordinator.groups import task_group
+from coordinator.high_water import FILE
+from coordinator.journal_nats import NatsJournal
+from coordinator.logs import configure
+from coordinator.payloads import payload_of
+from coordinator.serve import Coordinator, Instance
+from events.subjects import Subjects
+from projections.world import World
+from tests.real_server import RealServer, real_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger(__name__)
+
+SUBJECTS = Subjects()
+TASKS, PAYLOAD_BYTES = 330, 60_000
+"""Some 20 MB: three blocks of nats-server's."""
+AT_ONCE = 8
+JUDGED_WITHIN_S = 60.0
+MOST_TRIES = 4
+"""For each damage that counts, so many are made at most; the others were repaired by the server without loss."""
+
+
+class Damage(NamedTuple):
+    """What was done to the store, and how it came out."""
+
+    what: str
+    outcome: str
+    """`found`, `repaired` (nothing was lost), `missed` or `hung`."""
+    said: str
+    took_s: float
+
+
+async def run(count: int, *, seed: int = 1, remembering: bool = True) -> dict[str, Any]:
+    """
+    Damage a journal *count* times so that something of it is lost or changed, and say how often that was found.
+
+    Not *remembering* is the control: a coordinator that knows no more than the server says must miss some.
+    """
+    rng = random.Random(seed)
+    kinds = list(DAMAGES)
+    results: list[Damage] = []
+    with tempfile.TemporaryDirectory(prefix="coordinator-damage-") as folder:
+        good = Path(tempfile.mkdtemp(dir=folder))
+        await _write_journal(good)
+        mark = (good / FILE).read_bytes()
+        if not remembering:
+            (good / FILE).unlink()
+        for number in range(count * MOST_TRIES):
+            if sum(one.outcome != "repaired" for one in results) >= count:
+                break
+            results.append(await _try(good, Path(folder) / "tried", kinds[number % len(kinds)], rng, mark))
+    outcomes = Counter(one.outcome for one in results)
+    counted = len(results) - outcomes["repaired"]
+    return {
+        "damages": counted,
+        "found": outcomes["found"],
+        "missed": [one.what for one in results if one.outcome == "missed"],
+        "hung": [one.what for one in results if one.outcome == "hung"],
+        "repaired_without_loss": outcomes["repaired"],
+        "kinds": dict(Counter(one.what.partition(" ")[0] for one in results if one.outcome == "found")),
+        "slowest_s": round(max(one.took_s for one in results), 1),
+        "remembering": remembering,
+        "seed": seed,
+    }
+
+
+def is_kept(result: dict[str, Any]) -> bool:
+    """Say whether every damage was found before a commit was written."""
+    return bool(result["found"] == result["damages"] > 0 and not result["missed"] and not result["hung"])
+
+
+async def _write_journal(folder: Path) -> None:
+    """Have a coordinator write a journal; keep an older copy of its store, and stop in the middle of a reign."""
+    async with real_server(folder) as server:
+        async with task_group() as tasks:
+            coordinator = Coordinator(_instance(server, folder))
+            running = tasks.create_task(coordinator.run())
+            async with Client.open(server.url) as client:
+                await _submit(client, 0, TASKS // 2)
+                await server.stop()
+                shutil.copytree(folder / "store", folder / "older")
+                await server.start()
+                await _submit(client, TASKS // 2, TASKS)
+            running.cancel()
+        await server.stop()
+
+
+async def _submit(client: Client, begin: int, end: int) -> None:
+    client.call_timeout_s = JUDGED_WITHIN_S
+    for first in range(begin, end, AT_ONCE):
+        async with task_group() as tasks:
+            for number in range(first, min(first + AT_ONCE, end)):
+                payload = payload_of(random.Random(number).randbytes(PAYLOAD_BYTES // 2).hex())
+                command = SubmitTask(task_id=f"t{number}", task_name="n", payload=payload)
+                tasks.create_task(client.execute(command))
+
+
+async def _try(good: Path, folder: Path, kind: str, rng: random.Random, mark: bytes) -> Damage:
+    shutil.copytree(good, folder)
+    try:
+        what = f"{kind} {DAMAGES[kind](folder, rng)}"
+        began = time.monotonic()
+        async with real_server(folder) as server:
+            outcome, said = await _judged(server, folder, mark)
+        damage = Damage(what, outcome, said, time.monotonic() - began)
+        log.info("damage_tried", **damage._asdict())
+        return damage
+    finally:
+        shutil.rmtree(folder)
+
+
+async def _judged(server: RealServer, folder: Path, mark: bytes) -> tuple[str, str]:
+    """Start a coordinator on what is left; what it says, or else whether anything was lost."""
+    before = await _last(server)
+    coordinator = Coordinator(_instance(server, folder))
+    try:
+        async with asyncio.timeout(JUDGED_WITHIN_S), task_group() as tasks:
+            running = tasks.create_task(coordinator.run())
+            await coordinator.leading.wait()
+            running.cancel()
+    except Corrupt as error:
+        after = await _last(server)
+        return ("found" if before == after else "missed"), error.message
+    except TimeoutError:
+        return "hung", ""
+    return ("repaired" if await _is_whole(server, mark) else "missed"), ""
+
+
+async def _last(server: RealServer) -> int | None:
+    async with Bus.open(server.url, name="judge") as bus:
+        try:
+            return (await NatsJournal(bus, SUBJECTS).bounds()).last
+        except Unavailable:
+            return None
+
+
+async def _is_whole(server: RealServer, mark: bytes) -> bool:
+    """Say whether the journal still holds all that was acknowledged, unchanged."""
+    world = World()
+    async with Bus.open(server.url, name="judge") as bus:
+        journal = NatsJournal(bus, SUBJECTS)
+        async for records in journal.read(0, (await journal.bounds()).last):
+            for record in records:
+                world.apply_record(record)
+                if world.chain.hex().encode() in mark:
+                    return True
+    return False
+
+
+def _instance(server: RealServer, folder: Path) -> Instance:
+    return Instance(
+        url=server.url,
+        name="damaged",
+        version="0",
+        lease_ttl_s=2,
+        lease_renew_s=0.5,
+        lease_fresh_s=1.0,
+        seen_file=str(folder / FILE),
+    )
+
+
+# --- damages ----------------------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    stream = next((folder / "store").rglob(f"streams/{SUBJECTS.stream_journal}"))
+    return sorted(stream.glob(pattern))
+
+
+def _flip(file: Path, rng: random.Random) -> str:
+    data = bytearray(file.read_bytes())
+    at = rng.randrange(len(data))
+    data[at] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+    return f"{file.name} at {at} of {len(data)}"
+
+
+def _truncate(file: Path, rng: random.Random) -> str:
+    size = file.stat().st_size
+    left = rng.randrange(size)
+    with file.open("r+b") as opened:
+        opened.truncate(left)
+    return f"{file.name} at {left} of {size}"
+
+
+def _flip_block(folder: Path, rng: random.Random) -> str:
+    return _flip(rng.choice(_files(folder, "msgs/*.blk")), rng)
+
+
+def _flip_block_unindexed(folder: Path, rng: random.Random) -> str:
+    for index in _files(folder, "msgs/index.db"):
+        index.unlink()
+    return _flip_block(folder, rng)
+
+
+def _truncate_block(folder: Path, rng: random.Random) -> str:
+    return _truncate(rng.choice(_files(folder, "msgs/*.blk")), rng)
+
+
+def _zero_page(folder: Path, rng: random.Random) -> str:
+    file = rng.choice(_files(folder, "msgs/*.blk"))
+    at = rng.randrange(file.stat().st_size // 4096) * 4096
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(bytes(4096))
+    return f"{file.name} at {at}"
+
+
+def _remove_block(folder: Path, rng: random.Random) -> str:
+    file = rng.choice(_files(folder, "msgs/*.blk"))
+    file.unlink()
+    return file.name
+
+
+def _damage_index(folder: Path, rng: random.Random) -> str:
+    return rng.choice((_flip, _truncate))(rng.choice(_files(folder, "msgs/index.db")), rng)
+
+
+def _damage_meta(folder: Path, rng: random.Random) -> str:
+    return rng.choice((_flip, _truncate))(rng.choice(_files(folder, "meta.*")), rng)
+
+
+def _older_copy(folder: Path, rng: random.Random) -> str:
+    shutil.rmtree(folder / "store")
+    shutil.copytree(folder / "older", folder / "store")
+    return "of the whole store"
+
+
+DAMAGES: dict[str, Callable[[Path, random.Random], str]] = {
+    "bit-flipped": _flip_block,
+    "truncated": _truncate_block,
+    "stream-description-damaged": _damage_meta,
+    "older-copy": _older_copy,
+    "bit-flipped-without-index": _flip_block_unindexed,
+    "page-zeroed": _zero_page,
+    "block-removed": _remove_block,
+    "index-damaged": _damage_index,
+}
+
+
+def main() -> int:
+    """Run and print; exit 1 when a damage was not found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--control", action="store_true", help="do not remember how far the journal was")
+    parser.add_argument("--log", default="error")
+    given = parser.parse_args()
+    configure(given.log)
+    result = asyncio.run(run(given.count, seed=given.seed, remembering=not given.control))
+    print(msgspec.json.encode(result).decode())
+    return 0 if is_kept(result) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Who may order what, for whom, how much and how fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.access import MOST_KEPT, Access
+from coordinator.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
+from coordinator.commands import (
+    COMMANDS,
+    CancelTask,
+    DeregisterService,
+    FindServices,
+    GetStats,
+    GetTask,
+    RegisterNode,
+    SubmitTask,
+    SyncNode,
+)
+from coordinator.errors import Forbidden, Refused, Unavailable
+from coordinator.inbox_orders import Item
+from coordinator.intake import Caller
+from coordinator.permissions import commands_of
+from events.inbox import InboxRefused
+from projections.world import World
+from tests.specification import fold, said
+from tests.unit.coordinator.engine_rig import leading
+from tests.unit.coordinator.facts import claim, complete, register_service, service, started, submit, submitted
+
+if TYPE_CHECKING:
+    from coordinator.command import Command
+
+TASKS = Rule(may=frozenset({SubmitTask, CancelTask}), tenants=frozenset({"blue"}))
+RULES = AccessRules(default=Rule(may=frozenset({GetStats})), sources={"execution": TASKS})
+
+
+def judged(rules: AccessRules, command: Command, source: str = "execution", tenant: str = "blue") -> None:
+    check(World(), verdict(rules, source, tenant, type(command)), command)
+
+
+def test_a_source_may_what_its_rule_names() -> None:
+    """And nothing else: the message says what it may, and whose credentials would do."""
+    judged(RULES, submit())
+    with pytest.raises(
+        Forbidden, match=r"execution may not node.register, but task.cancel, task.submit: use cred"
+    ) as no:
+        judged(RULES, RegisterNode(node_id="n", capacity=submit().resources, runtime="fake"))
+    assert no.value.code == no.value.reason == "forbidden"
+    assert "admin or node" in no.value.message
+
+
+def test_a_source_acts_for_its_tenants_alone() -> None:
+    """A tenant that is not among them is forbidden, by name."""
+    with pytest.raises(Forbidden, match="execution may not act for tenant 'red': its tenants are blue"):
+        judged(RULES, submit(), tenant="red")
+    nobody = AccessRules(default=Rule(tenants=frozenset()))
+    with pytest.raises(Forbidden, match="its tenants are none"):
+        judged(nobody, submit())
+
+
+def test_who_is_not_named_goes_by_the_default() -> None:
+    """Which may be nothing at all."""
+    judged(RULES, GetStats(), source="somebody")
+    with pytest.raises(Forbidden, match=r"somebody may not task\.get, but coordinator\.stats"):
+        judged(RULES, GetTask(task_id="t"), source="somebody")
+    with pytest.raises(Forbidden, match=r"may not task\.get, but nothing"):
+        judged(AccessRules(default=Rule(may=frozenset())), GetTask(task_id="t"), source="somebody")
+
+
+@pytest.mark.parametrize("source", ["worker-w1", "worker", "node-n1", "agents-n1", "follower", "monitor", "admin"])
+def test_a_role_in_a_name_brings_what_the_role_may(source: str) -> None:
+    """Whatever the default: a strict one must not stop the cluster's own parts."""
+    rules = AccessRules(default=Rule(may=frozenset()))
+    assert rule_of(rules, source).may == commands_of(source.partition("-")[0])
+
+
+def test_a_name_that_is_given_a_rule_goes_by_that_alone() -> None:
+    """Even one that sounds like a role; the coordinator itself may everything; a domain has no such name."""
+    assert rule_of(AccessRules(sources={"worker-w1": TASKS}), "worker-w1") is TASKS
+    assert rule_of(RULES, "coordinator").may is None
+    assert rule_of(RULES, "domain-x") is RULES.default
+
+
+@pytest.mark.parametrize(
+    ("source", "good", "bad"),
+    [
+        ("worker-w1", claim(worker_id="w1"), claim(worker_id="w2")),
+        ("worker-w1", complete(), complete(worker_id="w2")),
+        ("node-n1", SyncNode(node_id="n1"), SyncNode(node_id="n2")),
+    ],
+)
+def test_a_worker_or_node_speaks_for_itself_alone(source: str, good: Command, bad: Command) -> None:
+    """Its credentials are those of one id."""
+    judged(RULES, good, source=source)
+    with pytest.raises(Forbidden, match=r"_id is '.2': these credentials are those of '.1' alone"):
+        judged(RULES, bad, source=source)
+
+
+class TestQuotas:
+    """How much of everything."""
+
+    RULES = AccessRules(
+        sources={"execution": Rule(quota=Quota(max_pending_tasks=2, max_services=1))},
+        tenants={"blue": Quota(max_pending_tasks=3, max_services=2)},
+    )
+
+    def refused(self, world: World, command: Command, source: str = "execution", tenant: str = "blue") -> str:
+        try:
+            check(world, verdict(self.RULES, source, tenant, type(command)), command)
+        except Refused as error:
+            return error.message if (error.reason, error.code) == ("quota", "refused") else "another error"
+        return ""
+
+    def test_pending_tasks_of_a_source(self) -> None:
+        """As many as it may have, no more; what runs does not count, and a repeat is no further task."""
+        two = [said(submitted(one), actor="execution", tenant="x") for one in ("a", "b")]
+        world = fold(*two)
+        assert "2 tasks of source execution are pending" in self.refused(world, submit("c"))
+        assert not self.refused(world, submit("a"))
+        assert not self.refused(world, submit("c"), source="other")
+        assert not self.refused(fold(*two, started("a")), submit("c"))
+
+    def test_pending_tasks_of_a_tenant(self) -> None:
+        """Whoever submitted them."""
+        world = fold(*(said(submitted(one), actor=one, tenant="blue") for one in ("a", "b", "c")))
+        assert "3 tasks of tenant blue are pending" in self.refused(world, submit("d"))
+        assert not self.refused(world, submit("d"), tenant="red")
+
+    def test_services(self) -> None:
+        """Of a source and of a tenant; registering one again is no further one."""
+        world = fold(said(service("a"), actor="execution", tenant="x"))
+        assert "source execution has 1 services" in self.refused(world, register_service("b"))
+        assert not self.refused(world, register_service("a"))
+        world = fold(*(said(service(one), actor=one, tenant="blue") for one in ("a", "b")))
+        assert "tenant blue has 2 services" in self.refused(world, register_service("c"), source="other")
+        assert not self.refused(world, DeregisterService(service_id="a"))
+
+    def test_without_bounds_nothing_is_counted(self) -> None:
+        """A quota of nothing is no quota."""
+        assert verdict(AccessRules(), "execution", "blue", SubmitTask).quotas == ()
+        only_rate = AccessRules(default=Rule(quota=Quota(submits_per_s=1.0)))
+        check(World(), verdict(only_rate, "a", "b", SubmitTask), submit())
+        check(World(), verdict(only_rate, "a", "b", type(register_service())), register_service())
+
+
+class TestRates:
+    """How fast."""
+
+    QUOTA = Quota(submits_per_s=2.0, submit_burst=3)
+
+    def test_a_bucket_fills_up_to_its_burst(self) -> None:
+        """And never empties by a clock that stands still or runs back."""
+        assert poured(None, self.QUOTA, 5.0) == Bucket(3.0, 5.0)
+        assert poured(Bucket(0.0, 5.0), self.QUOTA, 5.5) == Bucket(1.0, 5.5)
+        assert poured(Bucket(0.0, 5.0), self.QUOTA, 99.0) == Bucket(3.0, 99.0)
+        assert poured(Bucket(1.0, 5.0), self.QUOTA, 4.0) == Bucket(1.0, 5.0)
+
+    def test_a_burst_passes_and_then_so_many_a_second(self) -> None:
+        """What is too much is told when it may come again."""
+        access, caller = Access(AccessRules(default=Rule(quota=self.QUOTA)), World()), Caller(actor="a")
+
+        def submit_at(now: float, task_id: str) -> None:
+            found = access.check(caller, submit(task_id))
+            assert found is not None
+            access.meter(submit(task_id), found, now)
+
+        for task_id in "abc":
+            submit_at(10.0, task_id)
+        with pytest.raises(Unavailable, match=r"source a submits faster than 2 tasks a second: go on in 0\.5") as fast:
+            submit_at(10.0, "d")
+        assert (fast.value.reason, fast.value.retry_after_s) == ("rate_limited", 0.5)
+        submit_at(10.5, "d")
+        with pytest.raises(Unavailable):
+            submit_at(10.5, "e")
+
+    def test_a_tenant_and_its_sources_share_a_rate(self) -> None:
+        """What the tenant does not get is not taken from the source either."""
+        rules = AccessRules(default=Rule(quota=self.QUOTA), tenants={"blue": Quota(submits_per_s=1.0, submit_burst=1)})
+        access = Access(rules, World())
+        caller = Caller(actor="a", tenant="blue")
+        found = access.check(caller, submit())
+        assert found is not None
+        access.meter(submit("a"), found, 10.0)
+        with pytest.raises(Unavailable, match="tenant blue"):
+            access.meter(submit("b"), found, 10.0)
+        other = access.check(Caller(actor="a"), submit())
+        assert other is not None
+        access.meter(submit("c"), other, 10.0)
+        access.meter(submit("d"), other, 10.0)
+        with pytest.raises(Unavailable, match="source a"):
+            access.meter(submit("e"), other, 10.0)
+
+
+def test_what_is_kept_of_callers_is_bounded() -> None:
+    """Tenants are of the callers' choosing, and there may be any number."""
+    access = Access(AccessRules(default=Rule(quota=Quota(submits_per_s=1.0))), World())
+    for number in range(MOST_KEPT + 10):
+        caller = Caller(actor=f"a{number}")
+        found = access.check(caller, submit())
+        assert found is not None
+        access.meter(submit(), found, 1.0)
+    assert len(access._judged) <= MOST_KEPT
+    assert len(access._buckets) <= MOST_KEPT
+
+
+class TestInTheWriter:
+    """The rules at work in the engine."""
+
+    RULES = AccessRules(
+        default=Rule(may=frozenset()),
+        sources={
+            "execution": Rule(may=frozenset({SubmitTask}), quota=Quota(max_pending_tasks=1)),
+            "fast": Rule(quota=Quota(submits_per_s=0.001, submit_burst=1)),
+        },
+    )
+
+    async def test_what_is_forbidden_changes_nothing(self) -> None:
+        """Orders and questions alike; nothing of it is in the journal."""
+        async with leading(access=self.RULES) as rig:
+            before = len(rig.events())
+            for command in (CancelTask(task_id="t"), GetStats(), FindServices(), claim()):
+                assert isinstance(await rig.ask(command, actor="execution").error(), Forbidden)
+            with pytest.raises(Forbidden):
+                rig.engine.ask_now(FindServices(), Caller(actor="execution"))
+            assert rig.engine.ask_now(FindServices(), Caller(actor="monitor")) == []
+            assert rig.engine.ask_now(FindServices()) == []
+            assert len(rig.events()) == before
+
+    async def test_quotas_hold_within_one_turn(self) -> None:
+        """A hundred at once get what one after the other would: exactly as many as may wait."""
+        async with leading(access=self.RULES) as rig:
+            told = [rig.ask(submit(f"t{number}"), actor="execution") for number in range(100)]
+            errors = []
+            for one in told:
+                with_error = one.error if one is not told[0] else one.outcome
+                errors.append(await with_error())
+            assert errors[0] == "t0"
+            assert {error.reason for error in errors[1:]} == {"quota"}
+            assert len(rig.world.tasks) == 1
+
+    async def test_a_rate_is_told_when_to_go_on(self) -> None:
+        """It is unavailable, not refused: clients try again by themselves. A repeat costs nothing."""
+        async with leading(access=self.RULES) as rig:
+            await rig.order(submit("a"), actor="fast")
+            await rig.order(submit("a"), actor="fast")
+            error = await rig.ask(submit("b"), actor="fast").error()
+            assert isinstance(error, Unavailable)
+            assert error.retry_after_s is not None
+            assert error.retry_after_s > 100
+
+    async def test_an_inbox_goes_by_the_same_rules(self) -> None:
+        """What its domain may not order is on record as refused, and what follows is taken up."""
+        async with leading(access=self.RULES) as rig:
+            items = [
+                Item(sequence=1, command=CancelTask(task_id="t"), type="task.cancelled", event_id="1"),
+                Item(sequence=2, command=submit("a"), type="task.submitted", event_id="2"),
+            ]
+            rig.engine.inboxes.put("execution", "2026-01-01T00:00:00Z", items)
+            await rig.settle()
+            assert set(rig.world.tasks) == {"a"}
+            (refused,) = [event for event in rig.events() if isinstance(event, InboxRefused)]
+            assert "may not task.cancel" in refused.message
+
+
+def test_a_role_needs_no_command_that_does_not_exist() -> None:
+    """Roles name commands by their types; each is one."""
+    assert commands_of("admin") == frozenset(COMMANDS.values())
+    assert Quota() == FREE
