@@ -37,7 +37,7 @@ e2e: venv ## the real thing: processes and nats-server
 bench: venv ## the benchmarks in turn, as JSON: make bench BENCH="latency rebuild"
 	@for name in $(BENCH); do $(PY) -m coordinator.cli bench $$name $(ARGS) || exit 1; done
 
-faults: venv ## kill -9 of every process, once each, while tasks run
+faults: venv ## break it in every way and see its promises kept, a line of JSON each; ARGS="kills --tasks 5000"
 	@$(PY) -m tests.faults $(ARGS)
 
 lock: venv ## renew requirements.lock from pyproject.toml; ARGS=--upgrade for newer versions

@@ -19,7 +19,7 @@ from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.verify import accept
 from events.subjects import Subjects
-from tests import faults_damage
+from tests.faults import damage
 from tests.journals import folded
 from tests.real_server import RealServer, real_server
 
@@ -102,18 +102,18 @@ async def keep_copy(server: RealServer, copy: Path) -> None:
 
 
 def test_damage_of_each_sort_is_found_before_a_commit() -> None:
-    """The short form of `python -m tests.faults_damage`: eight damages, one of each sort."""
-    result = asyncio.run(faults_damage.run(len(faults_damage.DAMAGES)))
+    """The short form of `python -m tests.faults damage`: eight damages, one of each sort."""
+    result = asyncio.run(damage.run(len(damage.DAMAGES)))
     print(result)
-    assert faults_damage.is_kept(result), result
+    assert damage.is_kept(result), result
 
 
 def test_without_memory_some_damage_is_missed() -> None:
     """The control: who only knows what the server says goes on behind a journal that lost its tail."""
-    result = asyncio.run(faults_damage.run(len(faults_damage.DAMAGES), remembering=False))
+    result = asyncio.run(damage.run(len(damage.DAMAGES), remembering=False))
     print(result)
     assert result["missed"], result
-    assert not faults_damage.is_kept(result)
+    assert not damage.is_kept(result)
 
 
 async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> None:

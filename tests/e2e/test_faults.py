@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests import faults
+from tests.faults import kills
 
 pytestmark = pytest.mark.e2e
 
@@ -21,10 +21,10 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed() -> None:
     Every task is recorded once, ends once, with the right result; the read model is where the journal is; and all of it
     soon after the last fault.
     """
-    result = asyncio.run(faults.run(TASKS))
+    result = asyncio.run(kills.run(TASKS))
     print(result)
-    assert faults.is_kept(result), result
-    assert result["killed"] == list(faults.VICTIMS)
+    assert kills.is_kept(result), result
+    assert result["killed"] == list(kills.VICTIMS)
     assert result["restarts"] == {"coordinator": 1, "follower": 1, "node": 1}
     assert result["ended_after_last_fault_s"] < 15, result
 
@@ -52,5 +52,5 @@ def test_a_promise_that_is_broken_is_noticed(broken: dict[str, object]) -> None:
         "read_model_at": "10.0",
         "restarts": {"coordinator": 1, "follower": 1, "node": 1},
     }
-    assert faults.is_kept(kept)
-    assert not faults.is_kept(kept | broken)
+    assert kills.is_kept(kept)
+    assert not kills.is_kept(kept | broken)

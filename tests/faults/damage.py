@@ -1,26 +1,23 @@
 """
-`python -m tests.faults_damage`: bytes of a journal's store change while nats-server is stopped; found before a commit?
+Damage: bytes of a journal's store change while nats-server is stopped; found before a commit?
 
 Everything is real: nats-server with one replica and fsync, a coordinator's journal of several blocks, and for each
 damage a copy of that store, changed, served again, and a coordinator that remembers how far the journal was. It must
 stop with `Corrupt` and write nothing. A damage that the server repairs without loss is told apart, by the chain, and
-does not count. Prints one JSON line.
+does not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import structlog
 
 from coordinator.bus import Bus
@@ -30,7 +27,6 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
-from coordinator.logs import configure
 from coordinator.payloads import payload_of
 from coordinator.serve import Coordinator, Instance
 from events.subjects import Subjects
@@ -267,21 +263,3 @@ DAMAGES: dict[str, Callable[[Path, random.Random], str]] = {
     "block-removed": _remove_block,
     "index-damaged": _damage_index,
 }
-
-
-def main() -> int:
-    """Run and print; exit 1 when a damage was not found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--control", action="store_true", help="do not remember how far the journal was")
-    parser.add_argument("--log", default="error")
-    given = parser.parse_args()
-    configure(given.log)
-    result = asyncio.run(run(given.count, seed=given.seed, remembering=not given.control))
-    print(msgspec.json.encode(result).decode())
-    return 0 if is_kept(result) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

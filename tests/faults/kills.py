@@ -1,15 +1,13 @@
 """
-`python -m tests.faults`: kill -9 of every process, once each, while tasks run; nothing acknowledged may be lost.
+Kills: kill -9 of every process, once each, while tasks run; nothing acknowledged may be lost.
 
 Everything is real: nats-server with fsync, coordinator, follower, node agent and workers, each a process of its own.
 What is killed is started again as `coordinator up` does. Judged from the journal: each acknowledged task is there once
-and has one end with the right result, the chain holds, and the read model ends up where the journal does. Prints one
-JSON line.
+and has one end with the right result, the chain holds, and the read model ends up where the journal does.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -27,7 +25,6 @@ from coordinator.commands import SubmitTask
 from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
-from coordinator.logs import configure
 from coordinator.payloads import payload_of, value_of
 from coordinator.settings import load
 from coordinator.supervise import Program
@@ -152,7 +149,7 @@ async def _kill_each(cluster: Cluster, workers: list[Program], watch: _Watch, co
 
 
 def _worker(home: Home, cluster: Cluster, number: int) -> Program:
-    handlers = Path(__file__).with_name("fault_handlers.py")
+    handlers = Path(__file__).with_name("handlers.py")
     argv = [sys.executable, "-m", "coordinator.cli", "worker", "run", str(handlers), "--slots", "4"]
     env = {**os.environ, "COORDINATOR_URL": cluster.url, "COORDINATOR_HOME": str(home.path)}
     return Program(f"worker_{number}", argv, env, home.path / "logs" / f"worker_{number}.log")
@@ -165,16 +162,6 @@ async def _read_model(client: Client, sequence: int) -> str:
     return str(answer.get("ok", answer))
 
 
-def main() -> int:
-    """Run and print; exit 1 when a promise was broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=500)
-    configure("warning")
-    result = asyncio.run(run(parser.parse_args().tasks))
-    print(msgspec.json.encode(result).decode())
-    return 0 if is_kept(result) else 1
-
-
 def is_kept(result: dict[str, Any]) -> bool:
     """Say whether every promise was kept."""
     broken = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended")
@@ -184,7 +171,3 @@ def is_kept(result: dict[str, Any]) -> bool:
         and Position.parse(result["read_model_at"]) >= Position.parse(result["chain_verified_to"])
         and all(result["restarts"].values())
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
