@@ -47,6 +47,7 @@ class Connection:
         self.unsent_bytes = 0
         self.is_closed = False
         self.is_connected = False
+        self.server: dict[str, Any] = {"version": "2.12.0", "max_payload": MAX_PAYLOAD}
         self.generation = 0
         self.sent_at = self.came_at = 0.0
         self.subscriptions: dict[int, tuple[str, str, Deliver]] = {}

@@ -266,7 +266,7 @@ class Sim:
                 machine,
                 node_id=process.name,
                 capacity=Resources(cpu_millis=4000, memory_bytes=MEMORY_BYTES),
-                url=URL,
+                reach={"COORDINATOR_URL": URL},
                 secrets=Path("secrets"),
                 clock=process,
             ):
