@@ -254,8 +254,15 @@ class NotingJournal:
 async def _check_there(
     journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
+    told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
     waited_s = 0.0
     while True:
+        # These first: another instance that begins at this moment makes the journal before it writes to them.
+        used = [
+            f"stream {name} is still there"
+            for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
+            if await _was_used(bus, name)
+        ]
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -263,17 +270,11 @@ async def _check_there(
                 raise
         else:
             return
-        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += [
-            f"stream {name} is still there"
-            for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
-            if await _exists(bus, name)
-        ]
-        if not told:
+        if not told and not used:
             return
         if waited_s >= doubt_s:
             msg = (
-                f"there is no stream {subjects.stream_journal}, but {' and '.join(told)}: it was deleted, or "
+                f"there is no stream {subjects.stream_journal}, but {' and '.join(told + used)}: it was deleted, or "
                 f"nats-server could not read it. {WHAT_TO_DO}; to begin with nothing, delete what is left of it too"
             )
             raise Corrupt(msg, reason=GONE)
@@ -308,11 +309,12 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     return None
 
 
-async def _exists(bus: Bus, name: str) -> bool:
+async def _was_used(bus: Bus, name: str) -> bool:
+    """Say whether anything was ever written to a stream; a follower may have made it and wait for the journal."""
     try:
-        await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error
         return False
-    return True
+    return bool(info["state"]["last_seq"])

@@ -13,10 +13,12 @@ from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
+from coordinator.feed import FeedLimits, feed_stream
 from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
+from coordinator.streams import ensure_stream
 from coordinator.verify import accept
 from events.subjects import Subjects
 from tests.faults import damage
@@ -114,6 +116,25 @@ def test_without_memory_some_damage_is_missed() -> None:
     print(result)
     assert result["missed"], result
     assert not damage.is_kept(result)
+
+
+async def test_a_follower_that_came_first_is_no_loss(server: RealServer, tmp_path: Path) -> None:
+    """It makes the feed and waits for the journal; a feed that holds nothing, and never did, is no sign of one."""
+    async with Bus.open(server.url, name="follower") as bus:
+        await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
+    async with leading(server, tmp_path / FILE) as client:
+        await submit(client, 1)
+
+
+async def test_instances_that_begin_together_begin_one_journal(server: RealServer) -> None:
+    """Whoever finds the lease of another that was quicker finds its journal too."""
+    async with task_group() as tasks:
+        several = [coordinator_of(server, None, name) for name in ("one", "two", "three")]
+        running = [tasks.create_task(one.run()) for one in several]
+        async with Client.open(server.url) as client:
+            await submit(client, 1)
+        for one in running:
+            one.cancel()
 
 
 async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> None:
