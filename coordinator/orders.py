@@ -270,7 +270,11 @@ class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a node agent saw of one container: `state` is running, paused, exited or failed (could not be started)."""
+    """
+    What a node agent saw of one container.
+
+    `state` is running, paused, exited, failed (could not be started), or busy (about to be something else).
+    """
 
     container_id: str
     generation: str
@@ -302,15 +306,23 @@ class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     containers: tuple[DesiredContainer, ...]
     node_lease_s: float
     epoch: tuple[int, int]
+    orders_id: str = ""
+    """To be named by the next report."""
 
 
 class SyncNode(Command, frozen=True, kw_only=True, gc=False):
-    """Report everything a node runs and learn everything it should; repeated each second and on each notice."""
+    """
+    Report everything a node runs and learn everything it should; repeated each second and on each notice.
+
+    `orders_id` is that of the last orders it had when it looked. What a report does not name is believed to be gone only
+    when these were the last that were given: an older report may come late.
+    """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders
 
     node_id: str
     observed: tuple[ObservedContainer, ...] = ()
+    orders_id: str = ""
 
 
 class CordonNode(Command, frozen=True, kw_only=True, gc=False):
