@@ -83,7 +83,7 @@ class FailTask(Command, frozen=True, kw_only=True, gc=False):
 class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
     """Give an attempt back unstarted; it does not count as a try."""
 
-    KIND, VERB = "task", "release"
+    KIND, VERB, REMEMBERED = "task", "release", True
 
     task_id: str
     lease: str

@@ -61,6 +61,7 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "PauseContainer",
         "ResumeContainer",
         "FailTask",
+        "ReleaseTask",
         "ReleasePool",
     }
 
