@@ -7,6 +7,7 @@ Each runs as a process of its own with the real client. What it was promised goe
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -236,7 +237,7 @@ class ContainerUser(Actor):
             try:
                 await self.ask(command)
             except Refused as error:
-                if error.reason != "no_room" and error.reason != "not_startable":
+                if error.reason not in ("no_room", "not_startable"):
                     return False
                 await self.sleep(0.5, 2.0)
             else:
@@ -244,10 +245,8 @@ class ContainerUser(Actor):
         return False
 
     async def _until_done(self, command: Command) -> None:
-        try:
+        with suppress(Refused, NotFound):
             await self.ask(command)
-        except (Refused, NotFound):
-            pass
 
     async def _status(self, container_id: str) -> ContainerStatus:
         question = GetContainer(container_id=container_id)

@@ -44,7 +44,8 @@ class Connection:
         assert process is not None
         self.process: Process = process
         self.max_payload = MAX_PAYLOAD
-        self.unsent_bytes = 0
+        self._buffered = buffered
+        self._unsent: list[bytes] = []
         self.is_closed = False
         self.is_connected = False
         self.server: dict[str, Any] = {"version": "2.12.0", "max_payload": MAX_PAYLOAD}
@@ -54,6 +55,7 @@ class Connection:
         self._broker = BROKER.get()
         self._on_disconnect = disconnected
         self._reconnected: Any = None
+        self._telling: asyncio.Task[None] | None = None
         self._sids = 0
         self._pings: list[asyncio.Future[None]] = []
 
@@ -77,8 +79,14 @@ class Connection:
         if gone is not None:
             self._broker.unsubscribe(self, sid, gone[0])
 
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(map(len, self._unsent))
+
     def send(self, frame: bytes) -> None:
         if not self.is_connected:
+            if self._buffered:
+                self._unsent.append(frame)
             return
         head, _, rest = frame.partition(b"\r\n")
         parts = head.split(b" ")
@@ -130,7 +138,10 @@ class Connection:
         self._broker.attach(self)
         for sid in self.subscriptions:
             self._broker.subscribe(self, sid)
-        loop.create_task(self._reconnected(), context=self.process.context)
+        unsent, self._unsent = self._unsent, []
+        for frame in unsent:
+            self.send(frame)
+        self._telling = loop.create_task(self._reconnected(), context=self.process.context)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -151,7 +162,7 @@ class Broker:
         self.arrived: Callable[[Connection, str, str, bytes], None] = lambda *_: None
         """Told of every message as a process takes it."""
         self.journal = ""
-        self.stored: Callable[[bytes, bytes], None] = lambda *_: None
+        self.stored: Callable[[bytes], None] = lambda _: None
         self._exact: dict[str, dict[tuple[Connection, int], None]] = {}
         self._wild: dict[str, dict[tuple[Connection, int], list[str]]] = {}
         """Patterns with wildcards, by what stands before the first of them."""
@@ -256,7 +267,7 @@ class Broker:
             return [when, when + dice.random.random() * LATE_S]
         return [when]
 
-    def _at(self, when: float, context: Any, call: Callable[..., None], *args: Any) -> None:
+    def _at(self, when: float, context: Any, call: Callable[..., object], *args: Any) -> None:
         asyncio.get_running_loop().call_at(when, call, *args, context=context)
 
     def _receive(
@@ -379,6 +390,8 @@ class Broker:
                     self._answer(reply, encode(stream.info()))
                 else:
                     self._answer(reply, _found(stream, request))
+            case _:
+                raise AssertionError(api)
 
     def _consumer(self, words: list[str], request: dict[str, Any], reply: str) -> None:
         verb, name, consumer = words

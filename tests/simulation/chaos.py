@@ -1,4 +1,4 @@
-"""The faults that come by themselves: processes killed, stopped and cut off, clocks set, machines and server restarted."""
+"""The faults that come by themselves: processes killed, stopped, cut off; clocks set; machines and server restarted."""
 
 from __future__ import annotations
 

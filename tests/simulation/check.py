@@ -47,8 +47,8 @@ from projections.store import KINDS
 from projections.world import World
 from tests.simulation.actors import POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES
+from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
-from tests.simulation.watch import Violation
 
 if TYPE_CHECKING:
     from events.base import Envelope
@@ -83,15 +83,15 @@ def check(sim: Sim) -> Counter[str]:
     replayed = World()
     history = History()
     snapshots: dict[int, bytes] = {}
-    worlds = _live_worlds(sim)
     for record in journal:
         for envelope in replayed.apply_record(record):
             history.take(envelope, record.sequence)
         if record.sequence == len(journal) // 2:
             snapshots[record.sequence] = replayed.snapshot()
-        for world in worlds:
-            if world.position == replayed.position and world.digest() != replayed.digest():
-                _broken(f"the live world at {world.position} differs from its replay")
+        for role, digest in sim.worlds.get((record.sequence, replayed.chain), {}).items():
+            history.kinds[f"compared.{role}"] += 1
+            if digest != replayed.digest():
+                _broken(Promise.REPLAY, f"the world of a {role} at {record.sequence} differs from its replay")
     history.check(sim)
     _check_snapshot(journal, snapshots, replayed)
     _check_store(sim, journal)
@@ -131,7 +131,10 @@ class History:
         if envelope.commandid:
             key = (envelope.actor, envelope.commandid)
             if self._commands.setdefault(key, sequence) != sequence:
-                _broken(f"command {key} led to events in commits {self._commands[key]} and {sequence}: {event}")
+                _broken(
+                    Promise.ONCE,
+                    f"command {key} led to events in commits {self._commands[key]} and {sequence}: {event}",
+                )
         if isinstance(event, TaskEvent):
             self._task(event, sequence)
         elif isinstance(event, ContainerEvent):
@@ -148,12 +151,12 @@ class History:
         held = self._leases.get(event.task_id, "")
         if isinstance(event, TaskStarted):
             if held:
-                _broken(f"{event.task_id} was started under {event.lease} while {held} was held")
+                _broken(Promise.LEASE, f"{event.task_id} was started under {event.lease} while {held} was held")
             self._leases[event.task_id] = event.lease
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
             if event.lease != held:
-                _broken(f"{event} was accepted, but {held or 'no lease'} was held")
+                _broken(Promise.LEASE, f"{event} was accepted, but {held or 'no lease'} was held")
             self._end(event.task_id)
         elif isinstance(event, TaskCancelled):
             self._end(event.task_id)
@@ -161,14 +164,20 @@ class History:
     def _start(self, event: TaskStarted, sequence: int) -> None:
         commit, held = self._claims.setdefault(event.claim_id, (sequence, set()))
         if commit != sequence and held:
-            _broken(f"claim {event.claim_id} was decided in commits {commit} and {sequence}, and still holds {held}")
+            _broken(
+                Promise.ONCE,
+                f"claim {event.claim_id} was decided in commits {commit} and {sequence}, and still holds {held}",
+            )
         self._claims[event.claim_id] = (sequence, held)
         held.add(event.task_id)
         self._claim_of[event.task_id] = held
         self._places[event.task_id] = event.worker_id
         count = sum(1 for task_id, lease in self._leases.items() if lease and self._places[task_id] == event.worker_id)
         if count > SLOTS:
-            _broken(f"worker {event.worker_id} has {SLOTS} slots and holds {count} tasks with {event.task_id}")
+            _broken(
+                Promise.CAPACITY,
+                f"worker {event.worker_id} has {SLOTS} slots and holds {count} tasks with {event.task_id}",
+            )
 
     def _end(self, task_id: str) -> None:
         self._leases[task_id] = ""
@@ -188,14 +197,14 @@ class History:
         node_id = places[container_id]
         held = sum(size for other, size in memory.items() if places[other] == node_id)
         if held > MEMORY_BYTES:
-            _broken(f"{held} bytes of {MEMORY_BYTES} are held on {node_id} with {container_id}")
+            _broken(Promise.CAPACITY, f"{held} bytes of {MEMORY_BYTES} are held on {node_id} with {container_id}")
 
     def _other(self, event: Any, envelope: Envelope) -> None:
         self.others.append((event, envelope.subject))
         if isinstance(event, PoolAllocated):
             self._shares[event.request_id] = event.resources.cpu_millis
             if sum(self._shares.values()) > POOL.cpu_millis:
-                _broken(f"{self._shares} is granted from a pool of {POOL.cpu_millis}")
+                _broken(Promise.CAPACITY, f"{self._shares} is granted from a pool of {POOL.cpu_millis}")
         elif isinstance(event, PoolReleased):
             self._shares.pop(event.request_id, None)
         elif isinstance(event, WorkerLost):
@@ -207,13 +216,13 @@ class History:
             ends = [event for event in events if isinstance(event, TERMINAL)]
             submits = sum(isinstance(event, TaskSubmitted) for event in events)
             if len(ends) > 1 or submits != 1 or (sim.plan.is_lively and not ends):
-                _broken(f"{task_id} has {len(ends)} terminal events: {events}")
+                _broken(Promise.ONE_END, f"{task_id} has {len(ends)} terminal events: {events}")
         ids = {subject for _, subject in self.others} | set(self.tasks) | set(self._memory)
         for command, answer in sim.told:
             self._check_told(command, answer, ids)
         for task_id, status in sim.seen_ended.items():
             if not any(isinstance(event, TERMINAL) for event in self.tasks[task_id]):
-                _broken(f"{task_id} was seen to end as {status}, and has not")
+                _broken(Promise.ACKNOWLEDGED, f"{task_id} was seen to end as {status}, and has not")
 
     def _check_told(self, command: Any, answer: Any, ids: set[str]) -> None:
         kept = True
@@ -236,16 +245,11 @@ class History:
                     isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others
                 )
         if not kept:
-            _broken(f"{command} was acknowledged and does not stand in the journal")
+            _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged and does not stand in the journal")
 
 
 def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:
     return any(isinstance(event, kind) and event.lease == lease for event in events)
-
-
-def _live_worlds(sim: Sim) -> list[World]:
-    """Give the worlds of those who lead, as they stood when the run ended."""
-    return [engine.world for one in sim.coordinators.values() if (engine := one.engine) is not None]
 
 
 def _check_snapshot(journal: list[Record], snapshots: dict[int, bytes], replayed: World) -> None:
@@ -255,7 +259,7 @@ def _check_snapshot(journal: list[Record], snapshots: dict[int, bytes], replayed
         for record in journal[sequence:]:
             restored.apply_record(record)
         if restored.digest() != replayed.digest():
-            _broken("a world restored from a snapshot differs from one folded from the start")
+            _broken(Promise.REPLAY, "a world restored from a snapshot differs from one folded from the start")
 
 
 def _check_store(sim: Sim, journal: list[Record]) -> None:
@@ -268,13 +272,16 @@ def _check_store(sim: Sim, journal: list[Record]) -> None:
             break
         expected += len(behind.apply_record(record))
     if len(sim.store._events) != expected:
-        _broken(f"the store at {position} has {len(sim.store._events)} events; the journal has {expected} up to there")
+        _broken(
+            Promise.STORE,
+            f"the store at {position} has {len(sim.store._events)} events; the journal has {expected} up to there",
+        )
     for kind, where in KINDS.items():
         states = sim.store._rows[kind]
         for entity_id, state in getattr(behind, where.table).items():
             row = states.get(entity_id)
             if row is None or row.state != msgspec.json.encode(state).decode():
-                _broken(f"the store at {position} has {row} as {kind} {entity_id}, a replay has {state}")
+                _broken(Promise.STORE, f"the store at {position} has {row} as {kind} {entity_id}, a replay has {state}")
 
 
 def _check_inboxes(sim: Sim, history: History) -> None:
@@ -296,8 +303,8 @@ def _check_inboxes(sim: Sim, history: History) -> None:
             if (there if sim.plan.is_lively else there[: len(here)]) != (
                 here if sim.plan.is_lively else here[: len(there)]
             ):
-                _broken(f"of the inbox of {domain} the {what} {there} are on record; it holds {here}")
+                _broken(Promise.INBOX, f"of the inbox of {domain} the {what} {there} are on record; it holds {here}")
 
 
-def _broken(what: str) -> None:
-    raise Violation(what)
+def _broken(promise: Promise, what: str) -> None:
+    raise Violation(promise, what)

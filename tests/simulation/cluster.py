@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
 from coordinator import bus, serve
 from coordinator.clock import SystemClock
+from coordinator.high_water import HighWater
 from coordinator.ids import TimeOrderedIds
 from coordinator.inbox import InboxLimits
 from coordinator.journal_nats import NatsJournal
@@ -36,7 +37,8 @@ from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.loop import MOST_WRONG_S, PROCESS, Process, SeededLoop
-from tests.simulation.watch import Machine, Violation, Watch
+from tests.simulation.promises import Promise, Violation
+from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from coordinator.engine import Engine
     from projections.store import Batch
 
+LOOK_S = 3.0
 BOUND_S = 150.0
 """So long after the last fault everything must have come to its end."""
 MEMORY_BYTES = 3 * MIB
@@ -75,6 +78,14 @@ class Store(MemoryStore):
         await super().write(batch)
 
 
+class Mark(HighWater):
+    """How far one instance has seen the journal, in a file that outlives its process: no disk is played."""
+
+    async def keep_synced(self) -> NoReturn:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
 class Sim:
     """One run; what was seen of it is judged in `check`."""
 
@@ -89,6 +100,9 @@ class Sim:
         self.broker.stored = self.watch.stored
         self.told: list[tuple[Command, Any]] = []
         self.seen_ended: dict[str, Any] = {}
+        self.worlds: dict[tuple[int, bytes], dict[str, str]] = defaultdict(dict)
+        """Digests of the worlds of leaders and standbys, by how far they were, and what stood up to there."""
+        self.marks: dict[str, HighWater] = defaultdict(Mark)
         self.published: dict[str, set[int]] = defaultdict(set)
         self.store = Store(self.dice)
         self.machines: list[Machine] = []
@@ -133,15 +147,28 @@ class Sim:
     async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, and end with the first promise that is broken meanwhile."""
         give_up_at = self.plan.faulty_s + BOUND_S
+        looked_at = 0.0
         while not is_over():
             await asyncio.sleep(0.5)
+            if _now() >= looked_at + LOOK_S:
+                looked_at = _now()
+                self._look()
             if self.watch.broken is not None:
                 raise self.watch.broken
             for one in everyone:
                 if one.done() and not one.cancelled() and (error := one.exception()) is not None:
                     raise error
             if _now() > give_up_at:
-                raise Violation(f"not all has ended {BOUND_S} s after the last fault: {self._unfinished()}")
+                raise Violation(
+                    Promise.IN_TIME, f"not all has ended {BOUND_S} s after the last fault: {self._unfinished()}"
+                )
+
+    def _look(self) -> None:
+        """Take note of what every coordinator holds."""
+        for name, one in self.coordinators.items():
+            if self.processes[name].alive:
+                role, world = ("standby", one._world) if one.engine is None else ("leader", one.engine.world)
+                self.worlds[world.position.sequence, world.chain][role] = world.digest()
 
     def leader(self) -> Engine | None:
         """Give the engine of whoever leads by its own account, the newest reign of them."""
@@ -275,6 +302,11 @@ class Sim:
     def _act(self, kind: type[Actor]) -> Callable[[Process], Coroutine[Any, Any, None]]:
         return lambda process: kind(self, process.name).main()
 
+    def _mark(self, _: Path | None) -> AbstractContextManager[HighWater]:
+        process = PROCESS.get()
+        assert process is not None
+        return nullcontext(self.marks[process.name])
+
     # --- what is played -----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -288,6 +320,7 @@ class Sim:
 
         with (
             mock.patch.object(bus, "NatsClient", Connection),
+            mock.patch.object(HighWater, "open", self._mark),
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),
             mock.patch.object(SystemClock, "wall", lambda own: clock(own).wall()),
             mock.patch.object(SystemClock, "heard", lambda own: clock(own).heard()),

@@ -1,4 +1,4 @@
-"""What goes wrong in a run: the plan drawn from the seed, and the dice that decide each time whether a fault strikes."""
+"""What goes wrong in a run: the plan drawn from the seed, and the dice that decide each time whether one strikes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
 OUTCOMES = ("stale_refused", "cancelled")
 """What users run into for all that, counted with the faults."""
 EVENTS = (
-    "container.destroyed", "container.failed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused",
-    "container.paused", "container.resumed", "node.lost", "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled",
-    "task.failed", "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
+    "container.resumed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused", "node.lost",
+    "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed",
+    "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """What must come about over many seeds, or they have tried little."""
 
@@ -75,7 +76,7 @@ def plan_of(seed: int) -> Plan:
     return Plan(
         seed=seed,
         is_lively=seed % 2 == 0,
-        faulty_s=random.choice((18.0, 18.0, 24.0, 40.0)),
+        faulty_s=random.choice((10.0, 12.0, 16.0, 24.0)),
         intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
         coordinators=random.choice((2, 2, 3)),
         replicated=random.random() < 0.5,

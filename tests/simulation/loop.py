@@ -80,13 +80,13 @@ class SeededLoop(VirtualLoop):
     """Runs what is ready in a drawn order; `steps` counts callbacks."""
 
     _ready: Any
-    _scheduled: list[Any]
     _stopping: bool
 
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.steps = 0
         self.numbers = count(1)
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._random = random
         self._watched = 0
         self.set_task_factory(lambda _, coroutine, **options: _Task(coroutine, loop=self, **options))
@@ -130,20 +130,25 @@ class SeededLoop(VirtualLoop):
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
+        # The base class's heap compares handles, in Python; this one compares numbers.
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self.numbers), handle))
+        return handle
+
     def _run_once(self) -> None:
         # The base class's, without files to wait for: it is what most of the time of a simulation went into.
-        ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
         if not ready and not self._stopping:
-            if not scheduled:
+            if not timers:
                 msg = "deadlock: nothing is ready, and no timer is set"
                 raise RuntimeError(msg)
-            self._io.now = max(self._io.now, scheduled[0]._when)
+            self._io.now = max(self._io.now, timers[0][0])
         due = self._io.now + RESOLUTION_S
-        while scheduled and scheduled[0]._when < due:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
+        while timers and timers[0][0] < due:
+            handle = heapq.heappop(timers)[2]
             if not handle._cancelled:
                 ready.append(handle)
         batch = list(ready)

@@ -66,8 +66,8 @@ class Stream:
         self.messages: dict[int, Stored] = {}
         self.last = 0
         self.consumers: dict[str, Consumer] = {}
-        self.checked: Callable[[bytes, bytes], None] = lambda *_: None
-        """Told of each message that is stored: its headers and data."""
+        self.checked: Callable[[bytes], None] = lambda _: None
+        """Told of each message that is stored: its headers."""
         self._replicated = replicated
         self._last_of: dict[str, int] = {}
         self._seen: dict[str, tuple[int, float]] = {}
@@ -88,7 +88,7 @@ class Stream:
             return wrong
         if known is not None:
             return known
-        self.checked(headers, data)
+        self.checked(headers)
         ttl = header_of(headers, b"Nats-TTL")
         self.last += 1
         expires_at = _now() + float(ttl.removesuffix("s")) if ttl else float("inf")

@@ -19,6 +19,7 @@ from events.node import NodeLost
 from events.service import ServiceHealthChanged
 from events.task import TaskAttemptFailed, TaskFailed, TaskStarted
 from events.worker import WorkerLost
+from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
 if TYPE_CHECKING:
@@ -28,16 +29,12 @@ if TYPE_CHECKING:
 PATIENCE = 0.97
 """Of a limit at least so much must have passed: clocks may be a little fast."""
 ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "register_service", "heartbeat_service",
-                        "withdraw_claim", "define_pool"})  # fmt: skip
+                        "withdraw_claim", "define_pool", "progress_task"})  # fmt: skip
 """Commands that are sent again on purpose, as new ones."""
 
 
-class Violation(AssertionError):
-    """A promise was broken"""
-
-
 class Watch:
-    """Takes note of messages; the first broken promise stands in `broken`, for exceptions in a process may be caught."""
+    """Takes note of messages; the first broken promise stands in `broken`, for a process may catch what is raised."""
 
     def __init__(self, namespace: str) -> None:
         self.broken: Violation | None = None
@@ -53,10 +50,10 @@ class Watch:
         self._heard: dict[tuple[Process, str, str], float] = {}
         self._syncs: dict[tuple[Process, str], tuple[str, float]] = {}
 
-    def violate(self, what: str) -> None:
+    def violate(self, promise: Promise, what: str) -> None:
         """Note that a promise was broken; the run ends with the first."""
         if self.broken is None:
-            self.broken = Violation(f"at {_now():.3f} s: {what}")
+            self.broken = Violation(promise, f"at {_now():.3f} s: {what}")
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -84,7 +81,7 @@ class Watch:
             (order,) = msgspec.json.decode(data)[:1]
             self._syncs[connection.process, reply] = (order["data"]["node_id"], _now())
 
-    def stored(self, headers: bytes, data: bytes) -> None:
+    def stored(self, headers: bytes) -> None:
         """Look at what comes into the journal: a commit names the claim that it is under, and its slot."""
         message_id = header_of(headers, b"Nats-Msg-Id") or ""
         if message_id.startswith("claim"):
@@ -92,7 +89,9 @@ class Watch:
         _, claim, _ = message_id.split(".")
         named = header_of(headers, b"Nats-Expected-Last-Subject-Sequence")
         if named != claim:
-            self.violate(f"commit {message_id} was stored and names {named} as the claim that it is under")
+            self.violate(
+                Promise.CLAIM, f"commit {message_id} was stored and names {named} as the claim that it is under"
+            )
 
     def _hear(self, process: Process, kind: str, entity_id: str, at: float) -> None:
         self._heard[process, kind, entity_id] = at
@@ -121,7 +120,7 @@ class Watch:
         known = self.acked[order.decode()]
         for before_code, before in known:
             if before_code != code or (before != told and name in _COMPARED):
-                self.violate(f"{asked} was answered {before_code} {before}, and then {code} {told}")
+                self.violate(Promise.ONE_ANSWER, f"{asked} was answered {before_code} {before}, and then {code} {told}")
         known.append((code, told))
 
     # --- what writers decide ------------------------------------------------------------------------------------------
@@ -147,13 +146,16 @@ class Watch:
                 self._was_silent(process, "service", event.service_id, event.limit_s)
             case TaskAttemptFailed(reason="lease_expired") | TaskFailed(reason="lease_expired"):
                 self._was_silent(process, "lease", event.lease, event.limit_s or 0.0)
+            case _:
+                pass
 
     def _was_silent(self, process: Process, kind: str, entity_id: str, limit_s: float) -> None:
         since = max(self._heard.get((process, kind, entity_id), 0.0), self._reigns[process])
         silent_s = _now() - since
         if silent_s < limit_s * PATIENCE:
             self.violate(
-                f"{process.name} gave {kind} {entity_id} up after {silent_s:.2f} s of silence; the limit is {limit_s} s"
+                Promise.GRACE,
+                f"{process.name} gave {kind} {entity_id} up after {silent_s:.2f} s of silence, not {limit_s} s",
             )
 
 
@@ -177,23 +179,27 @@ class Machine(FakeRuntime):
         for machine in self._others:
             for one in machine.launches:
                 if (one.container_id, one.generation) == key:
-                    self._watch.violate(f"container {key} was launched twice")
+                    self._watch.violate(Promise.ONE_CONTAINER, f"container {key} was launched twice")
             if machine.was_disturbed:
                 continue
             if any(one.container_id == launch.container_id for one in machine.living()):
-                self._watch.violate(f"container {key} was launched while another of that id runs")
+                self._watch.violate(
+                    Promise.ONE_CONTAINER, f"container {key} was launched while another of that id runs"
+                )
         super()._begin(launch)
         used = sum(one.memory_bytes for one in self.living())
         if used > self.memory_bytes and not self.was_disturbed:
-            self._watch.violate(f"{used} bytes of {self.memory_bytes} are used on the machine of {key}")
+            self._watch.violate(
+                Promise.CAPACITY, f"{used} bytes of {self.memory_bytes} are used on the machine of {key}"
+            )
 
 
 _COMPARED = frozenset({"allocate_pool", "release_pool", "submit_task", "create_container"})
 """What the world does not move on from: such a command has one answer."""
 
 
-_FOR_NOW = frozenset({"no_room", "not_startable"})
-"""Why something is refused that may be asked again in the same words."""
+_FOR_NOW = frozenset({"no_room", "not_startable", "not_running", "not_paused"})
+"""Why something is refused for the moment: refusals are not remembered, and the same request may be accepted later."""
 
 
 def _comparable(name: str, value: Any) -> Any:
