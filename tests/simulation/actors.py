@@ -204,7 +204,7 @@ class ContainerUser(Actor):
     """Takes one container through its life, again and again; with a kill in between it finds it as it is."""
 
     async def run(self) -> None:
-        for number in range(4):
+        for number in range(2):
             container_id = f"{self.name}-{number}"
             await self.sleep(0.0, 4.0)
             create = CreateContainer(
@@ -267,7 +267,7 @@ class PoolUser(Actor):
 
     async def run(self) -> None:
         await self.ask(DefinePool(pool_id="pool", capacity=POOL))
-        for _ in range(6):
+        for _ in range(3):
             await self.sleep(0.0, 5.0)
             request_id = self.sim.new_id("request")
             asked = AllocatePool(pool_id="pool", request_id=request_id, resources=Resources(cpu_millis=400))

@@ -72,11 +72,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan_of(seed: int) -> Plan:
     """Draw what the run of *seed* is made of: of each kind of fault none, some or much."""
     random = Random(f"plan {seed}")
+    is_lively = seed % 2 == 0
     intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in KINDS}
     return Plan(
         seed=seed,
-        is_lively=seed % 2 == 0,
-        faulty_s=random.choice((10.0, 12.0, 16.0, 24.0)),
+        is_lively=is_lively,
+        faulty_s=random.choice((10.0, 12.0, 16.0, 20.0) if is_lively else (18.0, 20.0, 24.0)),
         intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
         coordinators=random.choice((2, 2, 3)),
         replicated=random.random() < 0.5,
