@@ -56,6 +56,7 @@ RULES = Rules(
     lease_s=3.0,
     worker_timeout_s=8.0,
     heartbeat_timeout_s=5.0,
+    node_lease_s=4.0,
     retry_backoff_s=0.2,
     max_retries=50,
     restart_backoff_s=0.5,

@@ -77,7 +77,7 @@ def plan_of(seed: int) -> Plan:
     return Plan(
         seed=seed,
         is_lively=is_lively,
-        faulty_s=random.choice((10.0, 12.0, 16.0, 20.0) if is_lively else (18.0, 20.0, 24.0)),
+        faulty_s=random.choice((10.0, 12.0, 16.0, 20.0) if is_lively else (20.0, 22.0, 24.0)),
         intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
         coordinators=random.choice((2, 2, 3)),
         replicated=random.random() < 0.5,
