@@ -13,9 +13,9 @@ help: ## say what there is
 demo: venv ## the whole system at work on this machine, real nats-server and all; under a minute
 	@$(PY) -m coordinator.cli demo $(ARGS)
 
-test: venv ## every test, and the coverage it must reach; at most 10 minutes
+test: venv ## every test, and the coverage it must reach; about a quarter of an hour
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest --session-timeout=1500 $(ARGS)
+	$(PY) -m coverage run -m pytest --session-timeout=3000 $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@echo "coverage of everything, branches included: at least 90 %"
 	@$(PY) -m coverage report --fail-under=90

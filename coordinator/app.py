@@ -15,7 +15,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -200,7 +200,8 @@ class InProcess:
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         engine = self._leader.engine
         if engine is not None and isinstance(command, FindServices):
-            return engine.ask_now(command)
+            with suppress(Unavailable):  # this machine slept; it is asked again below
+                return engine.ask_now(command)
         caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
         wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         last = Unavailable("no instance leads")

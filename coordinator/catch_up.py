@@ -23,7 +23,7 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, seen_by_store
 from coordinator.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import STALE_LEADER_S
+from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.subscription import Message
 from projections.source import chain_after
 
@@ -254,15 +254,11 @@ class NotingJournal:
 async def _check_there(
     journal: NatsJournal, bus: Bus, subjects: Subjects, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
-    told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
     waited_s = 0.0
     while True:
-        # These first: another instance that begins at this moment makes the journal before it writes to them.
-        used = [
-            f"stream {name} is still there"
-            for name in (key_stream(subjects.bucket_lease), subjects.stream_events)
-            if await _was_used(bus, name)
-        ]
+        # Asked for first: what is there now was made when there was a journal, so that there must be one from here on.
+        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
+        told += await _remains(bus, subjects)
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -270,16 +266,24 @@ async def _check_there(
                 raise
         else:
             return
-        if not told and not used:
+        if not told:
             return
         if waited_s >= doubt_s:
             msg = (
-                f"there is no stream {subjects.stream_journal}, but {' and '.join(told + used)}: it was deleted, or "
+                f"there is no stream {subjects.stream_journal}, but {' and '.join(told)}: it was deleted, or "
                 f"nats-server could not read it. {WHAT_TO_DO}; to begin with nothing, delete what is left of it too"
             )
             raise Corrupt(msg, reason=GONE)
         await asyncio.sleep(DOUBT_PAUSE_S)
         waited_s += DOUBT_PAUSE_S
+
+
+async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
+    """Say which streams tell of a journal: one that only a coordinator makes, one in which something has been."""
+    lease, feed = key_stream(subjects.bucket_lease), subjects.stream_events
+    found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
+    # A follower makes the feed as soon as it runs, which on a new machine may be before the coordinator does.
+    return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
 
 
 async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
@@ -309,12 +313,12 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     return None
 
 
-async def _was_used(bus: Bus, name: str) -> bool:
-    """Say whether anything was ever written to a stream; a follower may have made it and wait for the journal."""
+async def _last_slot(bus: Bus, name: str) -> int | None:
+    """Give how far a stream has come; None when there is none of that name."""
     try:
         info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error
-        return False
-    return bool(info["state"]["last_seq"])
+        return None
+    return int(info["state"]["last_seq"])

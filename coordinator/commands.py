@@ -10,6 +10,7 @@ import re
 
 from coordinator.command import Command
 from coordinator.orders import (
+    AcceptSilence,
     AllocatePool,
     BindSession,
     CancelTask,
@@ -69,6 +70,7 @@ from coordinator.queries import (
 __all__ = [
     "BY_SUBJECT",
     "COMMANDS",
+    "AcceptSilence",
     "AllocatePool",
     "BindSession",
     "CancelTask",

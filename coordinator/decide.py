@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.commands import (
+    AcceptSilence,
     AllocatePool,
     BindSession,
     CancelTask,
@@ -46,6 +47,7 @@ from coordinator.commands import (
 from coordinator.container import decide as container
 from coordinator.container import decide_node as node
 from coordinator.registry import decide as registry
+from coordinator.registry import decide_silence as silence
 from coordinator.scheduler import decide as scheduler
 from coordinator.scheduler import decide_pool as pool
 from coordinator.scheduler import decide_worker as scheduler_worker
@@ -92,6 +94,7 @@ DECIDERS: dict[type[Command], Callable[[World, Any, Context], Events]] = {
     CordonNode: node.cordon_node,
     UncordonNode: node.uncordon_node,
     SyncNode: node.sync,
+    AcceptSilence: silence.accept,
 }
 """Every order but `ReportCheck`, whose decider also needs a sign."""
 

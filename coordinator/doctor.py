@@ -158,7 +158,7 @@ async def _streams(client: Client, settings: Settings) -> list[Finding]:
     wanted: list[dict[str, Any]] = [
         stream_config(subjects, replicas=replicas),
         lease_config(subjects, replicas=replicas),
-        heartbeat_stream(subjects),
+        heartbeat_stream(subjects, replicas=replicas),
         snapshot_stream(subjects, replicas=replicas),
         *([feed_stream(subjects, feed)] if feed is not None else []),
     ]

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.container.decide_node import failed, observed, restart
+from coordinator.registry.decide_silence import is_held, mass_silence, patience_s
 from coordinator.scheduler.decide import failed_attempt, released
 from events.container import ContainerStatus
+from events.coordinator import Watched
 from events.errors import Refused
 from events.node import NodeLost, NodeRemoved
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
@@ -31,13 +33,11 @@ if TYPE_CHECKING:
     from projections.service import Service
     from projections.world import World
 
-NODE_LOST_AFTER = 1.5
-"""A node is given up this many times its lease after it was last heard; by then it has stopped what it must."""
-
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
     """Give everything that is due; each event is to be applied before the next is asked for."""
     yield from _attempts(world, signs, context, heard_now)
+    yield from mass_silence(world, signs, context, heard_now)
     yield from _silent_workers(world, signs, context, heard_now)
     yield from _silent_services(world, signs, context, heard_now)
     yield from _silent_nodes(world, signs, context, heard_now)
@@ -81,7 +81,9 @@ def _attempts(world: World, signs: Signs, context: Context, heard_now: float) ->
 
 
 def _silent_workers(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    limit_s = context.rules.worker_timeout_s
+    if is_held(world, Watched.WORKER):
+        return
+    limit_s = patience_s(Watched.WORKER, context.rules)
     for worker in tuple(world.workers.values()):
         if worker.is_ended:
             continue
@@ -91,7 +93,7 @@ def _silent_workers(world: World, signs: Signs, context: Context, heard_now: flo
 
 
 def _silent_services(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    limit_s = context.rules.heartbeat_timeout_s
+    limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
     for service in tuple(world.services.values()):
         if service.is_ended:
             continue
@@ -103,7 +105,7 @@ def _silent_services(world: World, signs: Signs, context: Context, heard_now: fl
         if service.health_check_url:
             yield from _unchecked(service, context, silent_for_s)
             continue
-        if silent_for_s > limit_s:
+        if silent_for_s > limit_s and not is_spared:
             yield ServiceHealthChanged(
                 service_id=service.service_id,
                 status=ServiceStatus.OFFLINE,
@@ -134,13 +136,13 @@ def _unchecked(service: Service, context: Context, silent_for_s: float) -> Itera
 
 
 def _silent_nodes(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    limit_s = context.rules.node_lease_s * NODE_LOST_AFTER
+    limit_s, is_spared = patience_s(Watched.NODE, context.rules), is_held(world, Watched.NODE)
     for node in tuple(world.nodes.values()):
         if node.is_ended:
             continue
         if node.status is not NodeStatus.LOST:
             silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
-            if silent_for_s <= limit_s:
+            if silent_for_s <= limit_s or is_spared:
                 continue
             yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
         # Not only as it is lost: a commit holds so many events, and a writer may die between two of them.

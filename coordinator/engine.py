@@ -32,12 +32,12 @@ from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
 from coordinator.signs import Signs
-from coordinator.turn import Turn, TurnFull
+from coordinator.turn import FoldFailed, Turn, TurnFull
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
-from events.errors import CoordinationError, Corrupt, Refused, Unavailable
+from events.errors import CoordinationError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from coordinator.authorization import AccessRules
     from coordinator.clock import Clock
@@ -73,8 +73,10 @@ class Engine:
         version: str,
         limits: Limits | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
+        is_over: Callable[[], bool] = lambda: False,
         notify: Notify = lambda *_: None,
         access: AccessRules | None = None,
+        spoiled: Container[str] = (),
     ) -> None:
         self.world = world
         self.signs = Signs()
@@ -89,16 +91,17 @@ class Engine:
         self._version = version
         self._limits = limits if limits is not None else Limits()
         self._is_fresh = is_fresh
+        self._is_over = is_over
         self._notify = notify
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self._access = None if access is None else Access(access, world)
-        self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits)
+        self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
-        self._heard = 0.0
+        self._heard = self._looked = 0.0
         self._leading = False
         self._resigning = ""
         self._ticking: asyncio.TimerHandle | None = None
@@ -109,6 +112,7 @@ class Engine:
 
         Raises:
             Deposed: another instance writes now; this world is no longer to be used.
+            FoldFailed: this world is no longer to be used; begin anew.
             Corrupt: the journal is not what it was.
         """
         self._begin()
@@ -124,6 +128,8 @@ class Engine:
             )
             while not self._resigning:
                 await self.intake.wait()
+                if self._is_over():  # woken after a long sleep: whoever led since has not claimed, and may any moment
+                    raise _not_leading()
                 await self._turn()
             self._leading = False
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
@@ -137,8 +143,8 @@ class Engine:
 
     def put(self, asked: Asked) -> None:
         """Take a command from a door; its reply comes when it is decided and kept, or refused."""
-        if not self._leading:
-            asked.reply(None, Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2))
+        if not self._leading or self._is_over():
+            asked.reply(None, _not_leading())
             return
         self.intake.put(asked)
 
@@ -169,6 +175,8 @@ class Engine:
 
     def ask_now(self, question: Any, caller: Caller | None = None) -> Any:
         """Answer a discovery question at once, from the world as it stands; *caller* is None in this process."""
+        if self._is_over():  # one that was stopped for a minute wakes, and others have led since
+            raise _not_leading()
         if self._access is not None and caller is not None:
             self._access.check(caller, question)
         return ask(self.world, self.signs, question, self._clock.heard())
@@ -237,8 +245,9 @@ class Engine:
                 return
             except Exception as error:  # one order must never stop the writer: refuse it, say so
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
-                if isinstance(error, Corrupt):  # not to be asked of the next writer again
+                if isinstance(error, FoldFailed):  # not to be asked of the next writer again
                     asked.reply(None, refused)
+                    error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
                     raise
                 log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
                 turn.answers.append((asked, None, refused))
@@ -253,7 +262,7 @@ class Engine:
                 self._answer_question(turn, asked)
             else:
                 self._decide(turn, asked)
-        except Corrupt:
+        except FoldFailed:
             raise
         except CoordinationError as error:
             # What is on record all the same is written down; where it does not fit, the order waits for the next turn.
@@ -335,6 +344,7 @@ class Engine:
         heard_now = self._heard
         if heard_now < self._next_tick:
             return
+        self._look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s
         self.signs.forget(self.world)
         context = Context(turn.now, self.rules)
@@ -354,7 +364,7 @@ class Engine:
     # --- begin and end ------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        heard_now = self._clock.heard()
+        heard_now = self._looked = self._clock.heard()
         self.signs.begin(heard_now)
         for held in self.world.indexes.held.values():
             for task_id in held:
@@ -363,8 +373,17 @@ class Engine:
         self._tick()
 
     def _tick(self) -> None:
+        self._look(self._clock.heard())
         self._ticking = asyncio.get_running_loop().call_later(self._limits.tick_s, self._tick)
         self.intake.wake()
+
+    def _look(self, heard_now: float) -> None:
+        """Give everything its whole time again after a standstill: who does not hear cannot call anybody silent."""
+        stood_still_s = heard_now - self._looked - self._limits.tick_s
+        self._looked = heard_now
+        if stood_still_s > self._limits.blind_after_s:
+            log.warning("stood_still", instance=self._instance, for_s=round(stood_still_s, 1))
+            self.signs.begin(heard_now)
 
     def _stop(self, error: Unavailable) -> None:
         self._leading = False
@@ -372,3 +391,7 @@ class Engine:
             self._ticking.cancel()
         for waiting in (self.intake, self._scheduling, self._waiting):
             waiting.refuse_all(error)
+
+
+def _not_leading() -> Unavailable:
+    return Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2)

@@ -17,12 +17,12 @@ import structlog
 
 from coordinator.inbox_orders import Item, refusal
 from coordinator.intake import Asked, Caller
-from coordinator.turn import TurnFull
-from events.errors import CoordinationError, Corrupt, Refused
+from coordinator.turn import FoldFailed, TurnFull
+from events.errors import CoordinationError, Refused
 from events.inbox import InboxRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from coordinator.limits import Limits
     from coordinator.turn import Turn
@@ -72,16 +72,23 @@ class InboxTurns:
     The inboxes as the engine sees them.
 
     *decide* decides and records one order, as it does those of RPC; *wake* begins a turn. Of each inbox about
-    `inbox_max` items wait at most: whoever reads it waits in `room` until there are fewer.
+    `inbox_max` items wait at most: whoever reads it waits in `room` until there are fewer. What is in *spoiled* ended
+    a reign before, as `FoldFailed.culprit`, and is refused.
     """
 
     def __init__(
-        self, world: World, decide: Callable[[Turn, Asked], None], wake: Callable[[], None], limits: Limits
+        self,
+        world: World,
+        decide: Callable[[Turn, Asked], None],
+        wake: Callable[[], None],
+        limits: Limits,
+        spoiled: Container[str] = (),
     ) -> None:
         self._world = world
         self._decide = decide
         self._wake = wake
         self._limits = limits
+        self._spoiled = spoiled
         self._queues: dict[str, _Queue] = {}
         self._stands_back = False
 
@@ -161,7 +168,7 @@ class InboxTurns:
         while taken < most and queue.waiting and turn.room > room_bytes:
             created, item = queue.waiting[0]
             try:
-                self._take_up(turn, queue.domain, item)
+                self._take_up(turn, queue.domain, item, f"{queue.domain} {created} {item.sequence}.{item.index}")
             except TurnFull:
                 break
             queue.waiting.popleft()
@@ -171,21 +178,26 @@ class InboxTurns:
             queue.room.set()
         return taken
 
-    def _take_up(self, turn: Turn, domain: str, item: Item) -> None:
+    def _take_up(self, turn: Turn, domain: str, item: Item, key: str) -> None:
         """
         Decide or record one item.
 
         Raises:
             TurnFull: nothing of it was recorded; it belongs to the next turn.
-            Corrupt: see `Turn.record`.
+            FoldFailed: see `Turn.record`.
         """
         caller = Caller(actor=domain, tenant=item.tenant, command_id=item.command_id, traceparent=item.traceparent)
         try:
+            if key in self._spoiled:
+                raise Refused("the coordinator failed on this and had to begin anew", reason="internal")
             if item.command is not None:
                 self._decide(turn, Asked(item.command, caller))
             elif item.event is not None:
                 turn.record([item.event], caller)
-        except (Corrupt, TurnFull):
+        except TurnFull:
+            raise
+        except FoldFailed as error:
+            error.culprit = key
             raise
         except CoordinationError as error:
             self._refuse(turn, domain, item, caller, error)

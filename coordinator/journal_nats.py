@@ -23,7 +23,7 @@ from coordinator.jetstream import (
     ApiError,
 )
 from coordinator.journal import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
-from coordinator.journal_reader import JournalReader
+from coordinator.journal_reader import STALE_LEADER_S, JournalReader
 from coordinator.pull_consumer import ReadLimits
 from coordinator.streams import ensure_stream
 from coordinator.subscription import Message
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 DUPLICATE_WINDOW_S = 120
 ANSWER_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
-STALE_LEADER_S = 15.0
-"""A replica cut off from the others may believe for that long that it leads, and show an older journal."""
 
 
 def stream_config(

@@ -31,12 +31,19 @@ log = structlog.get_logger(__name__)
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
+STALE_LEADER_S = 15.0
+"""A replica cut off from the others may believe for that long that it leads, and show an older journal."""
 GAP_PROOFS = 2
 """So many consumers in a row must miss the same record before the leader's word on it is final."""
 
 
 class JournalReader:
-    """Read and follow one journal; see `CommitSource`. *slot* reads one record from the stream leader."""
+    """
+    Read and follow one journal; see `CommitSource`. *slot* reads one record from the stream leader.
+
+    What only an older journal would explain is believed after *doubt_s* of seeing it, and after `STALE_LEADER_S` when
+    the stream says that it has replicas: followers and tools need not be told.
+    """
 
     def __init__(
         self,
@@ -86,6 +93,8 @@ class JournalReader:
                 msg = f"there is no stream {name}: a coordinator creates it when it first starts"
                 raise Unavailable(msg, reason=NO_JOURNAL) from error
             raise Unavailable(error.message) from error
+        if info["config"]["num_replicas"] > 1:
+            self.doubt_s = max(self.doubt_s, STALE_LEADER_S)
         state = info["state"]
         first, last = state["first_seq"], state["last_seq"]
         if not state["messages"]:

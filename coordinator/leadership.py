@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from coordinator.bus import Bus
     from events.subjects import Subjects
 
-TTL_S = 15
-RENEW_S = 4.0
-FRESH_S = 8.0
-STOP_S = 12.0
+TTL_S = 12
+RENEW_S = 2.0
+FRESH_S = 6.0
+STOP_S = 9.6
 POLL_S = 0.5
 RETRY_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
@@ -79,6 +79,7 @@ class Lease:
         holder: name of this instance, the same after a restart.
         ttl_s: seconds until the server forgets a silent holder; longer than a change of the NATS leader takes (8 s).
         renew_s: seconds between renewals.
+        stop_s: seconds after the last granted renewal at which `must_stop`; 0.8 of *ttl_s* where None.
         replicas: of the bucket, 1 or 3.
         clock: gives monotonic seconds that go on while the machine sleeps.
         ids: makes the name of this process.
@@ -92,6 +93,7 @@ class Lease:
         *,
         ttl_s: int = TTL_S,
         renew_s: float = RENEW_S,
+        stop_s: float | None = None,
         replicas: int = 1,
         clock: Callable[[], float] | None = None,
         ids: Ids | None = None,
@@ -103,6 +105,7 @@ class Lease:
             raise Refused(msg, reason="bad_lease")
         self.ttl_s = ttl_s
         self.renew_s = renew_s
+        self.stop_s = stop_s if stop_s is not None else ttl_s * STOP_S / TTL_S
         self.granted_at: float | None = None
         """When the last renewal that was granted was sent, by the clock; None while we do not hold the lease."""
         self._bus = bus
@@ -112,6 +115,7 @@ class Lease:
         self._ours = Holding(holder=holder, process=(ids or TimeOrderedIds()).new("process"))
         self._revision = 0
         self._unanswered_at: float | None = None
+        self._is_unreadable = False
 
     async def prepare(self) -> None:
         """
@@ -127,9 +131,9 @@ class Lease:
         """Say whether the last granted renewal was sent less than *within_s* ago: nobody else can hold the lease."""
         return self.granted_at is not None and self._clock() - self.granted_at < within_s
 
-    def must_stop(self, after_s: float = STOP_S) -> bool:
-        """Say whether it was sent over *after_s* ago, or the lease is lost: stop writing, whatever else seems right."""
-        return self.granted_at is None or self._clock() - self.granted_at > after_s
+    def must_stop(self) -> bool:
+        """Say whether it was sent over *stop_s* ago, or is lost: stop writing, whatever else seems right."""
+        return self.granted_at is None or self._clock() - self.granted_at > self.stop_s
 
     async def current(self) -> Holding | None:
         """
@@ -158,9 +162,9 @@ class Lease:
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for 12 of its 15 s."""
+        """Renew the lease, and return when it is lost: another has it, or nothing was granted for *stop_s*."""
         failed = 0
-        while not self.must_stop(self.ttl_s * STOP_S / TTL_S):
+        while not self.must_stop():
             await asyncio.sleep(RETRY_S if failed else self.renew_s)
             try:
                 if not await self._put(self._revision):
@@ -189,10 +193,13 @@ class Lease:
     async def _try_to_take(self, may: Callable[[Holding | None], bool]) -> bool:
         try:
             revision, held = await self._look()
+            self._is_unreadable = False
             if not (held == self._ours or may(held)) or not await self._put(revision):
                 return False
         except Unavailable as error:
-            log.warning("lease_not_readable", reason=error.message)
+            if not self._is_unreadable:  # while NATS is away it is tried twice a second
+                log.warning("lease_not_readable", reason=error.message)
+            self._is_unreadable = True
             return False
         log.info("lease_taken", holder=self._ours.holder, revision=self._revision)
         return True
@@ -213,6 +220,10 @@ class Lease:
             if held != self._ours:
                 self._unanswered_at = None
                 return False
+            if revision < expected:
+                # A replica cut off from the others still shows us in an older state: that grants nothing.
+                msg = f"the lease is shown at revision {revision}, and {expected} was granted: a replica lags"
+                raise Unavailable(msg, reason="stale_replica") from error
             sent_at = self._unanswered_at if self._unanswered_at is not None else sent_at
         except Unavailable:
             self._unanswered_at = sent_at if self._unanswered_at is None else self._unanswered_at

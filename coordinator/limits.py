@@ -15,5 +15,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     waiting_max: int = 10_000
     wait_max_s: float = 60.0
     tick_s: float = 0.5
+    blind_after_s: float = 2.0
     retention_s: float = 3600.0
     ended_kept: int = 10_000

@@ -3,10 +3,10 @@ nats-py with its traps taken out: only `bus` may import this.
 
 nats-py 2.16 hands every message through a queue and a task, and drops messages when the queue is full; its read loop
 dies in silence of any exception, and one late PONG is enough; its `flush` overtakes what was published just before; it
-sends after a reconnect what the broken connection left behind, when the caller has long been told that it failed; and
-it closes for good on most `-ERR`. `NatsClient` replaces the methods in question, each with the reason beside it. They
-are private methods, so the version is pinned to the minor release, and `tests/contract/test_bus.py` shows each trap
-closed.
+sends after a reconnect what the broken connection left behind, when the caller has long been told that it failed; it
+loses cancellations (see `heeded`); and it closes for good on most `-ERR`. `NatsClient` replaces the methods in
+question, each with the reason beside it. They are private methods, so the version is pinned to the minor release, and
+`tests/contract/test_bus.py` shows each trap closed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from coordinator.errors import Refused
+from events.cancellation import heeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +53,18 @@ class NatsClient(Client):
     def unsent_bytes(self) -> int:
         """What waits for the socket."""
         return self._pending_data_size
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """See nats-py's; a cancellation is never lost on the way."""
+        await heeded(super().connect(*args, **options))
+
+    async def flush(self, *args: Any, **options: Any) -> None:
+        """See nats-py's; a cancellation is never lost on the way."""
+        await heeded(super().flush(*args, **options))
+
+    async def close(self) -> None:
+        """See nats-py's; a cancellation is never lost on the way."""
+        await heeded(super().close())
 
     def send(self, frame: bytes) -> None:
         """Put a whole protocol message on its way; all of one turn of the event loop leave in one write."""

@@ -10,6 +10,7 @@ import msgspec
 
 from coordinator.command import Command
 from events.container import Secret
+from events.coordinator import Watched
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from projections.container import Container
@@ -340,6 +341,15 @@ class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
     KIND, VERB = "node", "uncordon"
 
     node_id: str
+
+
+class AcceptSilence(Command, frozen=True, kw_only=True, gc=False):
+    """Say that those of one kind that fell silent together are gone: they are given up now."""
+
+    KIND, VERB = "coordinator", "accept_silence"
+
+    kind: Watched
+    reason: str = ""
 
 
 class BindSession(Command, frozen=True, kw_only=True, gc=False):

@@ -43,7 +43,7 @@ _CHECKS = frozenset({"report_check", "find_services", "get_service", "get_stats"
 _NODE = frozenset({"register_node", "sync_node"})
 _QUESTIONS = frozenset(name for name, command in COMMANDS.items() if command.IS_QUESTION)
 # What only the cluster's own parts and its administrator give orders about.
-_OWN = _NODE | {"cordon_node", "uncordon_node", "define_pool"}
+_OWN = _NODE | {"accept_silence", "cordon_node", "uncordon_node", "define_pool"}
 
 COMMANDS_OF: dict[str, frozenset[str]] = {
     "coordinator": frozenset({"get_stats"}),

@@ -177,6 +177,8 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     epoch: str
     position: str
     leader: str
+    mass_silence: dict[str, int] = {}
+    """How many of a kind are silent and, for being so many, not given up."""
 
 
 class GetStats(Question, frozen=True, kw_only=True, gc=False):

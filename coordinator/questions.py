@@ -143,6 +143,7 @@ def stats(world: World) -> ClusterStats:
         epoch=f"{world.generation}.{world.epoch}",
         position=str(world.position),
         leader=world.leader,
+        mass_silence={kind: one.silent for kind, one in world.silences.items() if not one.accepted},
     )
 
 

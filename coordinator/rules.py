@@ -50,6 +50,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     worker_timeout_s: float = 60.0
     heartbeat_timeout_s: float = 90.0
     deregister_after_s: float = 3600.0
+    mass_silence_share: float = 0.15
+    mass_silence_least: int = 10
     node_lease_s: float = 15.0
     check_rise: int = 2
     check_fall: int = 2

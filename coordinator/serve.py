@@ -22,7 +22,7 @@ import structlog
 from coordinator import __version__
 from coordinator.authorization import AccessRules
 from coordinator.bus import Bus
-from coordinator.catch_up import CatchUp, NotingJournal, remembering
+from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
@@ -31,13 +31,14 @@ from coordinator.groups import task_group
 from coordinator.high_water import FILE, HighWater
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
-from coordinator.leadership import Lease
+from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
 from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
+from coordinator.turn import FoldFailed
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Refused, Unavailable
@@ -56,9 +57,14 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 """Between reigns that did not last, such as while NATS is away."""
 
+START_PATIENCE_S = 30.0
+"""For JetStream to answer at the start: servers that were switched on together first choose their leaders, twice."""
+
 STAND_BY_S = 1.0
 """How often an instance that stands by folds what is new."""
 
+SPOILED_KEPT = 1000
+"""Orders the fold could not take; an inbox is read in order, so one of each would do."""
 HEARTBEATS_KEPT_S = 3600
 HEADER_BYTES = 1024
 """What the headers of a commit take at most."""
@@ -78,9 +84,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     inbox: InboxLimits = msgspec.field(default_factory=InboxLimits)
     access: AccessRules | None = None
-    lease_ttl_s: int = 15
-    lease_renew_s: float = 4.0
-    lease_fresh_s: float = 8.0
+    lease_ttl_s: int = TTL_S
+    lease_renew_s: float = RENEW_S
+    lease_fresh_s: float = FRESH_S
+    lease_stop_s: float | None = None
+    """0.8 of `lease_ttl_s` where None."""
     seen_file: str = ""
     """Where it keeps how far it has seen the journal; nowhere when empty."""
     store_file: str = ""
@@ -107,6 +115,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         lease_ttl_s=settings.leadership.ttl_s,
         lease_renew_s=settings.leadership.renew_s,
         lease_fresh_s=settings.leadership.fresh_s,
+        lease_stop_s=settings.leadership.stop_after_s,
     )
 
 
@@ -121,7 +130,9 @@ class Coordinator:
         self._clock = clock if clock is not None else SystemClock()
         self._stopped = asyncio.Event()
         self._not_known = ""
+        self._is_cut_off = False
         self._world = World()
+        self._spoiled: dict[str, None] = {}
 
     async def run(self) -> None:
         """
@@ -154,34 +165,22 @@ class Coordinator:
             ) as api,
         ):
             _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
-            journal = NatsJournal(writer, self._subjects, replicas=instance.replicas)
-            snapshots = Snapshots(doors, self._subjects, replicas=instance.replicas)
-            catch_up = await remembering(
-                journal,
-                writer,
-                self._subjects,
-                high_water,
-                snapshots,
-                store=instance.store_file,
-                replicas=instance.replicas,
-            )
-            await journal.prepare()
-            await ensure_stream(doors, heartbeat_stream(self._subjects))
-            lease = Lease(
-                writer,
-                self._subjects,
-                instance.name,
-                ttl_s=instance.lease_ttl_s,
-                renew_s=instance.lease_renew_s,
-                replicas=instance.replicas,
-                clock=self._clock.heard,
-            )
-            await lease.prepare()
+            prepared = await self._prepared(writer, doors, high_water)
+            if prepared is None:
+                return
+            journal, catch_up, lease = prepared
             pause_s = FIRST_PAUSE_S
             while not self._stopped.is_set():
                 began = self._clock.heard()
                 try:
                     await self._reign(journal, catch_up, lease, doors, api.stats)
+                except FoldFailed as error:  # the journal has nothing of it: begin anew, without what brought it about
+                    if not error.culprit or error.culprit in self._spoiled:
+                        raise
+                    log.exception("fold_failed", instance=instance.name, culprit=error.culprit)
+                    self._spoiled[error.culprit] = None
+                    if len(self._spoiled) > SPOILED_KEPT:
+                        del self._spoiled[next(iter(self._spoiled))]
                 except Unavailable as error:  # deposed, or NATS is away: stand by again
                     log.warning("not_leading", instance=instance.name, why=error.message)
                 finally:
@@ -190,6 +189,49 @@ class Coordinator:
                 pause_s = FIRST_PAUSE_S if self._clock.heard() - began > LONGEST_PAUSE_S else pause_s
                 await self._stopped_within(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _prepared(
+        self, writer: Bus, doors: Bus, high_water: HighWater
+    ) -> tuple[NatsJournal, CatchUp, Lease] | None:
+        """Do as `_prepare` does, waiting while a cluster of NATS servers chooses its leaders; None when stopped."""
+        began = self._clock.heard()
+        while True:
+            try:
+                return await self._prepare(writer, doors, high_water)
+            except Unavailable as error:
+                if self._clock.heard() - began > START_PATIENCE_S:
+                    raise
+                log.warning("start_waits", instance=self._instance.name, reason=error.message)
+            if await self._stopped_within(STAND_BY_S):
+                return None
+
+    async def _prepare(self, writer: Bus, doors: Bus, high_water: HighWater) -> tuple[NatsJournal, CatchUp, Lease]:
+        """Make sure that the streams are there and as they must be, and that no journal was lost."""
+        instance, subjects = self._instance, self._subjects
+        journal = NatsJournal(writer, subjects, replicas=instance.replicas)
+        catch_up = await remembering(
+            journal,
+            writer,
+            subjects,
+            high_water,
+            Snapshots(doors, subjects, replicas=instance.replicas),
+            store=instance.store_file,
+            replicas=instance.replicas,
+        )
+        await journal.prepare()
+        await ensure_stream(doors, heartbeat_stream(subjects, replicas=instance.replicas))
+        lease = Lease(
+            writer,
+            subjects,
+            instance.name,
+            ttl_s=instance.lease_ttl_s,
+            renew_s=instance.lease_renew_s,
+            stop_s=instance.lease_stop_s,
+            replicas=instance.replicas,
+            clock=self._clock.heard,
+        )
+        await lease.prepare()
+        return journal, catch_up, lease
 
     def stop(self, reason: str) -> None:
         """Give the lead away, or stop waiting for it; `run` then returns."""
@@ -217,7 +259,7 @@ class Coordinator:
             while not self._may_lead(world) or not await lease.acquire(STAND_BY_S):
                 if await self._stopped_within(0.0 if self._may_lead(world) else STAND_BY_S):
                     return
-                await catch_up.to_end(world)
+                await self._follow(catch_up, world)
         try:
             async with task_group() as tasks:
                 work = [
@@ -232,6 +274,19 @@ class Coordinator:
                     task.cancel()
         finally:
             await lease.release()
+
+    async def _follow(self, catch_up: CatchUp, world: World) -> None:
+        """Fold what is new; what was folded is kept while NATS is away, it may be needed as soon as that is back."""
+        try:
+            await catch_up.to_end(world)
+            self._is_cut_off = False
+        except Unavailable as error:
+            if error.reason == BRANCHED:
+                raise
+            if not self._is_cut_off:
+                log.warning("standby_waits", instance=self._instance.name, why=error.message)
+            self._is_cut_off = True
+            await self._stopped_within(STAND_BY_S)
 
     def _may_lead(self, world: World) -> bool:
         """Say whether all that was written is understood; what a newer version wrote is folded on, never led."""
@@ -276,8 +331,10 @@ class Coordinator:
             version=instance.version,
             limits=instance.limits,
             is_fresh=lambda: lease.is_fresh(instance.lease_fresh_s),
+            is_over=lease.must_stop,
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
             access=instance.access,
+            spoiled=self._spoiled,
         )
         # What was folded lives as long as this reign: the collector need not look at it again. The world of the reign
         # before must not be among it, or it would stay for ever.
@@ -316,12 +373,17 @@ def _check_payload(server_bytes: int, turn_bytes: int) -> None:
         raise Refused(msg, reason="payload_limit")
 
 
-def heartbeat_stream(subjects: Subjects) -> dict[str, object]:
-    """Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour."""
+def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
+    """
+    Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour.
+
+    With one copy it would be gone with its server, for as long as that is away, and no coordinator could start.
+    """
     return {
         "name": subjects.stream_heartbeats,
         "subjects": [subjects.heartbeats],
         "storage": "memory",
+        "num_replicas": replicas,
         "max_msgs_per_subject": 1,
         "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
         "max_msg_size": 64 * 1024,

@@ -25,9 +25,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from coordinator import settings_sections as sections
 from coordinator.logs import redact
-from coordinator.rules import AgentType, Rules
+from coordinator.rules import Rules
 from coordinator.settings_feed import FeedSettings, FollowerSettings
 from coordinator.settings_inbox import InboxSettings
+from coordinator.settings_registry import RegistrySettings
 from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
 from coordinator.settings_security import SecuritySettings
 from events.errors import Refused
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     namespace: Identifier = Field(default="coordination", description="first word of every subject and stream")
     home: Location | None = Field(default=None, description="directory of all state")
     container: sections.ContainerSettings = sections.ContainerSettings()
-    registry: sections.RegistrySettings = sections.RegistrySettings()
+    registry: RegistrySettings = RegistrySettings()
     scheduler: sections.SchedulerSettings = sections.SchedulerSettings()
     agents: dict[str, AgentSettings] = Field(default={}, description="what each agent_type runs")
     engine: sections.EngineSettings = sections.EngineSettings()
@@ -151,15 +152,7 @@ class Settings(BaseSettings):
         """Give the numbers that decisions depend on."""
         container, registry, scheduler = self.container, self.registry, self.scheduler
         return Rules(
-            agents={
-                name: AgentType(
-                    command=agent.command,
-                    image=agent.image,
-                    when_cut_off=agent.when_cut_off,
-                    stop_grace_s=agent.stop_grace_s,
-                )
-                for name, agent in self.agents.items()
-            },
+            agents={name: agent.agent_type() for name, agent in self.agents.items()},
             max_containers=container.max_containers,
             max_services=registry.max_services,
             max_pending_tasks=scheduler.max_pending_tasks,
@@ -175,6 +168,8 @@ class Settings(BaseSettings):
             worker_timeout_s=scheduler.worker_timeout_s,
             heartbeat_timeout_s=registry.heartbeat_timeout,
             deregister_after_s=registry.deregister_after_s,
+            mass_silence_share=registry.mass_silence_share,
+            mass_silence_least=registry.mass_silence_least,
             node_lease_s=self.node.node_lease_s,
             check_rise=registry.check_rise,
             check_fall=registry.check_fall,
@@ -200,6 +195,7 @@ class Settings(BaseSettings):
             wait_max_s=engine.wait_max_s,
             # One look sees to everything that is due, so the shortest interval asked for holds for all of it.
             tick_s=min(engine.tick_s, self.scheduler.task_timeout_check_interval, self.registry.cleanup_interval),
+            blind_after_s=engine.blind_after_s,
             retention_s=engine.retention_s,
             ended_kept=engine.ended_kept,
         )

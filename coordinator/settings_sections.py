@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from coordinator.rules import AgentType
 from events.errors import Refused
 from events.ids import checked
 from events.resources import Resources
@@ -256,6 +257,12 @@ class AgentSettings(Section):
     )
     stop_grace_s: float = number(10.0, 0.0, 3600.0, "from asking it to end to killing it")
 
+    def agent_type(self) -> AgentType:
+        """Give what decisions need of it."""
+        return AgentType(
+            command=self.command, image=self.image, when_cut_off=self.when_cut_off, stop_grace_s=self.stop_grace_s
+        )
+
 
 class ContainerSettings(Section):
     """Containers: how many, how big, how patiently."""
@@ -272,23 +279,6 @@ class ContainerSettings(Section):
     restart_reset_s: float = number(600.0, 0.0, DAY_S, "after running so long, restarts count from none again")
 
     IN_ORDER = (("restart_backoff_s", "restart_backoff_max_s", 1, "the longest pause is no shorter than the first"),)
-
-
-class RegistrySettings(Section):
-    """Services: when one counts as healthy, silent, gone."""
-
-    cleanup_interval: float = number(60.0, 0.05, DAY_S, "seconds at most between two looks for services to forget")
-    health_check_interval: float = number(30.0, 0.05, DAY_S, "seconds between two checks of a service")
-    heartbeat_timeout: float = number(90.0, 0.05, DAY_S, "seconds of silence after which a service is offline")
-    max_services: int = number(10_000, 1, 1_000_000, "services that may be registered at a time")
-    health_check_networks: Networks = plain(LOOPBACK, "networks that health checks may connect to")
-    health_check_timeout_s: float = number(2.0, 0.05, 300.0, "one check of a service takes no longer")
-    health_checks_at_once: int = number(100, 1, 10_000, "checks under way at a time; further ones wait")
-    check_rise: int = number(2, 1, 100, "checks in a row that must pass before a service is healthy again")
-    check_fall: int = number(2, 1, 100, "checks in a row that must fail before a service is unhealthy")
-    deregister_after_s: float = number(3600.0, 0.0, 30 * DAY_S, "a service offline so long is deregistered")
-
-    IN_ORDER = (("health_check_timeout_s", "health_check_interval", 1, "a check ends before the next begins"),)
 
 
 class SchedulerSettings(Section):
@@ -326,6 +316,12 @@ class EngineSettings(Section):
     waiting_max: int = number(10_000, 1, 1_000_000, "questions that may wait for their answer to become true")
     wait_max_s: float = number(60.0, 0.05, 3600.0, "how long a question may wait")
     tick_s: float = number(0.5, 0.01, 60.0, "between two looks at what time has brought due")
+    blind_after_s: float = number(
+        2.0,
+        0.1,
+        3600.0,
+        "after standing still for longer it calls nobody silent who may have been heard meanwhile",
+    )
     query_wait_s: float = number(5.0, 0.05, 300.0, "how long a query waits for the turn it is to see")
     retention_s: float = number(3600.0, 0.0, 365 * DAY_S, "what ended longer ago leaves memory; the store keeps it")
     ended_kept: int = number(10_000, 0, 10_000_000, "ended things of one kind in memory; older ones leave it")
@@ -349,10 +345,10 @@ class NodeSettings(Section):
 class LeadershipSettings(Section):
     """The writer's lease."""
 
-    ttl_s: int = number(15, 2, 3600, "after so long without renewal the server forgets who held the lease")
-    renew_s: float = number(4.0, 0.5, 1800.0, "between two renewals")
-    stop_after_s: float = number(12.0, 0.5, 3600.0, "a writer whose last granted renewal is older stops")
-    fresh_s: float = number(8.0, 0.5, 3600.0, "a writer answers without a commit only after a younger renewal")
+    ttl_s: int = number(12, 2, 3600, "after so long without renewal the server forgets who held the lease")
+    renew_s: float = number(2.0, 0.5, 1800.0, "between two renewals")
+    stop_after_s: float = number(9.6, 0.5, 3600.0, "a writer whose last granted renewal is older stops")
+    fresh_s: float = number(6.0, 0.5, 3600.0, "a writer answers without a commit only after a younger renewal")
 
     IN_ORDER = (
         ("renew_s", "fresh_s", 1, "the next renewal comes before the last is too old to answer by"),

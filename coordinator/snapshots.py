@@ -23,7 +23,7 @@ import structlog
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
-from coordinator.journal_nats import STALE_LEADER_S
+from coordinator.journal_reader import STALE_LEADER_S
 from coordinator.streams import ensure_stream
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339

@@ -30,6 +30,17 @@ class TurnFull(Exception):
     """The turn cannot take what was to be recorded; it belongs to the next one"""
 
 
+class FoldFailed(Corrupt):
+    """
+    The fold does not take what was decided
+
+    The world is half changed and must not be used any more; the journal has nothing of it. `culprit` says, where it is
+    known, what asked for it: who leads next begins with a new world and does not take that up again.
+    """
+
+    culprit = ""
+
+
 class Turn:
     """The commit being made: slot *sequence*, commit time *now*, at most *bytes_max* bytes."""
 
@@ -53,7 +64,7 @@ class Turn:
         Raises:
             TurnFull: they do not fit into this turn any more.
             Refused: they would not fit into any turn.
-            Corrupt: the fold does not take what was decided; the world is half changed and must not be used any more.
+            FoldFailed: the world is half changed and must not be used any more.
         """
         made: list[tuple[Envelope, Position, bytes]] = []
         at, size = len(self._parts), self._size
@@ -90,7 +101,7 @@ class Turn:
             self.world.apply(envelope, position, self.now)
         except Exception as error:  # whatever it is, the world can no longer be trusted
             msg = f"the fold does not take the {envelope.type} that was decided: {error}"
-            raise Corrupt(msg, reason="fold_failed") from error
+            raise FoldFailed(msg, reason="fold_failed") from error
 
     @property
     def room(self) -> int:

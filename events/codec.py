@@ -27,7 +27,13 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
+from events.coordinator import (
+    CoordinatorMassSilenceEnded,
+    CoordinatorMassSilenceNoticed,
+    CoordinatorStarted,
+    CoordinatorStopped,
+    CoordinatorTurn,
+)
 from events.errors import Corrupt, shown
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
@@ -74,6 +80,7 @@ AnyEvent = (
     | SessionBound | SessionClosed
     | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
+    | CoordinatorMassSilenceNoticed | CoordinatorMassSilenceEnded
 )  # fmt: skip
 
 EVENTS: dict[str, type[Event]] = {type_of(event): event for event in get_args(AnyEvent)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from events.base import Event
@@ -55,6 +57,38 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     policy_version: int
     placed: int
     loads: dict[str, float] = {}
+
+
+class Watched(StrEnum):
+    """What is given up when it is silent for too long."""
+
+    SERVICE = "service"
+    WORKER = "worker"
+    NODE = "node"
+
+
+class CoordinatorMassSilenceNoticed(CoordinatorEvent, frozen=True, kw_only=True, gc=False):
+    """
+    Too many of one kind fell silent at once for all of them to be gone: from here on none of that kind is given up.
+
+    Of *alive* that were, *silent* were not heard for three quarters of *limit_s* seconds, one of them for longer than
+    that limit; more than the share *most* is taken for our own fault, or the network's, first.
+    """
+
+    kind: Watched
+    silent: int
+    alive: int
+    limit_s: float
+    most: float
+
+
+class CoordinatorMassSilenceEnded(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """From here on what is silent is given up again; `accepted` by whoever says that they are gone, or signs came."""
+
+    kind: Watched
+    silent: int
+    accepted: bool = False
+    reason: str = ""
 
 
 class EpochClaim(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -28,6 +28,19 @@ class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload_digest: str = ""
 
 
+class MassSilence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    Many of one kind fell silent at *since*: none is given up for its silence; or, once *accepted*, each is.
+
+    Of *alive* then alive *silent* were not heard.
+    """
+
+    since: float
+    silent: int
+    alive: int = 0
+    accepted: bool = False
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A world as a value; tables are lists in the order of the world's own."""
 
@@ -54,6 +67,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     remembered: dict[str, float]
     keyed: dict[str, KeyedTask]
     totals: dict[str, int]
+    silences: dict[str, MassSilence]
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -17,7 +17,14 @@ import msgspec
 from events import codec
 from events.base import START, Position, UnknownEvent, type_of
 from events.container import ContainerEvent
-from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, EpochClaim
+from events.coordinator import (
+    CoordinatorMassSilenceEnded,
+    CoordinatorMassSilenceNoticed,
+    CoordinatorStarted,
+    CoordinatorStopped,
+    CoordinatorTurn,
+    EpochClaim,
+)
 from events.errors import Corrupt
 from events.inbox import InboxEvent
 from events.node import NodeEvent
@@ -28,7 +35,7 @@ from events.task import TaskEvent, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
-from projections.snapshot import KeyedTask, Snapshot, pieces
+from projections.snapshot import KeyedTask, MassSilence, Snapshot, pieces
 from projections.snapshot import decode as decode_snapshot
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
 
     from events.base import Envelope, Event
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raised when the same records fold to another world; snapshots of other versions are not used."""
 
 COMMANDS_REMEMBERED_S = 600.0
@@ -69,6 +76,7 @@ class World:
         self.remembered: OrderedDict[str, float] = OrderedDict()
         self.keyed: OrderedDict[str, KeyedTask] = OrderedDict()
         self.totals: dict[str, int] = {}
+        self.silences: dict[str, MassSilence] = {}
         self.position = START
         self.time = 0.0
         self.chain = GENESIS
@@ -121,7 +129,7 @@ class World:
         event = envelope.data
         fold = self._folds.get(type(event))
         if fold is None:
-            self._apply_other(event, position)
+            self._apply_other(event, position, time)
         else:
             fold(event, Stamp(position, time, envelope.tenant, envelope.actor))
         if envelope.commandid:
@@ -197,7 +205,7 @@ class World:
         """Hash the world; replays of the same records give the same."""
         return sha256(self.snapshot()).hexdigest()
 
-    def _apply_other(self, event: Event, position: Position) -> None:
+    def _apply_other(self, event: Event, position: Position, time: float) -> None:
         match event:
             case CoordinatorStarted():
                 self.leader = event.instance
@@ -207,6 +215,12 @@ class World:
                 self.leader = ""
             case CoordinatorTurn():
                 self.count("tasks_placed", event.placed)
+            case CoordinatorMassSilenceNoticed():
+                self.silences[event.kind] = MassSilence(since=time, silent=event.silent, alive=event.alive)
+            case CoordinatorMassSilenceEnded():
+                self.silences.pop(event.kind, None)
+                if event.accepted:
+                    self.silences[event.kind] = MassSilence(since=time, silent=event.silent, accepted=True)
             case UnknownEvent():
                 self.unfoldable = self.unfoldable or f"{event.type} at {position}"
             case _:
@@ -243,7 +257,7 @@ _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
     "restored_at",
 )  # fmt: skip
-_MAPS = ("remembered", "keyed", "totals")
+_MAPS = ("remembered", "keyed", "totals", "silences")
 
 _TABLES = {
     "containers": ("container_id", "container_changed"),

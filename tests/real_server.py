@@ -48,6 +48,7 @@ class RealServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = -1
+        self.is_paused = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,10 +56,19 @@ class RealServer:
         """Where clients connect, token included."""
         return f"nats://{TOKEN}@127.0.0.1:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    def conf(self) -> str:
+        """Write down its configuration."""
+        return _CONF.format(port=self.port, folder=self.folder, token=TOKEN)
+
     async def start(self) -> None:
         """Start on the same store and port as before, and wait until it accepts connections."""
         conf = self.folder / "nats.conf"
-        conf.write_text(_CONF.format(port=self.port, folder=self.folder, token=TOKEN))
+        conf.write_text(self.conf())
         for left in self.folder.glob("*.ports"):
             left.unlink()
         with (self.folder / "server.log").open("ab") as log:
@@ -96,14 +106,17 @@ class RealServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)  # until it has really stopped
+        self.is_paused = True
 
     def resume(self) -> None:
         """Let a frozen one go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+        self.is_paused = False
 
     async def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
+        self.is_paused = False
         if process is None or process.poll() is not None:
             return
         process.send_signal(how)

@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose what the server says, or cut all connections, at the moment a test chooses."""
+"""A TCP proxy that can hold or lose what either side says, or cut all connections, at the moment a test chooses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class Proxy:
         self._muted: set[asyncio.StreamWriter] = set()
         self._stalled: set[asyncio.StreamWriter] = set()
         self._released = asyncio.Event()
+        self._to_clients_open = asyncio.Event()
+        self._to_servers_open = asyncio.Event()
+        self.mend()
 
     def mute(self) -> None:
         """Lose all that the server says on the connections open now, for good; what clients say arrives."""
@@ -28,6 +31,20 @@ class Proxy:
     def stall(self) -> None:
         """Take nothing more from the clients connected now, until they break."""
         self._stalled |= self._to_servers
+
+    def hold(self) -> None:
+        """Hold back what clients say, until `mend`; what the server says arrives."""
+        self._to_servers_open.clear()
+
+    def part(self) -> None:
+        """Hold back what either side says, also on connections made from now on, until `mend`."""
+        self.hold()
+        self._to_clients_open.clear()
+
+    def mend(self) -> None:
+        """Deliver what was held back, late as it is, and all that comes."""
+        self._to_clients_open.set()
+        self._to_servers_open.set()
 
     def cut(self) -> None:
         """Break the connections open now."""
@@ -45,19 +62,24 @@ class Proxy:
         self._to_clients.add(to_client)
         self._to_servers.add(to_server)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._carry(from_client, to_server, to_client))
-            tasks.create_task(self._carry(from_server, to_client, to_server))
+            tasks.create_task(self._carry(from_client, to_server, to_client, self._to_servers_open))
+            tasks.create_task(self._carry(from_server, to_client, to_server, self._to_clients_open))
         self._to_clients.discard(to_client)
         self._to_servers.discard(to_server)
         self._muted.discard(to_client)
 
     async def _carry(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+        is_open: asyncio.Event,
     ) -> None:
         with suppress(OSError):
             while chunk := await source.read(_CHUNK):
                 if sink in self._stalled:
                     await self._released.wait()
+                await is_open.wait()
                 if sink not in self._muted:
                     sink.write(chunk)
                     await sink.drain()
@@ -74,5 +96,6 @@ async def proxy(server_port: int) -> AsyncIterator[Proxy]:
         try:
             yield made
         finally:
+            made.mend()
             made.cut()
             listener.close()

@@ -90,6 +90,9 @@ RECORDED: dict[str, str] = {
     "inbox.gap": "when messages of the inbox were gone before they were read, or its stream was made anew.",
     "coordinator.started": "first in the first commit of each reign.",
     "coordinator.stopped": "last in the last commit of a reign that ended on purpose.",
+    "coordinator.mass_silence_noticed": "when more than `registry.mass_silence_share` of the living of a kind, and at "
+    "least `registry.mass_silence_least`, are silent as the first of them is overdue.",
+    "coordinator.mass_silence_ended": "when no more than that share is silent any more, or `accept_silence` is called.",
     "coordinator.turn": "with every turn that placed tasks, after the `task.started` events of that turn.",
 }
 

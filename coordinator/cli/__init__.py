@@ -56,6 +56,7 @@ _COMMANDS = {
     "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
     "events": ("coordinator.cli.query", "events", "Look at what happened."),
+    "silence": ("coordinator.cli.silence", "silence", "Look at what fell silent all at once."),
     "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
     "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
     "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),

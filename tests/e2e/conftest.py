@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.embedded import EmbeddedServer
 from coordinator.groups import task_group
+from coordinator.journal_nats import NatsJournal
 from coordinator.rules import Rules
 from coordinator.serve import Coordinator, Instance
 from events.errors import Unavailable
+from events.subjects import Subjects
+from tests.journals import leading
+from tests.real_server import real_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from coordinator.engine import Engine
+    from tests.real_server import RealServer
 
 LEAD_TIMEOUT_S = 30.0
 
@@ -89,6 +97,37 @@ async def run_cluster(folder: Path, rules: Rules) -> AsyncIterator[Cluster]:
                 yield cluster
         finally:
             await cluster.stop()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    """A nats-server of the test's own, which goes on when coordinators end."""
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    async with real_server(folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def bus(server: RealServer) -> AsyncIterator[Bus]:
+    """An unbuffered connection to it, as the writer has."""
+    async with Bus.open(server.url, name="test", buffered=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def journal(bus: Bus) -> NatsJournal:
+    """A journal in it, without any record."""
+    made = NatsJournal(bus, Subjects())
+    await made.prepare()
+    return made
+
+
+@pytest.fixture
+async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
+    """An engine that leads over that journal."""
+    async with leading(journal) as made:
+        yield made
 
 
 @pytest.fixture

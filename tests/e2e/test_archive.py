@@ -37,7 +37,6 @@ from tests.real_server import RealServer, real_server
 from tests.unit.test_projector import project
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from coordinator.engine import Engine
@@ -49,32 +48,6 @@ pytestmark = pytest.mark.e2e
 SUBJECTS = Subjects()
 PATIENCE_S = 30.0
 QUICK = FollowerLimits(first_pause_s=0.01, longest_pause_s=0.1)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    (tmp_path / "server").mkdir()
-    async with real_server(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(server: RealServer) -> AsyncIterator[Bus]:
-    async with Bus.open(server.url, name="test", buffered=False) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def journal(bus: Bus) -> NatsJournal:
-    made = NatsJournal(bus, SUBJECTS)
-    await made.prepare()
-    return made
-
-
-@pytest.fixture
-async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    async with leading(journal) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands import run
+from tests.commands import run, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,3 +116,12 @@ def test_heartbeats() -> None:
     assert figures["beats_per_s"] > 0
     assert (figures["commits"], figures["lost_health"]) == (0, 0)
     assert figures["both_cpu"] >= figures["coordinator_cpu"] >= 0
+
+
+@pytest.mark.parametrize("name", ["heartbeats", "rebuild"])
+def test_ctrl_c_stops_everything(name: str, tmp_path: Path, temporary: Path) -> None:
+    """Once the server runs, Ctrl-C ends it all with 130 and without a word; what it had started is gone."""
+    with running("bench", name, written=tmp_path / "bench.out") as started:
+        started.until(lambda: any(temporary.glob("*/nats/*.ports")))
+        assert started.stop(signal.SIGINT, timeout_s=60.0) == 130
+        assert started.written == ""

@@ -23,7 +23,7 @@ from coordinator.verify import accept
 from events.subjects import Subjects
 from tests.faults import damage
 from tests.journals import folded
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,14 +33,6 @@ pytestmark = pytest.mark.e2e
 
 SUBJECTS = Subjects()
 WAIT_S = 30.0
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    async with real_server(folder) as running:
-        yield running
 
 
 def coordinator_of(server: RealServer, mark: Path | None, name: str = "one", **more: Any) -> Coordinator:
@@ -201,6 +193,14 @@ async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealS
     assert await last_of(server) == 0
 
 
+async def test_a_follower_that_is_first_on_a_new_machine_does_no_harm(server: RealServer, tmp_path: Path) -> None:
+    """An empty feed is no sign that a journal was lost: the first coordinator begins with nothing."""
+    async with Bus.open(server.url, name="follower") as bus:
+        await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
+    async with leading(server, tmp_path / FILE) as client:
+        await submit(client, 1)
+
+
 async def test_a_journal_that_went_its_own_way_is_branched(server: RealServer, tmp_path: Path) -> None:
     """An older copy that another coordinator has led since: longer than what was seen, and not the same."""
     mark = tmp_path / FILE
@@ -241,3 +241,19 @@ async def test_a_damaged_mark_stops_the_start(server: RealServer, tmp_path: Path
     mark = tmp_path / FILE
     mark.write_bytes(b"x" * 8192)
     assert (await says(server, mark)).reason == "mark_damaged"
+
+
+async def test_a_follower_that_was_there_first_tells_of_no_loss(server: RealServer) -> None:
+    """A feed in which nothing ever was says nothing of a journal; nor do others who begin at the same moment."""
+    async with Bus.open(server.url, name="follower") as bus:
+        feed = {"name": SUBJECTS.stream_events, "subjects": [SUBJECTS.events_all]}
+        await bus.js_request(f"STREAM.CREATE.{SUBJECTS.stream_events}", feed, timeout_s=5)
+    async with task_group() as tasks:
+        begun = [coordinator_of(server, None, name=f"one_{number}") for number in range(4)]
+        running = [tasks.create_task(one.run()) for one in begun]
+        async with asyncio.timeout(WAIT_S):
+            while not any(one.leading.is_set() or done.done() for one, done in zip(begun, running, strict=True)):  # noqa: ASYNC110  # either may come
+                await asyncio.sleep(0.05)
+        assert not any(one.done() for one in running)
+        for one in begun:
+            one.stop("the test is over")

@@ -1,32 +1,79 @@
-"""The fault run, small: every process killed once while tasks run, and every promise kept."""
+"""The fault runs, small: whatever is killed, stopped or asked to end while clients call, every promise is kept."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from typing import Any
 
 import pytest
 
-from tests.faults import kills
+from tests.faults import handover, kills, steady, stopped_writer, takeover
+from tests.faults.instances import lease_of
+from tests.faults.outcome import MUST_BE_NONE
 
 pytestmark = pytest.mark.e2e
 
 TASKS = 150
+LEASE_S = 4
 
 
 def test_nothing_acknowledged_is_lost_whatever_is_killed() -> None:
     """
-    `kill -9` of a worker, the coordinator, the follower, nats-server and the node agent, once each, during 150 tasks.
+    `kill -9` of workers, the coordinator, the follower, nats-server and the node agent, in any order, during 150 tasks.
 
     Every task is recorded once, ends once, with the right result; the read model is where the journal is; and all of it
     soon after the last fault.
     """
-    result = asyncio.run(kills.run(TASKS))
+    count = {"coordinators": 2, "workers": 2, "servers": 1, "followers": 1, "nodes": 1}
+    result = asyncio.run(kills.run(TASKS, seconds=10, lease_s=3, **count))
     print(result)
     assert kills.is_kept(result), result
-    assert result["killed"] == list(kills.VICTIMS)
-    assert result["restarts"] == {"coordinator": 1, "follower": 1, "node": 1}
-    assert result["ended_after_last_fault_s"] < 15, result
+    assert result["killed"] == {"coordinator": 2, "worker": 2, "nats-server": 1, "follower": 1, "node": 1}
+
+
+def test_a_standby_takes_over_from_a_writer_that_was_killed() -> None:
+    """`kill -9` of the writer: clients go on by themselves, every request has one answer, and it is in the journal."""
+    result = asyncio.run(takeover.run(2, at_once=1, environment=lease_of(LEASE_S)))
+    print(result)
+    assert takeover.is_kept(result), result
+    assert result["takeovers"] == 2
+
+
+def test_a_writer_that_was_stopped_wakes_and_changes_nothing() -> None:
+    """SIGSTOP of the writer until long after the standby leads: nothing of it comes behind the claim of that one."""
+    result = asyncio.run(stopped_writer.run(2, at_once=2, stopped_s=10, lease_s=LEASE_S))
+    print(result)
+    assert stopped_writer.is_kept(result), result
+    assert result["stopped"] == 2
+
+
+def test_a_writer_that_wakes_at_the_moment_of_the_takeover_changes_nothing_either() -> None:
+    """SIGSTOP for about as long as the lease lasts: whichever of the two leads then, there was one writer at a time."""
+    result = asyncio.run(stopped_writer.run(6, at_once=3, stopped_s=0, lease_s=LEASE_S))
+    print(result)
+    assert stopped_writer.is_kept(result), result
+    assert result["stopped"] == 6
+
+
+def test_three_coordinators_are_renewed_in_turn_and_nobody_gets_an_error() -> None:
+    """A rolling upgrade: each that leads is asked to end, hands over, and stands by when it is back."""
+    result = asyncio.run(handover.run(3))
+    print(result)
+    assert kept_but_for_time(handover.is_kept, result, "gap_s"), result
+    assert result["handovers"] == 3
+
+
+def test_steady_calls_are_answered_whatever_is_killed() -> None:
+    """A process is killed every few seconds, another coordinator stands by: all calls are answered, none wrongly."""
+    result = asyncio.run(steady.run(minutes=0.3, every_s=5))
+    print(result)
+    assert steady.is_kept({**result, "answered_within": 1.0}), result
+    assert sum(result["killed"].values()) == 3
+
+
+def kept_but_for_time(is_kept: Any, result: dict[str, Any], measured: str) -> bool:
+    """Judge all but how quick this machine was."""
+    return bool(is_kept({**result, measured: dict.fromkeys(result[measured], 0.0)}))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +86,7 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed() -> None:
         {"wrong_results": 1},
         {"not_ended": 1},
         {"read_model_at": "9.0"},
-        {"restarts": Counter(coordinator=1, follower=0, node=1)},
+        {"killed": {}},
     ],
 )
 def test_a_promise_that_is_broken_is_noticed(broken: dict[str, object]) -> None:
@@ -50,7 +97,28 @@ def test_a_promise_that_is_broken_is_noticed(broken: dict[str, object]) -> None:
         **dict.fromkeys(("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended"), 0),
         "chain_verified_to": "10.0",
         "read_model_at": "10.0",
-        "restarts": {"coordinator": 1, "follower": 1, "node": 1},
+        "killed": {"coordinator": 1},
     }
     assert kills.is_kept(kept)
     assert not kills.is_kept(kept | broken)
+
+
+CALLED = {"calls": 10, **dict.fromkeys(MUST_BE_NONE, 0)}
+JUDGES: list[tuple[Any, dict[str, Any], list[dict[str, Any]]]] = [
+    (takeover, {"takeovers": 1, "takeover_s": {"most": 19.9}}, [{"takeovers": 0}, {"takeover_s": {"most": 20.0}}]),
+    (stopped_writer, {"stopped": 1}, [{"stopped": 0}]),
+    (
+        handover,
+        {"handovers": 1, "gap_s": {"median": 0.9}, "ended_with_errors": 0, "feed_lacks": 0},
+        [{"handovers": 0}, {"gap_s": {"median": 1.0}}, {"ended_with_errors": 1}, {"feed_lacks": -1}],
+    ),
+    (steady, {"killed": {"worker": 1}, "answered_within": 0.999}, [{"killed": {}}, {"answered_within": 0.9989}]),
+]
+
+
+@pytest.mark.parametrize(("scenario", "kept", "broken"), JUDGES, ids=lambda one: getattr(one, "__name__", None))
+def test_every_judge_can_say_no(scenario: Any, kept: dict[str, Any], broken: list[dict[str, Any]]) -> None:
+    """Each thing that must not be is enough to call a run broken, and so is a run without calls."""
+    assert scenario.is_kept(CALLED | kept)
+    for one in [*broken, {"calls": 0}, *({name: 1} for name in MUST_BE_NONE)]:
+        assert not scenario.is_kept(CALLED | kept | one), one

@@ -19,8 +19,8 @@ from coordinator.journal_nats import NatsJournal
 from events import codec
 from tests.feeder import SMALL
 from tests.feeds import PATIENCE_S, SUBJECTS, append, due, event, expect_fed, fed, feeding
-from tests.journals import a_bit_of_everything, leading, some_tasks
-from tests.real_server import RealServer, real_server
+from tests.journals import a_bit_of_everything, some_tasks
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,13 +35,6 @@ STREAM = SUBJECTS.stream_events
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    (tmp_path / "server").mkdir()
-    async with real_server(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 async def bus(server: RealServer) -> AsyncIterator[Bus]:
     async with Bus.open(server.url, name="test") as opened:
         yield opened
@@ -53,12 +46,6 @@ async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
-        yield made
-
-
-@pytest.fixture
-async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    async with leading(journal) as made:
         yield made
 
 

@@ -24,7 +24,7 @@ from projections.projector import ProjectorLimits
 from projections.store_memory import MemoryStore
 from projections.store_sqlite import SqliteStore
 from tests.journals import a_bit_of_everything, events_of, folded, leading, rows_of, some_tasks, states_of
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 from tests.unit.test_projector import project
 
 if TYPE_CHECKING:
@@ -42,13 +42,6 @@ ONE_BY_ONE = FollowerLimits(projector=ProjectorLimits(batch_events=1), first_pau
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    (tmp_path / "server").mkdir()
-    async with real_server(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 async def bus(server: RealServer) -> AsyncIterator[Bus]:
     async with Bus.open(server.url, name="test") as opened:
         yield opened
@@ -60,12 +53,6 @@ async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
-        yield made
-
-
-@pytest.fixture
-async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    async with leading(journal) as made:
         yield made
 
 

@@ -22,7 +22,7 @@ from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistr
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.rules import Rules
 from coordinator.settings import Settings
-from coordinator.settings_sections import RegistrySettings
+from coordinator.settings_registry import RegistrySettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

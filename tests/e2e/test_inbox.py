@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import nats
 import pytest
 
-from coordinator.commands import GetTask
-from coordinator.errors import NotFound
+from coordinator.commands import GetTask, SubmitTask
+from coordinator.errors import NotFound, Refused
 from coordinator.inbox import InboxLimits, find_inboxes, inbox_stream
 from coordinator.journal_nats import NatsJournal
 from coordinator.streams import ensure_stream
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client as Nats
 
-    from events.base import Envelope
+    from events.base import Envelope, Position
     from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e
@@ -314,3 +314,26 @@ async def test_a_flood_is_bounded_and_read_to_its_end(cluster: Cluster) -> None:
         await client.flush()
     events = await until_read(cluster, 2010)
     assert len(of(events, InboxRecorded)) == 12_000
+
+
+async def test_what_the_fold_cannot_take_stops_nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours in a fold costs a reign, not the cluster: what brought it about is refused, the rest done."""
+    apply = World.apply
+
+    def failing(self: World, envelope: Envelope, position: Position, time: float) -> None:
+        if isinstance(envelope.data, TaskSubmitted) and envelope.data.task_id.startswith("poison"):
+            raise ZeroDivisionError
+        apply(self, envelope, position, time)
+
+    monkeypatch.setattr(World, "apply", failing)
+    await add_inbox(cluster)
+    async with stranger(cluster) as client:
+        for task_id in ("a", "poison_1", "b", "poison_2", "c"):
+            order = json.dumps({"task_id": task_id, "task_name": "n"}).encode()
+            await client.jetstream().publish(f"{INBOX}.task.submitted", order)
+    events = await until_read(cluster, 5)
+    with pytest.raises(Refused, match="failed on this command"):
+        await cluster.client.execute(SubmitTask(task_id="poison_3", task_name="n"))
+    await cluster.client.execute(SubmitTask(task_id="d", task_name="n"))
+    assert [one.task_id for one in of(await journal(cluster), TaskSubmitted)] == ["a", "b", "c", "d"]
+    assert [(one.sequence, one.reason) for one in of(events, InboxRefused)] == [(2, "internal"), (4, "internal")]

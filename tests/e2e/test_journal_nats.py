@@ -16,23 +16,16 @@ from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import GENESIS, Bounds, Record, chain_after
 from tests.journal_worlds import LIMITS, Writer, follow, read
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 from tests.tcp_proxy import Proxy, proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
 SUBJECTS = Subjects()
 STREAM = SUBJECTS.stream_journal
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    async with real_server(tmp_path) as running:
-        yield running
 
 
 @asynccontextmanager

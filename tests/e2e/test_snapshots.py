@@ -17,11 +17,10 @@ from coordinator.snapshots import Manifest, Packer, Snapshots, unpacked
 from coordinator.snapshotter import SnapshotLimits
 from events.subjects import Subjects
 from projections.world import World
-from tests.journals import a_bit_of_everything, folded, leading, some_tasks
-from tests.real_server import RealServer, real_server
+from tests.journals import a_bit_of_everything, folded, some_tasks
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from coordinator.engine import Engine
@@ -32,32 +31,6 @@ SUBJECTS = Subjects()
 PATIENCE_S = 20.0
 QUICK = FollowerLimits(first_pause_s=0.01, longest_pause_s=0.1)
 OFTEN = SnapshotLimits(every_events=20, pause_s=0.0, look_s=0.01, kept=2)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    (tmp_path / "server").mkdir()
-    async with real_server(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(server: RealServer) -> AsyncIterator[Bus]:
-    async with Bus.open(server.url, name="test", buffered=False) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def journal(bus: Bus) -> NatsJournal:
-    made = NatsJournal(bus, SUBJECTS)
-    await made.prepare()
-    return made
-
-
-@pytest.fixture
-async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    async with leading(journal) as made:
-        yield made
 
 
 @pytest.fixture

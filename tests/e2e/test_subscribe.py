@@ -18,8 +18,8 @@ from coordinator.scheduler import TaskScheduler
 from events import codec
 from events.base import START, Position
 from tests.feeds import PATIENCE_S, SUBJECTS, append, event
-from tests.journals import a_bit_of_everything, leading, some_tasks
-from tests.real_server import RealServer, real_server
+from tests.journals import a_bit_of_everything, some_tasks
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,23 +32,11 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    async with real_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
 async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
     """A journal that exists."""
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
-        yield made
-
-
-@pytest.fixture
-async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    async with leading(journal) as made:
         yield made
 
 

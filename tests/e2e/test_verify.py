@@ -23,30 +23,15 @@ from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run
 from tests.journals import a_bit_of_everything, leading
-from tests.real_server import RealServer, real_server
+from tests.real_server import RealServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
 SUBJECTS = Subjects()
 WAIT_S = 30.0
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    async with real_server(folder) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(server: RealServer) -> AsyncIterator[Bus]:
-    async with Bus.open(server.url, name="test", buffered=False) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 Break the system and see whether it keeps its promises; everything is real.
 
     python -m tests.faults                     every scenario, each as a line of JSON
-    python -m tests.faults kills --tasks 500   one of them, with options of its own: `kills --help`
+    python -m tests.faults kills --seconds 60   one of them, with options of its own: `kills --help`
 
 Exits with 1 when a promise was broken.
 """
@@ -11,13 +11,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from coordinator.logs import configure
-from tests.faults import damage, kills
+from tests.faults import (
+    damage,
+    handover,
+    kills,
+    powercut,
+    replicas,
+    replicas_takeover,
+    steady,
+    stopped_writer,
+    takeover,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,8 +43,40 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "kills": Scenario(kills.run, kills.is_kept, {"tasks": 500}),
+    "kills": Scenario(
+        kills.run,
+        kills.is_kept,
+        {
+            "tasks": 5000,
+            "coordinators": 30,
+            "workers": 30,
+            "servers": 10,
+            "followers": 10,
+            "nodes": 10,
+            "seconds": 240,
+            "lease_s": 10,
+            "seed": 1,
+        },
+    ),
+    "takeover": Scenario(takeover.run, takeover.is_kept, {"times": 20, "at_once": 5, "seed": 1}),
+    "stopped_writer": Scenario(
+        stopped_writer.run,
+        stopped_writer.is_kept,
+        {"times": 20, "stopped_s": 60, "lease_s": 12, "at_once": 10, "seed": 1},
+    ),
+    "woken_writer": Scenario(
+        stopped_writer.run,
+        stopped_writer.is_kept,
+        {"times": 60, "stopped_s": 0, "lease_s": 4, "at_once": 6, "seed": 1},
+    ),
+    "handover": Scenario(handover.run, handover.is_kept, {"times": 20, "count": 3}),
+    "steady": Scenario(
+        steady.run, steady.is_kept, {"minutes": 30, "every_s": 30, "calls_each_s": 40, "restart": 1, "seed": 1}
+    ),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
+    "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
+    "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
+    "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 
 
@@ -48,10 +91,12 @@ def main() -> int:
         parser.add_argument("scenario", choices=names)
         options = SCENARIOS[names[0]].options
     for option, default in options.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--log", default="error", help="level of what is logged")
     given = vars(parser.parse_args())
     configure(given["log"])
+    # So that what was started and mounted is taken away when this is ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken = 0
     for name in names:
         scenario = SCENARIOS[name]

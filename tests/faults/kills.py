@@ -1,5 +1,5 @@
 """
-Kills: kill -9 of every process, once each, while tasks run; nothing acknowledged may be lost.
+Kills: kill -9 of every process, again and again at random moments, while tasks run; nothing acknowledged may be lost.
 
 Everything is real: nats-server with fsync, coordinator, follower, node agent and workers, each a process of its own.
 What is killed is started again as `coordinator up` does. Judged from the journal: each acknowledged task is there once
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,65 +32,142 @@ from coordinator.settings import load
 from coordinator.supervise import Program
 from coordinator.up import run_cluster
 from events.base import Position
-from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskSubmitted, TaskTimedOut
+from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted, TaskTimedOut
 from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.up import Cluster
 
-VICTIMS = ("worker", "coordinator", "follower", "nats-server", "node")
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
-LEASE_S = 3
+WORKERS = 2
 ENDED_WITHIN_S = 60.0
-RUN_WITHIN_S = 300.0
+CALL_TIMEOUT_S = 120.0
+_RUNS_WITHIN_S = 60.0
+_POLL_S = 0.01
 
 
-async def run(tasks: int) -> dict[str, Any]:
-    """Submit *tasks* tasks, kill each kind of process once on the way, and judge what the journal says."""
-    environment = {"COORDINATOR_SCHEDULER__LEASE_S": str(LEASE_S)}
+async def run(
+    tasks: int = 5000,
+    *,
+    coordinators: int = 30,
+    workers: int = 30,
+    servers: int = 10,
+    followers: int = 10,
+    nodes: int = 10,
+    seconds: int = 240,
+    lease_s: int = 10,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """
+    Submit *tasks* tasks in *seconds* seconds, kill each kind of process so often meanwhile, and judge the journal.
+
+    Victims and moments follow from *seed*; what they are in the middle of, from the machine.
+    """
+    kinds = {
+        "coordinator": coordinators,
+        "worker": workers,
+        "nats-server": servers,
+        "follower": followers,
+        "node": nodes,
+    }
+    environment = {"COORDINATOR_SCHEDULER__LEASE_S": str(lease_s)}
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="coordinator-faults-") as folder:
         home = Home(Path(folder))
         async with run_cluster(home, load(), environment=environment, quiet=True) as cluster, task_group() as group:
-            workers = [_worker(home, cluster, number) for number in range(2)]
-            keeping = [group.create_task(worker.keep_running()) for worker in workers]
+            those = [worker_of(home, cluster.url, number) for number in range(WORKERS)]
+            keeping = [group.create_task(worker.keep_running()) for worker in those]
             try:
-                async with Client.open(cluster.url, source="faults") as client, asyncio.timeout(RUN_WITHIN_S):
-                    client.call_timeout_s = 60.0
-                    return await _judge(client, cluster, workers, tasks)
+                async with Client.open(cluster.url, source="faults") as client:
+                    client.call_timeout_s = CALL_TIMEOUT_S
+                    killer = Killer(cluster, those, rng)
+                    result = await _judge(client, killer, killer.planned(kinds, seconds), tasks, seconds)
+                    return {**result, "lease_s": lease_s, "seed": seed}
             finally:
-                for worker in workers:
+                for worker in those:
                     await worker.stop()
                 for task in keeping:
                     task.cancel()
 
 
-async def _judge(client: Client, cluster: Cluster, workers: list[Program], count: int) -> dict[str, Any]:
+def is_kept(result: dict[str, Any]) -> bool:
+    """Say whether every promise was kept."""
+    broken = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended")
+    return (
+        result["acknowledged"] == result["tasks"]
+        and not any(result[name] for name in broken)
+        and Position.parse(result["read_model_at"]) >= Position.parse(result["chain_verified_to"])
+        and bool(result["killed"])
+    )
+
+
+class Killer:
+    """Kills processes of *cluster* and *workers* with SIGKILL, by their ids, each only when it runs."""
+
+    def __init__(self, cluster: Cluster, workers: list[Program], rng: random.Random) -> None:
+        self.killed: Counter[str] = Counter()
+        self._cluster = cluster
+        self._workers = workers
+        self._rng = rng
+        self._last: dict[str, int] = {}
+
+    def planned(self, kinds: dict[str, int], seconds: float) -> list[tuple[float, str]]:
+        """Say after how many seconds each of so many of each kind is killed, in an order drawn by lot."""
+        victims = [kind for kind, count in kinds.items() for _ in range(count)]
+        self._rng.shuffle(victims)
+        moments = sorted(self._rng.uniform(0.05 * seconds, seconds) for _ in victims)
+        return list(zip(moments, victims, strict=True))
+
+    async def kill(self, victim: str) -> None:
+        """Kill one process of that kind; one that is just being started again is waited for."""
+        one = self._rng.randrange(len(self._workers))
+        key = f"{victim}_{one}" if victim == "worker" else victim
+        async with asyncio.timeout(_RUNS_WITHIN_S):
+            while not (pid := self._pid(victim, one)) or pid == self._last.get(key):  # noqa: ASYNC110  # a process
+                await asyncio.sleep(_POLL_S)
+        self._last[key] = pid
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.killed[victim] += 1
+
+    def _pid(self, victim: str, worker: int) -> int | None:
+        if victim == "nats-server":
+            return self._cluster.server.pid
+        return self._workers[worker].pid if victim == "worker" else self._cluster.programs[victim].pid
+
+
+async def _judge(
+    client: Client, killer: Killer, plan: list[tuple[float, str]], count: int, seconds: float
+) -> dict[str, Any]:
     began = time.monotonic()
     watch = _Watch(client)
     async with task_group() as group:
-        watching = group.create_task(watch.follow(count))
-        killing = group.create_task(_kill_each(cluster, workers, watch, count))
-        await _submit(client, watch, count)
+        watching = group.create_task(watch.follow())
+        killing = group.create_task(_kill_all(killer, plan))
+        await _submit(client, watch, count, seconds)
         await killing
         last_fault = time.monotonic()
-        async with asyncio.timeout(ENDED_WITHIN_S):
-            await watch.all_ended.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDED_WITHIN_S):
+                while not watch.acknowledged <= watch.ends.keys():  # noqa: ASYNC110  # told over NATS
+                    await asyncio.sleep(_POLL_S)
         ended_after_s = time.monotonic() - last_fault
         watching.cancel()
-    ends = Counter(watch.ends.values())
     return {
         "tasks": count,
-        "killed": list(VICTIMS),
+        "killed": dict(killer.killed),
         "acknowledged": len(watch.acknowledged),
         "lost": len(watch.acknowledged - watch.submitted.keys()),
         "submitted_twice": sum(times > 1 for times in watch.submitted.values()),
-        "with_two_ends": sum(times for ends_of, times in ends.items() if ends_of > 1),
+        "with_two_ends": sum(times > 1 for times in watch.ends.values()),
         "wrong_results": watch.wrong_results,
         "not_ended": len(watch.acknowledged - watch.ends.keys()),
+        "target_s": ENDED_WITHIN_S,
         "ended_after_last_fault_s": round(ended_after_s, 2),
+        "attempts_most": watch.attempts_most,
+        "slowest_submit_s": round(watch.slowest_s, 2),
         "chain_verified_to": str(watch.world.position),
         "read_model_at": await _read_model(client, watch.world.position.sequence),
-        "restarts": {name: one.starts - 1 for name, one in cluster.programs.items()},
         "took_s": round(time.monotonic() - began, 1),
     }
 
@@ -102,20 +181,22 @@ class _Watch:
         self.submitted: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.wrong_results = 0
-        self.all_ended = asyncio.Event()
+        self.attempts_most = 0
+        self.slowest_s = 0.0
         self._journal = NatsJournal(client.bus, client.subjects)
 
-    async def follow(self, count: int) -> None:
+    async def follow(self) -> None:
+        """Fold whatever comes, until cancelled."""
         async for records in self._journal.follow(0):
             for record in records:
                 for envelope in self.world.apply_record(record):
                     if isinstance(envelope.data, TaskSubmitted):
                         self.submitted[envelope.data.task_id] += 1
+                    elif isinstance(envelope.data, TaskStarted):
+                        self.attempts_most = max(self.attempts_most, envelope.data.attempt)
                     elif isinstance(envelope.data, TERMINAL):
                         self.ends[envelope.data.task_id] += 1
                         self.wrong_results += not _is_right(envelope.data)
-            if len(self.acknowledged) == count and self.acknowledged <= self.ends.keys():
-                self.all_ended.set()
 
 
 def _is_right(event: TaskCompleted | TaskFailed | TaskCancelled | TaskTimedOut) -> bool:
@@ -123,35 +204,35 @@ def _is_right(event: TaskCompleted | TaskFailed | TaskCancelled | TaskTimedOut) 
     return isinstance(event, TaskCompleted) and value_of(event.result) == {"square": number**2}
 
 
-async def _submit(client: Client, watch: _Watch, count: int) -> None:
+async def _submit(client: Client, watch: _Watch, count: int, seconds: float) -> None:
     """Submit at a steady pace; a call that fails is made again with the same id, as its docs say."""
+    began = time.monotonic()
     for number in range(count):
         command = SubmitTask(
             task_id=f"task_{number}",
             task_name="square",
-            max_retries=20,
+            max_retries=50,
             payload=payload_of({"number": number, "takes_s": 0.02 + number % 5 * 0.02}),
         )
+        asked = time.monotonic()
         watch.acknowledged.add(await client.execute(command))
-        await asyncio.sleep(0.01)
+        watch.slowest_s = max(watch.slowest_s, time.monotonic() - asked)
+        await asyncio.sleep(max(0.0, began + seconds * number / count - time.monotonic()))
 
 
-async def _kill_each(cluster: Cluster, workers: list[Program], watch: _Watch, count: int) -> None:
-    """Kill one after the other, each when some more of the tasks have ended."""
-    for number, victim in enumerate(VICTIMS, 1):
-        while len(watch.ends) < count * number / (len(VICTIMS) + 2):  # noqa: ASYNC110  # told over NATS
-            await asyncio.sleep(0.01)
-        pid = {"worker": workers[0].pid, "nats-server": cluster.server.pid}.get(victim) or cluster.programs[victim].pid
-        if pid is None:
-            msg = f"{victim} does not run"
-            raise RuntimeError(msg)
-        os.kill(pid, signal.SIGKILL)
+async def _kill_all(killer: Killer, plan: list[tuple[float, str]]) -> None:
+    began = time.monotonic()
+    for moment, victim in plan:
+        await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+        await killer.kill(victim)
 
 
-def _worker(home: Home, cluster: Cluster, number: int) -> Program:
+def worker_of(home: Home, url: str, number: int) -> Program:
+    """Make a worker process that executes the tasks of the fault runs; `keep_running` starts it."""
     handlers = Path(__file__).with_name("handlers.py")
     argv = [sys.executable, "-m", "coordinator.cli", "worker", "run", str(handlers), "--slots", "4"]
-    env = {**os.environ, "COORDINATOR_URL": cluster.url, "COORDINATOR_HOME": str(home.path)}
+    env = {**os.environ, "COORDINATOR_URL": url, "COORDINATOR_HOME": str(home.path)}
+    (home.path / "logs").mkdir(exist_ok=True)
     return Program(f"worker_{number}", argv, env, home.path / "logs" / f"worker_{number}.log")
 
 
@@ -160,14 +241,3 @@ async def _read_model(client: Client, sequence: int) -> str:
     question = msgspec.json.encode({"position": f"{sequence}.0", "timeout_s": 10})
     answer = msgspec.json.decode(await client.bus.request(subject, question, timeout_s=15.0))
     return str(answer.get("ok", answer))
-
-
-def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether every promise was kept."""
-    broken = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended")
-    return (
-        result["acknowledged"] == result["tasks"]
-        and not any(result[name] for name in broken)
-        and Position.parse(result["read_model_at"]) >= Position.parse(result["chain_verified_to"])
-        and all(result["restarts"].values())
-    )

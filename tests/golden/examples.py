@@ -32,7 +32,15 @@ from events.container import (
     ContainerStopping,
     Secret,
 )
-from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn, WaitingClaim
+from events.coordinator import (
+    CoordinatorMassSilenceEnded,
+    CoordinatorMassSilenceNoticed,
+    CoordinatorStarted,
+    CoordinatorStopped,
+    CoordinatorTurn,
+    WaitingClaim,
+    Watched,
+)
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
@@ -232,6 +240,12 @@ EXAMPLES: dict[str, Event] = {
         policy_version=1,
         placed=2,
         loads={"wrk_2": 0.25},
+    ),
+    "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
+        instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15
+    ),
+    "coordinator.mass_silence_ended.v1": CoordinatorMassSilenceEnded(
+        instance="coord_1", kind=Watched.SERVICE, silent=38, accepted=True, reason="rack 7 burned down"
     ),
 }
 

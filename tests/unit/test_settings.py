@@ -56,6 +56,8 @@ RULES: list[tuple[str, Any, str]] = [
     ("registry.max_services", 7, "max_services"),
     ("registry.heartbeat_timeout", 7.5, "heartbeat_timeout_s"),
     ("registry.deregister_after_s", 7.5, "deregister_after_s"),
+    ("registry.mass_silence_share", 0.5, "mass_silence_share"),
+    ("registry.mass_silence_least", 5, "mass_silence_least"),
     ("registry.check_rise", 7, "check_rise"),
     ("registry.check_fall", 7, "check_fall"),
     ("scheduler.max_pending_tasks", 7, "max_pending_tasks"),
@@ -81,6 +83,7 @@ LIMITS: list[tuple[str, Any, str]] = [
     ("engine.waiting_max", 7, "waiting_max"),
     ("engine.wait_max_s", 7.5, "wait_max_s"),
     ("engine.tick_s", 0.25, "tick_s"),
+    ("engine.blind_after_s", 7.5, "blind_after_s"),
     ("engine.retention_s", 7.5, "retention_s"),
     ("engine.ended_kept", 7, "ended_kept"),
 ]
@@ -314,12 +317,15 @@ class TestWrongValues:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("leadership: {renew_s: 9}", "leadership.fresh_s is 8: use at least leadership.renew_s (9), for"),
+            ("leadership: {renew_s: 9}", "leadership.fresh_s is 6: use at least leadership.renew_s (9), for"),
             (
                 "leadership: {ttl_s: 12, stop_after_s: 13}",
                 "leadership.ttl_s is 12: use at least leadership.stop_after_s",
             ),
-            ("leadership: {renew_s: 7.8}", "leadership.ttl_s is 15: use at least 2 × leadership.renew_s (7.8), for"),
+            (
+                "leadership: {renew_s: 7.8, fresh_s: 8}",
+                "leadership.ttl_s is 12: use at least 2 × leadership.renew_s (7.8), for",
+            ),
             (
                 "scheduler: {retry_backoff_s: 61}",
                 "scheduler.retry_backoff_max_s is 60: use at least scheduler.retry_back",

@@ -158,7 +158,7 @@ def test_an_unknown_type_names_the_nearest() -> None:
     """A misspelled type is told with the one that was meant; a far one with all that there are."""
     assert refusals([{"type": "submit_tsk"}]) == ["command type 'submit_tsk' is not known: did you mean 'submit_task'?"]
     (message,) = refusals([{"type": "*"}])
-    assert message.startswith("command type '*' is not known: use one of allocate_pool,")
+    assert message.startswith("command type '*' is not known: use one of accept_silence,")
 
 
 @pytest.mark.parametrize(

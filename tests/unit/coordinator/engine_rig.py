@@ -8,6 +8,7 @@ and whoever replays the journal ends up with the very world the engine decided o
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from events.coordinator import EpochClaim
 from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Container
 
     from coordinator.authorization import AccessRules
     from coordinator.commands import Command
@@ -186,8 +187,11 @@ async def leading(
     rules: Rules | None = None,
     limits: Limits = SMALL,
     is_fresh: Callable[[], bool] = lambda: True,
+    is_over: Callable[[], bool] = lambda: False,
     generation: int = 1,
     access: AccessRules | None = None,
+    spoiled: Container[str] = (),
+    blind_after_s: float = math.inf,
 ) -> AsyncIterator[Rig]:
     """
     Lead over *stream* while the block runs, then resign.
@@ -211,10 +215,12 @@ async def leading(
         clock=hands,
         instance="one",
         version="1.0",
-        limits=limits,
+        limits=msgspec.structs.replace(limits, blind_after_s=blind_after_s),
         is_fresh=is_fresh,
+        is_over=is_over,
         notify=lambda kind, entity_id, body: notices.append((kind, entity_id, msgspec.json.decode(body))),
         access=access,
+        spoiled=spoiled,
     )
     rig = Rig(engine, journal.stream, hands, network)
     rig.notices = notices

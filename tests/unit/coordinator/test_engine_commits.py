@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.commands import (
     CancelTask,
+    FindServices,
     GetTask,
     ListTasks,
     RegisterNode,
@@ -24,7 +25,7 @@ from coordinator.limits import Limits
 from coordinator.orders import SubmitTask
 from events.codec import seconds_of
 from events.task import TaskStatus
-from tests.unit.coordinator.engine_rig import TICK_S, leading
+from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, leading
 from tests.unit.coordinator.facts import NAN, claim, complete, create, fail, payload, register_node, submit
 
 
@@ -307,6 +308,41 @@ async def test_an_answer_without_a_commit_needs_a_fresh_lease() -> None:
             assert error.retry_after_s is not None
         fresh = True
         assert (await rig.order(GetTask(task_id="t"))).task_id == "t"
+
+
+async def test_a_writer_whose_time_is_over_takes_up_nothing() -> None:
+    """One that was stopped for a minute wakes with a minute's requests before it, and others have led since."""
+    over = False
+    async with leading(is_over=lambda: over) as rig:
+        assert await rig.order(submit()) == "t"
+        before, over = len(rig.commits()), True
+        for command in (submit(task_id="u"), GetTask(task_id="t")):
+            error = await rig.ask(command).error()
+            assert isinstance(error, Unavailable)
+            assert error.reason == "not_leading"
+        with pytest.raises(Unavailable):
+            rig.engine.ask_now(FindServices())
+        over = False
+        assert rig.engine.ask_now(FindServices()) == []
+        assert len(rig.commits()) == before
+
+
+async def test_a_writer_whose_time_is_over_decides_nothing_that_it_had_taken_up() -> None:
+    """Nor what time seems to owe: it heard nobody while it slept."""
+    over = False
+    async with leading(is_over=lambda: over) as rig:
+        await rig.order(submit())
+        await rig.order(RegisterWorker(worker_id="w"))
+        held = await rig.hold()
+        told = rig.ask(submit(task_id="u"))
+        over = True
+        rig.hands.turn(3600.0)
+        rig.let_go()
+        await held.outcome()
+        assert isinstance(await told.error(), Unavailable)
+        with pytest.raises(Unavailable, match="does not lead"):
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        assert rig.types()[-1] == ["worker.registered"]
 
 
 async def test_a_caller_in_this_process_is_held_to_the_types_of_the_wire() -> None:

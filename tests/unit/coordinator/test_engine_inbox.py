@@ -11,15 +11,20 @@ import pytest
 from coordinator.decide import DECIDERS
 from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.inbox_turn import Place
+from coordinator.journal_memory import MemoryStream
 from coordinator.limits import Limits
 from coordinator.orders import SubmitTask
+from coordinator.turn import FoldFailed
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted
-from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, leading
+from projections.world import World
+from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Hands, Rig, leading
 from tests.unit.coordinator.facts import claim, payload, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from events.base import Envelope, Position
 
 CREATED = "2026-11-23T17:00:00Z"
 
@@ -256,3 +261,52 @@ async def test_whoever_leads_next_goes_on_where_the_journal_says() -> None:
         put(rig, items[7:])
         await until_read(rig, 1)
         assert sum(isinstance(event, TaskSubmitted) for event in rig.events()) == 20
+
+
+# --- what the fold cannot take ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the fold fail on one task, as a mistake of ours in a reducer would."""
+    apply = World.apply
+
+    def failing(self: World, envelope: Envelope, position: Position, time: float) -> None:
+        if isinstance(envelope.data, TaskSubmitted) and envelope.data.task_id == "poison":
+            raise ZeroDivisionError
+        apply(self, envelope, position, time)
+
+    monkeypatch.setattr(World, "apply", failing)
+
+
+@pytest.mark.usefixtures("poison")
+async def test_an_item_that_the_fold_cannot_take_ends_one_reign_and_no_more() -> None:
+    """The writer stops and says which it was; the next one records it as refused and goes on behind it."""
+    stream, hands = MemoryStream(), Hands()
+    items = [
+        *message(1, "task.submitted", {"task_id": "a", "task_name": "n"}),
+        *message(2, "task.submitted", {"task_id": "poison", "task_name": "n"}),
+        *message(3, "task.submitted", {"task_id": "b", "task_name": "n"}),
+    ]
+    async with leading(stream=stream, hands=hands) as rig:
+        put(rig, items)
+        with pytest.raises(FoldFailed) as failed:
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+    assert failed.value.culprit == f"execution {CREATED} 2.0"
+    async with leading(stream=stream, hands=hands, spoiled={failed.value.culprit}) as rig:
+        put(rig, items)
+        await until_read(rig, 3)
+        assert set(rig.world.tasks) == {"a", "b"}
+        (refused,) = [one for one in rig.events() if isinstance(one, InboxRefused)]
+        assert (refused.sequence, refused.index, refused.reason) == (2, 0, "internal")
+
+
+@pytest.mark.usefixtures("poison")
+async def test_an_order_that_the_fold_cannot_take_is_refused_for_good() -> None:
+    """Whoever asked must not ask the next writer again."""
+    async with leading() as rig:
+        told = rig.ask(submit("poison", task_name="n"), command_id="c1")
+        with pytest.raises(FoldFailed) as failed:
+            await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
+        assert failed.value.culprit == "tester c1"
+        assert (await told.error()).reason == "internal"

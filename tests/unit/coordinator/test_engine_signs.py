@@ -135,7 +135,7 @@ async def test_an_attempt_that_takes_too_long_times_out() -> None:
 
 async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> None:
     """All of it, although no commit can hold it."""
-    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000)) as rig:
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000), rules=Rules(mass_silence_share=1.0)) as rig:
         names = [f"w{number}" for number in range(40)]
         for name in names:
             await rig.order(RegisterWorker(worker_id=name))
@@ -145,6 +145,28 @@ async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> N
         assert {one.status for one in rig.world.workers.values()} == {WorkerStatus.LOST}
         assert [event.subject for event in rig.events() if isinstance(event, WorkerLost)] == names
         assert max(len(record.body) for record in rig.records()) <= 3000
+
+
+async def test_after_a_standstill_everything_has_its_whole_time_again() -> None:
+    """Whoever was stopped, or slept, heard nobody: it calls nobody silent that may have been heard meanwhile."""
+    async with leading(blind_after_s=2.0) as rig:
+        await rig.order(RegisterWorker(worker_id="w"))
+        await rig.order(submit())
+        (task,) = await rig.order(claim())
+        rig.hands.turn(600.0)
+        await rig.settle()
+        await rig.order(complete(task.lease))
+        assert rig.world.workers["w"].status is WorkerStatus.ACTIVE
+
+
+async def test_a_short_standstill_changes_nothing() -> None:
+    """Else a machine that is busy now and then would never give anybody up."""
+    async with leading(blind_after_s=2.0) as rig:
+        await rig.order(RegisterWorker(worker_id="w"))
+        for _ in range(61):
+            rig.hands.turn(1.0)
+            await rig.settle()
+        assert rig.world.workers["w"].status is WorkerStatus.LOST
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_the_roles_are_told_apart() -> None:
     for role, names in COMMANDS_OF.items():
         assert names <= set(COMMANDS), role
     others = frozenset().union(*(names for role, names in COMMANDS_OF.items() if role != "admin"))
-    assert set(COMMANDS) - others == {"cordon_node", "uncordon_node", "define_pool"}
+    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from coordinator.registry import health_check_worker as worker_module
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.registry.probes import Outcome, Prober
 from coordinator.settings import Settings
-from coordinator.settings_sections import RegistrySettings
+from coordinator.settings_registry import RegistrySettings
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:

@@ -27,7 +27,14 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
+from events.coordinator import (
+    CoordinatorMassSilenceEnded,
+    CoordinatorMassSilenceNoticed,
+    CoordinatorStarted,
+    CoordinatorStopped,
+    CoordinatorTurn,
+    Watched,
+)
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
@@ -307,6 +314,12 @@ class Historian:
             CoordinatorStopped(instance="i"),
             CoordinatorTurn(
                 instance="i", now=self.world.time, claims=(), policy="schedule", policy_version=1, placed=2
+            ),
+            CoordinatorMassSilenceNoticed(
+                instance="i", kind=self.random.choice(list(Watched)), silent=20, alive=100, limit_s=90.0, most=0.15
+            ),
+            CoordinatorMassSilenceEnded(
+                instance="i", kind=self.random.choice(list(Watched)), silent=20, accepted=self.random.random() < 0.5
             ),
         ))  # fmt: skip
 

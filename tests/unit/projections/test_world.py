@@ -21,7 +21,7 @@ from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
 from projections import world as world_module
 from projections.snapshot import KeyedTask, Snapshot
 from projections.source import GENESIS, Record, chain_after
-from projections.world import World
+from projections.world import FOLD_VERSION, World
 from tests.specification import BEGIN, Scribe, fold, journal_record, said, write
 from tests.unit.projections.histories import write_history
 
@@ -424,7 +424,9 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
     """What it holds was folded by other rules: it is to be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
-    with pytest.raises(Corrupt, match="was folded by version 4, this is version 3: rebuild it"):
+    with pytest.raises(
+        Corrupt, match=f"was folded by version {FOLD_VERSION + 1}, this is version {FOLD_VERSION}: rebuild it"
+    ):
         World.restore(msgspec.msgpack.encode(data))
 
 

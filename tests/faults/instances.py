@@ -1,0 +1,175 @@
+"""
+Coordinators as processes on one NATS, each with a home of its own: started, killed, frozen, asked to end.
+
+Nothing here starts one again by itself; whoever breaks it says when. A process is only ever ended by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator.commands import GetStats
+from coordinator.guard import Child, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.client import Client
+
+PATIENCE_S = 60.0
+"""For what must come about on a machine that is busy with much else."""
+_POLL_S = 0.02
+_ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def lease_of(ttl_s: int) -> dict[str, str]:
+    """Give the settings of a lease of so many seconds, as variables: its other times in the usual proportion."""
+    seconds = {"TTL_S": ttl_s, "STOP_AFTER_S": 0.8 * ttl_s, "FRESH_S": 0.5 * ttl_s, "RENEW_S": max(0.5, ttl_s / 6)}
+    return {f"COORDINATOR_LEADERSHIP__{name}": str(value) for name, value in seconds.items()}
+
+
+class Instance:
+    """
+    One `coordinator serve` with its state in *home*; what it logs goes on in `<home>.log`.
+
+    Args:
+        home: its state directory; the same one makes the next process the same instance.
+        url: of its NATS.
+        environment: more variables, such as settings.
+        with_follower: whether a follower of its own runs beside it.
+    """
+
+    def __init__(
+        self, home: Path, url: str, *, environment: dict[str, str] | None = None, with_follower: bool = False
+    ) -> None:
+        self.home = home
+        self.url = url
+        self._environment = environment or {}
+        self._arguments = ["serve"] if with_follower else ["serve", "--without-follower"]
+        self._log = home.with_suffix(".log")
+        self._child: Child | None = None
+        self._mark = 0
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it; known once it has started."""
+        return (self.home / "coordinator.instance").read_text().strip()
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there, frozen or not."""
+        return self._child is not None and self._child.returncode is None
+
+    @property
+    def logged(self) -> str:
+        """What its present process has logged."""
+        return self._log.read_bytes()[self._mark :].decode(errors="replace")
+
+    async def start(self) -> None:
+        """Start it, and return at once."""
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(_ROOT),
+            **self._environment,
+            "COORDINATOR_HOME": str(self.home),
+            "COORDINATOR_URL": self.url,
+        }
+        with self._log.open("ab") as sink:
+            self._mark = sink.tell()
+            argv = [sys.executable, "-m", "coordinator.cli", *self._arguments]
+            self._child = await spawn(argv, env=env, stdout=sink, stderr=sink, grace_s=PATIENCE_S)
+
+    async def stood_by(self, times: int = 1) -> None:
+        """Wait until its present process has begun to stand by so many times."""
+        await self.has_logged("standing_by", times=times)
+
+    async def has_logged(self, text: str, *, times: int = 1) -> None:
+        """Wait until *text* stands so often in its log; raises TimeoutError."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.logged.count(text) < times:
+                if not self.runs:
+                    msg = f"{self.home.name} ended: {self.logged[-2000:]}"
+                    raise RuntimeError(msg)
+                await asyncio.sleep(_POLL_S)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send its process a signal."""
+        assert self._child is not None
+        os.kill(self._child.pid, number)
+
+    def freeze(self) -> None:
+        """Stop it where it stands (SIGSTOP), until `thaw`; its connections stay open."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen one go on (SIGCONT)."""
+        self.signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """Kill it as a crash would (SIGKILL), and wait until it is gone; its follower goes with it."""
+        self.signal(signal.SIGKILL)
+        await self.gone()
+
+    async def stop(self) -> int:
+        """Ask it to end (SIGTERM), and wait until it has; gives its exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.gone()
+
+    async def gone(self) -> int:
+        """Wait for its end and give its exit code."""
+        assert self._child is not None
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._child.wait()
+
+    async def close(self) -> None:
+        """End it if it runs, frozen or not."""
+        if self._child is not None and self.runs:
+            self.thaw()
+            await self._child.terminate()
+
+
+@asynccontextmanager
+async def instances(
+    folder: Path,
+    url: str,
+    count: int,
+    *,
+    environment: dict[str, str] | None = None,
+    with_follower: bool = False,
+) -> AsyncIterator[list[Instance]]:
+    """Make *count* instances with their homes in *folder*, none of them started; what runs at the end is ended."""
+    made = [
+        Instance(folder / f"instance_{number}", url, environment=environment, with_follower=with_follower)
+        for number in range(count)
+    ]
+    async with AsyncExitStack() as ending:
+        for one in made:
+            ending.push_async_callback(one.close)
+        yield made
+
+
+async def start_all(made: list[Instance], client: Client) -> None:
+    """Start the first, which leads, and the others, which stand by."""
+    await made[0].start()
+    await led_by(client, made[0])
+    for one in made[1:]:
+        await one.start()
+    for one in made[1:]:
+        await one.stood_by()
+
+
+async def led_by(client: Client, *those: Instance) -> Instance:
+    """Wait until one of *those* answers as the leader, and give it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            leader = (await client.execute(GetStats(), timeout_s=PATIENCE_S)).leader
+            for one in those:
+                if (one.home / "coordinator.instance").exists() and one.name == leader:
+                    return one
+            await asyncio.sleep(_POLL_S)
