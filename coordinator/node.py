@@ -175,11 +175,8 @@ class NodeAgent:
             if key not in seen
         ]
         # What is being started is not there yet, and is not gone either.
-        busy = {(container_id, generation) for container_id, generation, _ in self._busy}
-        reports += [
-            ObservedContainer(container_id=key[0], generation=key[1], state="busy")
-            for key in sorted(busy - seen.keys() - self._failed.keys())
-        ]
+        for key in sorted({(one, generation) for one, generation, _ in self._busy} - seen.keys() - self._failed.keys()):
+            reports.append(ObservedContainer(container_id=key[0], generation=key[1], state="busy"))
         sent_at = self._clock.heard()
         orders: NodeOrders = await self._client.execute(
             SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=SYNC_TIMEOUT_S

@@ -308,15 +308,13 @@ class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     node_lease_s: float
     epoch: tuple[int, int]
     orders_id: str = ""
-    """To be named by the next report."""
 
 
 class SyncNode(Command, frozen=True, kw_only=True, gc=False):
     """
     Report everything a node runs and learn everything it should; repeated each second and on each notice.
 
-    `orders_id` is that of the last orders it had when it looked. What a report does not name is believed to be gone only
-    when these were the last that were given: an older report may come late.
+    `orders_id` is that of the orders it had when it looked: what an older report does not name is not gone.
     """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders

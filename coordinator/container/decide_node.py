@@ -103,10 +103,10 @@ def sync(world: World, command: SyncNode, context: Context) -> Events:
     for container_id in world.indexes.containers_on.get(node.node_id, ()):
         container = world.containers[container_id]
         if not container.is_ended and container.generation:
-            one = seen.get((container_id, container.generation))
+            found = seen.get((container_id, container.generation))
             # What is missing may have been started since the node looked, unless it had the last orders then.
-            if one is not None or command.orders_id:
-                events.extend(observed(world, container, one, context))
+            if found is not None or command.orders_id:
+                events.extend(observed(world, container, found, context))
     return tuple(events)
 
 
