@@ -111,8 +111,12 @@ def decide(world: World, command: Command, context: Context, *, streak: int = 1)
     return DECIDERS[type(command)](world, command, context)
 
 
-def answer(world: World, command: Command, context: Context, events: Events) -> Any:
-    """Say what whoever gave the order is told, the events it led to being folded."""
+def answer(world: World, command: Command, context: Context, events: Events, *, again: bool = False) -> Any:
+    """
+    Say what whoever gave the order is told, the events it led to being folded.
+
+    *again*: it is a repeat, remembered by its command id; what it led to is in the world since.
+    """
     match command:
         case CompleteTask():
             return None
@@ -135,7 +139,7 @@ def answer(world: World, command: Command, context: Context, events: Events) -> 
         case AllocatePool():
             return command.request_id in world.pools[command.pool_id].allocations
         case ReleasePool():
-            return bool(events)
+            return bool(events) or again
         case _:
             return None
 

@@ -20,7 +20,7 @@ import structlog
 
 from coordinator.access import Access
 from coordinator.clock import CommitClock
-from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, WithdrawClaim
+from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, SyncNode, WithdrawClaim
 from coordinator.decide import answer, decide
 from coordinator.due import due
 from coordinator.hints import Hints
@@ -290,7 +290,10 @@ class Engine:
         commandid = caller.command_id if command.REMEMBERED else ""
         if kind is ClaimTasks:
             self.signs.workers[command.worker_id] = self._heard
-        if commandid and f"{caller.actor}/{commandid}" in self.world.remembered:
+        elif kind is SyncNode:
+            command = self.signs.weigh(command)
+        again = bool(commandid) and f"{caller.actor}/{commandid}" in self.world.remembered
+        if again:
             events: tuple[Event, ...] = ()
         else:
             streak = self.signs.streak(command) if kind is ReportCheck else 1
@@ -307,7 +310,10 @@ class Engine:
         elif kind is ReportCheck:
             self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
         if asked.wants_answer:
-            turn.answers.append((asked, answer(self.world, command, context, events), None))
+            told = answer(self.world, command, context, events, again=again)
+            if kind is SyncNode:
+                told = self.signs.give(command.node_id, told, f"{self.epoch}/{self.turns}")
+            turn.answers.append((asked, told, None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,36 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Run a task group and raise the first error of it bare; those that came after it are noted on it."""
+    """
+    Run a task group and raise the first error of it bare; those that came after it are noted on it.
+
+    Whoever was cancelled meanwhile stops, whatever else failed on the way: `TaskGroup` would raise the errors alone,
+    and who takes one of those for a reason to try again would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # only a task can enter a group
+    before, aborted = task.cancelling(), False
+    tasks = asyncio.TaskGroup()
     try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
+        async with tasks:
+            try:
+                yield tasks
+            finally:
+                aborted = _has_cancelled(tasks)
     except BaseExceptionGroup as group:
         first, *others = _leaves(group)
         for other in others:
             first.add_note(f"and then {other!r}")
+        if sys.version_info < (3, 13) and not aborted and _has_cancelled(tasks):
+            task.uncancel()  # which those versions forget when a child fails behind the end of the block
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from first
         raise first from first.__cause__
+
+
+def _has_cancelled(tasks: asyncio.TaskGroup) -> bool:
+    """Say whether the group has cancelled its parent, because a child failed."""
+    return bool(getattr(tasks, "_parent_cancel_requested", False))
 
 
 def _leaves(group: BaseExceptionGroup) -> list[BaseException]:

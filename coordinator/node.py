@@ -166,6 +166,7 @@ class NodeAgent:
 
     async def _sync(self) -> None:
         """Report, take the orders, and begin to make them true."""
+        orders_id = self._orders.orders_id if self._orders is not None else ""
         seen = {(one.container_id, one.generation): one for one in await self._runtime.list()}
         reports = [_report(one) for one in seen.values()]
         reports += [
@@ -173,9 +174,12 @@ class NodeAgent:
             for key, why in self._failed.items()
             if key not in seen
         ]
+        # What is being started is not there yet, and is not gone either.
+        for key in sorted({(one, generation) for one, generation, _ in self._busy} - seen.keys() - self._failed.keys()):
+            reports.append(ObservedContainer(container_id=key[0], generation=key[1], state="busy"))
         sent_at = self._clock.heard()
         orders: NodeOrders = await self._client.execute(
-            SyncNode(node_id=self.node_id, observed=tuple(reports)), timeout_s=SYNC_TIMEOUT_S
+            SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=SYNC_TIMEOUT_S
         )
         if orders.epoch < self._epoch:
             log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)

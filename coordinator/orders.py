@@ -84,7 +84,7 @@ class FailTask(Command, frozen=True, kw_only=True, gc=False):
 class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
     """Give an attempt back unstarted; it does not count as a try."""
 
-    KIND, VERB = "task", "release"
+    KIND, VERB, REMEMBERED = "task", "release", True
 
     task_id: str
     lease: str
@@ -271,7 +271,11 @@ class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a node agent saw of one container: `state` is running, paused, exited or failed (could not be started)."""
+    """
+    What a node agent saw of one container.
+
+    `state` is running, paused, exited, failed (could not be started), or busy (about to be something else).
+    """
 
     container_id: str
     generation: str
@@ -303,15 +307,21 @@ class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     containers: tuple[DesiredContainer, ...]
     node_lease_s: float
     epoch: tuple[int, int]
+    orders_id: str = ""
 
 
 class SyncNode(Command, frozen=True, kw_only=True, gc=False):
-    """Report everything a node runs and learn everything it should; repeated each second and on each notice."""
+    """
+    Report everything a node runs and learn everything it should; repeated each second and on each notice.
+
+    `orders_id` is that of the orders it had when it looked: what an older report does not name is not gone.
+    """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders
 
     node_id: str
     observed: tuple[ObservedContainer, ...] = ()
+    orders_id: str = ""
 
 
 class CordonNode(Command, frozen=True, kw_only=True, gc=False):
@@ -384,7 +394,7 @@ class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
 class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
     """Give a share of a pool back; the answer is False when nothing was held."""
 
-    KIND, VERB, Answer = "pool", "release", bool
+    KIND, VERB, Answer, REMEMBERED = "pool", "release", bool, True
 
     pool_id: str
     request_id: str

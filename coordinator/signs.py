@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from coordinator.commands import (
     CheckOutcome,
     HeartbeatService,
@@ -22,7 +24,7 @@ from coordinator.commands import (
 )
 
 if TYPE_CHECKING:
-    from coordinator.commands import Command
+    from coordinator.commands import Command, NodeOrders
     from events.service import ServiceStatus
     from projections.world import World
 
@@ -49,6 +51,8 @@ class Signs:
         self.services: dict[str, float] = {}
         self.workers: dict[str, float] = {}
         self.nodes: dict[str, float] = {}
+        self.orders: dict[str, str] = {}
+        """By node, the id of the orders it was last given."""
         self.leases: dict[str, float] = {}
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
@@ -105,6 +109,17 @@ class Signs:
             case _:
                 pass
 
+    def weigh(self, report: SyncNode) -> SyncNode:
+        """Take a report as it is when its node had our last orders when it looked, else without their id."""
+        if report.orders_id and report.orders_id != self.orders.get(report.node_id):
+            return msgspec.structs.replace(report, orders_id="")
+        return report
+
+    def give(self, node_id: str, orders: NodeOrders, orders_id: str) -> NodeOrders:
+        """Note which orders a node is given."""
+        self.orders[node_id] = orders_id
+        return msgspec.structs.replace(orders, orders_id=orders_id)
+
     def streak(self, report: ReportCheck) -> int:
         """Say how many checks in a row have had the outcome reported, with this one."""
         checks = self.checks.get(report.service_id)
@@ -139,6 +154,7 @@ class Signs:
             (self.workers, world.workers),
             (self.worker_loads, world.workers),
             (self.nodes, world.nodes),
+            (self.orders, world.nodes),
         ):
             if len(heard) > len(table):
                 for gone in heard.keys() - table.keys():

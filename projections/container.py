@@ -124,7 +124,7 @@ def evolve(container: Container | None, event: AnyContainerEvent, stamp: Stamp) 
         check_status({_S.RUNNING}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.PAUSED)
     if isinstance(event, ContainerResuming):
-        check_status({_S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
+        check_status({_S.STARTING, _S.RUNNING, _S.PAUSED, _S.ERROR}, container.status, event, stamp)
         return msgspec.structs.replace(container, desired=Desired.RUNNING)
     after = _evolve(container, event, stamp)
     check_legal(LEGAL, container.status, after.status, event, stamp)

@@ -1,7 +1,8 @@
 """
 What a node's registration and reports make of the world, and what the node is to do. Pure.
 
-A report about another generation than the one that was last started is about the past and changes nothing.
+A report about another generation than the one that was last started is about the past and changes nothing; nor does
+what an old report does not name.
 """
 
 from __future__ import annotations
@@ -102,7 +103,10 @@ def sync(world: World, command: SyncNode, context: Context) -> Events:
     for container_id in world.indexes.containers_on.get(node.node_id, ()):
         container = world.containers[container_id]
         if not container.is_ended and container.generation:
-            events.extend(observed(world, container, seen.get((container_id, container.generation)), context))
+            found = seen.get((container_id, container.generation))
+            # What is missing may have been started since the node looked, unless it had the last orders then.
+            if found is not None or command.orders_id:
+                events.extend(observed(world, container, found, context))
     return tuple(events)
 
 

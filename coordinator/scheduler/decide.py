@@ -189,8 +189,6 @@ def fail(world: World, command: FailTask, context: Context) -> Events:
     """End an attempt badly: back to the queue while retries are left, else the task has failed."""
     error = command.error[: context.rules.text_chars_max]
     task = _task(world, command.task_id)
-    if task.status is TaskStatus.PENDING and task.attempt and command.lease == task.lease:
-        return ()
     if task.is_ended and command.lease in ("", task.lease):
         if task.status is TaskStatus.FAILED:
             return ()
@@ -242,8 +240,6 @@ def backoff_s(task: Task, rules: Rules) -> float:
 def release(world: World, command: ReleaseTask, context: Context) -> Events:
     """Give an attempt back unstarted."""
     task = _task(world, command.task_id)
-    if task.status is TaskStatus.PENDING and command.lease == task.lease:
-        return ()
     _check_holds(task, command.lease, "", "released")
     error = command.reason[: context.rules.text_chars_max]
     return (

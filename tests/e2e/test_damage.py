@@ -113,6 +113,25 @@ def test_without_memory_some_damage_is_missed() -> None:
     assert not damage.is_kept(result)
 
 
+async def test_a_follower_that_came_first_is_no_loss(server: RealServer, tmp_path: Path) -> None:
+    """It makes the feed and waits for the journal; a feed that holds nothing, and never did, is no sign of one."""
+    async with Bus.open(server.url, name="follower") as bus:
+        await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
+    async with leading(server, tmp_path / FILE) as client:
+        await submit(client, 1)
+
+
+async def test_instances_that_begin_together_begin_one_journal(server: RealServer) -> None:
+    """Whoever finds the lease of another that was quicker finds its journal too."""
+    async with task_group() as tasks:
+        several = [coordinator_of(server, None, name) for name in ("one", "two", "three")]
+        running = [tasks.create_task(one.run()) for one in several]
+        async with Client.open(server.url) as client:
+            await submit(client, 1)
+        for one in running:
+            one.cancel()
+
+
 async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> None:
     """Put back while nothing runs: the mark knows better, the message has both ends, and nothing is written."""
     mark = tmp_path / FILE

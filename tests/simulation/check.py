@@ -1,11 +1,36 @@
-"""What must hold of every run, judged from the journal and from what clients were told, never from a live world."""
+"""
+What must hold of every run, judged from the journal and from what was promised, never from a live world.
+
+Capacity is counted here anew, event by event: the fold's own sums are among what is judged.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from events import codec
+import msgspec
+
+from coordinator.commands import (
+    AllocatePool,
+    CancelTask,
+    CompleteTask,
+    CreateContainer,
+    FailTask,
+    RegisterService,
+    ReleasePool,
+    SubmitTask,
+)
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerEvent,
+    ContainerFailed,
+    ContainerStarting,
+    ContainerStopped,
+)
+from events.inbox import InboxRecorded, InboxRefused
+from events.pool import PoolAllocated, PoolReleased
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -16,117 +41,270 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.worker import WorkerLost
+from projections.source import Record
+from projections.store import KINDS
 from projections.world import World
-from tests.simulation.inbox import faults_of
+from tests.simulation.actors import POOL, SLOTS
+from tests.simulation.cluster import MEMORY_BYTES
+from tests.simulation.promises import Promise, Violation
+from tests.simulation.streams import header_of
 
 if TYPE_CHECKING:
-    from events.base import Event
-    from projections.source import Record
+    from events.base import Envelope
     from tests.simulation.cluster import Sim
 
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
-class Violation(AssertionError):
-    """A promise was broken"""
+def records(sim: Sim) -> list[Record]:
+    """Give the journal of a run."""
+    stream = sim.broker.streams[sim.broker.journal]
+    return [
+        Record(
+            sequence=one.sequence,
+            kind="claim" if one.subject.endswith(".epoch") else "commit",
+            body=one.data,
+            chain=header_of(one.headers, b"Chain"),
+            message_id=header_of(one.headers, b"Nats-Msg-Id"),
+        )
+        for one in stream.messages.values()
+    ]
 
 
-def check(sim: Sim) -> None:
+def check(sim: Sim) -> Counter[str]:
     """
-    Judge a finished run.
+    Judge a finished run, and count its events by type.
 
     Raises:
         Violation: says which promise was broken, about what.
     """
-    records = _records(sim)
+    journal = records(sim)
     replayed = World()
-    events: dict[str, list[TaskEvent]] = defaultdict(list)
-    others: list[Event] = []
-    for record in records:
+    history = History()
+    snapshots: dict[int, bytes] = {}
+    for record in journal:
         for envelope in replayed.apply_record(record):
-            if isinstance(envelope.data, TaskEvent):
-                events[envelope.data.task_id].append(envelope.data)
-            else:
-                others.append(envelope.data)
-    for task_id in sim.acked_submits:
-        _check_task(task_id, events[task_id], sim)
-    for task_id, lease in sim.acked_completes.items():
-        if not any(isinstance(event, TaskCompleted) and event.lease == lease for event in events[task_id]):
-            _broken(f"completion of {task_id} under {lease} was acknowledged and is not in the journal")
-    for fault in faults_of(sim.inbox, others):
-        _broken(fault)
-    _check_replay(records, replayed)
-
-
-def _check_task(task_id: str, events: list[TaskEvent], sim: Sim) -> None:
-    if Counter(type(event) for event in events)[TaskSubmitted] != 1:
-        _broken(f"{task_id} was acknowledged and stands in the journal {events}")
-    ends = [event for event in events if isinstance(event, TERMINAL)]
-    if len(ends) != 1:
-        _broken(f"{task_id} has {len(ends)} terminal events: {events}")
-    held = ""
-    for event in events:
-        if isinstance(event, TaskStarted):
-            if held:
-                _broken(f"{task_id} was started under {event.lease} while {held} was held")
-            held = event.lease
-        elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
-            if event.lease != held:
-                _broken(f"{task_id}: {event} was accepted, but {held or 'no lease'} was held")
-            held = ""
-    told = sim.answers.get(task_id)
-    if told is None:
-        _broken(f"{task_id} was never seen to end")
-
-
-def _check_replay(records: list[Record], replayed: World) -> None:
-    """Replaying gives the same world from the start and from a snapshot in the middle."""
-    half = World()
-    for record in records[: len(records) // 2]:
-        half.apply_record(record)
-    restored = World.restore(half.snapshot())
-    for record in records[len(records) // 2 :]:
-        restored.apply_record(record)
-    if restored.digest() != replayed.digest():
-        _broken("a world restored from a snapshot differs from one folded from the start")
-
-
-def check_live(sim: Sim) -> None:
-    """
-    Judge a leader's live world against a replay to the same position.
-
-    Raises:
-        Violation: they differ.
-    """
-    for world in sim.worlds:
-        replayed = World()
-        for record in _records(sim):
-            if record.sequence > world.position.sequence:
-                break
-            replayed.apply_record(record)
-        if replayed.position == world.position and replayed.digest() != world.digest():
-            _broken(f"the live world at {world.position} differs from its replay")
+            history.take(envelope, record.sequence)
+        if record.sequence == len(journal) // 2:
+            snapshots[record.sequence] = replayed.snapshot()
+        for role, digest in sim.worlds.get((record.sequence, replayed.chain), {}).items():
+            history.kinds[f"compared.{role}"] += 1
+            if digest != replayed.digest():
+                _broken(Promise.REPLAY, f"the world of a {role} at {record.sequence} differs from its replay")
+    history.check(sim)
+    _check_snapshot(journal, snapshots, replayed)
+    _check_store(sim, journal)
+    _check_inboxes(sim, history)
+    return history.kinds
 
 
 def trace(sim: Sim) -> str:
-    """Hash the journal of a run: equal runs have equal journals."""
-    world = World()
-    for record in _records(sim):
-        world.apply_record(record)
-    return f"{world.chain.hex()} {sorted(sim.fired.items())}"
+    """Hash all that was said and kept in a run: equal seeds give equal hashes."""
+    journal = b"".join(record.body for record in records(sim))
+    sim.broker.log.update(journal)
+    return f"{sim.broker.log.hexdigest()[:32]} {sorted(sim.dice.fired.items())}"
 
 
-def _records(sim: Sim) -> list[Record]:
-    first, last = sim.stream.bounds
-    return [record for n in range(first, last + 1) if (record := sim.stream.get(n)) is not None]
+class History:
+    """What the journal says, in the order it says it; broken promises are noted as they come."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.tasks: dict[str, list[TaskEvent]] = defaultdict(list)
+        self.facts: dict[str, list[str]] = defaultdict(list)
+        self.refused: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.others: list[tuple[Any, str]] = []
+        self._commands: dict[tuple[str, str], int] = {}
+        self._leases: dict[str, str] = {}
+        self._claims: dict[str, tuple[int, set[str]]] = {}
+        self._claim_of: dict[str, set[str]] = {}
+        self._shares: dict[str, int] = {}
+        self._memory: dict[str, int] = {}
+        self._places: dict[str, str] = {}
+        self.lost: Counter[str] = Counter()
+
+    def take(self, envelope: Envelope, sequence: int) -> None:
+        """Take up one event."""
+        self.kinds[envelope.type] += 1
+        event = envelope.data
+        if envelope.commandid:
+            key = (envelope.actor, envelope.commandid)
+            if self._commands.setdefault(key, sequence) != sequence:
+                _broken(
+                    Promise.ONCE,
+                    f"command {key} led to events in commits {self._commands[key]} and {sequence}: {event}",
+                )
+        if isinstance(event, TaskEvent):
+            self._task(event, sequence)
+        elif isinstance(event, ContainerEvent):
+            self._container(event)
+        elif isinstance(event, InboxRecorded):
+            self.facts[event.domain].append(event.event_id)
+        elif isinstance(event, InboxRefused):
+            self.refused[event.domain].append((event.sequence, event.index))
+        else:
+            self._other(event, envelope)
+
+    def _task(self, event: TaskEvent, sequence: int) -> None:
+        self.tasks[event.task_id].append(event)
+        held = self._leases.get(event.task_id, "")
+        if isinstance(event, TaskStarted):
+            if held:
+                _broken(Promise.LEASE, f"{event.task_id} was started under {event.lease} while {held} was held")
+            self._leases[event.task_id] = event.lease
+            self._start(event, sequence)
+        elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
+            if event.lease != held:
+                _broken(Promise.LEASE, f"{event} was accepted, but {held or 'no lease'} was held")
+            self._end(event.task_id)
+        elif isinstance(event, TaskCancelled):
+            self._end(event.task_id)
+
+    def _start(self, event: TaskStarted, sequence: int) -> None:
+        commit, held = self._claims.setdefault(event.claim_id, (sequence, set()))
+        if commit != sequence and held:
+            _broken(
+                Promise.ONCE,
+                f"claim {event.claim_id} was decided in commits {commit} and {sequence}, and still holds {held}",
+            )
+        self._claims[event.claim_id] = (sequence, held)
+        held.add(event.task_id)
+        self._claim_of[event.task_id] = held
+        self._places[event.task_id] = event.worker_id
+        count = sum(1 for task_id, lease in self._leases.items() if lease and self._places[task_id] == event.worker_id)
+        if count > SLOTS:
+            _broken(
+                Promise.CAPACITY,
+                f"worker {event.worker_id} has {SLOTS} slots and holds {count} tasks with {event.task_id}",
+            )
+
+    def _end(self, task_id: str) -> None:
+        self._leases[task_id] = ""
+        self._claim_of.get(task_id, set()).discard(task_id)
+
+    def _container(self, event: ContainerEvent) -> None:
+        memory, places, container_id = self._memory, self._places, event.container_id
+        if isinstance(event, ContainerCreated):
+            memory[container_id] = event.resources.memory_bytes
+            places[container_id] = event.node_id
+        elif isinstance(event, ContainerStarting):
+            places[container_id] = event.node_id
+        elif isinstance(event, (ContainerStopped, ContainerFailed, ContainerDestroyed)):
+            places[container_id] = ""
+        if not isinstance(event, (ContainerCreated, ContainerStarting)):
+            return
+        node_id = places[container_id]
+        held = sum(size for other, size in memory.items() if places[other] == node_id)
+        if held > MEMORY_BYTES:
+            _broken(Promise.CAPACITY, f"{held} bytes of {MEMORY_BYTES} are held on {node_id} with {container_id}")
+
+    def _other(self, event: Any, envelope: Envelope) -> None:
+        self.others.append((event, envelope.subject))
+        if isinstance(event, PoolAllocated):
+            self._shares[event.request_id] = event.resources.cpu_millis
+            if sum(self._shares.values()) > POOL.cpu_millis:
+                _broken(Promise.CAPACITY, f"{self._shares} is granted from a pool of {POOL.cpu_millis}")
+        elif isinstance(event, PoolReleased):
+            self._shares.pop(event.request_id, None)
+        elif isinstance(event, WorkerLost):
+            self.lost[event.worker_id] += 1
+
+    def check(self, sim: Sim) -> None:
+        """Hold what was promised to users against what stands here."""
+        for task_id, events in self.tasks.items():
+            ends = [event for event in events if isinstance(event, TERMINAL)]
+            submits = sum(isinstance(event, TaskSubmitted) for event in events)
+            if len(ends) > 1 or submits != 1 or (sim.plan.is_lively and not ends):
+                _broken(Promise.ONE_END, f"{task_id} has {len(ends)} terminal events: {events}")
+        ids = {subject for _, subject in self.others} | set(self.tasks) | set(self._memory)
+        for command, answer in sim.told:
+            self._check_told(command, answer, ids)
+        for task_id, status in sim.seen_ended.items():
+            if not any(isinstance(event, TERMINAL) for event in self.tasks[task_id]):
+                _broken(Promise.ACKNOWLEDGED, f"{task_id} was seen to end as {status}, and has not")
+
+    def _check_told(self, command: Any, answer: Any, ids: set[str]) -> None:
+        kept = True
+        match command:
+            case SubmitTask(task_id=name) | CreateContainer(container_id=name) | RegisterService(service_id=name):
+                kept = name in ids
+            case CancelTask():
+                kept = any(isinstance(event, TaskCancelled) for event in self.tasks[command.task_id])
+            case CompleteTask():
+                kept = _has(self.tasks[command.task_id], TaskCompleted, command.lease)
+            case FailTask():
+                ended = self.tasks[command.task_id]
+                kept = _has(ended, TaskAttemptFailed, command.lease) or _has(ended, TaskFailed, command.lease)
+            case AllocatePool() if answer:
+                kept = any(
+                    isinstance(one, PoolAllocated) and one.request_id == command.request_id for one, _ in self.others
+                )
+            case ReleasePool() if answer:
+                kept = any(
+                    isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others
+                )
+        if not kept:
+            _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged and does not stand in the journal")
 
 
-def _broken(what: str) -> None:
-    raise Violation(what)
+def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:
+    return any(isinstance(event, kind) and event.lease == lease for event in events)
 
 
-def kinds(sim: Sim) -> Counter[str]:
-    """Count the events of a run by type."""
-    return Counter(
-        envelope.type for record in _records(sim) if record.kind == "commit" for envelope in codec.decode(record.body)
-    )
+def _check_snapshot(journal: list[Record], snapshots: dict[int, bytes], replayed: World) -> None:
+    """A world restored from a snapshot in the middle comes to the same."""
+    for sequence, snapshot in snapshots.items():
+        restored = World.restore(snapshot)
+        for record in journal[sequence:]:
+            restored.apply_record(record)
+        if restored.digest() != replayed.digest():
+            _broken(Promise.REPLAY, "a world restored from a snapshot differs from one folded from the start")
+
+
+def _check_store(sim: Sim, journal: list[Record]) -> None:
+    """The follower's store has every event up to its position, once, and the last states as a replay has them."""
+    position = sim.store.position().position
+    behind = World()
+    expected = 0
+    for record in journal:
+        if record.sequence > position.sequence:
+            break
+        expected += len(behind.apply_record(record))
+    if len(sim.store._events) != expected:
+        _broken(
+            Promise.STORE,
+            f"the store at {position} has {len(sim.store._events)} events; the journal has {expected} up to there",
+        )
+    for kind, where in KINDS.items():
+        states = sim.store._rows[kind]
+        for entity_id, state in getattr(behind, where.table).items():
+            row = states.get(entity_id)
+            if row is None or row.state != msgspec.json.encode(state).decode():
+                _broken(Promise.STORE, f"the store at {position} has {row} as {kind} {entity_id}, a replay has {state}")
+
+
+def _check_inboxes(sim: Sim, history: History) -> None:
+    """Each message of an inbox that was read has had its effect once, in order; in the end all are read."""
+    for name, stream in sim.broker.streams.items():
+        if "_INBOX_" not in name:
+            continue
+        domain = name.rpartition("_")[2].lower()
+        facts: list[str] = []
+        nonsense: list[tuple[int, int]] = []
+        for one in stream.messages.values():
+            if one.subject.endswith("weather.noted"):
+                facts += [event["id"] for event in msgspec.json.decode(one.data)]
+            elif one.data == b"nonsense":
+                nonsense.append((one.sequence, 0))
+        for what, there, here in (
+            ("facts", history.facts[domain], facts), ("refusals", history.refused[domain], nonsense),
+        ):  # fmt: skip
+            if (there if sim.plan.is_lively else there[: len(here)]) != (
+                here if sim.plan.is_lively else here[: len(there)]
+            ):
+                _broken(Promise.INBOX, f"of the inbox of {domain} the {what} {there} are on record; it holds {here}")
+
+
+def _broken(promise: Promise, what: str) -> None:
+    raise Violation(promise, what)

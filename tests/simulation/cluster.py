@@ -1,321 +1,341 @@
 """
-A cluster under one seed: clients, workers, coordinators that are killed and replaced, a journal that loses things.
+The whole system in one loop under one seed: a server, coordinators, followers, node agents, and all who use them.
 
-The coordinators, the turn, the deciders and the journal's slot rules are the real ones; the network, the clock and the
-processes are drawn. Faults stop at a time; from then on everything must come to its end.
+All of it is the real code, from the bus upwards; the server, the clocks, the machines and the disks are played. A
+process that is killed comes back after a while under its name. Faults stop at a time, or go on to the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
+from itertools import count
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest import mock
 
-import msgspec
-
-from coordinator.commands import (
-    CancelTask,
-    ClaimTasks,
-    Command,
-    CompleteTask,
-    FailTask,
-    GetTask,
-    HeartbeatService,
-    ListInboxes,
-    RegisterService,
-    SubmitTask,
-)
-from coordinator.engine import Engine
-from coordinator.intake import Caller
-from coordinator.journal import Deposed
-from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream, Point
+from coordinator import bus, serve
+from coordinator.clock import SystemClock
+from coordinator.high_water import HighWater
+from coordinator.ids import TimeOrderedIds
+from coordinator.inbox import InboxLimits
+from coordinator.journal_nats import NatsJournal
 from coordinator.limits import Limits
-from coordinator.rules import Rules
-from events.coordinator import EpochClaim
-from events.errors import NotFound, Refused, StaleLease, Unavailable
-from projections.task import Task
-from projections.world import World
-from tests.simulation.inbox import DOMAIN, SimInbox
+from coordinator.node import NodeAgent
+from coordinator.rules import AgentType, Rules
+from events.errors import Unavailable
+from events.resources import Resources
+from events.subjects import Subjects
+from projections.projector import Projector
+from projections.store import STORE_BUSY
+from projections.store_memory import MemoryStore
+from tests.simulation import actors
+from tests.simulation.actors import MIB, NAMESPACE, URL, Actor, connect
+from tests.simulation.broker import BROKER, Broker, Connection
+from tests.simulation.chaos import Chaos
+from tests.simulation.faults import Dice, Plan
+from tests.simulation.loop import MOST_WRONG_S, PROCESS, Process, SeededLoop
+from tests.simulation.promises import Promise, Violation
+from tests.simulation.watch import Machine, Watch
 
-EPOCH_BEGIN = 1_700_000_000.0
-FAULTY_S = 40.0
-HEAL_S = 120.0
-TASKS = 40
-WORKERS = 3
-RULES = Rules(lease_s=3.0, worker_timeout_s=8.0, heartbeat_timeout_s=5.0, retry_backoff_s=0.2, max_retries=50)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from coordinator.commands import Command
+    from coordinator.engine import Engine
+    from projections.store import Batch
+
+LOOK_S = 3.0
+BOUND_S = 150.0
+"""So long after the last fault everything must have come to its end."""
+MEMORY_BYTES = 3 * MIB
+RULES = Rules(
+    agents={"task_agent": AgentType(command=("agent",), stop_grace_s=2.0)},
+    lease_s=3.0,
+    worker_timeout_s=8.0,
+    heartbeat_timeout_s=5.0,
+    node_lease_s=4.0,
+    retry_backoff_s=0.2,
+    max_retries=50,
+    restart_backoff_s=0.5,
+    restart_backoff_max_s=4.0,
+    container_start_timeout_s=10.0,
+)
+LIMITS = Limits(turn_commands=7, turn_bytes=12_000, tick_s=0.5, retention_s=1e6)
 
 
-class SimIds:
-    """Ids that count."""
+class Store(MemoryStore):
+    """A follower's store, which is busy at times."""
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, dice: Dice) -> None:
+        super().__init__()
+        self._dice = dice
 
-    def new(self, prefix: str) -> str:
-        self._next += 1
-        return f"{prefix}_{self._next}"
-
-
-class SimClock:
-    """The loop's time; the wall clock of each process is off by a drawn amount and may jump."""
-
-    def __init__(self, offset_s: float) -> None:
-        self.offset_s = offset_s
-
-    def wall(self) -> float:
-        return EPOCH_BEGIN + self.offset_s + asyncio.get_running_loop().time()
-
-    def heard(self) -> float:
-        return asyncio.get_running_loop().time()
+    async def write(self, batch: Batch) -> None:
+        if self._dice.strikes("store_busy"):
+            raise Unavailable("the disk is full", reason=STORE_BUSY)
+        await super().write(batch)
 
 
-class SimFaults:
-    """What the journal's network does to a message, drawn each time; `fired` counts what it did."""
+class Mark(HighWater):
+    """How far one instance has seen the journal, in a file that outlives its process: no disk is played."""
 
-    def __init__(self, random: Random, fired: Counter[str], until_s: float) -> None:
-        self._random = random
-        self._fired = fired
-        self._until_s = until_s
-
-    async def at(self, point: Point) -> None:
-        random = self._random
-        await asyncio.sleep(random.random() * 0.004)
-        if asyncio.get_running_loop().time() > self._until_s:
-            return
-        drawn = random.random()
-        if point == "publish" and drawn < 0.03:
-            late = random.random() < 0.4
-            self._fired["commit_late" if late else "commit_lost"] += 1
-            raise Lost(arrives_after_s=random.random() * 2 if late else None)
-        if point == "stored" and drawn < 0.04:
-            self._fired["ack_lost"] += 1
-            raise Lost
-        if point == "read" and drawn < 0.03:
-            self._fired["read_lost"] += 1
-            raise Lost
-        if drawn > 0.99:
-            self._fired["slow"] += 1
-            await asyncio.sleep(random.random() * 1.5)
+    async def keep_synced(self) -> NoReturn:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
 
 
 class Sim:
-    """One run; `acked` holds what was promised to clients, for the checks afterwards."""
+    """One run; what was seen of it is judged in `check`."""
 
-    def __init__(self, random: Random, *, replicated: bool) -> None:
-        self.random = random
-        self.stream = MemoryStream(replicated=replicated)
-        self.fired: Counter[str] = Counter()
-        self.acked_submits: set[str] = set()
-        self.acked_completes: dict[str, str] = {}
-        self.answers: dict[str, Any] = {}
-        self.worlds: list[World] = []
-        self.inbox = SimInbox(random, self.fired)
-        self._ids = SimIds()
-        self._engines: list[Engine] = []
-        self._coordinators: list[asyncio.Task[None]] = []
-        self._tasks: asyncio.TaskGroup
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.random = Random(plan.seed)
+        self.dice = Dice(self.random, plan)
+        self.watch = Watch(NAMESPACE)
+        self.broker = Broker(self.dice, replicated=plan.replicated)
+        self.broker.journal = Subjects(NAMESPACE).stream_journal
+        self.broker.sent, self.broker.arrived = self.watch.sent, self.watch.arrived
+        self.broker.stored = self.watch.stored
+        self.told: list[tuple[Command, Any]] = []
+        self.seen_ended: dict[str, Any] = {}
+        self.worlds: dict[tuple[int, bytes], dict[str, str]] = defaultdict(dict)
+        """Digests of the worlds of leaders and standbys, by how far they were, and what stood up to there."""
+        self.marks: dict[str, HighWater] = defaultdict(Mark)
+        self.published: dict[str, set[int]] = defaultdict(set)
+        self.store = Store(self.dice)
+        self.machines: list[Machine] = []
+        self.coordinators: dict[str, serve.Coordinator] = {}
+        self.processes: dict[str, Process] = {}
+        self._ids = count(1)
+        self._over = False
 
-    @property
-    def is_faulty(self) -> bool:
-        """Whether faults still happen."""
-        return asyncio.get_running_loop().time() < FAULTY_S
+    def new_id(self, prefix: str) -> str:
+        """Make an id that counts."""
+        return f"{prefix}_{next(self._ids)}"
 
     async def run(self) -> None:
-        """Play until every promised task has ended, or the time for that is over."""
-        async with asyncio.timeout(FAULTY_S + HEAL_S), asyncio.TaskGroup() as self._tasks:
-            for number in range(2):
-                self._start(f"coordinator_{number}")
-            background = [
-                self._tasks.create_task(self._kill_coordinators()),
-                *(self._tasks.create_task(self._work(f"worker_{number}")) for number in range(WORKERS)),
-                self._tasks.create_task(self._serve("service_1")),
-            ]
-            submitting = [self._tasks.create_task(self._submit(number)) for number in range(TASKS)]
-            submitting.append(self._tasks.create_task(self.inbox.publish_all(FAULTY_S)))
-            await asyncio.wait(submitting)
-            self.acked_submits |= self.inbox.tasks
-            await self._until_inbox_read()
-            await self._until_all_ended()
-            for task in (*background, *self._coordinators):
-                task.cancel()
+        """
+        Play it to its end.
 
-    # --- coordinators -------------------------------------------------------------------------------------------------
+        Raises:
+            Violation: a promise was broken on the way, or something did not come to its end in time.
+        """
+        plan = self.plan
+        BROKER.set(self.broker)
+        with self._environment():
+            async with AsyncExitStack() as stack:
+                for _ in range(plan.nodes):
+                    machine = Machine(self.watch, self.machines, MEMORY_BYTES)
+                    self.machines.append(await stack.enter_async_context(machine))
+                servants, users = self._start()
+                chaos = Chaos(self)
+                striking = [asyncio.create_task(chaos.strike(kind)) for kind in self.dice.kinds_by_themselves()]
+                everyone = [*servants, *users, *striking]
+                try:
+                    await self._watch_over(everyone, lambda: _now() >= plan.faulty_s)
+                    if plan.is_lively:
+                        await _stop(striking)
+                        chaos.heal()
+                        await self._watch_over(everyone, lambda: all(one.done() for one in users) and self._is_quiet())
+                finally:
+                    self._over = True
+                    chaos.heal()
+                    await _stop(everyone)
 
-    def _start(self, name: str) -> None:
-        self._coordinators = [task for task in self._coordinators if not task.done()]
-        self._coordinators.append(self._tasks.create_task(self._coordinate(name), name=name))
-
-    async def _coordinate(self, name: str) -> None:
-        """Be a coordinator: fold, claim, lead; claim again when deposed, after a pause."""
-        clock = SimClock(self.random.uniform(-3600, 3600))
-        while True:
-            journal = MemoryJournal(self.stream, faults=SimFaults(self.random, self.fired, FAULTY_S), ids=self._ids)
-            try:
-                await self._reign(name, journal, clock)
-            except Deposed:
-                self.fired["deposed"] += 1
-            except Unavailable:
-                self.fired["start_failed"] += 1
-            # The lease keeps the others out for a while; here a pause does, so that reigns last.
-            await asyncio.sleep(self.random.uniform(4, 20))
-
-    async def _reign(self, name: str, journal: MemoryJournal, clock: SimClock) -> None:
-        world = World()
-        await _fold(world, journal, (await journal.bounds()).last)
-        claim = EpochClaim(generation=1, holder=name, time="")
-        sequence = await journal.claim(msgspec.json.encode(claim))
-        await _fold(world, journal, sequence)
-        limits = Limits(turn_commands=7, turn_bytes=6_000, tick_s=0.3, retention_s=1e6, inbox_max=30)
-        engine = Engine(
-            world=world,
-            journal=journal,
-            rules=RULES,
-            clock=clock,
-            instance=name,
-            version="sim",
-            limits=limits,
-            # What the lease gives: whoever was overtaken answers nothing that needs no commit.
-            is_fresh=lambda: self.stream.last_claim is not None and self.stream.last_claim.sequence == sequence,
-        )
-        self._engines.append(engine)
-        reading = self._tasks.create_task(self.inbox.read(engine))
-        try:
-            await engine.run()
-        finally:
-            reading.cancel()
-            self._engines.remove(engine)
-
-    async def _kill_coordinators(self) -> None:
-        while self.is_faulty:
-            await asyncio.sleep(self.random.uniform(1, 8))
-            victim = self.random.choice(self._coordinators)
-            victim.cancel()
-            await asyncio.wait([victim])
-            self.fired["coordinator_killed"] += 1
-            self._start(victim.get_name())
-
-    # --- clients and workers ------------------------------------------------------------------------------------------
-
-    async def call(self, command: Command, actor: str) -> Any:
-        """Send a command as a client does: the same bytes again, to whoever leads, until there is an answer."""
-        caller = Caller(actor=actor, command_id=self._ids.new("cmd"))
-        while True:
-            try:
-                return await self._attempt(command, caller)
-            except Unavailable:
-                await asyncio.sleep(self.random.uniform(0.01, 0.5))
-
-    async def _attempt(self, command: Command, caller: Caller) -> Any:
-        await asyncio.sleep(self.random.random() * 0.01)
-        if self.is_faulty and self.random.random() < 0.03:
-            self.fired["request_lost"] += 1
-            raise Unavailable
-        if not self._engines:
-            raise Unavailable
-        engine = self.random.choice(self._engines)
-        try:
-            async with asyncio.timeout(2.0 + getattr(command, "wait_s", 0.0)):
-                answer = await engine.execute(command, caller)
-        except TimeoutError:
-            raise Unavailable from None
-        if self.is_faulty and self.random.random() < 0.03:
-            self.fired["answer_lost"] += 1
-            raise Unavailable
-        return answer
-
-    async def _submit(self, number: int) -> None:
-        await asyncio.sleep(self.random.random() * FAULTY_S * 0.9)
-        task_id = f"task_{number}"
-        timeout_s = self.random.choice([None, None, None, 1.0])
-        command = SubmitTask(task_id=task_id, task_name="n", priority=self.random.randrange(3), timeout_s=timeout_s)
-        assert await self.call(command, "client") == task_id
-        self.acked_submits.add(task_id)
-        if self.random.random() < 0.1:
-            try:
-                await self.call(CancelTask(task_id=task_id, reason="drawn"), "client")
-                self.fired["cancelled"] += 1
-            except (Refused, NotFound):
-                pass  # it had ended before
-
-    async def _work(self, worker_id: str) -> None:
-        """Claim and execute for ever; now and then die without a word and come back as another."""
-        while True:
-            lives_s = self.random.uniform(2, 15) if self.is_faulty else None
-            incarnation = self._ids.new(worker_id)
-            try:
-                async with asyncio.timeout(lives_s):
-                    await self._live(incarnation)
-            except TimeoutError:
-                self.fired["worker_died"] += 1
-
-    async def _live(self, worker_id: str) -> None:
-        while True:
-            claim = ClaimTasks(
-                claim_id=self._ids.new("claim"),
-                worker_id=worker_id,
-                slots=self.random.randint(1, 4),
-                wait_s=1.0,
-                strategy=self.random.choice(["fifo", "priority", "round_robin", "least_loaded"]),
-            )
-            try:
-                tasks: list[Task] = await self.call(claim, worker_id)
-            except Refused:
-                continue
-            for task in tasks:
-                await self._execute(task, worker_id)
-
-    async def _execute(self, task: Task, worker_id: str) -> None:
-        for _ in range(self.random.randrange(4)):
-            await asyncio.sleep(self.random.random() * 0.8)
-            for engine in self._engines:
-                if self.random.random() < 0.9:
-                    engine.hear_worker(worker_id, (task.lease,), 0.5)
-        if self.is_faulty and self.random.random() < 0.1:
-            await asyncio.sleep(RULES.lease_s * 1.5)
-            self.fired["worker_paused"] += 1
-        try:
-            if self.random.random() < 0.15:
-                await self.call(FailTask(task_id=task.task_id, error="drawn", lease=task.lease), worker_id)
-            else:
-                await self.call(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=worker_id), worker_id)
-                self.acked_completes[task.task_id] = task.lease
-        except StaleLease:
-            self.fired["stale_refused"] += 1
-        except (Refused, NotFound):
-            self.fired["late_refused"] += 1
-
-    async def _serve(self, service_id: str) -> None:
-        """Be a service that registers, beats irregularly, and registers anew when it is not known."""
-        command = RegisterService(
-            service_id=service_id, service_name="s", service_type="agent", host="localhost", port=1
-        )
-        await self.call(command, service_id)
-        while True:
-            await asyncio.sleep(self.random.uniform(0.5, 7))
-            try:
-                await self.call(HeartbeatService(service_id=service_id), service_id)
-            except NotFound:
-                await self.call(command, service_id)
-
-    async def _until_inbox_read(self) -> None:
-        """Wait until some leader has read all of the inbox and goes on to show it to whoever asks."""
-        wanted = len(self.inbox.messages)
-        while True:
-            inboxes = await self.call(ListInboxes(), "client")
-            if any((one.domain, one.sequence) == (DOMAIN, wanted) for one in inboxes):
-                return
+    async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
+        """Wait until *is_over*, and end with the first promise that is broken meanwhile."""
+        give_up_at = self.plan.faulty_s + BOUND_S
+        looked_at = 0.0
+        while not is_over():
             await asyncio.sleep(0.5)
+            if _now() >= looked_at + LOOK_S:
+                looked_at = _now()
+                self._look()
+            if self.watch.broken is not None:
+                raise self.watch.broken
+            for one in everyone:
+                if one.done() and not one.cancelled() and (error := one.exception()) is not None:
+                    raise error
+            if _now() > give_up_at:
+                raise Violation(
+                    Promise.IN_TIME, f"not all has ended {BOUND_S} s after the last fault: {self._unfinished()}"
+                )
 
-    async def _until_all_ended(self) -> None:
-        for task_id in sorted(self.acked_submits):
-            while not (task := await self.call(GetTask(task_id=task_id, wait_s=1.0), "client")).is_ended:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-            self.answers[task_id] = task.status
-        self.worlds = [engine.world for engine in self._engines]
+    def _look(self) -> None:
+        """Take note of what every coordinator holds."""
+        for name, one in self.coordinators.items():
+            if self.processes[name].alive:
+                role, world = ("standby", one._world) if one.engine is None else ("leader", one.engine.world)
+                self.worlds[world.position.sequence, world.chain][role] = world.digest()
+
+    def leader(self) -> Engine | None:
+        """Give the engine of whoever leads by its own account, the newest reign of them."""
+        leading = [one.engine for name, one in self.coordinators.items() if self.processes[name].alive]
+        return max((one for one in leading if one is not None), key=lambda one: one.epoch, default=None)
+
+    def _is_quiet(self) -> bool:
+        """Say whether everything that was begun has ended, and whoever follows has come up."""
+        engine = self.leader()
+        if engine is None or engine.committed != engine.world.position:
+            return False
+        world = engine.world
+        read = {domain: one.sequence for domain, one in world.inboxes.items()}
+        inboxes = {name: one for name, one in self.broker.streams.items() if "_INBOX_" in name}
+        return (
+            all(task.is_ended for task in world.tasks.values())
+            and all(one.last == read.get(name.rpartition("_")[2].lower()) for name, one in inboxes.items())
+            and self.store.position().position == world.position
+        )
+
+    def _unfinished(self) -> str:
+        engine = self.leader()
+        tasks = [one for one in engine.world.tasks.values() if not one.is_ended] if engine is not None else []
+        users = [name for name, process in self.processes.items() if process.alive and "er" in name]
+        where = engine.world.position if engine is not None else None
+        return (
+            f"leader {engine and engine.epoch} at {where}, store {self.store.position().position}, {tasks=}, {users=}"
+        )
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> tuple[list[asyncio.Task[None]], list[asyncio.Task[None]]]:
+        plan = self.plan
+        servants: dict[str, Callable[[Process], Coroutine[Any, Any, None]]] = {"follower": self._follow}
+        for number in range(plan.coordinators):
+            servants[f"coordinator{number}"] = self._coordinate
+        for number in range(plan.nodes):
+            servants[f"node{number}"] = self._serve_node
+        for number in range(plan.workers):
+            servants[f"worker{number}"] = self._act(actors.Worker)
+        servants["service0"] = self._act(actors.Service)
+        users: dict[str, Callable[[Process], Coroutine[Any, Any, None]]] = {}
+        for number in range(plan.clients):
+            users[f"client{number}"] = self._act(actors.Submitter)
+            users[f"pooluser{number}"] = self._act(actors.PoolUser)
+        for number in range(plan.containers):
+            users[f"containeruser{number}"] = self._act(actors.ContainerUser)
+        for number in range(plan.domains):
+            users[f"domain{number}"] = self._act(actors.Domain)
+        return (
+            [asyncio.create_task(self._live(name, body)) for name, body in servants.items()],
+            [asyncio.create_task(self._live(name, body)) for name, body in users.items()],
+        )
+
+    async def _live(self, name: str, body: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
+        """Let a process live, and live again after each death, until it has done what it was to do."""
+        while not self._over:
+            process: Process = Process(
+                name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01)
+            )
+            self.processes[name] = process
+            main = asyncio.get_running_loop().create_task(body(process), context=process.context)
+            process.main = main
+            try:
+                await asyncio.wait([main])
+            finally:
+                was_killed = not process.alive
+                self.kill(process)
+                await asyncio.wait([main])
+            if not was_killed and not main.cancelled():
+                error = main.exception()
+                if error is None:
+                    return
+                if not isinstance(error, Unavailable):
+                    raise error
+            await asyncio.sleep(self.random.uniform(0.2, 3.0))
+
+    def kill(self, process: Process) -> None:
+        """End a process as kill -9 does: nothing it does on its way out reaches anyone."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        process.alive = False
+        loop.wake_process(process)
+        for connection in [one for one in self.broker.connections if one.process is process]:
+            connection.abort()
+        if process.main is not None:
+            process.main.cancel()
+
+    async def _coordinate(self, process: Process) -> None:
+        plan = self.plan
+        instance = serve.Instance(
+            url=URL,
+            name=process.name,
+            version="sim",
+            namespace=NAMESPACE,
+            replicas=3 if plan.replicated else 1,
+            rules=RULES,
+            limits=LIMITS,
+            inbox=InboxLimits(discover_s=2.0),
+            lease_ttl_s=6,
+            lease_renew_s=1.5,
+            lease_fresh_s=3.0,
+        )
+        coordinator = self.coordinators[process.name] = serve.Coordinator(instance, clock=process)
+        await coordinator.run()
+        raise Unavailable("it was told to stop, and is started again")
+
+    async def _follow(self, process: Process) -> None:
+        async with bus.Bus.open(URL, name=process.name) as connection:
+            journal = NatsJournal(connection, Subjects(NAMESPACE))
+            while True:
+                with suppress(Unavailable):
+                    await Projector(journal, self.store).run()
+                await asyncio.sleep(0.5)
+
+    async def _serve_node(self, process: Process) -> None:
+        machine = self.machines[int(process.name[-1])]
+        async with connect(process.name) as client:
+            client.attempt_timeout_s = 1.0
+            async with NodeAgent.open(
+                client,
+                machine,
+                node_id=process.name,
+                capacity=Resources(cpu_millis=4000, memory_bytes=MEMORY_BYTES),
+                reach={"COORDINATOR_URL": URL},
+                secrets=Path("secrets"),
+                clock=process,
+            ):
+                await asyncio.get_running_loop().create_future()
+
+    def _act(self, kind: type[Actor]) -> Callable[[Process], Coroutine[Any, Any, None]]:
+        return lambda process: kind(self, process.name).main()
+
+    def _mark(self, _: Path | None) -> AbstractContextManager[HighWater]:
+        process = PROCESS.get()
+        assert process is not None
+        return nullcontext(self.marks[process.name])
+
+    # --- what is played -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Put the played server, ids and clocks where the real ones are."""
+
+        def clock(_: object) -> Process:
+            process = PROCESS.get()
+            assert process is not None
+            return process
+
+        with (
+            mock.patch.object(bus, "NatsClient", Connection),
+            mock.patch.object(HighWater, "open", self._mark),
+            mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),
+            mock.patch.object(SystemClock, "wall", lambda own: clock(own).wall()),
+            mock.patch.object(SystemClock, "heard", lambda own: clock(own).heard()),
+            mock.patch.object(serve, "gc", mock.Mock()),  # the collector is this process's, not the coordinators'
+        ):
+            yield
 
 
-async def _fold(world: World, journal: MemoryJournal, until: int) -> None:
-    async for records in journal.read(world.position.sequence, until):
-        for record in records:
-            world.apply_record(record)
+async def _stop(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,41 +1,182 @@
-"""A virtual-time loop whose order of steps is drawn from a seed, so that one number replays a whole run."""
+"""
+A virtual-time loop whose order of steps is drawn from a seed, so that one number replays a whole run.
+
+It knows which process each step belongs to: a stopped process runs nothing until it is woken, as under SIGSTOP, and one
+with a lit fuse dies between two of its steps, whichever these are.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine
+import heapq
+from contextvars import Context, ContextVar, copy_context
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from coordinator.subscription import Subscription
 from tests.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from random import Random
 
 T = TypeVar("T")
+
+RESOLUTION_S = 1e-9
+EPOCH_BEGIN = 1_700_000_000.0
+MOST_WRONG_S = 250.0
+"""Wall clocks are wrong by less than half the time for which the fold remembers commands: see ADR 0009."""
+
+
+class Process:
+    """
+    One process of the cluster and its machine's clocks.
+
+    `cut_in` and `cut_out` say that nothing reaches it, or comes from it; `alive` that it was not killed; `fuse` after
+    how many of its steps it dies.
+    """
+
+    def __init__(self, name: str, *, offset_s: float = 0.0, pace: float = 1.0) -> None:
+        self.name = name
+        self.offset_s = offset_s
+        self.pace = pace
+        self.alive = True
+        self.stopped = False
+        self.cut_in = self.cut_out = False
+        self.fuse: int | None = None
+        self.burnt: Callable[[], None] = lambda: None
+        self.held: list[asyncio.Handle] = []
+        self.main: asyncio.Task[None] | None = None
+        self.context: Context = copy_context()
+        self.context.run(PROCESS.set, self)
+
+    def wall(self) -> float:
+        """Give the wall clock, which may be wrong and may jump."""
+        return EPOCH_BEGIN + self.offset_s + asyncio.get_running_loop().time()
+
+    def heard(self) -> float:
+        """Give the monotonic clock, which may be a little fast or slow."""
+        return 1000.0 + self.pace * asyncio.get_running_loop().time()
+
+
+PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
+
+
+class _Task(asyncio.Task[Any]):
+    """A task that sets hold in the order it was made, not by its address, so that runs repeat."""
+
+    def __init__(self, coroutine: Any, *, loop: SeededLoop, **options: Any) -> None:
+        self._number = next(loop.numbers)  # first, for the base class puts it into a set
+        super().__init__(coroutine, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class SeededLoop(VirtualLoop):
     """Runs what is ready in a drawn order; `steps` counts callbacks."""
 
+    _ready: Any
+    _stopping: bool
+
     def __init__(self, random: Random) -> None:
         super().__init__()
         self.steps = 0
+        self.numbers = count(1)
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._random = random
+        self._watched = 0
+        self.set_task_factory(lambda _, coroutine, **options: _Task(coroutine, loop=self, **options))
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def stop_process(self, process: Process) -> None:
+        """Let *process* run nothing until `wake_process`."""
+        if not process.stopped:
+            process.stopped = True
+            self._watched += 1
+
+    def wake_process(self, process: Process) -> None:
+        """Let *process* go on; what came due meanwhile runs now."""
+        if process.stopped:
+            process.stopped = False
+            self._watched -= 1
+            self._ready.extend(process.held)
+            process.held = []
+
+    def light_fuse(self, process: Process, steps: int, burnt: Callable[[], None]) -> None:
+        """Call *burnt* between two steps of *process*, after *steps* of them."""
+        if process.fuse is None:
+            self._watched += 1
+        process.fuse, process.burnt = steps, burnt
+
+    def _may_run(self, handle: Any) -> bool:
+        process = handle._context.get(PROCESS)
+        if process is None:
+            return True
+        if process.stopped:
+            process.held.append(handle)
+            return False
+        if process.fuse is not None:
+            process.fuse -= 1
+            if process.fuse <= 0:
+                process.fuse = None
+                self._watched -= 1
+                process.burnt()
+        return True
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
+        # The base class's heap compares handles, in Python; this one compares numbers.
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self.numbers), handle))
+        return handle
 
     def _run_once(self) -> None:
-        ready: deque[Any] = self._ready  # type: ignore[attr-defined]  # private to the base class
-        if len(ready) > 1:
-            drawn = list(ready)
-            self._random.shuffle(drawn)
-            ready.clear()
-            ready.extend(drawn)
-        self.steps += len(ready)
-        super()._run_once()  # type: ignore[misc]  # private to the base class
+        # The base class's, without files to wait for: it is what most of the time of a simulation went into.
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not ready and not self._stopping:
+            if not timers:
+                msg = "deadlock: nothing is ready, and no timer is set"
+                raise RuntimeError(msg)
+            self._io.now = max(self._io.now, timers[0][0])
+        due = self._io.now + RESOLUTION_S
+        while timers and timers[0][0] < due:
+            handle = heapq.heappop(timers)[2]
+            if not handle._cancelled:
+                ready.append(handle)
+        batch = list(ready)
+        ready.clear()
+        if len(batch) > 1:
+            self._random.shuffle(batch)
+        for handle in batch:
+            if not handle._cancelled and (not self._watched or self._may_run(handle)):
+                self.steps += 1
+                handle._run()
 
 
 def run_seeded(main: Coroutine[Any, Any, T], random: Random) -> tuple[T, int]:
     """Run to the end; give the result and the number of steps."""
     loop = SeededLoop(random)
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(main), loop.steps
+    numbers = count(1)
+    numbered = {kind: kind.__hash__ for kind in (Subscription, asyncio.Timeout)}
+    given: dict[int, tuple[object, int]] = {}
+
+    def number(self: object) -> int:
+        # Kept with the object, so that no other comes to its address.
+        return given.setdefault(id(self), (self, next(numbers)))[1]
+
+    for kind in numbered:
+        kind.__hash__ = number  # type: ignore[method-assign]  # sets of these are walked
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(main), loop.steps
+    finally:
+        for kind, before in numbered.items():
+            kind.__hash__ = before  # type: ignore[method-assign]

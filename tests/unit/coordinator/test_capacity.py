@@ -69,7 +69,7 @@ class Cluster(RuleBasedStateMachine):
             if state != "absent"
         )
         self.signs.nodes[node_id] = self.heard_now
-        self._order(SyncNode(node_id=node_id, observed=observed))
+        self._order(SyncNode(node_id=node_id, observed=observed, orders_id="the last"))
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 31.0]))
     def wait(self, seconds: float) -> None:

@@ -55,7 +55,15 @@ def test_a_command_with_a_field_nobody_knows_is_no_command(command: type[Command
 def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
     """Whether they have been carried out cannot be told from the world."""
     remembered = {command.__name__ for command in ORDERS if command.REMEMBERED}
-    assert remembered == {"StartContainer", "StopContainer", "PauseContainer", "ResumeContainer", "FailTask"}
+    assert remembered == {
+        "StartContainer",
+        "StopContainer",
+        "PauseContainer",
+        "ResumeContainer",
+        "FailTask",
+        "ReleaseTask",
+        "ReleasePool",
+    }
 
 
 def test_a_check_is_decided_with_its_streak() -> None:

@@ -373,6 +373,13 @@ def test_a_running_container_is_paused_and_resumed() -> None:
     given(*a_container("running")).when(RESUME).then_nothing()
 
 
+def test_what_failed_while_paused_is_resumed_while_it_starts_again() -> None:
+    """It starts again to be paused; asked for meanwhile, it starts to run."""
+    again = (crashed(), starting(reason="restart", restarts=1))
+    given(*a_container("paused"), *again).when(RESUME).then(ContainerResuming(container_id="k"))
+    given(*a_container("paused"), *again, ContainerResuming(container_id="k")).when(RESUME).then_nothing()
+
+
 @pytest.mark.parametrize("status", ["created", "starting", "stopping", "destroying", "stopped", "error"])
 def test_only_what_runs_can_be_paused(status: str) -> None:
     """The refusal names the status."""

@@ -56,7 +56,7 @@ def saw(state: str, generation: str = "3.0", **others: Any) -> ObservedContainer
 
 
 def sync(*observed: ObservedContainer, node_id: str = "n") -> SyncNode:
-    return SyncNode(node_id=node_id, observed=observed)
+    return SyncNode(node_id=node_id, observed=observed, orders_id="the last")
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
@@ -246,6 +246,19 @@ def test_a_node_reports_its_own_containers_only() -> None:
     """What it says of another node's changes nothing."""
     facts = (*lived(starting()), node("other"))
     given(*facts).when(sync(saw("running"), node_id="other")).then_nothing()
+
+
+@pytest.mark.parametrize("status", [*RUNNING, "stopping", "destroying"])
+def test_an_old_report_does_not_say_what_is_gone(status: str) -> None:
+    """It may have been started since the node looked; what such a report names counts all the same."""
+    given(*WAYS[status]).when(SyncNode(node_id="n")).then_nothing()
+    given(*lived(starting())).when(SyncNode(node_id="n", observed=(saw("running", pid=7),))).then(running())
+
+
+@pytest.mark.parametrize("status", ["starting", *RUNNING, "stopping", "destroying"])
+def test_what_a_node_is_about_to_change_is_left_as_it_is(status: str) -> None:
+    """A container that is being started is not there yet, and is not gone."""
+    given(*WAYS[status]).when(sync(saw("busy"))).then_nothing()
 
 
 def test_each_container_is_folded_once() -> None:

@@ -338,11 +338,16 @@ def test_a_task_that_must_not_be_retried_fails_at_once() -> None:
 
 
 def test_failing_again_is_already_so() -> None:
-    """Back in the queue, or failed for good: the same lease adds no further failure."""
-    given(submitted(), started(), attempt_failed()).when(fail()).then_nothing().then_answers(TaskStatus.PENDING)
+    """Failed for good: the same lease adds no further failure."""
     ended = given(submitted(max_retries=0), started(), failed())
     ended.when(fail()).then_nothing().then_answers(TaskStatus.FAILED)
     ended.when(fail("")).then_nothing()
+
+
+def test_a_failure_of_what_waits_again_is_late() -> None:
+    """As it is when the next attempt has begun; a repeat is known by its command id, and told what it was told."""
+    waiting = given(submitted(), started(), attempt_failed(reason="lease_expired"))
+    waiting.when(fail()).then_refused("stale_lease", "pending", facts=(refused_report("c.1.1", "failed"),))
 
 
 def test_a_late_failure_does_not_touch_the_attempt_that_came_after() -> None:
@@ -395,13 +400,6 @@ def test_a_released_attempt_does_not_count() -> None:
     decided = world.when(ReleaseTask(task_id="t", lease="c.1.1", reason="too busy"), at=BEGIN + 5.0)
     decided.then(attempt_failed(error="too busy", reason="released", retry_at=BEGIN + 5.0))
     assert (world.world.tasks["t"].failures, world.world.tasks["t"].attempt) == (0, 1)
-
-
-def test_releasing_again_is_already_so() -> None:
-    """The same lease of a task that waits again."""
-    given(submitted(), started(), attempt_failed(reason="released")).when(
-        ReleaseTask(task_id="t", lease="c.1.1")
-    ).then_nothing()
 
 
 def test_only_an_attempt_can_be_released_or_make_progress() -> None:

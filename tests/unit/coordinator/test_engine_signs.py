@@ -334,6 +334,23 @@ async def test_a_node_is_told_at_once_that_something_changed_for_it() -> None:
         assert rig.notices == [("node", "n", {"lost": []})] * 5
 
 
+async def test_a_report_that_comes_late_does_not_say_what_is_gone() -> None:
+    """Only one made since the node had its last orders does; else what it started meanwhile would be free to take."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        first = await rig.order(SyncNode(node_id="n"))
+        await rig.order(StartContainer(container_id="k"))
+        late = SyncNode(node_id="n", orders_id=first.orders_id)
+        second = await seen(rig, "running", pid=1)
+        assert first.orders_id != second.orders_id
+        await rig.order(SyncNode(node_id="n"))
+        third = await rig.order(late)
+        assert rig.world.containers["k"].status.value == "running"
+        await rig.order(SyncNode(node_id="n", orders_id=third.orders_id))
+        assert rig.world.containers["k"].status.value == "error"
+
+
 async def test_a_crashed_container_is_started_again_with_growing_pauses() -> None:
     """1, 2, 4 seconds, by itself."""
     async with leading() as rig:

@@ -165,7 +165,7 @@ KINDS = {
             (RUNS, {C.STARTING: C.RUNNING}),
             (PAUSING, {C.RUNNING: C.RUNNING}),
             (PAUSED, {C.RUNNING: C.PAUSED}),
-            (RESUMING, {C.RUNNING: C.RUNNING, C.PAUSED: C.PAUSED, C.ERROR: C.ERROR}),
+            (RESUMING, {one: one for one in (C.STARTING, C.RUNNING, C.PAUSED, C.ERROR)}),
             (RESUMED, {C.PAUSED: C.RUNNING}),
             (STOPPING, dict.fromkeys((C.STARTING, C.RUNNING, C.PAUSED, C.STOPPING), C.STOPPING)),
             (STOPPED, dict.fromkeys((C.STARTING, C.RUNNING, C.PAUSED, C.STOPPING, C.ERROR), C.STOPPED)),

@@ -1,0 +1,176 @@
+"""The faults that come by themselves: processes killed, stopped, cut off; clocks set; machines and server restarted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from coordinator.runtime import RuntimeState
+from events.errors import Refused
+from tests.simulation.loop import MOST_WRONG_S
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Sim
+    from tests.simulation.loop import Process, SeededLoop
+
+LONGEST_FUSE = 400
+
+
+class Chaos:
+    """Strikes a run; each method is one kind, and says whether it found something to strike."""
+
+    def __init__(self, sim: Sim) -> None:
+        self._sim = sim
+        self._random = sim.random
+        self._loop: SeededLoop = asyncio.get_running_loop()  # type: ignore[assignment]  # there is no other here
+
+    async def strike(self, kind: str) -> None:
+        """Strike with *kind* now and then, until cancelled."""
+        dice = self._sim.dice
+        while True:
+            pause_s = dice.pause_s(kind)
+            assert pause_s is not None
+            await asyncio.sleep(pause_s)
+            if await getattr(self, f"_{kind}")():
+                dice.fired[kind] += 1
+
+    def heal(self) -> None:
+        """Let no fault strike any more, and undo those that last."""
+        self._sim.dice.on = False
+        self._sim.broker.is_down = False
+        for process in self._sim.processes.values():
+            process.cut_in = process.cut_out = False
+            self._loop.wake_process(process)
+
+    def _one(self, *prefixes: str) -> Process | None:
+        found = [one for name, one in self._sim.processes.items() if name.startswith(prefixes) and one.alive]
+        return self._random.choice(found) if found else None
+
+    async def _for_a_while(self, longest_s: float) -> None:
+        await asyncio.sleep(self._random.choice((0.1, 0.3, 1.0)) * self._random.random() * longest_s)
+
+    # --- network ------------------------------------------------------------------------------------------------------
+
+    async def _partitioned(self) -> bool:
+        process = self._one("")
+        if process is None:
+            return False
+        cut = self._random.choice(("in", "out", "both"))
+        process.cut_in, process.cut_out = cut != "out", cut != "in"
+        await self._for_a_while(40.0)
+        process.cut_in = process.cut_out = False
+        return True
+
+    async def _disconnected(self) -> bool:
+        connections = list(self._sim.broker.connections)
+        if not connections:
+            return False
+        self._random.choice(connections).abort()
+        return True
+
+    async def _server_restarted(self) -> bool:
+        broker = self._sim.broker
+        broker.is_down = True
+        broker.restart()
+        await self._for_a_while(8.0)
+        broker.is_down = False
+        return True
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _kill(self, *prefixes: str) -> bool:
+        process = self._one(*prefixes)
+        if process is None:
+            return False
+        self._disturb(process)
+        self._sim.kill(process)
+        return True
+
+    async def _stop(self, longest_s: float, *prefixes: str) -> bool:
+        process = self._one(*prefixes)
+        if process is None or process.stopped:
+            return False
+        self._disturb(process)
+        self._loop.stop_process(process)
+        await self._for_a_while(longest_s)
+        self._loop.wake_process(process)
+        return True
+
+    def _crash(self, *prefixes: str) -> bool:
+        """Let a process die between any two of its next steps."""
+        process = self._one(*prefixes)
+        if process is None or process.fuse is not None:
+            return False
+        self._loop.light_fuse(process, self._random.randrange(1, LONGEST_FUSE), lambda: self._sim.kill(process))
+        return True
+
+    def _disturb(self, process: Process) -> None:
+        if process.name.startswith("node"):
+            self._sim.machines[int(process.name[-1])].was_disturbed = True
+
+    async def _coordinator_killed(self) -> bool:
+        return self._kill("coordinator")
+
+    async def _coordinator_crashed(self) -> bool:
+        return self._crash("coordinator")
+
+    async def _coordinator_stopped(self) -> bool:
+        return await self._stop(40.0, "coordinator")
+
+    async def _coordinator_resigned(self) -> bool:
+        process = self._one("coordinator")
+        if process is None or process.stopped:
+            return False
+        process.context.run(self._sim.coordinators[process.name].stop, "drawn")
+        return True
+
+    async def _worker_killed(self) -> bool:
+        return self._kill("worker")
+
+    async def _worker_stopped(self) -> bool:
+        return await self._stop(20.0, "worker", "service")
+
+    async def _node_killed(self) -> bool:
+        return self._kill("node")
+
+    async def _node_stopped(self) -> bool:
+        return await self._stop(60.0, "node")
+
+    async def _follower_crashed(self) -> bool:
+        return self._crash("follower")
+
+    async def _client_killed(self) -> bool:
+        return self._kill("client", "containeruser", "pooluser", "domain")
+
+    # --- clocks and machines ------------------------------------------------------------------------------------------
+
+    async def _clock_jumped_ahead(self) -> bool:
+        process = self._one("coordinator", "coordinator", "node", "worker")
+        if process is not None:
+            process.offset_s = min(process.offset_s + self._random.random() * MOST_WRONG_S, MOST_WRONG_S)
+        return process is not None
+
+    async def _clock_jumped_back(self) -> bool:
+        process = self._one("coordinator", "coordinator", "node", "worker")
+        if process is not None:
+            process.offset_s = max(process.offset_s - self._random.random() * MOST_WRONG_S, -MOST_WRONG_S)
+        return process is not None
+
+    async def _container_exited(self) -> bool:
+        machine = self._random.choice(self._sim.machines)
+        running = [one for one in await machine.list() if one.state is RuntimeState.RUNNING]
+        if not running:
+            return False
+        one = self._random.choice(running)
+        machine.exit(one.container_id, one.generation, self._random.randrange(2))
+        return True
+
+    async def _start_failed(self) -> bool:
+        machine = self._random.choice(self._sim.machines)
+        machine.fail_next_start(Refused("drawn", reason="drawn"), begins=self._random.random() < 0.5)
+        return True
+
+    async def _machine_restarted(self) -> bool:
+        machine = self._random.choice(self._sim.machines)
+        machine.lose_all()
+        return True

@@ -1,0 +1,111 @@
+"""What goes wrong in a run: the plan drawn from the seed, and the dice that decide each time whether one strikes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NETWORK = ("message_lost", "message_late", "message_repeated", "message_reordered", "disconnected", "partitioned")
+JOURNAL = ("commit_refused", "ack_lost", "commit_late", "disk_slow")
+PROCESSES = (
+    "coordinator_killed", "coordinator_crashed", "coordinator_stopped", "coordinator_resigned", "worker_killed",
+    "worker_stopped", "node_killed", "node_stopped", "follower_crashed", "client_killed", "server_restarted",
+)  # fmt: skip
+MACHINES = ("clock_jumped_ahead", "clock_jumped_back", "container_exited", "start_failed", "machine_restarted",
+            "store_busy")  # fmt: skip
+KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
+"""Every kind of fault; one that never fires over many seeds fails the run."""
+
+OUTCOMES = ("stale_refused", "cancelled")
+"""What users run into for all that, counted with the faults."""
+EVENTS = (
+    "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
+    "container.resumed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused", "node.lost",
+    "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed",
+    "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+)  # fmt: skip
+"""What must come about over many seeds, or they have tried little."""
+
+ONCE_EVERY_S = {
+    "partitioned": 14.0, "disconnected": 12.0, "coordinator_killed": 16.0, "coordinator_crashed": 12.0,
+    "coordinator_stopped": 16.0, "coordinator_resigned": 30.0, "worker_killed": 10.0, "worker_stopped": 10.0,
+    "node_killed": 20.0, "node_stopped": 20.0, "follower_crashed": 8.0, "client_killed": 20.0, "server_restarted": 40.0,
+    "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
+    "machine_restarted": 40.0,
+}  # fmt: skip
+"""How often those strike that come by themselves; the others are drawn at each message."""
+
+CHANCE = {
+    "message_lost": 0.01, "message_late": 0.01, "message_repeated": 0.01, "message_reordered": 0.02,
+    "commit_refused": 0.03, "ack_lost": 0.03, "commit_late": 0.02, "disk_slow": 0.01, "store_busy": 0.02,
+}  # fmt: skip
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    All that a run is made of; a smaller one may fail alike and be easier to read.
+
+    In the safety mode faults go on to the end; in the liveness mode they stop after *faulty_s*, and everything must
+    come to its end. *intensity* multiplies how often each kind of fault strikes; what it does not name never does.
+    """
+
+    seed: int
+    is_lively: bool
+    faulty_s: float
+    intensity: dict[str, float]
+    coordinators: int = 2
+    clients: int = 2
+    tasks: int = 20
+    workers: int = 3
+    nodes: int = 2
+    domains: int = 2
+    containers: int = 3
+    replicated: bool = False
+
+
+def plan_of(seed: int) -> Plan:
+    """Draw what the run of *seed* is made of: of each kind of fault none, some or much."""
+    random = Random(f"plan {seed}")
+    is_lively = seed % 2 == 0
+    intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in KINDS}
+    return Plan(
+        seed=seed,
+        is_lively=is_lively,
+        faulty_s=random.choice((10.0, 12.0, 16.0, 20.0) if is_lively else (20.0, 22.0, 24.0)),
+        intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
+        coordinators=random.choice((2, 2, 3)),
+        replicated=random.random() < 0.5,
+    )
+
+
+class Dice:
+    """Decides whether faults strike, until `until_s` (loop time); `fired` counts those that did."""
+
+    def __init__(self, random: Random, plan: Plan) -> None:
+        self.random = random
+        self.fired: Counter[str] = Counter()
+        self.on = True
+        self._chance = {kind: CHANCE[kind] * plan.intensity.get(kind, 0.0) for kind in CHANCE}
+        self._intensity = plan.intensity
+
+    def strikes(self, kind: str) -> bool:
+        """Draw whether *kind* strikes now."""
+        if not self.on or self.random.random() >= self._chance[kind]:
+            return False
+        self.fired[kind] += 1
+        return True
+
+    def pause_s(self, kind: str) -> float | None:
+        """Draw how long to wait before *kind* strikes next; None when it never does."""
+        intensity = self._intensity.get(kind, 0.0)
+        return self.random.expovariate(intensity / ONCE_EVERY_S[kind]) if intensity else None
+
+    def kinds_by_themselves(self) -> Iterable[str]:
+        """Give the kinds that strike by themselves in this run."""
+        return [kind for kind in ONCE_EVERY_S if self._intensity.get(kind)]

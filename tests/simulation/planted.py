@@ -1,0 +1,187 @@
+"""
+Ten bugs, each put into the production code while a run lasts, each of which the simulation must find.
+
+They are put there from outside: the production code has no switch for any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import msgspec
+
+from coordinator.engine import Engine
+from coordinator.inbox_turn import InboxTurns
+from coordinator.journal_nats import NatsJournal
+from coordinator.scheduler import decide
+from coordinator.signs import Signs
+from coordinator.turn import Turn
+from events.container import ContainerStatus
+from events.task import TaskStatus
+from projections import container
+from projections.store import state_rows
+from projections.store_memory import MemoryStore
+from projections.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from coordinator.journal import Draft
+    from events.base import Envelope, Position
+    from projections.store import Batch
+    from projections.task import Task
+
+
+@contextmanager
+def answer_before_commit() -> Iterator[None]:
+    """Everyone is answered when the turn is sealed, before the journal has it."""
+    original = Turn.seal
+
+    def seal(self: Turn) -> tuple[bytes, bytes]:
+        self.answer_all()
+        self.answers = []
+        return original(self)
+
+    with mock.patch.object(Turn, "seal", seal):
+        yield
+
+
+@contextmanager
+def lease_unchecked() -> Iterator[None]:
+    """Whoever reports on a running task is believed, whatever lease it names."""
+    original = decide._check_holds
+
+    def check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
+        if task.status is not TaskStatus.RUNNING:
+            original(task, lease, worker_id, outcome)
+
+    with mock.patch.object(decide, "_check_holds", check_holds):
+        yield
+
+
+@contextmanager
+def epoch_header_missing() -> Iterator[None]:
+    """A commit does not say under which claim it was decided."""
+    original = NatsJournal._headers
+
+    def headers(self: NatsJournal, draft: Draft) -> dict[str, str]:
+        given = original(self, draft)
+        if draft.kind == "commit":
+            del given["Nats-Expected-Last-Subject-Sequence"]
+            del given["Nats-Expected-Last-Subject-Sequence-Subject"]
+        return given
+
+    with mock.patch.object(NatsJournal, "_headers", headers):
+        yield
+
+
+@contextmanager
+def position_outside_transaction() -> Iterator[None]:
+    """A store notes how far it is first, and writes the rows a moment later."""
+
+    async def write(self: MemoryStore, batch: Batch) -> None:
+        if self._mark.position != batch.before:
+            return
+        self.move(batch.after)
+        await asyncio.sleep(0.005)
+        self._events += batch.events
+        for kind, states in batch.states.items():
+            self._rows[kind].update((row.id, row) for row in state_rows(kind, states.values()))
+
+    with mock.patch.object(MemoryStore, "write", write):
+        yield
+
+
+@contextmanager
+def command_forgotten() -> Iterator[None]:
+    """The fold does not remember which commands were carried out."""
+    original = World.apply
+
+    def apply(self: World, envelope: Envelope, position: Position, time: float) -> None:
+        original(self, msgspec.structs.replace(envelope, commandid=""), position, time)
+
+    with mock.patch.object(World, "apply", apply):
+        yield
+
+
+@contextmanager
+def capacity_freed_twice() -> Iterator[None]:
+    """What a container holds is free when it is told to stop, and again when it has."""
+    with mock.patch.object(container, "HOLDING", container.HOLDING - {ContainerStatus.STOPPING}):
+        yield
+
+
+@contextmanager
+def inbox_position_lost() -> Iterator[None]:
+    """A turn takes from inboxes and does not record how far."""
+
+    def close(self: InboxTurns, turn: Turn) -> None:
+        turn.release()
+        if any(queue.waiting for queue in self._queues.values()):
+            self._wake()
+
+    with mock.patch.object(InboxTurns, "close", close):
+        yield
+
+
+class _WallClock:
+    """Tells the wall clock's time wherever it is asked."""
+
+    def __init__(self, clock: Any) -> None:
+        self.wall = self.heard = clock.wall
+
+
+@contextmanager
+def eviction_by_wall_clock() -> Iterator[None]:
+    """Silence is measured by the wall clock, which somebody may set."""
+    original = Engine.__init__
+
+    def init(self: Engine, **given: Any) -> None:
+        original(self, **(given | {"clock": _WallClock(given["clock"])}))
+
+    with mock.patch.object(Engine, "__init__", init):
+        yield
+
+
+@contextmanager
+def repeat_re_decided() -> Iterator[None]:
+    """A claim that is sent again is placed again."""
+
+    def claim(self: Engine, turn: Turn, asked: Any, command: Any) -> None:
+        self._scheduling.add(asked)
+
+    with mock.patch.object(Engine, "_claim", claim):
+        yield
+
+
+@contextmanager
+def grace_forgotten() -> Iterator[None]:
+    """A new writer takes everything for silent that it has not heard yet."""
+
+    def begin(self: Signs, now: float) -> None:
+        self.since = now - 3600.0
+
+    with mock.patch.object(Signs, "begin", begin):
+        yield
+
+
+PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    bug.__name__: bug
+    for bug in (
+        answer_before_commit,
+        lease_unchecked,
+        epoch_header_missing,
+        position_outside_transaction,
+        command_forgotten,
+        capacity_freed_twice,
+        inbox_position_lost,
+        eviction_by_wall_clock,
+        repeat_re_decided,
+        grace_forgotten,
+    )
+}
+"""Every bug by its name."""
