@@ -304,7 +304,7 @@ async def _noted(snapshots: Snapshots) -> list[str]:
     told = [f"its records up to {noted.through} were archived"] if noted.through else []
     if noted.generation:
         told.append(
-            f"a restore of it began generation {noted.generation} (if it was cut off, run `backup restore` again)"
+            f"generation {noted.generation} of it was begun (if a restore was cut off, run `backup restore` again)"
         )
     return told
 
