@@ -73,9 +73,11 @@ class Hints:
                 if kind is TaskTimedOut:
                     self._lost(about.task_id, about.lease)
             elif kind is TaskCancelled:
-                lease = self._world.tasks[about.task_id].lease
-                leases.pop(lease, None)
-                self._lost(about.task_id, lease)
+                task = self._world.tasks[about.task_id]
+                # One that nobody held names the lease of its last attempt, which may be that of another task by now.
+                if task.worker_id:
+                    leases.pop(task.lease, None)
+                    self._lost(about.task_id, task.lease)
             elif kind in _CHANGES_NODE:
                 self._notices.setdefault(("node", self._world.containers[about.container_id].node_id), [])
             if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):

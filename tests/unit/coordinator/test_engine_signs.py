@@ -147,6 +147,23 @@ async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> N
         assert max(len(record.body) for record in rig.records()) <= 3000
 
 
+async def test_a_lease_outlives_the_end_of_a_task_that_had_one_of_that_name() -> None:
+    """A claim that is made again gives leases the names they had: whoever holds one now is not given up for it."""
+    async with leading(rules=Rules(lease_s=3.0, worker_timeout_s=60.0, retry_backoff_s=3600.0)) as rig:
+        await rig.order(submit("a"))
+        (first,) = await rig.order(claim())
+        await rig.order(submit("b"))
+        rig.hands.turn(3.1)
+        await rig.settle()
+        (second,) = await rig.order(claim())
+        assert (first.task_id, second.task_id, second.lease) == ("a", "b", first.lease)
+        await rig.order(CancelTask(task_id="a"))
+        rig.hands.turn(2.0)
+        await rig.settle()
+        assert rig.world.tasks["b"].status is TaskStatus.RUNNING
+        assert rig.notices == []
+
+
 async def test_after_a_standstill_everything_has_its_whole_time_again() -> None:
     """Whoever was stopped, or slept, heard nobody: it calls nobody silent that may have been heard meanwhile."""
     async with leading(blind_after_s=2.0) as rig:
