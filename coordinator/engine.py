@@ -312,7 +312,9 @@ class Engine:
         if asked.wants_answer:
             told = answer(self.world, command, context, events, again=again)
             if kind is SyncNode:
-                told = self.signs.give(command.node_id, told, f"{self.epoch}/{self.turns}")
+                told = self.signs.give(
+                    command.node_id, told, f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"
+                )
             turn.answers.append((asked, told, None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:

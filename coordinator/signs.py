@@ -22,6 +22,7 @@ from coordinator.commands import (
     ServiceLoad,
     SyncNode,
 )
+from events.ids import checked
 
 if TYPE_CHECKING:
     from coordinator.commands import Command, NodeOrders
@@ -110,8 +111,13 @@ class Signs:
                 pass
 
     def weigh(self, report: SyncNode) -> SyncNode:
-        """Take a report as it is when its node had our last orders when it looked, else without their id."""
-        if report.orders_id and report.orders_id != self.orders.get(report.node_id):
+        """
+        Take a report as it is when its node had our last orders when it looked, else without their id.
+
+        Raises:
+            Refused: that id is none.
+        """
+        if report.orders_id and checked(report.orders_id, "orders_id") != self.orders.get(report.node_id):
             return msgspec.structs.replace(report, orders_id="")
         return report
 
