@@ -220,7 +220,7 @@ class Engine:
             raise
         finally:
             turn.answer_all()
-        self._hints.tell()
+        self._hints.tell(self._clock.heard())
 
     def _open_turn(self) -> Turn:
         self.turns += 1

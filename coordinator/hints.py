@@ -59,6 +59,7 @@ class Hints:
         self._notify = notify
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
+        self._begun: list[str] = []
 
     def note(self, events: Iterable[Event], heard_now: float) -> None:
         """Keep leases, notices and waiting questions up with what was just folded."""
@@ -68,6 +69,7 @@ class Hints:
             about: Any = event
             if kind is TaskStarted:
                 leases[about.lease] = heard_now
+                self._begun.append(about.lease)
             elif kind in _ENDS_LEASE:
                 leases.pop(about.lease, None)
                 if kind is TaskTimedOut:
@@ -83,8 +85,13 @@ class Hints:
             if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):
                 self._touch(event.subject)
 
-    def tell(self) -> None:
-        """Send the hints of this turn and answer the questions whose wait it has ended."""
+    def tell(self, heard_now: float) -> None:
+        """Send the hints of this turn and answer the questions whose wait it has ended, now that it is kept."""
+        leases = self._signs.leases
+        for lease in self._begun:  # nobody could know of it before
+            if lease in leases:
+                leases[lease] = heard_now
+        self._begun.clear()
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode({"lost": lost}))
         self._notices.clear()

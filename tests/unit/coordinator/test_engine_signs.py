@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.node import NodeStatus
 from projections.worker import WorkerStatus
-from tests.unit.coordinator.engine_rig import TICK_S, Rig, leading
+from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, leading
 from tests.unit.coordinator.facts import (
     NAN,
     URL,
@@ -162,6 +163,23 @@ async def test_a_lease_outlives_the_end_of_a_task_that_had_one_of_that_name() ->
         await rig.settle()
         assert rig.world.tasks["b"].status is TaskStatus.RUNNING
         assert rig.notices == []
+
+
+async def test_a_lease_begins_when_its_commit_is_kept() -> None:
+    """Nobody knows of it before: a commit that takes longer than a lease does not end it."""
+    async with leading(rules=Rules(lease_s=30.0, worker_timeout_s=600.0)) as rig:
+        await rig.order(submit())
+        rig.network.gate.clear()
+        told = rig.ask(claim())
+        async with asyncio.timeout(PATIENCE_S):
+            while rig.world.tasks["t"].status is not TaskStatus.RUNNING:  # noqa: ASYNC110  # the engine tells nobody
+                await asyncio.sleep(TICK_S)
+        rig.hands.turn(100.0)
+        rig.let_go()
+        (task,) = await told.outcome()
+        rig.hands.turn(29.0)
+        await rig.settle()
+        await rig.order(complete(task.lease))
 
 
 async def test_after_a_standstill_everything_has_its_whole_time_again() -> None:
