@@ -23,8 +23,44 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("events", "projections", "coordinator")
-FILE_LINES = {"source": 400, "tests": 600}
 FUNCTION_LINES = 60
+FILE_LINES_WARNED = 700
+FRAGMENT_LINES = 40
+FOLDER_MODULES = 30
+LOOSE_MODULES = 12
+
+# The map of ARCHITECTURE.md. A package imports only from floors below its own: never upward, never sideways. Loose
+# modules of `coordinator/` stand in it by their name.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"events", "clock", "ids", "guard", "task_groups", "atomic_files", "terminal", "lazy_exports"}),
+    frozenset({"projections", "logs", "home", "stop_signals", "errors"}),
+    frozenset({"commands", "bus", "runtime", "nats_server"}),
+    frozenset({"deciders", "journal", "client", "security"}),
+    frozenset({"engine", "node", "worker", "health", "archive", "settings"}),
+    frozenset({"doors", "follower", "agent"}),
+    frozenset({"leadership", "api"}),
+    frozenset({"processes", "backup"}),
+    frozenset({"app", "diagnostics"}),
+    frozenset({"container", "registry", "scheduler"}),
+    frozenset({"demo", "bench"}),
+    frozenset({"cli"}),
+)
+
+# Beyond the floors: who may import what, and which part of it.
+ONLY: dict[str, frozenset[str]] = {
+    "deciders": frozenset({"commands", "projections", "events"}),
+}
+ONLY_BY: dict[str, frozenset[str]] = {
+    "settings": frozenset({"app", "processes", "diagnostics", "cli", "demo", "bench"}),
+}
+PORTS: dict[tuple[str, str], frozenset[str]] = {
+    ("engine", "journal"): frozenset({"coordinator.journal.slots"}),
+}
+
+# What the move into the floors has not reached yet: files, and arrows `importer → imported`. It only shrinks.
+_MOVING = Path(__file__).with_name("moving.txt").read_text().splitlines()
+UNMOVED = frozenset(line for line in _MOVING if "→" not in line)
+BREAKS = frozenset(line for line in _MOVING if "→" in line)
 
 _PURE = tomllib.loads((ROOT / "tools/pure_coverage.toml").read_text())["tool"]["coverage"]["report"]
 
@@ -37,7 +73,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "coordinator/cli/bench*": "measures the bus itself",
         "events/publisher.py": "for other domains, which have no coordinator",
     },
-    "arrow": {
+    "contract": {
         "events/credentials.py": "signs by `cryptography`, imported when there is something to sign",
     },
     "loose_task": {
@@ -252,13 +288,6 @@ def _imports(node: ast.AST, package: list[str], *, at_start: bool, typing_only: 
 # ---- sizes and dependence
 
 
-@_per_file("file_length", _is_python)
-def _file_length(source: Source) -> Iterator[tuple[int, str]]:
-    limit = FILE_LINES["source" if source.is_ours else "tests"]
-    if len(source.lines) > limit:
-        yield limit + 1, f"{len(source.lines)} lines, {limit} are allowed: split the file along what it speaks of"
-
-
 @_per_file("function_length", _is_ours)
 def _function_length(source: Source) -> Iterator[tuple[int, str]]:
     for node in source.nodes:
@@ -289,18 +318,135 @@ def _cycles(sources: list[Source]) -> Iterator[Finding]:
 RULES.append(Rule("cycle", _cycles))
 
 
-@_per_file("arrow", _is_ours)
-def _arrow(source: Source) -> Iterator[tuple[int, str]]:
-    here = source.module.partition(".")[0]
-    may = {"events": {"events"}, "projections": {"events", "projections"}, "coordinator": {*OURS}}[here]
+def unit_of(module: str) -> str:
+    """Name the package of a module as `FLOORS` names it, or the loose module itself; `coordinator` is the root."""
+    root, _, rest = module.partition(".")
+    return root if root != "coordinator" else (rest.partition(".")[0] or root)
+
+
+_FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS, 1) for unit in units}
+_FACES = frozenset({"coordinator"})
+"""The root: it gives its version to everyone, and to the outside what stands on higher floors, by name and late."""
+
+
+def _targets(source: Source, modules: set[str]) -> Iterator[tuple[int, str]]:
+    """Give each module of ours that *source* imports, late and type-only imports included."""
     for found in source.imports:
-        if found.root in {*OURS, "tests"} - may:
-            yield found.line, f"{here} imports {found.module}; dependence runs events ← projections ← coordinator"
-        elif here == "events" and found.root not in {*OURS, *stdlib_module_names, "msgspec", "nats"}:
+        inner = f"{found.module}.{found.name}"
+        if found.root in OURS:
+            yield found.line, inner if inner in modules else found.module
+
+
+def broken_arrows(sources: list[Source]) -> Iterator[tuple[str, Finding]]:
+    """Find imports against `FLOORS`, `ONLY`, `ONLY_BY` and `PORTS`, each as `importer → imported`."""
+    modules = {source.module for source in sources if source.is_ours}
+    for source in sources:
+        here = unit_of(source.module)
+        if not source.is_ours or here not in _FLOOR_OF:
+            continue
+        for line, target in _targets(source, modules):
+            there = unit_of(target)
+            if there in {here, *_FACES}:
+                continue
+            if there not in _FLOOR_OF or _FLOOR_OF[there] >= _FLOOR_OF[here]:
+                why = f"floor {_FLOOR_OF[here]} imports {there} on floor {_FLOOR_OF.get(there, '?')}; only lower ones"
+            elif there not in ONLY.get(here, {there}):
+                why = f"{here} imports only {', '.join(sorted(ONLY[here]))}"
+            elif here not in ONLY_BY.get(there, {here}):
+                why = f"{there} is for {', '.join(sorted(ONLY_BY[there]))} alone: take the value"
+            elif target not in PORTS.get((here, there), {target}):
+                why = f"{here} knows of {there} only {', '.join(sorted(PORTS[here, there]))}"
+            else:
+                continue
+            yield f"{source.module} → {target}", Finding(source.path, line, f"{target}: {why}")
+
+
+def _floors(sources: list[Source]) -> Iterator[Finding]:
+    for source in sources:
+        is_placed = unit_of(source.module) in _FLOOR_OF | dict.fromkeys(_FACES)
+        if source.is_ours and not is_placed and source.path not in UNMOVED:
+            yield Finding(source.path, 1, "is in no package of FLOORS: give it its room, or the table a row")
+    yield from (found for arrow, found in broken_arrows(sources) if arrow not in BREAKS)
+
+
+RULES.append(Rule("floors", _floors))
+
+
+@_per_file("contract", _is_ours)
+def _contract(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        if found.root == "tests":
+            yield found.line, f"{source.module} imports {found.module}: what runs knows nothing of its tests"
+        elif source.path.startswith("events/") and found.root not in {*OURS, *stdlib_module_names, "msgspec", "nats"}:
             yield (
                 found.line,
                 f"events imports {found.module}; other domains shall need only msgspec and the standard library",
             )
+
+
+# ---- folders
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _prefixes(sources: list[Source]) -> Iterator[Finding]:
+    stems: dict[str, list[str]] = {}
+    for source in sources:
+        if source.is_ours and source.path not in UNMOVED:
+            stems.setdefault(_folder(source.path), []).append(Path(source.path).stem)
+    for folder, names in stems.items():
+        for name in names:
+            alike = [other for other in names if other.startswith(f"{name}_")]
+            if len(alike) > 1:
+                message = f"stands beside {', '.join(alike)}: make the package {folder}/{name}/ of them"
+                yield Finding(f"{folder}/{name}.py", 1, message)
+
+
+RULES.append(Rule("prefixes", _prefixes))
+
+
+def _crowded(sources: list[Source]) -> Iterator[Finding]:
+    folders: dict[str, list[str]] = {}
+    for source in sources:
+        if source.is_ours and source.path not in UNMOVED and not source.path.endswith("/__init__.py"):
+            folders.setdefault(_folder(source.path), []).append(source.path)
+    for folder, paths in folders.items():
+        most = LOOSE_MODULES if folder == "coordinator" else FOLDER_MODULES
+        if len(paths) > most:
+            message = f"one of {len(paths)} modules in {folder}/, {most} are allowed: draw a wall"
+            yield Finding(paths[-1], 1, message)
+
+
+RULES.append(Rule("crowded", _crowded))
+
+
+def _fragments(sources: list[Source]) -> Iterator[Finding]:
+    ours = [source for source in sources if source.is_ours]
+    modules = {source.module for source in ours}
+    importers: dict[str, set[str]] = {}
+    for source in ours:
+        for _, target in _targets(source, modules):
+            importers.setdefault(target, set()).add(source.path)
+    for source in ours:
+        by = importers.get(source.module, set())
+        short = len(source.lines) < FRAGMENT_LINES and not source.path.endswith(("__init__.py", "__main__.py"))
+        if short and len(by) == 1 and _folder(*by) == _folder(source.path) and source.path not in UNMOVED:
+            message = f"{len(source.lines)} lines that only {', '.join(by)} imports: a part of it, put it there"
+            yield Finding(source.path, 1, message)
+
+
+RULES.append(Rule("fragments", _fragments))
+
+
+def warnings(sources: list[Source]) -> list[Finding]:
+    """List what nothing fails by, and eyes should look at: has a long file one idea?"""
+    return [
+        Finding(source.path, 1, f"{len(source.lines)} lines: is it one idea?")
+        for source in sources
+        if source.is_python and len(source.lines) > FILE_LINES_WARNED
+    ]
 
 
 @_per_file("nats", _is_ours)
