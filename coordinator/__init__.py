@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from coordinator.lazy import lazy_exports
+from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from coordinator.event_stream import EventStream, subscribe

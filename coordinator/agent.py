@@ -18,10 +18,10 @@ import structlog
 
 from coordinator.client import Client
 from coordinator.commands import DeregisterService, RegisterService
-from coordinator.groups import task_group
 from coordinator.logs import configure
+from coordinator.stop_signals import stop_on_signals
+from coordinator.task_groups import task_group
 from coordinator.worker import Worker, load_handlers
-from coordinator.worker_signals import stop_on_signals
 from events.errors import CoordinationError, Refused, Unavailable
 
 if TYPE_CHECKING:

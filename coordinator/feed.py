@@ -24,12 +24,12 @@ import structlog
 from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.feed_chain import OVERTAKEN, Chain, ChainLimits
-from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
 from coordinator.journal_search import first_commit, first_since, generation_of
 from coordinator.streams import ensure_stream
 from coordinator.subscription import Message
+from coordinator.task_groups import task_group
 from events import codec
 from events.base import Position
 from projections.source import ChainCheck

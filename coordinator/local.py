@@ -15,13 +15,13 @@ from coordinator.client import Client
 from coordinator.embedded import EmbeddedServer
 from coordinator.feed import feed_limits
 from coordinator.follower import Follower
-from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.node import NodeAgent, capacity_of, open_runtime
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, instance_of
 from coordinator.snapshotter import snapshot_limits
 from coordinator.supervise import keep_serving
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import structlog
 
 from coordinator.clock import SystemClock
 from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
-from coordinator.groups import task_group
 from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
+from coordinator.task_groups import task_group
 from coordinator.wire import may_answer
 from events.codec import UNREADABLE
 from events.container import Secret

@@ -34,7 +34,7 @@ import msgspec
 import structlog
 
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
-from coordinator.groups import task_group
+from coordinator.task_groups import task_group
 from coordinator.wire import encode_answer, may_answer
 from events.base import START, Position
 from events.codec import UNREADABLE

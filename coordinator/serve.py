@@ -27,7 +27,6 @@ from coordinator.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
-from coordinator.groups import task_group
 from coordinator.high_water import FILE, HighWater
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal_nats import NatsJournal
@@ -38,6 +37,7 @@ from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.snapshots import Snapshots
 from coordinator.streams import ensure_stream
+from coordinator.task_groups import task_group
 from coordinator.turn import FoldFailed
 from events.codec import rfc3339
 from events.coordinator import EpochClaim

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client import Client, credentials
 from coordinator.commands import GetStats
 from coordinator.embedded import EmbeddedServer
-from coordinator.groups import task_group
 from coordinator.supervise import Program, keep_serving
+from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:

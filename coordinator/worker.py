@@ -26,13 +26,13 @@ import structlog
 
 from coordinator.client import Client, name_in
 from coordinator.commands import ClaimTasks, DrainWorker, LeaveWorker, RegisterWorker, ReleaseTask
-from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.rules import check_number
+from coordinator.stop_signals import stop_on_signals
+from coordinator.task_groups import task_group
 from coordinator.worker_attempts import Attempts
 from coordinator.worker_beat import Heartbeats
 from coordinator.worker_handlers import Context, DoNotRetry, Handler, add_handler, handler_of, load_handlers, task
-from coordinator.worker_signals import stop_on_signals
 from events.errors import CoordinationError, Refused, Unavailable
 from events.ids import checked
 from events.task import TaskStatus

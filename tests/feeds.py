@@ -13,10 +13,10 @@ from nats.errors import TimeoutError as NothingCame
 from coordinator.bus import Bus
 from coordinator.errors import Unavailable
 from coordinator.feed import Feed
-from coordinator.groups import task_group
 from coordinator.journal import Epoch
 from coordinator.journal_nats import NatsJournal
 from coordinator.journal_search import generation_of
+from coordinator.task_groups import task_group
 from events import codec
 from events.subjects import Subjects
 from projections.source import GENESIS, chain_after

@@ -14,9 +14,9 @@ import time
 
 from coordinator.bench.loads import service_ids
 from coordinator.client import Client
-from coordinator.groups import task_group
 from coordinator.settings import load
-from coordinator.worker_signals import stop_on_signals
+from coordinator.stop_signals import stop_on_signals
+from coordinator.task_groups import task_group
 
 STEP_S = 0.01
 

@@ -19,9 +19,9 @@ from coordinator.bench.loads import A_NAME, register_services, service_names
 from coordinator.bench.measure import facades_at, machine, measured_cluster, spread, timed
 from coordinator.client import Client
 from coordinator.commands import DeregisterService, FindServices, RegisterService
-from coordinator.groups import task_group
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings import load
+from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from coordinator.commands import ListWorkers, RegisterService, SubmitTask
-from coordinator.groups import task_group
 from coordinator.guard import spawn
 from coordinator.payloads import payload_of
+from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

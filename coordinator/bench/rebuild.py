@@ -19,10 +19,10 @@ from coordinator.bench.histories import write_journal
 from coordinator.bench.measure import machine, temporary_home
 from coordinator.bus import Bus
 from coordinator.embedded import EmbeddedServer
-from coordinator.groups import task_group
 from coordinator.guard import spawn
 from coordinator.journal_nats import NatsJournal
 from coordinator.settings import load
+from coordinator.task_groups import task_group
 from events.base import Position
 from events.subjects import Subjects
 from projections.projector import Projector

@@ -12,9 +12,9 @@ import sys
 import time
 from typing import NoReturn
 
-from coordinator.groups import task_group
 from coordinator.guard import watch_parent
 from coordinator.scheduler import TaskScheduler
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
 TASK_NAME = "bench_nothing"

@@ -92,10 +92,10 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
 
 
 async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
-    from coordinator.groups import task_group
     from coordinator.home import Home
     from coordinator.serve import Coordinator, instance_of
     from coordinator.supervise import Program
+    from coordinator.task_groups import task_group
 
     _collect_seldom()
     home = Home(settings.home_path())
@@ -130,10 +130,10 @@ async def _follow(settings: Settings, url: str) -> None:
     from coordinator.client import Client, credentials
     from coordinator.feed import feed_limits
     from coordinator.follower import Follower
-    from coordinator.groups import task_group
     from coordinator.home import Home
     from coordinator.registry.health_check_worker import run_health_checks
     from coordinator.snapshotter import snapshot_limits
+    from coordinator.task_groups import task_group
 
     home = Home(settings.home_path())
     namespace, login = settings.namespace, credentials(settings, "follower")

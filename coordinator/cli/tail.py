@@ -16,8 +16,8 @@ import msgspec
 from coordinator.cli.output import clean, clean_json
 from coordinator.event_filter import ALL, EventFilter
 from coordinator.event_stream import Begin, begin_at, events_from
-from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
+from coordinator.task_groups import task_group
 from events import codec
 from events.base import START, Envelope, Position
 

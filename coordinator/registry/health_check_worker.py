@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import structlog
 
 from coordinator.errors import CoordinationError, NotFound, Refused
-from coordinator.groups import task_group
 from coordinator.registry.listing import list_services
 from coordinator.registry.probes import Prober, report_of
+from coordinator.task_groups import task_group
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
-from coordinator.groups import task_group
 from coordinator.ids import TimeOrderedIds
 from coordinator.registry.listing import PAGE
 from coordinator.registry.service_notices import BEAT_S, Notice
 from coordinator.registry.service_table import ServiceTable
+from coordinator.task_groups import task_group
 from coordinator.wire import value_of
 from events import codec
 from events.base import START, Position

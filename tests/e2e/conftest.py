@@ -13,10 +13,10 @@ import pytest
 from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.embedded import EmbeddedServer
-from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from coordinator.rules import Rules
 from coordinator.serve import Coordinator, Instance
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from events.subjects import Subjects
 from tests.journals import leading

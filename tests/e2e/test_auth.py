@@ -25,11 +25,11 @@ from coordinator.commands import (
     SubmitTask,
 )
 from coordinator.errors import Forbidden, Refused, Unavailable
-from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.payloads import payload_of, value_of
 from coordinator.permissions import user_of
 from coordinator.settings import load
+from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
 from coordinator.worker import Worker
 from events.container import ContainerStatus

@@ -31,7 +31,6 @@ from coordinator.commands import (
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from coordinator.follower import Follower, FollowerLimits
-from coordinator.groups import task_group
 from coordinator.journal import Deposed, Epoch
 from coordinator.journal_nats import NatsJournal
 from coordinator.node import NodeAgent
@@ -39,6 +38,7 @@ from coordinator.restore import restore
 from coordinator.runtime import FakeRuntime
 from coordinator.serve import Coordinator, Instance
 from coordinator.snapshots import Snapshots
+from coordinator.task_groups import task_group
 from events.resources import Resources
 from events.subjects import Subjects
 from tests.commands import run, running

@@ -16,11 +16,11 @@ from coordinator.errors import Corrupt
 from coordinator.feed import FeedLimits, feed_stream
 from coordinator.findings import State
 from coordinator.follower import Follower
-from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.streams import ensure_stream
+from coordinator.task_groups import task_group
 from coordinator.verify import Files, accept, verify
 from events.base import Position
 from events.subjects import Subjects

@@ -19,11 +19,11 @@ from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
 from coordinator.embedded import EmbeddedServer
-from coordinator.groups import task_group
 from coordinator.journal_nats import NatsJournal
 from coordinator.limits import Limits
 from coordinator.orders import ClaimTasks, DefinePool, RegisterService, RegisterWorker
 from coordinator.serve import Coordinator, Instance
+from coordinator.task_groups import task_group
 from events.codec import encode, envelope
 from events.errors import NotFound, Unavailable
 from events.resources import Resources

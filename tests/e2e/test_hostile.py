@@ -19,7 +19,6 @@ from coordinator.embedded import EmbeddedServer
 from coordinator.errors import CoordinationError
 from coordinator.feed import FeedLimits
 from coordinator.follower import Follower
-from coordinator.groups import task_group
 from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal_nats import NatsJournal
 from coordinator.node import NodeAgent
@@ -27,6 +26,7 @@ from coordinator.permissions import grant_of, may_publish, user_of
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.serve import Coordinator, Instance
 from coordinator.streams import ensure_stream
+from coordinator.task_groups import task_group
 from events import codec
 from events.resources import Resources
 from events.subjects import Subjects

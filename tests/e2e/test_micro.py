@@ -14,10 +14,10 @@ import pytest
 from nats.micro.service import SEMVER_REGEX, ServiceInfo, ServicePing, ServiceStats
 
 from coordinator.commands import COMMANDS
-from coordinator.groups import task_group
 from coordinator.orders import SubmitTask
 from coordinator.queries import GetTask, ListTasks
 from coordinator.serve import Coordinator, Instance
+from coordinator.task_groups import task_group
 from events.errors import NotFound
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.client import Client
 from coordinator.commands import ClusterStats, GetStats, RegisterWorker
-from coordinator.groups import task_group
+from coordinator.task_groups import task_group
 from tests.commands import call, up
 
 if TYPE_CHECKING:

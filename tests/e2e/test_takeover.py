@@ -15,8 +15,8 @@ import pytest
 
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, GetStats, ListTasks, SubmitTask
-from coordinator.groups import task_group
 from coordinator.serve import Coordinator, Instance
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from tests.faults.instances import instances, lease_of, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, under_calls

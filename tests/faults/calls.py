@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.commands import SubmitTask
-from coordinator.groups import task_group
 from coordinator.payloads import payload_of
+from coordinator.task_groups import task_group
 from events.errors import CoordinationError, Refused
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import payload_of
 from coordinator.serve import Coordinator, Instance
+from coordinator.task_groups import task_group
 from events.subjects import Subjects
 from projections.world import World
 from tests.real_server import RealServer, real_server

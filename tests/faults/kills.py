@@ -24,12 +24,12 @@ import msgspec
 
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
-from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import payload_of, value_of
 from coordinator.settings import load
 from coordinator.supervise import Program
+from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
 from events.base import Position
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted, TaskTimedOut

@@ -16,7 +16,7 @@ from typing import Any
 
 from coordinator.client import Client
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.groups import task_group
+from coordinator.task_groups import task_group
 from tests.faults.replicated import Judge, Keeper, Submitters, nothing_broken
 from tests.nats_cluster import nats_cluster
 

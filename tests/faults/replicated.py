@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from coordinator.bus import Bus
 from coordinator.commands import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.groups import task_group
 from coordinator.high_water import FILE
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import payload_of, value_of
 from coordinator.serve import Coordinator, Instance
 from coordinator.supervise import Program
+from coordinator.task_groups import task_group
 from events.base import START
 from events.subjects import Subjects
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskSubmitted, TaskTimedOut

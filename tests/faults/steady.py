@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.commands import GetStats
-from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.settings import load
+from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
 from tests.faults.instances import Instance, led_by
 from tests.faults.kills import WORKERS, Killer, worker_of

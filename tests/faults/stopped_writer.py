@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client import Client
-from coordinator.groups import task_group
 from coordinator.leadership import TTL_S
+from coordinator.task_groups import task_group
 from tests.faults.instances import instances, lease_of, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls
 from tests.real_server import real_server

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.groups import task_group
 from coordinator.supervise import FAILURES_MOST, TRY_AGAIN, Program
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
 if TYPE_CHECKING:

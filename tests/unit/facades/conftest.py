@@ -14,8 +14,8 @@ import pytest
 import structlog
 
 from coordinator.app import App, InProcess, embedded
-from coordinator.groups import task_group
 from coordinator.settings import Settings
+from coordinator.task_groups import task_group
 from tests.unit.coordinator.engine_rig import leading
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ import structlog
 
 from coordinator import app as app_module
 from coordinator.app import HELD_MAX, Held, acquire_app, release_app
-from coordinator.groups import task_group
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
 from coordinator.settings import Settings
 from coordinator.settings_sections import NatsSettings
+from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 from tests.unit.facades.conftest import opened_here
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coordinator.groups import task_group
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
 

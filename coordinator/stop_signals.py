@@ -7,8 +7,8 @@ import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coordinator.groups import task_group
 from coordinator.guard import watch_parent
+from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
