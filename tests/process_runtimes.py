@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.runtime import Observed, ProcessRuntime, RuntimeState
-from coordinator.runtime.process_table import process_table
+from coordinator.runtime.process.table import process_table
 from tests.launches import CLUSTER
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 
 from coordinator.errors import NotFound, Refused, Unavailable
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState, Usage
-from coordinator.runtime.process_table import ProcessTable, PsTable, process_table
+from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:

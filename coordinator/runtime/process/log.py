@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.errors import Unavailable
-from coordinator.runtime.container_directory import LOG
+from coordinator.runtime.process.directory import LOG
 
 _OLDER = "log.1"
 _TAIL_BYTES = 1024 * 1024

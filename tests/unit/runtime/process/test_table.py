@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.runtime.process_table import ProcTable, PsTable
+from coordinator.runtime.process.table import ProcTable, PsTable
 from tests.process_runtimes import needs_proc
 
 if TYPE_CHECKING:

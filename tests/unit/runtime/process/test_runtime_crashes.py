@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from coordinator.errors import Refused, Unavailable
 from coordinator.runtime import Launch, RuntimeState
-from coordinator.runtime import container_directory as on_disk
 from coordinator.runtime.launch_checks import check_launch
-from coordinator.runtime.process_table import process_table
-from coordinator.runtime.shim import SCRIPT
+from coordinator.runtime.process import directory as on_disk
+from coordinator.runtime.process.shim import SCRIPT
+from coordinator.runtime.process.table import process_table
 from tests.launches import CLUSTER, launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 
@@ -38,7 +38,8 @@ AGENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
 import msgspec
-from coordinator.runtime import Launch, ProcessRuntime, container_directory as on_disk, process
+from coordinator.runtime import Launch, ProcessRuntime
+from coordinator.runtime.process import directory as on_disk, runtime as process
 
 point, launch_file, root = sys.argv[1:]
 launch = msgspec.json.decode(Path(launch_file).read_bytes(), type=Launch)

@@ -18,11 +18,11 @@ from pathlib import Path
 import structlog
 
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
-from coordinator.runtime import container_directory as on_disk
-from coordinator.runtime.container_directory import Identity, Outcome, Record
-from coordinator.runtime.container_log import tail
-from coordinator.runtime.process_group import ProcessGroup, reap, send
-from coordinator.runtime.process_table import ProcessTable
+from coordinator.runtime.process import directory as on_disk
+from coordinator.runtime.process.directory import Identity, Outcome, Record
+from coordinator.runtime.process.group import ProcessGroup, reap, send
+from coordinator.runtime.process.log import tail
+from coordinator.runtime.process.table import ProcessTable
 from coordinator.runtime.protocol import Observed, RuntimeState, Usage
 
 _SIGNAL_TIMEOUT_S = 1.0

@@ -27,14 +27,14 @@ import structlog
 
 from coordinator.clock import Clock, SystemClock
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
-from coordinator.runtime import container_directory as on_disk
-from coordinator.runtime.container_log import create_log, rotate, tail
 from coordinator.runtime.launch_checks import check_grace, check_key, check_launch, check_lines, check_timeout
-from coordinator.runtime.process_container import ProcessContainer
-from coordinator.runtime.process_group import MARKER, ProcessGroup
-from coordinator.runtime.process_table import ProcessTable, process_table
+from coordinator.runtime.process import directory as on_disk
+from coordinator.runtime.process.container import ProcessContainer
+from coordinator.runtime.process.group import MARKER, ProcessGroup
+from coordinator.runtime.process.log import create_log, rotate, tail
+from coordinator.runtime.process.shim import spawn
+from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
-from coordinator.runtime.shim import spawn
 from events.ids import checked
 
 _BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Unavailable
-from coordinator.runtime.container_log import rotate, tail
+from coordinator.runtime.process.log import rotate, tail
 from tests.launches import launch
 from tests.process_runtimes import exited, opened, stop_all
 

@@ -16,8 +16,8 @@ import pytest
 
 from coordinator.errors import Refused, Unavailable
 from coordinator.runtime import Observed, RuntimeState
-from coordinator.runtime.process_group import MARKER
-from coordinator.runtime.process_table import Process, ProcTable, process_table
+from coordinator.runtime.process.group import MARKER
+from coordinator.runtime.process.table import Process, ProcTable, process_table
 from tests.launches import launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 

@@ -11,8 +11,8 @@ import os
 import signal
 from contextlib import suppress
 
-from coordinator.runtime.container_directory import Identity
-from coordinator.runtime.process_table import Process, ProcessTable
+from coordinator.runtime.process.directory import Identity
+from coordinator.runtime.process.table import Process, ProcessTable
 from coordinator.runtime.protocol import Usage
 
 MARKER = "RUNTIME_CONTAINER_NAME"
