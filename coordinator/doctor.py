@@ -27,8 +27,8 @@ from coordinator.jetstream import NO_STREAM, ApiError
 from coordinator.journal_nats import NatsJournal, stream_config
 from coordinator.journal_search import time_of
 from coordinator.leadership import lease_config
+from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.serve import HEADER_BYTES, heartbeat_stream
-from coordinator.server_program import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.snapshots import snapshot_stream
 from coordinator.streams import drift
 

@@ -19,9 +19,9 @@ from coordinator.archive_source import ArchiveSource
 from coordinator.backup import create, verify
 from coordinator.bus import Bus
 from coordinator.clock import SystemClock
-from coordinator.embedded import EmbeddedServer
 from coordinator.errors import Corrupt
 from coordinator.journal_nats import NatsJournal
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.restore import restore
 from projections.history import replay_digest
 

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from coordinator.client import Client
-from coordinator.embedded import EmbeddedServer
 from coordinator.feed import feed_limits
 from coordinator.follower import Follower
 from coordinator.home import Home
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node import NodeAgent, capacity_of, open_runtime
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, instance_of

@@ -19,7 +19,7 @@ from events.errors import Unavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.embedded import EmbeddedServer
+    from coordinator.nats_server.server import EmbeddedServer
 
 log = structlog.get_logger(__name__)
 

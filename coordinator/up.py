@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.client import Client, credentials
 from coordinator.commands import GetStats
-from coordinator.embedded import EmbeddedServer
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.supervise import Program, keep_serving
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable

@@ -67,7 +67,7 @@ _PURE = tomllib.loads((ROOT / "tools/pure_coverage.toml").read_text())["tool"]["
 ALLOWED: dict[str, dict[str, str]] = {
     "nats": {
         "coordinator/journal_nats.py": "the journal",
-        "coordinator/embedded.py": "the server",
+        "coordinator/nats_server/server.py": "the server",
         "coordinator/bus.py": "what everything else goes through",
         "coordinator/nats_client.py": "nats-py without its traps; only the bus imports it",
         "coordinator/cli/bench*": "measures the bus itself",
@@ -86,7 +86,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "chance": {
         "coordinator/ids.py": "makes ids",
-        "coordinator/embedded.py": "makes the server's token",
+        "coordinator/nats_server/server.py": "makes the server's token",
         "coordinator/auth_files.py": "makes keys",
         "events/publisher.py": "names facts of other domains, which have no coordinator",
     },

@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from coordinator.home import Home
-from coordinator.server_program import find_server, server_version
+from coordinator.nats_server.find import find_server, server_version
 from coordinator.settings import load
 from coordinator.up import run_cluster
 

@@ -18,9 +18,9 @@ from coordinator.bench.bare import bare_figures
 from coordinator.bench.histories import write_journal
 from coordinator.bench.measure import machine, temporary_home
 from coordinator.bus import Bus
-from coordinator.embedded import EmbeddedServer
 from coordinator.guard import spawn
 from coordinator.journal_nats import NatsJournal
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.settings import load
 from coordinator.task_groups import task_group
 from events.base import Position

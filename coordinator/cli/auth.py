@@ -156,7 +156,7 @@ def _directory(settings: Settings, folder: Path | None) -> AuthDirectory:
 
 def _refused_by_server(directory: AuthDirectory) -> str:
     """Have the server read its configuration; gives what it says of it, empty when it takes it."""
-    from coordinator.server_program import find_server
+    from coordinator.nats_server.find import find_server
 
     command: list[Any] = [find_server(), "-t", "-c", directory.path / "nats.conf"]
     done = subprocess.run(command, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False)

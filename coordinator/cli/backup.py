@@ -83,8 +83,8 @@ def restore(ctx: click.Context, folder: Path, url: str | None, generation: int |
 
 async def _restore(settings: Settings, folder: Path, url: str | None, generation: int | None) -> Any:
     from coordinator import backup as backups
-    from coordinator.embedded import EmbeddedServer
     from coordinator.home import Home
+    from coordinator.nats_server.server import EmbeddedServer
     from coordinator.restore import restore as restore_backup
 
     contents, _ = await asyncio.to_thread(backups.verify, folder, fold=False)

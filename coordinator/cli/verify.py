@@ -124,8 +124,8 @@ async def _accept(settings: Settings, url: str | None, home: Path | None, archiv
 @asynccontextmanager
 async def _served(settings: Settings, url: str | None, directory: Path | None) -> AsyncIterator[str]:
     """Give the URL of the journal's NATS, which is run here when nothing else does and its store is here."""
-    from coordinator.embedded import EmbeddedServer
     from coordinator.home import Home
+    from coordinator.nats_server.server import EmbeddedServer
 
     if url or directory is None:
         yield url or find_url(settings)
@@ -148,9 +148,9 @@ def _has_store(home: Home) -> bool:
 
 async def _doctor(settings: Settings, url: str | None, monitor: str, home: Path) -> list[Finding]:
     from coordinator.doctor import look
-    from coordinator.embedded import monitor_of
     from coordinator.findings import fail
     from coordinator.home import Home
+    from coordinator.nats_server.server import monitor_of
 
     try:
         async with connected(settings, url) as client:

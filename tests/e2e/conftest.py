@@ -12,8 +12,8 @@ import pytest
 
 from coordinator.bus import Bus
 from coordinator.client import Client
-from coordinator.embedded import EmbeddedServer
 from coordinator.journal_nats import NatsJournal
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.rules import Rules
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group

@@ -18,9 +18,9 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from coordinator import embedded
-from coordinator.embedded import EmbeddedServer
 from coordinator.errors import CoordinationError, Refused, Unavailable
+from coordinator.nats_server import server as embedded
+from coordinator.nats_server.server import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 PARENT = """
 import asyncio, pathlib, sys
-from coordinator.embedded import EmbeddedServer
+from coordinator.nats_server.server import EmbeddedServer
 async def main():
     async with EmbeddedServer(pathlib.Path(sys.argv[1])) as server:
         print(server.pid, server.url, file=sys.stderr, flush=True)

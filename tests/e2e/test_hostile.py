@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 from coordinator.bus import Bus
 from coordinator.client import Client
 from coordinator.commands import GetStats
-from coordinator.embedded import EmbeddedServer
 from coordinator.errors import CoordinationError
 from coordinator.feed import FeedLimits
 from coordinator.follower import Follower
 from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal_nats import NatsJournal
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node import NodeAgent
 from coordinator.permissions import grant_of, may_publish, user_of
 from coordinator.runtime.fake import FakeRuntime

@@ -25,7 +25,7 @@ import structlog
 
 from coordinator import guard
 from coordinator.errors import Refused, Unavailable
-from coordinator.server_program import Version, dotted, find_server, server_version
+from coordinator.nats_server.find import Version, dotted, find_server, server_version
 
 log = structlog.get_logger(__name__)
 
