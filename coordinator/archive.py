@@ -21,9 +21,9 @@ import structlog
 
 from coordinator import __version__
 from coordinator.bundle import Contents, read_contents, read_snapshot, write_contents, write_snapshot
+from coordinator.bus.jetstream import ApiError
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.jetstream import ApiError
 from coordinator.journal_nats import NatsJournal
 from coordinator.journal_search import first_since
 from coordinator.segments import SegmentWriter, read_records
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
     from projections.source import Bounds, Record
 

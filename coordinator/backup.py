@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bundle import Segment
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
     from projections.source import Record
 

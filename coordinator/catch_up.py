@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.beginning import begun, fold
+from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
+from coordinator.bus.subscription import Message
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import Seen, is_of_another, seen_by_store
-from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_reader import STALE_LEADER_S
-from coordinator.subscription import Message
 from projections.source import chain_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.high_water import HighWater
     from coordinator.journal import Epoch, Journal
     from coordinator.journal_nats import NatsJournal

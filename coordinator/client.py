@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
 from coordinator.commands import ClaimTasks, WithdrawClaim
 from coordinator.ids import TimeOrderedIds
@@ -35,7 +35,7 @@ from events.worker import WorkerHeartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
     from coordinator.commands import Command
     from coordinator.wire import Answer
 

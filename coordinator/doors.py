@@ -32,7 +32,7 @@ from events.worker import WorkerHeartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus import Bus, Message
+    from coordinator.bus.connection import Bus, Message
     from coordinator.engine import Engine
     from coordinator.micro import Endpoint, RequestStats
     from events.base import Position

@@ -17,7 +17,7 @@ import msgspec
 
 from coordinator.archive_source import ArchiveSource
 from coordinator.backup import create, verify
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt
 from coordinator.journal_nats import NatsJournal

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from coordinator.app import acquire_app, release_app
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import credentials
 from coordinator.event_filter import ALL, EventFilter
 from coordinator.journal_nats import NatsJournal

@@ -21,14 +21,14 @@ from zlib import crc32
 import msgspec
 import structlog
 
+from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
+from coordinator.bus.streams import ensure_stream
+from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.feed_chain import OVERTAKEN, Chain, ChainLimits
 from coordinator.ids import TimeOrderedIds
-from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
 from coordinator.journal_search import first_commit, first_since, generation_of
-from coordinator.streams import ensure_stream
-from coordinator.subscription import Message
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import Position
@@ -37,7 +37,7 @@ from projections.source import ChainCheck
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.journal_nats import NatsJournal
     from coordinator.settings import Settings
     from events.subjects import Subjects

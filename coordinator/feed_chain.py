@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
 
+from coordinator.bus.jetstream import WRONG_LAST_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, ack_of
 from coordinator.errors import Unavailable
-from coordinator.jetstream import WRONG_LAST_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, ack_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus import Bus, Message
+    from coordinator.bus.connection import Bus, Message
 
 OVERTAKEN = "overtaken"
 """Reason of `Unavailable`: the stream does not end where it should; somebody else appends, or it was made anew."""

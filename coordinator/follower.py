@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from coordinator.archive_source import ArchiveSource
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import Feed
 from coordinator.journal_nats import NatsJournal

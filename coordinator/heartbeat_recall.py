@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.bus.subscription import Message
 from coordinator.errors import CoordinationError
-from coordinator.subscription import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
 from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.inbox_turn import Place
-from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
-from coordinator.pull_consumer import Interrupted, ReadLimits, open_consumer
 from events.errors import Refused, Unavailable
 from events.inbox import InboxGap
 
 if TYPE_CHECKING:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
     from coordinator.inbox_turn import InboxTurns
     from coordinator.settings import Settings
-    from coordinator.subscription import Message
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any, Literal
 
-from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.ids import Ids
-from coordinator.jetstream import (
+from coordinator.bus.jetstream import (
     NANOSECONDS,
     NO_MESSAGE,
     NO_STREAM,
@@ -22,17 +20,19 @@ from coordinator.jetstream import (
     WRONG_LAST_SEQUENCE,
     ApiError,
 )
+from coordinator.bus.pull_consumer import ReadLimits
+from coordinator.bus.streams import ensure_stream
+from coordinator.bus.subscription import Message
+from coordinator.errors import Corrupt, Refused, Unavailable
+from coordinator.ids import Ids
 from coordinator.journal import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
 from coordinator.journal_reader import STALE_LEADER_S, JournalReader
-from coordinator.pull_consumer import ReadLimits
-from coordinator.streams import ensure_stream
-from coordinator.subscription import Message
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
 
 DUPLICATE_WINDOW_S = 120

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
+from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.journal import NO_JOURNAL
-from coordinator.pull_consumer import Interrupted, ReadLimits, open_consumer
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from coordinator.bus import Bus
-    from coordinator.subscription import Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)

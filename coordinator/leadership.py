@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.bus.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
+from coordinator.bus.streams import ensure_stream
+from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
 from coordinator.errors import Refused, Unavailable
 from coordinator.ids import Ids, TimeOrderedIds
-from coordinator.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
-from coordinator.streams import ensure_stream
-from coordinator.subscription import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
 
 TTL_S = 12

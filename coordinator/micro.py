@@ -25,7 +25,7 @@ from events.subjects import service_api
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus import Bus, Message
+    from coordinator.bus.connection import Bus, Message
     from coordinator.journal import Epoch
     from events.errors import CoordinationError
     from events.subjects import Subjects

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
     from coordinator.client import Client
     from coordinator.clock import Clock
     from coordinator.home import Home

@@ -44,7 +44,7 @@ from events.ids import checked
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from coordinator.bus import Bus, Message
+    from coordinator.bus.connection import Bus, Message
     from coordinator.lag import Lag
     from events.subjects import Subjects
     from projections.store import Store

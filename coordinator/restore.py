@@ -14,15 +14,15 @@ import msgspec
 import structlog
 
 from coordinator.bundle import read_snapshot
+from coordinator.bus.jetstream import NO_STREAM, ApiError
+from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
-from coordinator.jetstream import NO_STREAM, ApiError
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal, stream_config
 from coordinator.leadership import Lease
 from coordinator.segments import read_records
 from coordinator.snapshots import Archived, Snapshots
-from coordinator.streams import ensure_stream
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS, Bounds
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bundle import Contents
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from events.subjects import Subjects
     from projections.source import Record
 

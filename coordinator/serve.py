@@ -21,7 +21,8 @@ import structlog
 
 from coordinator import __version__
 from coordinator.authorization import AccessRules
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.streams import ensure_stream
 from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client import credentials
 from coordinator.clock import SystemClock
@@ -36,7 +37,6 @@ from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.snapshots import Snapshots
-from coordinator.streams import ensure_stream
 from coordinator.task_groups import task_group
 from coordinator.turn import FoldFailed
 from events.codec import rfc3339

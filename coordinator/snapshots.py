@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
+from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.journal_reader import STALE_LEADER_S
-from coordinator.streams import ensure_stream
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339
 from projections.snapshot import pieces
@@ -34,7 +34,7 @@ from projections.world import FOLD_VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.journal_search import Slots
     from events.subjects import Subjects
     from projections.snapshot import Snapshot

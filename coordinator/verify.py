@@ -32,7 +32,7 @@ from projections.world import FOLD_VERSION, World
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.high_water import Seen
     from coordinator.snapshots import Manifest
     from events.subjects import Subjects

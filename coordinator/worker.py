@@ -40,7 +40,7 @@ from events.task import TaskStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
     from coordinator.commands import WorkerTerms
     from projections.task import Task
 

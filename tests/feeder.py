@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.feed import Feed, FeedLimits
 from coordinator.feed_chain import ChainLimits
 from coordinator.journal_nats import NatsJournal

@@ -10,7 +10,7 @@ import msgspec
 import nats
 from nats.errors import TimeoutError as NothingCame
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import Unavailable
 from coordinator.feed import Feed
 from coordinator.journal import Epoch

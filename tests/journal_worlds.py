@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import NamedTuple
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.journal import Epoch, Journal
 from coordinator.journal_memory import MemoryJournal, MemoryStream
 from coordinator.journal_nats import NatsJournal
-from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import GENESIS, CommitSource, Record, chain_after
 

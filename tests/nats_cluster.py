@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.bus import ApiError, Bus
+from coordinator.bus.connection import ApiError, Bus
 from coordinator.errors import Unavailable
 from tests.real_server import RealServer
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from coordinator.auth_files import AuthDirectory
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.permissions import user_of
 from tests.real_server import START_TIMEOUT_S, STOP_TIMEOUT_S, find_binary

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from coordinator.bench.measure import spread, timed
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

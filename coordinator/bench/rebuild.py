@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.histories import write_journal
 from coordinator.bench.measure import machine, temporary_home
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.guard import spawn
 from coordinator.journal_nats import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer

@@ -164,7 +164,7 @@ def _refused_by_server(directory: AuthDirectory) -> str:
 
 
 async def _log_in(directory: AuthDirectory, url: str) -> list[str]:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
 
     failed = []
     trusted = directory.authority_or_none()

@@ -14,7 +14,7 @@ from coordinator.cli.output import show_json
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.settings import Settings
     from events.subjects import Subjects
 
@@ -188,7 +188,7 @@ async def _connected(
     role: str,
     creds: Path | None = None,
 ) -> Any:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.client import credentials
     from events.subjects import Subjects
 

@@ -54,8 +54,8 @@ def inbox() -> None:
 @click.pass_context
 def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
     """Make the inbox of DOMAIN, unless it is there; the coordinator finds it by itself."""
+    from coordinator.bus.streams import ensure_stream
     from coordinator.inbox import inbox_stream, limits_of
-    from coordinator.streams import ensure_stream
 
     limits = limits_of(load_settings(ctx, log_level="warning"))
 

@@ -96,7 +96,7 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
 
 
 async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.client import credentials
     from coordinator.verify import verify
     from events.subjects import Subjects
@@ -109,7 +109,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
 
 
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from coordinator.client import credentials
     from coordinator.verify import accept
     from events.subjects import Subjects

@@ -35,7 +35,7 @@ from events.errors import CoordinationError, Refused, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
     from coordinator.client import Client
     from coordinator.commands import Command, ServiceView
     from coordinator.wire import Answer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from tests.real_server import RealServer, real_server
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.errors import StaleConnectionError
 
-from coordinator.bus import ApiError, Bus, Message
+from coordinator.bus.connection import ApiError, Bus, Message
 from coordinator.errors import Refused, Unavailable
 from tests.tcp_proxy import Proxy, proxy
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import Refused, Unavailable
 from coordinator.leadership import Lease, lease_config
 from events.subjects import Subjects

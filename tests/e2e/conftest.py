@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.journal_nats import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer

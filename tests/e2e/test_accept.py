@@ -24,7 +24,7 @@ from tests.journals import folded, leading, some_tasks
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
     from projections.world import World
     from tests.real_server import RealServer
 

@@ -17,7 +17,7 @@ from coordinator.archive import Archive
 from coordinator.archive_source import ArchiveSource
 from coordinator.beginning import begun
 from coordinator.bundle import read_contents, write_contents
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.follower import Follower, FollowerLimits

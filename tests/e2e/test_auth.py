@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.commands import (
     CancelTask,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
     from coordinator.permissions import User
 
 pytestmark = pytest.mark.e2e

@@ -15,7 +15,7 @@ from coordinator import backup
 from coordinator.archive import Archive
 from coordinator.beginning import begun
 from coordinator.bundle import MANIFEST, read_contents, write_contents
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands import (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.streams import ensure_stream
 from coordinator.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
@@ -19,7 +20,6 @@ from coordinator.follower import Follower
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
 from coordinator.serve import Coordinator, Instance
-from coordinator.streams import ensure_stream
 from coordinator.task_groups import task_group
 from coordinator.verify import Files, accept, verify
 from events.base import Position

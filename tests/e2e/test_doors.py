@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
 from coordinator.journal_nats import NatsJournal

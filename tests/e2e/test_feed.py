@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.jetstream import ApiError
 from coordinator.errors import Unavailable
 from coordinator.follower import Follower
 from coordinator.guard import Child, spawn
-from coordinator.jetstream import ApiError
 from coordinator.journal_nats import NatsJournal
 from events import codec
 from tests.feeder import SMALL

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.guard import Child, spawn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator import heartbeat_recall
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.commands import FindServices
 from coordinator.heartbeat_recall import recall_heartbeats
 from coordinator.orders import RegisterService, RegisterWorker

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.streams import ensure_stream
 from coordinator.client import Client
 from coordinator.commands import GetStats
 from coordinator.errors import CoordinationError
@@ -25,7 +26,6 @@ from coordinator.node import NodeAgent
 from coordinator.permissions import grant_of, may_publish, user_of
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.serve import Coordinator, Instance
-from coordinator.streams import ensure_stream
 from coordinator.task_groups import task_group
 from events import codec
 from events.resources import Resources
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
 
 pytestmark = pytest.mark.e2e
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus import ApiError, Bus
+from coordinator.bus.connection import ApiError, Bus
+from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal import Deposed
 from coordinator.journal_nats import NatsJournal, stream_config
-from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import GENESIS, Bounds, Record, chain_after
 from tests.journal_worlds import LIMITS, Writer, follow, read

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from coordinator.beginning import begun
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.journal_nats import NatsJournal

@@ -11,7 +11,7 @@ import pytest
 
 import coordinator
 from coordinator import EventStream, subscribe
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal_nats import NatsJournal
 from coordinator.scheduler import TaskScheduler

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from coordinator import doctor, verify_store
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.catch_up import remembering, seen_by_feed
 from coordinator.client import Client
 from coordinator.doctor_machine import look_here

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.errors import Corrupt, Unavailable

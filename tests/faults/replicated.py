@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.commands import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import FILE

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
 from coordinator.journal_nats import NatsJournal
 from coordinator.payloads import value_of
 from coordinator.wire import decode_answers
@@ -27,7 +27,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus import Message
+    from coordinator.bus.connection import Message
 
 SUBJECTS = Subjects()
 _UNDECIDED = "unavailable"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.jetstream import ApiError
 from coordinator.client import Client
 from coordinator.commands import (
     AllocatePool,
@@ -39,7 +40,6 @@ from coordinator.commands import (
     SubmitTask,
 )
 from coordinator.inbox import InboxLimits, inbox_stream
-from coordinator.jetstream import ApiError
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources

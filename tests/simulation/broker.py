@@ -17,14 +17,14 @@ import msgspec
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from coordinator.jetstream import NO_STREAM
+from coordinator.bus.jetstream import NO_STREAM
 from tests.simulation.loop import PROCESS
 from tests.simulation.streams import Consumer, Stream, encode, fault, matches, no_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from coordinator.nats_client import Deliver
+    from coordinator.bus.nats_client import Deliver
     from tests.simulation.faults import Dice
     from tests.simulation.loop import Process
 
@@ -37,7 +37,7 @@ _decode = msgspec.json.decode
 
 
 class Connection:
-    """What `coordinator.bus` holds of nats-py: see `coordinator.nats_client.NatsClient`."""
+    """What `coordinator.bus.connection` holds of nats-py: see `coordinator.bus.nats_client.NatsClient`."""
 
     def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
         process = PROCESS.get()

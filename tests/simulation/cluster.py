@@ -16,7 +16,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from coordinator import bus, serve
+from coordinator import serve
+from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
 from coordinator.high_water import HighWater
 from coordinator.ids import TimeOrderedIds

@@ -13,7 +13,7 @@ from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coordinator.subscription import Subscription
+from coordinator.bus.subscription import Subscription
 from tests.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from coordinator.jetstream import NANOSECONDS, NO_MESSAGE, WRONG_LAST_SEQUENCE
-from coordinator.streams import _UNLESS_WANTED
+from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, WRONG_LAST_SEQUENCE
+from coordinator.bus.streams import _UNLESS_WANTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

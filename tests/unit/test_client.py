@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus import Bus, Message
+from coordinator.bus.connection import Bus, Message
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
 from coordinator.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from coordinator.bus import Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.journal_reader import STALE_LEADER_S, JournalReader
-from coordinator.pull_consumer import ReadLimits
 from events.subjects import Subjects
 from projections.source import Bounds, Record
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.bus import Message
+from coordinator.bus.connection import Message
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.journal_memory import MemoryJournal
 from coordinator.read_door import VERBS, ReadDoor, ReadLimits, decode_question
@@ -25,7 +25,7 @@ from projections.task import Task
 from tests.journals import a_bit_of_everything, events_of, folded, leading, states_of
 
 if TYPE_CHECKING:
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
 
 
 class Wire:

@@ -18,7 +18,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from coordinator.nats_client import NatsClient
+    from coordinator.bus.nats_client import NatsClient
 
 log = structlog.get_logger(__name__)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_STREAM, SERVER_TROUBLE, ApiError
 from coordinator.errors import Refused, Unavailable
-from coordinator.jetstream import NAME_IN_USE, NANOSECONDS, NO_STREAM, SERVER_TROUBLE, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.bus import Bus
+    from coordinator.bus.connection import Bus
 
 log = structlog.get_logger(__name__)
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from coordinator.bus.jetstream import NANOSECONDS
 from coordinator.errors import Unavailable
 from coordinator.ids import TimeOrderedIds
-from coordinator.jetstream import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus import Bus
-    from coordinator.subscription import Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
 
 Record = TypeVar("Record")
 

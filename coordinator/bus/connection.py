@@ -20,11 +20,11 @@ from urllib.parse import SplitResult
 import structlog
 from nats.errors import Error as NatsError
 
+from coordinator.bus.jetstream import Ack, ApiError, ack_of, answer_of, request_of
+from coordinator.bus.nats_client import NatsClient, check_subject, forbidden_subject, frame_of, login_of, servers_of
+from coordinator.bus.subscription import Message, Subscription
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.ids import TimeOrderedIds
-from coordinator.jetstream import Ack, ApiError, ack_of, answer_of, request_of
-from coordinator.nats_client import NatsClient, check_subject, forbidden_subject, frame_of, login_of, servers_of
-from coordinator.subscription import Message, Subscription
 from events.credentials import INBOXES, read_login
 
 if TYPE_CHECKING:

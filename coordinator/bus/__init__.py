@@ -1,0 +1,1 @@
+"""One NATS connection: publish, request, subscribe, and JetStream."""
