@@ -14,10 +14,10 @@ import msgspec
 
 from coordinator import __version__
 from coordinator.commands import COMMANDS
+from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
 from coordinator.inbox_orders import MOST_EVENTS
 from coordinator.node_questions import NodeQuestion
 from coordinator.read_door import VERBS
-from coordinator.wire import MOST_COMMANDS, ORDERS, WireError
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
 from events.ids import PATTERN

@@ -19,9 +19,9 @@ import structlog
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
 from coordinator.commands import ClaimTasks, WithdrawClaim
+from coordinator.commands.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from coordinator.ids import TimeOrderedIds
 from coordinator.lane import Lane, closed, too_late
-from coordinator.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from events.base import START, Position
 from events.codec import UNREADABLE, encode, rfc3339
 from events.codec import envelope as codec_envelope
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Message
     from coordinator.commands import Command
-    from coordinator.wire import Answer
+    from coordinator.commands.wire import Answer
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
-    from coordinator.wire import Answer
+    from coordinator.commands.wire import Answer
 
 MOST_TOGETHER = 250
 """Commands in one request; fewer than a request may have, for whoever answers can begin with the first meanwhile."""

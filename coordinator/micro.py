@@ -17,7 +17,7 @@ import structlog
 
 from coordinator import __version__
 from coordinator.commands import COMMANDS
-from coordinator.wire import may_answer
+from coordinator.commands.wire import may_answer
 from events.codec import rfc3339
 from events.errors import Refused
 from events.subjects import service_api

@@ -20,10 +20,10 @@ import structlog
 
 from coordinator.clock import SystemClock
 from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
+from coordinator.commands.wire import may_answer
 from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.task_groups import task_group
-from coordinator.wire import may_answer
 from events.codec import UNREADABLE
 from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused

@@ -22,7 +22,7 @@ from events.subjects import OWN_NAME, checked_domain
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordinator.command import Command
+    from coordinator.commands.command import Command
     from events.subjects import Subjects
 
 CORE_ROLES = ("coordinator", "follower", "archive", "admin")

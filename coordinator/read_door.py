@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 import msgspec
 import structlog
 
+from coordinator.commands.wire import encode_answer, may_answer
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.task_groups import task_group
-from coordinator.wire import encode_answer, may_answer
 from events.base import START, Position
 from events.codec import UNREADABLE
 from events.errors import shown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands import GetTask
-from coordinator.wire import Answer
+from coordinator.commands.wire import Answer
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, NotFound, Unavailable, error_of
 from projections.task import Task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.commands import CompleteTask, FailTask, ProgressTask
-from coordinator.payloads import payload_of, value_of
+from coordinator.commands.payloads import payload_of, value_of
 from coordinator.worker_handlers import Context, DoNotRetry
 from coordinator.worker_threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable

@@ -155,7 +155,11 @@ PASSED: list[tuple[str, dict[str, str]]] = [
     ),
     (
         "nats",
-        {"coordinator/bus/connection.py": "import nats", "events/publisher.py": "import nats", "tests/x.py": "import nats"},
+        {
+            "coordinator/bus/connection.py": "import nats",
+            "events/publisher.py": "import nats",
+            "tests/x.py": "import nats",
+        },
     ),
     (
         "impure",

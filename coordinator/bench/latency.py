@@ -14,8 +14,8 @@ from coordinator.bench.loads import PAYLOAD, submit_all, worker_process
 from coordinator.bench.measure import facades_at, machine, measured_cluster, resident_bytes, spread, timed
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, CompleteTask, GetTask, RegisterWorker, SubmitTask
+from coordinator.commands.payloads import value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.payloads import value_of
 from coordinator.settings import load
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from coordinator.commands import ListWorkers, RegisterService, SubmitTask
+from coordinator.commands.payloads import payload_of
 from coordinator.guard import spawn
-from coordinator.payloads import payload_of
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from coordinator.cli import EXIT_ERROR, EXIT_INTERRUPTED
 from coordinator.cli.connection import load_settings, unless_stopped
 from coordinator.cli.output import clean, is_fancy
 from coordinator.client import Client
+from coordinator.commands.payloads import value_of
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import value_of
 from coordinator.read_questions import ask_follower
 from coordinator.registry import ServiceStatus
 from coordinator.task_groups import task_group

@@ -29,7 +29,7 @@ from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from coordinator.client import Client
-    from coordinator.queries import ServiceView
+    from coordinator.commands.cluster import ServiceView
     from projections.container import Container
     from projections.task import Task
 
@@ -135,8 +135,8 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
 
 
 def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
+    from coordinator.commands.payloads import payload_of
     from coordinator.ids import TimeOrderedIds
-    from coordinator.payloads import payload_of
     from events.resources import Resources
 
     payload = None

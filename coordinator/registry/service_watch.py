@@ -22,12 +22,12 @@ import msgspec
 import structlog
 
 from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
+from coordinator.commands.wire import value_of
 from coordinator.ids import TimeOrderedIds
 from coordinator.registry.listing import PAGE
 from coordinator.registry.service_notices import BEAT_S, Notice
 from coordinator.registry.service_table import ServiceTable
 from coordinator.task_groups import task_group
-from coordinator.wire import value_of
 from events import codec
 from events.base import START, Position
 from events.errors import CoordinationError, Refused, Unavailable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Message
     from coordinator.client import Client
     from coordinator.commands import Command, ServiceView
-    from coordinator.wire import Answer
+    from coordinator.commands.wire import Answer
     from events.service import ServiceStatus
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,8 @@ from coordinator.commands import (
     ProgressTask,
     SubmitTask,
 )
+from coordinator.commands.payloads import payload_of, value_of
 from coordinator.facade import Facade, flag, member, new_id, number, text, whole
-from coordinator.payloads import payload_of, value_of
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
 from events.errors import NotFound, Refused
 from events.resources import Resources

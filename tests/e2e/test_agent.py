@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.commands.cluster import FindServices, GetTask, ListWorkers
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import DeregisterService, DrainWorker, SubmitTask
 from coordinator.guard import Child, spawn
-from coordinator.orders import DeregisterService, DrainWorker, SubmitTask
-from coordinator.payloads import payload_of, value_of
-from coordinator.queries import FindServices, GetTask, ListWorkers
 from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.worker import WorkerStatus
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from coordinator.queries import ServiceView
+    from coordinator.commands.cluster import ServiceView
     from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e

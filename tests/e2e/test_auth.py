@@ -24,9 +24,9 @@ from coordinator.commands import (
     StartContainer,
     SubmitTask,
 )
+from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
-from coordinator.payloads import payload_of, value_of
 from coordinator.permissions import user_of
 from coordinator.settings import load
 from coordinator.task_groups import task_group

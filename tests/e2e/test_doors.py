@@ -18,10 +18,10 @@ import pytest
 from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
+from coordinator.commands.task import ClaimTasks, DefinePool, RegisterService, RegisterWorker
 from coordinator.journal_nats import NatsJournal
 from coordinator.limits import Limits
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.orders import ClaimTasks, DefinePool, RegisterService, RegisterWorker
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.codec import encode, envelope

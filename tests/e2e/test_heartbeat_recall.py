@@ -10,8 +10,8 @@ import pytest
 from coordinator import heartbeat_recall
 from coordinator.bus.connection import Bus
 from coordinator.commands import FindServices
+from coordinator.commands.task import RegisterService, RegisterWorker
 from coordinator.heartbeat_recall import recall_heartbeats
-from coordinator.orders import RegisterService, RegisterWorker
 from events.codec import encode, envelope
 from events.service import ServiceHeartbeat
 from events.subjects import Subjects

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.app import App, _Remote, _running
 from coordinator.client import Client
-from coordinator.orders import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.commands.task import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry import service_watch as watch_module
 from coordinator.registry.service_notices import Notice

@@ -12,7 +12,7 @@ from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
 from coordinator.asyncapi import asyncapi
 from coordinator.commands import COMMANDS
-from coordinator.payloads import payload_of
+from coordinator.commands.payloads import payload_of
 from events.subjects import Subjects
 
 if TYPE_CHECKING:

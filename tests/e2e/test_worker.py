@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.commands.cluster import GetStats, GetTask, ListTasks, ListWorkers
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import CancelTask, RegisterWorker, SubmitTask
 from coordinator.guard import Child, spawn
-from coordinator.orders import CancelTask, RegisterWorker, SubmitTask
-from coordinator.payloads import payload_of, value_of
-from coordinator.queries import GetStats, GetTask, ListTasks, ListWorkers
 from coordinator.rules import Rules
 from coordinator.task_groups import task_group
 from coordinator.worker import Context, DoNotRetry, Worker

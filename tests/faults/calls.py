@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.commands import SubmitTask
-from coordinator.payloads import payload_of
+from coordinator.commands.payloads import payload_of
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, Refused
 

@@ -23,10 +23,10 @@ import structlog
 from coordinator.bus.connection import Bus
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
+from coordinator.commands.payloads import payload_of
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import FILE
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import payload_of
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.subjects import Subjects

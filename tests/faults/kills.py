@@ -24,9 +24,9 @@ import msgspec
 
 from coordinator.client import Client
 from coordinator.commands import SubmitTask
+from coordinator.commands.payloads import payload_of, value_of
 from coordinator.home import Home
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import payload_of, value_of
 from coordinator.settings import load
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group

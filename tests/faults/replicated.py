@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.bus.connection import Bus
 from coordinator.commands import SubmitTask
+from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.high_water import FILE
 from coordinator.journal import NO_JOURNAL
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import payload_of, value_of
 from coordinator.serve import Coordinator, Instance
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from coordinator.bus.connection import Bus
+from coordinator.commands.payloads import value_of
+from coordinator.commands.wire import decode_answers
 from coordinator.journal_nats import NatsJournal
-from coordinator.payloads import value_of
-from coordinator.wire import decode_answers
 from events import codec
 from events.coordinator import EpochClaim
 from events.subjects import Subjects

@@ -12,8 +12,8 @@ import pytest
 from coordinator.bus.connection import Bus, Message
 from coordinator.client import Client
 from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
+from coordinator.commands.payloads import payload_of
 from coordinator.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES
-from coordinator.payloads import payload_of
 from coordinator.read_questions import ask_follower, find_task
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.subjects import Subjects

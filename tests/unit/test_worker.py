@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.orders import CompleteTask, FailTask, ProgressTask
-from coordinator.payloads import payload_of, value_of
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.worker import Context, DoNotRetry, Worker, load_handlers, task
 from coordinator.worker_attempts import Attempts, error_text
 from coordinator.worker_handlers import Handler, add_handler, handler_of, handlers_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from coordinator.command import Command
+    from coordinator.commands.command import Command
 
 URL = "nats://127.0.0.1:1"
 PATIENCE_S = 5.0

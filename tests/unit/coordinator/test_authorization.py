@@ -30,7 +30,7 @@ from tests.unit.coordinator.engine_rig import leading
 from tests.unit.coordinator.facts import claim, complete, register_service, service, started, submit, submitted
 
 if TYPE_CHECKING:
-    from coordinator.command import Command
+    from coordinator.commands.command import Command
 
 TASKS = Rule(may=frozenset({SubmitTask, CancelTask}), tenants=frozenset({"blue"}))
 RULES = AccessRules(default=Rule(may=frozenset({GetStats})), sources={"execution": TASKS})

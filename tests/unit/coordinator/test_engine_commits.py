@@ -17,12 +17,12 @@ from coordinator.commands import (
     StartContainer,
     StopContainer,
 )
+from coordinator.commands.task import SubmitTask
 from coordinator.decide import DECIDERS
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.intake import Caller
 from coordinator.journal_memory import Lost
 from coordinator.limits import Limits
-from coordinator.orders import SubmitTask
 from events.codec import seconds_of
 from events.task import TaskStatus
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, leading

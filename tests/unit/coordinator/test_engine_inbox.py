@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from coordinator.commands.task import SubmitTask
 from coordinator.decide import DECIDERS
 from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.inbox_turn import Place
 from coordinator.journal_memory import MemoryStream
 from coordinator.limits import Limits
-from coordinator.orders import SubmitTask
 from coordinator.turn import FoldFailed
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted

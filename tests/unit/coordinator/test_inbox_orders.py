@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.commands import CompleteTask, CreateContainer, HeartbeatService, RegisterService, SubmitTask
+from coordinator.commands.wire import MESSAGE_CHARS_MOST
 from coordinator.inbox_orders import (
     DATA_BYTES_MOST,
     DEPTH_MOST,
@@ -22,7 +23,6 @@ from coordinator.inbox_orders import (
     items_of,
     refusal,
 )
-from coordinator.wire import MESSAGE_CHARS_MOST
 from events import codec
 from events.errors import NotFound
 from events.ids import checked

@@ -8,8 +8,28 @@ from __future__ import annotations
 
 import re
 
-from coordinator.command import Command
-from coordinator.orders import (
+from coordinator.commands.cluster import (
+    CheckOutcome,
+    ClusterStats,
+    FindServices,
+    GetContainer,
+    GetHealthHistory,
+    GetPool,
+    GetService,
+    GetSession,
+    GetStats,
+    GetTask,
+    ListContainers,
+    ListInboxes,
+    ListNodes,
+    ListTasks,
+    ListWorkers,
+    Question,
+    ServiceLoad,
+    ServiceView,
+)
+from coordinator.commands.command import Command
+from coordinator.commands.task import (
     AcceptSilence,
     AllocatePool,
     BindSession,
@@ -45,26 +65,6 @@ from coordinator.orders import (
     UncordonNode,
     WithdrawClaim,
     WorkerTerms,
-)
-from coordinator.queries import (
-    CheckOutcome,
-    ClusterStats,
-    FindServices,
-    GetContainer,
-    GetHealthHistory,
-    GetPool,
-    GetService,
-    GetSession,
-    GetStats,
-    GetTask,
-    ListContainers,
-    ListInboxes,
-    ListNodes,
-    ListTasks,
-    ListWorkers,
-    Question,
-    ServiceLoad,
-    ServiceView,
 )
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.command import Command
+from coordinator.commands.command import Command
 from events.container import ContainerStatus
 from events.service import ServiceStatus
 from events.task import TaskStatus

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.command import Command
+from coordinator.commands.command import Command
 from events.container import Secret
 from events.coordinator import Watched
 from events.resources import NONE, Resources

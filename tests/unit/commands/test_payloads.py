@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.payloads import PAYLOAD_BYTES_MAX, payload_of, value_of
+from coordinator.commands.payloads import PAYLOAD_BYTES_MAX, payload_of, value_of
 from events.errors import Corrupt, Refused
 from events.task import Payload, TaskStatus
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.commands import COMMANDS, CancelTask, Command, GetTask, ListTasks, SubmitTask
-from coordinator.payloads import payload_of
-from coordinator.wire import (
+from coordinator.commands.payloads import payload_of
+from coordinator.commands.wire import (
     MESSAGE_CHARS_MOST,
     MOST_COMMANDS,
     ORDERS,
