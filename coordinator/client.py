@@ -60,7 +60,7 @@ def credentials(settings: Any, role: str = "admin", name: str = "") -> dict[str,
     if role == "follower" and settings.follower.creds is not None:
         creds = settings.follower.creds
     if nats.auth is not None:
-        from coordinator.auth_files import AuthDirectory
+        from coordinator.security.auth_directory import AuthDirectory
 
         directory = AuthDirectory(nats.auth)
         creds = creds if creds is not None else directory.find(role, name)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator.access import Access
 from coordinator.clock import CommitClock
 from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, SyncNode, WithdrawClaim
 from coordinator.decide import answer, decide
@@ -31,6 +30,7 @@ from coordinator.limits import Limits
 from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
+from coordinator.security.gatekeeper import Access
 from coordinator.signs import Signs
 from coordinator.turn import FoldFailed, Turn, TurnFull
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
@@ -39,12 +39,12 @@ from events.errors import CoordinationError, Refused, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from coordinator.authorization import AccessRules
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
     from coordinator.hints import Notify
     from coordinator.journal import Journal
     from coordinator.rules import Rules
+    from coordinator.security.authorization import AccessRules
     from events.base import Event
     from projections.world import World
 

@@ -20,7 +20,6 @@ import msgspec
 import structlog
 
 from coordinator import __version__
-from coordinator.authorization import AccessRules
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
@@ -36,6 +35,7 @@ from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
+from coordinator.security.authorization import AccessRules
 from coordinator.snapshots import Snapshots
 from coordinator.task_groups import task_group
 from coordinator.turn import FoldFailed

@@ -12,7 +12,7 @@ from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from coordinator.authorization import AccessRules, Quota, Rule
+    from coordinator.security.authorization import AccessRules, Quota, Rule
     from coordinator.settings import Settings
 
 ALL = "*"
@@ -70,7 +70,7 @@ class QuotaSettings(Section):
 
     def quota(self) -> Quota:
         """Give it as decisions take it."""
-        from coordinator.authorization import FREE, Quota
+        from coordinator.security.authorization import FREE, Quota
 
         bounds = self.max_pending_tasks, self.max_services, self.submits_per_s
         if bounds == (None, None, None):
@@ -91,8 +91,8 @@ class SourceSettings(QuotaSettings):
 
     def rule(self) -> Rule:
         """Give it as decisions take it."""
-        from coordinator.authorization import Rule
         from coordinator.commands import COMMANDS
+        from coordinator.security.authorization import Rule
 
         may = None
         if ALL not in self.may:
@@ -124,7 +124,7 @@ class SecuritySettings(Section):
 
 def access_of(settings: Settings) -> AccessRules | None:
     """Give the rules of the settings; None where there are no users and no rules, so that everybody may everything."""
-    from coordinator.authorization import AccessRules
+    from coordinator.security.authorization import AccessRules
 
     security = settings.security
     if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:

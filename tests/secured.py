@@ -11,10 +11,10 @@ import subprocess
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from coordinator.auth_files import AuthDirectory
 from coordinator.bus.connection import Bus
 from coordinator.client import Client
-from coordinator.permissions import user_of
+from coordinator.security.auth_directory import AuthDirectory
+from coordinator.security.permissions import user_of
 from tests.real_server import START_TIMEOUT_S, STOP_TIMEOUT_S, find_binary
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from coordinator.permissions import User
+    from coordinator.security.permissions import User
 
 USERS = (("domain", "execution"), ("domain", "monitoring"), ("worker", "w1"), ("node", "n1"), ("agents", "n1"))
 NAMESPACE = "coordination"

@@ -84,7 +84,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "chance": {
         "coordinator/ids.py": "makes ids",
         "coordinator/nats_server/server.py": "makes the server's token",
-        "coordinator/auth_files.py": "makes keys",
+        "coordinator/security/auth_directory.py": "makes keys",
         "events/publisher.py": "names facts of other domains, which have no coordinator",
     },
     "subject": {
@@ -92,7 +92,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "coordinator/journal_nats.py": "JetStream's own API",
         "coordinator/bus/connection.py": "JetStream's own API",
         "coordinator/bus/jetstream.py": "JetStream's own names",
-        "coordinator/permissions.py": "patterns of JetStream's own API",
+        "coordinator/security/permissions.py": "patterns of JetStream's own API",
     },
     "print": {
         "coordinator/cli/*": "a command line prints",

@@ -16,7 +16,7 @@ from coordinator.cli.output import output_options, show
 from events.errors import CoordinationError, Refused
 
 if TYPE_CHECKING:
-    from coordinator.auth_files import AuthDirectory
+    from coordinator.security.auth_directory import AuthDirectory
     from coordinator.settings import Settings
 
 CHECK_TIMEOUT_S = 30.0
@@ -70,9 +70,9 @@ def auth_init(
     hosts: tuple[str, ...],
 ) -> None:
     """Make users, keys and the configuration of a nats-server in FOLDER; what is there stays."""
-    from coordinator.auth_files import AuthDirectory
     from coordinator.clock import SystemClock
-    from coordinator.permissions import user_of
+    from coordinator.security.auth_directory import AuthDirectory
+    from coordinator.security.permissions import user_of
 
     settings = load_settings(ctx, log_level="warning")
     directory = AuthDirectory(folder.absolute())
@@ -100,7 +100,7 @@ def auth_init(
 @click.pass_context
 def auth_add(ctx: click.Context, role: str, name: str, folder: Path | None) -> None:
     """Add a user of ROLE (domain, worker, node, agents, monitor, admin); prints the file of its credentials."""
-    from coordinator.permissions import user_of
+    from coordinator.security.permissions import user_of
 
     directory = _directory(load_settings(ctx, log_level="warning"), folder)
     user = user_of(role, name)
@@ -146,7 +146,7 @@ def auth_check(ctx: click.Context, folder: Path | None, url: str | None) -> None
 
 
 def _directory(settings: Settings, folder: Path | None) -> AuthDirectory:
-    from coordinator.auth_files import AuthDirectory
+    from coordinator.security.auth_directory import AuthDirectory
 
     path = folder if folder is not None else settings.nats.auth
     if path is None:

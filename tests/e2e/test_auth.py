@@ -27,7 +27,7 @@ from coordinator.commands import (
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
-from coordinator.permissions import user_of
+from coordinator.security.permissions import user_of
 from coordinator.settings import load
 from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bus.connection import Message
-    from coordinator.permissions import User
+    from coordinator.security.permissions import User
 
 pytestmark = pytest.mark.e2e
 

@@ -16,8 +16,8 @@ from coordinator.beginning import begun
 from coordinator.errors import Forbidden
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.journal_nats import NatsJournal
-from coordinator.permissions import user_of
 from coordinator.restore import restore
+from coordinator.security.permissions import user_of
 from coordinator.snapshots import Snapshots
 from coordinator.snapshotter import SnapshotLimits
 from coordinator.verify import accept

@@ -23,8 +23,8 @@ from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal_nats import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node import NodeAgent
-from coordinator.permissions import grant_of, may_publish, user_of
 from coordinator.runtime.fake import FakeRuntime
+from coordinator.security.permissions import grant_of, may_publish, user_of
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events import codec

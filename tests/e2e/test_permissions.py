@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from nats.aio.client import Client
 
-from coordinator.auth_config import Known
 from coordinator.commands import COMMANDS
-from coordinator.permissions import account_of, grant_of, may_publish, may_subscribe, user_of
+from coordinator.security.permissions import account_of, grant_of, may_publish, may_subscribe, user_of
+from coordinator.security.server_config import Known
 from events.credentials import read_login
 from events.subjects import Subjects
 from tests.secured import Secured, directory_of, until
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-    from coordinator.permissions import User
+    from coordinator.security.permissions import User
 
 pytestmark = pytest.mark.e2e
 

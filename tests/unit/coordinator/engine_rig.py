@@ -28,9 +28,9 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
 
-    from coordinator.authorization import AccessRules
     from coordinator.commands import Command
     from coordinator.journal_memory import Point
+    from coordinator.security.authorization import AccessRules
     from events.base import Envelope, Event
     from projections.source import Record
 

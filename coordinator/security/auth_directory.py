@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from coordinator.auth_config import Known, accounts_conf, server_conf, tls_conf
-from coordinator.permissions import NAMED, user_of
+from coordinator.security.permissions import NAMED, user_of
+from coordinator.security.server_config import Known, accounts_conf, server_conf, tls_conf
 from events.codec import UNREADABLE
 from events.credentials import SEED_BYTES, public_nkey, read_login, written_login
 from events.errors import NotFound, Refused, shown
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from coordinator.permissions import User
+    from coordinator.security.permissions import User
 
 OWN = ("coordinator", "follower", "archive", "admin", "monitor")
 """Users that every cluster has."""
@@ -145,7 +145,7 @@ class AuthDirectory:
 
     def make_certificates(self, hosts: Sequence[str], now: dt.datetime) -> bool:
         """Make an authority and a certificate for a server reached by *hosts*; says whether there was none before."""
-        from coordinator.certificates import make_authority, make_server
+        from coordinator.security.certificates import make_authority, make_server
 
         folder = self.path / "tls"
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.access import MOST_KEPT, Access
-from coordinator.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.commands import (
     COMMANDS,
     CancelTask,
@@ -22,7 +20,9 @@ from coordinator.commands import (
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.inbox_orders import Item
 from coordinator.intake import Caller
-from coordinator.permissions import commands_of
+from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
+from coordinator.security.gatekeeper import MOST_KEPT, Access
+from coordinator.security.permissions import commands_of
 from events.inbox import InboxRefused
 from projections.world import World
 from tests.specification import fold, said

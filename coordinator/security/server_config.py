@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.permissions import User, account_of, bridge_of, grant_of
+from coordinator.security.permissions import User, account_of, bridge_of, grant_of
 from events.ids import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from coordinator.permissions import Grant
+    from coordinator.security.permissions import Grant
     from events.subjects import Subjects
 
 ANSWER_WITHIN_S = 120

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.auth_config import Known, accounts_conf, server_conf, tls_conf
 from coordinator.commands import COMMANDS
-from coordinator.permissions import (
+from coordinator.security.permissions import (
     CLIENT_ROLES,
     COMMANDS_OF,
     CORE_ROLES,
@@ -21,6 +20,7 @@ from coordinator.permissions import (
     may_subscribe,
     user_of,
 )
+from coordinator.security.server_config import Known, accounts_conf, server_conf, tls_conf
 from events.errors import Refused
 from events.subjects import Subjects
 

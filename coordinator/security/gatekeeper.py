@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.authorization import Verdict, check, poured, too_fast, verdict
 from coordinator.commands import SubmitTask
+from coordinator.security.authorization import Verdict, check, poured, too_fast, verdict
 
 if TYPE_CHECKING:
-    from coordinator.authorization import AccessRules, Bucket
     from coordinator.commands import Command
     from coordinator.intake import Caller
+    from coordinator.security.authorization import AccessRules, Bucket
     from projections.world import World
 
 MOST_KEPT = 10_000

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from coordinator.auth_files import OWN, AuthDirectory
 from coordinator.cli import run_line
 from coordinator.client import credentials
-from coordinator.permissions import user_of
+from coordinator.security.auth_directory import OWN, AuthDirectory
+from coordinator.security.permissions import user_of
 from coordinator.settings import Settings
 from coordinator.settings_feed import FollowerSettings
 from coordinator.settings_sections import NatsSettings

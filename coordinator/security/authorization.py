@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.commands import COMMANDS, Command, RegisterService, SubmitTask
-from coordinator.permissions import COMMANDS_OF, ROLES, commands_of
+from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.errors import Forbidden, Refused, Unavailable, shown
 
 if TYPE_CHECKING:

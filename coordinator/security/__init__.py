@@ -1,0 +1,1 @@
+"""Who may do what: keys, certificates, permissions, and the server's configuration made of them."""
