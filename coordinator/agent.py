@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import DeregisterService, RegisterService
 from coordinator.logs import configure
 from coordinator.stop_signals import stop_on_signals

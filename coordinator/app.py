@@ -22,12 +22,12 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from coordinator.client import CALL_TIMEOUT_S, Client, credentials
+from coordinator.client.client import CALL_TIMEOUT_S, Client, credentials
+from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands import FindServices
 from coordinator.ids import TimeOrderedIds
 from coordinator.intake import Caller
 from coordinator.logs import LEVELS
-from coordinator.registry.service_watch import ServiceWatch
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 

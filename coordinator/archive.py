@@ -24,10 +24,10 @@ from coordinator.bundle import Contents, read_contents, read_snapshot, write_con
 from coordinator.bus.jetstream import ApiError
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.journal_nats import NatsJournal
-from coordinator.journal_search import first_since
+from coordinator.journal.search import first_since
+from coordinator.journal.snapshots import Archived, Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.segments import SegmentWriter, read_records
-from coordinator.snapshots import Archived, Snapshots
 from events.codec import rfc3339
 from projections.source import chain_after
 from projections.world import FOLD_VERSION, World

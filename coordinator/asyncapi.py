@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from coordinator import __version__
+from coordinator.client.nodes import NodeQuestion
 from coordinator.commands import COMMANDS
 from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
 from coordinator.inbox_orders import MOST_EVENTS
-from coordinator.node_questions import NodeQuestion
 from coordinator.read_door import VERBS
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim

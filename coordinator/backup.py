@@ -15,7 +15,6 @@ import msgspec
 import structlog
 
 from coordinator import __version__
-from coordinator.beginning import check_archived
 from coordinator.bundle import (
     Contents,
     read_contents,
@@ -26,9 +25,10 @@ from coordinator.bundle import (
 )
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, NotFound, Refused
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.replay import check_archived
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.segments import SegmentWriter, read_records
-from coordinator.snapshots import Snapshots
 from events.codec import rfc3339
 from projections.source import GENESIS
 from projections.world import FOLD_VERSION, World

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import msgspec
 
 from coordinator.errors import Corrupt, Refused
-from coordinator.snapshots import Archived, Packer, unpacked
+from coordinator.journal.snapshots import Archived, Packer, unpacked
 from events.base import Position
 from events.codec import UNREADABLE
 from projections.snapshot import pieces

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from coordinator.beginning import begun, fold
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
 from coordinator.bus.subscription import Message
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import Seen, is_of_another, seen_by_store
-from coordinator.journal import NO_JOURNAL
-from coordinator.journal_reader import STALE_LEADER_S
+from coordinator.journal.high_water import Seen, is_of_another, seen_by_store
+from coordinator.journal.reader import STALE_LEADER_S
+from coordinator.journal.replay import begun, fold
+from coordinator.journal.slots import NO_JOURNAL
 from projections.source import chain_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus.connection import Bus
-    from coordinator.high_water import HighWater
-    from coordinator.journal import Epoch, Journal
-    from coordinator.journal_nats import NatsJournal
-    from coordinator.snapshots import Snapshots
+    from coordinator.journal.high_water import HighWater
+    from coordinator.journal.slots import Epoch, Journal
+    from coordinator.journal.snapshots import Snapshots
+    from coordinator.journal.stream import NatsJournal
     from events.subjects import Subjects
     from projections.source import Bounds, Record
     from projections.world import World

@@ -19,18 +19,18 @@ import msgspec
 
 from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import drift
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands import GetStats
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import feed_limits, feed_stream
 from coordinator.findings import Finding, fail, ok, unknown, warn
-from coordinator.journal_nats import NatsJournal, stream_config
-from coordinator.journal_search import time_of
+from coordinator.journal.search import time_of
+from coordinator.journal.snapshots import snapshot_stream
+from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.serve import HEADER_BYTES, heartbeat_stream
-from coordinator.snapshots import snapshot_stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

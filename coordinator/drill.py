@@ -20,7 +20,7 @@ from coordinator.backup import create, verify
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.restore import restore
 from projections.history import replay_digest

@@ -25,7 +25,7 @@ from coordinator.due import due
 from coordinator.hints import Hints
 from coordinator.inbox_turn import InboxTurns
 from coordinator.intake import Asked, Caller, Intake, typed
-from coordinator.journal import Epoch
+from coordinator.journal.slots import Epoch
 from coordinator.limits import Limits
 from coordinator.questions import Waiting, ask
 from coordinator.rules import Context
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
     from coordinator.hints import Notify
-    from coordinator.journal import Journal
+    from coordinator.journal.slots import Journal
     from coordinator.rules import Rules
     from coordinator.security.authorization import AccessRules
     from events.base import Event

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from coordinator.app import acquire_app, release_app
 from coordinator.bus.connection import Bus
-from coordinator.client import credentials
+from coordinator.client.client import credentials
 from coordinator.event_filter import ALL, EventFilter
-from coordinator.journal_nats import NatsJournal
-from coordinator.journal_search import first_since
+from coordinator.journal.search import first_since
+from coordinator.journal.stream import NatsJournal
 from events import codec
 from events.base import START, Envelope, Position
 from events.errors import Refused, shown

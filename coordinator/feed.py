@@ -28,7 +28,7 @@ from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.feed_chain import OVERTAKEN, Chain, ChainLimits
 from coordinator.ids import TimeOrderedIds
-from coordinator.journal_search import first_commit, first_since, generation_of
+from coordinator.journal.search import first_commit, first_since, generation_of
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import Position
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from coordinator.bus.connection import Bus
-    from coordinator.journal_nats import NatsJournal
+    from coordinator.journal.stream import NatsJournal
     from coordinator.settings import Settings
     from events.subjects import Subjects
     from projections.source import Record

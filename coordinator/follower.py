@@ -20,10 +20,10 @@ from coordinator.archive_source import ArchiveSource
 from coordinator.bus.connection import Bus
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import Feed
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.lag import lag
 from coordinator.read_door import ReadDoor, ReadLimits
-from coordinator.snapshots import Snapshots
 from coordinator.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.task_groups import task_group
 from events.subjects import Subjects

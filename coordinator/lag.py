@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.clock import SystemClock
-from coordinator.journal_search import time_of
+from coordinator.journal.search import time_of
 
 if TYPE_CHECKING:
     from coordinator.feed import Feed
-    from coordinator.journal_search import Slots
+    from coordinator.journal.search import Slots
     from projections.source import Record
     from projections.store import Store
 

@@ -11,7 +11,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.feed import feed_limits
 from coordinator.follower import Follower
 from coordinator.home import Home

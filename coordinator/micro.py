@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus.connection import Bus, Message
-    from coordinator.journal import Epoch
+    from coordinator.journal.slots import Epoch
     from events.errors import CoordinationError
     from events.subjects import Subjects
 

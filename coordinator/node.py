@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.client.nodes import NodeQuestion
 from coordinator.clock import SystemClock
 from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
 from coordinator.commands.wire import may_answer
-from coordinator.node_questions import NodeQuestion
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.task_groups import task_group
 from events.codec import UNREADABLE
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bus.connection import Message
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.clock import Clock
     from coordinator.home import Home
     from coordinator.settings import Settings

@@ -18,11 +18,11 @@ from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
-from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import NatsJournal, stream_config
+from coordinator.journal.slots import NO_JOURNAL
+from coordinator.journal.snapshots import Archived, Snapshots
+from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership import Lease
 from coordinator.segments import read_records
-from coordinator.snapshots import Archived, Snapshots
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS, Bounds

@@ -23,20 +23,20 @@ from coordinator import __version__
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
-from coordinator.client import credentials
+from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
-from coordinator.high_water import FILE, HighWater
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.high_water import FILE, HighWater
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
 from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.rules import Rules
 from coordinator.security.authorization import AccessRules
-from coordinator.snapshots import Snapshots
 from coordinator.task_groups import task_group
 from coordinator.turn import FoldFailed
 from events.codec import rfc3339

@@ -18,8 +18,8 @@ from coordinator.errors import CoordinationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from coordinator.journal.snapshots import Manifest, Snapshots
     from coordinator.settings import Settings
-    from coordinator.snapshots import Manifest, Snapshots
     from projections.projector import Projector
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client, credentials
+from coordinator.client.client import Client, credentials
 from coordinator.commands import GetStats
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.supervise import Program, keep_serving

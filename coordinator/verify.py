@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from coordinator.archive_source import ArchiveSource
-from coordinator.beginning import check_archived
 from coordinator.catch_up import chain_at, seen_by_feed
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.findings import Finding, State, fail, ok, unknown, warn
-from coordinator.high_water import HighWater, is_of_another, seen_by_store
-from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import NatsJournal
-from coordinator.snapshots import Archived, Snapshots
+from coordinator.journal.high_water import HighWater, is_of_another, seen_by_store
+from coordinator.journal.replay import check_archived
+from coordinator.journal.slots import NO_JOURNAL
+from coordinator.journal.snapshots import Archived, Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.verify_store import CHECK, compare_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bus.connection import Bus
-    from coordinator.high_water import Seen
-    from coordinator.snapshots import Manifest
+    from coordinator.journal.high_water import Seen
+    from coordinator.journal.snapshots import Manifest
     from events.subjects import Subjects
     from projections.source import CommitSource, Record
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.client import Client, name_in
+from coordinator.client.client import Client, name_in
 from coordinator.commands import ClaimTasks, DrainWorker, LeaveWorker, RegisterWorker, ReleaseTask
 from coordinator.ids import TimeOrderedIds
 from coordinator.rules import check_number

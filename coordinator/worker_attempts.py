@@ -23,7 +23,7 @@ from events.errors import CoordinationError, Refused, StaleLease, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from coordinator.client import Door
+    from coordinator.client.client import Door
     from coordinator.worker_handlers import Handler
     from events.task import Payload
     from projections.task import Task

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from events.errors import Unavailable
 
 if TYPE_CHECKING:

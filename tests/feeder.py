@@ -12,7 +12,7 @@ import sys
 from coordinator.bus.connection import Bus
 from coordinator.feed import Feed, FeedLimits
 from coordinator.feed_chain import ChainLimits
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from events.subjects import Subjects
 
 SMALL = FeedLimits(

@@ -13,9 +13,9 @@ from nats.errors import TimeoutError as NothingCame
 from coordinator.bus.connection import Bus
 from coordinator.errors import Unavailable
 from coordinator.feed import Feed
-from coordinator.journal import Epoch
-from coordinator.journal_nats import NatsJournal
-from coordinator.journal_search import generation_of
+from coordinator.journal.search import generation_of
+from coordinator.journal.slots import Epoch
+from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
 from events import codec
 from events.subjects import Subjects

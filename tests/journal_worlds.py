@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.pull_consumer import ReadLimits
-from coordinator.journal import Epoch, Journal
-from coordinator.journal_memory import MemoryJournal, MemoryStream
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.memory import MemoryJournal, MemoryStream
+from coordinator.journal.slots import Epoch, Journal
+from coordinator.journal.stream import NatsJournal
 from events.subjects import Subjects
 from projections.source import GENESIS, CommitSource, Record, chain_after
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.beginning import fold
 from coordinator.clock import SystemClock
 from coordinator.commands import (
     AllocatePool,
@@ -31,6 +30,7 @@ from coordinator.commands import (
 )
 from coordinator.engine import Engine
 from coordinator.intake import Caller
+from coordinator.journal.replay import fold
 from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events.coordinator import EpochClaim
@@ -41,7 +41,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.journal import Journal
+    from coordinator.journal.slots import Journal
     from projections.source import CommitSource
     from projections.store import Store
 

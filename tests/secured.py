@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.security.auth_directory import AuthDirectory
 from coordinator.security.permissions import user_of
 from tests.real_server import START_TIMEOUT_S, STOP_TIMEOUT_S, find_binary

@@ -17,7 +17,7 @@ from coordinator.app import embedded
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import A_NAME, register_services, service_names
 from coordinator.bench.measure import facades_at, machine, measured_cluster, spread, timed
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import DeregisterService, FindServices, RegisterService
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings import load

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import STOP_GRACE_S, register_services
 from coordinator.bench.measure import cpu_shares, machine, measured_cluster
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import GetStats
 from coordinator.guard import spawn
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 
 if TYPE_CHECKING:
     from coordinator.up import Cluster

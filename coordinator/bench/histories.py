@@ -14,7 +14,7 @@ import msgspec
 from coordinator.bench.loads import PAYLOAD
 from coordinator.clock import SystemClock
 from coordinator.ids import TimeOrderedIds
-from coordinator.journal import Epoch
+from coordinator.journal.slots import Epoch
 from events import codec
 from events.base import Event, Position
 from events.coordinator import CoordinatorStarted, CoordinatorTurn, EpochClaim, WaitingClaim
@@ -25,7 +25,7 @@ from projections.source import GENESIS, Record, chain_after
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from coordinator.journal import Journal
+    from coordinator.journal.slots import Journal
 
 INSTANCE, WORKER = "bench", "worker_of_bench"
 TASKS_A_COMMIT = 166

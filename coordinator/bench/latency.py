@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.bench.bare import Bare
 from coordinator.bench.loads import PAYLOAD, submit_all, worker_process
 from coordinator.bench.measure import facades_at, machine, measured_cluster, resident_bytes, spread, timed
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, CompleteTask, GetTask, RegisterWorker, SubmitTask
 from coordinator.commands.payloads import value_of
 from coordinator.ids import TimeOrderedIds

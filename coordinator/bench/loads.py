@@ -17,7 +17,7 @@ from coordinator.task_groups import task_group
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from coordinator.client import Client, Door
+    from coordinator.client.client import Client, Door
     from coordinator.commands import Command
 
 HANDLERS = "coordinator.bench.handlers"

@@ -19,7 +19,7 @@ from coordinator.bench.histories import write_journal
 from coordinator.bench.measure import machine, temporary_home
 from coordinator.bus.connection import Bus
 from coordinator.guard import spawn
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.settings import load
 from coordinator.task_groups import task_group

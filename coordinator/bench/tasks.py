@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import worker_process
 from coordinator.bench.measure import cpu_seconds, machine, measured_cluster
-from coordinator.client import Client
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
 from coordinator.commands import GetStats
 from coordinator.guard import spawn
-from coordinator.read_questions import ask_follower
 
 if TYPE_CHECKING:
     from coordinator.up import Cluster

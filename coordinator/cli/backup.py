@@ -189,7 +189,7 @@ async def _connected(
     creds: Path | None = None,
 ) -> Any:
     from coordinator.bus.connection import Bus
-    from coordinator.client import credentials
+    from coordinator.client.client import credentials
     from events.subjects import Subjects
 
     login = credentials(settings, role)

@@ -20,7 +20,7 @@ from events.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.settings import Settings
 
 _Value = TypeVar("_Value")
@@ -63,7 +63,7 @@ def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitab
 @asynccontextmanager
 async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client]:
     """Connect to the coordinator."""
-    from coordinator.client import Client, credentials
+    from coordinator.client.client import Client, credentials
 
     async with Client.open(
         url or find_url(settings),

@@ -22,11 +22,11 @@ import click
 from coordinator.cli import EXIT_ERROR, EXIT_INTERRUPTED
 from coordinator.cli.connection import load_settings, unless_stopped
 from coordinator.cli.output import clean, is_fancy
-from coordinator.client import Client
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
 from coordinator.commands.payloads import value_of
 from coordinator.home import Home
-from coordinator.journal_nats import NatsJournal
-from coordinator.read_questions import ask_follower
+from coordinator.journal.stream import NatsJournal
 from coordinator.registry import ServiceStatus
 from coordinator.task_groups import task_group
 from coordinator.up import run_cluster

@@ -11,7 +11,7 @@ from coordinator.cli.connection import URL, asking, load_settings
 from coordinator.cli.output import moment, output_options, show
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from projections.inbox import Inbox
 
 

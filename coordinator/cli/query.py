@@ -28,7 +28,7 @@ from events.service import ServiceStatus
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.commands.cluster import ServiceView
     from projections.container import Container
     from projections.task import Task
@@ -163,7 +163,7 @@ async def _ended(client: Client, task_id: str, wait_s: float) -> Task:
     """Wait for the end of a task, in portions that the coordinator allows."""
     import asyncio
 
-    from coordinator.read_questions import find_task
+    from coordinator.client.reads import find_task
 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
@@ -192,7 +192,7 @@ def _outcome(found: Task) -> int:
 @click.pass_context
 def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, output: str, as_json: bool) -> int:
     """Show a task, one that ended long ago too."""
-    from coordinator.read_questions import find_task
+    from coordinator.client.reads import find_task
 
     found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
     show_one(found, _TASK_FACTS, output=output, as_json=as_json)
@@ -298,7 +298,7 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
 @click.pass_context
 def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None) -> None:
     """Print the last lines a container has written."""
-    from coordinator.node_questions import NodeQuestion, ask_node
+    from coordinator.client.nodes import NodeQuestion, ask_node
 
     async def logs(client: Client) -> list[str]:
         found: Container = await client.execute(GetContainer(container_id=container_id))

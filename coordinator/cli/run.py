@@ -127,7 +127,7 @@ def follow(ctx: click.Context, url: str | None) -> None:
 
 
 async def _follow(settings: Settings, url: str) -> None:
-    from coordinator.client import Client, credentials
+    from coordinator.client.client import Client, credentials
     from coordinator.feed import feed_limits
     from coordinator.follower import Follower
     from coordinator.home import Home
@@ -180,7 +180,7 @@ def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_cont
 
 
 async def _node(settings: Settings, url: str, node_id: str | None, stop_containers: bool) -> None:
-    from coordinator.client import Client, credentials
+    from coordinator.client.client import Client, credentials
     from coordinator.home import Home
     from coordinator.node import NodeAgent, capacity_of, open_runtime
 
@@ -214,7 +214,7 @@ def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> 
     Raises:
         Refused: the directory of credentials has none for containers, or several.
     """
-    from coordinator.client import credentials
+    from coordinator.client.client import credentials
 
     creds = settings.node.container_creds
     if creds is None and settings.nats.auth is not None:
@@ -236,7 +236,7 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
-    from coordinator.client import credentials
+    from coordinator.client.client import credentials
     from coordinator.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)

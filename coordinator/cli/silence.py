@@ -13,7 +13,7 @@ from coordinator.commands import AcceptSilence, GetStats
 from events.coordinator import Watched
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):

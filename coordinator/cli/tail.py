@@ -16,7 +16,7 @@ import msgspec
 from coordinator.cli.output import clean, clean_json
 from coordinator.event_filter import ALL, EventFilter
 from coordinator.event_stream import Begin, begin_at, events_from
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import START, Envelope, Position
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from datetime import datetime
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.event_stream import Found
     from projections.source import Bounds
 

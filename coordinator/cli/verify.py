@@ -86,8 +86,8 @@ def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str,
 
 
 def _files(home: Path | None, archive: Path | None, folder: Path | None) -> Files:
-    from coordinator.high_water import FILE
     from coordinator.home import Home
+    from coordinator.journal.high_water import FILE
     from coordinator.verify import Files
 
     if home is None:
@@ -97,7 +97,7 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
 
 async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
     from coordinator.bus.connection import Bus
-    from coordinator.client import credentials
+    from coordinator.client.client import credentials
     from coordinator.verify import verify
     from events.subjects import Subjects
 
@@ -110,7 +110,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
 
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus.connection import Bus
-    from coordinator.client import credentials
+    from coordinator.client.client import credentials
     from coordinator.verify import accept
     from events.subjects import Subjects
 

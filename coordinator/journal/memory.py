@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.ids import Ids
-from coordinator.journal import Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
+from coordinator.journal.slots import Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from coordinator.errors import Corrupt
 from projections.world import World
 
 if TYPE_CHECKING:
-    from coordinator.journal_nats import NatsJournal
-    from coordinator.snapshots import Snapshots
+    from coordinator.journal.snapshots import Snapshots
+    from coordinator.journal.stream import NatsJournal
     from projections.source import CommitSource
 
 log = structlog.get_logger(__name__)

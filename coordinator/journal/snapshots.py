@@ -24,7 +24,7 @@ from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.journal_reader import STALE_LEADER_S
+from coordinator.journal.reader import STALE_LEADER_S
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339
 from projections.snapshot import pieces
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from coordinator.bus.connection import Bus
-    from coordinator.journal_search import Slots
+    from coordinator.journal.search import Slots
     from events.subjects import Subjects
     from projections.snapshot import Snapshot
 

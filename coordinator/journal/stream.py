@@ -2,8 +2,8 @@
 The journal on NATS JetStream.
 
 One stream holds commits and claims and nothing else; it is created as `stream_config` says and never changed or deleted
-here. What decides is read from the stream leader. Formats and fences: `docs` of `coordinator.journal`; how records are
-read: `journal_reader`.
+here. What decides is read from the stream leader. Formats and fences: the docstring of `coordinator.journal.slots`.
+How records are read: `coordinator.journal.reader`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from coordinator.bus.streams import ensure_stream
 from coordinator.bus.subscription import Message
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.ids import Ids
-from coordinator.journal import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
-from coordinator.journal_reader import STALE_LEADER_S, JournalReader
+from coordinator.journal.reader import STALE_LEADER_S, JournalReader
+from coordinator.journal.slots import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:

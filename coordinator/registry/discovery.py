@@ -20,8 +20,8 @@ from events.service import ServiceStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from coordinator.client.service_watch import ServiceWatch
     from coordinator.commands import ServiceView
-    from coordinator.registry.service_watch import ServiceWatch
 
 AVOID_S = 10.0
 """An instance reported as failed is not chosen for so long, while there is another."""

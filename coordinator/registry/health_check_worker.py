@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import structlog
 
+from coordinator.client.service_list import list_services
 from coordinator.errors import CoordinationError, NotFound, Refused
-from coordinator.registry.listing import list_services
 from coordinator.registry.probes import Prober, report_of
 from coordinator.task_groups import task_group
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
-    from coordinator.client import Door
+    from coordinator.client.client import Door
     from coordinator.registry.probes import Outcome, Resolve
     from projections.service import Service
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands import CheckOutcome, GetHealthHistory, GetService, ReportCheck
 from coordinator.facade import Facade, number, text, wanted, whole
 from coordinator.registry.check_detail import one_line, told
-from coordinator.registry.listing import list_services
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound, Refused, shown

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
-from coordinator.journal import Epoch
+from coordinator.journal.slots import Epoch
 from events.codec import join
 from events.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.journal import Journal
+    from coordinator.journal.slots import Journal
     from projections.source import Bounds, Record
     from projections.world import World
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Corrupt, Refused
-from coordinator.journal import Deposed, Epoch
+from coordinator.journal.slots import Deposed, Epoch
 from projections.source import GENESIS, Bounds, Record, chain_after
 from tests.journal_worlds import World, Writer, follow, in_memory, on_server, read
 from tests.real_server import real_server
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.journal import Journal
+    from coordinator.journal.slots import Journal
 
 
 @pytest.fixture(params=["memory", "memory-replicated", "nats"])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
-from coordinator.journal_nats import NatsJournal
+from coordinator.client.client import Client
+from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.rules import Rules
 from coordinator.serve import Coordinator, Instance

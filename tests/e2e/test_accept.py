@@ -11,10 +11,10 @@ import pytest
 
 from coordinator import verify as verifying
 from coordinator.archive import Archive
-from coordinator.beginning import begun
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.journal_nats import NatsJournal, stream_config
-from coordinator.snapshots import Snapshots
+from coordinator.journal.replay import begun
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.verify import accept
 from events.base import Position
 from events.subjects import Subjects

@@ -15,17 +15,17 @@ import pytest
 from coordinator import backup
 from coordinator.archive import Archive
 from coordinator.archive_source import ArchiveSource
-from coordinator.beginning import begun
 from coordinator.bundle import read_contents, write_contents
 from coordinator.bus.connection import Bus
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.guard import spawn
-from coordinator.journal_nats import NatsJournal
-from coordinator.journal_search import first_since
+from coordinator.journal.replay import begun
+from coordinator.journal.search import first_since
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.restore import restore
-from coordinator.snapshots import Snapshots
 from events.base import Position
 from events.coordinator import EpochClaim
 from events.subjects import Subjects

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import (
     CancelTask,
     CreateContainer,

@@ -13,10 +13,9 @@ import pytest
 
 from coordinator import backup
 from coordinator.archive import Archive
-from coordinator.beginning import begun
 from coordinator.bundle import MANIFEST, read_contents, write_contents
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands import (
     ClaimTasks,
@@ -31,13 +30,14 @@ from coordinator.commands import (
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from coordinator.follower import Follower, FollowerLimits
-from coordinator.journal import Deposed, Epoch
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.replay import begun
+from coordinator.journal.slots import Deposed, Epoch
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.node import NodeAgent
 from coordinator.restore import restore
 from coordinator.runtime import FakeRuntime
 from coordinator.serve import Coordinator, Instance
-from coordinator.snapshots import Snapshots
 from coordinator.task_groups import task_group
 from events.resources import Resources
 from events.subjects import Subjects

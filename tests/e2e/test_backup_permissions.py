@@ -12,13 +12,13 @@ import pytest
 from coordinator import backup
 from coordinator.archive import Archive
 from coordinator.archive_source import ArchiveSource
-from coordinator.beginning import begun
 from coordinator.errors import Forbidden
 from coordinator.follower import Follower, FollowerLimits
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.replay import begun
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.restore import restore
 from coordinator.security.permissions import user_of
-from coordinator.snapshots import Snapshots
 from coordinator.snapshotter import SnapshotLimits
 from coordinator.verify import accept
 from events.base import Position

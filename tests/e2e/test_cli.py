@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import (
     ClaimTasks,
     CreateContainer,

@@ -11,14 +11,14 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
 from coordinator.feed import FeedLimits, feed_stream
 from coordinator.findings import State
 from coordinator.follower import Follower
-from coordinator.high_water import FILE
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.high_water import FILE
+from coordinator.journal.stream import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from coordinator.verify import Files, accept, verify

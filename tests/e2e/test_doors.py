@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task import ClaimTasks, DefinePool, RegisterService, RegisterWorker
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.limits import Limits
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.serve import Coordinator, Instance

@@ -15,7 +15,7 @@ from coordinator.bus.jetstream import ApiError
 from coordinator.errors import Unavailable
 from coordinator.follower import Follower
 from coordinator.guard import Child, spawn
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from events import codec
 from tests.feeder import SMALL
 from tests.feeds import PATIENCE_S, SUBJECTS, append, due, event, expect_fed, fed, feeding

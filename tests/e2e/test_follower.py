@@ -16,7 +16,7 @@ from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.guard import Child, spawn
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from events.base import Position
 from events.subjects import Subjects
 from projections.history import world_at

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from projections.service import Service
     from tests.e2e.conftest import Cluster
 

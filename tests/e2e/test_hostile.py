@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import GetStats
 from coordinator.errors import CoordinationError
 from coordinator.feed import FeedLimits
 from coordinator.follower import Follower
 from coordinator.inbox import InboxLimits, inbox_stream
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node import NodeAgent
 from coordinator.runtime.fake import FakeRuntime

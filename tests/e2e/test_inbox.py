@@ -17,7 +17,7 @@ from coordinator.bus.streams import ensure_stream
 from coordinator.commands import GetTask, SubmitTask
 from coordinator.errors import NotFound, Refused
 from coordinator.inbox import InboxLimits, find_inboxes, inbox_stream
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.publisher import EventPublisher
 from events.task import TaskSubmitted

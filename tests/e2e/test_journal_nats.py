@@ -11,8 +11,8 @@ import pytest
 from coordinator.bus.connection import ApiError, Bus
 from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.journal import Deposed
-from coordinator.journal_nats import NatsJournal, stream_config
+from coordinator.journal.slots import Deposed
+from coordinator.journal.stream import NatsJournal, stream_config
 from events.subjects import Subjects
 from projections.source import GENESIS, Bounds, Record, chain_after
 from tests.journal_worlds import LIMITS, Writer, follow, read

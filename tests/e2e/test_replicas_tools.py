@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from coordinator.bus.streams import ensure_stream
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import ListTasks, SubmitTask
 from coordinator.errors import Unavailable
 from coordinator.inbox import InboxLimits, inbox_stream
-from coordinator.journal_nats import NatsJournal
-from coordinator.snapshots import Snapshots
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
 from events import codec
 from events.inbox import InboxRecorded

@@ -17,11 +17,11 @@ import msgspec
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
 from coordinator.commands import GetStats, ListTasks, SubmitTask
-from coordinator.journal_nats import NatsJournal, stream_config
+from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership import Lease
-from coordinator.read_questions import ask_follower
 from events import codec
 from events.subjects import Subjects
 from projections.source import chain_after

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from coordinator.app import App, _Remote, _running
-from coordinator.client import Client
+from coordinator.client import service_watch as watch_module
+from coordinator.client.client import Client
+from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands.task import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
-from coordinator.registry import service_watch as watch_module
 from coordinator.registry.service_notices import Notice
-from coordinator.registry.service_watch import ServiceWatch
 from coordinator.settings import Settings
 from events.base import Position
 from events.errors import Unavailable

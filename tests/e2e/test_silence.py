@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import ClusterStats, GetStats, RegisterWorker
 from coordinator.task_groups import task_group
 from tests.commands import call, up

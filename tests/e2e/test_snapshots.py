@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.beginning import begun
 from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt
 from coordinator.follower import Follower, FollowerLimits
-from coordinator.journal_nats import NatsJournal
-from coordinator.snapshots import Manifest, Packer, Snapshots, unpacked
+from coordinator.journal.replay import begun
+from coordinator.journal.snapshots import Manifest, Packer, Snapshots, unpacked
+from coordinator.journal.stream import NatsJournal
 from coordinator.snapshotter import SnapshotLimits
 from events.subjects import Subjects
 from projections.world import World

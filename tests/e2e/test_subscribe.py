@@ -13,7 +13,7 @@ import coordinator
 from coordinator import EventStream, subscribe
 from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.scheduler import TaskScheduler
 from events import codec
 from events.base import START, Position

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, GetStats, ListTasks, SubmitTask
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group

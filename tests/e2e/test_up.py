@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.client import Client
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
 from coordinator.commands import (
     CreateContainer,
     FindServices,
@@ -29,8 +30,7 @@ from coordinator.commands import (
     SubmitTask,
 )
 from coordinator.home import Home
-from coordinator.journal_nats import NatsJournal
-from coordinator.read_questions import ask_follower
+from coordinator.journal.stream import NatsJournal
 from events.container import ContainerStatus
 from events.errors import Refused
 from tests.commands import Up, call, running, up

@@ -15,15 +15,15 @@ import pytest
 from coordinator import doctor, verify_store
 from coordinator.bus.connection import Bus
 from coordinator.catch_up import remembering, seen_by_feed
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.doctor_machine import look_here
 from coordinator.errors import Unavailable
 from coordinator.findings import Finding, State
 from coordinator.follower import Follower
-from coordinator.high_water import HighWater
-from coordinator.journal_nats import NatsJournal, stream_config
+from coordinator.journal.high_water import HighWater
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.settings import load
-from coordinator.snapshots import Snapshots
 from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position
 from events.subjects import Subjects

@@ -18,7 +18,7 @@ from coordinator.task_groups import task_group
 from events.errors import CoordinationError, Refused
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
 
 CALL_TIMEOUT_S = 60.0
 UNDER_WAY_MOST = 5_000

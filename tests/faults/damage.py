@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from coordinator.bus.connection import Bus
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import FILE
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.high_water import FILE
+from coordinator.journal.stream import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.subjects import Subjects

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from tests.faults.instances import PATIENCE_S, instances, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls
 from tests.faults.wiretap import feed_lacks

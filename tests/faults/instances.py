@@ -20,7 +20,7 @@ from coordinator.guard import Child, spawn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
 
 PATIENCE_S = 60.0
 """For what must come about on a machine that is busy with much else."""

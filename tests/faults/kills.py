@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.home import Home
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.settings import load
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.task_groups import task_group
 from tests.faults.calls import Calls, percentiles
 from tests.faults.wiretap import broken_promises, record_of, tap

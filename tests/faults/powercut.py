@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.task_groups import task_group
 from tests.faults.replicated import Judge, Keeper, Submitters, nothing_broken

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client
-from coordinator.read_questions import ask_follower
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
 from events.base import Position
 from tests.faults.replicated import (
     JOURNAL,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, SubmitTask
 from coordinator.leadership import TTL_S
 from tests.commands import Running, running

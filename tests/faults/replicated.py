@@ -19,9 +19,9 @@ from coordinator.bus.connection import Bus
 from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.high_water import FILE
-from coordinator.journal import NO_JOURNAL
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.high_water import FILE
+from coordinator.journal.slots import NO_JOURNAL
+from coordinator.journal.stream import NatsJournal
 from coordinator.serve import Coordinator, Instance
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group
@@ -33,7 +33,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from events.base import Event, Position
     from tests.nats_cluster import NatsCluster
 

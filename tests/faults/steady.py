@@ -30,7 +30,7 @@ from tests.faults.kills import WORKERS, Killer, worker_of
 from tests.faults.outcome import Outcome, promises_kept, under_calls
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.up import Cluster
     from tests.faults.calls import Call
 

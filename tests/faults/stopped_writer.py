@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.leadership import TTL_S
 from coordinator.task_groups import task_group
 from tests.faults.instances import instances, lease_of, led_by, start_all

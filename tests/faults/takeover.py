@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import SubmitTask
 from coordinator.leadership import RENEW_S
 from coordinator.task_groups import task_group

@@ -17,7 +17,7 @@ import msgspec
 from coordinator.bus.connection import Bus
 from coordinator.commands.payloads import value_of
 from coordinator.commands.wire import decode_answers
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from events import codec
 from events.coordinator import EpochClaim
 from events.subjects import Subjects

@@ -14,7 +14,7 @@ import msgspec
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
-from coordinator.client import Client
+from coordinator.client.client import Client
 from coordinator.commands import (
     AllocatePool,
     CancelTask,

@@ -19,10 +19,10 @@ from unittest import mock
 from coordinator import serve
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
-from coordinator.high_water import HighWater
 from coordinator.ids import TimeOrderedIds
 from coordinator.inbox import InboxLimits
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.high_water import HighWater
+from coordinator.journal.stream import NatsJournal
 from coordinator.limits import Limits
 from coordinator.node import NodeAgent
 from coordinator.rules import AgentType, Rules

@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.engine import Engine
 from coordinator.inbox_turn import InboxTurns
-from coordinator.journal_nats import NatsJournal
+from coordinator.journal.stream import NatsJournal
 from coordinator.scheduler import decide
 from coordinator.signs import Signs
 from coordinator.turn import Turn
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from coordinator.journal import Draft
+    from coordinator.journal.slots import Draft
     from events.base import Envelope, Position
     from projections.store import Batch
     from projections.task import Task

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.follower import Follower, FollowerLimits
-from coordinator.journal_memory import MemoryJournal
+from coordinator.journal.memory import MemoryJournal
 from tests.journals import a_bit_of_everything, folded, leading, rows_of, states_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.journal_memory import MemoryJournal, MemoryStream
+from coordinator.journal.memory import MemoryJournal, MemoryStream
 from events import codec
 from events.base import START, Position
 from projections import projector as module

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coordinator.bus.connection import Message
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
-from coordinator.journal_memory import MemoryJournal
+from coordinator.journal.memory import MemoryJournal
 from coordinator.read_door import VERBS, ReadDoor, ReadLimits, decode_question
 from events.base import START
 from events.subjects import Subjects

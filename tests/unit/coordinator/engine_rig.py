@@ -18,7 +18,7 @@ from coordinator.commands import RegisterWorker
 from coordinator.engine import Engine
 from coordinator.errors import CoordinationError
 from coordinator.intake import Asked, Caller
-from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream
+from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
 from coordinator.limits import Limits
 from coordinator.rules import Rules
 from events import codec
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
 
     from coordinator.commands import Command
-    from coordinator.journal_memory import Point
+    from coordinator.journal.memory import Point
     from coordinator.security.authorization import AccessRules
     from events.base import Envelope, Event
     from projections.source import Record

@@ -21,7 +21,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.decide import DECIDERS
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.intake import Caller
-from coordinator.journal_memory import Lost
+from coordinator.journal.memory import Lost
 from coordinator.limits import Limits
 from events.codec import seconds_of
 from events.task import TaskStatus

@@ -20,8 +20,8 @@ from coordinator.commands import (
 )
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
 from coordinator.intake import Caller
-from coordinator.journal import Deposed
-from coordinator.journal_memory import Lost, MemoryJournal
+from coordinator.journal.memory import Lost, MemoryJournal
+from coordinator.journal.slots import Deposed
 from coordinator.limits import Limits
 from events.container import ContainerStatus
 from events.coordinator import EpochClaim

@@ -12,7 +12,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.decide import DECIDERS
 from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.inbox_turn import Place
-from coordinator.journal_memory import MemoryStream
+from coordinator.journal.memory import MemoryStream
 from coordinator.limits import Limits
 from coordinator.turn import FoldFailed
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.rules import Rules
     from tests.unit.coordinator.engine_rig import Rig
 

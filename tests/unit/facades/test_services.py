@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.client.service_list import list_services
 from coordinator.registry import ServiceRegistry, ServiceStatus
-from coordinator.registry.listing import list_services
 from coordinator.rules import Rules
 from events.errors import NotFound, Refused
 

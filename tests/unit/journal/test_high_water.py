@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Corrupt, Refused
-from coordinator.high_water import HighWater, Seen, is_of_another, seen_by_store
+from coordinator.journal.high_water import HighWater, Seen, is_of_another, seen_by_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.pull_consumer import ReadLimits
-from coordinator.journal_reader import STALE_LEADER_S, JournalReader
+from coordinator.journal.reader import STALE_LEADER_S, JournalReader
 from events.subjects import Subjects
 from projections.source import Bounds, Record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.journal_search import first_commit, first_since, generation_of, time_of
+from coordinator.journal.search import first_commit, first_since, generation_of, time_of
 from events import codec
 from events.errors import Corrupt, Unavailable
 from projections.source import Bounds, Record

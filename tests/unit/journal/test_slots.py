@@ -1,7 +1,7 @@
 """
 How a slot becomes ours when the network decides nothing.
 
-The table in `coordinator.journal`, row by row; and at random, under a clock that jumps.
+The table in `coordinator.journal.slots`, row by row; and at random, under a clock that jumps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.journal import (
+from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream, Point
+from coordinator.journal.slots import (
     NO_JOURNAL,
     Deposed,
     Draft,
@@ -25,7 +26,6 @@ from coordinator.journal import (
     Undecided,
     WrongLast,
 )
-from coordinator.journal_memory import Lost, MemoryJournal, MemoryStream, Point
 from projections.source import GENESIS, Bounds, Record
 from tests.virtual_time import run_virtual
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from coordinator.cli import run_line
-from coordinator.client import credentials
+from coordinator.client.client import credentials
 from coordinator.security.auth_directory import OWN, AuthDirectory
 from coordinator.security.permissions import user_of
 from coordinator.settings import Settings

@@ -17,11 +17,11 @@ import msgspec
 import structlog
 
 from coordinator.bus.connection import Bus
+from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
 from coordinator.commands import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.lane import Lane, closed, too_late
 from events.base import START, Position
 from events.codec import UNREADABLE, encode, rfc3339
 from events.codec import envelope as codec_envelope

@@ -20,7 +20,7 @@ from projections.task import Task
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.client import Client
+    from coordinator.client.client import Client
 
 READ_TIMEOUT_S = 5.0
 ATTEMPT_S = 2.0

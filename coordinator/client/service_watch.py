@@ -21,12 +21,12 @@ from zlib import crc32
 import msgspec
 import structlog
 
+from coordinator.client.service_list import PAGE
+from coordinator.client.service_table import ServiceTable
 from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
 from coordinator.commands.wire import value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.registry.listing import PAGE
 from coordinator.registry.service_notices import BEAT_S, Notice
-from coordinator.registry.service_table import ServiceTable
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import START, Position
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from coordinator.bus.connection import Message
-    from coordinator.client import Client
+    from coordinator.client.client import Client
     from coordinator.commands import Command, ServiceView
     from coordinator.commands.wire import Answer
     from events.service import ServiceStatus

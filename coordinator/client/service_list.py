@@ -8,7 +8,7 @@ from coordinator.commands import FindServices
 from events.errors import Refused
 
 if TYPE_CHECKING:
-    from coordinator.client import Door
+    from coordinator.client.client import Door
     from coordinator.commands import ServiceView
     from events.service import ServiceStatus
 

@@ -13,7 +13,7 @@ import msgspec
 from events.errors import Unavailable, error_of
 
 if TYPE_CHECKING:
-    from coordinator.client import Client
+    from coordinator.client.client import Client
 
 
 class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,1 @@
+"""The remote side: asks a coordinator over NATS, and keeps a watched copy of its services."""
