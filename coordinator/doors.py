@@ -19,10 +19,10 @@ import structlog
 
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer, may_answer
+from coordinator.deciders.rules import check_number
 from coordinator.heartbeat_recall import recall_heartbeats
 from coordinator.intake import Asked, Caller
 from coordinator.micro import queue_of
-from coordinator.rules import check_number
 from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
 from events.ids import checked

@@ -20,18 +20,18 @@ import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, SyncNode, WithdrawClaim
-from coordinator.decide import answer, decide
-from coordinator.due import due
+from coordinator.deciders.dispatch import answer, decide
+from coordinator.deciders.due import due
+from coordinator.deciders.rules import Context
+from coordinator.deciders.signs import Signs
 from coordinator.hints import Hints
 from coordinator.inbox_turn import InboxTurns
 from coordinator.intake import Asked, Caller, Intake, typed
 from coordinator.journal.slots import Epoch
 from coordinator.limits import Limits
 from coordinator.questions import Waiting, ask
-from coordinator.rules import Context
 from coordinator.scheduler.scheduling_worker import SchedulingWorker
 from coordinator.security.gatekeeper import Access
-from coordinator.signs import Signs
 from coordinator.turn import FoldFailed, Turn, TurnFull
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
+    from coordinator.deciders.rules import Rules
     from coordinator.hints import Notify
     from coordinator.journal.slots import Journal
-    from coordinator.rules import Rules
     from coordinator.security.authorization import AccessRules
     from events.base import Event
     from projections.world import World

@@ -32,8 +32,8 @@ from events.task import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from coordinator.deciders.signs import Signs
     from coordinator.questions import Waiting
-    from coordinator.signs import Signs
     from events.base import Event
     from projections.world import World
 

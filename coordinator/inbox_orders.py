@@ -40,7 +40,7 @@ from coordinator.commands import (
     command_type,
 )
 from coordinator.commands.wire import check_caller, cut, decode_command, nearest
-from coordinator.rules import check_text
+from coordinator.deciders.rules import check_text
 from events.codec import UNREADABLE, seconds_of
 from events.errors import CoordinationError, Corrupt, Refused, shown
 from events.ids import checked

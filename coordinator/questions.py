@@ -28,15 +28,15 @@ from coordinator.commands import (
     ListWorkers,
     ServiceView,
 )
+from coordinator.deciders.service import living
 from coordinator.intake import Asked
-from coordinator.registry.decide import living
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from coordinator.signs import Signs
+    from coordinator.deciders.signs import Signs
     from projections.world import World
 
 MOST_LISTED = 1000

@@ -25,6 +25,7 @@ from coordinator.bus.streams import ensure_stream
 from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
+from coordinator.deciders.rules import Rules
 from coordinator.doors import open_doors
 from coordinator.engine import Engine
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
@@ -35,7 +36,6 @@ from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
 from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
-from coordinator.rules import Rules
 from coordinator.security.authorization import AccessRules
 from coordinator.task_groups import task_group
 from coordinator.turn import FoldFailed

@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coordinator import settings_sections as sections
+from coordinator.deciders.rules import Rules
 from coordinator.logs import redact
-from coordinator.rules import Rules
 from coordinator.settings_feed import FeedSettings, FollowerSettings
 from coordinator.settings_inbox import InboxSettings
 from coordinator.settings_registry import RegistrySettings

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from coordinator.rules import AgentType
+from coordinator.deciders.rules import AgentType
 from events.errors import Refused
 from events.ids import checked
 from events.resources import Resources

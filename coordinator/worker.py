@@ -26,8 +26,8 @@ import structlog
 
 from coordinator.client.client import Client, name_in
 from coordinator.commands import ClaimTasks, DrainWorker, LeaveWorker, RegisterWorker, ReleaseTask
+from coordinator.deciders.rules import check_number
 from coordinator.ids import TimeOrderedIds
-from coordinator.rules import check_number
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
 from coordinator.worker_attempts import Attempts

@@ -28,11 +28,11 @@ from coordinator.commands import (
     ReleasePool,
     SubmitTask,
 )
+from coordinator.deciders.rules import Rules
 from coordinator.engine import Engine
 from coordinator.intake import Caller
 from coordinator.journal.replay import fold
 from coordinator.limits import Limits
-from coordinator.rules import Rules
 from events.coordinator import EpochClaim
 from events.resources import Resources
 from projections.store import KINDS, state_rows

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from coordinator.decide import answer, decide
-from coordinator.rules import Context, Rules
+from coordinator.deciders.dispatch import answer, decide
+from coordinator.deciders.rules import Context, Rules
 from events import codec
 from events.base import Event, Position
 from events.coordinator import EpochClaim

@@ -18,9 +18,9 @@ from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.commands import ClaimTasks, DrainWorker
+    from coordinator.deciders.rules import Rules
+    from coordinator.deciders.signs import Signs
     from coordinator.intake import Asked
-    from coordinator.rules import Rules
-    from coordinator.signs import Signs
     from events.base import Event
     from events.task import TaskStarted
     from projections.world import World

@@ -12,9 +12,9 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
+from coordinator.deciders.rules import Rules
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.rules import Rules
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.errors import Unavailable

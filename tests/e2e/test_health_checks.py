@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 
 from coordinator.app import embedded
 from coordinator.commands import FindServices, GetHealthHistory, GetService, RegisterService
+from coordinator.deciders.rules import Rules
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry.health_check_worker import run_health_checks
-from coordinator.rules import Rules
 from coordinator.settings import Settings
 from coordinator.settings_registry import RegistrySettings
 from coordinator.task_groups import task_group

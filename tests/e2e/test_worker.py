@@ -15,8 +15,8 @@ import pytest
 from coordinator.commands.cluster import GetStats, GetTask, ListTasks, ListWorkers
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CancelTask, RegisterWorker, SubmitTask
+from coordinator.deciders.rules import Rules
 from coordinator.guard import Child, spawn
-from coordinator.rules import Rules
 from coordinator.task_groups import task_group
 from coordinator.worker import Context, DoNotRetry, Worker
 from events.errors import Refused, Unavailable

@@ -19,13 +19,13 @@ from unittest import mock
 from coordinator import serve
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
+from coordinator.deciders.rules import AgentType, Rules
 from coordinator.ids import TimeOrderedIds
 from coordinator.inbox import InboxLimits
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
 from coordinator.limits import Limits
 from coordinator.node import NodeAgent
-from coordinator.rules import AgentType, Rules
 from events.errors import Unavailable
 from events.resources import Resources
 from events.subjects import Subjects

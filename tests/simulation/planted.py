@@ -14,11 +14,11 @@ from unittest import mock
 
 import msgspec
 
+from coordinator.deciders import task as decide
+from coordinator.deciders.signs import Signs
 from coordinator.engine import Engine
 from coordinator.inbox_turn import InboxTurns
 from coordinator.journal.stream import NatsJournal
-from coordinator.scheduler import decide
-from coordinator.signs import Signs
 from coordinator.turn import Turn
 from events.container import ContainerStatus
 from events.task import TaskStatus

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import logs
+from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.task import STRATEGIES
 from coordinator.leadership import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.limits import Limits
-from coordinator.rules import AgentType, Rules
-from coordinator.scheduler.decide import STRATEGIES
 from coordinator.settings import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
 from events.errors import Refused
 from events.resources import Resources

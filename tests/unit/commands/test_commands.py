@@ -16,12 +16,12 @@ from coordinator.commands import (
     SubmitTask,
     command_type,
 )
-from coordinator.decide import DECIDERS, answer
-from coordinator.rules import Context, Rules
+from coordinator.deciders.dispatch import DECIDERS, answer
+from coordinator.deciders.rules import Context, Rules
 from events.errors import NotFound
 from events.ids import checked
 from tests.specification import fold, given
-from tests.unit.coordinator.facts import BEGIN, URL, attempt_failed, completed, service, started, submitted
+from tests.unit.deciders.facts import BEGIN, URL, attempt_failed, completed, service, started, submitted
 
 ORDERS = [command for command in COMMANDS.values() if not command.IS_QUESTION]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands import RegisterWorker
+from coordinator.deciders.rules import Rules
 from coordinator.engine import Engine
 from coordinator.errors import CoordinationError
 from coordinator.intake import Asked, Caller
 from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
 from coordinator.limits import Limits
-from coordinator.rules import Rules
 from events import codec
 from events.coordinator import EpochClaim
 from projections.world import World

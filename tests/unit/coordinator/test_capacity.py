@@ -18,15 +18,15 @@ from coordinator.commands import (
     SyncNode,
     UncordonNode,
 )
-from coordinator.container.decide import free_on
-from coordinator.container.decide_node import orders
-from coordinator.due import due
-from coordinator.rules import Context, Rules
-from coordinator.signs import Signs
+from coordinator.deciders.container import free_on
+from coordinator.deciders.due import due
+from coordinator.deciders.node import orders
+from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.signs import Signs
 from events.container import ContainerStatus
 from projections.world import World
 from tests.specification import Given, given
-from tests.unit.coordinator.facts import create, node, resources
+from tests.unit.deciders.facts import create, node, resources
 
 NODES = ["n1", "n2"]
 RULES = Rules(cpu_overcommit=1.0, restart_backoff_s=1.0)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.commands import CancelTask, DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.deciders.rules import Rules
 from coordinator.errors import Refused, Unavailable
 from coordinator.limits import Limits
-from coordinator.rules import Rules
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events import codec
 from events.base import Position
@@ -18,7 +18,7 @@ from events.coordinator import CoordinatorTurn
 from events.task import TaskStarted, TaskStatus
 from projections.world import World
 from tests.unit.coordinator.engine_rig import TICK_S, Rig, Told, leading
-from tests.unit.coordinator.facts import claim, complete, payload, submit
+from tests.unit.deciders.facts import claim, complete, payload, submit
 
 if TYPE_CHECKING:
     from projections.source import Record

@@ -27,7 +27,7 @@ from events.container import ContainerStatus
 from events.coordinator import EpochClaim
 from events.task import TaskCompleted, TaskStatus
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, Told, leading
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     claim,
     complete,
     create,

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from coordinator.commands.task import SubmitTask
-from coordinator.decide import DECIDERS
+from coordinator.deciders.dispatch import DECIDERS
 from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.inbox_turn import Place
 from coordinator.journal.memory import MemoryStream
@@ -19,7 +19,7 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted
 from projections.world import World
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Hands, Rig, leading
-from tests.unit.coordinator.facts import claim, payload, submit
+from tests.unit.deciders.facts import claim, payload, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

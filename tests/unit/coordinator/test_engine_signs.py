@@ -24,9 +24,9 @@ from coordinator.commands import (
     StopContainer,
     SyncNode,
 )
+from coordinator.deciders.rules import Rules
 from coordinator.errors import Refused
 from coordinator.limits import Limits
-from coordinator.rules import Rules
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus
 from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
@@ -34,7 +34,7 @@ from events.worker import WorkerLost
 from projections.node import NodeStatus
 from projections.worker import WorkerStatus
 from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, leading
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     NAN,
     URL,
     claim,

@@ -11,7 +11,7 @@ from coordinator.commands import Command, CreateContainer, ListTasks, RegisterSe
 from coordinator.intake import Asked, Caller, Intake, typed
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable
-from tests.unit.coordinator.facts import NAN, claim, create, payload, register_service, resources, submit
+from tests.unit.deciders.facts import NAN, claim, create, payload, register_service, resources, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

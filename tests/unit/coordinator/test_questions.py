@@ -24,9 +24,9 @@ from coordinator.commands import (
     ReportCheck,
     ServiceLoad,
 )
+from coordinator.deciders.signs import Signs
 from coordinator.intake import Asked, Caller
 from coordinator.questions import Waiting, ask
-from coordinator.signs import Signs
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.pool import PoolAllocated, PoolDefined
@@ -35,7 +35,7 @@ from events.session import SessionBound
 from events.task import TaskStatus
 from projections.world import World
 from tests.specification import Scribe, fold, write
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     HOSTILE_IDS,
     INFINITY,
     NAN,

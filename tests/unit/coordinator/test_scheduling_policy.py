@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
 from events.errors import Refused
-from tests.unit.coordinator.facts import INFINITY, NAN
+from tests.unit.deciders.facts import INFINITY, NAN
 
 
 @dataclass

@@ -14,7 +14,7 @@ from events.task import TaskCompleted
 from projections.source import Record
 from projections.world import World
 from tests.specification import fold
-from tests.unit.coordinator.facts import BEGIN, completed, started, submit, submitted, worker
+from tests.unit.deciders.facts import BEGIN, completed, started, submit, submitted, worker
 
 CALLER = Caller(actor="tester", tenant="red", traceparent="00-1-2-00")
 

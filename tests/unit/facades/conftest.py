@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.client.client import Client
-    from coordinator.rules import Rules
+    from coordinator.deciders.rules import Rules
     from tests.unit.coordinator.engine_rig import Rig
 
 Opened = TypeVar("Opened")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.client.service_list import list_services
+from coordinator.deciders.rules import Rules
 from coordinator.registry import ServiceRegistry, ServiceStatus
-from coordinator.rules import Rules
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.commands import SubmitTask
-from coordinator.rules import Rules
+from coordinator.deciders.rules import Rules
 from coordinator.scheduler import SchedulingStrategy, TaskScheduler, TaskStatus
 from events.errors import Corrupt, NotFound, Refused, StaleLease
 from events.task import Payload

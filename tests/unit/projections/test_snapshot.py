@@ -8,7 +8,7 @@ import pytest
 from projections.snapshot import Snapshot, decode, pieces
 from projections.world import World
 from tests.specification import BEGIN, Scribe, fold
-from tests.unit.coordinator.facts import started, submitted, worker
+from tests.unit.deciders.facts import started, submitted, worker
 from tests.unit.projections.histories import write_history
 
 

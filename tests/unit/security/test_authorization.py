@@ -27,7 +27,7 @@ from events.inbox import InboxRefused
 from projections.world import World
 from tests.specification import fold, said
 from tests.unit.coordinator.engine_rig import leading
-from tests.unit.coordinator.facts import claim, complete, register_service, service, started, submit, submitted
+from tests.unit.deciders.facts import claim, complete, register_service, service, started, submit, submitted
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command

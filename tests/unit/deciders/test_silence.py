@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.commands import AcceptSilence
-from coordinator.due import due
+from coordinator.deciders.due import due
+from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.signs import Signs
+from coordinator.deciders.silence import accept, is_held, patience_s
 from coordinator.questions import stats
-from coordinator.registry.decide_silence import accept, is_held, patience_s
-from coordinator.rules import Context, Rules
-from coordinator.signs import Signs
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, CoordinatorStarted, Watched
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus
 from events.worker import WorkerLost
 from projections.world import World
 from tests.specification import given, said, write
-from tests.unit.coordinator.facts import BEGIN, URL, node, service, worker
+from tests.unit.deciders.facts import BEGIN, URL, node, service, worker
 
 if TYPE_CHECKING:
     from events.base import Event

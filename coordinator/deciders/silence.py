@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.rules import check_text
+from coordinator.deciders.rules import check_text
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
 from events.errors import NotFound
 from events.service import ServiceStatus
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from coordinator.commands import AcceptSilence
-    from coordinator.rules import Context, Rules
-    from coordinator.signs import Signs
+    from coordinator.deciders.rules import Context, Rules
+    from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.world import World
 

@@ -10,12 +10,12 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from coordinator.commands import DeregisterService, HeartbeatService, ReportCheck
-from coordinator.registry.decide import check_host, check_url, living
-from coordinator.rules import Rules
+from coordinator.deciders.rules import Rules
+from coordinator.deciders.service import check_host, check_url, living
 from events.errors import NotFound, Refused
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from tests.specification import fold, given
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     HOSTILE_IDS,
     HOSTILE_TEXTS,
     INFINITY,

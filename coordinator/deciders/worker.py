@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from coordinator.rules import check_number, check_resources, check_text
-from coordinator.scheduler.decide import RELEASED_AT_ONCE, again, check_room_for_worker, released
+from coordinator.deciders.rules import check_number, check_resources, check_text
+from coordinator.deciders.task import RELEASED_AT_ONCE, again, check_room_for_worker, released
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
@@ -14,7 +14,7 @@ from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
     from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker
-    from coordinator.rules import Context
+    from coordinator.deciders.rules import Context
     from events.base import Event
     from projections.worker import Worker
     from projections.world import World

@@ -14,10 +14,10 @@ from coordinator.commands import (
     ServiceLoad,
     SyncNode,
 )
-from coordinator.signs import Signs
+from coordinator.deciders.signs import Signs
 from events.service import ServiceStatus
 from tests.specification import fold
-from tests.unit.coordinator.facts import NAN, claim, node, register_node, register_service, service, submit, worker
+from tests.unit.deciders.facts import NAN, claim, node, register_node, register_service, service, submit, worker
 
 
 def beginning(at: float = 100.0) -> Signs:
@@ -117,7 +117,7 @@ def test_checks_are_kept_newest_first_and_not_for_ever() -> None:
 
 def test_only_so_many_services_have_their_checks_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that was first goes first; one that is known does not push another out."""
-    monkeypatch.setattr("coordinator.signs._CHECKED_SERVICES", 2)
+    monkeypatch.setattr("coordinator.deciders.signs._CHECKED_SERVICES", 2)
     signs = beginning()
     for service_id in ("a", "b", "a", "c"):
         signs.keep_check(report(True, service_id), 0.0, ServiceStatus.HEALTHY)

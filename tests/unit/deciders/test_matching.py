@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.scheduler.decide import LEASE_CHARS_MAX
+from coordinator.deciders.task import LEASE_CHARS_MAX
 from coordinator.scheduler.scheduling_policy import _answer_bytes, schedule
 from events.base import Position
 from events.coordinator import WaitingClaim
@@ -19,7 +19,7 @@ from events.task import Payload, TaskStatus
 from events.worker import WorkerDraining, WorkerLeft
 from projections.task import Task
 from tests.specification import fold
-from tests.unit.coordinator.facts import BEGIN, attempt_failed, resources, started, submitted, worker
+from tests.unit.deciders.facts import BEGIN, attempt_failed, resources, started, submitted, worker
 
 if TYPE_CHECKING:
     from events.base import Event

@@ -12,14 +12,14 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from coordinator.rules import check_number, check_text
+from coordinator.deciders.rules import check_number, check_text
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 
 if TYPE_CHECKING:
     from coordinator.commands import DeregisterService, HeartbeatService, RegisterService, ReportCheck
-    from coordinator.rules import Context, Rules
+    from coordinator.deciders.rules import Context, Rules
     from events.base import Event
     from projections.service import Service
     from projections.world import World

@@ -16,7 +16,7 @@ from coordinator.commands import (
     StartContainer,
     StopContainer,
 )
-from coordinator.rules import AgentType, Rules
+from coordinator.deciders.rules import AgentType, Rules
 from events.container import (
     ContainerDestroyed,
     ContainerPausing,
@@ -28,7 +28,7 @@ from events.container import (
 from events.node import NodeCordoned, NodeRemoved
 from events.session import SessionBound, SessionClosed
 from tests.specification import given
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     ABSURD,
     CAPACITY,
     HOSTILE_IDS,
@@ -467,7 +467,7 @@ def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.Monke
     facts = (*a_container("running"), SessionBound(session_id="a", container_id="k"))
     bind = BindSession(session_id="b", container_id="k")
     given(*facts).when(bind).then(SessionBound(session_id="b", container_id="k"))
-    monkeypatch.setattr("coordinator.container.decide.SESSIONS_A_CONTAINER", 1)
+    monkeypatch.setattr("coordinator.deciders.container.SESSIONS_A_CONTAINER", 1)
     given(*facts).when(bind).then_refused("too_many", "serves 1")
-    monkeypatch.setattr("coordinator.container.decide.MOST_SESSIONS", 1)
+    monkeypatch.setattr("coordinator.deciders.container.MOST_SESSIONS", 1)
     given(*facts).when(bind).then_refused("too_many", "1 sessions are known")

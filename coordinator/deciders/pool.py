@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.rules import check_number, check_resources
+from coordinator.deciders.rules import check_number, check_resources
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 
 if TYPE_CHECKING:
     from coordinator.commands import AllocatePool, DefinePool, ReleasePool
-    from coordinator.rules import Context
+    from coordinator.deciders.rules import Context
     from events.base import Event
     from projections.world import World
 

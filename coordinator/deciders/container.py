@@ -10,7 +10,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from coordinator.rules import check_resources, check_text
+from coordinator.deciders.rules import check_resources, check_text
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         StartContainer,
         StopContainer,
     )
-    from coordinator.rules import AgentType, Context, Rules
+    from coordinator.deciders.rules import AgentType, Context, Rules
     from events.base import Event
     from projections.container import Container
     from projections.node import Node

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.commands import DesiredContainer, NodeOrders
-from coordinator.container.decide import MOST_ENTRIES, destroyed, starting
-from coordinator.rules import check_number, check_resources, check_text, doubled
+from coordinator.deciders.container import MOST_ENTRIES, destroyed, starting
+from coordinator.deciders.rules import check_number, check_resources, check_text, doubled
 from events.container import (
     ContainerFailed,
     ContainerPaused,
@@ -30,7 +30,7 @@ from projections.node import NodeStatus
 
 if TYPE_CHECKING:
     from coordinator.commands import CordonNode, ObservedContainer, RegisterNode, SyncNode, UncordonNode
-    from coordinator.rules import Context, Rules
+    from coordinator.deciders.rules import Context, Rules
     from events.base import Event
     from projections.container import Container
     from projections.node import Node

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
-from coordinator.rules import check_number, check_payload, check_resources, check_text, doubled
+from coordinator.deciders.rules import check_number, check_payload, check_resources, check_text, doubled
 from events.errors import NotFound, Refused, StaleLease
 from events.ids import checked
 from events.task import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         SubmitTask,
         WithdrawClaim,
     )
-    from coordinator.rules import Context, Rules
+    from coordinator.deciders.rules import Context, Rules
     from events.base import Event
     from projections.snapshot import KeyedTask
     from projections.task import Task

@@ -9,8 +9,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from coordinator.commands import CordonNode, ObservedContainer, SyncNode, UncordonNode
-from coordinator.container.decide_node import failed, orders
-from coordinator.rules import Context, Rules
+from coordinator.deciders.node import failed, orders
+from coordinator.deciders.rules import Context, Rules
 from events.base import Event
 from events.container import (
     ContainerDestroyed,
@@ -26,7 +26,7 @@ from events.session import SessionBound, SessionClosed
 from projections.node import NodeStatus
 from projections.world import World
 from tests.specification import Scribe, fold, given
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     ABSURD,
     BEGIN,
     HOSTILE_IDS,

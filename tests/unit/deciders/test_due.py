@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.due import due
-from coordinator.rules import Context, Rules
-from coordinator.signs import Signs
+from coordinator.deciders.due import due
+from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.signs import Signs
 from events.base import Event
 from events.container import ContainerDestroyed, ContainerFailed, ContainerPausing, ContainerStarting
 from events.node import NodeCordoned, NodeLost, NodeRemoved, NodeReturned
@@ -19,7 +19,7 @@ from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.container import Desired
 from projections.world import World
 from tests.specification import Said, fold, write
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     BEGIN,
     URL,
     a_container,

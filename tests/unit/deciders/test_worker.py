@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker, WithdrawClaim, WorkerTerms
-from coordinator.rules import Rules
-from coordinator.scheduler.decide import STRATEGIES
+from coordinator.deciders.rules import Rules
+from coordinator.deciders.task import STRATEGIES
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
 from events.resources import Resources
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.worker import WorkerStatus
 from tests.specification import given
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     ABSURD,
     BEGIN,
     HOSTILE_IDS,
@@ -228,7 +228,7 @@ def test_what_a_withdrawn_claim_was_given_goes_back() -> None:
 
 def test_there_are_not_more_workers_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by registering nor by claiming; those that are known may come back."""
-    monkeypatch.setattr("coordinator.scheduler.decide.MOST_WORKERS", 1)
+    monkeypatch.setattr("coordinator.deciders.task.MOST_WORKERS", 1)
     given(worker()).when(RegisterWorker(worker_id="another")).then_refused("too_many")
     given(worker()).when(claim(worker_id="another")).then_refused("too_many")
     given(worker(), LEFT).when(claim()).then(worker())

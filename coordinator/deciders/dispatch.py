@@ -44,19 +44,16 @@ from coordinator.commands import (
     WithdrawClaim,
     WorkerTerms,
 )
-from coordinator.container import decide as container
-from coordinator.container import decide_node as node
-from coordinator.registry import decide as registry
-from coordinator.registry import decide_silence as silence
-from coordinator.scheduler import decide as scheduler
-from coordinator.scheduler import decide_pool as pool
-from coordinator.scheduler import decide_worker as scheduler_worker
+from coordinator.deciders import container, node, pool, silence
+from coordinator.deciders import service as registry
+from coordinator.deciders import task as scheduler
+from coordinator.deciders import worker as scheduler_worker
 from events.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from coordinator.rules import Context
+    from coordinator.deciders.rules import Context
     from events.base import Event
     from projections.world import World
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.container.decide_node import failed, observed, restart
-from coordinator.registry.decide_silence import is_held, mass_silence, patience_s
-from coordinator.scheduler.decide import failed_attempt, released
+from coordinator.deciders.node import failed, observed, restart
+from coordinator.deciders.silence import is_held, mass_silence, patience_s
+from coordinator.deciders.task import failed_attempt, released
 from events.container import ContainerStatus
 from events.coordinator import Watched
 from events.errors import Refused
@@ -26,8 +26,8 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.rules import Context
-    from coordinator.signs import Signs
+    from coordinator.deciders.rules import Context
+    from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.container import Container
     from projections.service import Service

@@ -11,7 +11,7 @@ from coordinator.commands import AllocatePool, Command, DefinePool, ReleasePool
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
 from tests.specification import given
-from tests.unit.coordinator.facts import ABSURD, HOSTILE_IDS, INFINITY, NAN, resources
+from tests.unit.deciders.facts import ABSURD, HOSTILE_IDS, INFINITY, NAN, resources
 
 POOL = PoolDefined(pool_id="p", capacity=resources(cpu=4000, memory=100, gpus=1))
 
@@ -127,7 +127,7 @@ def test_a_pool_never_gives_more_than_it_has(orders: list[Command]) -> None:
 
 def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that exists may still be changed."""
-    monkeypatch.setattr("coordinator.scheduler.decide_pool.MOST_POOLS", 1)
+    monkeypatch.setattr("coordinator.deciders.pool.MOST_POOLS", 1)
     given(POOL).when(DefinePool(pool_id="q", capacity=POOL.capacity)).then_refused("too_many")
     larger = resources(cpu=8000)
     given(POOL).when(DefinePool(pool_id="p", capacity=larger)).then(PoolDefined(pool_id="p", capacity=larger))
@@ -135,6 +135,6 @@ def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPa
 
 def test_a_pool_has_not_more_allocations_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small they are; the same one again is already so."""
-    monkeypatch.setattr("coordinator.scheduler.decide_pool.MOST_ALLOCATIONS", 1)
+    monkeypatch.setattr("coordinator.deciders.pool.MOST_ALLOCATIONS", 1)
     given(POOL, allocated()).when(allocate("another", cpu=0)).then_refused("too_many")
     given(POOL, allocated()).when(allocate()).then_nothing()

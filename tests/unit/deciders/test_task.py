@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from coordinator.commands import CancelTask, ProgressTask, ReleaseTask, SubmitTask
-from coordinator.rules import Rules
-from coordinator.scheduler.decide import backoff_s
+from coordinator.deciders.rules import Rules
+from coordinator.deciders.task import backoff_s
 from events.base import Event
 from events.task import (
     TaskAttemptFailed,
@@ -25,7 +25,7 @@ from events.task import (
     TaskTimedOut,
 )
 from tests.specification import fold, given, said
-from tests.unit.coordinator.facts import (
+from tests.unit.deciders.facts import (
     ABSURD,
     BEGIN,
     HOSTILE_IDS,

@@ -6,9 +6,17 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.rules import AMOUNT_MAX, Rules, check_number, check_payload, check_resources, check_text, doubled
+from coordinator.deciders.rules import (
+    AMOUNT_MAX,
+    Rules,
+    check_number,
+    check_payload,
+    check_resources,
+    check_text,
+    doubled,
+)
 from events.errors import Refused
-from tests.unit.coordinator.facts import ABSURD, HOSTILE_TEXTS, INFINITY, NAN, resources
+from tests.unit.deciders.facts import ABSURD, HOSTILE_TEXTS, INFINITY, NAN, resources
 
 
 def test_rules_know_the_built_in_agent() -> None:
