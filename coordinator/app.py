@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from coordinator.commands import Command
     from coordinator.engine import Engine
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -323,7 +323,7 @@ async def _let_go(shared: _Shared) -> None:
 @asynccontextmanager
 async def _open() -> AsyncIterator[App]:
     """Open whichever app this process is to use, and say which."""
-    from coordinator.settings import load
+    from coordinator.settings.model import load
 
     settings = load()
     _log_to_stderr(settings.log.level)

@@ -35,7 +35,7 @@ from coordinator.serve import HEADER_BYTES, heartbeat_stream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 ANSWER_TIMEOUT_S = 5.0
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0

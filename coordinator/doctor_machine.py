@@ -15,7 +15,7 @@ from coordinator.findings import Finding, fail, ok, unknown, warn
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 5 * 1024**3, 512 * 1024**2
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Bus
     from coordinator.journal.stream import NatsJournal
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from events.subjects import Subjects
     from projections.source import Record
 

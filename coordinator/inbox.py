@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
     from coordinator.inbox_turn import InboxTurns
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)

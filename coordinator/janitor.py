@@ -21,7 +21,7 @@ from coordinator.guard import spawn, watch_parent
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 PATIENCE_S = 10.0
 """So long the folder may resist: the nats-server notices its parent's death by itself, and then closes its files."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 LEAD_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 10.0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from coordinator.client.client import Client
     from coordinator.clock import Clock
     from coordinator.home import Home
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
 

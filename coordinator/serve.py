@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.home import Home
     from coordinator.micro import RequestStats
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = None) -> Instance:
     """Make an instance's description from the settings; in *home* it remembers how far the journal was."""
-    from coordinator.settings_security import access_of
+    from coordinator.settings.security import access_of
 
     return Instance(
         url=url,

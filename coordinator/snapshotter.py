@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from coordinator.journal.snapshots import Manifest, Snapshots
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from projections.projector import Projector
 
 log = structlog.get_logger(__name__)

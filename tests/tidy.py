@@ -54,7 +54,7 @@ ONLY_BY: dict[str, frozenset[str]] = {
     "settings": frozenset({"app", "processes", "diagnostics", "cli", "demo", "bench"}),
 }
 PORTS: dict[tuple[str, str], frozenset[str]] = {
-    ("engine", "journal"): frozenset({"coordinator.journal.slots.slots"}),
+    ("engine", "journal"): frozenset({"coordinator.journal.slots"}),
 }
 
 # What the move into the floors has not reached yet: files, and arrows `importer → imported`. It only shrinks.

@@ -3,7 +3,7 @@
 Writes the table of all settings into docs/guide/settings.md.
 
 `python -m tools.settings_reference` writes it, with `--check` it only compares.
-Keys, defaults, bounds and descriptions come from `coordinator.settings`. Only what stands between the two marks is
+Keys, defaults, bounds and descriptions come from the model of the settings. Only what stands between the two marks is
 written; the rest of the page is left as it is.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from coordinator.settings import KNOWN_KEYS, Settings
+from coordinator.settings.model import KNOWN_KEYS, Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

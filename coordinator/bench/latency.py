@@ -16,7 +16,7 @@ from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, CompleteTask, GetTask, RegisterWorker, SubmitTask
 from coordinator.commands.payloads import value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.settings import load
+from coordinator.settings.model import load
 
 if TYPE_CHECKING:
     from coordinator.up import Cluster

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.home import Home
 from coordinator.nats_server.find import find_server, server_version
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.up import run_cluster
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from events.errors import CoordinationError, Refused
 
 if TYPE_CHECKING:
     from coordinator.security.auth_directory import AuthDirectory
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 CHECK_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0

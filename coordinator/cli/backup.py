@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from coordinator.bus.connection import Bus
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from events.subjects import Subjects
 
 DAY_S = 86_400.0

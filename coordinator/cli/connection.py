@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from coordinator.client.client import Client
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 _Value = TypeVar("_Value")
 
@@ -36,7 +36,7 @@ def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
         Refused: they are wrong.
     """
     from coordinator.logs import LEVELS, configure
-    from coordinator.settings import load
+    from coordinator.settings.model import load
 
     config = ctx.obj["config"]
     if config:

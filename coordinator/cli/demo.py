@@ -38,7 +38,7 @@ from events.task import TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from coordinator.up import Cluster
     from events.base import Envelope
     from events.task import TaskEvent

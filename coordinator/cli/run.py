@@ -16,7 +16,7 @@ from coordinator.cli.connection import find_url, load_settings, stop_signal, unl
 from events.errors import Refused
 
 if TYPE_CHECKING:
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 URL_OPTION = click.option(
     "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True

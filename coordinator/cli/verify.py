@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from coordinator.findings import Finding
     from coordinator.home import Home
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
     from coordinator.verify import Files, Report
 
 _Value = TypeVar("_Value")

@@ -19,7 +19,7 @@ from coordinator.home import Home
 from coordinator.janitor import clear
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.up import run_cluster
 from tests.conftest import children
 

@@ -28,7 +28,7 @@ from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
 from coordinator.security.permissions import user_of
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
 from coordinator.worker import Worker

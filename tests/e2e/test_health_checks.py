@@ -20,8 +20,8 @@ from coordinator.commands import FindServices, GetHealthHistory, GetService, Reg
 from coordinator.deciders.rules import Rules
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry.health_check_worker import run_health_checks
-from coordinator.settings import Settings
-from coordinator.settings_registry import RegistrySettings
+from coordinator.settings.model import Settings
+from coordinator.settings.registry import RegistrySettings
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:

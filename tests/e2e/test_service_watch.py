@@ -16,7 +16,7 @@ from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands.task import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry.service_notices import Notice
-from coordinator.settings import Settings
+from coordinator.settings.model import Settings
 from events.base import Position
 from events.errors import Unavailable
 from tests.tcp_proxy import proxy

@@ -23,7 +23,7 @@ from coordinator.follower import Follower
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position
 from events.subjects import Subjects

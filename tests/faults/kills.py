@@ -27,7 +27,7 @@ from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group
 from coordinator.up import run_cluster

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.commands import GetStats
 from coordinator.home import Home
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.task_groups import task_group
 from coordinator.up import run_cluster
 from tests.faults.instances import Instance, led_by

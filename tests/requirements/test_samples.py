@@ -28,7 +28,7 @@ from coordinator.scheduler import (
     TaskScheduler,
     TaskStatus,
 )
-from coordinator.settings import load
+from coordinator.settings.model import load
 from coordinator.up import run_cluster
 from events.errors import Refused
 

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.cli import cli
 from coordinator.commands import COMMANDS
-from coordinator.settings import KNOWN_KEYS
+from coordinator.settings.model import KNOWN_KEYS
 from events import codec
 from tools import event_reference, schemas, settings_reference
 

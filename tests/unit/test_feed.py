@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.feed import FeedLimits, feed_limits, feed_stream
-from coordinator.settings import Settings
+from coordinator.settings.model import Settings
 from events.subjects import Subjects
 
 

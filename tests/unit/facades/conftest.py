@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from coordinator.app import App, InProcess, embedded
-from coordinator.settings import Settings
+from coordinator.settings.model import Settings
 from coordinator.task_groups import task_group
 from tests.unit.coordinator.engine_rig import leading
 

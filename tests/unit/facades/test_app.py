@@ -20,8 +20,8 @@ from coordinator.app import HELD_MAX, Held, acquire_app, release_app
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
-from coordinator.settings import Settings
-from coordinator.settings_sections import NatsSettings
+from coordinator.settings.model import Settings
+from coordinator.settings.sections import NatsSettings
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 from tests.unit.facades.conftest import opened_here

@@ -14,8 +14,8 @@ from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.registry import health_check_worker as worker_module
 from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.registry.probes import Outcome, Prober
-from coordinator.settings import Settings
-from coordinator.settings_registry import RegistrySettings
+from coordinator.settings.model import Settings
+from coordinator.settings.registry import RegistrySettings
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 

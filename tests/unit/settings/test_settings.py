@@ -20,7 +20,7 @@ from coordinator.deciders.rules import AgentType, Rules
 from coordinator.deciders.task import STRATEGIES
 from coordinator.leadership import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.limits import Limits
-from coordinator.settings import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
+from coordinator.settings.model import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
 from events.errors import Refused
 from events.resources import Resources
 
@@ -458,7 +458,7 @@ class TestUnknownKeys:
 
     def test_code_and_settings_agree(self) -> None:
         """Every variable of ours that the code speaks of is a setting or a plain name."""
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         files = [root / "nats.conf", *(root / "coordinator").rglob("*.py")]
         text = "\n".join(file.read_text("utf-8") for file in files)
         named = set(re.findall(r"\bCOORDINATOR_[A-Z_]*[A-Z]\b", text))
@@ -580,8 +580,8 @@ class TestHome:
 def test_import_is_light() -> None:
     """Importing the settings brings neither NATS, nor the engine, nor structlog, which costs as much again."""
     heavy = {"nats", "structlog", "rich", "coordinator.engine"}
-    script = f"import sys, coordinator.settings; print(sorted({heavy!r} & set(sys.modules)))"
-    root = Path(__file__).parents[2]
+    script = f"import sys, coordinator.settings.model; print(sorted({heavy!r} & set(sys.modules)))"
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, env=os.environ, capture_output=True, text=True, check=True, timeout=60
     )

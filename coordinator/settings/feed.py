@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from coordinator.settings_sections import DAY_S, Location, Section, number, plain
+from coordinator.settings.sections import DAY_S, Location, Section, number, plain
 
 
 class FeedSettings(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.settings_sections import DAY_S, LOOPBACK, Networks, Section, number, plain
+from coordinator.settings.sections import DAY_S, LOOPBACK, Networks, Section, number, plain
 
 
 class RegistrySettings(Section):

@@ -23,14 +23,14 @@ import yaml  # type: ignore[import-untyped]
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator import settings_sections as sections
 from coordinator.deciders.rules import Rules
 from coordinator.logs import redact
-from coordinator.settings_feed import FeedSettings, FollowerSettings
-from coordinator.settings_inbox import InboxSettings
-from coordinator.settings_registry import RegistrySettings
-from coordinator.settings_sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
-from coordinator.settings_security import SecuritySettings
+from coordinator.settings import sections
+from coordinator.settings.feed import FeedSettings, FollowerSettings
+from coordinator.settings.inbox import InboxSettings
+from coordinator.settings.registry import RegistrySettings
+from coordinator.settings.sections import AgentSettings, Identifier, Location, apart, is_mapping, keys_of, section_of
+from coordinator.settings.security import SecuritySettings
 from events.errors import Refused
 from events.ids import checked
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from coordinator.inbox import InboxLimits, inbox_stream, limits_of
-from coordinator.settings import Settings
-from coordinator.settings_inbox import InboxSettings
-from coordinator.settings_sections import NatsSettings
+from coordinator.settings.inbox import InboxSettings
+from coordinator.settings.model import Settings
+from coordinator.settings.sections import NatsSettings
 from events.subjects import Subjects
 
 

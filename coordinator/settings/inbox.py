@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.settings_sections import DAY_S, Section, number
+from coordinator.settings.sections import DAY_S, Section, number
 
 
 class InboxSettings(Section):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from coordinator.settings_sections import ENTRIES_MOST, Section, apart, plain, wrong
+from coordinator.settings.sections import ENTRIES_MOST, Section, apart, plain, wrong
 from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
     from coordinator.security.authorization import AccessRules, Quota, Rule
-    from coordinator.settings import Settings
+    from coordinator.settings.model import Settings
 
 ALL = "*"
 

@@ -1,0 +1,1 @@
+"""What a process is told: one model, read from environment and YAML."""
