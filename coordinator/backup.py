@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from coordinator import __version__
-from coordinator.bundle import (
+from coordinator.archive.manifest import (
     Contents,
     read_contents,
     read_snapshot,
@@ -23,12 +23,12 @@ from coordinator.bundle import (
     write_contents,
     write_snapshot,
 )
+from coordinator.archive.segments import SegmentWriter, read_records
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, NotFound, Refused
 from coordinator.journal.replay import check_archived
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.segments import SegmentWriter, read_records
 from events.codec import rfc3339
 from projections.source import GENESIS
 from projections.world import FOLD_VERSION, World
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from coordinator.bundle import Segment
+    from coordinator.archive.manifest import Segment
     from coordinator.bus.connection import Bus
     from events.subjects import Subjects
     from projections.source import Record

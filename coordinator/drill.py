@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.archive_source import ArchiveSource
+from coordinator.archive.source import ArchiveSource
 from coordinator.backup import create, verify
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
-from coordinator.archive_source import ArchiveSource
+from coordinator.archive.source import ArchiveSource
 from coordinator.bus.connection import Bus
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.feed import Feed

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from coordinator.bundle import read_snapshot
+from coordinator.archive.manifest import read_snapshot
+from coordinator.archive.segments import read_records
 from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
@@ -22,7 +23,6 @@ from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership import Lease
-from coordinator.segments import read_records
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS, Bounds
@@ -31,7 +31,7 @@ from projections.world import FOLD_VERSION, World
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.bundle import Contents
+    from coordinator.archive.manifest import Contents
     from coordinator.bus.connection import Bus
     from events.subjects import Subjects
     from projections.source import Record

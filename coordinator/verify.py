@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from coordinator.archive_source import ArchiveSource
+from coordinator.archive.source import ArchiveSource
 from coordinator.catch_up import chain_at, seen_by_feed
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable

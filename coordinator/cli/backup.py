@@ -136,7 +136,7 @@ def archive_run(
     ctx: click.Context, folder: Path, keep_days: float | None, before: int | None, url: str | None, creds: Path | None
 ) -> None:
     """Copy old commits into the archive FOLDER, verify them, and take them out of the journal."""
-    from coordinator.archive import Archive
+    from coordinator.archive.archive import Archive
     from coordinator.clock import SystemClock
 
     if (keep_days is None) == (before is None):

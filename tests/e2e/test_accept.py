@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coordinator import verify as verifying
-from coordinator.archive import Archive
+from coordinator.archive.archive import Archive
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Snapshots

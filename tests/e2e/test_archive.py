@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from coordinator import backup
-from coordinator.archive import Archive
-from coordinator.archive_source import ArchiveSource
-from coordinator.bundle import read_contents, write_contents
+from coordinator.archive.archive import Archive
+from coordinator.archive.manifest import read_contents, write_contents
+from coordinator.archive.source import ArchiveSource
 from coordinator.bus.connection import Bus
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, Refused, Unavailable

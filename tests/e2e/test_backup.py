@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from coordinator import backup
-from coordinator.archive import Archive
-from coordinator.bundle import MANIFEST, read_contents, write_contents
+from coordinator.archive.archive import Archive
+from coordinator.archive.manifest import MANIFEST, read_contents, write_contents
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
@@ -49,7 +49,7 @@ from tests.real_server import RealServer, real_server
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from coordinator.bundle import Contents
+    from coordinator.archive.manifest import Contents
     from coordinator.restore import Restored
 
 pytestmark = pytest.mark.e2e

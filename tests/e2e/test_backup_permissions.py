@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from coordinator import backup
-from coordinator.archive import Archive
-from coordinator.archive_source import ArchiveSource
+from coordinator.archive.archive import Archive
+from coordinator.archive.source import ArchiveSource
 from coordinator.errors import Forbidden
 from coordinator.follower import Follower, FollowerLimits
 from coordinator.journal.replay import begun

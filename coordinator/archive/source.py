@@ -10,9 +10,9 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
-from coordinator.bundle import read_contents
+from coordinator.archive.manifest import read_contents
+from coordinator.archive.segments import read_records
 from coordinator.errors import Corrupt
-from coordinator.segments import read_records
 from projections.source import Bounds
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from coordinator.bundle import Segment, damaged, inside, private_file
+from coordinator.archive.manifest import Segment, damaged, inside, private_file
 from coordinator.errors import Corrupt
 from events.codec import UNREADABLE
 from projections.source import Record, chain_after
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from coordinator.bundle import Contents
+    from coordinator.archive.manifest import Contents
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 """A file is closed above this, before compression."""

@@ -1,0 +1,1 @@
+"""Records of the journal in files, under a manifest."""
