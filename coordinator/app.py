@@ -25,8 +25,8 @@ import structlog
 from coordinator.client.client import CALL_TIMEOUT_S, Client, credentials
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands import FindServices
+from coordinator.engine.intake import Caller
 from coordinator.ids import TimeOrderedIds
-from coordinator.intake import Caller
 from coordinator.logs import LEVELS
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from coordinator.commands import Command
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)

@@ -20,8 +20,8 @@ import structlog
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from coordinator.deciders.rules import check_number
+from coordinator.engine.intake import Asked, Caller
 from coordinator.heartbeat_recall import recall_heartbeats
-from coordinator.intake import Asked, Caller
 from coordinator.micro import queue_of
 from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus.connection import Bus, Message
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from coordinator.micro import Endpoint, RequestStats
     from events.base import Position
     from events.subjects import Subjects

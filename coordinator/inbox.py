@@ -17,15 +17,15 @@ import structlog
 
 from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
+from coordinator.engine.inboxes import Place
 from coordinator.inbox_orders import Incoming, Item, items_of
-from coordinator.inbox_turn import Place
 from events.errors import Refused, Unavailable
 from events.inbox import InboxGap
 
 if TYPE_CHECKING:
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
-    from coordinator.inbox_turn import InboxTurns
+    from coordinator.engine.inboxes import InboxTurns
     from coordinator.settings.model import Settings
     from events.subjects import Subjects
 

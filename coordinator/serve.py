@@ -27,18 +27,18 @@ from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import Rules
 from coordinator.doors import open_doors
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
+from coordinator.engine.limits import Limits
+from coordinator.engine.turn import FoldFailed
 from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal.high_water import FILE, HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
-from coordinator.limits import Limits
 from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.security.authorization import AccessRules
 from coordinator.task_groups import task_group
-from coordinator.turn import FoldFailed
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Refused, Unavailable

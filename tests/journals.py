@@ -29,10 +29,10 @@ from coordinator.commands import (
     SubmitTask,
 )
 from coordinator.deciders.rules import Rules
-from coordinator.engine import Engine
-from coordinator.intake import Caller
+from coordinator.engine.engine import Engine
+from coordinator.engine.intake import Caller
+from coordinator.engine.limits import Limits
 from coordinator.journal.replay import fold
-from coordinator.limits import Limits
 from events.coordinator import EpochClaim
 from events.resources import Resources
 from projections.store import KINDS, state_rows

@@ -14,7 +14,7 @@ from coordinator.security.authorization import Verdict, check, poured, too_fast,
 
 if TYPE_CHECKING:
     from coordinator.commands import Command
-    from coordinator.intake import Caller
+    from coordinator.engine.intake import Caller
     from coordinator.security.authorization import AccessRules, Bucket
     from projections.world import World
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-    from coordinator.limits import Limits
+    from coordinator.engine.limits import Limits
 
 PREFIX = "COORDINATOR_"
 PLAIN_NAMES = frozenset(
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         """Give the bounds of the engine."""
-        from coordinator.limits import Limits
+        from coordinator.engine.limits import Limits
 
         engine = self.engine
         return Limits(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from tests.real_server import RealServer
 
 LEAD_TIMEOUT_S = 30.0

@@ -40,7 +40,7 @@ from tests.unit.test_projector import project
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from projections.source import Record
     from projections.world import World
 

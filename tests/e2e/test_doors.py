@@ -19,8 +19,8 @@ from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task import ClaimTasks, DefinePool, RegisterService, RegisterWorker
+from coordinator.engine.limits import Limits
 from coordinator.journal.stream import NatsJournal
-from coordinator.limits import Limits
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group

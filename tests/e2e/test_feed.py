@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from coordinator.feed import Feed
 
 pytestmark = pytest.mark.e2e

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
 
 pytestmark = pytest.mark.e2e
 

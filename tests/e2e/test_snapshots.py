@@ -23,7 +23,7 @@ from tests.real_server import RealServer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
 
 pytestmark = pytest.mark.e2e
 

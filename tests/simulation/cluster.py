@@ -20,11 +20,11 @@ from coordinator import serve
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import AgentType, Rules
+from coordinator.engine.limits import Limits
 from coordinator.ids import TimeOrderedIds
 from coordinator.inbox import InboxLimits
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
-from coordinator.limits import Limits
 from coordinator.node import NodeAgent
 from events.errors import Unavailable
 from events.resources import Resources
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from coordinator.commands import Command
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from projections.store import Batch
 
 LOOK_S = 3.0

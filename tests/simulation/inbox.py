@@ -19,7 +19,7 @@ from events.inbox import InboxRead, InboxRecorded, InboxRefused
 if TYPE_CHECKING:
     from random import Random
 
-    from coordinator.engine import Engine
+    from coordinator.engine.engine import Engine
     from events.base import Event
 
 DOMAIN = "execution"

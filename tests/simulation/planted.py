@@ -16,10 +16,10 @@ import msgspec
 
 from coordinator.deciders import task as decide
 from coordinator.deciders.signs import Signs
-from coordinator.engine import Engine
-from coordinator.inbox_turn import InboxTurns
+from coordinator.engine.engine import Engine
+from coordinator.engine.inboxes import InboxTurns
+from coordinator.engine.turn import Turn
 from coordinator.journal.stream import NatsJournal
-from coordinator.turn import Turn
 from events.container import ContainerStatus
 from events.task import TaskStatus
 from projections import container

@@ -12,7 +12,7 @@ from coordinator.deciders.due import due
 from coordinator.deciders.rules import Context, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.deciders.silence import accept, is_held, patience_s
-from coordinator.questions import stats
+from coordinator.engine.questions import stats
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, CoordinatorStarted, Watched
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus

@@ -16,7 +16,7 @@ import structlog
 from coordinator.app import App, InProcess, embedded
 from coordinator.settings.model import Settings
 from coordinator.task_groups import task_group
-from tests.unit.coordinator.engine_rig import leading
+from tests.unit.engine.engine_rig import leading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from coordinator.client.client import Client
     from coordinator.deciders.rules import Rules
-    from tests.unit.coordinator.engine_rig import Rig
+    from tests.unit.engine.engine_rig import Rig
 
 Opened = TypeVar("Opened")
 

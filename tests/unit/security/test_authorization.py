@@ -17,17 +17,17 @@ from coordinator.commands import (
     SubmitTask,
     SyncNode,
 )
+from coordinator.engine.intake import Caller
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.inbox_orders import Item
-from coordinator.intake import Caller
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
 from events.inbox import InboxRefused
 from projections.world import World
 from tests.specification import fold, said
-from tests.unit.coordinator.engine_rig import leading
 from tests.unit.deciders.facts import claim, complete, register_service, service, started, submit, submitted
+from tests.unit.engine.engine_rig import leading
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command

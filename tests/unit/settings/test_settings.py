@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from coordinator import logs
 from coordinator.deciders.rules import AgentType, Rules
 from coordinator.deciders.task import STRATEGIES
+from coordinator.engine.limits import Limits
 from coordinator.leadership import FRESH_S, RENEW_S, STOP_S, TTL_S
-from coordinator.limits import Limits
 from coordinator.settings.model import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
 from events.errors import Refused
 from events.resources import Resources
@@ -579,7 +579,7 @@ class TestHome:
 
 def test_import_is_light() -> None:
     """Importing the settings brings neither NATS, nor the engine, nor structlog, which costs as much again."""
-    heavy = {"nats", "structlog", "rich", "coordinator.engine"}
+    heavy = {"nats", "structlog", "rich", "coordinator.engine.engine"}
     script = f"import sys, coordinator.settings.model; print(sorted({heavy!r} & set(sys.modules)))"
     root = Path(__file__).parents[3]
     done = subprocess.run(

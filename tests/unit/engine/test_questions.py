@@ -25,8 +25,8 @@ from coordinator.commands import (
     ServiceLoad,
 )
 from coordinator.deciders.signs import Signs
-from coordinator.intake import Asked, Caller
-from coordinator.questions import Waiting, ask
+from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.questions import Waiting, ask
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.pool import PoolAllocated, PoolDefined

@@ -16,11 +16,11 @@ import msgspec
 
 from coordinator.commands import RegisterWorker
 from coordinator.deciders.rules import Rules
-from coordinator.engine import Engine
+from coordinator.engine.engine import Engine
+from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.limits import Limits
 from coordinator.errors import CoordinationError
-from coordinator.intake import Asked, Caller
 from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
-from coordinator.limits import Limits
 from events import codec
 from events.coordinator import EpochClaim
 from projections.world import World

@@ -24,15 +24,15 @@ from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import Context
 from coordinator.deciders.signs import Signs
-from coordinator.hints import Hints
-from coordinator.inbox_turn import InboxTurns
-from coordinator.intake import Asked, Caller, Intake, typed
+from coordinator.engine.hints import Hints
+from coordinator.engine.inboxes import InboxTurns
+from coordinator.engine.intake import Asked, Caller, Intake, typed
+from coordinator.engine.limits import Limits
+from coordinator.engine.questions import Waiting, ask
+from coordinator.engine.turn import FoldFailed, Turn, TurnFull
+from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.slots import Epoch
-from coordinator.limits import Limits
-from coordinator.questions import Waiting, ask
-from coordinator.scheduler.scheduling_worker import SchedulingWorker
 from coordinator.security.gatekeeper import Access
-from coordinator.turn import FoldFailed, Turn, TurnFull
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.commands import ServiceLoad
     from coordinator.deciders.rules import Rules
-    from coordinator.hints import Notify
+    from coordinator.engine.hints import Notify
     from coordinator.journal.slots import Journal
     from coordinator.security.authorization import AccessRules
     from events.base import Event

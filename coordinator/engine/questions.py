@@ -29,7 +29,7 @@ from coordinator.commands import (
     ServiceView,
 )
 from coordinator.deciders.service import living
-from coordinator.intake import Asked
+from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 

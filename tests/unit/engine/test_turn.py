@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.intake import Asked, Caller
-from coordinator.turn import Turn, TurnFull
+from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.turn import Turn, TurnFull
 from events import codec
 from events.errors import Corrupt, Refused, Unavailable
 from events.task import TaskCompleted

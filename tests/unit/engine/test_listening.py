@@ -25,15 +25,14 @@ from coordinator.commands import (
     SyncNode,
 )
 from coordinator.deciders.rules import Rules
+from coordinator.engine.limits import Limits
 from coordinator.errors import Refused
-from coordinator.limits import Limits
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus
 from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.node import NodeStatus
 from projections.worker import WorkerStatus
-from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, leading
 from tests.unit.deciders.facts import (
     NAN,
     URL,
@@ -45,6 +44,7 @@ from tests.unit.deciders.facts import (
     resources,
     submit,
 )
+from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, Rig, leading
 
 LONG_AGO_S = 10_000.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.commands import Command, CreateContainer, ListTasks, RegisterService
-from coordinator.intake import Asked, Caller, Intake, typed
+from coordinator.engine.intake import Asked, Caller, Intake, typed
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable
 from tests.unit.deciders.facts import NAN, claim, create, payload, register_service, resources, submit

@@ -19,14 +19,14 @@ from coordinator.commands import (
 )
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
+from coordinator.engine.intake import Caller
+from coordinator.engine.limits import Limits
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
-from coordinator.intake import Caller
 from coordinator.journal.memory import Lost
-from coordinator.limits import Limits
 from events.codec import seconds_of
 from events.task import TaskStatus
-from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, leading
 from tests.unit.deciders.facts import NAN, claim, complete, create, fail, payload, register_node, submit
+from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, leading
 
 
 async def test_a_writer_says_first_that_it_leads_and_last_that_it_does_not() -> None:

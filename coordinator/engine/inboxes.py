@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.turn import FoldFailed, TurnFull
 from coordinator.inbox_orders import Item, refusal
-from coordinator.intake import Asked, Caller
-from coordinator.turn import FoldFailed, TurnFull
 from events.errors import CoordinationError, Refused
 from events.inbox import InboxRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from coordinator.limits import Limits
-    from coordinator.turn import Turn
+    from coordinator.engine.limits import Limits
+    from coordinator.engine.turn import Turn
     from projections.world import World
 
 log = structlog.get_logger(__name__)

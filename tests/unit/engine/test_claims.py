@@ -9,16 +9,16 @@ import pytest
 
 from coordinator.commands import CancelTask, DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import Rules
+from coordinator.engine.limits import Limits
 from coordinator.errors import Refused, Unavailable
-from coordinator.limits import Limits
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events import codec
 from events.base import Position
 from events.coordinator import CoordinatorTurn
 from events.task import TaskStarted, TaskStatus
 from projections.world import World
-from tests.unit.coordinator.engine_rig import TICK_S, Rig, Told, leading
 from tests.unit.deciders.facts import claim, complete, payload, submit
+from tests.unit.engine.engine_rig import TICK_S, Rig, Told, leading
 
 if TYPE_CHECKING:
     from projections.source import Record
@@ -241,8 +241,8 @@ async def test_a_placement_that_is_larger_than_was_thought_is_placed_in_the_next
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The guess at its size may be wrong; nothing is lost by that."""
-    monkeypatch.setattr("coordinator.engine.PLACEMENT_BYTES", 1)
-    monkeypatch.setattr("coordinator.scheduler.scheduling_worker._CLAIM_BYTES", 1)
+    monkeypatch.setattr("coordinator.engine.engine.PLACEMENT_BYTES", 1)
+    monkeypatch.setattr("coordinator.engine.waiting_claims._CLAIM_BYTES", 1)
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=1200)) as rig:
         await rig.order(submit("t"))
         await rig.hold()
@@ -259,7 +259,7 @@ async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A turn looks at so many claims; those that got nothing make way."""
-    monkeypatch.setattr("coordinator.scheduler.scheduling_worker.CLAIMS_A_TURN", 2)
+    monkeypatch.setattr("coordinator.engine.waiting_claims.CLAIMS_A_TURN", 2)
     async with leading() as rig:
         for name in ("v1", "v2", "v3"):
             await rig.order(RegisterWorker(worker_id=name, handles=("something else",)))

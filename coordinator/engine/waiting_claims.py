@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from coordinator.commands import ClaimTasks, DrainWorker
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
-    from coordinator.intake import Asked
+    from coordinator.engine.intake import Asked
     from events.base import Event
     from events.task import TaskStarted
     from projections.world import World

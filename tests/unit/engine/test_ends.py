@@ -18,15 +18,14 @@ from coordinator.commands import (
     StartContainer,
     SyncNode,
 )
+from coordinator.engine.intake import Caller
+from coordinator.engine.limits import Limits
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
-from coordinator.intake import Caller
 from coordinator.journal.memory import Lost, MemoryJournal
 from coordinator.journal.slots import Deposed
-from coordinator.limits import Limits
 from events.container import ContainerStatus
 from events.coordinator import EpochClaim
 from events.task import TaskCompleted, TaskStatus
-from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Rig, Told, leading
 from tests.unit.deciders.facts import (
     claim,
     complete,
@@ -37,6 +36,7 @@ from tests.unit.deciders.facts import (
     register_service,
     submit,
 )
+from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, Rig, Told, leading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,7 @@ async def test_a_defect_in_what_time_owes_leaves_nobody_waiting(monkeypatch: pyt
         waiting = rig.ask(claim(wait_s=WAIT_S))
         await rig.hold()
         told = rig.ask(submit("other"))
-        monkeypatch.setattr("coordinator.engine.due", broken)
+        monkeypatch.setattr("coordinator.engine.engine.due", broken)
         rig.hands.turn(10.0)
         rig.let_go()
         with pytest.raises(ZeroDivisionError):
@@ -309,7 +309,7 @@ async def test_a_decision_that_cannot_be_folded_stops_the_writer(monkeypatch: py
     async with leading() as rig:
         other = await rig.hold()
         told = rig.ask(submit("asked"))
-        monkeypatch.setattr("coordinator.engine.decide", wrong)
+        monkeypatch.setattr("coordinator.engine.engine.decide", wrong)
         rig.let_go()
         with pytest.raises(Corrupt):
             await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)

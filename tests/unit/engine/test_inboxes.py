@@ -10,16 +10,16 @@ import pytest
 
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
+from coordinator.engine.inboxes import Place
+from coordinator.engine.limits import Limits
+from coordinator.engine.turn import FoldFailed
 from coordinator.inbox_orders import Incoming, Item, items_of
-from coordinator.inbox_turn import Place
 from coordinator.journal.memory import MemoryStream
-from coordinator.limits import Limits
-from coordinator.turn import FoldFailed
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted
 from projections.world import World
-from tests.unit.coordinator.engine_rig import PATIENCE_S, TICK_S, Hands, Rig, leading
 from tests.unit.deciders.facts import claim, payload, submit
+from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, Hands, Rig, leading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

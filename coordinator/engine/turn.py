@@ -18,7 +18,7 @@ from events.errors import Corrupt, Refused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordinator.intake import Asked, Caller
+    from coordinator.engine.intake import Asked, Caller
     from events.base import Envelope, Event
     from events.errors import CoordinationError
     from projections.world import World

@@ -1,0 +1,1 @@
+"""The writer's turn: take commands, decide, place, append one commit, answer."""
