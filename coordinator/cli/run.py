@@ -182,7 +182,7 @@ def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_cont
 async def _node(settings: Settings, url: str, node_id: str | None, stop_containers: bool) -> None:
     from coordinator.client.client import Client, credentials
     from coordinator.home import Home
-    from coordinator.node import NodeAgent, capacity_of, open_runtime
+    from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
 
     home = Home(settings.home_path())
     namespace = settings.namespace

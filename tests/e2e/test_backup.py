@@ -34,7 +34,7 @@ from coordinator.journal.replay import begun
 from coordinator.journal.slots import Deposed, Epoch
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.node import NodeAgent
+from coordinator.node.node_agent import NodeAgent
 from coordinator.restore import restore
 from coordinator.runtime import FakeRuntime
 from coordinator.serve import Coordinator, Instance

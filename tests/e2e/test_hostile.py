@@ -22,7 +22,7 @@ from coordinator.follower import Follower
 from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.node import NodeAgent
+from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.security.permissions import grant_of, may_publish, user_of
 from coordinator.serve import Coordinator, Instance

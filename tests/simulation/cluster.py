@@ -25,7 +25,7 @@ from coordinator.ids import TimeOrderedIds
 from coordinator.inbox import InboxLimits
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
-from coordinator.node import NodeAgent
+from coordinator.node.node_agent import NodeAgent
 from events.errors import Unavailable
 from events.resources import Resources
 from events.subjects import Subjects
