@@ -237,7 +237,7 @@ def worker() -> None:
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
     from coordinator.client.client import credentials
-    from coordinator.worker import BEAT_S, run_worker
+    from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
     _collect_seldom()

@@ -16,15 +16,15 @@ import structlog
 
 from coordinator.commands import CompleteTask, FailTask, ProgressTask
 from coordinator.commands.payloads import payload_of, value_of
-from coordinator.worker_handlers import Context, DoNotRetry
-from coordinator.worker_threads import Threads
+from coordinator.worker.handlers import Context, DoNotRetry
+from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from coordinator.client.client import Door
-    from coordinator.worker_handlers import Handler
+    from coordinator.worker.handlers import Handler
     from events.task import Payload
     from projections.task import Task
 

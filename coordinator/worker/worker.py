@@ -30,9 +30,9 @@ from coordinator.deciders.rules import check_number
 from coordinator.ids import TimeOrderedIds
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
-from coordinator.worker_attempts import Attempts
-from coordinator.worker_beat import Heartbeats
-from coordinator.worker_handlers import Context, DoNotRetry, Handler, add_handler, handler_of, load_handlers, task
+from coordinator.worker.attempts import Attempts
+from coordinator.worker.handlers import Handler, add_handler, handler_of, load_handlers
+from coordinator.worker.heartbeats import Heartbeats
 from events.errors import CoordinationError, Refused, Unavailable
 from events.ids import checked
 from events.task import TaskStatus
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Message
     from coordinator.commands import WorkerTerms
     from projections.task import Task
-
-__all__ = ["Context", "DoNotRetry", "Worker", "load_handlers", "run_worker", "task"]
 
 log = structlog.get_logger(__name__)
 

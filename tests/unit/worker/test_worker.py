@@ -15,9 +15,9 @@ import pytest
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.worker import Context, DoNotRetry, Worker, load_handlers, task
-from coordinator.worker_attempts import Attempts, error_text
-from coordinator.worker_handlers import Handler, add_handler, handler_of, handlers_of
-from coordinator.worker_threads import Threads
+from coordinator.worker.attempts import Attempts, error_text
+from coordinator.worker.handlers import Handler, add_handler, handler_of, handlers_of
+from coordinator.worker.threads import Threads
 from events.base import Position
 from events.errors import Refused, StaleLease, Unavailable
 from events.task import Payload, TaskStatus
@@ -253,7 +253,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr("coordinator.worker_attempts.REPORT_RETRY_S", 0.01)
+    monkeypatch.setattr("coordinator.worker.attempts.REPORT_RETRY_S", 0.01)
     handlers: dict[str, Handler] = {}
     door = Reports()
     async with asyncio.TaskGroup() as tasks:
