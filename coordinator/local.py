@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from coordinator.client.client import Client
 from coordinator.feed import feed_limits
 from coordinator.follower import Follower
+from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
-from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.serve import Coordinator, instance_of
 from coordinator.snapshotter import snapshot_limits
 from coordinator.supervise import keep_serving

@@ -130,8 +130,8 @@ async def _follow(settings: Settings, url: str) -> None:
     from coordinator.client.client import Client, credentials
     from coordinator.feed import feed_limits
     from coordinator.follower import Follower
+    from coordinator.health.check_worker import run_health_checks
     from coordinator.home import Home
-    from coordinator.registry.health_check_worker import run_health_checks
     from coordinator.snapshotter import snapshot_limits
     from coordinator.task_groups import task_group
 

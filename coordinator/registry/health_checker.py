@@ -18,7 +18,7 @@ from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands import CheckOutcome, GetHealthHistory, GetService, ReportCheck
 from coordinator.facade import Facade, number, text, wanted, whole
-from coordinator.registry.check_detail import one_line, told
+from coordinator.health.outcome import one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound, Refused, shown
@@ -198,7 +198,7 @@ class HealthChecker(Facade):
 
     async def _probe(self, service: ServiceInfo) -> ReportCheck:
         """Look at an instance's health URL from this process."""
-        from coordinator.registry.probes import Prober, report_of
+        from coordinator.health.probes import Prober, report_of
 
         settings = (await self.opened()).settings
         registry = settings.registry

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from coordinator.app import embedded
 from coordinator.commands import FindServices, GetHealthHistory, GetService, RegisterService
 from coordinator.deciders.rules import Rules
+from coordinator.health.check_worker import run_health_checks
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
-from coordinator.registry.health_check_worker import run_health_checks
 from coordinator.settings.model import Settings
 from coordinator.settings.registry import RegistrySettings
 from coordinator.task_groups import task_group

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.commands import FindServices, ReportCheck
+from coordinator.health import check_worker as worker_module
+from coordinator.health.check_worker import run_health_checks
+from coordinator.health.probes import Outcome, Prober
 from coordinator.registry import ServiceRegistry, ServiceStatus
-from coordinator.registry import health_check_worker as worker_module
-from coordinator.registry.health_check_worker import run_health_checks
-from coordinator.registry.probes import Outcome, Prober
 from coordinator.settings.model import Settings
 from coordinator.settings.registry import RegistrySettings
 from coordinator.task_groups import task_group

@@ -15,13 +15,13 @@ import structlog
 
 from coordinator.client.service_list import list_services
 from coordinator.errors import CoordinationError, NotFound, Refused
-from coordinator.registry.probes import Prober, report_of
+from coordinator.health.probes import Prober, report_of
 from coordinator.task_groups import task_group
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
     from coordinator.client.client import Door
-    from coordinator.registry.probes import Outcome, Resolve
+    from coordinator.health.probes import Outcome, Resolve
     from projections.service import Service
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx2
 
 from coordinator.commands import ReportCheck
-from coordinator.registry.check_detail import told
+from coordinator.health.outcome import told
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
