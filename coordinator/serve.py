@@ -26,16 +26,16 @@ from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import Rules
-from coordinator.doors import open_doors
+from coordinator.doors.inbox import InboxLimits, InboxReaders, limits_of
+from coordinator.doors.micro import Standing, open_service_api
+from coordinator.doors.rpc import open_doors
 from coordinator.engine.engine import Engine
 from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed
-from coordinator.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.journal.high_water import FILE, HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
-from coordinator.micro import Standing, open_service_api
 from coordinator.registry.service_notices import TellingJournal
 from coordinator.security.authorization import AccessRules
 from coordinator.task_groups import task_group
@@ -47,8 +47,8 @@ from projections.world import World
 
 if TYPE_CHECKING:
     from coordinator.clock import Clock
+    from coordinator.doors.micro import RequestStats
     from coordinator.home import Home
-    from coordinator.micro import RequestStats
     from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)

@@ -55,7 +55,7 @@ def inbox() -> None:
 def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
     """Make the inbox of DOMAIN, unless it is there; the coordinator finds it by itself."""
     from coordinator.bus.streams import ensure_stream
-    from coordinator.inbox import inbox_stream, limits_of
+    from coordinator.doors.inbox import inbox_stream, limits_of
 
     limits = limits_of(load_settings(ctx, log_level="warning"))
 
@@ -77,7 +77,7 @@ def inbox_list(ctx: click.Context, url: str | None, output: str, as_json: bool) 
 
 async def _listed(client: Client) -> list[Listed]:
     from coordinator.commands import ListInboxes
-    from coordinator.inbox import ANSWER_TIMEOUT_S, find_inboxes
+    from coordinator.doors.inbox import ANSWER_TIMEOUT_S, find_inboxes
 
     known: dict[str, Inbox] = {one.domain: one for one in await client.execute(ListInboxes())}
     streams = await find_inboxes(client.bus, client.subjects)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from coordinator.doors.inbox_messages import Item, refusal
 from coordinator.engine.intake import Asked, Caller
 from coordinator.engine.turn import FoldFailed, TurnFull
-from coordinator.inbox_orders import Item, refusal
 from events.errors import CoordinationError, Refused
 from events.inbox import InboxRead
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator import heartbeat_recall
 from coordinator.bus.connection import Bus
 from coordinator.commands import FindServices
 from coordinator.commands.task import RegisterService, RegisterWorker
-from coordinator.heartbeat_recall import recall_heartbeats
+from coordinator.doors import heartbeats as heartbeat_recall
+from coordinator.doors.heartbeats import recall_heartbeats
 from events.codec import encode, envelope
 from events.service import ServiceHeartbeat
 from events.subjects import Subjects

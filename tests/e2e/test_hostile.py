@@ -16,10 +16,10 @@ from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
 from coordinator.commands import GetStats
+from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import CoordinationError
 from coordinator.feed import FeedLimits
 from coordinator.follower import Follower
-from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent

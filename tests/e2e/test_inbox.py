@@ -15,8 +15,8 @@ import pytest
 
 from coordinator.bus.streams import ensure_stream
 from coordinator.commands import GetTask, SubmitTask
+from coordinator.doors.inbox import InboxLimits, find_inboxes, inbox_stream
 from coordinator.errors import NotFound, Refused
-from coordinator.inbox import InboxLimits, find_inboxes, inbox_stream
 from coordinator.journal.stream import NatsJournal
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.publisher import EventPublisher

@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.bus.streams import ensure_stream
 from coordinator.commands import GetTask
-from coordinator.inbox import InboxLimits, inbox_stream
+from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.inbox import InboxRecorded, InboxRefused
 from events.task import TaskStatus
 from tests.e2e.test_inbox import of, until_read

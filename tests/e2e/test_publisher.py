@@ -13,8 +13,8 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
+from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import Refused, Unavailable
-from coordinator.inbox import InboxLimits, inbox_stream
 from events.publisher import BATCH_EVENTS, EventPublisher, Outgoing
 from events.subjects import Subjects
 from tests import real_server as servers

@@ -12,8 +12,8 @@ import pytest
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
 from coordinator.commands import ListTasks, SubmitTask
+from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import Unavailable
-from coordinator.inbox import InboxLimits, inbox_stream
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group

@@ -39,7 +39,7 @@ from coordinator.commands import (
     StopContainer,
     SubmitTask,
 )
-from coordinator.inbox import InboxLimits, inbox_stream
+from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources

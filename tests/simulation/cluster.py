@@ -20,9 +20,9 @@ from coordinator import serve
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import AgentType, Rules
+from coordinator.doors.inbox import InboxLimits
 from coordinator.engine.limits import Limits
 from coordinator.ids import TimeOrderedIds
-from coordinator.inbox import InboxLimits
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
 from coordinator.node.node_agent import NodeAgent

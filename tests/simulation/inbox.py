@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.inbox_orders import Incoming, Item, items_of
+from coordinator.doors.inbox_messages import Incoming, Item, items_of
 from events.inbox import InboxRead, InboxRecorded, InboxRefused
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import pytest
 
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
+from coordinator.doors.inbox_messages import Incoming, Item, items_of
 from coordinator.engine.inboxes import Place
 from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed
-from coordinator.inbox_orders import Incoming, Item, items_of
 from coordinator.journal.memory import MemoryStream
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted

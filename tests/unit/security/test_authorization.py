@@ -17,9 +17,9 @@ from coordinator.commands import (
     SubmitTask,
     SyncNode,
 )
+from coordinator.doors.inbox_messages import Item
 from coordinator.engine.intake import Caller
 from coordinator.errors import Forbidden, Refused, Unavailable
-from coordinator.inbox_orders import Item
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of

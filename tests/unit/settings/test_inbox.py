@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.inbox import InboxLimits, inbox_stream, limits_of
+from coordinator.doors.inbox import InboxLimits, inbox_stream, limits_of
 from coordinator.settings.inbox import InboxSettings
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import NatsSettings

@@ -20,9 +20,9 @@ import structlog
 from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from coordinator.deciders.rules import check_number
+from coordinator.doors.heartbeats import recall_heartbeats
+from coordinator.doors.micro import queue_of
 from coordinator.engine.intake import Asked, Caller
-from coordinator.heartbeat_recall import recall_heartbeats
-from coordinator.micro import queue_of
 from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
 from events.ids import checked
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from coordinator.bus.connection import Bus, Message
+    from coordinator.doors.micro import Endpoint, RequestStats
     from coordinator.engine.engine import Engine
-    from coordinator.micro import Endpoint, RequestStats
     from events.base import Position
     from events.subjects import Subjects
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coordinator.commands import CompleteTask, CreateContainer, HeartbeatService, RegisterService, SubmitTask
 from coordinator.commands.wire import MESSAGE_CHARS_MOST
-from coordinator.inbox_orders import (
+from coordinator.doors.inbox_messages import (
     DATA_BYTES_MOST,
     DEPTH_MOST,
     KINDS,

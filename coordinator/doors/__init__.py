@@ -1,0 +1,1 @@
+"""Where commands come in on NATS: RPC, heartbeats, inboxes."""
