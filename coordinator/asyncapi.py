@@ -17,7 +17,7 @@ from coordinator.client.nodes import NodeQuestion
 from coordinator.commands import COMMANDS
 from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS
-from coordinator.read_door import VERBS
+from coordinator.follower.read_door import VERBS
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
 from events.ids import PATTERN

@@ -23,8 +23,8 @@ from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands import GetStats
 from coordinator.errors import CoordinationError, Unavailable
-from coordinator.feed import feed_limits, feed_stream
 from coordinator.findings import Finding, fail, ok, unknown, warn
+from coordinator.follower.feed import feed_limits, feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
 from coordinator.journal.stream import NatsJournal, stream_config

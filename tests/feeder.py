@@ -10,8 +10,8 @@ import asyncio
 import sys
 
 from coordinator.bus.connection import Bus
-from coordinator.feed import Feed, FeedLimits
-from coordinator.feed_chain import ChainLimits
+from coordinator.follower.feed import Feed, FeedLimits
+from coordinator.follower.feed_chain import ChainLimits
 from coordinator.journal.stream import NatsJournal
 from events.subjects import Subjects
 

@@ -12,7 +12,7 @@ from nats.errors import TimeoutError as NothingCame
 
 from coordinator.bus.connection import Bus
 from coordinator.errors import Unavailable
-from coordinator.feed import Feed
+from coordinator.follower.feed import Feed
 from coordinator.journal.search import generation_of
 from coordinator.journal.slots import Epoch
 from coordinator.journal.stream import NatsJournal
@@ -25,7 +25,7 @@ from tests.feeder import SMALL
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.feed import FeedLimits
+    from coordinator.follower.feed import FeedLimits
     from tests.real_server import RealServer
 
 SUBJECTS = Subjects()

@@ -128,11 +128,11 @@ def follow(ctx: click.Context, url: str | None) -> None:
 
 async def _follow(settings: Settings, url: str) -> None:
     from coordinator.client.client import Client, credentials
-    from coordinator.feed import feed_limits
-    from coordinator.follower import Follower
+    from coordinator.follower.feed import feed_limits
+    from coordinator.follower.follower import Follower
+    from coordinator.follower.snapshotter import snapshot_limits
     from coordinator.health.check_worker import run_health_checks
     from coordinator.home import Home
-    from coordinator.snapshotter import snapshot_limits
     from coordinator.task_groups import task_group
 
     home = Home(settings.home_path())

@@ -19,7 +19,7 @@ from coordinator.archive.source import ArchiveSource
 from coordinator.bus.connection import Bus
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.guard import spawn
 from coordinator.journal.replay import begun
 from coordinator.journal.search import first_since

@@ -29,7 +29,7 @@ from coordinator.commands import (
 )
 from coordinator.drill import drill
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.journal.replay import begun
 from coordinator.journal.slots import Deposed, Epoch
 from coordinator.journal.snapshots import Snapshots

@@ -13,13 +13,13 @@ from coordinator import backup
 from coordinator.archive.archive import Archive
 from coordinator.archive.source import ArchiveSource
 from coordinator.errors import Forbidden
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
+from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.restore import restore
 from coordinator.security.permissions import user_of
-from coordinator.snapshotter import SnapshotLimits
 from coordinator.verify import accept
 from events.base import Position
 from events.subjects import Subjects

@@ -14,9 +14,9 @@ from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
 from coordinator.commands import GetStats, SubmitTask
 from coordinator.errors import Corrupt
-from coordinator.feed import FeedLimits, feed_stream
 from coordinator.findings import State
-from coordinator.follower import Follower
+from coordinator.follower.feed import FeedLimits, feed_stream
+from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
 from coordinator.serve import Coordinator, Instance

@@ -13,7 +13,7 @@ import pytest
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
 from coordinator.errors import Unavailable
-from coordinator.follower import Follower
+from coordinator.follower.follower import Follower
 from coordinator.guard import Child, spawn
 from coordinator.journal.stream import NatsJournal
 from events import codec
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.engine.engine import Engine
-    from coordinator.feed import Feed
+    from coordinator.follower.feed import Feed
 
 pytestmark = pytest.mark.e2e
 

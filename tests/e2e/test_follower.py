@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.guard import Child, spawn
 from coordinator.journal.stream import NatsJournal
 from events.base import Position

@@ -18,8 +18,8 @@ from coordinator.client.client import Client
 from coordinator.commands import GetStats
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import CoordinationError
-from coordinator.feed import FeedLimits
-from coordinator.follower import Follower
+from coordinator.follower.feed import FeedLimits
+from coordinator.follower.follower import Follower
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent

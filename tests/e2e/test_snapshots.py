@@ -10,11 +10,11 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.errors import Corrupt
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
+from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Manifest, Packer, Snapshots, unpacked
 from coordinator.journal.stream import NatsJournal
-from coordinator.snapshotter import SnapshotLimits
 from events.subjects import Subjects
 from projections.world import World
 from tests.journals import a_bit_of_everything, folded, some_tasks

@@ -19,7 +19,7 @@ from coordinator.client.client import Client
 from coordinator.doctor_machine import look_here
 from coordinator.errors import Unavailable
 from coordinator.findings import Finding, State
-from coordinator.follower import Follower
+from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config

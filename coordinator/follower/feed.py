@@ -26,7 +26,7 @@ from coordinator.bus.streams import ensure_stream
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
 from coordinator.errors import CoordinationError, Refused, Unavailable
-from coordinator.feed_chain import OVERTAKEN, Chain, ChainLimits
+from coordinator.follower.feed_chain import OVERTAKEN, Chain, ChainLimits
 from coordinator.ids import TimeOrderedIds
 from coordinator.journal.search import first_commit, first_since, generation_of
 from coordinator.task_groups import task_group

@@ -14,7 +14,7 @@ from coordinator.clock import SystemClock
 from coordinator.journal.search import time_of
 
 if TYPE_CHECKING:
-    from coordinator.feed import Feed
+    from coordinator.follower.feed import Feed
     from coordinator.journal.search import Slots
     from projections.source import Record
     from projections.store import Store

@@ -19,12 +19,12 @@ import structlog
 from coordinator.archive.source import ArchiveSource
 from coordinator.bus.connection import Bus
 from coordinator.errors import CoordinationError, Unavailable
-from coordinator.feed import Feed
+from coordinator.follower.feed import Feed
+from coordinator.follower.lag import lag
+from coordinator.follower.read_door import ReadDoor, ReadLimits
+from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.lag import lag
-from coordinator.read_door import ReadDoor, ReadLimits
-from coordinator.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.task_groups import task_group
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from coordinator.feed import FeedLimits
+    from coordinator.follower.feed import FeedLimits
     from projections.source import CommitSource
     from projections.store import Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.feed import FeedLimits, feed_limits, feed_stream
+from coordinator.follower.feed import FeedLimits, feed_limits, feed_stream
 from coordinator.settings.model import Settings
 from events.subjects import Subjects
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.bus.connection import Bus, Message
-    from coordinator.lag import Lag
+    from coordinator.follower.lag import Lag
     from events.subjects import Subjects
     from projections.store import Store
 

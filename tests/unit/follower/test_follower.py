@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.follower import Follower, FollowerLimits
+from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.journal.memory import MemoryJournal
 from tests.journals import a_bit_of_everything, folded, leading, rows_of, states_of
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from coordinator.bus.connection import Message
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordinator.follower.read_door import VERBS, ReadDoor, ReadLimits, decode_question
 from coordinator.journal.memory import MemoryJournal
-from coordinator.read_door import VERBS, ReadDoor, ReadLimits, decode_question
 from events.base import START
 from events.subjects import Subjects
 from projections.projector import Projector
