@@ -28,9 +28,9 @@ from coordinator.follower.feed import feed_limits, feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.leadership import lease_config
+from coordinator.leadership.instance import HEADER_BYTES, heartbeat_stream
+from coordinator.leadership.lease import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
-from coordinator.serve import HEADER_BYTES, heartbeat_stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

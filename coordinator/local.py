@@ -17,9 +17,9 @@ from coordinator.follower.follower import Follower
 from coordinator.follower.snapshotter import snapshot_limits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
+from coordinator.leadership.instance import Coordinator, instance_of
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
-from coordinator.serve import Coordinator, instance_of
 from coordinator.supervise import keep_serving
 from coordinator.task_groups import task_group
 from events.errors import Unavailable

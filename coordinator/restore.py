@@ -22,7 +22,7 @@ from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.leadership import Lease
+from coordinator.leadership.lease import Lease
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS, Bounds

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from coordinator.archive.source import ArchiveSource
-from coordinator.catch_up import chain_at, seen_by_feed
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.findings import Finding, State, fail, ok, unknown, warn
@@ -23,6 +22,7 @@ from coordinator.journal.replay import check_archived
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership.catch_up import chain_at, seen_by_feed
 from coordinator.verify_store import CHECK, compare_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim

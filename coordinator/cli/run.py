@@ -93,7 +93,7 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
 
 async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     from coordinator.home import Home
-    from coordinator.serve import Coordinator, instance_of
+    from coordinator.leadership.instance import Coordinator, instance_of
     from coordinator.supervise import Program
     from coordinator.task_groups import task_group
 

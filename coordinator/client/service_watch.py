@@ -26,7 +26,7 @@ from coordinator.client.service_table import ServiceTable
 from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
 from coordinator.commands.wire import value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.registry.service_notices import BEAT_S, Notice
+from coordinator.leadership.led_journal import BEAT_S, Notice
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import START, Position

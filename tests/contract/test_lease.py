@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.errors import Refused, Unavailable
-from coordinator.leadership import Lease, lease_config
+from coordinator.leadership.lease import Lease, lease_config
 from events.subjects import Subjects
 
 if TYPE_CHECKING:

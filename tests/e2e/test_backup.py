@@ -34,10 +34,10 @@ from coordinator.journal.replay import begun
 from coordinator.journal.slots import Deposed, Epoch
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.node.node_agent import NodeAgent
 from coordinator.restore import restore
 from coordinator.runtime import FakeRuntime
-from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.resources import Resources
 from events.subjects import Subjects

@@ -19,7 +19,7 @@ from coordinator.follower.feed import FeedLimits, feed_stream
 from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
-from coordinator.serve import Coordinator, Instance
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from coordinator.verify import Files, accept, verify
 from events.base import Position

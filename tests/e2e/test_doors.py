@@ -21,8 +21,8 @@ from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetT
 from coordinator.commands.task import ClaimTasks, DefinePool, RegisterService, RegisterWorker
 from coordinator.engine.limits import Limits
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.codec import encode, envelope
 from events.errors import NotFound, Unavailable

@@ -21,11 +21,11 @@ from coordinator.errors import CoordinationError
 from coordinator.follower.feed import FeedLimits
 from coordinator.follower.follower import Follower
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.security.permissions import grant_of, may_publish, user_of
-from coordinator.serve import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events import codec
 from events.resources import Resources

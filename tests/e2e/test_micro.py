@@ -16,7 +16,7 @@ from nats.micro.service import SEMVER_REGEX, ServiceInfo, ServicePing, ServiceSt
 from coordinator.commands import COMMANDS
 from coordinator.commands.cluster import GetTask, ListTasks
 from coordinator.commands.task import SubmitTask
-from coordinator.serve import Coordinator, Instance
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.errors import NotFound
 

@@ -21,7 +21,7 @@ from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands import GetStats, ListTasks, SubmitTask
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.leadership import Lease
+from coordinator.leadership.lease import Lease
 from events import codec
 from events.subjects import Subjects
 from projections.source import chain_after

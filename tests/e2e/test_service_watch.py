@@ -14,8 +14,8 @@ from coordinator.client import service_watch as watch_module
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands.task import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.leadership.led_journal import Notice
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
-from coordinator.registry.service_notices import Notice
 from coordinator.settings.model import Settings
 from events.base import Position
 from events.errors import Unavailable

@@ -15,7 +15,7 @@ import pytest
 
 from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, GetStats, ListTasks, SubmitTask
-from coordinator.serve import Coordinator, Instance
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from tests.faults.instances import instances, lease_of, led_by, start_all

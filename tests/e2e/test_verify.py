@@ -14,7 +14,6 @@ import pytest
 
 from coordinator import doctor, verify_store
 from coordinator.bus.connection import Bus
-from coordinator.catch_up import remembering, seen_by_feed
 from coordinator.client.client import Client
 from coordinator.doctor_machine import look_here
 from coordinator.errors import Unavailable
@@ -23,6 +22,7 @@ from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
+from coordinator.leadership.catch_up import remembering, seen_by_feed
 from coordinator.settings.model import load
 from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position

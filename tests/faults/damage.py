@@ -27,7 +27,7 @@ from coordinator.commands.payloads import payload_of
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
-from coordinator.serve import Coordinator, Instance
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.subjects import Subjects
 from projections.world import World

@@ -21,7 +21,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands import ClaimTasks, SubmitTask
-from coordinator.leadership import TTL_S
+from coordinator.leadership.lease import TTL_S
 from tests.commands import Running, running
 from tests.faults.replicated import PATIENCE_S, Judge, Submitters, nothing_broken
 from tests.nats_cluster import nats_cluster

@@ -22,7 +22,7 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.stream import NatsJournal
-from coordinator.serve import Coordinator, Instance
+from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.supervise import Program
 from coordinator.task_groups import task_group
 from events.base import START

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client.client import Client
-from coordinator.leadership import TTL_S
+from coordinator.leadership.lease import TTL_S
 from coordinator.task_groups import task_group
 from tests.faults.instances import instances, lease_of, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls

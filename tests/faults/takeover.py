@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.client.client import Client
 from coordinator.commands import SubmitTask
-from coordinator.leadership import RENEW_S
+from coordinator.leadership.lease import RENEW_S
 from coordinator.task_groups import task_group
 from tests.faults.instances import instances, led_by, start_all
 from tests.faults.outcome import Outcome, promises_kept, spread_of, under_calls

@@ -16,7 +16,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from coordinator import serve
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import AgentType, Rules
@@ -25,6 +24,7 @@ from coordinator.engine.limits import Limits
 from coordinator.ids import TimeOrderedIds
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership import instance as serve
 from coordinator.node.node_agent import NodeAgent
 from events.errors import Unavailable
 from events.resources import Resources

@@ -19,7 +19,7 @@ from coordinator import logs
 from coordinator.deciders.rules import AgentType, Rules
 from coordinator.deciders.task import STRATEGIES
 from coordinator.engine.limits import Limits
-from coordinator.leadership import FRESH_S, RENEW_S, STOP_S, TTL_S
+from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.settings.model import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
 from events.errors import Refused
 from events.resources import Resources

@@ -22,7 +22,6 @@ import structlog
 from coordinator import __version__
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
-from coordinator.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
 from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import Rules
@@ -35,8 +34,9 @@ from coordinator.engine.turn import FoldFailed
 from coordinator.journal.high_water import FILE, HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership import FRESH_S, RENEW_S, TTL_S, Lease
-from coordinator.registry.service_notices import TellingJournal
+from coordinator.leadership.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
+from coordinator.leadership.lease import FRESH_S, RENEW_S, TTL_S, Lease
+from coordinator.leadership.led_journal import TellingJournal
 from coordinator.security.authorization import AccessRules
 from coordinator.task_groups import task_group
 from events.codec import rfc3339

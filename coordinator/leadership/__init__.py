@@ -1,0 +1,1 @@
+"""Who writes: stand by, win the lease, lead, give up."""
