@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.asyncapi import asyncapi
+from coordinator.api.asyncapi import asyncapi
 from events.schema import json_schema
 
 if TYPE_CHECKING:

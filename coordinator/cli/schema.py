@@ -34,7 +34,7 @@ def json_schema(output: Path | None) -> None:
 @click.pass_context
 def asyncapi(ctx: click.Context, output: Path | None) -> None:
     """Print the AsyncAPI 3.0 document of all that crosses NATS, under the namespace of the settings."""
-    from coordinator import asyncapi as wire
+    from coordinator.api import asyncapi as wire
 
     _write(wire.asyncapi(load_settings(ctx, log_level="warning").namespace), output)
 

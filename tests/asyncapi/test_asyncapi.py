@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
-from coordinator.asyncapi import asyncapi
+from coordinator.api.asyncapi import asyncapi
 from coordinator.commands import COMMANDS
 from events.codec import EVENTS, HEARTBEATS
 

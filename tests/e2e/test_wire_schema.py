@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
-from coordinator.asyncapi import asyncapi
+from coordinator.api.asyncapi import asyncapi
 from coordinator.commands import COMMANDS
 from coordinator.commands.payloads import payload_of
 from events.subjects import Subjects

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from coordinator.asyncapi import asyncapi
+from coordinator.api.asyncapi import asyncapi
 from events.schema import json_schema
 from tests.commands import call, run
 
