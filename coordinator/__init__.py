@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from coordinator.event_stream import EventStream, subscribe
+    from coordinator.app.subscribe import EventStream, subscribe
 
 __all__ = ["EventStream", "subscribe"]
 __version__ = "0.1.0"
 
 __getattr__ = lazy_exports(
-    __name__, {"EventStream": "coordinator.event_stream", "subscribe": "coordinator.event_stream"}
+    __name__, {"EventStream": "coordinator.app.subscribe", "subscribe": "coordinator.app.subscribe"}
 )

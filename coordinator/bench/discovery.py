@@ -13,7 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.app import embedded
+from coordinator.app.app import embedded
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import A_NAME, register_services, service_names
 from coordinator.bench.measure import facades_at, machine, measured_cluster, spread, timed

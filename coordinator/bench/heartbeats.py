@@ -21,7 +21,7 @@ from coordinator.guard import spawn
 from coordinator.journal.stream import NatsJournal
 
 if TYPE_CHECKING:
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
 
 PERIOD_S = 10
 SILENT_S = 25

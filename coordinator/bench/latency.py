@@ -19,7 +19,7 @@ from coordinator.ids import TimeOrderedIds
 from coordinator.settings.model import load
 
 if TYPE_CHECKING:
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
 
 BLOCK = 100
 EVERY_S = 0.02
@@ -147,7 +147,7 @@ async def _starts(count: int) -> tuple[list[float], list[float]]:
 
 async def _discoveries(count: int) -> list[float]:
     """Discover a service in the process that also leads."""
-    from coordinator.app import embedded
+    from coordinator.app.app import embedded
     from coordinator.registry import ServiceDiscovery, ServiceRegistry
 
     with tempfile.TemporaryDirectory(prefix="coordinator-bench-") as folder:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.home import Home
 from coordinator.nats_server.find import find_server, server_version
+from coordinator.processes.up import run_cluster
 from coordinator.settings.model import load
-from coordinator.up import run_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
 
 
 @contextmanager

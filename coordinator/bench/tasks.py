@@ -20,7 +20,7 @@ from coordinator.commands import GetStats
 from coordinator.guard import spawn
 
 if TYPE_CHECKING:
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
 
 WORKERS = 2
 SLOTS = 500

@@ -27,9 +27,9 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.payloads import value_of
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
+from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceStatus
 from coordinator.task_groups import task_group
-from coordinator.up import run_cluster
 from events import codec
 from events.base import START, Position
 from events.errors import CoordinationError
@@ -38,8 +38,8 @@ from events.task import TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
+    from coordinator.processes.up import Cluster
     from coordinator.settings.model import Settings
-    from coordinator.up import Cluster
     from events.base import Envelope
     from events.task import TaskEvent
 

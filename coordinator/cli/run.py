@@ -62,7 +62,7 @@ def up(ctx: click.Context) -> None:
 
 async def _up(settings: Settings) -> None:
     from coordinator.home import Home
-    from coordinator.up import run_cluster
+    from coordinator.processes.up import run_cluster
 
     home = Home(settings.home_path())
 
@@ -94,7 +94,7 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
 async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
     from coordinator.home import Home
     from coordinator.leadership.instance import Coordinator, instance_of
-    from coordinator.supervise import Program
+    from coordinator.processes.program import Program
     from coordinator.task_groups import task_group
 
     _collect_seldom()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from coordinator.app.event_filter import ALL, EventFilter
+from coordinator.app.subscribe import Begin, begin_at, events_from
 from coordinator.cli.output import clean, clean_json
-from coordinator.event_filter import ALL, EventFilter
-from coordinator.event_stream import Begin, begin_at, events_from
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
 from events import codec
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from datetime import datetime
 
+    from coordinator.app.subscribe import Found
     from coordinator.client.client import Client
-    from coordinator.event_stream import Found
     from projections.source import Bounds
 
 LOOK_BACK = 200

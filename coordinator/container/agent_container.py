@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from coordinator.app.facade import text, wanted
 from coordinator.container.container_manager import NO_ROOM, ContainerConfig, ContainerManager
-from coordinator.facade import text, wanted
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 RUNS = frozenset({ContainerStatus.RUNNING, ContainerStatus.PAUSED})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
 from coordinator.client.nodes import NodeQuestion, ask_node
 from coordinator.commands import (
     CreateContainer,
@@ -21,7 +22,6 @@ from coordinator.commands import (
     StartContainer,
     StopContainer,
 )
-from coordinator.facade import Facade, flag, new_id, text, wanted, whole
 from events.container import ContainerStatus, Secret
 from events.errors import Refused
 from events.resources import Resources

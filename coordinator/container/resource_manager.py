@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.facade import wanted
-from coordinator.pool_facade import PoolFacade
+from coordinator.app.facade import wanted
+from coordinator.app.pool import PoolFacade
 from events.resources import Resources
 
 

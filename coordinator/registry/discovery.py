@@ -11,9 +11,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.facade import flag, member, number, text, wanted
 from coordinator.clock import SystemClock
 from coordinator.commands import FindServices
-from coordinator.facade import flag, member, number, text, wanted
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from events.service import ServiceStatus
 

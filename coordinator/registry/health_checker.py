@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from coordinator.app.facade import Facade, number, text, wanted, whole
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands import CheckOutcome, GetHealthHistory, GetService, ReportCheck
-from coordinator.facade import Facade, number, text, wanted, whole
 from coordinator.health.outcome import one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
@@ -26,7 +26,7 @@ from events.errors import CoordinationError, NotFound, Refused, shown
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from coordinator.app import App
+    from coordinator.app.app import App
     from coordinator.commands import ServiceView
 
     Check = Callable[[ServiceInfo], Awaitable[bool]]

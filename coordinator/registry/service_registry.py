@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
 from coordinator.commands import (
     DeregisterService,
     FindServices,
@@ -13,7 +14,6 @@ from coordinator.commands import (
     HeartbeatService,
     RegisterService,
 )
-from coordinator.facade import Facade, member, new_id, number, text, texts, wanted, whole
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:

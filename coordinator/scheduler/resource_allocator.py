@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.pool import PoolFacade
 from coordinator.commands import GetContainer, GetPool, GetTask, ReleasePool
-from coordinator.pool_facade import PoolFacade
 from events.errors import NotFound
 from events.resources import Resources
 

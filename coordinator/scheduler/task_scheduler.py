@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.facade import Facade, flag, member, new_id, number, text, whole
 from coordinator.commands import (
     CancelTask,
     ClaimTasks,
@@ -22,7 +23,6 @@ from coordinator.commands import (
     SubmitTask,
 )
 from coordinator.commands.payloads import payload_of, value_of
-from coordinator.facade import Facade, flag, member, new_id, number, text, whole
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
 from events.errors import NotFound, Refused
 from events.resources import Resources

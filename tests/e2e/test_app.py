@@ -16,11 +16,11 @@ import pytest
 
 from coordinator.container import ContainerConfig, ContainerManager
 from coordinator.home import Home
-from coordinator.janitor import clear
+from coordinator.processes.janitor import clear
+from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
 from coordinator.settings.model import load
-from coordinator.up import run_cluster
 from tests.conftest import children
 
 if TYPE_CHECKING:

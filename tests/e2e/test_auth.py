@@ -27,10 +27,10 @@ from coordinator.commands import (
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
+from coordinator.processes.up import run_cluster
 from coordinator.security.permissions import user_of
 from coordinator.settings.model import load
 from coordinator.task_groups import task_group
-from coordinator.up import run_cluster
 from coordinator.worker import Worker
 from events.container import ContainerStatus
 from events.publisher import EventPublisher

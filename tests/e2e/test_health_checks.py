@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.app import embedded
+from coordinator.app.app import embedded
 from coordinator.commands import FindServices, GetHealthHistory, GetService, RegisterService
 from coordinator.deciders.rules import Rules
 from coordinator.health.check_worker import run_health_checks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.app import App, _Remote, _running
+from coordinator.app.app import App, _Remote, _running
 from coordinator.client import service_watch as watch_module
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch

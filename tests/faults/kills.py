@@ -27,16 +27,16 @@ from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
+from coordinator.processes.program import Program
+from coordinator.processes.up import run_cluster
 from coordinator.settings.model import load
-from coordinator.supervise import Program
 from coordinator.task_groups import task_group
-from coordinator.up import run_cluster
 from events.base import Position
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted, TaskTimedOut
 from projections.world import World
 
 if TYPE_CHECKING:
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
 
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 WORKERS = 2

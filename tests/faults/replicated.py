@@ -23,7 +23,7 @@ from coordinator.journal.high_water import FILE
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.instance import Coordinator, Instance
-from coordinator.supervise import Program
+from coordinator.processes.program import Program
 from coordinator.task_groups import task_group
 from events.base import START
 from events.subjects import Subjects

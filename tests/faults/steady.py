@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.commands import GetStats
 from coordinator.home import Home
+from coordinator.processes.up import run_cluster
 from coordinator.settings.model import load
 from coordinator.task_groups import task_group
-from coordinator.up import run_cluster
 from tests.faults.instances import Instance, led_by
 from tests.faults.kills import WORKERS, Killer, worker_of
 from tests.faults.outcome import Outcome, promises_kept, under_calls
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
-    from coordinator.up import Cluster
+    from coordinator.processes.up import Cluster
     from tests.faults.calls import Call
 
 VICTIMS = ("coordinator", "nats-server", "worker", "follower")

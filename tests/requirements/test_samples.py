@@ -20,6 +20,7 @@ import pytest
 
 from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus
 from coordinator.home import Home
+from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.scheduler import (
     PolicyType,
@@ -29,7 +30,6 @@ from coordinator.scheduler import (
     TaskStatus,
 )
 from coordinator.settings.model import load
-from coordinator.up import run_cluster
 from events.errors import Refused
 
 if TYPE_CHECKING:

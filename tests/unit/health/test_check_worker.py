@@ -22,7 +22,7 @@ from events.errors import Refused, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.app import App
+    from coordinator.app.app import App
     from coordinator.commands import Command
 
 INTERVAL_S = 0.1

@@ -17,7 +17,7 @@ from projections.service import Service
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 ROUND_ROBIN = LoadBalancingStrategy.ROUND_ROBIN
 LEAST_CONNECTIONS = LoadBalancingStrategy.LEAST_CONNECTIONS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.supervise import FAILURES_MOST, TRY_AGAIN, Program
+from coordinator.processes.program import FAILURES_MOST, TRY_AGAIN, Program
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from coordinator import app as app_module
-from coordinator.app import HELD_MAX, Held, acquire_app, release_app
+from coordinator.app import app as app_module
+from coordinator.app.app import HELD_MAX, Held, acquire_app, release_app
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
@@ -24,13 +24,13 @@ from coordinator.settings.model import Settings
 from coordinator.settings.sections import NatsSettings
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
-from tests.unit.facades.conftest import opened_here
+from tests.facades import opened_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 
 class Opened:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
-from coordinator.app import acquire_app, release_app
+from coordinator.app.app import acquire_app, release_app
 from coordinator.ids import TimeOrderedIds
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
     from coordinator.commands import Command
 
 new_id = TimeOrderedIds().new

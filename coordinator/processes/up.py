@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client.client import Client, credentials
 from coordinator.commands import GetStats
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.supervise import Program, keep_serving
+from coordinator.processes.program import Program, keep_serving
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 

@@ -20,7 +20,7 @@ from coordinator.home import Home
 from coordinator.leadership.instance import Coordinator, instance_of
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
-from coordinator.supervise import keep_serving
+from coordinator.processes.program import keep_serving
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 

@@ -11,7 +11,7 @@ from coordinator.scheduler import ResourceAllocator, TaskScheduler
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 GIB = 1024**3
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.event_filter import TYPES, EventFilter
+from coordinator.app.event_filter import TYPES, EventFilter
 from events.errors import Refused
 
 

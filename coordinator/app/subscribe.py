@@ -15,10 +15,10 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from coordinator.app import acquire_app, release_app
+from coordinator.app.app import acquire_app, release_app
+from coordinator.app.event_filter import ALL, EventFilter
 from coordinator.bus.connection import Bus
 from coordinator.client.client import credentials
-from coordinator.event_filter import ALL, EventFilter
 from coordinator.journal.search import first_since
 from coordinator.journal.stream import NatsJournal
 from events import codec

@@ -12,9 +12,9 @@ from coordinator.registry import ServiceRegistry, ServiceStatus
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
     from coordinator.commands import FindServices
-    from tests.unit.facades.conftest import Here
+    from tests.facades import Here
 
 
 @pytest.fixture

@@ -335,7 +335,7 @@ async def _open() -> AsyncIterator[App]:
             async with _running(_Remote(client), client, settings, why) as app:
                 yield app
         return
-    from coordinator.janitor import janitor
+    from coordinator.processes.janitor import janitor
 
     with tempfile.TemporaryDirectory(prefix="coordinator-") as folder:
         async with janitor(Path(folder), settings), embedded(Path(folder), settings) as app:
@@ -367,7 +367,7 @@ def _log_to_stderr(level: str) -> None:
 @asynccontextmanager
 async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
     """Run a whole coordinator in this process, its files in *folder*."""
-    from coordinator.local import local_cluster
+    from coordinator.processes.embedded import local_cluster
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))

@@ -9,10 +9,10 @@ import pytest
 
 from coordinator.registry import HealthChecker, ServiceRegistry, ServiceStatus
 from events.errors import NotFound, Refused
-from tests.unit.facades.conftest import opened_here
+from tests.facades import opened_here
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
     from coordinator.registry import ServiceInfo
 
 URL = "http://192.0.2.1/health"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import pytest
 import structlog
 
-from coordinator.app import App, InProcess, embedded
+from coordinator.app.app import App, InProcess, embedded
 from coordinator.settings.model import Settings
 from coordinator.task_groups import task_group
 from tests.unit.engine.engine_rig import leading

@@ -13,7 +13,7 @@ from coordinator.scheduler import ResourceAllocator, TaskScheduler
 from events.errors import Refused
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 SERVICE: dict[str, Any] = {"service_name": "a", "service_type": "agent", "host": "localhost", "port": 80}
 CONFIG: dict[str, Any] = {"agent_id": "a", "agent_type": "task_agent"}

@@ -1,9 +1,9 @@
 """
 Clears up after a program that was killed together with its embedded coordinator: its containers, its temporary folder.
 
-It is a process of its own, `python -m coordinator.janitor FOLDER RUNTIME NAMESPACE`, and waits for its parent to die.
-It does nothing while that lives, and whoever closes in good order ends it before it has anything to do. (A container
-outlives its node agent by design, to be adopted; nobody would adopt one whose folder was drawn by lot.)
+`python -m coordinator.processes.janitor FOLDER RUNTIME NAMESPACE` waits for its parent to die. It does nothing while the
+parent lives, and a parent that closes in good order ends it before it has anything to do. (A container outlives its node
+agent by design, to be adopted; nobody would adopt one whose folder has a random name.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ POLL_S = 0.1
 @asynccontextmanager
 async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
     """Have *folder*, and what runs in it, cleared away should this process be killed while the block runs."""
-    argv = [sys.executable, "-m", "coordinator.janitor", str(folder), settings.node.runtime, settings.namespace]
+    argv = [
+        sys.executable,
+        "-m",
+        "coordinator.processes.janitor",
+        str(folder),
+        settings.node.runtime,
+        settings.namespace,
+    ]
     async with await spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield
 
@@ -47,7 +54,7 @@ async def clear(folder: Path, runtime: str, namespace: str) -> None:
             for one in await opened.list():
                 await opened.stop(one.container_id, one.generation, grace_s=0.0, force=True)
     except CoordinationError as error:
-        sys.stderr.write(f"coordinator.janitor: {error.message}\n")
+        sys.stderr.write(f"coordinator.processes.janitor: {error.message}\n")
     for _ in range(int(PATIENCE_S / POLL_S)):
         if _removed(folder):
             return

@@ -12,10 +12,10 @@ from coordinator.deciders.rules import Rules
 from coordinator.scheduler import SchedulingStrategy, TaskScheduler, TaskStatus
 from events.errors import Corrupt, NotFound, Refused, StaleLease
 from events.task import Payload
-from tests.unit.facades.conftest import Here, opened_here
+from tests.facades import Here, opened_here
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 SOON = Rules(retry_backoff_s=0.0)
 

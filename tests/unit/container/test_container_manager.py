@@ -13,7 +13,7 @@ from events.errors import NotFound, Refused, Unavailable
 from events.resources import Resources
 
 if TYPE_CHECKING:
-    from coordinator.app import App
+    from coordinator.app.app import App
 
 CONFIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"cpu": "1"}, environment={"ENV": "test"})
 TOO_BIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"memory": "7Pi"})

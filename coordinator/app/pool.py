@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from coordinator.app.facade import Facade, text, whole
 from coordinator.commands import AllocatePool, DefinePool, GetPool, ReleasePool
-from coordinator.facade import Facade, text, whole
 from events.resources import Resources
 
 if TYPE_CHECKING:

@@ -1,0 +1,5 @@
+"""The fixtures of the facades' tests."""
+
+from tests.facades import app, embedded_app, here, logs_as_before
+
+__all__ = ["app", "embedded_app", "here", "logs_as_before"]
