@@ -39,7 +39,7 @@ def backup() -> None:
 @click.pass_context
 def create(ctx: click.Context, folder: Path, url: str | None) -> None:
     """Write a backup into the new directory FOLDER, while everything goes on."""
-    from coordinator import backup as backups
+    from coordinator.backup import create as backups
 
     settings = load_settings(ctx, log_level="warning")
     replicas = settings.nats.replicas
@@ -64,7 +64,7 @@ def create(ctx: click.Context, folder: Path, url: str | None) -> None:
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, archive: Path | None, quick: bool) -> None:
     """Prove that the backup in FOLDER is whole; needs no coordinator."""
-    from coordinator import backup as backups
+    from coordinator.backup import create as backups
 
     load_settings(ctx, log_level="warning")
     show_json(backups.verify(folder, archive=archive, fold=not quick)[1])
@@ -82,10 +82,10 @@ def restore(ctx: click.Context, folder: Path, url: str | None, generation: int |
 
 
 async def _restore(settings: Settings, folder: Path, url: str | None, generation: int | None) -> Any:
-    from coordinator import backup as backups
+    from coordinator.backup import create as backups
+    from coordinator.backup.restore import restore as restore_backup
     from coordinator.home import Home
     from coordinator.nats_server.server import EmbeddedServer
-    from coordinator.restore import restore as restore_backup
 
     contents, _ = await asyncio.to_thread(backups.verify, folder, fold=False)
 
@@ -108,7 +108,7 @@ async def _restore(settings: Settings, folder: Path, url: str | None, generation
 @click.pass_context
 def drill(ctx: click.Context, url: str | None, archive: Path | None, folder: Path | None) -> int:
     """Back up, restore into a server of its own, fold, and compare with the live world; 0 when they are the same."""
-    from coordinator import drill as drills
+    from coordinator.backup import drill as drills
 
     settings = load_settings(ctx, log_level="warning")
 
@@ -156,7 +156,7 @@ def archive_run(
 @click.pass_context
 def archive_verify(ctx: click.Context, folder: Path) -> None:
     """Prove that the archive in FOLDER is whole; needs no coordinator."""
-    from coordinator import backup as backups
+    from coordinator.backup import create as backups
 
     load_settings(ctx, log_level="warning")
     show_json(backups.verify(folder, kind="archive")[1])

@@ -1,9 +1,9 @@
 """
 Clears up after a program that was killed together with its embedded coordinator: its containers, its temporary folder.
 
-`python -m coordinator.processes.janitor FOLDER RUNTIME NAMESPACE` waits for its parent to die. It does nothing while the
-parent lives, and a parent that closes in good order ends it before it has anything to do. (A container outlives its node
-agent by design, to be adopted; nobody would adopt one whose folder has a random name.)
+`python -m coordinator.processes.janitor FOLDER RUNTIME NAMESPACE` waits for its parent to die. It does nothing while
+the parent lives, and a parent that closes in good order ends it before it has anything to do. (A container outlives its
+node agent by design, to be adopted; nobody would adopt one whose folder has a random name.)
 """
 
 from __future__ import annotations

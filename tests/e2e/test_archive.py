@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator import backup
 from coordinator.archive.archive import Archive
 from coordinator.archive.manifest import read_contents, write_contents
 from coordinator.archive.source import ArchiveSource
+from coordinator.backup import create as backup
+from coordinator.backup.drill import drill
+from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
-from coordinator.drill import drill
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.guard import spawn
@@ -25,7 +26,6 @@ from coordinator.journal.replay import begun
 from coordinator.journal.search import first_since
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.restore import restore
 from events.base import Position
 from events.coordinator import EpochClaim
 from events.subjects import Subjects

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator import backup
 from coordinator.archive.archive import Archive
 from coordinator.archive.manifest import MANIFEST, read_contents, write_contents
+from coordinator.backup import create as backup
+from coordinator.backup.drill import drill
+from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
@@ -27,7 +29,6 @@ from coordinator.commands import (
     StartContainer,
     SubmitTask,
 )
-from coordinator.drill import drill
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.journal.replay import begun
@@ -36,7 +37,6 @@ from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.node.node_agent import NodeAgent
-from coordinator.restore import restore
 from coordinator.runtime import FakeRuntime
 from coordinator.task_groups import task_group
 from events.resources import Resources
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.archive.manifest import Contents
-    from coordinator.restore import Restored
+    from coordinator.backup.restore import Restored
 
 pytestmark = pytest.mark.e2e
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from coordinator import backup
 from coordinator.archive.archive import Archive
 from coordinator.archive.source import ArchiveSource
+from coordinator.backup import create as backup
+from coordinator.backup.restore import restore
 from coordinator.errors import Forbidden
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.restore import restore
 from coordinator.security.permissions import user_of
 from coordinator.verify import accept
 from events.base import Position

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.archive.source import ArchiveSource
-from coordinator.backup import create, verify
+from coordinator.backup.create import create, verify
+from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
 from coordinator.errors import Corrupt
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.restore import restore
 from projections.history import replay_digest
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Copies of the journal, how they are restored, and what they are worth."""
