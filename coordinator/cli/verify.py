@@ -18,10 +18,10 @@ from events.errors import CoordinationError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from coordinator.findings import Finding
+    from coordinator.diagnostics.findings import Finding
+    from coordinator.diagnostics.verify import Files, Report
     from coordinator.home import Home
     from coordinator.settings.model import Settings
-    from coordinator.verify import Files, Report
 
 _Value = TypeVar("_Value")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -75,8 +75,8 @@ def verify(
 @click.pass_context
 def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str, output: str, as_json: bool) -> int:
     """Look whether everything is as it must be, and say what to do; 0 when nothing fails."""
-    from coordinator.doctor_machine import look_here
-    from coordinator.findings import has_failed
+    from coordinator.diagnostics.doctor_machine import look_here
+    from coordinator.diagnostics.findings import has_failed
 
     settings = load_settings(ctx, log_level="error")
     directory = home if home is not None else settings.home_path()
@@ -86,9 +86,9 @@ def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str,
 
 
 def _files(home: Path | None, archive: Path | None, folder: Path | None) -> Files:
+    from coordinator.diagnostics.verify import Files
     from coordinator.home import Home
     from coordinator.journal.high_water import FILE
-    from coordinator.verify import Files
 
     if home is None:
         return Files(archive=archive, folder=folder)
@@ -98,7 +98,7 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
 async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
     from coordinator.bus.connection import Bus
     from coordinator.client.client import credentials
-    from coordinator.verify import verify
+    from coordinator.diagnostics.verify import verify
     from events.subjects import Subjects
 
     async with (
@@ -111,7 +111,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus.connection import Bus
     from coordinator.client.client import credentials
-    from coordinator.verify import accept
+    from coordinator.diagnostics.verify import accept
     from events.subjects import Subjects
 
     async with (
@@ -147,8 +147,8 @@ def _has_store(home: Home) -> bool:
 
 
 async def _doctor(settings: Settings, url: str | None, monitor: str, home: Path) -> list[Finding]:
-    from coordinator.doctor import look
-    from coordinator.findings import fail
+    from coordinator.diagnostics.doctor import look
+    from coordinator.diagnostics.findings import fail
     from coordinator.home import Home
     from coordinator.nats_server.server import monitor_of
 
@@ -171,7 +171,7 @@ def _finished(work: Coroutine[Any, Any, _Value]) -> _Value:
 
 
 def _show_report(report: Report, *, output: str, as_json: bool) -> int:
-    from coordinator.findings import has_failed
+    from coordinator.diagnostics.findings import has_failed
 
     if as_json or output == "json":
         show_json(report)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from coordinator import verify as verifying
 from coordinator.archive.archive import Archive
+from coordinator.diagnostics import verify as verifying
+from coordinator.diagnostics.verify import accept
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.verify import accept
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run

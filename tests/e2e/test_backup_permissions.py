@@ -13,6 +13,7 @@ from coordinator.archive.archive import Archive
 from coordinator.archive.source import ArchiveSource
 from coordinator.backup import create as backup
 from coordinator.backup.restore import restore
+from coordinator.diagnostics.verify import accept
 from coordinator.errors import Forbidden
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.follower.snapshotter import SnapshotLimits
@@ -20,7 +21,6 @@ from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.security.permissions import user_of
-from coordinator.verify import accept
 from events.base import Position
 from events.subjects import Subjects
 from projections.history import replay_digest

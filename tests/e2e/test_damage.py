@@ -13,15 +13,15 @@ from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
 from coordinator.commands import GetStats, SubmitTask
+from coordinator.diagnostics.findings import State
+from coordinator.diagnostics.verify import Files, accept, verify
 from coordinator.errors import Corrupt
-from coordinator.findings import State
 from coordinator.follower.feed import FeedLimits, feed_stream
 from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
-from coordinator.verify import Files, accept, verify
 from events.base import Position
 from events.subjects import Subjects
 from tests.faults import damage

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator import doctor, verify_store
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
-from coordinator.doctor_machine import look_here
+from coordinator.diagnostics import doctor
+from coordinator.diagnostics import read_model as verify_store
+from coordinator.diagnostics.doctor_machine import look_here
+from coordinator.diagnostics.findings import Finding, State
+from coordinator.diagnostics.verify import Files, _Fold, _snapshots, verify
 from coordinator.errors import Unavailable
-from coordinator.findings import Finding, State
 from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership.catch_up import remembering, seen_by_feed
 from coordinator.settings.model import load
-from coordinator.verify import Files, _Fold, _snapshots, verify
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.diagnostics.findings import Finding, fail, ok, unknown
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.findings import Finding, fail, ok, unknown
 from coordinator.journal.high_water import seen_by_store
 from projections.projector import Projector, ProjectorLimits
 from projections.sqlite_errors import is_passing

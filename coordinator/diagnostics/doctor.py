@@ -22,8 +22,8 @@ from coordinator.bus.streams import drift
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands import GetStats
+from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.errors import CoordinationError, Unavailable
-from coordinator.findings import Finding, fail, ok, unknown, warn
 from coordinator.follower.feed import feed_limits, feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream

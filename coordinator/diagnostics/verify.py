@@ -15,15 +15,15 @@ import msgspec
 
 from coordinator.archive.source import ArchiveSource
 from coordinator.clock import SystemClock
+from coordinator.diagnostics.findings import Finding, State, fail, ok, unknown, warn
+from coordinator.diagnostics.read_model import CHECK, compare_store
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.journal.high_water import HighWater, is_of_another, seen_by_store
 from coordinator.journal.replay import check_archived
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.catch_up import chain_at, seen_by_feed
-from coordinator.verify_store import CHECK, compare_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS

@@ -10,7 +10,7 @@ import shutil
 import stat
 from typing import TYPE_CHECKING
 
-from coordinator.findings import Finding, fail, ok, unknown, warn
+from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
