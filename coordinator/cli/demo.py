@@ -141,7 +141,7 @@ async def _start_agents(containers: Any, registry: Any) -> bool:
             agent_id=f"analyst_{number}",
             agent_type="task_agent",
             resources={"cpu": "500m", "memory": "256Mi"},
-            environment={"COORDINATOR_HANDLERS": "coordinator.demo_handlers", "COORDINATOR_WORKER_SLOTS": "8"},
+            environment={"COORDINATOR_HANDLERS": "coordinator.demo.handlers", "COORDINATOR_WORKER_SLOTS": "8"},
         )
         container_id = await containers.create_container(config)
         if not await containers.start_container(container_id):

@@ -253,7 +253,7 @@ def test_containers_are_listed_and_their_logs_read(cluster: Up) -> None:
             container_id="box",
             agent_id="a",
             agent_type="task_agent",
-            environment={"COORDINATOR_HANDLERS": "coordinator.demo_handlers"},
+            environment={"COORDINATOR_HANDLERS": "coordinator.demo.handlers"},
         ),
         StartContainer(container_id="box"),
         GetContainer(container_id="box", unless=(ContainerStatus.STARTING,), wait_s=20),

@@ -1,0 +1,1 @@
+"""The whole system at work, for people to look at."""
