@@ -35,7 +35,7 @@ from tests.commands import run
 from tests.journal_worlds import follow, read
 from tests.journals import a_bit_of_everything, events_of, folded, leading, leading_on, rows_of, some_tasks, states_of
 from tests.real_server import RealServer, real_server
-from tests.unit.test_projector import project
+from tests.unit.projections.test_projector import project
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from projections.store_memory import MemoryStore
 from projections.store_sqlite import SqliteStore
 from tests.journals import a_bit_of_everything, events_of, folded, leading, rows_of, some_tasks, states_of
 from tests.real_server import RealServer
-from tests.unit.test_projector import project
+from tests.unit.projections.test_projector import project
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
