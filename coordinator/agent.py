@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client
-from coordinator.commands import DeregisterService, RegisterService
+from coordinator.commands.service import DeregisterService, RegisterService
 from coordinator.logs import configure
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group

@@ -9,25 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.clock import SystemClock
-from coordinator.commands import (
-    AllocatePool,
-    BindSession,
-    CancelTask,
-    ClaimTasks,
-    CloseSession,
-    CompleteTask,
-    CreateContainer,
-    DefinePool,
-    DeregisterService,
-    DestroyContainer,
-    FailTask,
-    LeaveWorker,
-    RegisterNode,
-    RegisterService,
-    RegisterWorker,
-    ReleasePool,
-    SubmitTask,
-)
+from coordinator.commands.container import CreateContainer, DestroyContainer
+from coordinator.commands.node import RegisterNode
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.service import DeregisterService, RegisterService
+from coordinator.commands.session import BindSession, CloseSession
+from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.engine.engine import Engine
 from coordinator.engine.intake import Caller

@@ -34,7 +34,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 BEGIN = 1_000.0
 TENANT = "default"

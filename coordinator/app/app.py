@@ -24,7 +24,7 @@ import structlog
 
 from coordinator.client.client import CALL_TIMEOUT_S, Client, credentials
 from coordinator.client.service_watch import ServiceWatch
-from coordinator.commands import FindServices
+from coordinator.commands.service import FindServices
 from coordinator.engine.intake import Caller
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
@@ -34,7 +34,7 @@ from events.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from coordinator.engine.engine import Engine
     from coordinator.settings.model import Settings
 

@@ -16,7 +16,7 @@ from events.errors import Refused, shown
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 new_id = TimeOrderedIds().new
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, text, whole
-from coordinator.commands import AllocatePool, DefinePool, GetPool, ReleasePool
+from coordinator.commands.pool import AllocatePool, DefinePool, GetPool, ReleasePool
 from events.resources import Resources
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import A_NAME, register_services, service_names
 from coordinator.bench.measure import facades_at, machine, measured_cluster, spread, timed
 from coordinator.client.client import Client
-from coordinator.commands import DeregisterService, FindServices, RegisterService
+from coordinator.commands.service import DeregisterService, FindServices, RegisterService
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import load
 from coordinator.task_groups import task_group

@@ -16,7 +16,7 @@ from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import STOP_GRACE_S, register_services
 from coordinator.bench.measure import cpu_shares, machine, measured_cluster
 from coordinator.client.client import Client
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.guard import spawn
 from coordinator.journal.stream import NatsJournal
 

@@ -13,8 +13,9 @@ from coordinator.bench.bare import Bare
 from coordinator.bench.loads import PAYLOAD, submit_all, worker_process
 from coordinator.bench.measure import facades_at, machine, measured_cluster, resident_bytes, spread, timed
 from coordinator.client.client import Client
-from coordinator.commands import ClaimTasks, CompleteTask, GetTask, RegisterWorker, SubmitTask
 from coordinator.commands.payloads import value_of
+from coordinator.commands.task import ClaimTasks, CompleteTask, GetTask, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.ids import TimeOrderedIds
 from coordinator.settings.model import load
 

@@ -9,8 +9,10 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coordinator.commands import ListWorkers, RegisterService, SubmitTask
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import SubmitTask
+from coordinator.commands.worker import ListWorkers
 from coordinator.guard import spawn
 from coordinator.task_groups import task_group
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from coordinator.client.client import Client, Door
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 HANDLERS = "coordinator.bench.handlers"
 A_NAME = 10

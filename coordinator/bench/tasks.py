@@ -16,7 +16,7 @@ from coordinator.bench.loads import worker_process
 from coordinator.bench.measure import cpu_seconds, machine, measured_cluster
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.guard import spawn
 
 if TYPE_CHECKING:

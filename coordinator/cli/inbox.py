@@ -76,7 +76,7 @@ def inbox_list(ctx: click.Context, url: str | None, output: str, as_json: bool) 
 
 
 async def _listed(client: Client) -> list[Listed]:
-    from coordinator.commands import ListInboxes
+    from coordinator.commands.cluster import ListInboxes
     from coordinator.doors.inbox import ANSWER_TIMEOUT_S, find_inboxes
 
     known: dict[str, Inbox] = {one.domain: one for one in await client.execute(ListInboxes())}

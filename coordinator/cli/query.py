@@ -13,15 +13,9 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import URL, asking
 from coordinator.cli.output import clean, moment, output_options, show, show_json, show_one
-from coordinator.commands import (
-    CancelTask,
-    FindServices,
-    GetContainer,
-    GetTask,
-    ListContainers,
-    ListTasks,
-    SubmitTask,
-)
+from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.service import FindServices
+from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from events.base import Position
 from events.errors import NotFound, Refused
 from events.service import ServiceStatus
@@ -29,7 +23,7 @@ from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
-    from coordinator.commands.cluster import ServiceView
+    from coordinator.commands.service import ServiceView
     from projections.container import Container
     from projections.task import Task
 

@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator.cli.connection import URL, asking
 from coordinator.cli.output import output_options, show
-from coordinator.commands import AcceptSilence, GetStats
+from coordinator.commands.cluster import AcceptSilence, GetStats
 from events.coordinator import Watched
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import structlog
 from coordinator.bus.connection import Bus
 from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
-from coordinator.commands import ClaimTasks, WithdrawClaim
+from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from coordinator.ids import TimeOrderedIds
 from events.base import START, Position
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.bus.connection import Message
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from coordinator.commands.wire import Answer
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.commands import GetTask
+from coordinator.commands.task import GetTask
 from coordinator.commands.wire import Answer
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, NotFound, Unavailable, error_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.commands import FindServices
+from coordinator.commands.service import FindServices
 from events.errors import Refused
 
 if TYPE_CHECKING:
     from coordinator.client.client import Door
-    from coordinator.commands import ServiceView
+    from coordinator.commands.service import ServiceView
     from events.service import ServiceStatus
 
 PAGE = 500

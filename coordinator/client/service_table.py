@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands import ServiceView
+from coordinator.commands.service import ServiceView
 from events.base import Position
 from events.codec import seconds_of
 from events.errors import Corrupt
@@ -22,7 +22,7 @@ from projections.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from coordinator.commands import ServiceLoad
+    from coordinator.commands.service import ServiceLoad
     from events.base import Envelope
     from events.service import ServiceStatus
     from projections.service import Service

@@ -23,7 +23,7 @@ import structlog
 
 from coordinator.client.service_list import PAGE
 from coordinator.client.service_table import ServiceTable
-from coordinator.commands import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
+from coordinator.commands.service import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
 from coordinator.commands.wire import value_of
 from coordinator.ids import TimeOrderedIds
 from coordinator.leadership.led_journal import BEAT_S, Notice
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Message
     from coordinator.client.client import Client
-    from coordinator.commands import Command, ServiceView
+    from coordinator.commands.command import Command
+    from coordinator.commands.service import ServiceView
     from coordinator.commands.wire import Answer
     from events.service import ServiceStatus
 

@@ -1,4 +1,8 @@
-"""What every order and question is: a value with a place on the wire."""
+"""
+What every command and question is: a value with a place on the wire.
+
+`KIND` and `VERB` name the RPC subject a command comes in on, `Answer` the type of its answer.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +21,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     """Questions are answered from the world as it stands; they are never decided."""
     REMEMBERED: ClassVar[bool] = False
     """Whether repeats are known by their command id, because the order makes nothing with an id of its own."""
+
+
+class Question(Command, frozen=True, kw_only=True, gc=False):
+    """Something asked; nothing changes by it."""
+
+    IS_QUESTION = True

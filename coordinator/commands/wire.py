@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from coordinator.commands import COMMANDS, Command
+from coordinator.commands import COMMANDS
+from coordinator.commands.command import Command
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, Refused, error_of, shown
 from events.ids import checked

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
 from coordinator.client.nodes import NodeQuestion, ask_node
-from coordinator.commands import (
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import (
     CreateContainer,
     DestroyContainer,
     GetContainer,
-    GetStats,
     ListContainers,
     PauseContainer,
     ResumeContainer,
@@ -29,7 +29,7 @@ from events.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.commands import ClusterStats
+    from coordinator.commands.cluster import ClusterStats
     from projections.container import Container
 
 WAIT_S = 20.0

@@ -30,9 +30,7 @@ from projections.container import Desired
 from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands import (
-        BindSession,
-        CloseSession,
+    from coordinator.commands.container import (
         CreateContainer,
         DestroyContainer,
         PauseContainer,
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
         StartContainer,
         StopContainer,
     )
+    from coordinator.commands.session import BindSession, CloseSession
     from coordinator.deciders.rules import AgentType, Context, Rules
     from events.base import Event
     from projections.container import Container

@@ -9,41 +9,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coordinator.commands import (
-    AcceptSilence,
-    AllocatePool,
-    BindSession,
-    CancelTask,
-    ClaimTasks,
-    CloseSession,
-    Command,
-    CompleteTask,
-    CordonNode,
+from coordinator.commands.cluster import AcceptSilence
+from coordinator.commands.command import Command
+from coordinator.commands.container import (
     CreateContainer,
-    DefinePool,
-    DeregisterService,
     DestroyContainer,
-    DrainWorker,
-    FailTask,
-    HeartbeatService,
-    LeaveWorker,
     PauseContainer,
-    ProgressTask,
-    RegisterNode,
-    RegisterService,
-    RegisterWorker,
-    ReleasePool,
-    ReleaseTask,
-    ReportCheck,
     ResumeContainer,
     StartContainer,
     StopContainer,
-    SubmitTask,
-    SyncNode,
-    UncordonNode,
-    WithdrawClaim,
-    WorkerTerms,
 )
+from coordinator.commands.node import CordonNode, RegisterNode, SyncNode, UncordonNode
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.commands.session import BindSession, CloseSession
+from coordinator.commands.task import (
+    CancelTask,
+    ClaimTasks,
+    CompleteTask,
+    FailTask,
+    ProgressTask,
+    ReleaseTask,
+    SubmitTask,
+    WithdrawClaim,
+)
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import container, node, pool, silence
 from coordinator.deciders import service as registry
 from coordinator.deciders import task as scheduler

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands import DesiredContainer, NodeOrders
+from coordinator.commands.node import DesiredContainer, NodeOrders
 from coordinator.deciders.container import MOST_ENTRIES, destroyed, starting
 from coordinator.deciders.rules import check_number, check_resources, check_text, doubled
 from events.container import (
@@ -29,7 +29,7 @@ from projections.container import Desired
 from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands import CordonNode, ObservedContainer, RegisterNode, SyncNode, UncordonNode
+    from coordinator.commands.node import CordonNode, ObservedContainer, RegisterNode, SyncNode, UncordonNode
     from coordinator.deciders.rules import Context, Rules
     from events.base import Event
     from projections.container import Container

@@ -10,7 +10,7 @@ from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 
 if TYPE_CHECKING:
-    from coordinator.commands import AllocatePool, DefinePool, ReleasePool
+    from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
     from coordinator.deciders.rules import Context
     from events.base import Event
     from projections.world import World

@@ -18,7 +18,7 @@ from events.ids import checked
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+    from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
     from coordinator.deciders.rules import Context, Rules
     from events.base import Event
     from projections.service import Service

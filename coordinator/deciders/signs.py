@@ -12,20 +12,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands import (
-    CheckOutcome,
-    HeartbeatService,
-    RegisterNode,
-    RegisterService,
-    RegisterWorker,
-    ReportCheck,
-    ServiceLoad,
-    SyncNode,
-)
+from coordinator.commands.node import RegisterNode, SyncNode
+from coordinator.commands.service import CheckOutcome, HeartbeatService, RegisterService, ReportCheck, ServiceLoad
+from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from coordinator.commands import Command, NodeOrders
+    from coordinator.commands.command import Command
+    from coordinator.commands.node import NodeOrders
     from events.service import ServiceStatus
     from projections.world import World
 

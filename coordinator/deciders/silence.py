@@ -19,7 +19,7 @@ from projections.node import NodeStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.commands import AcceptSilence
+    from coordinator.commands.cluster import AcceptSilence
     from coordinator.deciders.rules import Context, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event

@@ -30,7 +30,7 @@ from projections.task import digest_of
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands import (
+    from coordinator.commands.task import (
         CancelTask,
         ClaimTasks,
         CompleteTask,

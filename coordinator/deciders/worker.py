@@ -13,7 +13,7 @@ from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker
+    from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
     from coordinator.deciders.rules import Context
     from events.base import Event
     from projections.worker import Worker

@@ -21,7 +21,7 @@ from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import drift
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.follower.feed import feed_limits, feed_stream

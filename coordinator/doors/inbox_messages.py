@@ -14,32 +14,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from coordinator.commands import (
-    BindSession,
-    CancelTask,
-    CloseSession,
-    Command,
-    CompleteTask,
+from coordinator.commands import command_type
+from coordinator.commands.command import Command
+from coordinator.commands.container import (
     CreateContainer,
-    DeregisterService,
     DestroyContainer,
-    DrainWorker,
-    FailTask,
-    HeartbeatService,
-    LeaveWorker,
     PauseContainer,
-    ProgressTask,
-    RegisterService,
-    RegisterWorker,
-    ReleaseTask,
-    ReportCheck,
     ResumeContainer,
     StartContainer,
     StopContainer,
-    SubmitTask,
-    command_type,
 )
+from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.commands.session import BindSession, CloseSession
+from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.wire import check_caller, cut, decode_command, nearest
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import check_text
 from events.codec import UNREADABLE, seconds_of
 from events.errors import CoordinationError, Corrupt, Refused, shown

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator.commands import FindServices, ServiceLoad, WithdrawClaim
+from coordinator.commands.service import FindServices, ServiceLoad
+from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer, may_answer
 from coordinator.deciders.rules import check_number
 from coordinator.doors.heartbeats import recall_heartbeats

@@ -19,7 +19,10 @@ import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
-from coordinator.commands import ClaimTasks, DrainWorker, HeartbeatService, ReportCheck, SyncNode, WithdrawClaim
+from coordinator.commands.node import SyncNode
+from coordinator.commands.service import HeartbeatService, ReportCheck
+from coordinator.commands.task import ClaimTasks, WithdrawClaim
+from coordinator.commands.worker import DrainWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import Context
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from coordinator.clock import Clock
-    from coordinator.commands import ServiceLoad
+    from coordinator.commands.service import ServiceLoad
     from coordinator.deciders.rules import Rules
     from coordinator.engine.hints import Notify
     from coordinator.journal.slots import Journal

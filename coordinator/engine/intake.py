@@ -15,7 +15,7 @@ import msgspec
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from events.errors import CoordinationError
 
 

@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.commands import (
-    ClusterStats,
-    Command,
-    FindServices,
-    GetContainer,
-    GetHealthHistory,
-    GetPool,
-    GetService,
-    GetSession,
-    GetStats,
-    GetTask,
-    ListContainers,
-    ListInboxes,
-    ListNodes,
-    ListTasks,
-    ListWorkers,
-    ServiceView,
-)
+from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
+from coordinator.commands.command import Command
+from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.node import ListNodes
+from coordinator.commands.pool import GetPool
+from coordinator.commands.service import FindServices, GetHealthHistory, GetService, ServiceView
+from coordinator.commands.session import GetSession
+from coordinator.commands.task import GetTask, ListTasks
+from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.service import living
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, NotFound, Refused, Unavailable

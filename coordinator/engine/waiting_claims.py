@@ -11,13 +11,14 @@ import asyncio
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from coordinator.commands import WithdrawClaim
+from coordinator.commands.task import WithdrawClaim
 from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from coordinator.commands import ClaimTasks, DrainWorker
+    from coordinator.commands.task import ClaimTasks
+    from coordinator.commands.worker import DrainWorker
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
     from coordinator.engine.intake import Asked

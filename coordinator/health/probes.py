@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httpx2
 
-from coordinator.commands import ReportCheck
+from coordinator.commands.service import ReportCheck
 from coordinator.health.outcome import told
 from events.errors import Refused, shown
 

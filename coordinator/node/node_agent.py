@@ -20,7 +20,7 @@ import structlog
 
 from coordinator.client.nodes import NodeQuestion
 from coordinator.clock import SystemClock
-from coordinator.commands import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
+from coordinator.commands.node import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
 from coordinator.commands.wire import may_answer
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.task_groups import task_group

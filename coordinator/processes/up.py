@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client.client import Client, credentials
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.processes.program import Program, keep_serving
 from coordinator.task_groups import task_group

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import flag, member, number, text, wanted
 from coordinator.clock import SystemClock
-from coordinator.commands import FindServices
+from coordinator.commands.service import FindServices
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from events.service import ServiceStatus
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordinator.client.service_watch import ServiceWatch
-    from coordinator.commands import ServiceView
+    from coordinator.commands.service import ServiceView
 
 AVOID_S = 10.0
 """An instance reported as failed is not chosen for so long, while there is another."""

@@ -17,7 +17,7 @@ import structlog
 from coordinator.app.facade import Facade, number, text, wanted, whole
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
-from coordinator.commands import CheckOutcome, GetHealthHistory, GetService, ReportCheck
+from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck
 from coordinator.health.outcome import one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from coordinator.app.app import App
-    from coordinator.commands import ServiceView
+    from coordinator.commands.service import ServiceView
 
     Check = Callable[[ServiceInfo], Awaitable[bool]]
 

@@ -6,20 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
-from coordinator.commands import (
-    DeregisterService,
-    FindServices,
-    GetService,
-    GetStats,
-    HeartbeatService,
-    RegisterService,
-)
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from coordinator.commands import ClusterStats, ServiceView
+    from coordinator.commands.cluster import ClusterStats
+    from coordinator.commands.service import ServiceView
 
 
 @dataclass(frozen=True, kw_only=True)

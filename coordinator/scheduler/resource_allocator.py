@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.pool import PoolFacade
-from coordinator.commands import GetContainer, GetPool, GetTask, ReleasePool
+from coordinator.commands.container import GetContainer
+from coordinator.commands.pool import GetPool, ReleasePool
+from coordinator.commands.task import GetTask
 from events.errors import NotFound
 from events.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.commands import Question
+    from coordinator.commands.command import Question
     from projections.pool import Pool
 
 

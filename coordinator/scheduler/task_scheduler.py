@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, flag, member, new_id, number, text, whole
-from coordinator.commands import (
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
     CompleteTask,
     FailTask,
-    GetStats,
     GetTask,
     ListTasks,
     ProgressTask,
     SubmitTask,
 )
-from coordinator.commands.payloads import payload_of, value_of
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy
 from events.errors import NotFound, Refused
 from events.resources import Resources
@@ -31,7 +31,7 @@ from events.task import TaskStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.commands import ClusterStats
+    from coordinator.commands.cluster import ClusterStats
     from events.task import Payload
     from projections.task import Task
 

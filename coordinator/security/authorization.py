@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands import COMMANDS, Command, RegisterService, SubmitTask
+from coordinator.commands import COMMANDS
+from coordinator.commands.command import Command
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import SubmitTask
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.errors import Forbidden, Refused, Unavailable, shown
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.commands import SubmitTask
+from coordinator.commands.task import SubmitTask
 from coordinator.security.authorization import Verdict, check, poured, too_fast, verdict
 
 if TYPE_CHECKING:
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from coordinator.engine.intake import Caller
     from coordinator.security.authorization import AccessRules, Bucket
     from projections.world import World

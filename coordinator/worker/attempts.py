@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.commands import CompleteTask, FailTask, ProgressTask
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.worker.handlers import Context, DoNotRetry
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable

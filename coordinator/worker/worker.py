@@ -25,7 +25,8 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client, name_in
-from coordinator.commands import ClaimTasks, DrainWorker, LeaveWorker, RegisterWorker, ReleaseTask
+from coordinator.commands.task import ClaimTasks, ReleaseTask
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import check_number
 from coordinator.ids import TimeOrderedIds
 from coordinator.stop_signals import stop_on_signals
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from coordinator.bus.connection import Message
-    from coordinator.commands import WorkerTerms
+    from coordinator.commands.worker import WorkerTerms
     from projections.task import Task
 
 log = structlog.get_logger(__name__)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands.cluster import FindServices, GetTask, ListWorkers
 from coordinator.commands.payloads import payload_of, value_of
-from coordinator.commands.task import DeregisterService, DrainWorker, SubmitTask
+from coordinator.commands.service import DeregisterService, FindServices
+from coordinator.commands.task import GetTask, SubmitTask
+from coordinator.commands.worker import DrainWorker, ListWorkers
 from coordinator.guard import Child, spawn
 from events.service import ServiceStatus
 from events.task import TaskStatus
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from coordinator.commands.cluster import ServiceView
+    from coordinator.commands.service import ServiceView
     from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e

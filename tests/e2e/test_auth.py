@@ -12,19 +12,12 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
-from coordinator.commands import (
-    CancelTask,
-    CreateContainer,
-    FindServices,
-    GetContainer,
-    GetStats,
-    GetTask,
-    RegisterNode,
-    RegisterService,
-    StartContainer,
-    SubmitTask,
-)
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
+from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.service import FindServices, RegisterService
+from coordinator.commands.task import CancelTask, GetTask, SubmitTask
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
 from coordinator.processes.up import run_cluster

@@ -19,16 +19,9 @@ from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
-from coordinator.commands import (
-    ClaimTasks,
-    CompleteTask,
-    CreateContainer,
-    GetContainer,
-    GetStats,
-    GetTask,
-    StartContainer,
-    SubmitTask,
-)
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
+from coordinator.commands.task import ClaimTasks, CompleteTask, GetTask, SubmitTask
 from coordinator.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.journal.replay import begun

@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.client.client import Client
-from coordinator.commands import (
-    ClaimTasks,
-    CreateContainer,
-    FailTask,
-    GetContainer,
-    RegisterService,
-    RegisterWorker,
-    StartContainer,
-)
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import ClaimTasks, FailTask
+from coordinator.commands.worker import RegisterWorker
 from events.container import ContainerStatus
 from tests.commands import PROGRAM, Up, call, run, running, up
 
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,8 @@ import pytest
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
-from coordinator.commands import GetStats, SubmitTask
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.task import SubmitTask
 from coordinator.diagnostics.findings import State
 from coordinator.diagnostics.verify import Files, accept, verify
 from coordinator.errors import Corrupt

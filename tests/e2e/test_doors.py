@@ -17,8 +17,13 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
-from coordinator.commands import COMMANDS, Command, FindServices, GetStats, GetTask, ListTasks, SubmitTask
-from coordinator.commands.task import ClaimTasks, DefinePool, RegisterService, RegisterWorker
+from coordinator.commands import COMMANDS
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.command import Command
+from coordinator.commands.pool import DefinePool
+from coordinator.commands.service import FindServices, RegisterService
+from coordinator.commands.task import ClaimTasks, GetTask, ListTasks, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.engine.limits import Limits
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.instance import Coordinator, Instance

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.app.app import embedded
-from coordinator.commands import FindServices, GetHealthHistory, GetService, RegisterService
+from coordinator.commands.service import FindServices, GetHealthHistory, GetService, RegisterService
 from coordinator.deciders.rules import Rules
 from coordinator.health.check_worker import run_health_checks
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.commands import FindServices
-from coordinator.commands.task import RegisterService, RegisterWorker
+from coordinator.commands.service import FindServices, RegisterService
+from coordinator.commands.worker import RegisterWorker
 from coordinator.doors import heartbeats as heartbeat_recall
 from coordinator.doors.heartbeats import recall_heartbeats
 from events.codec import encode, envelope

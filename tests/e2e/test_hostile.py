@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import CoordinationError
 from coordinator.follower.feed import FeedLimits

@@ -14,7 +14,7 @@ import nats
 import pytest
 
 from coordinator.bus.streams import ensure_stream
-from coordinator.commands import GetTask, SubmitTask
+from coordinator.commands.task import GetTask, SubmitTask
 from coordinator.doors.inbox import InboxLimits, find_inboxes, inbox_stream
 from coordinator.errors import NotFound, Refused
 from coordinator.journal.stream import NatsJournal

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.bus.streams import ensure_stream
-from coordinator.commands import GetTask
+from coordinator.commands.task import GetTask
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.inbox import InboxRecorded, InboxRefused
 from events.task import TaskStatus

@@ -14,8 +14,7 @@ import pytest
 from nats.micro.service import SEMVER_REGEX, ServiceInfo, ServicePing, ServiceStats
 
 from coordinator.commands import COMMANDS
-from coordinator.commands.cluster import GetTask, ListTasks
-from coordinator.commands.task import SubmitTask
+from coordinator.commands.task import GetTask, ListTasks, SubmitTask
 from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.errors import NotFound

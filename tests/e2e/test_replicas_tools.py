@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.bus.streams import ensure_stream
 from coordinator.client.client import Client
-from coordinator.commands import ListTasks, SubmitTask
+from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import Unavailable
 from coordinator.journal.snapshots import Snapshots

@@ -19,7 +19,8 @@ import pytest
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
-from coordinator.commands import GetStats, ListTasks, SubmitTask
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership.lease import Lease
 from events import codec

@@ -13,7 +13,7 @@ from coordinator.app.app import App, _Remote, _running
 from coordinator.client import service_watch as watch_module
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
-from coordinator.commands.task import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.leadership.led_journal import Notice
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings

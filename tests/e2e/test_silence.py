@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.client.client import Client
-from coordinator.commands import ClusterStats, GetStats, RegisterWorker
+from coordinator.commands.cluster import ClusterStats, GetStats
+from coordinator.commands.worker import RegisterWorker
 from coordinator.task_groups import task_group
 from tests.commands import call, up
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.client.client import Client
-from coordinator.commands import ClaimTasks, GetStats, ListTasks, SubmitTask
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.task import ClaimTasks, ListTasks, SubmitTask
 from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.task_groups import task_group
 from events.errors import Unavailable

@@ -19,16 +19,10 @@ import pytest
 
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
-from coordinator.commands import (
-    CreateContainer,
-    FindServices,
-    GetContainer,
-    GetStats,
-    ListContainers,
-    ListTasks,
-    StartContainer,
-    SubmitTask,
-)
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import CreateContainer, GetContainer, ListContainers, StartContainer
+from coordinator.commands.service import FindServices
+from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
 from events.container import ContainerStatus
@@ -39,7 +33,7 @@ from tests.conftest import living_in
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 pytestmark = pytest.mark.e2e
 

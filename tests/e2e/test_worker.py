@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.commands.cluster import GetStats, GetTask, ListTasks, ListWorkers
+from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
-from coordinator.commands.task import CancelTask, RegisterWorker, SubmitTask
+from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.worker import ListWorkers, RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.guard import Child, spawn
 from coordinator.task_groups import task_group

@@ -12,8 +12,8 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.task import SubmitTask
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, Refused
 

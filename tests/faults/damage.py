@@ -22,8 +22,8 @@ import structlog
 
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
-from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.task import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal

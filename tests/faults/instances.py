@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.guard import Child, spawn
 
 if TYPE_CHECKING:

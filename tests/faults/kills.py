@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.client.client import Client
-from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import SubmitTask
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
 from coordinator.processes.program import Program

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.client.client import Client
-from coordinator.commands import ClaimTasks, SubmitTask
+from coordinator.commands.task import ClaimTasks, SubmitTask
 from coordinator.leadership.lease import TTL_S
 from tests.commands import Running, running
 from tests.faults.replicated import PATIENCE_S, Judge, Submitters, nothing_broken

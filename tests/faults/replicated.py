@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.bus.connection import Bus
-from coordinator.commands import SubmitTask
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.slots import NO_JOURNAL

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.commands import GetStats
+from coordinator.commands.cluster import GetStats
 from coordinator.home import Home
 from coordinator.processes.up import run_cluster
 from coordinator.settings.model import load

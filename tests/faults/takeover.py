@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.client.client import Client
-from coordinator.commands import SubmitTask
+from coordinator.commands.task import SubmitTask
 from coordinator.leadership.lease import RENEW_S
 from coordinator.task_groups import task_group
 from tests.faults.instances import instances, led_by, start_all

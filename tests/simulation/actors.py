@@ -15,30 +15,29 @@ import msgspec
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
 from coordinator.client.client import Client
-from coordinator.commands import (
-    AllocatePool,
-    CancelTask,
-    ClaimTasks,
-    Command,
-    CompleteTask,
+from coordinator.commands.command import Command
+from coordinator.commands.container import (
     CreateContainer,
-    DefinePool,
     DestroyContainer,
-    FailTask,
     GetContainer,
-    GetTask,
-    LeaveWorker,
     PauseContainer,
-    ProgressTask,
-    RegisterService,
-    RegisterWorker,
-    ReleasePool,
-    ReleaseTask,
     ResumeContainer,
     StartContainer,
     StopContainer,
+)
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import (
+    CancelTask,
+    ClaimTasks,
+    CompleteTask,
+    FailTask,
+    GetTask,
+    ProgressTask,
+    ReleaseTask,
     SubmitTask,
 )
+from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, StaleLease, Unavailable

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.commands import (
-    AllocatePool,
-    CancelTask,
-    CompleteTask,
-    CreateContainer,
-    FailTask,
-    RegisterService,
-    ReleasePool,
-    SubmitTask,
-)
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.pool import AllocatePool, ReleasePool
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import CancelTask, CompleteTask, FailTask, SubmitTask
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,

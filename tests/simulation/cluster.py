@@ -44,7 +44,7 @@ from tests.simulation.watch import Machine, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from coordinator.engine.engine import Engine
     from projections.store import Batch
 

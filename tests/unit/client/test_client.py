@@ -13,8 +13,9 @@ from coordinator.bus.connection import Bus, Message
 from coordinator.client.client import Client
 from coordinator.client.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES
 from coordinator.client.reads import ask_follower, find_task
-from coordinator.commands import ClaimTasks, GetStats, GetTask, SubmitTask
+from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.task import ClaimTasks, GetTask, SubmitTask
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.subjects import Subjects
 from tests.real_server import TOKEN, RealServer, real_server

@@ -5,17 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from coordinator.commands import (
-    BY_SUBJECT,
-    COMMANDS,
-    ClaimTasks,
-    Command,
-    FailTask,
-    ReportCheck,
-    StartContainer,
-    SubmitTask,
-    command_type,
-)
+from coordinator.commands import BY_SUBJECT, COMMANDS, command_type
+from coordinator.commands.command import Command
+from coordinator.commands.container import StartContainer
+from coordinator.commands.service import ReportCheck
+from coordinator.commands.task import ClaimTasks, FailTask, SubmitTask
 from coordinator.deciders.dispatch import DECIDERS, answer
 from coordinator.deciders.rules import Context, Rules
 from events.errors import NotFound

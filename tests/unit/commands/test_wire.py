@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.commands import COMMANDS, CancelTask, Command, GetTask, ListTasks, SubmitTask
+from coordinator.commands import COMMANDS
+from coordinator.commands.command import Command
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.wire import (
     MESSAGE_CHARS_MOST,
     MOST_COMMANDS,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands import RegisterNode
+from coordinator.commands.node import RegisterNode
 from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.resources import Resources

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.commands import (
-    ClaimTasks,
-    CompleteTask,
-    CreateContainer,
-    FailTask,
-    RegisterNode,
-    RegisterService,
-    SubmitTask,
-)
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.node import RegisterNode
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import ClaimTasks, CompleteTask, FailTask, SubmitTask
 from events.container import (
     ContainerCreated,
     ContainerFailed,

@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import (
-    BindSession,
-    CloseSession,
-    Command,
+from coordinator.commands.command import Command
+from coordinator.commands.container import (
     DestroyContainer,
     PauseContainer,
     ResumeContainer,
     StartContainer,
     StopContainer,
 )
+from coordinator.commands.session import BindSession, CloseSession
 from coordinator.deciders.rules import AgentType, Rules
 from events.container import (
     ContainerDestroyed,

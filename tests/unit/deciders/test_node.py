@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.commands import CordonNode, ObservedContainer, SyncNode, UncordonNode
+from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
 from coordinator.deciders.node import failed, orders
 from coordinator.deciders.rules import Context, Rules
 from events.base import Event

@@ -7,7 +7,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from coordinator.commands import AllocatePool, Command, DefinePool, ReleasePool
+from coordinator.commands.command import Command
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
 from tests.specification import given

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.commands import DeregisterService, HeartbeatService, ReportCheck
+from coordinator.commands.service import DeregisterService, HeartbeatService, ReportCheck
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.service import check_host, check_url, living
 from events.errors import NotFound, Refused

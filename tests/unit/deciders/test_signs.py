@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import (
-    Command,
-    HeartbeatService,
-    RegisterWorker,
-    ReportCheck,
-    ServiceLoad,
-    SyncNode,
-)
+from coordinator.commands.command import Command
+from coordinator.commands.node import SyncNode
+from coordinator.commands.service import HeartbeatService, ReportCheck, ServiceLoad
+from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.signs import Signs
 from events.service import ServiceStatus
 from tests.specification import fold

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands import AcceptSilence
+from coordinator.commands.cluster import AcceptSilence
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import Context, Rules
 from coordinator.deciders.signs import Signs

@@ -9,7 +9,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from coordinator.commands import CancelTask, ProgressTask, ReleaseTask, SubmitTask
+from coordinator.commands.task import CancelTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.task import backoff_s
 from events.base import Event

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import DrainWorker, LeaveWorker, RegisterWorker, WithdrawClaim, WorkerTerms
+from coordinator.commands.task import WithdrawClaim
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.task import STRATEGIES
 from coordinator.scheduler.scheduling_policy import SchedulingStrategy

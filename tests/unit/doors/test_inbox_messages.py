@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.commands import CompleteTask, CreateContainer, HeartbeatService, RegisterService, SubmitTask
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.service import HeartbeatService, RegisterService
+from coordinator.commands.task import CompleteTask, SubmitTask
 from coordinator.commands.wire import MESSAGE_CHARS_MOST
 from coordinator.doors.inbox_messages import (
     DATA_BYTES_MOST,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.commands import RegisterWorker
+from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.engine.engine import Engine
 from coordinator.engine.intake import Asked, Caller
@@ -28,7 +28,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
 
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
     from coordinator.journal.memory import Point
     from coordinator.security.authorization import AccessRules
     from events.base import Envelope, Event

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.commands import CancelTask, DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.commands.task import CancelTask
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.engine.limits import Limits
 from coordinator.errors import Refused, Unavailable

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import (
-    CancelTask,
-    FindServices,
-    GetTask,
-    ListTasks,
-    RegisterNode,
-    RegisterWorker,
-    StartContainer,
-    StopContainer,
-)
-from coordinator.commands.task import SubmitTask
+from coordinator.commands.container import StartContainer, StopContainer
+from coordinator.commands.node import RegisterNode
+from coordinator.commands.service import FindServices
+from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.dispatch import DECIDERS
 from coordinator.engine.intake import Caller
 from coordinator.engine.limits import Limits

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from coordinator.commands import (
-    CancelTask,
-    FindServices,
-    GetContainer,
-    GetTask,
-    ObservedContainer,
-    StartContainer,
-    SyncNode,
-)
+from coordinator.commands.container import GetContainer, StartContainer
+from coordinator.commands.node import ObservedContainer, SyncNode
+from coordinator.commands.service import FindServices
+from coordinator.commands.task import CancelTask, GetTask
 from coordinator.engine.intake import Caller
 from coordinator.engine.limits import Limits
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.commands import Command, CreateContainer, ListTasks, RegisterService
+from coordinator.commands.command import Command
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.service import RegisterService
+from coordinator.commands.task import ListTasks
 from coordinator.engine.intake import Asked, Caller, Intake, typed
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable

@@ -7,23 +7,24 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import (
-    CancelTask,
+from coordinator.commands.container import (
     DestroyContainer,
+    PauseContainer,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+)
+from coordinator.commands.node import ObservedContainer, SyncNode
+from coordinator.commands.service import (
     FindServices,
     GetHealthHistory,
     GetService,
     HeartbeatService,
-    ObservedContainer,
-    PauseContainer,
-    RegisterWorker,
     ReportCheck,
-    ResumeContainer,
     ServiceLoad,
-    StartContainer,
-    StopContainer,
-    SyncNode,
 )
+from coordinator.commands.task import CancelTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.engine.limits import Limits
 from coordinator.errors import Refused

@@ -7,23 +7,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.commands import (
-    Command,
-    FindServices,
-    GetContainer,
-    GetHealthHistory,
-    GetPool,
-    GetService,
-    GetSession,
-    GetStats,
-    GetTask,
-    ListContainers,
-    ListNodes,
-    ListTasks,
-    ListWorkers,
-    ReportCheck,
-    ServiceLoad,
-)
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.command import Command
+from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.node import ListNodes
+from coordinator.commands.pool import GetPool
+from coordinator.commands.service import FindServices, GetHealthHistory, GetService, ReportCheck, ServiceLoad
+from coordinator.commands.session import GetSession
+from coordinator.commands.task import GetTask, ListTasks
+from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.signs import Signs
 from coordinator.engine.intake import Asked, Caller
 from coordinator.engine.questions import Waiting, ask

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.commands import FindServices, ReportCheck
+from coordinator.commands.service import FindServices, ReportCheck
 from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
 from coordinator.health.probes import Outcome, Prober
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.app.app import App
-    from coordinator.commands import Command
+    from coordinator.commands.command import Command
 
 INTERVAL_S = 0.1
 

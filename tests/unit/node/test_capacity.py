@@ -8,16 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from coordinator.commands import (
-    Command,
-    CordonNode,
-    DestroyContainer,
-    ObservedContainer,
-    StartContainer,
-    StopContainer,
-    SyncNode,
-    UncordonNode,
-)
+from coordinator.commands.command import Command
+from coordinator.commands.container import DestroyContainer, StartContainer, StopContainer
+from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
 from coordinator.deciders.container import free_on
 from coordinator.deciders.due import due
 from coordinator.deciders.node import orders

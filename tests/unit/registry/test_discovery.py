@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands import ServiceLoad, ServiceView
+from coordinator.commands.service import ServiceLoad, ServiceView
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry import discovery as discovery_module
 from coordinator.registry.discovery import AVOID_S, Round, choose

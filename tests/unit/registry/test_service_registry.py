@@ -13,7 +13,7 @@ from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
-    from coordinator.commands import FindServices
+    from coordinator.commands.service import FindServices
     from tests.facades import Here
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands import SubmitTask
+from coordinator.commands.task import SubmitTask
 from coordinator.deciders.rules import Rules
 from coordinator.scheduler import SchedulingStrategy, TaskScheduler, TaskStatus
 from events.errors import Corrupt, NotFound, Refused, StaleLease

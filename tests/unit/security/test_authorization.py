@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands import (
-    COMMANDS,
-    CancelTask,
-    DeregisterService,
-    FindServices,
-    GetStats,
-    GetTask,
-    RegisterNode,
-    SubmitTask,
-    SyncNode,
-)
+from coordinator.commands import COMMANDS
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.node import RegisterNode, SyncNode
+from coordinator.commands.service import DeregisterService, FindServices
+from coordinator.commands.task import CancelTask, GetTask, SubmitTask
 from coordinator.doors.inbox_messages import Item
 from coordinator.engine.intake import Caller
 from coordinator.errors import Forbidden, Refused, Unavailable

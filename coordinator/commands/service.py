@@ -1,0 +1,120 @@
+"""What may be asked of services."""
+
+from __future__ import annotations
+
+import msgspec
+
+from coordinator.commands.command import Command, Question
+from events.service import ServiceStatus
+from projections.service import Service
+
+
+class RegisterService(Command, frozen=True, kw_only=True, gc=False):
+    """Offer a service instance; again with other facts replaces them."""
+
+    KIND, VERB, Answer = "service", "register", str
+
+    service_id: str
+    service_name: str
+    service_type: str
+    host: str
+    port: int
+    health_check_url: str = ""
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+    weight: int = 1
+    container_id: str = ""
+    worker_id: str = ""
+
+
+class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
+    """Take a service instance off."""
+
+    KIND, VERB = "service", "deregister"
+
+    service_id: str
+    reason: str = "requested"
+
+
+class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
+    """Tell that a service instance lives; nothing enters the journal unless its health changes by it."""
+
+    KIND, VERB = "service", "heartbeat"
+
+    service_id: str
+    load: float = 0.0
+    connections: int = 0
+    response_time_ms: float | None = None
+
+
+class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
+    """Report the outcome of one health check; the coordinator decides what it means."""
+
+    KIND, VERB = "service", "check"
+
+    service_id: str
+    ok: bool
+    check: str
+    detail: str = ""
+    latency_ms: float | None = None
+
+
+class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What a service's last heartbeat said, and how long ago, in seconds."""
+
+    heard_s_ago: float
+    load: float = 0.0
+    connections: int = 0
+    response_time_ms: float | None = None
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A service as discovery sees it: its folded state and its last reported load."""
+
+    service: Service
+    reported: ServiceLoad | None = None
+
+
+class FindServices(Question, frozen=True, kw_only=True, gc=False):
+    """
+    Ask for service instances by name, type and status; read at any moment, without waiting for the turn.
+
+    With `after` they come in the order of their ids, from the first beyond it: so all are read page by page.
+    """
+
+    KIND, VERB, Answer = "service", "find", list[ServiceView]
+
+    service_name: str = ""
+    service_type: str = ""
+    status: ServiceStatus | None = None
+    tag: str = ""
+    limit: int = 1000
+    after: str | None = None
+
+
+class GetService(Question, frozen=True, kw_only=True, gc=False):
+    """Ask for one service instance."""
+
+    KIND, VERB, Answer = "service", "get", ServiceView
+
+    service_id: str
+
+
+class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """One health check as it was reported; `at` is wall-clock seconds."""
+
+    at: float
+    ok: bool
+    check: str
+    status: ServiceStatus
+    detail: str = ""
+    latency_ms: float | None = None
+
+
+class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
+    """Ask for the last outcomes of a service's health checks, newest first."""
+
+    KIND, VERB, Answer = "service", "history", list[CheckOutcome]
+
+    service_id: str
+    limit: int = 50
