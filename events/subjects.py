@@ -29,6 +29,7 @@ OWN_NAME = "coordinator"
 """Who does what nobody asked for: no domain may go by it."""
 
 _is_domain = re.compile(r"[a-z0-9_-]{1,64}").fullmatch
+_is_inbox = re.compile(r"_(?:INBOX[A-Za-z0-9_-]{0,64}|R_)(?:\.[A-Za-z0-9_-]{1,64}){1,8}").fullmatch
 
 
 class Subjects:
@@ -168,3 +169,13 @@ def checked_domain(name: object) -> str:
         return name
     msg = f"domain {shown(name)} is not a name for one: use 1 to 64 of a-z 0-9 _ -, and not {OWN_NAME!r}"
     raise Refused(msg, reason="bad_id")
+
+
+def may_answer(reply: str) -> bool:
+    """
+    Say whether *reply* is a subject to answer on: an inbox, or what NATS makes of one between two accounts.
+
+    It is the sender's choice, and whoever answers writes there with rights of their own: the journal, a lease, another
+    stream or JetStream's own API must not be reached that way.
+    """
+    return _is_inbox(reply) is not None

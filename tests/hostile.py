@@ -13,7 +13,7 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coordinator.commands import COMMANDS
-from coordinator.follower.read_door import VERBS
+from coordinator.commands.reads import VERBS
 from events.subjects import Subjects
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.clock import SystemClock
+from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer, DestroyContainer
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
@@ -18,7 +19,6 @@ from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, Fail
 from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.deciders.rules import Rules
 from coordinator.engine.engine import Engine
-from coordinator.engine.intake import Caller
 from coordinator.engine.limits import Limits
 from coordinator.journal.replay import fold
 from events.coordinator import EpochClaim

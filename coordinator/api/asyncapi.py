@@ -15,9 +15,9 @@ import msgspec
 from coordinator import __version__
 from coordinator.client.nodes import NodeQuestion
 from coordinator.commands import COMMANDS
+from coordinator.commands.reads import VERBS
 from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS
-from coordinator.follower.read_door import VERBS
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
 from events.ids import PATTERN

@@ -24,8 +24,8 @@ import structlog
 
 from coordinator.client.client import CALL_TIMEOUT_S, Client, credentials
 from coordinator.client.service_watch import ServiceWatch
+from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
-from coordinator.engine.intake import Caller
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
 from coordinator.task_groups import task_group

@@ -19,6 +19,7 @@ import structlog
 from coordinator.bus.connection import Bus
 from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
+from coordinator.commands.notices import Announcement
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import ORDERS, decode_answers, encode_order, request_of, value_of
 from coordinator.ids import TimeOrderedIds
@@ -283,7 +284,7 @@ class Client:
     def _leader_changed(self, message: Message) -> None:
         """Send what is outstanding again at once, to whoever leads now; a reign that is told again is no news."""
         try:
-            reign = Position.parse(msgspec.json.decode(message.data, type=_Announcement).epoch)
+            reign = Position.parse(msgspec.json.decode(message.data, type=Announcement).epoch)
         except (*UNREADABLE, CoordinationError) as error:
             log.warning("announcement_unreadable", why=str(error)[:200])
             return
@@ -296,12 +297,6 @@ class Client:
         for lane in self._lanes.values():
             lane.close()
         self._interrupt()
-
-
-class _Announcement(msgspec.Struct, frozen=True):
-    """What a new writer says of itself."""
-
-    epoch: str
 
 
 def _wait_of(command: Command) -> float:

@@ -23,10 +23,10 @@ import structlog
 
 from coordinator.client.service_list import PAGE
 from coordinator.client.service_table import ServiceTable
+from coordinator.commands.notices import NOTICE_EVERY_S, ServiceNotice
 from coordinator.commands.service import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
 from coordinator.commands.wire import value_of
 from coordinator.ids import TimeOrderedIds
-from coordinator.leadership.led_journal import BEAT_S, Notice
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import START, Position
@@ -61,7 +61,7 @@ NAME_MAX = 1000
 """Instances of one name whose loads are asked for: more do not fit into one answer."""
 
 _ids = TimeOrderedIds()
-_notices = msgspec.json.Decoder(Notice)
+_notices = msgspec.json.Decoder(ServiceNotice)
 
 
 class _TooMany(CoordinationError):
@@ -109,7 +109,7 @@ class ServiceWatch:
         self._loads_at: dict[str, float] = {}
         self._fetched_at = 0.0
         self._by_load: set[str] = set()
-        self._pending: list[Notice] | None = None
+        self._pending: list[ServiceNotice] | None = None
         self._own_loads: dict[str, ServiceLoad] = {}
         self._doubt = asyncio.Event()
         self._spread = False
@@ -133,7 +133,7 @@ class ServiceWatch:
         if self._table is None:
             return 0.0
         silent_s = self._clock() - self._heard_at
-        return silent_s if self._doubt.is_set() or silent_s > 2 * BEAT_S else 0.0
+        return silent_s if self._doubt.is_set() or silent_s > 2 * NOTICE_EVERY_S else 0.0
 
     def find(
         self, service_name: str, status: ServiceStatus, *, with_loads: bool = False
@@ -189,7 +189,7 @@ class ServiceWatch:
         else:
             self._doubt_it()
 
-    def _follow(self, notice: Notice) -> None:
+    def _follow(self, notice: ServiceNotice) -> None:
         """Fold a notice that follows on what is held; any other one puts that in doubt."""
         if self._table is None:
             return

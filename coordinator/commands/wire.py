@@ -35,7 +35,6 @@ TRACEPARENT_CHARS_MOST = 64
 _place = re.compile(r"(.*) - at `(?:key in )?\$([^`]*)`", re.DOTALL).fullmatch
 _steps = re.compile(r"\.(\w+)|\[(\d+)\]|(.)", re.DOTALL).findall
 _may_name_amounts = re.compile(rb'"(?:resources|capacity)"').search
-_is_inbox = re.compile(r"_(?:INBOX[A-Za-z0-9_-]{0,64}|R_)(?:\.[A-Za-z0-9_-]{1,64}){1,8}").fullmatch
 _unknown_field = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL).fullmatch
 
 
@@ -280,16 +279,6 @@ def nearest(given: str, known: Any) -> str:
 def cut(text: str) -> str:
     """Give as much of *text* as an error says."""
     return text if len(text) <= MESSAGE_CHARS_MOST else f"{text[:MESSAGE_CHARS_MOST]}… ({len(text)} characters)"
-
-
-def may_answer(reply: str) -> bool:
-    """
-    Say whether *reply* is a subject to answer on: an inbox, or what NATS makes of one between two accounts.
-
-    It is the sender's choice, and whoever answers writes there with rights of their own: the journal, a lease, another
-    stream or JetStream's own API must not be reached that way.
-    """
-    return _is_inbox(reply) is not None
 
 
 def check_order(order: Order, kind: str, verb: str) -> None:

@@ -10,7 +10,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from coordinator.deciders.rules import check_resources, check_text
+from coordinator.commands.validation import check_resources, check_text
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.commands.node import DesiredContainer, NodeOrders
+from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.container import MOST_ENTRIES, destroyed, starting
-from coordinator.deciders.rules import check_number, check_resources, check_text, doubled
+from coordinator.deciders.rules import doubled
 from events.container import (
     ContainerFailed,
     ContainerPaused,

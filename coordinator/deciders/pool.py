@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders.rules import check_number, check_resources
+from coordinator.commands.validation import check_number, check_resources
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased

@@ -12,7 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from coordinator.deciders.rules import check_number, check_text
+from coordinator.commands.validation import check_number, check_text
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus

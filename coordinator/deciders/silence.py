@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders.rules import check_text
+from coordinator.commands.validation import check_text
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
 from events.errors import NotFound
 from events.service import ServiceStatus

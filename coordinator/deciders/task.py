@@ -11,7 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
-from coordinator.deciders.rules import check_number, check_payload, check_resources, check_text, doubled
+from coordinator.commands.validation import check_number, check_resources, check_text
+from coordinator.deciders.rules import check_payload, doubled
 from events.errors import NotFound, Refused, StaleLease
 from events.ids import checked
 from events.task import (

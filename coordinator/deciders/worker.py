@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from coordinator.deciders.rules import check_number, check_resources, check_text
+from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.task import RELEASED_AT_ONCE, again, check_room_for_worker, released
 from events.errors import NotFound, Refused
 from events.ids import checked

@@ -17,7 +17,8 @@ import structlog
 
 from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
-from coordinator.doors.inbox_messages import Incoming, Item, items_of
+from coordinator.commands.inbox import Item
+from coordinator.doors.inbox_messages import Incoming, items_of
 from coordinator.engine.inboxes import Place
 from events.errors import Refused, Unavailable
 from events.inbox import InboxGap

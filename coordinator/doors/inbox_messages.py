@@ -10,30 +10,19 @@ follows, and nothing of it is ever left out, for the position in the inbox count
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from coordinator.commands import command_type
 from coordinator.commands.command import Command
-from coordinator.commands.container import (
-    CreateContainer,
-    DestroyContainer,
-    PauseContainer,
-    ResumeContainer,
-    StartContainer,
-    StopContainer,
-)
-from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
-from coordinator.commands.session import BindSession, CloseSession
-from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
+from coordinator.commands.inbox import KINDS, ORDERS, Asks, Item, refusal
+from coordinator.commands.validation import check_text
 from coordinator.commands.wire import check_caller, cut, decode_command, nearest
-from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.deciders.rules import check_text
 from events.codec import UNREADABLE, seconds_of
-from events.errors import CoordinationError, Corrupt, Refused, shown
+from events.errors import Corrupt, Refused, shown
 from events.ids import checked
-from events.inbox import InboxGap, InboxRecorded, InboxRefused
+from events.inbox import InboxRecorded, InboxRefused
 
 MOST_EVENTS = 1000
 """CloudEvents in one batch."""
@@ -41,45 +30,6 @@ DEPTH_MOST = 64
 """Levels of nesting in a fact: whoever reads the journal after us has a limit too, and some have a low one."""
 TEXT_CHARS_MOST = 256
 DATA_BYTES_MOST = 64 * 1024
-BEGINS_BYTES = 80
-
-KINDS = frozenset({"container", "service", "task", "worker", "node", "pool", "session", "coordinator", "inbox"})
-"""What is ours: the types of these kinds are known here, or refused."""
-
-
-class Asks(NamedTuple):
-    """What an event type asks for: a command, and the field of it that the event's `subject` stands for."""
-
-    command: type[Command]
-    field: str
-    makes: bool = False
-    """Whether an id is made from that of the event where none is given."""
-
-
-ORDERS: dict[str, Asks] = {
-    "task.submitted": Asks(SubmitTask, "task_id", makes=True),
-    "task.progressed": Asks(ProgressTask, "task_id"),
-    "task.completed": Asks(CompleteTask, "task_id"),
-    "task.failed": Asks(FailTask, "task_id"),
-    "task.released": Asks(ReleaseTask, "task_id"),
-    "task.cancelled": Asks(CancelTask, "task_id"),
-    "worker.registered": Asks(RegisterWorker, "worker_id"),
-    "worker.draining": Asks(DrainWorker, "worker_id"),
-    "worker.left": Asks(LeaveWorker, "worker_id"),
-    "service.registered": Asks(RegisterService, "service_id", makes=True),
-    "service.deregistered": Asks(DeregisterService, "service_id"),
-    "service.heartbeat": Asks(HeartbeatService, "service_id"),
-    "service.checked": Asks(ReportCheck, "service_id"),
-    "session.bound": Asks(BindSession, "session_id"),
-    "session.closed": Asks(CloseSession, "session_id"),
-    "container.requested": Asks(CreateContainer, "container_id", makes=True),
-    "container.start_requested": Asks(StartContainer, "container_id"),
-    "container.stop_requested": Asks(StopContainer, "container_id"),
-    "container.pause_requested": Asks(PauseContainer, "container_id"),
-    "container.resume_requested": Asks(ResumeContainer, "container_id"),
-    "container.destroy_requested": Asks(DestroyContainer, "container_id"),
-}
-"""Every event type by which another domain has the coordinator do something."""
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -92,27 +42,6 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     stream_created: str = ""
     headers: dict[str, str] = {}
-
-
-class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """
-    One event of a message: `command` to be decided, or `event` to be recorded; neither where there is nothing to do.
-
-    What follows `is_last` is the next message. `body` is what came, of a batch this event alone, for what is said when
-    it is refused.
-    """
-
-    sequence: int
-    index: int = 0
-    is_last: bool = True
-    command: Command | None = None
-    event: InboxRecorded | InboxRefused | InboxGap | None = None
-    type: str = ""
-    event_id: str = ""
-    command_id: str = ""
-    tenant: str = "default"
-    traceparent: str = ""
-    body: bytes = b""
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -161,21 +90,6 @@ def items_of(message: Incoming) -> list[Item]:
         return [Item(sequence=message.sequence)]
     last = len(parts) - 1
     return [_item(message, index, part, is_last=index == last) for index, part in enumerate(parts)]
-
-
-def refusal(domain: str, item: Item, error: CoordinationError) -> InboxRefused:
-    """Say why the order in *item* was not carried out."""
-    return InboxRefused(
-        domain=domain,
-        sequence=item.sequence,
-        index=item.index,
-        reason=error.reason,
-        message=cut(error.message),
-        type=item.type,
-        event_id=item.event_id,
-        digest=sha256(item.body).hexdigest(),
-        begins=ascii(item.body[:BEGINS_BYTES])[2:-1],
-    )
 
 
 def _refused(message: Incoming, index: int, body: bytes, error: Refused, event_id: str = "") -> InboxRefused:

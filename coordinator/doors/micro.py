@@ -17,10 +17,9 @@ import structlog
 
 from coordinator import __version__
 from coordinator.commands import COMMANDS
-from coordinator.commands.wire import may_answer
 from events.codec import rfc3339
 from events.errors import Refused
-from events.subjects import service_api
+from events.subjects import may_answer, service_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices, ServiceLoad
 from coordinator.commands.task import WithdrawClaim
-from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer, may_answer
-from coordinator.deciders.rules import check_number
+from coordinator.commands.validation import check_number
+from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
 from coordinator.doors.heartbeats import recall_heartbeats
 from coordinator.doors.micro import queue_of
-from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.intake import Asked
 from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
 from events.ids import checked
 from events.service import ServiceHeartbeat
+from events.subjects import may_answer
 from events.worker import WorkerHeartbeat
 
 if TYPE_CHECKING:

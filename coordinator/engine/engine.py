@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
+from coordinator.commands.caller import Caller
 from coordinator.commands.node import SyncNode
 from coordinator.commands.service import HeartbeatService, ReportCheck
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
@@ -29,7 +30,7 @@ from coordinator.deciders.rules import Context
 from coordinator.deciders.signs import Signs
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
-from coordinator.engine.intake import Asked, Caller, Intake, typed
+from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.limits import Limits
 from coordinator.engine.questions import Waiting, ask
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull

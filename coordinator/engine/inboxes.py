@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from coordinator.doors.inbox_messages import Item, refusal
-from coordinator.engine.intake import Asked, Caller
+from coordinator.commands.caller import Caller
+from coordinator.commands.inbox import Item, refusal
+from coordinator.engine.intake import Asked
 from coordinator.engine.turn import FoldFailed, TurnFull
 from events.errors import CoordinationError, Refused
 from events.inbox import InboxRead

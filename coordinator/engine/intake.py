@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from coordinator.commands.caller import Caller
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
     from events.errors import CoordinationError
-
-
-class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Whose command it is: `actor` comes from the door (the NATS subject, the process), never from the sender."""
-
-    actor: str
-    tenant: str = "default"
-    command_id: str = ""
-    traceparent: str = ""
 
 
 class Reply(Protocol):

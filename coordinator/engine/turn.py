@@ -18,7 +18,8 @@ from events.errors import Corrupt, Refused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordinator.engine.intake import Asked, Caller
+    from coordinator.commands.caller import Caller
+    from coordinator.engine.intake import Asked
     from events.base import Envelope, Event
     from events.errors import CoordinationError
     from projections.world import World

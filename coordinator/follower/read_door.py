@@ -28,18 +28,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 import structlog
 
-from coordinator.commands.wire import encode_answer, may_answer
+from coordinator.commands.reads import Events, Get, HowFarBehind, List, Wait, WhichPosition, _bounded, decode_question
+from coordinator.commands.wire import encode_answer
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.task_groups import task_group
 from events.base import START, Position
-from events.codec import UNREADABLE
-from events.errors import shown
 from events.ids import checked
+from events.subjects import may_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,11 +52,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 QUEUE = "followers"
-QUOTED_CHARS = 200
-
-_Place = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\.[0-9]{1,6}\Z", description="<sequence>.<index>")]
-_Text = Annotated[str, msgspec.Meta(max_length=1024)]
-_Kind = Literal["task", "container", "service", "worker", "node", "pool", "session"]
 
 
 class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,67 +64,6 @@ class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     listed_max: int = 1000
     at_least_wait_s: float = 1.0
     wait_max_s: float = 30.0
-
-
-class _Question(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    pass
-
-
-class Get(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one thing, ended or not."""
-
-    kind: _Kind
-    id: str
-    at_least: _Place | None = None
-
-
-class List(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for things, newest first."""
-
-    kind: _Kind
-    status: _Text | None = None
-    tenant: _Text | None = None
-    name: _Text | None = None
-    limit: int = 100
-    before: _Place | None = None
-    at_least: _Place | None = None
-
-
-class Events(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for events in order."""
-
-    subject: _Text | None = None
-    type: _Text | None = None
-    limit: int = 100
-    after: _Place | None = None
-    at_least: _Place | None = None
-
-
-class WhichPosition(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask how far the store is."""
-
-
-class Wait(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask to be answered when the store is as far as *position*."""
-
-    position: _Place
-    timeout_s: float = 10.0
-
-
-class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask how far store and feed are behind the journal."""
-
-
-Question = Get | List | Events | WhichPosition | Wait | HowFarBehind
-
-VERBS: dict[str, type[Question]] = {
-    "get": Get,
-    "list": List,
-    "events": Events,
-    "position": WhichPosition,
-    "wait": Wait,
-    "lag": HowFarBehind,
-}
 
 
 class ReadDoor:
@@ -283,30 +217,3 @@ class ReadDoor:
             if self._forged & (self._forged - 1) == 0:  # whoever floods a door must not flood the log
                 log.warning("question_with_forged_reply", reply=reply[:200], count=self._forged)
         return may
-
-
-def decode_question(verb: str, body: bytes) -> Question:
-    """
-    Read a question.
-
-    Raises:
-        Refused: there is no such verb, or the body is not its question.
-    """
-    question = VERBS.get(verb)
-    if question is None:
-        msg = f"verb {shown(verb)} is not known: use {', '.join(VERBS)}"
-        raise Refused(msg, reason="bad_verb")
-    try:
-        return msgspec.json.decode(body or b"{}", type=question)
-    except UNREADABLE as error:
-        fields = ", ".join(question.__struct_fields__) or "no fields"
-        # The error quotes what was sent, and that may be long.
-        msg = f"this is no question to {verb} ({str(error)[:QUOTED_CHARS]}): send a JSON object with {fields}"
-        raise Refused(msg, reason="bad_question") from error
-
-
-def _bounded(name: str, value: float, least: float, most: float) -> float:
-    if not least <= value <= most:
-        msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
-        raise Refused(msg, reason="bad_number")
-    return value

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
+from coordinator.commands.notices import NOTICE_EVERY_S, ServiceNotice
 from coordinator.journal.slots import Epoch
 from events.codec import join
 from events.errors import Refused
@@ -31,23 +32,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-BEAT_S = 1.0
-"""Between two signs of life."""
 
 _HEAD = b'{"type":"service.'
 """How the codec begins an event about a service."""
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _encoder = msgspec.json.Encoder()
-
-
-class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What became of services from `previous` to `position` in the reign `epoch`; `events` is an array."""
-
-    epoch: str
-    previous: str
-    position: str
-    events: msgspec.Raw
 
 
 class TellingJournal:
@@ -74,7 +64,7 @@ class TellingJournal:
         """Say every second how far services are known, so that a notice that was lost is missed."""
         while True:
             self._tell(b"[]")
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(NOTICE_EVERY_S)
 
     def _tell_changes(self, body: bytes) -> None:
         about_services = [raw for part in _parts.decode(body) if (raw := bytes(part)).startswith(_HEAD)]
@@ -83,7 +73,7 @@ class TellingJournal:
             self._changed = self._committed
 
     def _tell(self, events: bytes) -> None:
-        notice = Notice(
+        notice = ServiceNotice(
             epoch=self._epoch,
             previous=str(self._changed),
             position=str(self._committed),

@@ -21,7 +21,6 @@ import structlog
 from coordinator.client.nodes import NodeQuestion
 from coordinator.clock import SystemClock
 from coordinator.commands.node import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
-from coordinator.commands.wire import may_answer
 from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
 from coordinator.task_groups import task_group
 from events.codec import UNREADABLE
@@ -29,6 +28,7 @@ from events.container import Secret
 from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
 from events.resources import Resources
+from events.subjects import may_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping

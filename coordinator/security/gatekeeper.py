@@ -13,8 +13,8 @@ from coordinator.commands.task import SubmitTask
 from coordinator.security.authorization import Verdict, check, poured, too_fast, verdict
 
 if TYPE_CHECKING:
+    from coordinator.commands.caller import Caller
     from coordinator.commands.command import Command
-    from coordinator.engine.intake import Caller
     from coordinator.security.authorization import AccessRules, Bucket
     from projections.world import World
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from coordinator.deciders.rules import check_text
+from coordinator.commands.validation import check_text
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:

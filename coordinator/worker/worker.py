@@ -25,9 +25,10 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client, name_in
+from coordinator.commands.notices import LostLeases
 from coordinator.commands.task import ClaimTasks, ReleaseTask
+from coordinator.commands.validation import check_number
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.deciders.rules import check_number
 from coordinator.ids import TimeOrderedIds
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
@@ -61,12 +62,6 @@ LEAVE_TIMEOUT_S = 2.0
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _ids = TimeOrderedIds()
-
-
-class _Lost(msgspec.Struct):
-    """A notice: these leases are not the worker's any more."""
-
-    lost: list[str]
 
 
 class Worker:
@@ -313,7 +308,7 @@ class Worker:
     def _noticed(self, message: Message) -> None:
         """Take a hint of the coordinator: leases that were lost."""
         try:
-            lost = msgspec.json.decode(message.data, type=_Lost).lost
+            lost = msgspec.json.decode(message.data, type=LostLeases).lost
         except msgspec.MsgspecError as error:
             log.warning("notice_unreadable", worker_id=self.worker_id, why=str(error))
         else:

@@ -13,8 +13,8 @@ from coordinator.app.app import App, _Remote, _running
 from coordinator.client import service_watch as watch_module
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
+from coordinator.commands.notices import ServiceNotice
 from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
-from coordinator.leadership.led_journal import Notice
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
 from events.base import Position
@@ -155,13 +155,13 @@ async def test_what_is_no_notice_does_no_harm(cluster: Cluster) -> None:
         far = str(Position(10**9, 0))
         event = EXPLODED
         epoch = str(cluster.coordinator.engine.epoch) if cluster.coordinator.engine else ""
-        late = Notice(epoch="0.1", previous="0.0", position=far, events=msgspec.Raw(event))
+        late = ServiceNotice(epoch="0.1", previous="0.0", position=far, events=msgspec.Raw(event))
         assert send(client.subjects.services, msgspec.json.encode(late))
         await cluster.client.execute(offer("b"))
         await until(lambda: ids(watch) == ["a", "b"])
         assert watch.fetches == 1
-        unknown = Notice(epoch=epoch, previous="0.0", position=far, events=msgspec.Raw(event))
-        bad_epoch = Notice(epoch="?", previous="0.0", position=far, events=msgspec.Raw(b"[]"))
+        unknown = ServiceNotice(epoch=epoch, previous="0.0", position=far, events=msgspec.Raw(event))
+        bad_epoch = ServiceNotice(epoch="?", previous="0.0", position=far, events=msgspec.Raw(b"[]"))
         for number, body in enumerate((b"{", msgspec.json.encode(unknown), msgspec.json.encode(bad_epoch))):
             assert send(client.subjects.services, body)
             await until(lambda number=number: watch.fetches >= number + 2)  # type: ignore[misc]

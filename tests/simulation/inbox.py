@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.doors.inbox_messages import Incoming, Item, items_of
+from coordinator.commands.inbox import Item
+from coordinator.doors.inbox_messages import Incoming, items_of
 from events.inbox import InboxRead, InboxRecorded, InboxRefused
 
 if TYPE_CHECKING:

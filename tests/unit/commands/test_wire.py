@@ -25,12 +25,12 @@ from coordinator.commands.wire import (
     decode_orders,
     encode_answer,
     encode_order,
-    may_answer,
     request_of,
     value_of,
 )
 from events.errors import ERRORS, CoordinationError, NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources
+from events.subjects import may_answer
 from events.task import TaskStatus
 
 

@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.deciders.rules import (
-    AMOUNT_MAX,
-    Rules,
-    check_number,
-    check_payload,
-    check_resources,
-    check_text,
-    doubled,
-)
+from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text
+from coordinator.deciders.rules import Rules, check_payload, doubled
 from events.errors import Refused
 from tests.unit.deciders.facts import ABSURD, HOSTILE_TEXTS, INFINITY, NAN, resources
 

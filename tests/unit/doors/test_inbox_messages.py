@@ -11,20 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.commands.container import CreateContainer
+from coordinator.commands.inbox import KINDS, ORDERS, Item, refusal
 from coordinator.commands.service import HeartbeatService, RegisterService
 from coordinator.commands.task import CompleteTask, SubmitTask
 from coordinator.commands.wire import MESSAGE_CHARS_MOST
-from coordinator.doors.inbox_messages import (
-    DATA_BYTES_MOST,
-    DEPTH_MOST,
-    KINDS,
-    MOST_EVENTS,
-    ORDERS,
-    Incoming,
-    Item,
-    items_of,
-    refusal,
-)
+from coordinator.doors.inbox_messages import DATA_BYTES_MOST, DEPTH_MOST, MOST_EVENTS, Incoming, items_of
 from events import codec
 from events.errors import NotFound
 from events.ids import checked

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.container import StartContainer, StopContainer
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.dispatch import DECIDERS
-from coordinator.engine.intake import Caller
 from coordinator.engine.limits import Limits
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.journal.memory import Lost

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.container import GetContainer, StartContainer
 from coordinator.commands.node import ObservedContainer, SyncNode
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask
-from coordinator.engine.intake import Caller
 from coordinator.engine.limits import Limits
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
 from coordinator.journal.memory import Lost, MemoryJournal

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from coordinator.commands.inbox import Item
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
-from coordinator.doors.inbox_messages import Incoming, Item, items_of
+from coordinator.doors.inbox_messages import Incoming, items_of
 from coordinator.engine.inboxes import Place
 from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.command import Command
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import ListTasks
-from coordinator.engine.intake import Asked, Caller, Intake, typed
+from coordinator.engine.intake import Asked, Intake, typed
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable
 from tests.unit.deciders.facts import NAN, claim, create, payload, register_service, resources, submit

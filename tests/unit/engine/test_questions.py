@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
@@ -17,7 +18,7 @@ from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.signs import Signs
-from coordinator.engine.intake import Asked, Caller
+from coordinator.engine.intake import Asked
 from coordinator.engine.questions import Waiting, ask
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.intake import Asked, Caller
+from coordinator.commands.caller import Caller
+from coordinator.engine.intake import Asked
 from coordinator.engine.turn import Turn, TurnFull
 from events import codec
 from events.errors import Corrupt, Refused, Unavailable

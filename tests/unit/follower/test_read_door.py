@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.bus.connection import Message
+from coordinator.commands.reads import VERBS, decode_question
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
-from coordinator.follower.read_door import VERBS, ReadDoor, ReadLimits, decode_question
+from coordinator.follower.read_door import ReadDoor, ReadLimits
 from coordinator.journal.memory import MemoryJournal
 from events.base import START
 from events.subjects import Subjects

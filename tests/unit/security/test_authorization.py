@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
-from coordinator.doors.inbox_messages import Item
-from coordinator.engine.intake import Caller
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.security.gatekeeper import MOST_KEPT, Access

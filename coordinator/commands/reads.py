@@ -1,0 +1,106 @@
+"""Questions to the read model, as they come in on `….read.<source>.<verb>`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from coordinator.errors import Refused
+from events.codec import UNREADABLE
+from events.errors import shown
+
+QUOTED_CHARS = 200
+
+_Place = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\.[0-9]{1,6}\Z", description="<sequence>.<index>")]
+_Text = Annotated[str, msgspec.Meta(max_length=1024)]
+_Kind = Literal["task", "container", "service", "worker", "node", "pool", "session"]
+
+
+class _Question(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class Get(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for one thing, ended or not."""
+
+    kind: _Kind
+    id: str
+    at_least: _Place | None = None
+
+
+class List(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for things, newest first."""
+
+    kind: _Kind
+    status: _Text | None = None
+    tenant: _Text | None = None
+    name: _Text | None = None
+    limit: int = 100
+    before: _Place | None = None
+    at_least: _Place | None = None
+
+
+class Events(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask for events in order."""
+
+    subject: _Text | None = None
+    type: _Text | None = None
+    limit: int = 100
+    after: _Place | None = None
+    at_least: _Place | None = None
+
+
+class WhichPosition(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask how far the store is."""
+
+
+class Wait(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask to be answered when the store is as far as *position*."""
+
+    position: _Place
+    timeout_s: float = 10.0
+
+
+class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
+    """Ask how far store and feed are behind the journal."""
+
+
+Question = Get | List | Events | WhichPosition | Wait | HowFarBehind
+
+
+VERBS: dict[str, type[Question]] = {
+    "get": Get,
+    "list": List,
+    "events": Events,
+    "position": WhichPosition,
+    "wait": Wait,
+    "lag": HowFarBehind,
+}
+
+
+def decode_question(verb: str, body: bytes) -> Question:
+    """
+    Read a question.
+
+    Raises:
+        Refused: there is no such verb, or the body is not its question.
+    """
+    question = VERBS.get(verb)
+    if question is None:
+        msg = f"verb {shown(verb)} is not known: use {', '.join(VERBS)}"
+        raise Refused(msg, reason="bad_verb")
+    try:
+        return msgspec.json.decode(body or b"{}", type=question)
+    except UNREADABLE as error:
+        fields = ", ".join(question.__struct_fields__) or "no fields"
+        # The error quotes what was sent, and that may be long.
+        msg = f"this is no question to {verb} ({str(error)[:QUOTED_CHARS]}): send a JSON object with {fields}"
+        raise Refused(msg, reason="bad_question") from error
+
+
+def _bounded(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
+        raise Refused(msg, reason="bad_number")
+    return value
