@@ -154,10 +154,10 @@ class Given:
         """Decide *command* at commit time *at*."""
         now = at if at is not None else (self.world.time + 1.0 if self.world.time else BEGIN)
         self.world.indexes.advance(now)
-        context = Context(now, rules if rules is not None else Rules(), tenant, actor)
+        context = Context(now, rules if rules is not None else Rules(), tenant, actor, streak)
         before = self.world.digest()
-        decided = Decided(self.scribe, command, context, *_decide(self.world, command, context, streak))
-        again = _decide(self.world, command, context, streak)
+        decided = Decided(self.scribe, command, context, *_decide(self.world, command, context))
+        again = _decide(self.world, command, context)
         assert self.world.digest() == before, "deciding changed the world"
         assert again[0] == decided.events, "deciding again gave other events"
         assert repr(again[1]) == repr(decided.error), "deciding again gave another error"
@@ -230,10 +230,8 @@ class Decided:
         assert self.error is None, f"refused ({self.error.reason}): {self.error.message}"
 
 
-def _decide(
-    world: World, command: Command, context: Context, streak: int
-) -> tuple[tuple[Event, ...], CoordinationError | None]:
+def _decide(world: World, command: Command, context: Context) -> tuple[tuple[Event, ...], CoordinationError | None]:
     try:
-        return decide(world, command, context, streak=streak), None
+        return decide(world, command, context), None
     except CoordinationError as error:
         return (), error

@@ -6,17 +6,25 @@ Orders change what is *desired*; only what a node reports (`decide_node`) change
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING
 
+from coordinator.commands.command import Command
+from coordinator.commands.container import (
+    CreateContainer,
+    DestroyContainer,
+    PauseContainer,
+    ResumeContainer,
+    StartContainer,
+    StopContainer,
+)
 from coordinator.commands.validation import check_resources, check_text
+from coordinator.deciders.placement import place, starting
+from coordinator.deciders.rules import Decider, Teller, standing
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
     ContainerPausing,
     ContainerResuming,
-    ContainerStarting,
     ContainerStatus,
     ContainerStopped,
     ContainerStopping,
@@ -24,35 +32,18 @@ from events.container import (
 )
 from events.errors import NotFound, Refused
 from events.ids import checked
-from events.resources import NONE, Resources
 from events.session import SessionBound, SessionClosed
 from projections.container import Desired
-from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands.container import (
-        CreateContainer,
-        DestroyContainer,
-        PauseContainer,
-        ResumeContainer,
-        StartContainer,
-        StopContainer,
-    )
-    from coordinator.commands.session import BindSession, CloseSession
-    from coordinator.deciders.rules import AgentType, Context, Rules
-    from events.base import Event
+    from coordinator.deciders.rules import AgentType, Context, Events, Rules
     from projections.container import Container
-    from projections.node import Node
     from projections.world import World
 
-    Events = tuple[Event, ...]
 
 _S = ContainerStatus
 MOST_ENTRIES = 256
 ENVIRONMENT_CHARS_MAX = 32_768
-MOST_SESSIONS = 100_000
-SESSIONS_A_CONTAINER = 500
-"""They all end with their container, in one commit."""
 
 _INSTEAD_OF_START = {
     _S.PAUSED: "resume it",
@@ -126,35 +117,6 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
     return agent
 
 
-def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
-    """Choose the node for *resources*: of those with room the one holding fewest containers; or say why not."""
-    best: tuple[int, str] | None = None
-    why_not = []
-    for node in world.nodes.values():
-        if node.status is not NodeStatus.READY:
-            why_not.append(f"node {node.node_id} is {node.status.value}")
-            continue
-        free = free_on(world, node, rules)
-        if lacking := resources.lacking(free):
-            why_not.append(f"node {node.node_id} has too little ({lacking})")
-            continue
-        found = (len(world.indexes.containers_on.get(node.node_id, ())), node.node_id)
-        best = found if best is None else min(best, found)
-    return (best[1], "") if best else ("", "; ".join(why_not[:5]) or "there is no node")
-
-
-def free_on(world: World, node: Node, rules: Rules) -> Resources:
-    """Say what a node can still take: its memory and GPUs, and its cores times the overcommit."""
-    containers = (world.containers[one] for one in world.indexes.containers_on.get(node.node_id, ()))
-    held = reduce(add, (one.resources for one in containers if one.holds), NONE)
-    offered = Resources(
-        cpu_millis=int(node.capacity.cpu_millis * rules.cpu_overcommit),
-        memory_bytes=node.capacity.memory_bytes,
-        gpus=node.capacity.gpus,
-    )
-    return offered - held
-
-
 def start(world: World, command: StartContainer, context: Context) -> Events:
     """Make RUNNING what is desired, on the container's node if it still has room, else on another."""
     container = _container(world, command.container_id)
@@ -167,29 +129,6 @@ def start(world: World, command: StartContainer, context: Context) -> Events:
             instead = _INSTEAD_OF_START[container.status]
             msg = f"container {container.container_id!r} is {container.status.value}: {instead}"
             raise Refused(msg, reason="not_startable")
-
-
-def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:
-    """
-    Say where a container starts next.
-
-    Raises:
-        Refused: no node has room.
-    """
-    node = world.nodes.get(container.node_id)
-    if node is not None and node.status in (NodeStatus.READY, NodeStatus.CORDONED):
-        free = free_on(world, node, rules) + (container.resources if container.holds else NONE)
-        if container.resources.fits_in(free):
-            return (
-                ContainerStarting(
-                    container_id=container.container_id, node_id=node.node_id, reason=reason, restarts=restarts
-                ),
-            )
-    node_id, why_not = place(world, container.resources, rules)
-    if not node_id:
-        msg = f"no node has room for container {container.container_id!r}: {why_not}"
-        raise Refused(msg, reason="no_room")
-    return (ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),)
 
 
 def stop(world: World, command: StopContainer, context: Context) -> Events:
@@ -266,31 +205,23 @@ def _container(world: World, container_id: str) -> Container:
     return container
 
 
-def bind_session(world: World, command: BindSession, context: Context) -> Events:
-    """Let a session be served by a container that stands."""
-    checked(command.session_id, "session_id")
-    container = _container(world, command.container_id)
-    if container.is_ended:
-        msg = f"container {container.container_id!r} is destroyed and cannot serve a session"
-        raise Refused(msg, reason="not_standing")
-    known = world.sessions.get(command.session_id)
-    if known is not None and not known.is_ended and known.container_id == command.container_id:
-        return ()
-    if len(world.sessions) >= MOST_SESSIONS:
-        msg = f"{len(world.sessions)} sessions are known, the most there may be: close some"
-        raise Refused(msg, reason="too_many")
-    bound = sum(1 for one in world.sessions.values() if one.container_id == command.container_id and not one.is_ended)
-    if bound >= SESSIONS_A_CONTAINER:
-        msg = f"container {command.container_id!r} serves {bound} sessions already, the most it may"
-        raise Refused(msg, reason="too_many")
-    return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
+def _state(world: World, command: StartContainer, context: Context, done: bool) -> Container:
+    return standing(world.containers, command.container_id, "container")
 
 
-def close_session(world: World, command: CloseSession, context: Context) -> Events:
-    """End a session."""
-    check_text("reason", command.reason, context.rules.text_chars_max)
-    known = world.sessions.get(checked(command.session_id, "session_id"))
-    if known is None:
-        msg = f"there is no session {command.session_id!r}"
-        raise NotFound(msg)
-    return () if known.is_ended else (SessionClosed(session_id=known.session_id, reason=command.reason),)
+DECIDERS: dict[type[Command], Decider] = {
+    CreateContainer: create,
+    StartContainer: start,
+    StopContainer: stop,
+    DestroyContainer: destroy,
+    PauseContainer: pause,
+    ResumeContainer: resume,
+}
+TELLERS: dict[type[Command], Teller] = {
+    CreateContainer: lambda world, command, context, done: command.container_id,
+    StartContainer: _state,
+    StopContainer: _state,
+    DestroyContainer: _state,
+    PauseContainer: _state,
+    ResumeContainer: _state,
+}

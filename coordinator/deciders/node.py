@@ -11,33 +11,32 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands.node import DesiredContainer, NodeOrders
+from coordinator.commands.command import Command
+from coordinator.commands.node import CordonNode, DesiredContainer, NodeOrders, RegisterNode, SyncNode, UncordonNode
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.deciders.container import MOST_ENTRIES, destroyed, starting
-from coordinator.deciders.rules import doubled
+from coordinator.deciders.container import MOST_ENTRIES
+from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.silence import is_held, patience_s
+from coordinator.deciders.supervision import failed, observed
 from events.container import (
-    ContainerFailed,
-    ContainerPaused,
-    ContainerResumed,
-    ContainerStarted,
     ContainerStatus,
-    ContainerStopped,
 )
+from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
-from events.node import NodeCordoned, NodeRegistered, NodeReturned, NodeUncordoned
+from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from projections.container import Desired
 from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands.node import CordonNode, ObservedContainer, RegisterNode, SyncNode, UncordonNode
-    from coordinator.deciders.rules import Context, Rules
+    from collections.abc import Iterator
+
+    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.container import Container
     from projections.node import Node
     from projections.world import World
-
-    Events = tuple[Event, ...]
 
 _S = ContainerStatus
 
@@ -111,67 +110,6 @@ def sync(world: World, command: SyncNode, context: Context) -> Events:
     return tuple(events)
 
 
-def observed(world: World, container: Container, seen: ObservedContainer | None, context: Context) -> Events:
-    """Say what one observation means for one container; None means the node knows nothing of that generation."""
-    container_id = container.container_id
-    state = seen.state if seen is not None else "absent"
-    match container.status, state:
-        case _S.STARTING, "running":
-            return (_started(container, seen),)
-        case _S.STARTING, "paused":
-            return (_started(container, seen), ContainerPaused(container_id=container_id))
-        case _S.PAUSED, "running" if container.desired is Desired.RUNNING:
-            return (ContainerResumed(container_id=container_id),)
-        case _S.RUNNING, "paused" if container.desired is Desired.PAUSED:
-            return (ContainerPaused(container_id=container_id),)
-        case _S.STOPPING, "exited" if container.desired is Desired.STOPPED:
-            return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code if seen else None),)
-        case _S.STOPPING, "absent" | "failed":  # what failed to start is not there either
-            if container.desired is Desired.DESTROYED:
-                return destroyed(world, container)
-            return (ContainerStopped(container_id=container_id),)
-        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and seen.exit_code == 0:
-            return (ContainerStopped(container_id=container_id, exit_code=0),)
-        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed"):
-            reason, code = (seen.reason, seen.exit_code) if seen else ("", None)
-            return (failed(container, reason or "exited", context, exit_code=code),)
-        case ((_S.RUNNING | _S.PAUSED), "absent"):
-            return (failed(container, "its node no longer has it", context),)
-        case _:
-            return ()
-
-
-def _started(container: Container, seen: ObservedContainer | None) -> ContainerStarted:
-    return ContainerStarted(
-        container_id=container.container_id, generation=container.generation, pid=seen.pid if seen else 0
-    )
-
-
-def failed(container: Container, reason: str, context: Context, *, exit_code: int | None = None) -> ContainerFailed:
-    """Say that a container failed and when it starts again: pauses double, and start over after a good long run."""
-    rules = context.rules
-    restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
-    pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
-    return ContainerFailed(
-        container_id=container.container_id,
-        generation=container.generation,
-        reason=reason[: rules.text_chars_max],
-        exit_code=exit_code,
-        restart_at=context.now + pause_s,
-    )
-
-
-def restart(world: World, container: Container, context: Context) -> Events:
-    """Start a failed container again."""
-    failed_at = container.failed_at if container.failed_at is not None else context.now
-    restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
-    return starting(world, container, context.rules, "restart", restarts=restarts + 1)
-
-
-def _ran_long(container: Container, until: float, rules: Rules) -> bool:
-    return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
-
-
 def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
     """Say all that a node is to make true; what is not named there is to be removed."""
     containers = (world.containers[one] for one in world.indexes.containers_on.get(node_id, ()))
@@ -207,3 +145,49 @@ def _desired(container: Container) -> DesiredContainer:
         when_cut_off=container.when_cut_off,
         force=container.force,
     )
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give what is due of nodes: the silent are lost, what they ran has failed, and in the end they are removed."""
+    limit_s, is_spared = patience_s(Watched.NODE, context.rules), is_held(world, Watched.NODE)
+    for node in tuple(world.nodes.values()):
+        if node.is_ended:
+            continue
+        if node.status is not NodeStatus.LOST:
+            silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
+            if silent_for_s <= limit_s or is_spared:
+                continue
+            yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        # Not only as it is lost: a commit holds so many events, and a writer may die between two of them.
+        for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
+            yield from _cut_off(world, world.containers[container_id], context)
+        lost = world.nodes[node.node_id]
+        if (
+            lost.status is NodeStatus.LOST
+            and context.now - lost.lost_at > context.rules.deregister_after_s
+            and not _holds(world, node.node_id)
+        ):
+            yield NodeRemoved(node_id=node.node_id, reason="lost for too long")
+
+
+def _holds(world: World, node_id: str) -> bool:
+    return any(world.containers[one].holds for one in world.indexes.containers_on.get(node_id, ()))
+
+
+def _cut_off(world: World, container: Container, context: Context) -> Iterator[Event]:
+    """Give what follows for a container whose node is lost: what was to stop has, by the node's own clock."""
+    if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
+        yield failed(container, f"node {container.node_id} is lost", context)
+    elif container.status is ContainerStatus.STOPPING:
+        yield from observed(world, container, None, context)
+
+
+DECIDERS: dict[type[Command], Decider] = {
+    RegisterNode: register_node,
+    CordonNode: cordon_node,
+    UncordonNode: uncordon_node,
+    SyncNode: sync,
+}
+TELLERS: dict[type[Command], Teller] = {
+    SyncNode: lambda world, command, context, done: orders(world, command.node_id, context.rules),
+}

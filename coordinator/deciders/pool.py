@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordinator.commands.command import Command
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.validation import check_number, check_resources
+from coordinator.deciders.rules import Decider, Teller
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 
 if TYPE_CHECKING:
-    from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
-    from coordinator.deciders.rules import Context
-    from events.base import Event
+    from coordinator.deciders.rules import Context, Events
     from projections.world import World
-
-    Events = tuple[Event, ...]
 
 
 MOST_POOLS = 1000
@@ -69,3 +68,15 @@ def release(world: World, command: ReleasePool, context: Context) -> Events:
     if pool is None or checked(command.request_id, "request_id") not in pool.allocations:
         return ()
     return (PoolReleased(pool_id=pool.pool_id, request_id=command.request_id),)
+
+
+DECIDERS: dict[type[Command], Decider] = {
+    DefinePool: define,
+    AllocatePool: allocate,
+    ReleasePool: release,
+}
+TELLERS: dict[type[Command], Teller] = {
+    DefinePool: lambda world, command, context, done: world.pools[command.pool_id],
+    AllocatePool: lambda world, command, context, done: command.request_id in world.pools[command.pool_id].allocations,
+    ReleasePool: lambda world, command, context, done: done,
+}

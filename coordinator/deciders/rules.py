@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
-from coordinator.commands.validation import check_text
-from events.errors import Refused
+from events.base import Event
+from events.errors import NotFound
+from projections.world import World
 
-if TYPE_CHECKING:
-    from events.task import Payload
+Thing = TypeVar("Thing")
 
-
-_is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
+Events = tuple[Event, ...]
 
 
 class AgentType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -67,31 +66,26 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     rules: Rules
     tenant: str = ""
     actor: str = ""
+    streak: int = 1
+    """How many health checks in a row had the outcome that is reported now."""
+
+
+Decider = Callable[[World, Any, Context], Events]
+"""Says what a command makes of the world; nothing when it is already so. Raises `CoordinationError` to refuse."""
+Teller = Callable[[World, Any, Context, bool], Any]
+"""Says what the caller is told once the events are folded; the flag says whether this command changed anything."""
+
+
+def standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
+    """Give what a command was about; a repeat that is remembered may be about what has left the world since."""
+    found = table.get(entity_id)
+    if found is None:
+        msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"
+        raise NotFound(msg)
+    return found
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:
     """Say how long to pause after *times* pauses that each doubled the one before, at most *most_s*."""
     # A power beyond what a float holds would raise, and what crash-loops for days gets there.
     return min(first_s * 2.0 ** min(times, 64), most_s)
-
-
-def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
-    """
-    Accept a payload that may stand inline in the journal.
-
-    Raises:
-        Refused: it is too large, its encoding is unknown, or its digest is none.
-    """
-    if payload is None:
-        return
-    if payload.encoding not in ("json", "text", "base64"):
-        msg = f"{name}.encoding {payload.encoding[:40]!r} is not known: use json, text or base64"
-        raise Refused(msg, reason="bad_payload")
-    size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
-    if size > rules.payload_bytes_max:
-        msg = f"{name} has {size} bytes: at most {rules.payload_bytes_max} fit inline"
-        raise Refused(msg, reason="payload_too_large")
-    if not _is_sha256(payload.digest):
-        msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest of 64 hexadecimal digits"
-        raise Refused(msg, reason="bad_payload")
-    check_text(f"{name}.ref", payload.ref, rules.text_chars_max)

@@ -12,19 +12,24 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
+from coordinator.commands.command import Command
+from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.commands.validation import check_number, check_text
+from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.silence import is_held, patience_s
+from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
-    from coordinator.deciders.rules import Context, Rules
+    from collections.abc import Iterator
+
+    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.service import Service
     from projections.world import World
-
-    Events = tuple[Event, ...]
 
 _MOST_TAGS = 64
 _PROBES = ("http", "https", "tcp")
@@ -177,8 +182,8 @@ def heartbeat(world: World, command: HeartbeatService, context: Context) -> Even
     return (_changed(service, back, "heartbeat", "it was heard again"),)
 
 
-def check(world: World, command: ReportCheck, context: Context, streak: int) -> Events:
-    """Say what one more check means, the *streak*-th in a row with this outcome."""
+def check(world: World, command: ReportCheck, context: Context) -> Events:
+    """Say what one more check means, the `context.streak`-th in a row with this outcome."""
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
     _check_time("latency_ms", command.latency_ms)
@@ -189,10 +194,10 @@ def check(world: World, command: ReportCheck, context: Context, streak: int) -> 
     if service.status is ServiceStatus.UNKNOWN:
         return (_changed(service, status, f"first {command.check} check", command.detail),)
     needed = context.rules.check_rise if command.ok else context.rules.check_fall
-    if streak < needed:
+    if context.streak < needed:
         return ()
     outcome = "passed" if command.ok else "failed"
-    return (_changed(service, status, f"{streak} {command.check} checks in a row {outcome}", command.detail),)
+    return (_changed(service, status, f"{context.streak} {command.check} checks in a row {outcome}", command.detail),)
 
 
 def _check_time(name: str, time_ms: float | None) -> None:
@@ -204,3 +209,58 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
     return ServiceHealthChanged(
         service_id=service.service_id, status=status, previous=service.status, rule=rule, detail=detail
     )
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give what is due of services: the silent, and those whose checks nobody reports."""
+    limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
+    for service in tuple(world.services.values()):
+        if service.is_ended:
+            continue
+        if service.status is ServiceStatus.OFFLINE:
+            if context.now - service.changed_at > context.rules.deregister_after_s:
+                yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
+            continue
+        silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
+        if service.health_check_url:
+            yield from _unchecked(service, context, silent_for_s)
+            continue
+        if silent_for_s > limit_s and not is_spared:
+            yield ServiceHealthChanged(
+                service_id=service.service_id,
+                status=ServiceStatus.OFFLINE,
+                previous=service.status,
+                rule="heartbeat_timeout",
+                silent_for_s=silent_for_s,
+                limit_s=limit_s,
+            )
+
+
+def _unchecked(service: Service, context: Context, silent_for_s: float) -> Iterator[Event]:
+    """Give what follows for a service whose checks speak for it, when they say nothing, or bad news for too long."""
+    limit_s = context.rules.heartbeat_timeout_s
+    if (
+        service.status is ServiceStatus.UNHEALTHY
+        and context.now - service.changed_at > context.rules.deregister_after_s
+    ):
+        yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
+    elif silent_for_s > limit_s and service.status is not ServiceStatus.UNKNOWN:
+        yield ServiceHealthChanged(
+            service_id=service.service_id,
+            status=ServiceStatus.UNKNOWN,
+            previous=service.status,
+            rule="not_checked",
+            silent_for_s=silent_for_s,
+            limit_s=limit_s,
+        )
+
+
+DECIDERS: dict[type[Command], Decider] = {
+    RegisterService: register,
+    DeregisterService: deregister,
+    HeartbeatService: heartbeat,
+    ReportCheck: check,
+}
+TELLERS: dict[type[Command], Teller] = {
+    RegisterService: lambda world, command, context, done: command.service_id,
+}

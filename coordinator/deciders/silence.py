@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordinator.commands.cluster import AcceptSilence
+from coordinator.commands.command import Command
 from coordinator.commands.validation import check_text
+from coordinator.deciders.rules import Decider, Teller
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
 from events.errors import NotFound
 from events.service import ServiceStatus
@@ -19,7 +22,6 @@ from projections.node import NodeStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.commands.cluster import AcceptSilence
     from coordinator.deciders.rules import Context, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -38,7 +40,7 @@ def patience_s(kind: Watched, rules: Rules) -> float:
     return rules.worker_timeout_s if kind is Watched.WORKER else rules.node_lease_s * NODE_LOST_AFTER
 
 
-def mass_silence(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
     """Give what is to be recorded of each kind: that a mass silence began, or ended by itself."""
     rules = context.rules
     for kind in Watched:
@@ -106,3 +108,7 @@ def _silences(kind: Watched, world: World, signs: Signs, heard_now: float) -> li
             [one.node_id for one in world.nodes.values() if not one.is_ended and one.status is not NodeStatus.LOST],
         )
     return [signs.silent_for(heard, entity_id, heard_now) for entity_id in alive]
+
+
+DECIDERS: dict[type[Command], Decider] = {AcceptSilence: accept}
+TELLERS: dict[type[Command], Teller] = {}

@@ -7,12 +7,14 @@ events that are on record although the order is refused.
 
 from __future__ import annotations
 
-from itertools import islice
+import re
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
+from coordinator.commands.command import Command
+from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.deciders.rules import check_payload, doubled
+from coordinator.deciders.rules import Decider, Teller, doubled, standing
 from events.errors import NotFound, Refused, StaleLease
 from events.ids import checked
 from events.task import (
@@ -25,30 +27,21 @@ from events.task import (
     TaskStarted,
     TaskStatus,
     TaskSubmitted,
+    TaskTimedOut,
 )
-from events.worker import WorkerRegistered
 from projections.task import digest_of
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands.task import (
-        CancelTask,
-        ClaimTasks,
-        CompleteTask,
-        FailTask,
-        ProgressTask,
-        ReleaseTask,
-        SubmitTask,
-        WithdrawClaim,
-    )
-    from coordinator.deciders.rules import Context, Rules
+    from collections.abc import Iterator
+
+    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.signs import Signs
     from events.base import Event
+    from events.task import Payload
     from projections.snapshot import KeyedTask
     from projections.task import Task
-    from projections.worker import Worker
     from projections.world import World
-
-    Events = tuple[Event, ...]
 
 DIRECT = "direct"
 """Worker and claim of an attempt that was reported without ever having been claimed."""
@@ -56,10 +49,10 @@ DIRECT = "direct"
 LEASE_CHARS_MAX = 80
 """No lease that was ever given is longer: a claim's id and two numbers."""
 
-RELEASED_AT_ONCE = 500
-MOST_WORKERS = 100_000
 
 STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin")
+
+_is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
 def submit(world: World, command: SubmitTask, context: Context) -> Events:
@@ -130,43 +123,6 @@ def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str
     if differs:
         msg = f"{taken} is taken by a task with another {', '.join(differs)}: use a new one"
         raise Refused(msg, reason="id_taken")
-
-
-def claim(world: World, command: ClaimTasks, context: Context) -> Events:
-    """Admit a claim; a worker nobody registered is registered without limits. Placing is the scheduler's."""
-    checked(command.claim_id, "claim_id")
-    checked(command.worker_id, "worker_id")
-    check_number("slots", command.slots, 1, context.rules.claim_slots_max)
-    check_number("wait_s", command.wait_s, 0.0, context.rules.claim_wait_max_s)
-    if command.strategy and command.strategy not in STRATEGIES:
-        msg = f"strategy {command.strategy[:40]!r} is not known: use {', '.join(STRATEGIES)}"
-        raise Refused(msg, reason="bad_strategy")
-    if claimed := world.indexes.claims.get(command.claim_id):
-        if world.tasks[claimed[0]].worker_id == command.worker_id:
-            return ()
-        msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
-        raise Refused(msg, reason="id_taken")
-    worker = world.workers.get(command.worker_id)
-    if worker is None:
-        check_room_for_worker(world)
-        return (WorkerRegistered(worker_id=command.worker_id),)
-    if worker.status is WorkerStatus.ACTIVE:
-        return ()
-    if worker.status is WorkerStatus.DRAINING:
-        msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to undo that"
-        raise Refused(msg, reason="worker_draining")
-    return (again(worker),)
-
-
-def again(worker: Worker) -> WorkerRegistered:
-    """Offer a known worker as it was."""
-    return WorkerRegistered(
-        worker_id=worker.worker_id,
-        slots=worker.slots,
-        resources=worker.resources,
-        handles=worker.handles,
-        container_id=worker.container_id,
-    )
 
 
 def complete(world: World, command: CompleteTask, context: Context) -> Events:
@@ -250,15 +206,6 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
     )
 
 
-def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
-    """Give back all that a claim was given: whoever made it did not wait for the answer."""
-    checked(command.claim_id, "claim_id")
-    checked(command.worker_id, "worker_id")
-    tasks = (world.tasks[task_id] for task_id in world.indexes.claims.get(command.claim_id, ()))
-    mine = (task for task in tasks if task.worker_id == command.worker_id)
-    return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))
-
-
 def progress(world: World, command: ProgressTask, context: Context) -> Events:
     """Note how far an attempt is."""
     check_number("progress", command.progress, 0.0, 1.0)
@@ -334,18 +281,89 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     raise error
 
 
-def check_room_for_worker(world: World) -> None:
-    """
-    Accept one more worker.
-
-    Raises:
-        Refused: there are too many, the lately ended among them.
-    """
-    if len(world.workers) >= MOST_WORKERS:
-        msg = f"{len(world.workers)} workers are known, the most there may be: let some leave, or use their ids again"
-        raise Refused(msg, reason="too_many")
-
-
 def released(task: Task, why: str, context: Context) -> TaskAttemptFailed:
     """Give an attempt back to the queue; it does not count as a try."""
     return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)
+
+
+def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
+    """
+    Accept a payload that may stand inline in the journal.
+
+    Raises:
+        Refused: it is too large, its encoding is unknown, or its digest is none.
+    """
+    if payload is None:
+        return
+    if payload.encoding not in ("json", "text", "base64"):
+        msg = f"{name}.encoding {payload.encoding[:40]!r} is not known: use json, text or base64"
+        raise Refused(msg, reason="bad_payload")
+    size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
+    if size > rules.payload_bytes_max:
+        msg = f"{name} has {size} bytes: at most {rules.payload_bytes_max} fit inline"
+        raise Refused(msg, reason="payload_too_large")
+    if not _is_sha256(payload.digest):
+        msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest of 64 hexadecimal digits"
+        raise Refused(msg, reason="bad_payload")
+    check_text(f"{name}.ref", payload.ref, rules.text_chars_max)
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give what is due of tasks: expired leases, and attempts that ran too long."""
+    for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
+        task = world.tasks.get(task_id)
+        if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
+            continue
+        ran_for_s = context.now - task.started_at
+        if ran_for_s >= task.timeout_s:
+            yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
+    limit_s = context.rules.lease_s
+    for worker_id, held in tuple(world.indexes.held.items()):
+        worker = world.workers.get(worker_id)
+        has_left = worker is not None and worker.status is WorkerStatus.LEFT
+        for task_id in tuple(held):
+            task = world.tasks[task_id]
+            if has_left:
+                yield released(task, "the worker left", context)
+                continue
+            # Commit time never stands still, so no attempt of the present generation begins at that very moment.
+            if task.started_at is not None and task.started_at <= world.restored_at:
+                yield released(task, "the journal was restored from a backup", context)
+                continue
+            silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
+            if silent_for_s > limit_s:
+                yield failed_attempt(
+                    task,
+                    task.lease,
+                    f"worker {task.worker_id} did not renew its lease",
+                    "lease_expired",
+                    context.now,
+                    context.rules,
+                    silent_for_s=silent_for_s,
+                    limit_s=limit_s,
+                )
+
+
+def _submitted_id(world: World, command: SubmitTask, context: Context, done: bool) -> str:
+    if command.idempotency_key and command.task_id not in world.tasks:
+        return world.keyed[f"{context.tenant}/{command.idempotency_key}"].task_id
+    return command.task_id
+
+
+def _status(world: World, command: FailTask | CancelTask, context: Context, done: bool) -> TaskStatus:
+    return standing(world.tasks, command.task_id, "task").status
+
+
+DECIDERS: dict[type[Command], Decider] = {
+    SubmitTask: submit,
+    CompleteTask: complete,
+    FailTask: fail,
+    ReleaseTask: release,
+    ProgressTask: progress,
+    CancelTask: cancel,
+}
+TELLERS: dict[type[Command], Teller] = {
+    SubmitTask: _submitted_id,
+    FailTask: _status,
+    CancelTask: _status,
+}

@@ -5,21 +5,30 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from coordinator.commands.command import Command
+from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.deciders.task import RELEASED_AT_ONCE, again, check_room_for_worker, released
+from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
+from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.silence import is_held, patience_s
+from coordinator.deciders.task import STRATEGIES, released
+from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
-from events.worker import WorkerDraining, WorkerLeft, WorkerRegistered
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
-    from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-    from coordinator.deciders.rules import Context
+    from collections.abc import Iterator
+
+    from coordinator.deciders.rules import Context, Events
+    from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.worker import Worker
     from projections.world import World
 
-    Events = tuple[Event, ...]
+RELEASED_AT_ONCE = 500
+MOST_WORKERS = 100_000
 
 
 def register(world: World, command: RegisterWorker, context: Context) -> Events:
@@ -78,3 +87,86 @@ def _worker(world: World, worker_id: str) -> Worker:
         msg = f"there is no worker {worker_id!r}: register it first"
         raise NotFound(msg)
     return worker
+
+
+def claim(world: World, command: ClaimTasks, context: Context) -> Events:
+    """Admit a claim; a worker nobody registered is registered without limits. Placing is the scheduler's."""
+    checked(command.claim_id, "claim_id")
+    checked(command.worker_id, "worker_id")
+    check_number("slots", command.slots, 1, context.rules.claim_slots_max)
+    check_number("wait_s", command.wait_s, 0.0, context.rules.claim_wait_max_s)
+    if command.strategy and command.strategy not in STRATEGIES:
+        msg = f"strategy {command.strategy[:40]!r} is not known: use {', '.join(STRATEGIES)}"
+        raise Refused(msg, reason="bad_strategy")
+    if claimed := world.indexes.claims.get(command.claim_id):
+        if world.tasks[claimed[0]].worker_id == command.worker_id:
+            return ()
+        msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
+        raise Refused(msg, reason="id_taken")
+    worker = world.workers.get(command.worker_id)
+    if worker is None:
+        check_room_for_worker(world)
+        return (WorkerRegistered(worker_id=command.worker_id),)
+    if worker.status is WorkerStatus.ACTIVE:
+        return ()
+    if worker.status is WorkerStatus.DRAINING:
+        msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to undo that"
+        raise Refused(msg, reason="worker_draining")
+    return (again(worker),)
+
+
+def again(worker: Worker) -> WorkerRegistered:
+    """Offer a known worker as it was."""
+    return WorkerRegistered(
+        worker_id=worker.worker_id,
+        slots=worker.slots,
+        resources=worker.resources,
+        handles=worker.handles,
+        container_id=worker.container_id,
+    )
+
+
+def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
+    """Give back all that a claim was given: whoever made it did not wait for the answer."""
+    checked(command.claim_id, "claim_id")
+    checked(command.worker_id, "worker_id")
+    tasks = (world.tasks[task_id] for task_id in world.indexes.claims.get(command.claim_id, ()))
+    mine = (task for task in tasks if task.worker_id == command.worker_id)
+    return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))
+
+
+def check_room_for_worker(world: World) -> None:
+    """
+    Accept one more worker.
+
+    Raises:
+        Refused: there are too many, the lately ended among them.
+    """
+    if len(world.workers) >= MOST_WORKERS:
+        msg = f"{len(world.workers)} workers are known, the most there may be: let some leave, or use their ids again"
+        raise Refused(msg, reason="too_many")
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give what is due of workers: the silent are lost."""
+    if is_held(world, Watched.WORKER):
+        return
+    limit_s = patience_s(Watched.WORKER, context.rules)
+    for worker in tuple(world.workers.values()):
+        if worker.is_ended:
+            continue
+        silent_for_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
+        if silent_for_s > limit_s and not world.indexes.held.get(worker.worker_id):
+            yield WorkerLost(worker_id=worker.worker_id, silent_for_s=silent_for_s, limit_s=limit_s)
+
+
+DECIDERS: dict[type[Command], Decider] = {
+    RegisterWorker: register,
+    DrainWorker: drain,
+    LeaveWorker: leave,
+    ClaimTasks: claim,
+    WithdrawClaim: withdraw,
+}
+TELLERS: dict[type[Command], Teller] = {
+    RegisterWorker: lambda world, command, context, done: WorkerTerms(lease_s=context.rules.lease_s),
+}

@@ -290,7 +290,8 @@ class Engine:
     def _decide(self, turn: Turn, asked: Asked) -> None:
         command: Any = asked.command
         caller, kind = asked.caller, type(command)
-        context = Context(turn.now, self.rules, caller.tenant, caller.actor)
+        streak = self.signs.streak(command) if kind is ReportCheck else 1
+        context = Context(turn.now, self.rules, caller.tenant, caller.actor, streak)
         commandid = caller.command_id if command.REMEMBERED else ""
         if kind is ClaimTasks:
             self.signs.workers[command.worker_id] = self._heard
@@ -300,8 +301,7 @@ class Engine:
         if again:
             events: tuple[Event, ...] = ()
         else:
-            streak = self.signs.streak(command) if kind is ReportCheck else 1
-            events = decide(self.world, command, context, streak=streak)
+            events = decide(self.world, command, context)
         if events:
             turn.record(events, caller, commandid=commandid)
             self._hints.note(events, self._heard)

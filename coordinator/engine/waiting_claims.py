@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from coordinator.commands.task import WithdrawClaim
-from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
 from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 

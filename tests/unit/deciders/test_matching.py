@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from coordinator.deciders.matching import _answer_bytes, schedule
 from coordinator.deciders.task import LEASE_CHARS_MAX
-from coordinator.scheduler.scheduling_policy import _answer_bytes, schedule
 from events.base import Position
 from events.coordinator import WaitingClaim
 from events.resources import NONE, Resources

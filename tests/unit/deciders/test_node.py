@@ -9,8 +9,9 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
-from coordinator.deciders.node import failed, orders
+from coordinator.deciders.node import orders
 from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.supervision import failed
 from events.base import Event
 from events.container import (
     ContainerDestroyed,

@@ -229,7 +229,7 @@ def test_what_a_withdrawn_claim_was_given_goes_back() -> None:
 
 def test_there_are_not_more_workers_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by registering nor by claiming; those that are known may come back."""
-    monkeypatch.setattr("coordinator.deciders.task.MOST_WORKERS", 1)
+    monkeypatch.setattr("coordinator.deciders.worker.MOST_WORKERS", 1)
     given(worker()).when(RegisterWorker(worker_id="another")).then_refused("too_many")
     given(worker()).when(claim(worker_id="another")).then_refused("too_many")
     given(worker(), LEFT).when(claim()).then(worker())

@@ -9,10 +9,10 @@ import pytest
 
 from coordinator.commands.task import CancelTask
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
+from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
 from coordinator.deciders.rules import Rules
 from coordinator.engine.limits import Limits
 from coordinator.errors import Refused, Unavailable
-from coordinator.scheduler.scheduling_policy import SCHEDULE_VERSION, schedule
 from events import codec
 from events.base import Position
 from events.coordinator import CoordinatorTurn

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from coordinator.commands.command import Command
 from coordinator.commands.container import DestroyContainer, StartContainer, StopContainer
 from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
-from coordinator.deciders.container import free_on
 from coordinator.deciders.due import due
 from coordinator.deciders.node import orders
+from coordinator.deciders.placement import free_on
 from coordinator.deciders.rules import Context, Rules
 from coordinator.deciders.signs import Signs
 from events.container import ContainerStatus

@@ -1,0 +1,117 @@
+"""What is made of a container that was seen, failed, or takes too long to start. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.deciders.container import destroyed
+from coordinator.deciders.placement import starting
+from coordinator.deciders.rules import doubled
+from events.container import (
+    ContainerFailed,
+    ContainerPaused,
+    ContainerResumed,
+    ContainerStarted,
+    ContainerStatus,
+    ContainerStopped,
+)
+from events.errors import Refused
+from projections.container import Desired
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.commands.node import ObservedContainer
+    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.signs import Signs
+    from events.base import Event
+    from projections.container import Container
+    from projections.world import World
+
+
+_S = ContainerStatus
+
+
+def observed(world: World, container: Container, seen: ObservedContainer | None, context: Context) -> Events:
+    """Say what one observation means for one container; None means the node knows nothing of that generation."""
+    container_id = container.container_id
+    state = seen.state if seen is not None else "absent"
+    match container.status, state:
+        case _S.STARTING, "running":
+            return (_started(container, seen),)
+        case _S.STARTING, "paused":
+            return (_started(container, seen), ContainerPaused(container_id=container_id))
+        case _S.PAUSED, "running" if container.desired is Desired.RUNNING:
+            return (ContainerResumed(container_id=container_id),)
+        case _S.RUNNING, "paused" if container.desired is Desired.PAUSED:
+            return (ContainerPaused(container_id=container_id),)
+        case _S.STOPPING, "exited" if container.desired is Desired.STOPPED:
+            return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code if seen else None),)
+        case _S.STOPPING, "absent" | "failed":  # what failed to start is not there either
+            if container.desired is Desired.DESTROYED:
+                return destroyed(world, container)
+            return (ContainerStopped(container_id=container_id),)
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and seen.exit_code == 0:
+            return (ContainerStopped(container_id=container_id, exit_code=0),)
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed"):
+            reason, code = (seen.reason, seen.exit_code) if seen else ("", None)
+            return (failed(container, reason or "exited", context, exit_code=code),)
+        case ((_S.RUNNING | _S.PAUSED), "absent"):
+            return (failed(container, "its node no longer has it", context),)
+        case _:
+            return ()
+
+
+def _started(container: Container, seen: ObservedContainer | None) -> ContainerStarted:
+    return ContainerStarted(
+        container_id=container.container_id, generation=container.generation, pid=seen.pid if seen else 0
+    )
+
+
+def failed(container: Container, reason: str, context: Context, *, exit_code: int | None = None) -> ContainerFailed:
+    """Say that a container failed and when it starts again: pauses double, and start over after a good long run."""
+    rules = context.rules
+    restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
+    pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
+    return ContainerFailed(
+        container_id=container.container_id,
+        generation=container.generation,
+        reason=reason[: rules.text_chars_max],
+        exit_code=exit_code,
+        restart_at=context.now + pause_s,
+    )
+
+
+def restart(world: World, container: Container, context: Context) -> Events:
+    """Start a failed container again."""
+    failed_at = container.failed_at if container.failed_at is not None else context.now
+    restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
+    return starting(world, container, context.rules, "restart", restarts=restarts + 1)
+
+
+def _ran_long(container: Container, until: float, rules: Rules) -> bool:
+    return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
+
+
+def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+    """Give what is due of containers: starts that took too long, and failed ones whose pause is over."""
+    for container_id in tuple(world.containers):
+        yield from _due(world, world.containers[container_id], context, heard_now - signs.since)
+
+
+def _due(world: World, container: Container, context: Context, led_for_s: float) -> Iterator[Event]:
+    if container.status is ContainerStatus.STARTING and container.starting_at is not None:
+        limit_s = context.rules.container_start_timeout_s
+        # Its node must have had the time to tell this writer that it runs.
+        if min(context.now - container.starting_at, led_for_s) > limit_s:
+            yield failed(container, f"did not start within {limit_s:g} s", context)
+    elif (
+        container.status is ContainerStatus.ERROR
+        and container.desired in (Desired.RUNNING, Desired.PAUSED)
+        and container.restart_at is not None
+        and container.restart_at <= context.now
+    ):
+        try:
+            yield from restart(world, container, context)
+        except Refused:
+            return  # no room now; it stays due
