@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordinator.guard import watch_parent
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+_Value = TypeVar("_Value")
 
 
 @asynccontextmanager
@@ -64,3 +66,36 @@ class _Signals:
         elif number == signal.SIGINT and self._interrupts > 1:
             self._forces = True
             self._force()
+
+
+@asynccontextmanager
+async def stop_signal() -> AsyncIterator[asyncio.Event]:
+    """
+    Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
+
+    A second SIGINT does not wait for a good end: it interrupts whatever runs.
+    """
+    from coordinator.stop_signals import stop_on_signals
+
+    stop = asyncio.Event()
+    async with stop_on_signals(lambda _: stop.set(), _interrupt):
+        yield stop
+
+
+async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
+    """Run *work* to its end and give what it gives; or until `stop_signal`, when it is cancelled, and give None."""
+    from coordinator.task_groups import task_group
+
+    async with stop_signal() as stop, task_group() as tasks:
+        working = tasks.create_task(work)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+        return None if working.cancelled() else working.result()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import pytest
 import structlog
 
-from coordinator.app.app import App, InProcess, embedded
+from coordinator.app.app import App, embedded
+from coordinator.app.in_process import InProcess
 from coordinator.settings.model import Settings
 from coordinator.task_groups import task_group
 from tests.unit.engine.engine_rig import leading

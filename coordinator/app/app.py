@@ -15,19 +15,20 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import structlog
 
-from coordinator.client.client import CALL_TIMEOUT_S, Client, credentials
+from coordinator.app.in_process import InProcess
+from coordinator.app.leases import Held
+from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
-from coordinator.commands.caller import Caller
-from coordinator.commands.service import FindServices
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
+from coordinator.security.credentials import credentials
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from coordinator.commands.command import Command
-    from coordinator.engine.engine import Engine
     from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
@@ -44,41 +44,8 @@ OPEN_TIMEOUT_S = 60.0
 BEAT_S = 5.0
 """Leases claimed through facades are renewed so often, or three times in `scheduler.lease_s` where that is shorter."""
 BEATS_A_LEASE = 3.0
-HELD_MAX = 10_000
-"""As many leases as one heartbeat may name; beyond it the oldest, never reported on, is given up."""
-POLL_S = 0.02
 
 _ids = TimeOrderedIds()
-
-
-class Held:
-    """The leases that this process claimed through facades, by task: renewed while it lives, given up with it."""
-
-    def __init__(self) -> None:
-        self._leases: dict[str, tuple[str, str]] = {}
-
-    def take(self, task_id: str, worker_id: str, lease: str) -> None:
-        """Keep a lease."""
-        self._leases.pop(task_id, None)
-        if len(self._leases) >= HELD_MAX:
-            del self._leases[next(iter(self._leases))]
-        self._leases[task_id] = (worker_id, lease)
-
-    def lease(self, task_id: str) -> str:
-        """Give the lease claimed for a task, empty when there is none; it may be lost by now."""
-        return self._leases.get(task_id, ("", ""))[1]
-
-    def drop(self, task_id: str, lease: str) -> None:
-        """Forget *lease*, which is over; another on the same task, claimed meanwhile, is kept."""
-        if self.lease(task_id) == lease:
-            self._leases.pop(task_id, None)
-
-    def by_worker(self) -> dict[str, list[str]]:
-        """Give the leases to renew, by worker."""
-        grouped: dict[str, list[str]] = {}
-        for worker_id, lease in self._leases.values():
-            grouped.setdefault(worker_id, []).append(lease)
-        return grouped
 
 
 class Backend(Protocol):
@@ -181,56 +148,6 @@ class _Remote:
 
     def close(self) -> None:
         """Leave the client to whoever opened it."""
-
-
-class Leader(Protocol):
-    """Whoever has the engine of the present reign, None while nobody leads: `serve.Coordinator`."""
-
-    @property
-    def engine(self) -> Engine | None: ...
-
-
-class InProcess:
-    """The coordinator of this very process: no network between the facade and the engine."""
-
-    def __init__(self, leader: Leader) -> None:
-        self._leader = leader
-        self._is_closed = False
-
-    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        engine = self._leader.engine
-        if engine is not None and isinstance(command, FindServices):
-            with suppress(Unavailable):  # this machine slept; it is asked again below
-                return engine.ask_now(command)
-        caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
-        wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
-        last = Unavailable("no instance leads")
-        try:
-            async with asyncio.timeout(wait_s):
-                while not self._is_closed:
-                    engine = self._leader.engine
-                    if engine is None:
-                        await asyncio.sleep(POLL_S)
-                        continue
-                    try:
-                        # After a take-over it is asked again under the same ids, so that nothing is done twice.
-                        return await engine.execute(command, caller)
-                    except Unavailable as error:
-                        last = error
-                        await asyncio.sleep(error.retry_after_s or POLL_S)
-        except TimeoutError:
-            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: {last.message}"
-            raise Unavailable(msg, reason="timeout") from last
-        raise last
-
-    def renew(self, worker_id: str, leases: list[str]) -> None:
-        engine = self._leader.engine
-        if engine is not None:
-            engine.hear_worker(worker_id, tuple(leases), 0.0)
-
-    def close(self) -> None:
-        """Ask nothing again: the coordinator is about to end."""
-        self._is_closed = True
 
 
 # --- which one, and for how long --------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from coordinator.app.app import acquire_app, release_app
 from coordinator.app.event_filter import ALL, EventFilter
 from coordinator.bus.connection import Bus
-from coordinator.client.client import credentials
 from coordinator.journal.search import first_since
 from coordinator.journal.stream import NatsJournal
+from coordinator.security.credentials import credentials
 from events import codec
 from events.base import START, Envelope, Position
 from events.errors import Refused, shown

@@ -11,12 +11,12 @@ count. What a manifest names may come from anybody: no name leads out of the dir
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import msgspec
 
+from coordinator.atomic_files import write_whole
 from coordinator.errors import Corrupt, Refused
 from coordinator.journal.snapshots import Archived, Packer, unpacked
 from events.base import Position
@@ -25,7 +25,6 @@ from projections.snapshot import pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import BinaryIO
 
     from projections.world import World
 
@@ -165,31 +164,6 @@ def read_snapshot(folder: Path, snapshot: SnapshotFile) -> bytes:
     if sha256(packed).hexdigest() != snapshot.sha256:
         damaged(path, "it does not hash to what the manifest says")
     return unpacked(packed, snapshot.size_bytes, snapshot.digest)
-
-
-def private_file(path: Path) -> BinaryIO:
-    """Open a new file that its owner alone may read."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file whole; after a power cut it is the old one or the new one."""
-    new = path.with_name(f"{path.name}.partial")
-    with private_file(new) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def inside(folder: Path, name: str) -> Path:

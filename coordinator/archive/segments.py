@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from coordinator.archive.manifest import Segment, damaged, inside, private_file
+from coordinator.archive.manifest import Segment, damaged, inside
+from coordinator.atomic_files import private_file
 from coordinator.errors import Corrupt
 from events.codec import UNREADABLE
 from projections.source import Record, chain_after

@@ -9,54 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from coordinator import __version__
-from coordinator.archive.manifest import (
-    Contents,
-    read_contents,
-    read_snapshot,
-    sync_folder,
-    write_contents,
-    write_snapshot,
-)
-from coordinator.archive.segments import SegmentWriter, read_records
+from coordinator.archive.manifest import Contents, write_contents, write_snapshot
+from coordinator.archive.segments import SegmentWriter
+from coordinator.atomic_files import sync_folder
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt, NotFound, Refused
+from coordinator.errors import Corrupt, Refused
 from coordinator.journal.replay import check_archived
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from events.codec import rfc3339
 from projections.source import GENESIS
-from projections.world import FOLD_VERSION, World
+from projections.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from coordinator.archive.manifest import Segment
     from coordinator.bus.connection import Bus
     from events.subjects import Subjects
-    from projections.source import Record
 
 log = structlog.get_logger(__name__)
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup or an archive holds, and whether its world is what its records fold to."""
-
-    first: int
-    last: int
-    records: int
-    size_bytes: int
-    generation: int
-    digest: str
-    folded: bool
-    """Whether all records from the first slot on were folded; else the chain alone was checked."""
-    took_s: float
 
 
 async def create(bus: Bus, subjects: Subjects, folder: Path, *, replicas: int = 1) -> Contents:
@@ -136,73 +113,3 @@ async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, la
                     raise Corrupt(msg)
             await asyncio.sleep(0)
         return writer.close()
-
-
-def verify(
-    folder: Path, *, kind: Literal["backup", "archive"] = "backup", archive: Path | None = None, fold: bool = True
-) -> tuple[Contents, Report]:
-    """
-    Read a backup or an archive whole, and prove that it is what was written.
-
-    With *fold* also that its world follows from its records.
-
-    Where the journal had been archived, only *archive* has what to begin the fold with.
-
-    Raises:
-        NotFound: there is no backup in *folder*.
-        Corrupt: something is damaged or missing.
-        Refused: it is of a later format.
-    """
-    clock = SystemClock()
-    began = clock.heard()
-    contents = read_contents(folder, kind)
-    if contents is None or not contents.segments or contents.snapshot is None:
-        raise NotFound(f"there is no {kind} in {folder}, or one that was not finished: no manifest")
-    before = [] if archive is None else [(archive, _archive_before(archive, contents))]
-    snapshot = contents.snapshot
-    data = read_snapshot(folder, snapshot)
-    if snapshot.position.sequence != contents.last or snapshot.chain != contents.chain:
-        msg = f"{folder}: the snapshot is of {snapshot.position}, the records end at {contents.last}"
-        raise Corrupt(msg)
-    can_fold = fold and (contents.first == 1 or bool(before)) and snapshot.fold_version == FOLD_VERSION
-    world = World()
-    count = 0
-    for record in _all_records([*before, (folder, contents)], contents.last):
-        count += record.sequence >= contents.first
-        if can_fold:
-            world.apply_record(record)
-    if can_fold and (world.digest(), world.generation) != (snapshot.digest, contents.generation):
-        msg = f"{folder}: the records fold to {world.digest()}, and the snapshot is {snapshot.digest}"
-        raise Corrupt(msg)
-    report = Report(
-        first=contents.first,
-        last=contents.last,
-        records=count,
-        size_bytes=sum(one.size_bytes for one in contents.segments) + len(data),
-        generation=contents.generation,
-        digest=snapshot.digest,
-        folded=can_fold,
-        took_s=round(clock.heard() - began, 3),
-    )
-    return contents, report
-
-
-def _archive_before(archive: Path, contents: Contents) -> Contents:
-    """Read the manifest of the archive that has what stands before a backup."""
-    held = read_contents(archive, "archive")
-    last = 0 if held is None else held.last
-    if held is None or held.first != 1 or last < contents.first - 1:
-        msg = f"{archive} has the journal up to {last}; the backup begins at {contents.first}"
-        raise NotFound(msg)
-    return held
-
-
-def _all_records(parts: list[tuple[Path, Contents]], last: int) -> Iterator[Record]:
-    at = 0
-    for number, (folder, contents) in enumerate(parts):
-        end = last if number == len(parts) - 1 else parts[number + 1][1].first - 1
-        for batch in read_records(folder, contents, at):
-            for record in batch:
-                if record.sequence <= end:
-                    at = record.sequence
-                    yield record

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.archive.source import ArchiveSource
-from coordinator.backup.create import create, verify
+from coordinator.archive.verify import verify_records
+from coordinator.backup.create import create
 from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
@@ -61,7 +62,7 @@ async def drill(
         place = Path(temporary)
         contents = await create(bus, subjects, place / "backup", replicas=replicas)
         marks.append(clock.heard())
-        contents, report = await asyncio.to_thread(verify, place / "backup", archive=archive, fold=False)
+        contents, report = await asyncio.to_thread(verify_records, place / "backup", archive=archive, fold=False)
         marks.append(clock.heard())
         async with (
             EmbeddedServer(place / "nats") as server,

@@ -163,7 +163,7 @@ def _told(error: Exception) -> str:
 
 def _say(message: str) -> None:
     """Tell an error in one line; it may hold what somebody sent."""
-    from coordinator.cli.output import clean
+    from coordinator.terminal import clean
 
     lines = " | ".join(line.strip() for line in message.splitlines() if line.strip())
     click.echo(f"coordinator: {clean(lines)}", err=True)
@@ -172,8 +172,8 @@ def _say(message: str) -> None:
 def _show_trace(error: Exception) -> None:
     import traceback
 
-    from coordinator.cli.output import clean
     from coordinator.logs import redact
+    from coordinator.terminal import clean
 
     for line in "".join(traceback.format_exception(error)).splitlines():
         click.echo(redact(clean(line)), err=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli.connection import URL, find_url, load_settings, unless_stopped
+from coordinator.cli.connection import URL, find_url, load_settings
 from coordinator.cli.output import show_json
+from coordinator.stop_signals import unless_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,10 +65,10 @@ def create(ctx: click.Context, folder: Path, url: str | None) -> None:
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, archive: Path | None, quick: bool) -> None:
     """Prove that the backup in FOLDER is whole; needs no coordinator."""
-    from coordinator.backup import create as backups
+    from coordinator.archive.verify import verify_records
 
     load_settings(ctx, log_level="warning")
-    show_json(backups.verify(folder, archive=archive, fold=not quick)[1])
+    show_json(verify_records(folder, archive=archive, fold=not quick)[1])
 
 
 @backup.command()
@@ -82,12 +83,12 @@ def restore(ctx: click.Context, folder: Path, url: str | None, generation: int |
 
 
 async def _restore(settings: Settings, folder: Path, url: str | None, generation: int | None) -> Any:
-    from coordinator.backup import create as backups
+    from coordinator.archive.verify import verify_records
     from coordinator.backup.restore import restore as restore_backup
     from coordinator.home import Home
     from coordinator.nats_server.server import EmbeddedServer
 
-    contents, _ = await asyncio.to_thread(backups.verify, folder, fold=False)
+    contents, _ = await asyncio.to_thread(verify_records, folder, fold=False)
 
     async def run(bus: Bus, subjects: Subjects) -> Any:
         replicas = settings.nats.replicas
@@ -156,10 +157,10 @@ def archive_run(
 @click.pass_context
 def archive_verify(ctx: click.Context, folder: Path) -> None:
     """Prove that the archive in FOLDER is whole; needs no coordinator."""
-    from coordinator.backup import create as backups
+    from coordinator.archive.verify import verify_records
 
     load_settings(ctx, log_level="warning")
-    show_json(backups.verify(folder, kind="archive")[1])
+    show_json(verify_records(folder, kind="archive")[1])
 
 
 def _run(
@@ -189,7 +190,7 @@ async def _connected(
     creds: Path | None = None,
 ) -> Any:
     from coordinator.bus.connection import Bus
-    from coordinator.client.client import credentials
+    from coordinator.security.credentials import credentials
     from events.subjects import Subjects
 
     login = credentials(settings, role)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
-from coordinator.cli.connection import load_settings, unless_stopped
+from coordinator.cli.connection import load_settings
+from coordinator.stop_signals import unless_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,19 +11,18 @@ import asyncio
 import os
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from coordinator.client.client import Client
     from coordinator.settings.model import Settings
 
-_Value = TypeVar("_Value")
 
 URL = click.option("--url", envvar="COORDINATOR_URL", help="The coordinator: nats://token@host:port.", show_envvar=True)
 
@@ -63,7 +62,8 @@ def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitab
 @asynccontextmanager
 async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client]:
     """Connect to the coordinator."""
-    from coordinator.client.client import Client, credentials
+    from coordinator.client.client import Client
+    from coordinator.security.credentials import credentials
 
     async with Client.open(
         url or find_url(settings),
@@ -96,36 +96,3 @@ def find_url(settings: Settings) -> str:
         msg = f"no coordinator runs here ({home}): start one with 'coordinator up', or set COORDINATOR_URL"
         raise Unavailable(msg, reason="not_running")
     return running.url
-
-
-@asynccontextmanager
-async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """
-    Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
-
-    A second SIGINT does not wait for a good end: it interrupts whatever runs.
-    """
-    from coordinator.stop_signals import stop_on_signals
-
-    stop = asyncio.Event()
-    async with stop_on_signals(lambda _: stop.set(), _interrupt):
-        yield stop
-
-
-async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
-    """Run *work* to its end and give what it gives; or until `stop_signal`, when it is cancelled, and give None."""
-    from coordinator.task_groups import task_group
-
-    async with stop_signal() as stop, task_group() as tasks:
-        working = tasks.create_task(work)
-        stopping = tasks.create_task(stop.wait())
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait([working])
-        return None if working.cancelled() else working.result()
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt

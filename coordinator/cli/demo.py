@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from coordinator.cli import EXIT_ERROR, EXIT_INTERRUPTED
-from coordinator.cli.connection import load_settings, unless_stopped
-from coordinator.cli.output import clean, is_fancy
+from coordinator.cli.connection import load_settings
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.payloads import value_of
@@ -29,7 +28,9 @@ from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
 from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceStatus
+from coordinator.stop_signals import unless_stopped
 from coordinator.task_groups import task_group
+from coordinator.terminal import clean, is_fancy
 from events import codec
 from events.base import START, Position
 from events.errors import CoordinationError

@@ -7,22 +7,18 @@ same. Colours and lines are for terminals alone, and not where NO_COLOR is set.
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from coordinator.terminal import _escaped, clean, is_fancy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Column = tuple[str, Callable[[Any], object]]
-
-_BMP = 0xFFFF
-_plain = re.compile(r"[ -~]*").fullmatch
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,18 +66,6 @@ def show_json(thing: Any) -> None:
     click.echo(clean_json(msgspec.json.format(msgspec.json.encode(thing)).decode()))
 
 
-def is_fancy() -> bool:
-    """Say whether standard output is a terminal that may be given more than plain text."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def clean(text: str) -> str:
-    """Show what does not print, such as control characters, instead of sending it to the terminal."""
-    if _plain(text):
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 def clean_json(text: str) -> str:
     """Escape what does not print in JSON, which then still means the same; line breaks between values stay."""
     return "".join(one if one.isprintable() or one == "\n" else _escaped(one) for one in text)
@@ -90,15 +74,6 @@ def clean_json(text: str) -> str:
 def moment(seconds: float | None) -> str:
     """Write a time in UTC, empty for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def _escaped(one: str) -> str:
-    """Write a character as JSON may: above the first 65,536 as the two halves that UTF-16 makes of it."""
-    code = ord(one)
-    if code <= _BMP:
-        return f"\\u{code:04x}"
-    high, low = divmod(code - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 def _rich_table(heads: list[str], cells: list[list[str]]) -> None:

@@ -12,10 +12,11 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import URL, asking
-from coordinator.cli.output import clean, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import moment, output_options, show, show_json, show_one
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.terminal import clean
 from events.base import Position
 from events.errors import NotFound, Refused
 from events.service import ServiceStatus

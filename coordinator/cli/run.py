@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli.connection import find_url, load_settings, stop_signal, unless_stopped
+from coordinator.cli.connection import find_url, load_settings
+from coordinator.stop_signals import stop_signal, unless_stopped
 from events.errors import Refused
 
 if TYPE_CHECKING:
@@ -127,12 +128,13 @@ def follow(ctx: click.Context, url: str | None) -> None:
 
 
 async def _follow(settings: Settings, url: str) -> None:
-    from coordinator.client.client import Client, credentials
+    from coordinator.client.client import Client
     from coordinator.follower.feed import feed_limits
     from coordinator.follower.follower import Follower
     from coordinator.follower.snapshotter import snapshot_limits
     from coordinator.health.check_worker import run_health_checks
     from coordinator.home import Home
+    from coordinator.security.credentials import credentials
     from coordinator.task_groups import task_group
 
     home = Home(settings.home_path())
@@ -180,9 +182,10 @@ def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_cont
 
 
 async def _node(settings: Settings, url: str, node_id: str | None, stop_containers: bool) -> None:
-    from coordinator.client.client import Client, credentials
+    from coordinator.client.client import Client
     from coordinator.home import Home
     from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
+    from coordinator.security.credentials import credentials
 
     home = Home(settings.home_path())
     namespace = settings.namespace
@@ -214,7 +217,7 @@ def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> 
     Raises:
         Refused: the directory of credentials has none for containers, or several.
     """
-    from coordinator.client.client import credentials
+    from coordinator.security.credentials import credentials
 
     creds = settings.node.container_creds
     if creds is None and settings.nats.auth is not None:
@@ -236,7 +239,7 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
-    from coordinator.client.client import credentials
+    from coordinator.security.credentials import credentials
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)

@@ -15,9 +15,10 @@ import msgspec
 
 from coordinator.app.event_filter import ALL, EventFilter
 from coordinator.app.subscribe import Begin, begin_at, events_from
-from coordinator.cli.output import clean, clean_json
+from coordinator.cli.output import clean_json
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
+from coordinator.terminal import clean
 from events import codec
 from events.base import START, Envelope, Position
 

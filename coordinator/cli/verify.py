@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from coordinator.cli.connection import connected, find_url, load_settings, unless_stopped
+from coordinator.cli.connection import connected, find_url, load_settings
 from coordinator.cli.output import output_options, show, show_json
 from coordinator.cli.run import URL_OPTION
+from coordinator.stop_signals import unless_stopped
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
 
 async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
     from coordinator.bus.connection import Bus
-    from coordinator.client.client import credentials
     from coordinator.diagnostics.verify import verify
+    from coordinator.security.credentials import credentials
     from events.subjects import Subjects
 
     async with (
@@ -110,8 +111,8 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
 
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus.connection import Bus
-    from coordinator.client.client import credentials
     from coordinator.diagnostics.verify import accept
+    from coordinator.security.credentials import credentials
     from events.subjects import Subjects
 
     async with (

@@ -23,12 +23,12 @@ from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
+from coordinator.doors.heartbeats import heartbeat_stream
 from coordinator.errors import CoordinationError, Unavailable
 from coordinator.follower.feed import feed_limits, feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
-from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.leadership.instance import HEADER_BYTES, heartbeat_stream
+from coordinator.journal.stream import HEADER_BYTES, NatsJournal, stream_config
 from coordinator.leadership.lease import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.journal.high_water import seen_by_store
+from coordinator.journal.witnesses import seen_by_store
 from projections.projector import Projector, ProjectorLimits
 from projections.sqlite_errors import is_passing
 from projections.store import KINDS, STORE_BUSY

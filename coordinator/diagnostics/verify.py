@@ -18,12 +18,12 @@ from coordinator.clock import SystemClock
 from coordinator.diagnostics.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.diagnostics.read_model import CHECK, compare_store
 from coordinator.errors import Corrupt, Refused, Unavailable
-from coordinator.journal.high_water import HighWater, is_of_another, seen_by_store
+from coordinator.journal.high_water import HighWater
 from coordinator.journal.replay import check_archived
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.catch_up import chain_at, seen_by_feed
+from coordinator.journal.witnesses import chain_at, is_of_another, seen_by_feed, seen_by_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from projections.source import GENESIS
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.bus.connection import Bus
-    from coordinator.journal.high_water import Seen
     from coordinator.journal.snapshots import Manifest
+    from coordinator.journal.witnesses import Seen
     from events.subjects import Subjects
     from projections.source import CommitSource, Record
 

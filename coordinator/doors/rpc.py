@@ -18,22 +18,19 @@ import msgspec
 import structlog
 
 from coordinator.commands.caller import Caller
-from coordinator.commands.service import FindServices, ServiceLoad
+from coordinator.commands.service import FindServices
 from coordinator.commands.task import WithdrawClaim
-from coordinator.commands.validation import check_number
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
-from coordinator.doors.heartbeats import recall_heartbeats
+from coordinator.doors.dropped import _SHOWN, Dropped
+from coordinator.doors.heartbeats import HeartbeatDoor, recall_heartbeats
 from coordinator.doors.micro import queue_of
 from coordinator.engine.intake import Asked
-from events.codec import ENVELOPES, UNREADABLE
 from events.errors import CoordinationError, Refused
 from events.ids import checked
-from events.service import ServiceHeartbeat
 from events.subjects import may_answer
-from events.worker import WorkerHeartbeat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from coordinator.bus.connection import Bus, Message
     from coordinator.doors.micro import Endpoint, RequestStats
@@ -43,14 +40,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_heartbeat_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-    ENVELOPES[ServiceHeartbeat] | ENVELOPES[WorkerHeartbeat]
-)
 _ONE_WAY = (WithdrawClaim,)
 """What may come without a reply subject: a hint, which may be lost."""
-_BEATS: dict[str, type] = {"service": ServiceHeartbeat, "worker": WorkerHeartbeat}
-_LEASES_MAX = 10_000
-_SHOWN = 200
 
 
 @asynccontextmanager
@@ -81,7 +72,7 @@ class RpcDoor:
         self._engine = engine
         self._bus = bus
         self._subjects = subjects
-        self._unanswerable = _Dropped("request_dropped")
+        self._unanswerable = Dropped("request_dropped")
         self._last_source = ""
         self._as_of: tuple[Position | None, str, str] = (None, "", "")
 
@@ -196,72 +187,3 @@ class _Reply:
 
     def __call__(self, value: Any, error: CoordinationError | None) -> None:
         self._request.answer(self._index, value, error)
-
-
-class HeartbeatDoor:
-    """Notes signs of life; what is malformed, or speaks for another than its subject says, is dropped and logged."""
-
-    def __init__(self, engine: Engine, subjects: Subjects) -> None:
-        self._engine = engine
-        self._subjects = subjects
-        self._malformed = _Dropped("heartbeat_dropped")
-
-    def take(self, message: Message) -> None:
-        """Note one heartbeat."""
-        self._take(message, self._hear)
-
-    def recall(self, message: Message) -> None:
-        """Note what the last heartbeat before this reign said of its sender; when it came says nothing here."""
-        self._take(message, self._recall)
-
-    def _take(self, message: Message, note: Callable[[str, ServiceHeartbeat | WorkerHeartbeat], None]) -> None:
-        kind, entity_id = self._subjects.parse_heartbeat(message.subject)
-        if kind == "node":
-            return  # a node's sign is its sync
-        try:
-            beat = _heartbeat_decoder.decode(message.data).data
-            self._check(kind, checked(entity_id), beat)
-            note(entity_id, beat)
-        except (*UNREADABLE, Refused) as error:
-            self._malformed.say(message.subject, str(error))
-
-    def _check(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
-        if beat.subject != entity_id or not isinstance(beat, _BEATS.get(kind, ())):
-            raise Refused("it speaks for another than its subject")
-        check_number("load", beat.load, 0.0, 1e9)
-        if isinstance(beat, ServiceHeartbeat):
-            check_number("connections", beat.connections, 0, 1e9)
-            check_number("response_time_ms", beat.response_time_ms or 0.0, 0.0, 1e9)
-
-    def _hear(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
-        if isinstance(beat, WorkerHeartbeat):
-            self._engine.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
-        else:
-            self._engine.hear_service(entity_id, _load_of(beat))
-
-    def _recall(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
-        signs, world = self._engine.signs, self._engine.world
-        if isinstance(beat, WorkerHeartbeat):
-            if entity_id in world.workers:
-                signs.recall_worker(entity_id, beat.load)
-        elif entity_id in world.services:
-            signs.recall_service(entity_id, _load_of(beat))
-
-
-def _load_of(beat: ServiceHeartbeat) -> ServiceLoad:
-    return ServiceLoad(
-        heard_s_ago=0.0, load=beat.load, connections=beat.connections, response_time_ms=beat.response_time_ms
-    )
-
-
-class _Dropped:
-    """Counts what was dropped and tells the 1st, 2nd, 4th, 8th … time: whoever floods a door must not flood the log."""
-
-    def __init__(self, event: str) -> None:
-        self._event = event
-        self._count = 0
-
-    def say(self, subject: str, why: str) -> None:
-        self._count += 1
-        if self._count & (self._count - 1) == 0:
-            log.warning(self._event, subject=subject[:_SHOWN], why=why[:_SHOWN], count=self._count)

@@ -32,9 +32,10 @@ from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.limits import Limits
-from coordinator.engine.questions import Waiting, ask
+from coordinator.engine.questions import ask
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker
+from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
 from coordinator.security.gatekeeper import Access
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from coordinator.deciders.signs import Signs
-    from coordinator.engine.questions import Waiting
+    from coordinator.engine.waiting_questions import Waiting
     from events.base import Event
     from projections.world import World
 

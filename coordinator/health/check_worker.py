@@ -15,13 +15,15 @@ import structlog
 
 from coordinator.client.service_list import list_services
 from coordinator.errors import CoordinationError, NotFound, Refused
-from coordinator.health.probes import Prober, report_of
+from coordinator.health.outcome import report_of
+from coordinator.health.probes import Prober
 from coordinator.task_groups import task_group
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
     from coordinator.client.client import Door
-    from coordinator.health.probes import Outcome, Resolve
+    from coordinator.health.outcome import Outcome
+    from coordinator.health.probes import Resolve
     from projections.service import Service
 
 log = structlog.get_logger(__name__)

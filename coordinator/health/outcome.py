@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from coordinator.commands.service import ReportCheck
+
 DETAIL_CHARS_MAX = 200
 
 
@@ -18,3 +22,22 @@ def told(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  # an error of the caller's own making may not even say what it is
         said = ""
     return one_line(f"{name}: {said}" if said else name)
+
+
+class Outcome(NamedTuple):
+    """What one look saw; `latency_ms` counts from resolving the name to the end of the answer."""
+
+    ok: bool
+    detail: str
+    latency_ms: float
+
+
+def report_of(service_id: str, url: str, outcome: Outcome, *, detail_chars_max: int) -> ReportCheck:
+    """Make the report of one look at a service."""
+    return ReportCheck(
+        service_id=service_id,
+        ok=outcome.ok,
+        check=url.partition(":")[0].lower(),
+        detail=outcome.detail[:detail_chars_max],
+        latency_ms=outcome.latency_ms,
+    )

@@ -13,12 +13,11 @@ import asyncio
 import socket
 import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import httpx2
 
-from coordinator.commands.service import ReportCheck
-from coordinator.health.outcome import told
+from coordinator.health.outcome import Outcome, told
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ NETWORKS_KEY = "registry.health_check_networks"
 
 _PORTS = {"http": 80, "https": 443}
 _OK = range(200, 300)
-
-
-class Outcome(NamedTuple):
-    """What one look saw; `latency_ms` counts from resolving the name to the end of the answer."""
-
-    ok: bool
-    detail: str
-    latency_ms: float
 
 
 class Prober:
@@ -134,17 +125,6 @@ async def resolve_by_system(host: str) -> list[str]:
     except socket.gaierror:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-def report_of(service_id: str, url: str, outcome: Outcome, *, detail_chars_max: int) -> ReportCheck:
-    """Make the report of one look at a service."""
-    return ReportCheck(
-        service_id=service_id,
-        ok=outcome.ok,
-        check=url.partition(":")[0].lower(),
-        detail=outcome.detail[:detail_chars_max],
-        latency_ms=outcome.latency_ms,
-    )
 
 
 def _target(url: str) -> httpx2.URL:

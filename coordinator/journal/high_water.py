@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from coordinator.errors import Corrupt, Refused
+from coordinator.journal.witnesses import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,24 +33,6 @@ FILE = "journal.seen"
 SYNC_S = 1.0
 _PLACE_BYTES = 4096
 _SUM_BYTES = 16
-_STORE_PATIENCE_S = 2.0
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """
-    The journal held *sequence*, in *generation*, and *chain* was the hash of all up to there.
-
-    An empty chain is not known. *by* says in words who has seen it; *created* when the stream was made, as it says.
-    *beside* is the chain of a read model in the same home that is of another stream.
-    """
-
-    sequence: int
-    generation: int
-    chain: str = ""
-    created: str = ""
-    stream: str = ""
-    by: str = ""
-    beside: str = ""
 
 
 class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -128,37 +111,6 @@ class HighWater:
         if not self._has_failed:
             self._has_failed = True
             log.warning("high_water_mark_not_kept", reason=error.strerror)
-
-
-def seen_by_store(path: Path) -> Seen | None:
-    """Say how far the read model at *path* has taken the journal in; None where there is none that can be read."""
-    if not path.is_file():
-        return None
-    import sqlite3
-
-    from projections.store_sqlite import GET_MARK
-
-    with suppress(sqlite3.Error):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_STORE_PATIENCE_S)
-        try:
-            rows = connection.execute(GET_MARK).fetchall()
-        finally:
-            connection.close()
-        if rows:
-            sequence, _, chain, _, generation, *_ = rows[0]
-            return Seen(sequence=sequence, generation=generation, chain=chain, by=f"the read model {path.name}")
-    return None
-
-
-def is_of_another(store: Seen, mark: Seen | None, stream: str) -> bool:
-    """
-    Say whether a read model is of another stream than *stream*, as the *mark* in the same home tells.
-
-    It does not say so itself. It is when the mark was of another one, and stays so until it has moved on.
-    """
-    if mark is None:
-        return False
-    return mark.stream not in ("", stream) or (store.chain != "" and store.chain == mark.beside)
 
 
 def _written(written: _Written) -> bytes:

@@ -39,6 +39,9 @@ DUPLICATE_WINDOW_S = 120
 ANSWER_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
 
+HEADER_BYTES = 1024
+"""What the headers of a commit take at most."""
+
 
 def stream_config(
     subjects: Subjects, *, replicas: int = 1, duplicate_window_s: float = DUPLICATE_WINDOW_S
@@ -197,3 +200,18 @@ class NatsJournal:
             chain=headers.header(b"Chain"),
             message_id=headers.header(b"Nats-Msg-Id"),
         )
+
+
+def _check_payload(server_bytes: int, turn_bytes: int) -> None:
+    """
+    Make sure that the server takes the largest commit there may be.
+
+    Raises:
+        Refused: it does not.
+    """
+    if server_bytes < turn_bytes + HEADER_BYTES:
+        msg = (
+            f"the server takes messages of {server_bytes} bytes, a commit may have {turn_bytes} and {HEADER_BYTES} of "
+            f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
+        )
+        raise Refused(msg, reason="payload_limit")

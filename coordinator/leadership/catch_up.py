@@ -11,32 +11,25 @@ is of another stream, as in a home whose namespace was changed, is no witness.
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError, key_stream
-from coordinator.bus.subscription import Message
+from coordinator.bus.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.errors import Corrupt, Unavailable
-from coordinator.journal.high_water import Seen, is_of_another, seen_by_store
 from coordinator.journal.reader import STALE_LEADER_S
 from coordinator.journal.replay import begun, fold
 from coordinator.journal.slots import NO_JOURNAL
-from projections.source import chain_after
+from coordinator.journal.witnesses import Seen, chain_at, is_of_another, seen_by_feed, seen_by_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from coordinator.bus.connection import Bus
     from coordinator.journal.high_water import HighWater
-    from coordinator.journal.slots import Epoch, Journal
     from coordinator.journal.snapshots import Snapshots
     from coordinator.journal.stream import NatsJournal
     from events.subjects import Subjects
-    from projections.source import Bounds, Record
+    from projections.source import Bounds
     from projections.world import World
 
 log = structlog.get_logger(__name__)
@@ -50,8 +43,6 @@ WHAT_TO_DO = (
     "Nothing was written. Look with 'coordinator verify'; then put a good copy of the store back, or restore a backup, "
     "or accept the loss with 'coordinator verify --accept'"
 )
-
-_message_id = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})\.[0-9]{1,9}").fullmatch
 
 
 class CatchUp:
@@ -234,30 +225,6 @@ async def remembering(
     return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s, beside=beside)
 
 
-class NotingJournal:
-    """A writer's journal that calls *note* after each commit that was acknowledged."""
-
-    def __init__(self, journal: Journal, note: Callable[[], None]) -> None:
-        self._journal = journal
-        self._note = note
-
-    async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
-        await self._journal.commit(sequence, epoch, chain_before, body)
-        self._note()
-
-    async def claim(self, body: bytes) -> int:
-        return await self._journal.claim(body)
-
-    async def bounds(self) -> Bounds:
-        return await self._journal.bounds()
-
-    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
-        return self._journal.read(after, until)
-
-    def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        return self._journal.follow(after)
-
-
 async def _check_there(
     journal: NatsJournal, bus: Bus, subjects: Subjects, snapshots: Snapshots, witnesses: list[Seen], *, doubt_s: float
 ) -> None:
@@ -307,41 +274,6 @@ async def _noted(snapshots: Snapshots) -> list[str]:
             f"generation {noted.generation} of it was begun (if a restore was cut off, run `backup restore` again)"
         )
     return told
-
-
-async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
-    """Give the hash of the journal up to slot *sequence*, as it was checked by folding *world*; empty where unknown."""
-    if sequence == world.position.sequence:
-        return world.chain.hex()
-    record = await journal.slot(sequence)
-    if record is not None and record.kind == "commit" and record.chain is not None:
-        return chain_after(bytes.fromhex(record.chain), sequence, record.body).hex()
-    # A claim does not say what stood before it; the commit behind it does.
-    behind = await journal.slot(sequence + 1)
-    return behind.chain or "" if behind is not None and behind.kind == "commit" else ""
-
-
-async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
-    """
-    Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it.
-
-    Raises:
-        Unavailable: JetStream does not say, as while its servers choose who leads: that is not the same as no feed.
-    """
-    name = subjects.stream_events
-    try:
-        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
-        last = {"seq": info["state"]["last_seq"]}
-        if not info["state"]["messages"]:
-            return None
-        answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
-    except ApiError as error:
-        if error.err_code in (NO_STREAM, NO_MESSAGE):
-            return None
-        raise Unavailable(f"{name}: {error.message}") from error
-    headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
-    match = _message_id(headers.header(b"Nats-Msg-Id") or "")
-    return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}") if match is not None else None
 
 
 async def _last_slot(bus: Bus, name: str) -> int | None:

@@ -22,9 +22,9 @@ import structlog
 from coordinator import __version__
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
-from coordinator.client.client import credentials
 from coordinator.clock import SystemClock
 from coordinator.deciders.rules import Rules
+from coordinator.doors.heartbeats import heartbeat_stream
 from coordinator.doors.inbox import InboxLimits, InboxReaders, limits_of
 from coordinator.doors.micro import Standing, open_service_api
 from coordinator.doors.rpc import open_doors
@@ -33,15 +33,16 @@ from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.high_water import FILE, HighWater
 from coordinator.journal.snapshots import Snapshots
-from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.catch_up import BRANCHED, CatchUp, NotingJournal, remembering
+from coordinator.journal.stream import NatsJournal, _check_payload
+from coordinator.leadership.catch_up import BRANCHED, CatchUp, remembering
 from coordinator.leadership.lease import FRESH_S, RENEW_S, TTL_S, Lease
-from coordinator.leadership.led_journal import TellingJournal
+from coordinator.leadership.led_journal import NotingJournal, TellingJournal
 from coordinator.security.authorization import AccessRules
+from coordinator.security.credentials import credentials
 from coordinator.task_groups import task_group
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
-from events.errors import Refused, Unavailable
+from events.errors import Unavailable
 from events.subjects import Subjects
 from projections.world import World
 
@@ -65,9 +66,6 @@ STAND_BY_S = 1.0
 
 SPOILED_KEPT = 1000
 """Orders the fold could not take; an inbox is read in order, so one of each would do."""
-HEARTBEATS_KEPT_S = 3600
-HEADER_BYTES = 1024
-"""What the headers of a commit take at most."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,38 +354,3 @@ class Coordinator:
                 self.leading.clear()
             beating.cancel()
         log.info("resigned", instance=instance.name, position=str(world.position))
-
-
-def _check_payload(server_bytes: int, turn_bytes: int) -> None:
-    """
-    Make sure that the server takes the largest commit there may be.
-
-    Raises:
-        Refused: it does not.
-    """
-    if server_bytes < turn_bytes + HEADER_BYTES:
-        msg = (
-            f"the server takes messages of {server_bytes} bytes, a commit may have {turn_bytes} and {HEADER_BYTES} of "
-            f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
-        )
-        raise Refused(msg, reason="payload_limit")
-
-
-def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
-    """
-    Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour.
-
-    With one copy it would be gone with its server, for as long as that is away, and no coordinator could start.
-    """
-    return {
-        "name": subjects.stream_heartbeats,
-        "subjects": [subjects.heartbeats],
-        "storage": "memory",
-        "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
-        "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
-        "max_msg_size": 64 * 1024,
-        "no_ack": True,
-        "discard": "old",
-        "allow_direct": True,
-    }

@@ -97,3 +97,27 @@ class TellingJournal:
 
     async def claim(self, body: bytes) -> int:
         return await self._journal.claim(body)
+
+
+class NotingJournal:
+    """A writer's journal that calls *note* after each commit that was acknowledged."""
+
+    def __init__(self, journal: Journal, note: Callable[[], None]) -> None:
+        self._journal = journal
+        self._note = note
+
+    async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
+        await self._journal.commit(sequence, epoch, chain_before, body)
+        self._note()
+
+    async def claim(self, body: bytes) -> int:
+        return await self._journal.claim(body)
+
+    async def bounds(self) -> Bounds:
+        return await self._journal.bounds()
+
+    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
+        return self._journal.read(after, until)
+
+    def follow(self, after: int) -> AsyncIterator[list[Record]]:
+        return self._journal.follow(after)

@@ -29,6 +29,8 @@ from coordinator.nats_server.find import Version, dotted, find_server, server_ve
 
 log = structlog.get_logger(__name__)
 
+RESTART_PAUSE_S = 0.2
+
 _HOST = "127.0.0.1"
 _NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
 _LAST_PORT = 65535
@@ -348,3 +350,18 @@ def _alive(pid: str) -> bool:
 def _quoted(text: str) -> str:
     """Quote a value for nats.conf, which parses what it takes from the environment."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+async def keep_serving(server: EmbeddedServer) -> None:
+    """Start the nats-server again, on its port and store, whenever it ends."""
+    pause_s = RESTART_PAUSE_S
+    while True:
+        code = await server.wait_exit()
+        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await server.restart()
+                break
+            except Unavailable as error:
+                log.warning("program_not_started", program="nats-server", why=error.message)

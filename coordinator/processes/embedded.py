@@ -18,9 +18,8 @@ from coordinator.follower.snapshotter import snapshot_limits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
 from coordinator.leadership.instance import Coordinator, instance_of
-from coordinator.nats_server.server import EmbeddedServer
+from coordinator.nats_server.server import EmbeddedServer, keep_serving
 from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
-from coordinator.processes.program import keep_serving
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 

@@ -19,7 +19,6 @@ from events.errors import Unavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.nats_server.server import EmbeddedServer
 
 log = structlog.get_logger(__name__)
 
@@ -111,18 +110,3 @@ class Program:
         async with child:
             self._child = child
             return await child.wait()
-
-
-async def keep_serving(server: EmbeddedServer) -> None:
-    """Start the nats-server again, on its port and store, whenever it ends."""
-    pause_s = FIRST_PAUSE_S * 2
-    while True:
-        code = await server.wait_exit()
-        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await server.restart()
-                break
-            except Unavailable as error:
-                log.warning("program_not_started", program="nats-server", why=error.message)

@@ -16,10 +16,11 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from coordinator.client.client import Client, credentials
+from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
-from coordinator.nats_server.server import EmbeddedServer
-from coordinator.processes.program import Program, keep_serving
+from coordinator.nats_server.server import EmbeddedServer, keep_serving
+from coordinator.processes.program import Program
+from coordinator.security.credentials import credentials
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 

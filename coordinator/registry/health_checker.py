@@ -198,7 +198,8 @@ class HealthChecker(Facade):
 
     async def _probe(self, service: ServiceInfo) -> ReportCheck:
         """Look at an instance's health URL from this process."""
-        from coordinator.health.probes import Prober, report_of
+        from coordinator.health.outcome import report_of
+        from coordinator.health.probes import Prober
 
         settings = (await self.opened()).settings
         registry = settings.registry

@@ -15,6 +15,7 @@ import pytest
 from coordinator.archive.archive import Archive
 from coordinator.archive.manifest import read_contents, write_contents
 from coordinator.archive.source import ArchiveSource
+from coordinator.archive.verify import verify_records
 from coordinator.backup import create as backup
 from coordinator.backup.drill import drill
 from coordinator.backup.restore import restore
@@ -65,7 +66,7 @@ async def expect_covered(bus: Bus, journal: NatsJournal, folder: Path, whole: li
     """Whatever left the journal is in the archive, and what can be begun with is the same world."""
     first = (await journal.bounds()).first
     if first > 1:
-        contents, report = await asyncio.to_thread(backup.verify, folder, kind="archive")
+        contents, report = await asyncio.to_thread(verify_records, folder, kind="archive")
         assert report.folded
         assert contents.last >= first - 1
     source = ArchiveSource(folder, journal)
@@ -402,7 +403,7 @@ async def test_an_archive_that_ends_with_a_claim_is_known_by_the_next_commit(
         await busy(engine)
     async with leading(_BackedUp(journal, bus, tmp_path / "backup")) as engine:
         await busy(engine, 2, "later")
-    contents, _ = backup.verify(tmp_path / "backup")
+    contents, _ = verify_records(tmp_path / "backup")
     claim = contents.last
     assert (await archive.run(before=claim + 1)).through == claim
     (tmp_path / "there").mkdir()
@@ -469,8 +470,8 @@ async def test_an_archived_journal_is_backed_up_and_restored(
         contents = await backup.create(bus, SUBJECTS, tmp_path / "backup")
     folder = tmp_path / "archive"
     assert contents.first > 1
-    assert not backup.verify(tmp_path / "backup")[1].folded
-    assert backup.verify(tmp_path / "backup", archive=folder)[1].folded
+    assert not verify_records(tmp_path / "backup")[1].folded
+    assert verify_records(tmp_path / "backup", archive=folder)[1].folded
     assert (await drill(bus, SUBJECTS, archive=folder)).same
     with pytest.raises(Corrupt, match="--archive"):
         await drill(bus, SUBJECTS)

@@ -13,6 +13,7 @@ import pytest
 
 from coordinator.archive.archive import Archive
 from coordinator.archive.manifest import MANIFEST, read_contents, write_contents
+from coordinator.archive.verify import verify_records
 from coordinator.backup import create as backup
 from coordinator.backup.drill import drill
 from coordinator.backup.restore import restore
@@ -64,7 +65,7 @@ class Place:
 
     async def restore(self, folder: Path, **options: Any) -> Restored:
         """Verify a backup and restore it here."""
-        contents, _ = backup.verify(folder)
+        contents, _ = verify_records(folder)
         return await restore(self.bus, SUBJECTS, folder, contents, **options)
 
 
@@ -289,7 +290,7 @@ async def test_only_an_empty_nats_is_restored_into(here: Place, there: Place, tm
     await backed_up(here, tmp_path / "backup")
     with pytest.raises(Refused, match="has a journal of slots 1 to"):
         await here.restore(tmp_path / "backup")
-    contents, _ = backup.verify(tmp_path / "backup")
+    contents, _ = verify_records(tmp_path / "backup")
     with pytest.raises(Refused, match="namespace"):
         await restore(there.bus, Subjects("other"), tmp_path / "backup", contents)
     with pytest.raises(Refused, match="higher"):
@@ -393,7 +394,7 @@ def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
     """In every file, the manifest included; and what is cut short or missing."""
     asyncio.run(_make(tmp_path))
     folder = tmp_path / "backup"
-    backup.verify(folder)
+    verify_records(folder)
     files = [path for path in folder.iterdir() if path.is_file()]
     assert len(files) == 3
     for path in files:
@@ -401,16 +402,16 @@ def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
         for at in {0, 1, len(good) // 3, len(good) // 2, len(good) - 9, len(good) - 1}:
             path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
             with pytest.raises((Corrupt, Refused)):
-                backup.verify(folder, fold=False)
+                verify_records(folder, fold=False)
         for short in (good[:-1], good[: len(good) // 2], b""):
             path.write_bytes(short)
             with pytest.raises((Corrupt, Refused)):
-                backup.verify(folder, fold=False)
+                verify_records(folder, fold=False)
         path.unlink()
         with pytest.raises((Corrupt, NotFound)):
-            backup.verify(folder, fold=False)
+            verify_records(folder, fold=False)
         path.write_bytes(good)
-    assert backup.verify(folder)[1].folded
+    assert verify_records(folder)[1].folded
 
 
 async def _make(tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ async def test_what_was_not_finished_is_no_backup(here: Place, tmp_path: Path) -
         await backup.create(here.bus, SUBJECTS, tmp_path / "backup")
     (tmp_path / "backup" / MANIFEST).unlink()
     with pytest.raises(NotFound, match="not finished"):
-        backup.verify(tmp_path / "backup")
+        verify_records(tmp_path / "backup")
 
 
 async def test_an_empty_journal_is_not_backed_up(here: Place, tmp_path: Path) -> None:
@@ -511,4 +512,4 @@ def test_a_manifest_cannot_lead_out_of_its_directory(tmp_path: Path) -> None:
     stray = msgspec.structs.replace(contents.segments[0], file="../here/nats.conf")
     write_contents(folder, msgspec.structs.replace(contents, segments=(stray,)))
     with pytest.raises(Corrupt, match="not in the directory"):
-        backup.verify(folder)
+        verify_records(folder)

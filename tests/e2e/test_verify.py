@@ -24,7 +24,8 @@ from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
-from coordinator.leadership.catch_up import remembering, seen_by_feed
+from coordinator.journal.witnesses import seen_by_feed
+from coordinator.leadership.catch_up import remembering
 from coordinator.settings.model import load
 from events.base import Position
 from events.subjects import Subjects

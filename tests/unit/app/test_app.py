@@ -16,7 +16,8 @@ import pytest
 import structlog
 
 from coordinator.app import app as app_module
-from coordinator.app.app import HELD_MAX, Held, acquire_app, release_app
+from coordinator.app.app import acquire_app, release_app
+from coordinator.app.leases import HELD_MAX, Held
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import cli
-from coordinator.cli.output import clean, clean_json, is_fancy, moment, show, show_one
+from coordinator.cli.output import clean_json, moment, show, show_one
+from coordinator.terminal import clean, is_fancy
 from events.errors import CoordinationError, Corrupt, NotFound, Refused, StaleLease, Unavailable
 from tests.commands import call
 

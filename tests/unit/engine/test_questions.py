@@ -19,7 +19,8 @@ from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.signs import Signs
 from coordinator.engine.intake import Asked
-from coordinator.engine.questions import Waiting, ask
+from coordinator.engine.questions import ask
+from coordinator.engine.waiting_questions import Waiting
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
 from events.pool import PoolAllocated, PoolDefined

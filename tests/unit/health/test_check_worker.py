@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from coordinator.commands.service import FindServices, ReportCheck
 from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
-from coordinator.health.probes import Outcome, Prober
+from coordinator.health.outcome import Outcome
+from coordinator.health.probes import Prober
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
 from coordinator.settings.registry import RegistrySettings

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.health.outcome import DETAIL_CHARS_MAX, told
-from coordinator.health.probes import BODY_BYTES_MAX, Outcome, Prober, report_of, resolve_by_system
+from coordinator.health.outcome import DETAIL_CHARS_MAX, Outcome, report_of, told
+from coordinator.health.probes import BODY_BYTES_MAX, Prober, resolve_by_system
 from events.errors import Refused
 
 if TYPE_CHECKING:

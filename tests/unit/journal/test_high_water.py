@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.errors import Corrupt, Refused
-from coordinator.journal.high_water import HighWater, Seen, is_of_another, seen_by_store
+from coordinator.journal.high_water import HighWater
+from coordinator.journal.witnesses import Seen, is_of_another, seen_by_store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,71 @@
+"""The door into a coordinator that leads in this very process."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from coordinator.client.client import CALL_TIMEOUT_S
+from coordinator.commands.caller import Caller
+from coordinator.commands.service import FindServices
+from coordinator.ids import TimeOrderedIds
+from events.errors import Unavailable
+
+if TYPE_CHECKING:
+    from coordinator.commands.command import Command
+    from coordinator.engine.engine import Engine
+
+POLL_S = 0.02
+
+_ids = TimeOrderedIds()
+
+
+class Leader(Protocol):
+    """Whoever has the engine of the present reign, None while nobody leads: `leadership.instance.Coordinator`."""
+
+    @property
+    def engine(self) -> Engine | None: ...
+
+
+class InProcess:
+    """The coordinator of this very process: no network between the facade and the engine."""
+
+    def __init__(self, leader: Leader) -> None:
+        self._leader = leader
+        self._is_closed = False
+
+    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+        engine = self._leader.engine
+        if engine is not None and isinstance(command, FindServices):
+            with suppress(Unavailable):  # this machine slept; it is asked again below
+                return engine.ask_now(command)
+        caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
+        wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
+        last = Unavailable("no instance leads")
+        try:
+            async with asyncio.timeout(wait_s):
+                while not self._is_closed:
+                    engine = self._leader.engine
+                    if engine is None:
+                        await asyncio.sleep(POLL_S)
+                        continue
+                    try:
+                        # After a take-over it is asked again under the same ids, so that nothing is done twice.
+                        return await engine.execute(command, caller)
+                    except Unavailable as error:
+                        last = error
+                        await asyncio.sleep(error.retry_after_s or POLL_S)
+        except TimeoutError:
+            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: {last.message}"
+            raise Unavailable(msg, reason="timeout") from last
+        raise last
+
+    def renew(self, worker_id: str, leases: list[str]) -> None:
+        engine = self._leader.engine
+        if engine is not None:
+            engine.hear_worker(worker_id, tuple(leases), 0.0)
+
+    def close(self) -> None:
+        """Ask nothing again: the coordinator is about to end."""
+        self._is_closed = True

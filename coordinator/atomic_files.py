@@ -1,0 +1,35 @@
+"""Files that are written whole or not at all, and stay so when the power fails."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+
+def private_file(path: Path) -> BinaryIO:
+    """Open a new file that its owner alone may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file whole; after a power cut it is the old one or the new one."""
+    new = path.with_name(f"{path.name}.partial")
+    with private_file(new) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a directory to the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,23 @@
+"""What a door dropped: logged now and then, with a count."""
+
+from __future__ import annotations
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+_SHOWN = 200
+
+
+class Dropped:
+    """Counts what was dropped and tells the 1st, 2nd, 4th, 8th … time: whoever floods a door must not flood the log."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._count = 0
+
+    def say(self, subject: str, why: str) -> None:
+        self._count += 1
+        if self._count & (self._count - 1) == 0:
+            log.warning(self._event, subject=subject[:_SHOWN], why=why[:_SHOWN], count=self._count)

@@ -1,0 +1,25 @@
+"""Which NATS credentials a process uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def credentials(settings: Any, role: str = "admin", name: str = "") -> dict[str, Any]:
+    """
+    Give what the settings say of NATS credentials, as the connections take it: those named, else those of *role*.
+
+    Raises:
+        Refused: the directory of credentials has none for *role*.
+    """
+    nats = settings.nats
+    creds, tls_ca = nats.creds, nats.tls_ca
+    if role == "follower" and settings.follower.creds is not None:
+        creds = settings.follower.creds
+    if nats.auth is not None:
+        from coordinator.security.auth_directory import AuthDirectory
+
+        directory = AuthDirectory(nats.auth)
+        creds = creds if creds is not None else directory.find(role, name)
+        tls_ca = tls_ca if tls_ca is not None else directory.authority_or_none()
+    return {"creds": str(creds) if creds else None, "tls_ca": str(tls_ca) if tls_ca else None}
