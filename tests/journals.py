@@ -17,9 +17,8 @@ from coordinator.commands.service import DeregisterService, RegisterService
 from coordinator.commands.session import BindSession, CloseSession
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
 from coordinator.commands.worker import LeaveWorker, RegisterWorker
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.engine.engine import Engine
-from coordinator.engine.limits import Limits
 from coordinator.journal.replay import fold
 from events.coordinator import EpochClaim
 from events.resources import Resources

@@ -240,7 +240,7 @@ async def _let_go(shared: _Shared) -> None:
 @asynccontextmanager
 async def _open() -> AsyncIterator[App]:
     """Open whichever app this process is to use, and say which."""
-    from coordinator.settings.model import load
+    from coordinator.settings.load import load
 
     settings = load()
     _log_to_stderr(settings.log.level)

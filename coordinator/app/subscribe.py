@@ -180,7 +180,7 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
         finally:
             await release_app(app)
         return
-    from coordinator.settings.model import load
+    from coordinator.settings.load import load
 
     settings = load()
     async with Bus.open(url, name="subscriber", **credentials(settings)) as bus:

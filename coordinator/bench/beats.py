@@ -14,7 +14,7 @@ import time
 
 from coordinator.bench.loads import service_ids
 from coordinator.client.client import Client
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
 

@@ -20,7 +20,7 @@ from coordinator.bench.measure import facades_at, machine, measured_cluster, spr
 from coordinator.client.client import Client
 from coordinator.commands.service import DeregisterService, FindServices, RegisterService
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from coordinator.commands.payloads import value_of
 from coordinator.commands.task import ClaimTasks, CompleteTask, GetTask, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.ids import TimeOrderedIds
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 
 if TYPE_CHECKING:
     from coordinator.processes.up import Cluster

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.home import Home
 from coordinator.nats_server.find import find_server, server_version
 from coordinator.processes.up import run_cluster
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping

@@ -21,7 +21,7 @@ from coordinator.bus.connection import Bus
 from coordinator.guard import spawn
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.task_groups import task_group
 from events.base import Position
 from events.subjects import Subjects

@@ -35,7 +35,7 @@ def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
         Refused: they are wrong.
     """
     from coordinator.logs import LEVELS, configure
-    from coordinator.settings.model import load
+    from coordinator.settings.load import load
 
     config = ctx.obj["config"]
     if config:

@@ -55,9 +55,10 @@ def inbox() -> None:
 def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
     """Make the inbox of DOMAIN, unless it is there; the coordinator finds it by itself."""
     from coordinator.bus.streams import ensure_stream
-    from coordinator.doors.inbox import inbox_stream, limits_of
+    from coordinator.doors.inbox import inbox_stream
+    from coordinator.processes.coordinator import inbox_limits_of
 
-    limits = limits_of(load_settings(ctx, log_level="warning"))
+    limits = inbox_limits_of(load_settings(ctx, log_level="warning"))
 
     async def add(client: Client) -> str:
         await ensure_stream(client.bus, inbox_stream(client.subjects, domain, limits))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from coordinator.cli.connection import find_url, load_settings
-from coordinator.stop_signals import stop_signal, unless_stopped
+from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
 
 if TYPE_CHECKING:
@@ -22,28 +19,7 @@ if TYPE_CHECKING:
 URL_OPTION = click.option(
     "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True
 )
-HANDOVER_S = 3.0
-"""Whoever bears our name and is just ending is waited for."""
-GOODBYE_S = 3.0
-"""How long a coordinator that is stopped may take for its last commit."""
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-def _collect_seldom() -> None:
-    """
-    Let the collector of cycles look less often: what is made here in numbers has none.
-
-    By Python's thresholds it takes a tenth of the writer's time (docs/performance.md).
-    """
-    gc.set_threshold(50_000, 20, 100)
-
-
-def _stand_back(niceness: int) -> None:
-    """Let whoever is waited for come first: what follows may lag, and catches up."""
-    os.nice(niceness)
-    # Linux weighs sessions against each other before it looks at what is nice within one.
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(f"{niceness}\n")
 
 
 def _needed(url: str | None) -> str:
@@ -89,33 +65,9 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
         if file is not None:
             os.environ[name] = str(file.absolute())
     settings = load_settings(ctx)
-    asyncio.run(_serve(settings, _needed(url or settings.nats.url), without_follower))
+    from coordinator.processes.coordinator import serve as run
 
-
-async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
-    from coordinator.home import Home
-    from coordinator.leadership.instance import Coordinator, instance_of
-    from coordinator.processes.program import Program
-    from coordinator.task_groups import task_group
-
-    _collect_seldom()
-    home = Home(settings.home_path())
-    with home.lock("coordinator", HANDOVER_S):
-        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))
-        async with stop_signal() as stop, task_group() as tasks:
-            serving = tasks.create_task(coordinator.run())
-            env = {**os.environ, "COORDINATOR_URL": url}
-            follower = Program("follower", [sys.executable, "-m", "coordinator.cli", "follow"], env, None)
-            following = None if without_follower else tasks.create_task(follower.keep_running())
-            stopping = tasks.create_task(stop.wait())
-            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-            coordinator.stop("stopped")
-            # Where NATS is away there is nobody to say goodbye to; the next one takes the lease back by our name.
-            if not (await asyncio.wait([serving], timeout=GOODBYE_S))[0]:
-                serving.cancel()
-            stopping.cancel()
-            if following is not None:
-                await follower.stop()
+    asyncio.run(run(settings, _needed(url or settings.nats.url), without_follower=without_follower))
 
 
 @click.command()
@@ -124,45 +76,9 @@ async def _serve(settings: Settings, url: str, without_follower: bool) -> None:
 def follow(ctx: click.Context, url: str | None) -> None:
     """Run a follower: it keeps the read model and the feed, and answers questions about the past."""
     settings = load_settings(ctx)
-    asyncio.run(_follow(settings, _needed(url or settings.nats.url)))
+    from coordinator.processes.follower import follow as run
 
-
-async def _follow(settings: Settings, url: str) -> None:
-    from coordinator.client.client import Client
-    from coordinator.follower.feed import feed_limits
-    from coordinator.follower.follower import Follower
-    from coordinator.follower.snapshotter import snapshot_limits
-    from coordinator.health.check_worker import run_health_checks
-    from coordinator.home import Home
-    from coordinator.security.credentials import credentials
-    from coordinator.task_groups import task_group
-
-    home = Home(settings.home_path())
-    namespace, login = settings.namespace, credentials(settings, "follower")
-    _collect_seldom()
-    _stand_back(settings.follower.niceness)
-    with home.lock("follower", HANDOVER_S):
-        async with (
-            stop_signal() as stop,
-            Client.open(url, namespace=namespace, name="follower", **login) as client,
-            Follower.open(
-                url,
-                home.state_db,
-                namespace=namespace,
-                feed=feed_limits(settings),
-                snapshots=snapshot_limits(settings),
-                archive=settings.follower.archive,
-                replicas=settings.nats.replicas,
-                **login,
-            ) as follower,
-            task_group() as tasks,
-        ):
-            checking = tasks.create_task(run_health_checks(client, settings))
-            failing: asyncio.Task[Any] = tasks.create_task(follower.wait_failed())
-            stopping: asyncio.Task[Any] = tasks.create_task(stop.wait())
-            await asyncio.wait([failing, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in (checking, failing, stopping):
-                task.cancel()
+    asyncio.run(run(settings, _needed(url or settings.nats.url)))
 
 
 @click.group()
@@ -178,52 +94,10 @@ def node() -> None:
 def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_containers: bool) -> None:
     """Serve this machine: start and stop containers as the coordinator orders."""
     settings = load_settings(ctx)
-    asyncio.run(_node(settings, _needed(url or settings.nats.url), node_id, stop_containers))
+    from coordinator.processes.node import serve_node
 
-
-async def _node(settings: Settings, url: str, node_id: str | None, stop_containers: bool) -> None:
-    from coordinator.client.client import Client
-    from coordinator.home import Home
-    from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
-    from coordinator.security.credentials import credentials
-
-    home = Home(settings.home_path())
-    namespace = settings.namespace
-    login = credentials(settings, "node", node_id or settings.node.node_id)
-    with home.lock("node", HANDOVER_S):
-        async with (
-            stop_signal() as stop,
-            Client.open(url, namespace=namespace, name="node", **login) as client,
-            open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
-            NodeAgent.open(
-                client,
-                runtime,
-                node_id=node_id or settings.node.node_id or client.name_as("node") or home.instance("node"),
-                capacity=capacity_of(settings),
-                reach=reach_of_containers(settings, url, login),
-                secrets=home.path / "secrets",
-                interval_s=settings.node.sync_interval_s,
-            ) as agent,
-        ):
-            await stop.wait()
-            if stop_containers:
-                await agent.stop_all()
-
-
-def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> dict[str, str]:
-    """
-    Give the variables by which what runs in containers reaches NATS: with credentials of its own, never the node's.
-
-    Raises:
-        Refused: the directory of credentials has none for containers, or several.
-    """
-    from coordinator.security.credentials import credentials
-
-    creds = settings.node.container_creds
-    if creds is None and settings.nats.auth is not None:
-        creds = credentials(settings, "agents")["creds"]
-    reach = {"COORDINATOR_URL": url, "COORDINATOR_NATS__CREDS": creds, "COORDINATOR_NATS__TLS_CA": login["tls_ca"]}
-    return {name: str(value) for name, value in reach.items() if value is not None}
+    needed = _needed(url or settings.nats.url)
+    asyncio.run(serve_node(settings, needed, node_id=node_id or "", stop_containers=stop_containers))
 
 
 @click.group()
@@ -239,11 +113,12 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
+    from coordinator.processes.program import collect_seldom
     from coordinator.security.credentials import credentials
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
-    _collect_seldom()
+    collect_seldom()
     asyncio.run(
         run_worker(
             module,
@@ -256,6 +131,3 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             **credentials(settings, "worker", worker_id or ""),
         )
     )
-
-
-__all__ = ["follow", "node", "serve", "up", "worker"]

@@ -89,3 +89,18 @@ def doubled(first_s: float, times: int, most_s: float) -> float:
     """Say how long to pause after *times* pauses that each doubled the one before, at most *most_s*."""
     # A power beyond what a float holds would raise, and what crash-loops for days gets there.
     return min(first_s * 2.0 ** min(times, 64), most_s)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the engine; times in seconds."""
+
+    turn_commands: int = 2000
+    turn_bytes: int = 512 * 1024
+    intake_max: int = 20_000
+    inbox_max: int = 4000
+    waiting_max: int = 10_000
+    wait_max_s: float = 60.0
+    tick_s: float = 0.5
+    blind_after_s: float = 2.0
+    retention_s: float = 3600.0
+    ended_kept: int = 10_000

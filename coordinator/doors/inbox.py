@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
     from coordinator.engine.inboxes import InboxTurns
-    from coordinator.settings.model import Settings
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)
@@ -53,18 +52,6 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     discover_s: float = 2.0
     read: ReadLimits = msgspec.field(default_factory=lambda: ReadLimits(pull_messages=2000, pull_bytes=1024 * 1024))
-
-
-def limits_of(settings: Settings) -> InboxLimits:
-    """Take the limits from the settings."""
-    inbox = settings.inbox
-    return InboxLimits(
-        max_bytes=inbox.max_bytes,
-        max_age_s=inbox.max_age_s,
-        max_msg_size_bytes=inbox.max_msg_size_bytes,
-        replicas=settings.nats.replicas,
-        discover_s=inbox.discover_s,
-    )
 
 
 def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[str, Any]:

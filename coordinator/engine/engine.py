@@ -26,12 +26,11 @@ from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.worker import DrainWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
-from coordinator.deciders.rules import Context
+from coordinator.deciders.rules import Context, Limits
 from coordinator.deciders.signs import Signs
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
-from coordinator.engine.limits import Limits
 from coordinator.engine.questions import ask
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker

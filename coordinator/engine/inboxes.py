@@ -25,7 +25,7 @@ from events.inbox import InboxRead
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from coordinator.engine.limits import Limits
+    from coordinator.deciders.rules import Limits
     from coordinator.engine.turn import Turn
     from projections.world import World
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Bus
     from coordinator.journal.stream import NatsJournal
-    from coordinator.settings.model import Settings
     from events.subjects import Subjects
     from projections.source import Record
 
@@ -72,20 +71,6 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_pause_s: float = 0.1
     longest_pause_s: float = 10.0
     """Between tries when NATS or the journal cannot be used."""
-
-
-def feed_limits(settings: Settings) -> FeedLimits | None:
-    """Read the feed's bounds from the settings; None where it is not wanted."""
-    given = settings.feed
-    if given.mode == "none":
-        return None
-    return FeedLimits(
-        max_age_s=given.max_age_s,
-        max_bytes=given.max_bytes,
-        replicas=settings.nats.replicas,
-        chain=ChainLimits(window_messages=given.window_events, ack_timeout_s=given.ack_timeout_s),
-        stand_by_s=given.stand_by_s,
-    )
 
 
 class Place(NamedTuple):

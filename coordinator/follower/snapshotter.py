@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from coordinator.journal.snapshots import Manifest, Snapshots
-    from coordinator.settings.model import Settings
     from projections.projector import Projector
 
 log = structlog.get_logger(__name__)
@@ -33,14 +32,6 @@ class SnapshotLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Between two snapshots at least, however fast events come."""
     look_s: float = 1.0
     kept: int = 3
-
-
-def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
-    """Read the bounds from the settings; None where none are to be written."""
-    given = settings.follower
-    if given.snapshot_events == 0:
-        return None
-    return SnapshotLimits(every_events=given.snapshot_events, pause_s=given.snapshot_pause_s, kept=given.snapshots_kept)
 
 
 class Snapshotter:

@@ -19,26 +19,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from coordinator import __version__
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.heartbeats import heartbeat_stream
-from coordinator.doors.inbox import InboxLimits, InboxReaders, limits_of
+from coordinator.doors.inbox import InboxLimits, InboxReaders
 from coordinator.doors.micro import Standing, open_service_api
 from coordinator.doors.rpc import open_doors
 from coordinator.engine.engine import Engine
-from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed
-from coordinator.journal.high_water import FILE, HighWater
+from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, _check_payload
 from coordinator.leadership.catch_up import BRANCHED, CatchUp, remembering
 from coordinator.leadership.lease import FRESH_S, RENEW_S, TTL_S, Lease
 from coordinator.leadership.led_journal import NotingJournal, TellingJournal
 from coordinator.security.authorization import AccessRules
-from coordinator.security.credentials import credentials
 from coordinator.task_groups import task_group
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
@@ -49,8 +46,6 @@ from projections.world import World
 if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.doors.micro import RequestStats
-    from coordinator.home import Home
-    from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -91,30 +86,6 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """Where it keeps how far it has seen the journal; nowhere when empty."""
     store_file: str = ""
     """A read model that has seen the journal too."""
-
-
-def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = None) -> Instance:
-    """Make an instance's description from the settings; in *home* it remembers how far the journal was."""
-    from coordinator.settings.security import access_of
-
-    return Instance(
-        url=url,
-        name=name,
-        seen_file=str(home.path / FILE) if home is not None else "",
-        store_file=str(home.state_db) if home is not None else "",
-        version=__version__,
-        namespace=settings.namespace,
-        **credentials(settings, "coordinator"),
-        replicas=settings.nats.replicas,
-        rules=settings.rules(),
-        limits=settings.limits(),
-        inbox=limits_of(settings),
-        access=access_of(settings),
-        lease_ttl_s=settings.leadership.ttl_s,
-        lease_renew_s=settings.leadership.renew_s,
-        lease_fresh_s=settings.leadership.fresh_s,
-        lease_stop_s=settings.leadership.stop_after_s,
-    )
 
 
 class Coordinator:

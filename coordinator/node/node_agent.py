@@ -10,7 +10,6 @@ orders of an older epoch, and stops containers that must not run unheard of when
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ import structlog
 from coordinator.client.nodes import NodeQuestion
 from coordinator.clock import SystemClock
 from coordinator.commands.node import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
-from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState
+from coordinator.runtime import Launch, Observed, Runtime, RuntimeState
 from coordinator.task_groups import task_group
 from events.codec import UNREADABLE
 from events.container import Secret
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Message
     from coordinator.client.client import Client
     from coordinator.clock import Clock
-    from coordinator.home import Home
-    from coordinator.settings.model import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -370,31 +367,3 @@ def _drop(action: Awaitable[None]) -> None:
     """Let go of a coroutine that is not to run."""
     if asyncio.iscoroutine(action):
         action.close()
-
-
-def machine_capacity() -> Resources:
-    """Say what this machine has: its cores and its memory."""
-    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Resources(cpu_millis=1000 * (os.cpu_count() or 1), memory_bytes=pages * page_bytes)
-
-
-def capacity_of(settings: Settings) -> Resources:
-    """Say what this node offers: what its machine has, but for what `node.capacity` says instead."""
-    has = machine_capacity()
-    said = settings.node.capacity.given()
-    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | said)
-
-
-def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
-    """
-    Give the runtime that the settings name.
-
-    Raises:
-        Refused: there is none of that name.
-    """
-    if kind == "process":
-        return ProcessRuntime(home.containers, cluster=namespace)
-    if kind == "fake":
-        return FakeRuntime(cluster=namespace, now=SystemClock().wall)
-    msg = f"node.runtime {kind!r} is not there: use process or fake"
-    raise Refused(msg, reason="bad_runtime")

@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from coordinator.client.client import Client
-from coordinator.follower.feed import feed_limits
-from coordinator.follower.follower import Follower
-from coordinator.follower.snapshotter import snapshot_limits
-from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
-from coordinator.leadership.instance import Coordinator, instance_of
+from coordinator.leadership.instance import Coordinator
 from coordinator.nats_server.server import EmbeddedServer, keep_serving
-from coordinator.node.node_agent import NodeAgent, capacity_of, open_runtime
+from coordinator.processes.coordinator import instance_of
+from coordinator.processes.follower import open_follower
+from coordinator.processes.node import open_node
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
@@ -43,7 +41,6 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
         Unavailable: something did not come up in time.
     """
     home = Home(folder)
-    namespace = settings.namespace
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
         coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator"), home=home))
         keeping = tasks.create_task(keep_serving(server))
@@ -51,26 +48,9 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
         try:
             await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
             async with (
-                Client.open(server.url, namespace=namespace, name="app") as client,
-                Follower.open(
-                    server.url,
-                    home.state_db,
-                    namespace=namespace,
-                    feed=feed_limits(settings),
-                    snapshots=snapshot_limits(settings),
-                    replicas=settings.nats.replicas,
-                ),
-                open_runtime(settings.node.runtime, home, namespace=namespace) as runtime,
-                NodeAgent.open(
-                    client,
-                    runtime,
-                    node_id=settings.node.node_id or home.instance("node"),
-                    capacity=capacity_of(settings),
-                    reach={"COORDINATOR_URL": server.url},
-                    secrets=home.path / "secrets",
-                    interval_s=settings.node.sync_interval_s,
-                ) as node,
-                _health_checks(client, settings),
+                Client.open(server.url, namespace=settings.namespace, name="app") as client,
+                open_follower(settings, server.url, home, client, {}),
+                open_node(settings, home, client, {"COORDINATOR_URL": server.url}) as node,
             ):
                 await _within(READY_TIMEOUT_S, node.ready, "take its node in")
                 try:
@@ -81,16 +61,6 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
             coordinator.stop("closed")
             await asyncio.wait([serving])
             keeping.cancel()
-
-
-@asynccontextmanager
-async def _health_checks(client: Client, settings: Settings) -> AsyncIterator[None]:
-    async with task_group() as tasks:
-        checking = tasks.create_task(run_health_checks(client, settings))
-        try:
-            yield
-        finally:
-            checking.cancel()
 
 
 async def _within(timeout_s: float, event: asyncio.Event, what: str) -> None:

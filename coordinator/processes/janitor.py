@@ -47,7 +47,7 @@ async def clear(folder: Path, runtime: str, namespace: str) -> None:
     """End every container that has its files in *folder*, then remove it."""
     from coordinator.errors import CoordinationError
     from coordinator.home import Home
-    from coordinator.node.node_agent import open_runtime
+    from coordinator.processes.node import open_runtime
 
     try:
         async with open_runtime(runtime, Home(folder), namespace=namespace) as opened:

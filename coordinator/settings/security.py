@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from coordinator.settings.sections import ENTRIES_MOST, Section, apart, plain, wrong
+from coordinator.settings.fields import ENTRIES_MOST, Section, apart, plain, wrong
 from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from coordinator.security.authorization import AccessRules, Quota, Rule
-    from coordinator.settings.model import Settings
+    from coordinator.security.authorization import Quota, Rule
 
 ALL = "*"
 
@@ -120,17 +119,3 @@ class SecuritySettings(Section):
                 except Refused as refused:
                     raise apart(refused.message) from None
         return self
-
-
-def access_of(settings: Settings) -> AccessRules | None:
-    """Give the rules of the settings; None where there are no users and no rules, so that everybody may everything."""
-    from coordinator.security.authorization import AccessRules
-
-    security = settings.security
-    if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:
-        return None
-    return AccessRules(
-        default=security.default.rule(),
-        sources={name: one.rule() for name, one in security.sources.items()},
-        tenants={name: one.quota() for name, one in security.tenants.items()},
-    )

@@ -20,7 +20,7 @@ from coordinator.processes.janitor import clear
 from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from tests.conftest import children
 
 if TYPE_CHECKING:

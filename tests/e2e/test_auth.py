@@ -22,7 +22,7 @@ from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
 from coordinator.processes.up import run_cluster
 from coordinator.security.permissions import user_of
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.task_groups import task_group
 from coordinator.worker import Worker
 from events.container import ContainerStatus

@@ -24,7 +24,7 @@ from coordinator.commands.pool import DefinePool
 from coordinator.commands.service import FindServices, RegisterService
 from coordinator.commands.task import ClaimTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
-from coordinator.engine.limits import Limits
+from coordinator.deciders.rules import Limits
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.instance import Coordinator, Instance
 from coordinator.nats_server.server import EmbeddedServer

@@ -21,7 +21,7 @@ from coordinator.deciders.rules import Rules
 from coordinator.health.check_worker import run_health_checks
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
-from coordinator.settings.registry import RegistrySettings
+from coordinator.settings.sections import RegistrySettings
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.journal.witnesses import seen_by_feed
 from coordinator.leadership.catch_up import remembering
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run

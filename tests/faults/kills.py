@@ -29,7 +29,7 @@ from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
 from coordinator.processes.program import Program
 from coordinator.processes.up import run_cluster
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.task_groups import task_group
 from events.base import Position
 from events.task import TaskCancelled, TaskCompleted, TaskFailed, TaskStarted, TaskSubmitted, TaskTimedOut

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.commands.cluster import GetStats
 from coordinator.home import Home
 from coordinator.processes.up import run_cluster
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from coordinator.task_groups import task_group
 from tests.faults.instances import Instance, led_by
 from tests.faults.kills import WORKERS, Killer, worker_of

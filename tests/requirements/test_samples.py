@@ -20,6 +20,7 @@ import pytest
 
 from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus
 from coordinator.home import Home
+from coordinator.processes.coordinator import rules_of
 from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.scheduler import (
@@ -29,7 +30,7 @@ from coordinator.scheduler import (
     TaskScheduler,
     TaskStatus,
 )
-from coordinator.settings.model import load
+from coordinator.settings.load import load
 from events.errors import Refused
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
     assert settings.container.max_containers == 100
     assert settings.registry.max_services == 1000
     assert settings.scheduler.default_strategy == "fifo"
-    assert settings.rules().max_concurrent_tasks == 100
+    assert rules_of(settings).max_concurrent_tasks == 100
 
 
 def test_the_complete_example_runs_as_a_script(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from unittest import mock
 
 from coordinator.bus import connection as bus
 from coordinator.clock import SystemClock
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.doors.inbox import InboxLimits
-from coordinator.engine.limits import Limits
 from coordinator.ids import TimeOrderedIds
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal

@@ -16,10 +16,9 @@ import msgspec
 
 from coordinator.commands.caller import Caller
 from coordinator.commands.worker import RegisterWorker
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.engine.engine import Engine
 from coordinator.engine.intake import Asked
-from coordinator.engine.limits import Limits
 from coordinator.errors import CoordinationError
 from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
 from events import codec

@@ -10,8 +10,7 @@ import pytest
 from coordinator.commands.task import CancelTask
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
-from coordinator.deciders.rules import Rules
-from coordinator.engine.limits import Limits
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused, Unavailable
 from events import codec
 from events.base import Position

@@ -14,7 +14,7 @@ from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.dispatch import DECIDERS
-from coordinator.engine.limits import Limits
+from coordinator.deciders.rules import Limits
 from coordinator.errors import NotFound, Refused, StaleLease, Unavailable
 from coordinator.journal.memory import Lost
 from events.codec import seconds_of

@@ -14,7 +14,7 @@ from coordinator.commands.container import GetContainer, StartContainer
 from coordinator.commands.node import ObservedContainer, SyncNode
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask
-from coordinator.engine.limits import Limits
+from coordinator.deciders.rules import Limits
 from coordinator.errors import Corrupt, NotFound, Refused, Unavailable
 from coordinator.journal.memory import Lost, MemoryJournal
 from coordinator.journal.slots import Deposed

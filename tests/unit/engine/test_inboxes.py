@@ -11,9 +11,9 @@ import pytest
 from coordinator.commands.inbox import Item
 from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
+from coordinator.deciders.rules import Limits
 from coordinator.doors.inbox_messages import Incoming, items_of
 from coordinator.engine.inboxes import Place
-from coordinator.engine.limits import Limits
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.memory import MemoryStream
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused

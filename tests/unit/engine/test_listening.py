@@ -25,8 +25,7 @@ from coordinator.commands.service import (
 )
 from coordinator.commands.task import CancelTask
 from coordinator.commands.worker import RegisterWorker
-from coordinator.deciders.rules import Rules
-from coordinator.engine.limits import Limits
+from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused
 from events.node import NodeLost
 from events.service import ServiceHealthChanged, ServiceStatus

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.follower.feed import FeedLimits, feed_limits, feed_stream
+from coordinator.follower.feed import FeedLimits, feed_stream
+from coordinator.processes.follower import feed_limits
 from coordinator.settings.model import Settings
 from events.subjects import Subjects
 

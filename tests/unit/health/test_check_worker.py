@@ -16,7 +16,7 @@ from coordinator.health.outcome import Outcome
 from coordinator.health.probes import Prober
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
-from coordinator.settings.registry import RegistrySettings
+from coordinator.settings.sections import RegistrySettings
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 

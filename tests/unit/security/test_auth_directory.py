@@ -15,9 +15,8 @@ from coordinator.cli import run_line
 from coordinator.security.auth_directory import OWN, AuthDirectory
 from coordinator.security.credentials import credentials
 from coordinator.security.permissions import user_of
-from coordinator.settings.feed import FollowerSettings
 from coordinator.settings.model import Settings
-from coordinator.settings.sections import NatsSettings
+from coordinator.settings.sections import FollowerSettings, NatsSettings
 from events.credentials import read_login
 from events.errors import NotFound, Refused
 from tests.real_server import find_binary

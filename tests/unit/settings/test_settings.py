@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import logs
-from coordinator.deciders.rules import AgentType, Rules
+from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.deciders.task import STRATEGIES
-from coordinator.engine.limits import Limits
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
-from coordinator.settings.model import FILE_BYTES_MOST, KNOWN_KEYS, PLAIN_NAMES, Settings, find_file, load
+from coordinator.processes.coordinator import limits_of, rules_of
+from coordinator.settings.file import FILE_BYTES_MOST, find_file
+from coordinator.settings.load import load
+from coordinator.settings.model import KNOWN_KEYS, PLAIN_NAMES, Settings
 from events.errors import Refused
 from events.resources import Resources
 
@@ -128,7 +130,7 @@ class TestValues:
         assert limits == Resources(cpu_millis=4000, memory_bytes=8 * 2**30, gpus=1)
         assert (settings.registry.cleanup_interval, settings.registry.max_services) == (60, 1000)
         assert (settings.scheduler.max_concurrent_tasks, settings.scheduler.max_retries) == (100, 3)
-        assert settings.rules().heartbeat_timeout_s == 90
+        assert rules_of(settings).heartbeat_timeout_s == 90
 
     def test_defaults_need_no_file(self) -> None:
         """Without a file and variables everything has a value."""
@@ -196,7 +198,7 @@ class TestAgents:
         text = "agents: {a: {image: i, command: [c, d], when_cut_off: keep, stop_grace_s: 3, limits: {cpu: 2}}}"
         settings = load(written(text))
         agent = AgentType(image="i", command=("c", "d"), when_cut_off="keep", stop_grace_s=3.0)
-        assert settings.rules().agents["a"] == agent
+        assert rules_of(settings).agents["a"] == agent
         assert settings.agents["a"].limits.given() == {"cpu": 2}
 
     @pytest.mark.parametrize(
@@ -228,8 +230,8 @@ class TestRulesAndLimits:
 
     def test_defaults_agree(self) -> None:
         """Rules and limits made from default settings are those that code without settings uses."""
-        assert load().rules() == Rules()
-        assert load().limits() == Limits()
+        assert rules_of(load()) == Rules()
+        assert limits_of(load()) == Limits()
 
     def test_all_are_reachable(self) -> None:
         """Each field of the rules and limits can be set."""
@@ -239,22 +241,22 @@ class TestRulesAndLimits:
     @pytest.mark.parametrize(("key", "value", "field"), RULES)
     def test_reaches_the_rules(self, key: str, value: object, field: str) -> None:
         """A setting changes the one rule that it names, and no other."""
-        rules = with_one(key, value).rules()
+        rules = rules_of(with_one(key, value))
         changed = {name for name in Rules.__struct_fields__ if getattr(rules, name) != getattr(Rules(), name)}
         assert (changed, getattr(rules, field)) == ({field}, value)
 
     @pytest.mark.parametrize(("key", "value", "field"), LIMITS)
     def test_reaches_the_limits(self, key: str, value: object, field: str) -> None:
         """A setting changes the one limit that it names, and no other."""
-        limits = with_one(key, value).limits()
+        limits = limits_of(with_one(key, value))
         changed = {name for name in Limits.__struct_fields__ if getattr(limits, name) != getattr(Limits(), name)}
         assert (changed, getattr(limits, field)) == ({field}, value)
 
     @pytest.mark.parametrize("key", ["scheduler.task_timeout_check_interval", "registry.cleanup_interval"])
     def test_intervals_bound_the_tick(self, key: str) -> None:
         """Who asks for a look at deadlines or silence more often than the tick gets it; less often changes nothing."""
-        assert with_one(key, 0.1).limits().tick_s == 0.1
-        assert with_one(key, 20).limits().tick_s == Limits().tick_s
+        assert limits_of(with_one(key, 0.1)).tick_s == 0.1
+        assert limits_of(with_one(key, 20)).tick_s == Limits().tick_s
 
     def test_agrees_with_others(self) -> None:
         """What stands here and elsewhere is the same there."""

@@ -1,0 +1,124 @@
+"""
+The process of a coordinator, made from settings: who it is, what it goes by, and how it is run until it is stopped.
+
+Here alone the settings of a coordinator become `Rules`, `Limits` and the other values that its parts take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from coordinator import __version__
+from coordinator.deciders.rules import Limits, Rules
+from coordinator.doors.inbox import InboxLimits
+from coordinator.home import Home
+from coordinator.journal.high_water import FILE
+from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
+from coordinator.security.authorization import AccessRules
+from coordinator.security.credentials import credentials
+from coordinator.settings.security import SecuritySettings
+from coordinator.stop_signals import stop_signal
+from coordinator.task_groups import task_group
+
+if TYPE_CHECKING:
+    from coordinator.settings.model import Settings
+
+GOODBYE_S = 3.0
+"""How long a coordinator that is stopped may take for its last commit."""
+
+_KEYS = {"heartbeat_timeout_s": "heartbeat_timeout", "container_start_timeout_s": "start_timeout_s"}
+"""Rules whose setting goes by another name, the requirements' or its section's."""
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Give the numbers that decisions depend on: each is the setting of its name, in whichever section that stands."""
+    sections = (settings.container, settings.registry, settings.scheduler, settings.node, settings.engine)
+    given: dict[str, Any] = {key: value for section in sections for key, value in section}
+    named = {name: given[_KEYS.get(name, name)] for name in Rules.__struct_fields__ if name != "agents"}
+    return Rules(agents={name: agent.agent_type() for name, agent in settings.agents.items()}, **named)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Give the bounds of the engine."""
+    given: dict[str, Any] = dict(settings.engine)
+    # One look sees to everything that is due, so the shortest interval asked for holds for all of it.
+    tick_s = min(given["tick_s"], settings.scheduler.task_timeout_check_interval, settings.registry.cleanup_interval)
+    given |= {"tick_s": tick_s, "inbox_max": settings.inbox.waiting_max}
+    return Limits(**{name: given[name] for name in Limits.__struct_fields__})
+
+
+def inbox_limits_of(settings: Settings) -> InboxLimits:
+    """Give the bounds of the inboxes' streams, and how they are read."""
+    inbox = settings.inbox
+    return InboxLimits(
+        max_bytes=inbox.max_bytes,
+        max_age_s=inbox.max_age_s,
+        max_msg_size_bytes=inbox.max_msg_size_bytes,
+        replicas=settings.nats.replicas,
+        discover_s=inbox.discover_s,
+    )
+
+
+def access_of(settings: Settings) -> AccessRules | None:
+    """Give who may do what; None where there are no users and no rules, so that everybody may do everything."""
+    security = settings.security
+    if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:
+        return None
+    return AccessRules(
+        default=security.default.rule(),
+        sources={name: one.rule() for name, one in security.sources.items()},
+        tenants={name: one.quota() for name, one in security.tenants.items()},
+    )
+
+
+def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = None) -> Instance:
+    """Describe an instance; in *home* it remembers how far the journal was."""
+    return Instance(
+        url=url,
+        name=name,
+        seen_file=str(home.path / FILE) if home is not None else "",
+        store_file=str(home.state_db) if home is not None else "",
+        version=__version__,
+        namespace=settings.namespace,
+        **credentials(settings, "coordinator"),
+        replicas=settings.nats.replicas,
+        rules=rules_of(settings),
+        limits=limits_of(settings),
+        inbox=inbox_limits_of(settings),
+        access=access_of(settings),
+        lease_ttl_s=settings.leadership.ttl_s,
+        lease_renew_s=settings.leadership.renew_s,
+        lease_fresh_s=settings.leadership.fresh_s,
+        lease_stop_s=settings.leadership.stop_after_s,
+    )
+
+
+async def serve(settings: Settings, url: str, *, without_follower: bool = False) -> None:
+    """
+    Run a coordinator, and a follower in a process of its own, until a signal stops them.
+
+    Raises:
+        CoordinationError: another one holds the home, or `Coordinator.run` ended with an error.
+    """
+    collect_seldom()
+    home = Home(settings.home_path())
+    with home.lock("coordinator", HANDOVER_S):
+        coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))
+        async with stop_signal() as stop, task_group() as tasks:
+            serving = tasks.create_task(coordinator.run())
+            env = {**os.environ, "COORDINATOR_URL": url}
+            follower = Program("follower", [sys.executable, "-m", "coordinator.cli", "follow"], env, None)
+            following = None if without_follower else tasks.create_task(follower.keep_running())
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            coordinator.stop("stopped")
+            # Where NATS is away there is nobody to say goodbye to; the next one takes the lease back by our name.
+            if not (await asyncio.wait([serving], timeout=GOODBYE_S))[0]:
+                serving.cancel()
+            stopping.cancel()
+            if following is not None:
+                await follower.stop()

@@ -1,0 +1,110 @@
+"""
+The process of a follower, made from settings: the read model, the feed, snapshots, and the checks of services.
+
+`open_follower` is the follower without a process around it, for a program that runs all parts in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coordinator.client.client import Client
+from coordinator.follower.feed import FeedLimits
+from coordinator.follower.feed_chain import ChainLimits
+from coordinator.follower.follower import Follower
+from coordinator.follower.snapshotter import SnapshotLimits
+from coordinator.health.check_worker import run_health_checks
+from coordinator.home import Home
+from coordinator.processes.program import HANDOVER_S, collect_seldom
+from coordinator.security.credentials import credentials
+from coordinator.stop_signals import stop_signal
+from coordinator.task_groups import task_group
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.settings.model import Settings
+
+
+def feed_limits(settings: Settings) -> FeedLimits | None:
+    """Give the feed's bounds; None where no feed is wanted."""
+    given = settings.feed
+    if given.mode == "none":
+        return None
+    return FeedLimits(
+        max_age_s=given.max_age_s,
+        max_bytes=given.max_bytes,
+        replicas=settings.nats.replicas,
+        chain=ChainLimits(window_messages=given.window_events, ack_timeout_s=given.ack_timeout_s),
+        stand_by_s=given.stand_by_s,
+    )
+
+
+def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
+    """Give the bounds of snapshots; None where none are written."""
+    given = settings.follower
+    if given.snapshot_events == 0:
+        return None
+    return SnapshotLimits(every_events=given.snapshot_events, pause_s=given.snapshot_pause_s, kept=given.snapshots_kept)
+
+
+@asynccontextmanager
+async def open_follower(
+    settings: Settings, url: str, home: Home, client: Client, login: dict[str, Any]
+) -> AsyncIterator[Follower]:
+    """Follow the journal into the store of *home*, and check services through *client*, while the block runs."""
+    async with (
+        Follower.open(
+            url,
+            home.state_db,
+            namespace=settings.namespace,
+            feed=feed_limits(settings),
+            snapshots=snapshot_limits(settings),
+            archive=settings.follower.archive,
+            replicas=settings.nats.replicas,
+            **login,
+        ) as follower,
+        task_group() as tasks,
+    ):
+        checking = tasks.create_task(run_health_checks(client, settings))
+        try:
+            yield follower
+        finally:
+            checking.cancel()
+
+
+async def follow(settings: Settings, url: str) -> None:
+    """
+    Run a follower until a signal stops it, or it cannot go on.
+
+    Raises:
+        CoordinationError: another one holds the home, or the journal is damaged.
+    """
+    home = Home(settings.home_path())
+    login = credentials(settings, "follower")
+    collect_seldom()
+    _stand_back(settings.follower.niceness)
+    with home.lock("follower", HANDOVER_S):
+        async with (
+            stop_signal() as stop,
+            Client.open(url, namespace=settings.namespace, name="follower", **login) as client,
+            open_follower(settings, url, home, client, login) as follower,
+            task_group() as tasks,
+        ):
+            failing: asyncio.Task[Any] = tasks.create_task(follower.wait_failed())
+            stopping: asyncio.Task[Any] = tasks.create_task(stop.wait())
+            await asyncio.wait([failing, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (failing, stopping):
+                task.cancel()
+
+
+def _stand_back(niceness: int) -> None:
+    """Let others come first: what follows may lag, and catches up."""
+    os.nice(niceness)
+    # Linux weighs sessions against each other before it looks at what is nice within one.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{niceness}\n")

@@ -1,0 +1,109 @@
+"""
+The process of a node agent, made from settings: what the machine offers, its runtime, and what containers are told.
+
+`open_node` is the agent without a process around it, for a program that runs all parts in one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from coordinator.client.client import Client
+from coordinator.clock import SystemClock
+from coordinator.home import Home
+from coordinator.node.node_agent import NodeAgent
+from coordinator.processes.program import HANDOVER_S
+from coordinator.runtime import FakeRuntime, ProcessRuntime, Runtime
+from coordinator.security.credentials import credentials
+from coordinator.stop_signals import stop_signal
+from events.errors import Refused
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.settings.model import Settings
+
+
+def machine_capacity() -> Resources:
+    """Say what this machine has: its cores and its memory."""
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return Resources(cpu_millis=1000 * (os.cpu_count() or 1), memory_bytes=pages * page_bytes)
+
+
+def capacity_of(settings: Settings) -> Resources:
+    """Say what this node offers: what its machine has, unless `node.capacity` says otherwise."""
+    has = machine_capacity()
+    said = settings.node.capacity.given()
+    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | said)
+
+
+def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
+    """
+    Give the runtime that the settings name.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    if kind == "process":
+        return ProcessRuntime(home.containers, cluster=namespace)
+    if kind == "fake":
+        return FakeRuntime(cluster=namespace, now=SystemClock().wall)
+    msg = f"node.runtime {kind!r} is not there: use process or fake"
+    raise Refused(msg, reason="bad_runtime")
+
+
+@asynccontextmanager
+async def open_node(
+    settings: Settings, home: Home, client: Client, reach: dict[str, str], *, node_id: str = ""
+) -> AsyncIterator[NodeAgent]:
+    """Serve this machine while the block runs, under *node_id* or the name that the settings or *home* give."""
+    async with (
+        open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
+        NodeAgent.open(
+            client,
+            runtime,
+            node_id=node_id or settings.node.node_id or client.name_as("node") or home.instance("node"),
+            capacity=capacity_of(settings),
+            reach=reach,
+            secrets=home.path / "secrets",
+            interval_s=settings.node.sync_interval_s,
+        ) as agent,
+    ):
+        yield agent
+
+
+async def serve_node(settings: Settings, url: str, *, node_id: str = "", stop_containers: bool = False) -> None:
+    """
+    Run a node agent until a signal stops it.
+
+    Raises:
+        CoordinationError: another one holds the home, or NATS cannot be reached.
+    """
+    home = Home(settings.home_path())
+    login = credentials(settings, "node", node_id or settings.node.node_id)
+    with home.lock("node", HANDOVER_S):
+        async with (
+            stop_signal() as stop,
+            Client.open(url, namespace=settings.namespace, name="node", **login) as client,
+            open_node(settings, home, client, reach_of_containers(settings, url, login), node_id=node_id) as agent,
+        ):
+            await stop.wait()
+            if stop_containers:
+                await agent.stop_all()
+
+
+def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> dict[str, str]:
+    """
+    Give the variables by which what runs in containers reaches NATS: with credentials of its own, never the node's.
+
+    Raises:
+        Refused: the directory of credentials has none for containers, or several.
+    """
+    creds = settings.node.container_creds
+    if creds is None and settings.nats.auth is not None:
+        creds = credentials(settings, "agents")["creds"]
+    reach = {"COORDINATOR_URL": url, "COORDINATOR_NATS__CREDS": creds, "COORDINATOR_NATS__TLS_CA": login["tls_ca"]}
+    return {name: str(value) for name, value in reach.items() if value is not None}

@@ -1,0 +1,236 @@
+"""Kinds of fields and sections: what a value may be, and what is said where it is not. Nothing is read here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from events.errors import Refused
+from events.ids import checked
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pydantic.fields import FieldInfo
+
+
+DAY_S = 86_400.0
+REPLICAS = (1, 3, 5)
+LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+ENTRIES_MOST = 256
+TEXT_MOST = 4096
+_is_url = re.compile(r"(nats|tls|ws|wss)://[^\s,]+").fullmatch
+_is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
+
+
+def number(default: float, least: float, most: float, about: str) -> Any:
+    """Declare a number from *least* to *most*; a whole one where the annotation says `int`."""
+    return Field(default=default, ge=least, le=most, description=about)
+
+
+def plain(default: Any, about: str) -> Any:
+    """Declare anything else."""
+    return Field(default=default, description=about)
+
+
+def wrong(right: str) -> PydanticCustomError:
+    """Make the error of one key: *right* says what would be right."""
+    return PydanticCustomError("wrong", "{right}", {"right": right})
+
+
+def apart(problem: str) -> PydanticCustomError:
+    """Make the error of keys that are right alone and do not go together: *problem* is the whole message."""
+    return PydanticCustomError("apart", "{problem}", {"problem": problem})
+
+
+def keys_of(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Give every key below *model*, dotted; `<name>` stands for a name of the user's own."""
+    for name, field in model.model_fields.items():
+        section = section_of(field)
+        if section is None:
+            yield f"{before}{name}", field
+        else:
+            yield from keys_of(section, f"{before}{name}.{'<name>.' if is_mapping(field) else ''}")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Give the section that a key, or each entry of a mapping, holds; None for a plain value."""
+    annotation = get_args(field.annotation)[1] if is_mapping(field) else field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def is_mapping(field: FieldInfo) -> bool:
+    """Say whether the keys below *field* are names of the user's own."""
+    return get_origin(field.annotation) is dict
+
+
+def _listed(value: object, split: Callable[[str], list[str]]) -> object:
+    """Read a list the way an environment variable holds one: as JSON, or as text that *split* takes apart."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.lstrip().startswith("[") else split(value)
+    except ValueError:
+        raise wrong('use a list, in an environment variable as JSON: ["one","two"]') from None
+
+
+def _command(value: object) -> object:
+    return _listed(value, shlex.split)
+
+
+def _checked_command(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > ENTRIES_MOST or any(not 0 < len(word) <= TEXT_MOST or "\0" in word for word in value):
+        raise wrong(f"use at most {ENTRIES_MOST} words, each of 1 to {TEXT_MOST} characters without NUL")
+    return value
+
+
+def _networks(value: object) -> object:
+    items = _listed(value, lambda text: [item.strip() for item in text.split(",") if item.strip()])
+    if not isinstance(items, list | tuple) or len(items) > ENTRIES_MOST:
+        raise wrong(f"use a list of at most {ENTRIES_MOST} networks, such as 10.0.0.0/8")
+    return tuple(_network(item) for item in items)
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        # A number would pass for an address.
+        return ip_network(value) if isinstance(value, str) else ip_network("")
+    except ValueError:
+        raise wrong(
+            f"{str(value)[:80]!r} in it is no network: use such as 10.0.0.0/8, 192.168.1.7 or fd00::/8"
+        ) from None
+
+
+def _identifier(value: str) -> str:
+    try:
+        return checked(value)
+    except Refused as refused:
+        raise wrong(_advice(refused)) from None
+
+
+def _node_id(value: str) -> str:
+    return _identifier(value) if value else value
+
+
+def _urls(value: str) -> str:
+    if value and not all(_is_url(one.strip()) for one in value.split(",")):
+        raise wrong(
+            "use nats://host:4222 or tls://host:4222, several with commas between; empty for a server of our own"
+        )
+    return value
+
+
+def _path(value: Path) -> Path:
+    if value == Path() or "\0" in str(value):
+        raise wrong("use the path of a file or directory, or leave the key out")
+    try:
+        return value.expanduser().absolute()
+    except RuntimeError:
+        raise wrong("write the home directory out: which one `~` means is not known here") from None
+
+
+def _image(value: str) -> str:
+    if value and not _is_image(value):
+        raise wrong("use the name of an image, such as images.example/reviewer:1.2")
+    return value
+
+
+def _replicas(value: int) -> int:
+    if value not in REPLICAS:
+        raise wrong("use 1, 3 or 5: an even number survives no more failures than the odd one below it")
+    return value
+
+
+def _amount(value: object, info: ValidationInfo) -> object:
+    if value is not None:
+        try:
+            Resources.parse({str(info.field_name): value})
+        except Refused as refused:
+            raise wrong(_advice(refused)) from None
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _advice(refused: Refused) -> str:
+    """Give what would be right out of a message that also says what was wrong."""
+    return refused.message.rpartition(": ")[2]
+
+
+AnyCase = BeforeValidator(_lower)
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Location = Annotated[Path, AfterValidator(_path)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], PlainValidator(_networks)]
+Image = Annotated[str, AfterValidator(_image)]
+NodeId = Annotated[str, AfterValidator(_node_id)]
+Urls = Annotated[str, AfterValidator(_urls)]
+Replicas = Annotated[int, AfterValidator(_replicas)]
+Amount = Annotated[str | float | None, PlainValidator(_amount)]
+
+
+class Section(BaseModel):
+    """A mapping of known keys; frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    IN_ORDER: ClassVar[tuple[tuple[str, str, float, str], ...]] = ()
+    """What must hold between keys: the first, times the figure, is at most the second; and why."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_empty(cls, given: object) -> object:
+        """Take a section whose keys are all commented out for one that is not there."""
+        return {} if given is None else given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: object) -> object:
+        """Refuse what YAML makes of `yes` and `off`: no key is one, and Python takes `True` for 1."""
+        if isinstance(value, bool):
+            raise PydanticCustomError("boolean", "a boolean")
+        return value
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        name = type(self).__name__.removesuffix("Settings").lower()
+        for less, more, times, why in self.IN_ORDER:
+            small, large = getattr(self, less), getattr(self, more)
+            if small * times > large:
+                least = f"{name}.{less} ({small:.10g})" if times == 1 else f"{times:g} × {name}.{less} ({small:.10g})"
+                raise apart(f"{name}.{more} is {large:.10g}: use at least {least}, for {why}")
+        return self
+
+
+class Amounts(Section):
+    """Amounts of compute as Kubernetes writes them; None where nothing is said."""
+
+    cpu: Amount = plain(None, "cores: 2, 0.5 or 500m")
+    memory: Amount = plain(None, "bytes: 512Mi, 8Gi")
+    gpu: Amount = plain(None, "whole GPUs")
+
+    def given(self) -> dict[str, str | float]:
+        """Give what is said, for `Resources.parse` or to lay over something else."""
+        return {key: value for key, value in self if value is not None}
