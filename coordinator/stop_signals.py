@@ -75,8 +75,6 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
     A second SIGINT does not wait for a good end: it interrupts whatever runs.
     """
-    from coordinator.stop_signals import stop_on_signals
-
     stop = asyncio.Event()
     async with stop_on_signals(lambda _: stop.set(), _interrupt):
         yield stop
@@ -84,8 +82,6 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
 async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
     """Run *work* to its end and give what it gives; or until `stop_signal`, when it is cancelled, and give None."""
-    from coordinator.task_groups import task_group
-
     async with stop_signal() as stop, task_group() as tasks:
         working = tasks.create_task(work)
         stopping = tasks.create_task(stop.wait())

@@ -21,7 +21,7 @@ import structlog
 from events import codec
 from events.base import START, Event, Position, UnknownEvent
 from events.errors import CoordinationError, Corrupt, Unavailable
-from projections.store import INDEX_BITS, KINDS, STORE_BUSY, Batch, EventRow, Mark, StoreUnfit
+from projections.store.port import INDEX_BITS, KINDS, STORE_BUSY, Batch, EventRow, Mark, StoreUnfit
 from projections.world import World
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from events.base import Envelope
     from projections.source import CommitSource, Record
-    from projections.store import Store
+    from projections.store.port import Store
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from coordinator.engine.engine import Engine
 from coordinator.journal.replay import fold
 from events.coordinator import EpochClaim
 from events.resources import Resources
-from projections.store import KINDS, state_rows
+from projections.store.port import KINDS, state_rows
 from projections.world import World
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from coordinator.journal.slots import Journal
     from projections.source import CommitSource
-    from projections.store import Store
+    from projections.store.port import Store
 
 CALLER = Caller(actor="tester")
 KEEPS_ALL = Limits(retention_s=1e9, ended_kept=1_000_000)

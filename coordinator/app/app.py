@@ -12,7 +12,6 @@ closes in order however the program ends. Each event loop has its own: nothing h
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ import structlog
 
 from coordinator.app.in_process import InProcess
 from coordinator.app.leases import Held
+from coordinator.app.locate import where
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.ids import TimeOrderedIds
@@ -244,7 +244,7 @@ async def _open() -> AsyncIterator[App]:
 
     settings = load()
     _log_to_stderr(settings.log.level)
-    url, why = _where(settings)
+    url, why = where(settings)
     if url:
         async with Client.open(url, namespace=settings.namespace, **credentials(settings)) as client:
             client.call_timeout_s = settings.client.call_timeout_s
@@ -257,19 +257,6 @@ async def _open() -> AsyncIterator[App]:
     with tempfile.TemporaryDirectory(prefix="coordinator-") as folder:
         async with janitor(Path(folder), settings), embedded(Path(folder), settings) as app:
             yield app
-
-
-def _where(settings: Settings) -> tuple[str, str]:
-    """Say where the coordinator to use is, and who says so; nowhere when this process is to run its own."""
-    from coordinator.home import Home
-
-    if url := os.environ.get("COORDINATOR_URL", ""):
-        return url, "COORDINATOR_URL"
-    if settings.nats.url:
-        return settings.nats.url, "nats.url"
-    home = settings.home_path()
-    running = Home(home).read_running() if home.is_dir() else None
-    return (running.url, "coordinator up") if running is not None else ("", "embedded")
 
 
 def _log_to_stderr(level: str) -> None:

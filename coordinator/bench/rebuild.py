@@ -26,7 +26,7 @@ from coordinator.task_groups import task_group
 from events.base import Position
 from events.subjects import Subjects
 from projections.projector import Projector
-from projections.store_sqlite import SqliteStore
+from projections.store.sqlite import SqliteStore
 from projections.world import World
 
 if TYPE_CHECKING:

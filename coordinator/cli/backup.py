@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli.connection import URL, find_url, load_settings
+from coordinator.app.locate import find_url
+from coordinator.cli.connection import URL, load_settings
 from coordinator.cli.output import show_json
 from coordinator.stop_signals import unless_stopped
 

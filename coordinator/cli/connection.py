@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from events.errors import Unavailable
+from coordinator.app.locate import find_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -76,23 +76,3 @@ async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client
         client.call_timeout_s = settings.client.call_timeout_s
         client.attempt_timeout_s = settings.client.attempt_timeout_s
         yield client
-
-
-def find_url(settings: Settings) -> str:
-    """
-    Give the URL of the coordinator to talk to.
-
-    Raises:
-        Unavailable: none is named and none runs here.
-    """
-    from coordinator.home import Home
-
-    url = os.environ.get("COORDINATOR_URL", "") or settings.nats.url
-    if url:
-        return url
-    home = settings.home_path()
-    running = Home(home).read_running() if home.is_dir() else None
-    if running is None:
-        msg = f"no coordinator runs here ({home}): start one with 'coordinator up', or set COORDINATOR_URL"
-        raise Unavailable(msg, reason="not_running")
-    return running.url

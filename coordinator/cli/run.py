@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coordinator.cli.connection import find_url, load_settings
+from coordinator.app.locate import find_url
+from coordinator.cli.connection import load_settings
 from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
 

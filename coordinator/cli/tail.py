@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from coordinator.app.event_filter import ALL, EventFilter
-from coordinator.app.subscribe import Begin, begin_at, events_from
+from coordinator.app.subscribe import ALL, Begin, EventFilter, begin_at, events_from
 from coordinator.cli.output import clean_json
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group

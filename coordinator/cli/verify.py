@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from coordinator.cli.connection import connected, find_url, load_settings
+from coordinator.app.locate import find_url
+from coordinator.cli.connection import connected, load_settings
 from coordinator.cli.output import output_options, show, show_json
 from coordinator.cli.run import URL_OPTION
 from coordinator.stop_signals import unless_stopped
@@ -76,7 +77,7 @@ def verify(
 @click.pass_context
 def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str, output: str, as_json: bool) -> int:
     """Look whether everything is as it must be, and say what to do; 0 when nothing fails."""
-    from coordinator.diagnostics.doctor_machine import look_here
+    from coordinator.diagnostics.doctor import look_here
     from coordinator.diagnostics.findings import has_failed
 
     settings = load_settings(ctx, log_level="error")

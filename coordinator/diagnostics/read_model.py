@@ -17,9 +17,9 @@ from coordinator.diagnostics.findings import Finding, fail, ok, unknown
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.witnesses import seen_by_store
 from projections.projector import Projector, ProjectorLimits
-from projections.sqlite_errors import is_passing
-from projections.store import KINDS, STORE_BUSY
-from projections.store_sqlite import SqliteStore
+from projections.store.port import KINDS, STORE_BUSY
+from projections.store.sqlite import SqliteStore
+from projections.store.sqlite_errors import is_passing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -28,8 +28,8 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
-from projections.store import StoreUnfit
-from projections.store_sqlite import SqliteStore, set_aside
+from projections.store.port import StoreUnfit
+from projections.store.sqlite import SqliteStore, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from coordinator.follower.feed import FeedLimits
     from projections.source import CommitSource
-    from projections.store import Store
+    from projections.store.port import Store
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coordinator.follower.feed import Feed
     from coordinator.journal.search import Slots
     from projections.source import Record
-    from projections.store import Store
+    from projections.store.port import Store
 
 LOOK_AHEAD = 32
 """Claims passed over in search of the oldest commit that was not taken."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from coordinator.bus.connection import Bus, Message
     from coordinator.follower.lag import Lag
     from events.subjects import Subjects
-    from projections.store import Store
+    from projections.store.port import Store
 
 log = structlog.get_logger(__name__)
 

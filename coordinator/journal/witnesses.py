@@ -51,7 +51,7 @@ def seen_by_store(path: Path) -> Seen | None:
         return None
     import sqlite3
 
-    from projections.store_sqlite import GET_MARK
+    from projections.store.sqlite import GET_MARK
 
     with suppress(sqlite3.Error):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_STORE_PATIENCE_S)

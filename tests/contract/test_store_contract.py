@@ -16,9 +16,9 @@ from events.task import TaskStatus
 from projections.node import Node, NodeStatus
 from projections.pool import Pool
 from projections.session import Session
-from projections.store import ANOTHER_WRITER, KINDS, Batch, EventRow, Mark, Store, place_of, position_of
-from projections.store_memory import MemoryStore
-from projections.store_sqlite import SqliteStore
+from projections.store.memory import MemoryStore
+from projections.store.port import ANOTHER_WRITER, KINDS, Batch, EventRow, Mark, Store, place_of, position_of
+from projections.store.sqlite import SqliteStore
 from projections.task import Task
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import pytest
 from coordinator.errors import Unavailable
 from events.base import START, Position
 from events.task import TaskStatus
-from projections import store_sqlite
-from projections.store import KINDS, STORE_BUSY, Batch, EventRow, Mark, StoredEvents, StoreUnfit, place_of
-from projections.store_sqlite import SCHEMA_VERSION, SqliteStore, set_aside
+from projections.store import sqlite as store_sqlite
+from projections.store.port import KINDS, STORE_BUSY, Batch, EventRow, Mark, StoredEvents, StoreUnfit, place_of
+from projections.store.sqlite import SCHEMA_VERSION, SqliteStore, set_aside
 from projections.task import Task
 from projections.world import FOLD_VERSION
 

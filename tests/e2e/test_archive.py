@@ -31,7 +31,7 @@ from events.base import Position
 from events.coordinator import EpochClaim
 from events.subjects import Subjects
 from projections.history import replay_digest, world_at
-from projections.store_memory import MemoryStore
+from projections.store.memory import MemoryStore
 from tests.commands import run
 from tests.journal_worlds import follow, read
 from tests.journals import a_bit_of_everything, events_of, folded, leading, leading_on, rows_of, some_tasks, states_of

@@ -21,8 +21,8 @@ from events.base import Position
 from events.subjects import Subjects
 from projections.history import world_at
 from projections.projector import ProjectorLimits
-from projections.store_memory import MemoryStore
-from projections.store_sqlite import SqliteStore
+from projections.store.memory import MemoryStore
+from projections.store.sqlite import SqliteStore
 from tests.journals import a_bit_of_everything, events_of, folded, leading, rows_of, some_tasks, states_of
 from tests.real_server import RealServer
 from tests.unit.projections.test_projector import project

@@ -16,7 +16,7 @@ from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.diagnostics import doctor
 from coordinator.diagnostics import read_model as verify_store
-from coordinator.diagnostics.doctor_machine import look_here
+from coordinator.diagnostics.doctor import look_here
 from coordinator.diagnostics.findings import Finding, State
 from coordinator.diagnostics.verify import Files, _Fold, _snapshots, verify
 from coordinator.errors import Unavailable

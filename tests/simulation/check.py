@@ -37,7 +37,7 @@ from events.task import (
 )
 from events.worker import WorkerLost
 from projections.source import Record
-from projections.store import KINDS
+from projections.store.port import KINDS
 from projections.world import World
 from tests.simulation.actors import POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES

@@ -29,8 +29,8 @@ from events.errors import Unavailable
 from events.resources import Resources
 from events.subjects import Subjects
 from projections.projector import Projector
-from projections.store import STORE_BUSY
-from projections.store_memory import MemoryStore
+from projections.store.memory import MemoryStore
+from projections.store.port import STORE_BUSY
 from tests.simulation import actors
 from tests.simulation.actors import MIB, NAMESPACE, URL, Actor, connect
 from tests.simulation.broker import BROKER, Broker, Connection
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from coordinator.commands.command import Command
     from coordinator.engine.engine import Engine
-    from projections.store import Batch
+    from projections.store.port import Batch
 
 LOOK_S = 3.0
 BOUND_S = 150.0

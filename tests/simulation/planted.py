@@ -23,8 +23,8 @@ from coordinator.journal.stream import NatsJournal
 from events.container import ContainerStatus
 from events.task import TaskStatus
 from projections import container
-from projections.store import state_rows
-from projections.store_memory import MemoryStore
+from projections.store.memory import MemoryStore
+from projections.store.port import state_rows
 from projections.world import World
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from coordinator.journal.slots import Draft
     from events.base import Envelope, Position
-    from projections.store import Batch
+    from projections.store.port import Batch
     from projections.task import Task
 
 

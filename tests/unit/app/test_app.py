@@ -18,6 +18,7 @@ import structlog
 from coordinator.app import app as app_module
 from coordinator.app.app import acquire_app, release_app
 from coordinator.app.leases import HELD_MAX, Held
+from coordinator.app.locate import where
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
@@ -277,15 +278,15 @@ def test_where_the_coordinator_is(coordinator_home: Path, monkeypatch: pytest.Mo
     """The environment before the settings, those before what runs here, and else one of our own."""
     home = Home(coordinator_home)
     settings = Settings()
-    assert app_module._where(settings) == ("", "embedded")
+    assert where(settings) == ("", "embedded")
     home.write_running("nats://token@127.0.0.1:1")
-    assert app_module._where(settings) == ("", "embedded")  # left behind by one that was killed
+    assert where(settings) == ("", "embedded")  # left behind by one that was killed
     with home.lock("up"):
-        assert app_module._where(settings) == ("nats://token@127.0.0.1:1", "coordinator up")
+        assert where(settings) == ("nats://token@127.0.0.1:1", "coordinator up")
         named = Settings(nats=NatsSettings(url="nats://127.0.0.1:2"))
-        assert app_module._where(named) == ("nats://127.0.0.1:2", "nats.url")
+        assert where(named) == ("nats://127.0.0.1:2", "nats.url")
         monkeypatch.setenv("COORDINATOR_URL", "nats://127.0.0.1:3")
-        assert app_module._where(named) == ("nats://127.0.0.1:3", "COORDINATOR_URL")
+        assert where(named) == ("nats://127.0.0.1:3", "COORDINATOR_URL")
 
 
 def test_a_programs_output_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.app.event_filter import TYPES, EventFilter
+from coordinator.app.subscribe import TYPES, EventFilter
 from events.errors import Refused
 
 

@@ -20,8 +20,8 @@ from coordinator.journal.memory import MemoryJournal
 from events.base import START
 from events.subjects import Subjects
 from projections.projector import Projector
-from projections.store import KINDS, Store
-from projections.store_memory import MemoryStore
+from projections.store.memory import MemoryStore
+from projections.store.port import KINDS, Store
 from projections.task import Task
 from tests.journals import a_bit_of_everything, events_of, folded, leading, states_of
 

@@ -17,9 +17,9 @@ from projections import projector as module
 from projections.history import replay_digest, world_at
 from projections.projector import Projector, ProjectorLimits, Told
 from projections.source import GENESIS, Bounds, Record, chain_after
-from projections.store import STORE_BUSY, Batch, Store, StoreUnfit
-from projections.store_memory import MemoryStore
-from projections.store_sqlite import SqliteStore
+from projections.store.memory import MemoryStore
+from projections.store.port import STORE_BUSY, Batch, Store, StoreUnfit
+from projections.store.sqlite import SqliteStore
 from tests.journals import (
     KEEPS_ALL,
     KEEPS_LITTLE,

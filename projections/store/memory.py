@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from events.base import START, Position
 from events.errors import Unavailable
-from projections.store import (
+from projections.store.port import (
     ANOTHER_WRITER,
     KINDS,
     PAGE_BYTES,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class MemoryStore(Waits):
-    """See `projections.store.Store`."""
+    """See `projections.store.port.Store`."""
 
     def __init__(self) -> None:
         super().__init__(Mark())

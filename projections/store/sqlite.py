@@ -20,8 +20,7 @@ import structlog
 
 from events.base import START, Position
 from events.errors import Unavailable
-from projections.sqlite_errors import is_damage, is_passing
-from projections.store import (
+from projections.store.port import (
     ANOTHER_WRITER,
     KINDS,
     PAGE_BYTES,
@@ -41,6 +40,7 @@ from projections.store import (
     position_of,
     state_rows,
 )
+from projections.store.sqlite_errors import is_damage, is_passing
 from projections.world import FOLD_VERSION
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ WAL_KEPT_BYTES = 64 * 1024 * 1024
 
 # --- SQL --------------------------------------------------------------------------------------------------------------
 
-SCHEMA = resources.files("projections").joinpath("schema.sql").read_text()
+SCHEMA = resources.files("projections.store").joinpath("schema.sql").read_text()
 PRAGMAS = (
     f"PRAGMA page_size = {FILE_PAGE_BYTES}",  # of a new file; a sixth less time for bulk than half of it
     "PRAGMA journal_mode = WAL",
@@ -100,7 +100,7 @@ PUT_ONE = _for_each_kind(
 
 
 class SqliteStore(Waits):
-    """See `projections.store.Store`; made by `open`."""
+    """See `projections.store.port.Store`; made by `open`."""
 
     def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection, mark: Mark) -> None:
         super().__init__(mark)
