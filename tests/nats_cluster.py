@@ -17,7 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.bus.connection import ApiError, Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.jetstream import ApiError
 from coordinator.errors import Unavailable
 from tests.real_server import RealServer
 

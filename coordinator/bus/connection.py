@@ -20,17 +20,16 @@ from urllib.parse import SplitResult
 import structlog
 from nats.errors import Error as NatsError
 
-from coordinator.bus.jetstream import Ack, ApiError, ack_of, answer_of, request_of
+from coordinator.bus.jetstream import Ack, ack_of, answer_of, request_of
 from coordinator.bus.nats_client import NatsClient, check_subject, forbidden_subject, frame_of, login_of, servers_of
+from coordinator.bus.requests import Requests
 from coordinator.bus.subscription import Message, Subscription
-from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.ids import TimeOrderedIds
 from events.credentials import INBOXES, read_login
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-
-__all__ = ["Ack", "ApiError", "Bus", "Message", "Subscription"]
 
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S, PINGS_OUTSTANDING = 3, 2
@@ -45,8 +44,6 @@ UNSENT_TIMEOUT_S = 10.0
 
 log = structlog.get_logger(__name__)
 _ids = TimeOrderedIds()
-
-_NO_RESPONDERS = 503
 
 
 class Bus:
@@ -69,8 +66,7 @@ class Bus:
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
         self._connected = asyncio.Event()
         self._inbox = f"{inbox_prefix}.{_ids.new('bus')}"
-        self._waiting: dict[bytes, tuple[str, asyncio.Future[Message]]] = {}
-        self._requests = 0
+        self._requests = Requests(self._inbox)
         self._subscriptions: set[Subscription] = set()
         self._tasks: asyncio.TaskGroup
         self._last_error = ""
@@ -218,23 +214,11 @@ class Bus:
         self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> Message:
         """Ask, and give the whole answer; see `request`."""
-        self._requests += 1
-        token = b"%d" % self._requests
-        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = subject, waiting
-        try:
-            await self.publish(subject, data, reply=f"{self._inbox}.{self._requests}", headers=headers)
-            async with asyncio.timeout(timeout_s):
-                answer = await waiting
-        except TimeoutError:
-            msg = f"no answer on {subject} within {timeout_s} s; it may have been received: repeat it with the same ids"
-            raise Unavailable(msg, reason="timeout") from None
-        finally:
-            self._waiting.pop(token, None)
-        if answer.status == _NO_RESPONDERS:
-            msg = f"nobody listens on {subject}: check that what serves it runs, and that its name is right"
-            raise Unavailable(msg, reason="no_responders")
-        return answer
+
+        async def send(reply: str) -> None:
+            await self.publish(subject, data, reply=reply, headers=headers)
+
+        return await self._requests.ask(subject, send, timeout_s)
 
     async def subscribe(
         self,
@@ -314,7 +298,7 @@ class Bus:
         # nats-py calls itself closed between two attempts to connect, and leaves the socket of the next one open.
         self._client.abort()
         await asyncio.sleep(0)
-        self._fail_waiting("the connection was closed")
+        self._requests.fail("the connection was closed")
 
     async def _connect(self, options: dict[str, Any], timeout_s: float) -> None:
         try:
@@ -330,7 +314,7 @@ class Bus:
                 )
                 if not self._client.is_connected:  # it came up and broke at once: nats-py is reconnecting
                     await self._connected.wait()
-                await self._client.listen(f"{self._inbox}.*", "", self._answered)
+                await self._client.listen(self._requests.subject, "", self._requests.answered)
         except (TimeoutError, OSError, NatsError) as error:
             why = self._last_error or str(error) or type(error).__name__
             if "authorization" in why.lower():
@@ -343,31 +327,13 @@ class Bus:
         self.server = self._client.server
         self._connected.set()
 
-    def _answered(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        found = self._waiting.get(subject[len(self._inbox) + 1 :])
-        if found is not None and not found[1].done():
-            found[1].set_result(Message(subject.decode(), reply.decode(), data, headers or b""))
-
     def _disconnected(self) -> None:
         if not self._connected.is_set():
             return
         self._connected.clear()
         log.warning("nats_disconnected", server=self.where, error=self._last_error)
-        self._fail_waiting(f"the connection to {self.where} broke")
+        self._requests.fail(f"the connection to {self.where} broke")
         _call(self.on_disconnect)
-
-    def _fail_waiting(self, why: str) -> None:
-        for _, waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(Unavailable(f"{why} before the answer came", reason="disconnected"))
-
-    def _forbid(self, subject: str) -> None:
-        """End the requests that the server does not let through: nobody will ever answer them."""
-        log.warning("nats_not_permitted", server=self.where, user=self.user, subject=subject[:200])
-        for asked, waiting in self._waiting.values():
-            if asked.lower() == subject and not waiting.done():
-                msg = f"the credentials of {self.user or 'this connection'} do not allow {asked}: use another user's"
-                waiting.set_exception(Forbidden(msg, reason="not_permitted"))
 
     async def _reconnected(self) -> None:
         self._connected.set()
@@ -383,7 +349,8 @@ class Bus:
         """Take an error nats-py tells about; raising here would end its read loop."""
         text = str(error) or type(error).__name__
         if forbidden := forbidden_subject(text):
-            self._forbid(forbidden)
+            log.warning("nats_not_permitted", server=self.where, user=self.user, subject=forbidden[:200])
+            self._requests.forbid(forbidden, self.user)
         # While the server is away the same error comes back four times a second.
         if text != self._last_error:
             self._last_error = text

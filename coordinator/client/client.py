@@ -36,7 +36,7 @@ from events.worker import WorkerHeartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from coordinator.commands.command import Command
     from coordinator.commands.wire import Answer
 

@@ -35,7 +35,7 @@ from events.errors import CoordinationError, Refused, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
     from coordinator.commands.command import Command
     from coordinator.commands.service import ServiceView

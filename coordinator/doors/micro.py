@@ -24,7 +24,8 @@ from events.subjects import may_answer, service_api
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus.connection import Bus, Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
     from coordinator.journal.slots import Epoch
     from events.errors import CoordinationError
     from events.subjects import Subjects

@@ -32,7 +32,8 @@ from events.subjects import may_answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus.connection import Bus, Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
     from coordinator.doors.micro import Endpoint, RequestStats
     from coordinator.engine.engine import Engine
     from events.base import Position

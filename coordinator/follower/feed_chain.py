@@ -23,7 +23,8 @@ from coordinator.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus.connection import Bus, Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
 
 OVERTAKEN = "overtaken"
 """Reason of `Unavailable`: the stream does not end where it should; somebody else appends, or it was made anew."""

@@ -44,7 +44,8 @@ from events.subjects import may_answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from coordinator.bus.connection import Bus, Message
+    from coordinator.bus.connection import Bus
+    from coordinator.bus.subscription import Message
     from coordinator.follower.lag import Lag
     from events.subjects import Subjects
     from projections.store.port import Store

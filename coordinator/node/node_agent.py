@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
     from coordinator.clock import Clock
 

@@ -42,7 +42,7 @@ from events.task import TaskStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from coordinator.commands.worker import WorkerTerms
     from projections.task import Task
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.errors import StaleConnectionError
 
-from coordinator.bus.connection import ApiError, Bus, Message
+from coordinator.bus.connection import Bus
+from coordinator.bus.jetstream import ApiError
+from coordinator.bus.subscription import Message
 from coordinator.errors import Refused, Unavailable
 from tests.tcp_proxy import Proxy, proxy
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from coordinator.security.permissions import User
 
 pytestmark = pytest.mark.e2e

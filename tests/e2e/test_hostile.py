@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
 
 pytestmark = pytest.mark.e2e
 

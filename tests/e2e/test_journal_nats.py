@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus.connection import ApiError, Bus
+from coordinator.bus.connection import Bus
+from coordinator.bus.jetstream import ApiError
 from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal.slots import Deposed

@@ -24,7 +24,7 @@ from tests.tcp_proxy import proxy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e

@@ -16,7 +16,7 @@ from coordinator.commands.payloads import payload_of
 from events.subjects import Subjects
 
 if TYPE_CHECKING:
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
     from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e

@@ -27,7 +27,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from coordinator.bus.connection import Message
+    from coordinator.bus.subscription import Message
 
 SUBJECTS = Subjects()
 _UNDECIDED = "unavailable"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bus.connection import Bus, Message
+from coordinator.bus.connection import Bus
+from coordinator.bus.subscription import Message
 from coordinator.client.client import Client
 from coordinator.client.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES
 from coordinator.client.reads import ask_follower, find_task

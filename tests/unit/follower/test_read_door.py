@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.bus.connection import Message
+from coordinator.bus.subscription import Message
 from coordinator.commands.reads import VERBS, decode_question
 from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.follower.read_door import ReadDoor, ReadLimits
