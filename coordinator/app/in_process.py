@@ -64,7 +64,7 @@ class InProcess:
     def renew(self, worker_id: str, leases: list[str]) -> None:
         engine = self._leader.engine
         if engine is not None:
-            engine.hear_worker(worker_id, tuple(leases), 0.0)
+            engine.listening.hear_worker(worker_id, tuple(leases), 0.0)
 
     def close(self) -> None:
         """Ask nothing again: the coordinator is about to end."""

@@ -8,18 +8,18 @@ whole period of grace from that moment on. Nothing here reads a clock; every met
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import CheckOutcome, HeartbeatService, RegisterService, ReportCheck, ServiceLoad
+from coordinator.commands.task import ClaimTasks
 from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
-    from coordinator.commands.node import NodeOrders
     from events.service import ServiceStatus
     from projections.world import World
 
@@ -82,8 +82,26 @@ class Signs:
         """Note what a worker last said of itself to the writer before; that is no sign of life."""
         self.worker_loads.setdefault(worker_id, max(0.0, min(1.0, load)))
 
-    def hear_order(self, command: Command, now: float) -> None:
-        """Note the sign of life that lies in an order that was accepted."""
+    def before(self, command: Command, now: float) -> Command:
+        """
+        Note the sign of life that counts even where the command is refused, and give it as it is to be decided.
+
+        A node's report is taken as it is when the node had our last orders when it looked, else without their id.
+
+        Raises:
+            Refused: the id of the orders is none.
+        """
+        match command:
+            case ClaimTasks():
+                self.workers[command.worker_id] = now
+            case SyncNode(orders_id=given) if given and checked(given, "orders_id") != self.orders.get(command.node_id):
+                return msgspec.structs.replace(command, orders_id="")
+            case _:
+                pass
+        return command
+
+    def accepted(self, command: Command, now: float, at: float, world: World) -> None:
+        """Note the sign of life that lies in a command that was accepted, at commit time *at*."""
         if type(command) not in _SIGNS_OF_LIFE:
             return
         match command:
@@ -91,8 +109,12 @@ class Signs:
                 self.workers[command.worker_id] = now
             case RegisterNode() | SyncNode():
                 self.nodes[command.node_id] = now
-            case RegisterService() | ReportCheck(ok=True):
+            case RegisterService():
                 self.services[command.service_id] = now
+            case ReportCheck():
+                if command.ok:
+                    self.services[command.service_id] = now
+                self.keep_check(command, at, world.services[command.service_id].status)
             case HeartbeatService():
                 load = ServiceLoad(
                     heard_s_ago=0.0,
@@ -104,24 +126,17 @@ class Signs:
             case _:
                 pass
 
-    def weigh(self, report: SyncNode) -> SyncNode:
-        """
-        Take a report as it is when its node had our last orders when it looked, else without their id.
+    def after(self, command: Command, told: Any, turn_id: str) -> Any:
+        """Note what the caller is told, and give it: a node's orders get the id of the turn they are from."""
+        if not isinstance(command, SyncNode):
+            return told
+        self.orders[command.node_id] = turn_id
+        return msgspec.structs.replace(told, orders_id=turn_id)
 
-        Raises:
-            Refused: that id is none.
-        """
-        if report.orders_id and checked(report.orders_id, "orders_id") != self.orders.get(report.node_id):
-            return msgspec.structs.replace(report, orders_id="")
-        return report
-
-    def give(self, node_id: str, orders: NodeOrders, orders_id: str) -> NodeOrders:
-        """Note which orders a node is given."""
-        self.orders[node_id] = orders_id
-        return msgspec.structs.replace(orders, orders_id=orders_id)
-
-    def streak(self, report: ReportCheck) -> int:
-        """Say how many checks in a row have had the outcome reported, with this one."""
+    def streak(self, report: Command) -> int:
+        """Say how many checks in a row have had the outcome reported, with this one; 1 for any other command."""
+        if not isinstance(report, ReportCheck):
+            return 1
         checks = self.checks.get(report.service_id)
         if checks is None or not checks.outcomes or checks.outcomes[0].ok is not report.ok:
             return 1

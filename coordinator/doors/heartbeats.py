@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from coordinator.bus.connection import Bus
-    from coordinator.engine.engine import Engine
+    from coordinator.engine.listening import Listening
     from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)
@@ -92,8 +92,8 @@ async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
 class HeartbeatDoor:
     """Notes signs of life; what is malformed, or speaks for another than its subject says, is dropped and logged."""
 
-    def __init__(self, engine: Engine, subjects: Subjects) -> None:
-        self._engine = engine
+    def __init__(self, listening: Listening, subjects: Subjects) -> None:
+        self._listening = listening
         self._subjects = subjects
         self._malformed = Dropped("heartbeat_dropped")
 
@@ -126,12 +126,12 @@ class HeartbeatDoor:
 
     def _hear(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if isinstance(beat, WorkerHeartbeat):
-            self._engine.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
+            self._listening.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
         else:
-            self._engine.hear_service(entity_id, _load_of(beat))
+            self._listening.hear_service(entity_id, _load_of(beat))
 
     def _recall(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
-        signs, world = self._engine.signs, self._engine.world
+        signs, world = self._listening.signs, self._listening.world
         if isinstance(beat, WorkerHeartbeat):
             if entity_id in world.workers:
                 signs.recall_worker(entity_id, beat.load)

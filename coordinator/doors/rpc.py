@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from coordinator.commands.caller import Caller
+from coordinator.commands.notices import Announcement
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
@@ -49,14 +50,14 @@ _ONE_WAY = (WithdrawClaim,)
 async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
     """Take commands and heartbeats for *engine* while the block runs, and announce that it leads."""
     rpc = RpcDoor(engine, bus, subjects, stats)
-    heartbeats = HeartbeatDoor(engine, subjects)
+    heartbeats = HeartbeatDoor(engine.listening, subjects)
     subscriptions = [
         await bus.subscribe(subjects.rpc_all, rpc.take, queue=queue_of(engine.epoch)),
         await bus.subscribe(subjects.heartbeats, heartbeats.take),
     ]
     try:
         await bus.flush()
-        bus.send(subjects.leader, msgspec.json.encode({"epoch": str(engine.epoch)}))
+        bus.send(subjects.leader, msgspec.json.encode(Announcement(epoch=str(engine.epoch))))
         await recall_heartbeats(bus, subjects, heartbeats.recall)
         yield
     finally:

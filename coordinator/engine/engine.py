@@ -15,13 +15,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands.caller import Caller
-from coordinator.commands.node import SyncNode
-from coordinator.commands.service import HeartbeatService, ReportCheck
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.worker import DrainWorker
 from coordinator.deciders.dispatch import answer, decide
@@ -31,6 +28,7 @@ from coordinator.deciders.signs import Signs
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
+from coordinator.engine.listening import COORDINATOR, Listening
 from coordinator.engine.questions import ask
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from coordinator.clock import Clock
-    from coordinator.commands.service import ServiceLoad
     from coordinator.deciders.rules import Rules
     from coordinator.engine.hints import Notify
     from coordinator.journal.slots import Journal
@@ -53,9 +50,6 @@ if TYPE_CHECKING:
     from projections.world import World
 
 log = structlog.get_logger(__name__)
-
-COORDINATOR = Caller(actor="coordinator")
-"""Whose events those are that nobody ordered: placements, what is due."""
 
 PLACEMENT_BYTES = 800
 """What a placement takes in a commit at most; only to guess how many still fit."""
@@ -105,10 +99,19 @@ class Engine:
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
-        self._heard = self._looked = 0.0
-        self._leading = False
+        self._heard = 0.0
         self._resigning = ""
-        self._ticking: asyncio.TimerHandle | None = None
+        self.listening = Listening(
+            world,
+            self.signs,
+            put=self.put,
+            wake=self.intake.wake,
+            clock=clock,
+            limits=self._limits,
+            instance=instance,
+            is_fresh=is_fresh,
+            notify=notify,
+        )
 
     async def run(self) -> None:
         """
@@ -119,7 +122,7 @@ class Engine:
             FoldFailed: this world is no longer to be used; begin anew.
             Corrupt: the journal is not what it was.
         """
-        self._begin()
+        self.listening.begin()
         limits = self._limits
         try:
             await self._turn(
@@ -135,7 +138,7 @@ class Engine:
                 if self._is_over():  # woken after a long sleep: whoever led since has not claimed, and may any moment
                     raise _not_leading()
                 await self._turn()
-            self._leading = False
+            self.listening.end()
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
         finally:
             self._stop(Unavailable("this instance does not lead any more: ask again", reason="not_leading"))
@@ -147,7 +150,7 @@ class Engine:
 
     def put(self, asked: Asked) -> None:
         """Take a command from a door; its reply comes when it is decided and kept, or refused."""
-        if not self._leading or self._is_over():
+        if not self.listening.is_on or self._is_over():
             asked.reply(None, _not_leading())
             return
         self.intake.put(asked)
@@ -185,24 +188,6 @@ class Engine:
             self._access.check(caller, question)
         return ask(self.world, self.signs, question, self._clock.heard())
 
-    def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
-        """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
-        if not self._leading:
-            return  # it knows of no lease, and must not call any lost
-        held = {self.world.tasks[task_id].lease for task_id in self.world.indexes.held.get(worker_id, ())}
-        self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
-        lost = [lease for lease in leases if lease not in held]
-        if lost and self._is_fresh():
-            self._notify("worker", worker_id, msgspec.json.encode({"lost": lost}))
-
-    def hear_service(self, service_id: str, load: ServiceLoad) -> None:
-        """Take a service's heartbeat; one that was given up comes back by an order of its own."""
-        self.signs.hear_service(service_id, self._clock.heard(), load)
-        service = self.world.services.get(service_id)
-        if service is not None and not service.is_ended and service.status.value == "offline":
-            said = {name: getattr(load, name) for name in ("load", "connections", "response_time_ms")}
-            self.put(Asked(HeartbeatService(service_id=service_id, **said), COORDINATOR, lambda *_: None))
-
     # --- the turn -----------------------------------------------------------------------------------------------------
 
     async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
@@ -225,6 +210,10 @@ class Engine:
         finally:
             turn.answer_all()
         self._hints.tell(self._clock.heard())
+
+    @property
+    def _turn_id(self) -> str:
+        return f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"
 
     def _open_turn(self) -> Turn:
         self.turns += 1
@@ -288,15 +277,10 @@ class Engine:
         self._decide(turn, asked)
 
     def _decide(self, turn: Turn, asked: Asked) -> None:
-        command: Any = asked.command
+        command: Any = self.signs.before(asked.command, self._heard)
         caller, kind = asked.caller, type(command)
-        streak = self.signs.streak(command) if kind is ReportCheck else 1
-        context = Context(turn.now, self.rules, caller.tenant, caller.actor, streak)
+        context = Context(turn.now, self.rules, caller.tenant, caller.actor, self.signs.streak(command))
         commandid = caller.command_id if command.REMEMBERED else ""
-        if kind is ClaimTasks:
-            self.signs.workers[command.worker_id] = self._heard
-        elif kind is SyncNode:
-            command = self.signs.weigh(command)
         again = bool(commandid) and f"{caller.actor}/{commandid}" in self.world.remembered
         if again:
             events: tuple[Event, ...] = ()
@@ -305,21 +289,15 @@ class Engine:
         if events:
             turn.record(events, caller, commandid=commandid)
             self._hints.note(events, self._heard)
-        self.signs.hear_order(command, self._heard)
+        self.signs.accepted(command, self._heard, turn.now, self.world)
         if kind is ClaimTasks:
             self._claim(turn, asked, command)
             return
         if kind in _WITHDRAWS:
             self._scheduling.withdraw(command)
-        elif kind is ReportCheck:
-            self.signs.keep_check(command, turn.now, self.world.services[command.service_id].status)
         if asked.wants_answer:
             told = answer(self.world, command, context, events, again=again)
-            if kind is SyncNode:
-                told = self.signs.give(
-                    command.node_id, told, f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"
-                )
-            turn.answers.append((asked, told, None))
+            turn.answers.append((asked, self.signs.after(command, told, self._turn_id), None))
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)
@@ -350,7 +328,7 @@ class Engine:
         heard_now = self._heard
         if heard_now < self._next_tick:
             return
-        self._look(heard_now)
+        self.listening.look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s
         self.signs.forget(self.world)
         context = Context(turn.now, self.rules)
@@ -367,34 +345,8 @@ class Engine:
         await self._journal.commit(turn.sequence, self.epoch, before, body)
         self.committed = self.world.position
 
-    # --- begin and end ------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        heard_now = self._looked = self._clock.heard()
-        self.signs.begin(heard_now)
-        for held in self.world.indexes.held.values():
-            for task_id in held:
-                self.signs.leases[self.world.tasks[task_id].lease] = heard_now
-        self._leading = True
-        self._tick()
-
-    def _tick(self) -> None:
-        self._look(self._clock.heard())
-        self._ticking = asyncio.get_running_loop().call_later(self._limits.tick_s, self._tick)
-        self.intake.wake()
-
-    def _look(self, heard_now: float) -> None:
-        """Give everything its whole time again after a standstill: who does not hear cannot call anybody silent."""
-        stood_still_s = heard_now - self._looked - self._limits.tick_s
-        self._looked = heard_now
-        if stood_still_s > self._limits.blind_after_s:
-            log.warning("stood_still", instance=self._instance, for_s=round(stood_still_s, 1))
-            self.signs.begin(heard_now)
-
     def _stop(self, error: Unavailable) -> None:
-        self._leading = False
-        if self._ticking is not None:
-            self._ticking.cancel()
+        self.listening.end()
         for waiting in (self.intake, self._scheduling, self._waiting):
             waiting.refuse_all(error)
 

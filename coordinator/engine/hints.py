@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from coordinator.commands.notices import LostLeases
 from events.container import (
     ContainerDestroyed,
     ContainerEvent,
@@ -93,7 +94,7 @@ class Hints:
                 leases[lease] = heard_now
         self._begun.clear()
         for (kind, entity_id), lost in self._notices.items():
-            self._notify(kind, entity_id, msgspec.json.encode({"lost": lost}))
+            self._notify(kind, entity_id, msgspec.json.encode(LostLeases(lost=lost)))
         self._notices.clear()
         if self._touched:
             touched, self._touched = self._touched, set()

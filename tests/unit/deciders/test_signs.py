@@ -12,6 +12,7 @@ from coordinator.commands.service import HeartbeatService, ReportCheck, ServiceL
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.signs import Signs
 from events.service import ServiceStatus
+from projections.world import World
 from tests.specification import fold
 from tests.unit.deciders.facts import NAN, claim, node, register_node, register_service, service, submit, worker
 
@@ -63,7 +64,7 @@ def test_a_workers_load_is_a_share(told: float, taken: float) -> None:
 def test_whoever_orders_lives(order: Command, heard: str) -> None:
     """What has just registered is not silent, and a service that passes its checks is not either."""
     signs = beginning()
-    signs.hear_order(order, 150.0)
+    signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert getattr(signs, heard) == {"x": 150.0}
 
 
@@ -71,14 +72,16 @@ def test_whoever_orders_lives(order: Command, heard: str) -> None:
 def test_other_orders_are_no_sign(order: Command) -> None:
     """A failed check least of all; a claim is taken as a sign by the engine, even one that is refused."""
     signs = beginning()
-    signs.hear_order(order, 150.0)
+    signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert (signs.workers, signs.nodes, signs.services) == ({}, {}, {})
 
 
 def test_a_service_tells_its_load_with_its_heartbeat() -> None:
     """The last one counts."""
     signs = beginning()
-    signs.hear_order(HeartbeatService(service_id="s", load=0.5, connections=3, response_time_ms=9.5), 150.0)
+    signs.accepted(
+        HeartbeatService(service_id="s", load=0.5, connections=3, response_time_ms=9.5), 150.0, 1000.0, World()
+    )
     assert signs.loads["s"] == ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3, response_time_ms=9.5)
 
 
@@ -126,7 +129,7 @@ def test_signs_of_what_is_gone_are_forgotten() -> None:
     for name in ("s", "x", "y"):
         signs.hear_service(name, 100.0, ServiceLoad(heard_s_ago=0.0))
         signs.hear_worker(name, 100.0, (), 0.0)
-        signs.hear_order(SyncNode(node_id=name), 100.0)
+        signs.accepted(SyncNode(node_id=name), 100.0, 1000.0, World())
         signs.keep_check(report(True, name), 0.0, ServiceStatus.HEALTHY)
     signs.forget(fold(service("s"), worker("x"), node("y")))
     assert [list(heard) for heard in (signs.services, signs.loads, signs.checks)] == [["s"]] * 3

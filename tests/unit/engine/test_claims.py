@@ -153,7 +153,7 @@ async def test_a_claim_counts_only_while_its_worker_was_heard_lately() -> None:
         await rig.order(submit())
         await rig.settle()
         assert not told.yet
-        rig.engine.hear_worker("w", (), 0.0)
+        rig.engine.listening.hear_worker("w", (), 0.0)
         assert given_to(await told.outcome()) == ["t"]
 
 
@@ -305,7 +305,7 @@ async def test_every_placement_can_be_explained_from_the_journal() -> None:
         for number, strategy in enumerate(strategies):
             name = f"w{number}"
             await rig.order(RegisterWorker(worker_id=name, slots=number + 1))
-            rig.engine.hear_worker(name, (), number / 7)
+            rig.engine.listening.hear_worker(name, (), number / 7)
             rig.ask(claim(f"c{number}", name, slots=3, wait_s=WAIT_S, strategy=strategy))
         await rig.hold()
         for number in range(20):

@@ -175,7 +175,7 @@ async def test_the_next_writer_goes_on_where_the_last_was_cut_off() -> None:
         assert (heir.engine.epoch.generation, heir.world.leader) == (1, "one")
         assert await heir.order(claim()) == [task]
         heir.hands.turn(29.0)
-        heir.engine.hear_worker("w", (task.lease,), 0.0)
+        heir.engine.listening.hear_worker("w", (task.lease,), 0.0)
         heir.hands.turn(29.0)
         await heir.settle()
         await heir.order(complete(task.lease, "a"))

@@ -96,7 +96,7 @@ async def test_each_task_of_a_claim_lives_by_itself() -> None:
         rig.hands.turn(29.0)
         await rig.settle()
         assert rig.world.tasks["b"].status is TaskStatus.RUNNING
-        rig.engine.hear_worker("w", (b.lease,), 0.0)
+        rig.engine.listening.hear_worker("w", (b.lease,), 0.0)
         rig.hands.turn(2.0)
         await rig.settle()
         assert rig.world.tasks["b"].status is TaskStatus.RUNNING
@@ -213,12 +213,12 @@ async def test_a_worker_is_told_which_of_its_leases_are_lost() -> None:
         await rig.order(submit("a"))
         await rig.order(submit("b"))
         a, b = await rig.order(claim(slots=2))
-        rig.engine.hear_worker("w", (a.lease, b.lease), 0.5)
+        rig.engine.listening.hear_worker("w", (a.lease, b.lease), 0.5)
         assert rig.notices == []
         await rig.order(CancelTask(task_id="a"))
         assert rig.notices == [("worker", "w", {"lost": [a.lease]})]
         rig.notices.clear()
-        rig.engine.hear_worker("w", (a.lease, b.lease), 0.5)
+        rig.engine.listening.hear_worker("w", (a.lease, b.lease), 0.5)
         assert rig.notices == [("worker", "w", {"lost": [a.lease]})]
 
 
@@ -234,14 +234,14 @@ async def test_a_writer_that_may_not_lead_calls_no_lease_lost() -> None:
     """It does not know what the one after it has given out, and a worker would drop a good attempt."""
     fresh = False
     async with leading(is_fresh=lambda: fresh) as rig:
-        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        rig.engine.listening.hear_worker("w", ("of.another.1",), 0.0)
         assert rig.notices == []
         fresh = True
-        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        rig.engine.listening.hear_worker("w", ("of.another.1",), 0.0)
         assert len(rig.notices) == 1
         rig.engine.resign("enough")
         await rig.run
-        rig.engine.hear_worker("w", ("of.another.1",), 0.0)
+        rig.engine.listening.hear_worker("w", ("of.another.1",), 0.0)
         assert len(rig.notices) == 1
 
 
@@ -250,7 +250,7 @@ async def test_a_load_that_is_no_number_does_not_get_into_the_journal() -> None:
     async with leading() as rig:
         told = rig.ask(claim(wait_s=30.0, strategy="least_loaded"))
         await rig.settle()
-        rig.engine.hear_worker("w", (), NAN)
+        rig.engine.listening.hear_worker("w", (), NAN)
         await rig.order(submit())
         assert (await told.outcome())[0].task_id == "t"
         assert b"null" not in rig.records()[-1].body
@@ -266,7 +266,7 @@ async def test_heartbeats_keep_a_service_alive_without_a_word_on_record() -> Non
         before = len(rig.commits())
         for _ in range(5):
             rig.hands.turn(60.0)
-            rig.engine.hear_service("s", ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3))
+            rig.engine.listening.hear_service("s", ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3))
             await rig.settle()
         assert len(rig.commits()) == before
         rig.hands.turn(2.5)
@@ -286,7 +286,7 @@ async def test_a_silent_service_comes_back_by_its_heartbeat(by_order: bool) -> N
         if by_order:
             await rig.order(HeartbeatService(service_id="s", load=0.25, connections=7, response_time_ms=3.0))
         else:
-            rig.engine.hear_service("s", load)
+            rig.engine.listening.hear_service("s", load)
         view = await rig.order(GetService(service_id="s"))
         assert (view.service.status, view.reported) == (ServiceStatus.HEALTHY, load)
 
@@ -428,8 +428,8 @@ async def test_signs_of_what_nobody_knows_are_forgotten() -> None:
     """However many names a sender makes up."""
     async with leading() as rig:
         for number in range(50):
-            rig.engine.hear_worker(f"made-up-{number}", (), 0.0)
-            rig.engine.hear_service(f"made-up-{number}", ServiceLoad(heard_s_ago=0.0))
+            rig.engine.listening.hear_worker(f"made-up-{number}", (), 0.0)
+            rig.engine.listening.hear_service(f"made-up-{number}", ServiceLoad(heard_s_ago=0.0))
         rig.hands.turn(1.0)
         await rig.settle()
         assert (rig.engine.signs.workers, rig.engine.signs.services, rig.engine.signs.loads) == ({}, {}, {})

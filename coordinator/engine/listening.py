@@ -1,0 +1,117 @@
+"""
+What a writer hears between turns: heartbeats, and that time passes.
+
+Heartbeats renew leases and signs of life and never enter the journal. A writer that stood still has heard nobody
+meanwhile: everything then gets its whole time again, for a writer that does not hear must not call anybody silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from coordinator.commands.caller import Caller
+from coordinator.commands.notices import LostLeases
+from coordinator.commands.service import HeartbeatService
+from coordinator.engine.intake import Asked
+from events.service import ServiceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordinator.clock import Clock
+    from coordinator.commands.service import ServiceLoad
+    from coordinator.deciders.rules import Limits
+    from coordinator.deciders.signs import Signs
+    from coordinator.engine.hints import Notify
+    from projections.world import World
+
+log = structlog.get_logger(__name__)
+
+COORDINATOR = Caller(actor="coordinator")
+"""Whose events those are that nobody asked for: placements, what is due."""
+
+
+class Listening:
+    """The ears of one reign; it hears from `begin` to `end`."""
+
+    def __init__(
+        self,
+        world: World,
+        signs: Signs,
+        *,
+        put: Callable[[Asked], None],
+        wake: Callable[[], None],
+        clock: Clock,
+        limits: Limits,
+        instance: str,
+        is_fresh: Callable[[], bool],
+        notify: Notify,
+    ) -> None:
+        self.is_on = False
+        self.world = world
+        self.signs = signs
+        self._put = put
+        self._wake = wake
+        self._clock = clock
+        self._limits = limits
+        self._instance = instance
+        self._is_fresh = is_fresh
+        self._notify = notify
+        self._looked = 0.0
+        self._ticking: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Start to hear: everything that lives, and every lease, counts as heard now."""
+        now = self._looked = self._clock.heard()
+        self.signs.begin(now)
+        for held in self.world.indexes.held.values():
+            for task_id in held:
+                self.signs.leases[self.world.tasks[task_id].lease] = now
+        self.is_on = True
+        self._tick()
+
+    def end(self) -> None:
+        """Hear nothing any more."""
+        self.is_on = False
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    def look(self, now: float) -> None:
+        """Give everything its whole time again when the writer stood still until *now*, by its monotonic clock."""
+        stood_still_s = now - self._looked - self._limits.tick_s
+        self._looked = now
+        if stood_still_s > self._limits.blind_after_s:
+            log.warning("stood_still", instance=self._instance, for_s=round(stood_still_s, 1))
+            self.signs.begin(now)
+
+    def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
+        """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
+        if not self.is_on:
+            return  # it knows of no lease, and must not call any lost
+        held = {self.world.tasks[task_id].lease for task_id in self.world.indexes.held.get(worker_id, ())}
+        self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
+        lost = [lease for lease in leases if lease not in held]
+        if lost and self._is_fresh():
+            self._notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=lost)))
+
+    def hear_service(self, service_id: str, load: ServiceLoad) -> None:
+        """Take a service's heartbeat; one that was offline comes back by a command of its own."""
+        self.signs.hear_service(service_id, self._clock.heard(), load)
+        service = self.world.services.get(service_id)
+        if service is not None and not service.is_ended and service.status is ServiceStatus.OFFLINE:
+            back = HeartbeatService(
+                service_id=service_id,
+                load=load.load,
+                connections=load.connections,
+                response_time_ms=load.response_time_ms,
+            )
+            self._put(Asked(back, COORDINATOR))
+
+    def _tick(self) -> None:
+        self.look(self._clock.heard())
+        self._ticking = asyncio.get_running_loop().call_later(self._limits.tick_s, self._tick)
+        self._wake()
