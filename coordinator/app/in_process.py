@@ -22,7 +22,7 @@ _ids = TimeOrderedIds()
 
 
 class Leader(Protocol):
-    """Whoever has the engine of the present reign, None while nobody leads: `leadership.instance.Coordinator`."""
+    """Whoever has the engine of the present reign, None while nobody leads: `leadership.coordinator.Coordinator`."""
 
     @property
     def engine(self) -> Engine | None: ...

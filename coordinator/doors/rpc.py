@@ -11,28 +11,21 @@ opens these doors, in a queue group of its epoch, so one that was stopped and wa
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from coordinator.commands.caller import Caller
-from coordinator.commands.notices import Announcement
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
 from coordinator.doors.dropped import _SHOWN, Dropped
-from coordinator.doors.heartbeats import HeartbeatDoor, recall_heartbeats
-from coordinator.doors.micro import queue_of
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, Refused
 from events.ids import checked
 from events.subjects import may_answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
     from coordinator.doors.micro import Endpoint, RequestStats
@@ -44,25 +37,6 @@ log = structlog.get_logger(__name__)
 
 _ONE_WAY = (WithdrawClaim,)
 """What may come without a reply subject: a hint, which may be lost."""
-
-
-@asynccontextmanager
-async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
-    """Take commands and heartbeats for *engine* while the block runs, and announce that it leads."""
-    rpc = RpcDoor(engine, bus, subjects, stats)
-    heartbeats = HeartbeatDoor(engine.listening, subjects)
-    subscriptions = [
-        await bus.subscribe(subjects.rpc_all, rpc.take, queue=queue_of(engine.epoch)),
-        await bus.subscribe(subjects.heartbeats, heartbeats.take),
-    ]
-    try:
-        await bus.flush()
-        bus.send(subjects.leader, msgspec.json.encode(Announcement(epoch=str(engine.epoch))))
-        await recall_heartbeats(bus, subjects, heartbeats.recall)
-        yield
-    finally:
-        for subscription in subscriptions:
-            await subscription.unsubscribe()
 
 
 class RpcDoor:

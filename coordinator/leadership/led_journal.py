@@ -1,5 +1,7 @@
 """
-Tells watchers what became of services: one message on `….services` after each commit that holds events about them.
+The journal of a reign: after each commit it notes how far the journal is, and tells watchers what became of services.
+
+One message goes out on `….services` after each commit that holds events about them:
 
     {"epoch": "1.17", "previous": "1040.0", "position": "1042.3", "events": [CloudEvent, …]}
 
@@ -40,12 +42,15 @@ _parts = msgspec.json.Decoder(list[msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 
 
-class TellingJournal:
-    """A writer's journal that has each commit about services told by *send*, as long as one reign lasts."""
+class LedJournal:
+    """A writer's journal for one reign: *note* is called after each commit, *send* with each notice of services."""
 
-    def __init__(self, journal: Journal, world: World, send: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, journal: Journal, world: World, *, note: Callable[[], None], send: Callable[[bytes], object]
+    ) -> None:
         self._journal = journal
         self._world = world
+        self._note = note
         self._send = send
         self._epoch = str(Epoch(world.generation, world.epoch))
         # Where services last changed before this reign is not known: its claim is never before that.
@@ -54,13 +59,14 @@ class TellingJournal:
 
     async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
         await self._journal.commit(sequence, epoch, chain_before, body)
+        self._note()
         self._committed = self._world.position
         # Most commits are about tasks, and large: they are not even searched.
         if self._seen != self._world.indexes.service_changes:
             self._seen = self._world.indexes.service_changes
             self._tell_changes(body)
 
-    async def beat(self) -> NoReturn:
+    async def keep_telling(self) -> NoReturn:
         """Say every second how far services are known, so that a notice that was lost is missed."""
         while True:
             self._tell(b"[]")
@@ -97,27 +103,3 @@ class TellingJournal:
 
     async def claim(self, body: bytes) -> int:
         return await self._journal.claim(body)
-
-
-class NotingJournal:
-    """A writer's journal that calls *note* after each commit that was acknowledged."""
-
-    def __init__(self, journal: Journal, note: Callable[[], None]) -> None:
-        self._journal = journal
-        self._note = note
-
-    async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
-        await self._journal.commit(sequence, epoch, chain_before, body)
-        self._note()
-
-    async def claim(self, body: bytes) -> int:
-        return await self._journal.claim(body)
-
-    async def bounds(self) -> Bounds:
-        return await self._journal.bounds()
-
-    def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
-        return self._journal.read(after, until)
-
-    def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        return self._journal.follow(after)

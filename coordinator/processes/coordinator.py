@@ -16,7 +16,8 @@ from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.home import Home
 from coordinator.journal.high_water import FILE
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
 from coordinator.security.credentials import credentials

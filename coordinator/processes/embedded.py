@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.client.client import Client
 from coordinator.home import Home
-from coordinator.leadership.instance import Coordinator
+from coordinator.leadership.coordinator import Coordinator
 from coordinator.nats_server.server import EmbeddedServer, keep_serving
 from coordinator.processes.coordinator import instance_of
 from coordinator.processes.follower import open_follower

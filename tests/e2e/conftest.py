@@ -14,7 +14,8 @@ from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.deciders.rules import Rules
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.task_groups import task_group
 from events.errors import Unavailable

@@ -29,7 +29,8 @@ from coordinator.journal.replay import begun
 from coordinator.journal.slots import Deposed, Epoch
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime import FakeRuntime
 from coordinator.task_groups import task_group

@@ -21,7 +21,8 @@ from coordinator.follower.feed import FeedLimits, feed_stream
 from coordinator.follower.follower import Follower
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.task_groups import task_group
 from events.base import Position
 from events.subjects import Subjects

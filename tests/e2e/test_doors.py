@@ -26,7 +26,8 @@ from coordinator.commands.task import ClaimTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.task_groups import task_group
 from events.codec import encode, envelope

@@ -21,7 +21,8 @@ from coordinator.errors import CoordinationError
 from coordinator.follower.feed import FeedLimits
 from coordinator.follower.follower import Follower
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import FakeRuntime

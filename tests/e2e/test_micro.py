@@ -15,7 +15,8 @@ from nats.micro.service import SEMVER_REGEX, ServiceInfo, ServicePing, ServiceSt
 
 from coordinator.commands import COMMANDS
 from coordinator.commands.task import GetTask, ListTasks, SubmitTask
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.task_groups import task_group
 from events.errors import NotFound
 

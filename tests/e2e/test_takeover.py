@@ -16,7 +16,8 @@ import pytest
 from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.task import ClaimTasks, ListTasks, SubmitTask
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from tests.faults.instances import instances, lease_of, led_by, start_all

@@ -27,7 +27,8 @@ from coordinator.commands.task import SubmitTask
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.task_groups import task_group
 from events.subjects import Subjects
 from projections.world import World

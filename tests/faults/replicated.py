@@ -22,7 +22,8 @@ from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.high_water import FILE
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership.instance import Coordinator, Instance
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.processes.program import Program
 from coordinator.task_groups import task_group
 from events.base import START

@@ -23,7 +23,9 @@ from coordinator.doors.inbox import InboxLimits
 from coordinator.ids import TimeOrderedIds
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.stream import NatsJournal
-from coordinator.leadership import instance as serve
+from coordinator.leadership import reign
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
 from coordinator.node.node_agent import NodeAgent
 from events.errors import Unavailable
 from events.resources import Resources
@@ -107,7 +109,7 @@ class Sim:
         self.published: dict[str, set[int]] = defaultdict(set)
         self.store = Store(self.dice)
         self.machines: list[Machine] = []
-        self.coordinators: dict[str, serve.Coordinator] = {}
+        self.coordinators: dict[str, Coordinator] = {}
         self.processes: dict[str, Process] = {}
         self._ids = count(1)
         self._over = False
@@ -260,7 +262,7 @@ class Sim:
 
     async def _coordinate(self, process: Process) -> None:
         plan = self.plan
-        instance = serve.Instance(
+        instance = Instance(
             url=URL,
             name=process.name,
             version="sim",
@@ -273,7 +275,7 @@ class Sim:
             lease_renew_s=1.5,
             lease_fresh_s=3.0,
         )
-        coordinator = self.coordinators[process.name] = serve.Coordinator(instance, clock=process)
+        coordinator = self.coordinators[process.name] = Coordinator(instance, clock=process)
         await coordinator.run()
         raise Unavailable("it was told to stop, and is started again")
 
@@ -325,7 +327,7 @@ class Sim:
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),
             mock.patch.object(SystemClock, "wall", lambda own: clock(own).wall()),
             mock.patch.object(SystemClock, "heard", lambda own: clock(own).heard()),
-            mock.patch.object(serve, "gc", mock.Mock()),  # the collector is this process's, not the coordinators'
+            mock.patch.object(reign, "gc", mock.Mock()),  # the collector is this process's, not the coordinators'
         ):
             yield
 
