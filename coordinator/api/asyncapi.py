@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from coordinator import __version__
-from coordinator.client.nodes import NodeQuestion
 from coordinator.commands import COMMANDS
+from coordinator.commands.node import NodeQuestion
 from coordinator.commands.reads import VERBS
 from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS

@@ -293,7 +293,8 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
 @click.pass_context
 def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None) -> None:
     """Print the last lines a container has written."""
-    from coordinator.client.nodes import NodeQuestion, ask_node
+    from coordinator.client.nodes import ask_node
+    from coordinator.commands.node import NodeQuestion
 
     async def logs(client: Client) -> list[str]:
         found: Container = await client.execute(GetContainer(container_id=container_id))

@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.commands.node import NodeQuestion
 from events.errors import Unavailable, error_of
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
-
-
-class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be asked of a node about one of its containers; without a generation, about the newest."""
-
-    container_id: str
-    generation: str = ""
-    lines: int = 100
 
 
 async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:

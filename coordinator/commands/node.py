@@ -98,3 +98,11 @@ class ListNodes(Question, frozen=True, kw_only=True, gc=False):
     KIND, VERB, Answer = "node", "list", list[Node]
 
     limit: int = 100
+
+
+class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be asked of a node about one of its containers; without a generation, about the newest."""
+
+    container_id: str
+    generation: str = ""
+    lines: int = 100

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
-from coordinator.client.nodes import NodeQuestion, ask_node
+from coordinator.client.nodes import ask_node
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import (
     CreateContainer,
@@ -22,6 +22,7 @@ from coordinator.commands.container import (
     StartContainer,
     StopContainer,
 )
+from coordinator.commands.node import NodeQuestion
 from events.container import ContainerStatus, Secret
 from events.errors import Refused
 from events.resources import Resources

@@ -11,29 +11,30 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
-from coordinator.client.nodes import NodeQuestion
 from coordinator.clock import SystemClock
-from coordinator.commands.node import DesiredContainer, NodeOrders, ObservedContainer, RegisterNode, SyncNode
-from coordinator.runtime import Launch, Observed, Runtime, RuntimeState
+from coordinator.commands.node import (
+    DesiredContainer,
+    NodeOrders,
+    ObservedContainer,
+    RegisterNode,
+    SyncNode,
+)
+from coordinator.node.answers import answering
+from coordinator.node.launch import launch_of
+from coordinator.runtime import Observed, Runtime, RuntimeState
 from coordinator.task_groups import task_group
-from events.codec import UNREADABLE
-from events.container import Secret
-from events.errors import CoordinationError, NotFound, Refused
+from events.errors import CoordinationError, NotFound
 from events.ids import checked
 from events.resources import Resources
-from events.subjects import may_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-    from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
     from coordinator.clock import Clock
 
@@ -43,7 +44,6 @@ SYNC_INTERVAL_S = 1.0
 SYNC_TIMEOUT_S = 3.0
 STOP_POLL_S = 0.02
 FAILED_KEPT = 1000
-SECRET_BYTES_MAX = 64 * 1024
 
 _Key = tuple[str, str]
 
@@ -89,12 +89,8 @@ class NodeAgent:
         """Serve the node while the block runs; containers go on when it ends, unless `stop_all` was called."""
         agent = cls(client, runtime, **options)
         subjects = client.subjects
-        subscriptions = [
-            await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set()),
-            await client.bus.subscribe(subjects.node(agent.node_id, "logs"), partial(agent._answer, agent._logs)),
-            await client.bus.subscribe(subjects.node(agent.node_id, "usage"), partial(agent._answer, agent._usage)),
-        ]
-        async with task_group() as agent._tasks:
+        noticed = await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set())
+        async with answering(client, runtime, agent.node_id), task_group() as agent._tasks:
             syncing = agent._tasks.create_task(agent._keep_syncing())
             noticing = agent._tasks.create_task(agent._notice_exits())
             try:
@@ -103,8 +99,7 @@ class NodeAgent:
                 agent._closing = True
                 syncing.cancel()
                 noticing.cancel()
-                for subscription in subscriptions:
-                    await subscription.unsubscribe()
+                await noticed.unsubscribe()
 
     async def stop_all(self) -> None:
         """
@@ -250,7 +245,15 @@ class NodeAgent:
     async def _start(self, order: DesiredContainer) -> None:
         key = (order.container_id, order.generation)
         try:
-            observed = await self._runtime.start(self._launch(order))
+            launch = launch_of(
+                order,
+                node_id=self.node_id,
+                namespace=self._client.subjects.namespace,
+                epoch=self._epoch,
+                reach=self._reach,
+                secrets=self._secrets,
+            )
+            observed = await self._runtime.start(launch)
         except CoordinationError as error:
             while len(self._failed) >= FAILED_KEPT:
                 del self._failed[next(iter(self._failed))]
@@ -279,77 +282,6 @@ class NodeAgent:
 
     def _ordered(self) -> tuple[DesiredContainer, ...]:
         return self._orders.containers if self._orders is not None else ()
-
-    # --- launching ----------------------------------------------------------------------------------------------------
-
-    def _launch(self, order: DesiredContainer) -> Launch:
-        namespace = self._client.subjects.namespace
-        environment = {
-            **self._reach,
-            "COORDINATOR_NAMESPACE": namespace,
-            "COORDINATOR_CONTAINER_ID": order.container_id,
-            "COORDINATOR_AGENT_TYPE": order.agent_type,
-            "COORDINATOR_NODE_ID": self.node_id,
-        }
-        for name, value in order.environment.items():
-            environment[name] = self._secret(value) if isinstance(value, Secret) else value
-        return Launch(
-            container_id=order.container_id,
-            generation=order.generation,
-            name=f"{namespace}-{order.container_id}-{order.generation}",
-            cluster=namespace,
-            epoch=f"{self._epoch[0]}.{self._epoch[1]}",
-            image=order.image,
-            command=order.command,
-            environment=environment,
-            cpu_millis=order.resources.cpu_millis,
-            memory_bytes=order.resources.memory_bytes,
-            stop_grace_s=order.stop_grace_s,
-        )
-
-    def _secret(self, reference: Secret) -> str:
-        """Read a secret of this node; its name has passed `ids`, so it cannot leave the folder."""
-        file = self._secrets / checked(reference.secret, "secret")
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            msg = f"secret {reference.secret!r} cannot be read on node {self.node_id}: put it into its secrets folder"
-            raise Refused(msg, reason="no_secret") from error
-        if len(content) > SECRET_BYTES_MAX:
-            msg = f"secret {reference.secret!r} has {len(content)} bytes: at most {SECRET_BYTES_MAX}"
-            raise Refused(msg, reason="no_secret")
-        return content.decode().removesuffix("\n")
-
-    # --- questions to this node ---------------------------------------------------------------------------------------
-
-    async def _answer(self, question: Any, message: Message) -> None:
-        try:
-            asked = msgspec.json.decode(message.data, type=NodeQuestion)
-            body: dict[str, Any] = {"ok": await question(asked)}
-        except UNREADABLE as error:
-            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"[:300]}}
-        except CoordinationError as error:
-            body = {"error": {"code": error.code, "message": error.message}}
-        if may_answer(message.reply):
-            self._client.bus.send(message.reply, msgspec.json.encode(body))
-
-    async def _logs(self, asked: NodeQuestion) -> list[str]:
-        return await self._runtime.logs(*await self._newest(asked), asked.lines)
-
-    async def _usage(self, asked: NodeQuestion) -> Any:
-        return await self._runtime.usage(*await self._newest(asked))
-
-    async def _newest(self, asked: NodeQuestion) -> _Key:
-        """Find the generation asked for, or the newest there is."""
-        checked(asked.container_id, "container_id")
-        found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
-        if asked.generation:
-            found = [one for one in found if one.generation == asked.generation]
-        if not found:
-            msg = f"node {self.node_id} has no container {asked.container_id!r} that was started and not removed"
-            raise NotFound(msg)
-        newest = max(found, key=lambda one: tuple(map(int, one.generation.split("."))))
-        return newest.container_id, newest.generation
 
 
 def _report(one: Observed) -> ObservedContainer:

@@ -26,25 +26,22 @@ import structlog
 
 from coordinator.client.client import Client, name_in
 from coordinator.commands.notices import LostLeases
-from coordinator.commands.task import ClaimTasks, ReleaseTask
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.ids import TimeOrderedIds
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
 from coordinator.worker.attempts import Attempts
+from coordinator.worker.claiming import Claiming
 from coordinator.worker.handlers import Handler, add_handler, handler_of, load_handlers
 from coordinator.worker.heartbeats import Heartbeats
-from events.errors import CoordinationError, Refused, Unavailable
+from events.errors import CoordinationError, Refused
 from events.ids import checked
-from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from coordinator.bus.subscription import Message
-    from coordinator.commands.worker import WorkerTerms
-    from projections.task import Task
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +50,8 @@ BEAT_S = 10.0
 BEATS_A_LEASE = 3.0
 """So that two beats may be lost."""
 DRAIN_S = 30.0
-CLAIM_WAIT_S = 20.0
-CLAIM_SLOTS_MAX = 500
 LEASES_A_BEAT = 1000
-RETRY_S = 0.5
-ORDER_TIMEOUT_S = 5.0
+DRAIN_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 2.0
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
@@ -107,11 +101,10 @@ class Worker:
         self._stopping = asyncio.Event()
         self._reason = "stopped"
         self._draining: asyncio.Timeout | None = None
-        self._registered = False
         self._client: Client
         self._tasks: asyncio.TaskGroup
         self._attempts: Attempts
-        self._beats: Heartbeats
+        self._claiming: Claiming
 
     @property
     def load(self) -> float:
@@ -182,35 +175,46 @@ class Worker:
 
     async def _run(self, client: Client) -> None:
         self._client = client
-        client.bus.on_reconnect.append(self._reconnected)
-        try:
-            async with Heartbeats.open(
-                self._beat,
-                every_s=self._beat_s,
-                url=self._url,
-                source="worker",
-                namespace=self._namespace,
-                name=self.worker_id,
-                creds=self._creds,
-                tls_ca=self._tls_ca,
-            ) as beats:
-                try:
-                    async with task_group() as self._tasks:
-                        await self._work(beats)
-                finally:
-                    await self._leave()
-        finally:
-            client.bus.on_reconnect.remove(self._reconnected)
+        async with Heartbeats.open(
+            self._beat,
+            every_s=self._beat_s,
+            url=self._url,
+            source="worker",
+            namespace=self._namespace,
+            name=self.worker_id,
+            creds=self._creds,
+            tls_ca=self._tls_ca,
+        ) as beats:
+            try:
+                async with task_group() as self._tasks:
+                    await self._work(beats)
+            finally:
+                await self._leave()
 
     async def _work(self, beats: Heartbeats) -> None:
-        self._beats = beats
         self._attempts = Attempts(
             self._handlers, self._client, self._tasks, worker_id=self.worker_id, slots=self._slots
         )
+        self._claiming = Claiming(
+            self._client,
+            self._attempts,
+            self._tasks,
+            registration=RegisterWorker(
+                worker_id=self.worker_id,
+                slots=self._slots,
+                handles=tuple(sorted(self._handlers)),
+                container_id=self._container_id,
+            ),
+            registered=lambda terms: beats.at_least_every(terms.lease_s / BEATS_A_LEASE),
+            stopping=self._stopping,
+            stop=self.stop,
+        )
+        # It may be given up and forgotten meanwhile, and what claims unregistered is offered every task.
+        self._client.bus.on_reconnect.append(self._claiming.register_again)
         notices = await self._client.bus.subscribe(
             self._client.subjects.notice("worker", self.worker_id), self._noticed
         )
-        claiming = self._tasks.create_task(self._keep_claiming())
+        claiming = self._tasks.create_task(self._claiming.run())
         stopping: asyncio.Future[Any] = self._tasks.create_task(self._stopping.wait())
         try:
             await asyncio.wait((stopping, beats.failed), return_when=asyncio.FIRST_COMPLETED)
@@ -222,8 +226,7 @@ class Worker:
                 waiting.cancel()
             await self._attempts.give_up()
             await notices.unsubscribe()
-
-    # --- beginning and claiming ---------------------------------------------------------------------------------------
+            self._client.bus.on_reconnect.remove(self._claiming.register_again)
 
     def _beat(self, client: Client) -> bool:
         """Renew what is held; runs in the heartbeats' thread, and takes its copy of the leases in one step."""
@@ -234,76 +237,6 @@ class Worker:
             client.beat_worker(self.worker_id, leases[at : at + LEASES_A_BEAT], load)
             for at in range(0, max(1, len(leases)), LEASES_A_BEAT)
         )
-
-    def _reconnected(self) -> None:
-        # It may have been given up and forgotten meanwhile, and what claims unregistered is offered every task.
-        self._registered = False
-
-    async def _register(self) -> None:
-        command = RegisterWorker(
-            worker_id=self.worker_id,
-            slots=self._slots,
-            handles=tuple(sorted(self._handlers)),
-            container_id=self._container_id,
-        )
-        self._registered = True
-        terms: WorkerTerms = await self._ask(command)
-        self._beats.at_least_every(terms.lease_s / BEATS_A_LEASE)
-        log.info("worker_registered", worker_id=self.worker_id, slots=self._slots, handles=command.handles)
-
-    async def _keep_claiming(self) -> None:
-        """Claim until stopped; a worker that was taken once does not end because a single claim is refused."""
-        was_taken = False
-        while not self._stopping.is_set():
-            try:
-                if not self._registered:
-                    await self._register()
-                for given in await self._claim():
-                    self._take(given)
-                was_taken = True
-            except Refused as error:
-                if error.reason == "worker_draining":
-                    self.stop("the coordinator drains it")
-                elif not was_taken:
-                    raise
-                else:
-                    log.warning("claim_refused", worker_id=self.worker_id, code=error.reason, why=error.message)
-                    await asyncio.sleep(RETRY_S)
-
-    async def _claim(self) -> list[Task]:
-        slots = min(await self._attempts.until_usable(), CLAIM_SLOTS_MAX)
-        command = ClaimTasks(claim_id=_ids.new("claim"), worker_id=self.worker_id, slots=slots, wait_s=CLAIM_WAIT_S)
-        given: list[Task] = await self._ask(command)
-        return given
-
-    async def _ask(self, command: RegisterWorker | ClaimTasks) -> Any:
-        """Ask until there is an answer, always with the same ids."""
-        while True:
-            try:
-                return await self._client.execute(command)
-            except Unavailable as error:
-                log.warning("coordinator_silent", worker_id=self.worker_id, why=error.message)
-                await asyncio.sleep(RETRY_S)
-
-    def _take(self, given: Task) -> None:
-        """Execute a task, or give it back when it came too late or has no handler here."""
-        if given.status is not TaskStatus.RUNNING or given.worker_id != self.worker_id:
-            return
-        if self._stopping.is_set():
-            self._tasks.create_task(self._release(given, "the worker drains"))
-        elif given.task_name in self._handlers:
-            self._attempts.start(given)
-        else:
-            self._registered = False
-            self._tasks.create_task(self._release(given, f"the worker has no handler for {given.task_name}"))
-
-    async def _release(self, given: Task, reason: str) -> None:
-        try:
-            await self._client.execute(
-                ReleaseTask(task_id=given.task_id, lease=given.lease, reason=reason), timeout_s=ORDER_TIMEOUT_S
-            )
-        except CoordinationError as error:
-            log.warning("release_failed", task_id=given.task_id, why=error.message)  # its lease will lapse
 
     def _noticed(self, message: Message) -> None:
         """Take a hint of the coordinator: leases that were lost."""
@@ -323,7 +256,7 @@ class Worker:
             async with asyncio.timeout(self._drain_s) as self._draining:
                 await self._end_claim(claiming)
                 for queued in self._attempts.take_queued():
-                    self._tasks.create_task(self._release(queued, "the worker drains"))
+                    self._tasks.create_task(self._claiming.release(queued, "the worker drains"))
                 await self._attempts.until_idle()
         except TimeoutError:
             log.warning("worker_gave_up", worker_id=self.worker_id, running=len(self.running))
@@ -336,7 +269,7 @@ class Worker:
         """
         with suppress(CoordinationError):
             await self._client.execute(
-                DrainWorker(worker_id=self.worker_id, reason=self._reason), timeout_s=ORDER_TIMEOUT_S
+                DrainWorker(worker_id=self.worker_id, reason=self._reason), timeout_s=DRAIN_TIMEOUT_S
             )
         claiming.cancel()
         await asyncio.wait([claiming])

@@ -145,7 +145,7 @@ async def test_an_agent_outlives_its_coordinator_and_its_connection(cluster: Clu
 async def test_an_agent_whose_worker_is_drained_stays_offered(cluster: Cluster, tmp_path: Path) -> None:
     """Draining a worker is not stopping its container: a process that ended would be started again, and undrained."""
     (tmp_path / "agent_handlers.py").write_text(HANDLERS)
-    first = "from coordinator.worker import worker; worker.CLAIM_WAIT_S = 0.5"
+    first = "from coordinator.worker import claiming; claiming.CLAIM_WAIT_S = 0.5"
     async with agent(cluster.url, first=first, COORDINATOR_HANDLERS=str(tmp_path / "agent_handlers.py")) as child:
         await run_task(cluster, "one", 1)
         await cluster.client.execute(GetTask(task_id="one", wait_s=PATIENCE_S))

@@ -1,0 +1,73 @@
+"""What a node answers about its containers, on `….node.<id>.<verb>`: logs and usage."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from coordinator.commands.node import NodeQuestion
+from events.codec import UNREADABLE
+from events.errors import CoordinationError, NotFound
+from events.ids import checked
+from events.subjects import may_answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from coordinator.bus.subscription import Message
+    from coordinator.client.client import Client
+    from coordinator.runtime import Runtime
+
+
+@asynccontextmanager
+async def answering(client: Client, runtime: Runtime, node_id: str) -> AsyncIterator[None]:
+    """Answer questions about the containers of *node_id* while the block runs."""
+    answers = _Answers(client, runtime, node_id)
+    subscriptions = [
+        await client.bus.subscribe(client.subjects.node(node_id, verb), partial(answers.answer, question))
+        for verb, question in (("logs", answers.logs), ("usage", answers.usage))
+    ]
+    try:
+        yield
+    finally:
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
+
+
+class _Answers:
+    def __init__(self, client: Client, runtime: Runtime, node_id: str) -> None:
+        self._client = client
+        self._runtime = runtime
+        self._node_id = node_id
+
+    async def answer(self, question: Any, message: Message) -> None:
+        try:
+            asked = msgspec.json.decode(message.data, type=NodeQuestion)
+            body: dict[str, Any] = {"ok": await question(asked)}
+        except UNREADABLE as error:
+            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"[:300]}}
+        except CoordinationError as error:
+            body = {"error": {"code": error.code, "message": error.message}}
+        if may_answer(message.reply):
+            self._client.bus.send(message.reply, msgspec.json.encode(body))
+
+    async def logs(self, asked: NodeQuestion) -> list[str]:
+        return await self._runtime.logs(*await self._newest(asked), asked.lines)
+
+    async def usage(self, asked: NodeQuestion) -> Any:
+        return await self._runtime.usage(*await self._newest(asked))
+
+    async def _newest(self, asked: NodeQuestion) -> tuple[str, str]:
+        """Find the generation asked for, or the newest there is."""
+        checked(asked.container_id, "container_id")
+        found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
+        if asked.generation:
+            found = [one for one in found if one.generation == asked.generation]
+        if not found:
+            msg = f"node {self._node_id} has no container {asked.container_id!r} that was started and not removed"
+            raise NotFound(msg)
+        newest = max(found, key=lambda one: tuple(map(int, one.generation.split("."))))
+        return newest.container_id, newest.generation
