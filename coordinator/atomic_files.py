@@ -16,8 +16,13 @@ def private_file(path: Path) -> BinaryIO:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file whole; after a power cut it is the old one or the new one."""
-    new = path.with_name(f"{path.name}.partial")
+    """
+    Replace a file whole, readable by its owner alone; after a power cut it is the old one or the new one.
+
+    Raises:
+        OSError: it cannot be written; the old one is untouched.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with private_file(new) as file:
         file.write(data)
         file.flush()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from coordinator.atomic_files import write_whole
 from coordinator.ids import TimeOrderedIds
 from events.codec import UNREADABLE
 from events.errors import Refused
@@ -141,15 +142,9 @@ class Home:
             return None
 
     def _write(self, file: Path, content: bytes) -> None:
-        """Replace a file whole, readable by its owner alone; after a power cut it is the old one or the new one."""
-        new = file.with_name(f"{file.name}.{os.getpid()}.new")
+        """Replace a file whole, or say that this is no place to write to."""
         try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(fd)
-            new.replace(file)
+            write_whole(file, content)
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -24,11 +24,11 @@ from coordinator.archive.manifest import Contents, read_contents, read_snapshot,
 from coordinator.archive.segments import SegmentWriter, read_records
 from coordinator.bus.jetstream import ApiError
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal.search import first_since
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal
 from events.codec import rfc3339
+from events.errors import Corrupt, Refused, Unavailable
 from projections.source import chain_after
 from projections.world import FOLD_VERSION, World
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import msgspec
 
 from coordinator.atomic_files import write_whole
-from coordinator.errors import Corrupt, Refused
 from coordinator.journal.snapshots import Archived, Packer, unpacked
 from events.base import Position
 from events.codec import UNREADABLE
+from events.errors import Corrupt, Refused
 from projections.snapshot import pieces
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import msgspec
 
 from coordinator.archive.manifest import Segment, damaged, inside
 from coordinator.atomic_files import private_file
-from coordinator.errors import Corrupt
 from events.codec import UNREADABLE
+from events.errors import Corrupt
 from projections.source import Record, chain_after
 
 if TYPE_CHECKING:

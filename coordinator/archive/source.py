@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from coordinator.archive.manifest import read_contents
 from coordinator.archive.segments import read_records
-from coordinator.errors import Corrupt
+from events.errors import Corrupt
 from projections.source import Bounds
 
 if TYPE_CHECKING:

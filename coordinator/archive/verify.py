@@ -9,7 +9,7 @@ import msgspec
 from coordinator.archive.manifest import Contents, read_contents, read_snapshot
 from coordinator.archive.segments import read_records
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt, NotFound
+from events.errors import Corrupt, NotFound
 from projections.world import FOLD_VERSION, World
 
 if TYPE_CHECKING:

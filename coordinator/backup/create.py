@@ -18,11 +18,11 @@ from coordinator.archive.manifest import Contents, write_contents, write_snapsho
 from coordinator.archive.segments import SegmentWriter
 from coordinator.atomic_files import sync_folder
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt, Refused
 from coordinator.journal.replay import check_archived
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from events.codec import rfc3339
+from events.errors import Corrupt, Refused
 from projections.source import GENESIS
 from projections.world import World
 

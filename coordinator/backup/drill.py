@@ -21,9 +21,9 @@ from coordinator.backup.create import create
 from coordinator.backup.restore import restore
 from coordinator.bus.connection import Bus
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt
 from coordinator.journal.stream import NatsJournal
 from coordinator.nats_server.server import EmbeddedServer
+from events.errors import Corrupt
 from projections.history import replay_digest
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from coordinator.archive.segments import read_records
 from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
-from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership.lease import Lease
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
+from events.errors import CoordinationError, Refused, Unavailable
 from projections.source import GENESIS, Bounds
 from projections.world import FOLD_VERSION, World
 

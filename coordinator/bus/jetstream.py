@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.errors import CoordinationError, Unavailable
+from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

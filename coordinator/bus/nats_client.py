@@ -21,8 +21,8 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from coordinator.errors import Refused
 from events.cancellation import heeded
+from events.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from coordinator.bus.jetstream import NANOSECONDS
-from coordinator.errors import Unavailable
 from coordinator.ids import TimeOrderedIds
+from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

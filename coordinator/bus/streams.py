@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_STREAM, SERVER_TROUBLE, ApiError
-from coordinator.errors import Refused, Unavailable
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -37,12 +37,14 @@ class GetStats(Question, frozen=True, kw_only=True, gc=False):
     """Ask for the cluster's counts."""
 
     KIND, VERB, Answer = "coordinator", "stats", ClusterStats
+    FOR = frozenset({"domain", "monitor", "coordinator", "follower", "worker", "agents", "node"})
 
 
 class AcceptSilence(Command, frozen=True, kw_only=True, gc=False):
     """Say that those of one kind that fell silent together are gone: they are given up now."""
 
     KIND, VERB = "coordinator", "accept_silence"
+    FOR = frozenset()
 
     kind: Watched
     reason: str = ""

@@ -19,6 +19,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     Answer: ClassVar[Any] = None
     IS_QUESTION: ClassVar[bool] = False
     """Questions are answered from the world as it stands; they are never decided."""
+    FOR: ClassVar[frozenset[str]] = frozenset({"domain"})
+    """The roles that may send it besides the administrator's: what credentials of a role permit on NATS."""
     REMEMBERED: ClassVar[bool] = False
     """Whether repeats are known by their command id, because the order makes nothing with an id of its own."""
 
@@ -27,3 +29,4 @@ class Question(Command, frozen=True, kw_only=True, gc=False):
     """Something asked; nothing changes by it."""
 
     IS_QUESTION = True
+    FOR = frozenset({"domain", "monitor"})

@@ -14,6 +14,7 @@ class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
     """Offer a node's capacity; again with other facts replaces them."""
 
     KIND, VERB = "node", "register"
+    FOR = frozenset({"node"})
 
     node_id: str
     capacity: Resources
@@ -69,6 +70,7 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
     """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders
+    FOR = frozenset({"node"})
 
     node_id: str
     observed: tuple[ObservedContainer, ...] = ()
@@ -79,6 +81,7 @@ class CordonNode(Command, frozen=True, kw_only=True, gc=False):
     """Give the node no new containers."""
 
     KIND, VERB = "node", "cordon"
+    FOR = frozenset()
 
     node_id: str
     reason: str = ""
@@ -88,6 +91,7 @@ class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
     """Give the node containers again."""
 
     KIND, VERB = "node", "uncordon"
+    FOR = frozenset()
 
     node_id: str
 

@@ -11,6 +11,7 @@ class DefinePool(Command, frozen=True, kw_only=True, gc=False):
     """Give a pool its capacity."""
 
     KIND, VERB, Answer = "pool", "define", Pool
+    FOR = frozenset()
 
     pool_id: str
     capacity: Resources

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from coordinator.errors import Refused
 from events.codec import UNREADABLE
-from events.errors import shown
+from events.errors import Refused, shown
 
 QUOTED_CHARS = 200
 

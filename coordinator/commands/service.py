@@ -13,6 +13,7 @@ class RegisterService(Command, frozen=True, kw_only=True, gc=False):
     """Offer a service instance; again with other facts replaces them."""
 
     KIND, VERB, Answer = "service", "register", str
+    FOR = frozenset({"domain", "agents"})
 
     service_id: str
     service_name: str
@@ -31,6 +32,7 @@ class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
     """Take a service instance off."""
 
     KIND, VERB = "service", "deregister"
+    FOR = frozenset({"domain", "agents"})
 
     service_id: str
     reason: str = "requested"
@@ -40,6 +42,7 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
     """Tell that a service instance lives; nothing enters the journal unless its health changes by it."""
 
     KIND, VERB = "service", "heartbeat"
+    FOR = frozenset({"domain", "agents"})
 
     service_id: str
     load: float = 0.0
@@ -51,6 +54,7 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
     """Report the outcome of one health check; the coordinator decides what it means."""
 
     KIND, VERB = "service", "check"
+    FOR = frozenset({"domain", "follower"})
 
     service_id: str
     ok: bool
@@ -83,6 +87,7 @@ class FindServices(Question, frozen=True, kw_only=True, gc=False):
     """
 
     KIND, VERB, Answer = "service", "find", list[ServiceView]
+    FOR = frozenset({"domain", "monitor", "agents", "follower"})
 
     service_name: str = ""
     service_type: str = ""
@@ -96,6 +101,7 @@ class GetService(Question, frozen=True, kw_only=True, gc=False):
     """Ask for one service instance."""
 
     KIND, VERB, Answer = "service", "get", ServiceView
+    FOR = frozenset({"domain", "monitor", "agents", "follower"})
 
     service_id: str
 
@@ -115,6 +121,7 @@ class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
     """Ask for the last outcomes of a service's health checks, newest first."""
 
     KIND, VERB, Answer = "service", "history", list[CheckOutcome]
+    FOR = frozenset({"domain", "monitor", "agents"})
 
     service_id: str
     limit: int = 50

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from coordinator.commands.command import Command, Question
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
@@ -28,6 +30,7 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     """Ask for up to `slots` tasks for a worker and wait up to `wait_s` for the first."""
 
     KIND, VERB, Answer = "task", "claim", list[Task]
+    FOR = frozenset({"domain", "worker", "agents"})
 
     claim_id: str
     worker_id: str
@@ -40,6 +43,7 @@ class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):
     """Take a claim back whose answer nobody waits for any more; what it was given goes back to the queue."""
 
     KIND, VERB = "task", "withdraw"
+    FOR = frozenset({"domain", "worker", "agents"})
 
     claim_id: str
     worker_id: str
@@ -49,6 +53,7 @@ class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
     """Report that the attempt under `lease` ended well; without a lease only where nobody holds one."""
 
     KIND, VERB = "task", "complete"
+    FOR = frozenset({"domain", "worker", "agents"})
 
     task_id: str
     lease: str = ""
@@ -61,6 +66,7 @@ class FailTask(Command, frozen=True, kw_only=True, gc=False):
     """Report that the attempt under `lease` failed; it is tried again while retries are left, unless not `retry`."""
 
     KIND, VERB, Answer, REMEMBERED = "task", "fail", TaskStatus, True
+    FOR = frozenset({"domain", "worker", "agents"})
 
     task_id: str
     error: str
@@ -73,6 +79,7 @@ class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
     """Give an attempt back unstarted; it does not count as a try."""
 
     KIND, VERB, REMEMBERED = "task", "release", True
+    FOR = frozenset({"domain", "worker", "agents"})
 
     task_id: str
     lease: str
@@ -83,6 +90,7 @@ class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
     """Report how far the attempt under `lease` is, 0 to 1."""
 
     KIND, VERB = "task", "progress"
+    FOR = frozenset({"domain", "worker", "agents"})
 
     task_id: str
     lease: str
@@ -115,3 +123,13 @@ class ListTasks(Question, frozen=True, kw_only=True, gc=False):
 
     status: TaskStatus | None = None
     limit: int = 100
+
+
+class SchedulingStrategy(Enum):
+    """In which order tasks are taken, and which waiting worker is served first."""
+
+    FIFO = "fifo"
+    PRIORITY = "priority"
+    ROUND_ROBIN = "round_robin"
+    LEAST_LOADED = "least_loaded"
+    WEIGHTED_ROUND_ROBIN = "weighted_round_robin"

@@ -19,6 +19,7 @@ class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
     """Offer a worker; again with other limits replaces them."""
 
     KIND, VERB, Answer = "worker", "register", WorkerTerms
+    FOR = frozenset({"domain", "worker", "agents"})
 
     worker_id: str
     slots: int | None = None
@@ -31,6 +32,7 @@ class DrainWorker(Command, frozen=True, kw_only=True, gc=False):
     """Give the worker no new tasks."""
 
     KIND, VERB = "worker", "drain"
+    FOR = frozenset({"domain", "worker", "agents"})
 
     worker_id: str
     reason: str = ""
@@ -40,6 +42,7 @@ class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
     """Take the worker off; what it still held goes back to the queue."""
 
     KIND, VERB = "worker", "leave"
+    FOR = frozenset({"domain", "worker", "agents"})
 
     worker_id: str
     reason: str = ""

@@ -50,8 +50,6 @@ LEASE_CHARS_MAX = 80
 """No lease that was ever given is longer: a claim's id and two numbers."""
 
 
-STRATEGIES = ("fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin")
-
 _is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 

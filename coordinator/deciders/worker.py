@@ -6,12 +6,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from coordinator.commands.command import Command
-from coordinator.commands.task import ClaimTasks, WithdrawClaim
+from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders.rules import Decider, Teller
 from coordinator.deciders.silence import is_held, patience_s
-from coordinator.deciders.task import STRATEGIES, released
+from coordinator.deciders.task import released
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RELEASED_AT_ONCE = 500
 MOST_WORKERS = 100_000
+STRATEGIES = frozenset(strategy.value for strategy in SchedulingStrategy)
 
 
 def register(world: World, command: RegisterWorker, context: Context) -> Events:
@@ -96,7 +97,9 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
     check_number("slots", command.slots, 1, context.rules.claim_slots_max)
     check_number("wait_s", command.wait_s, 0.0, context.rules.claim_wait_max_s)
     if command.strategy and command.strategy not in STRATEGIES:
-        msg = f"strategy {command.strategy[:40]!r} is not known: use {', '.join(STRATEGIES)}"
+        msg = (
+            f"strategy {command.strategy[:40]!r} is not known: use {', '.join(one.value for one in SchedulingStrategy)}"
+        )
         raise Refused(msg, reason="bad_strategy")
     if claimed := world.indexes.claims.get(command.claim_id):
         if world.tasks[claimed[0]].worker_id == command.worker_id:

@@ -26,7 +26,6 @@ from coordinator.clock import SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
-from coordinator.errors import CoordinationError, Unavailable
 from coordinator.follower.feed import feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
@@ -34,6 +33,7 @@ from coordinator.journal.stream import HEADER_BYTES, NatsJournal, stream_config
 from coordinator.leadership.lease import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.processes.follower import feed_limits
+from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown
-from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.witnesses import seen_by_store
+from events.errors import Corrupt, Unavailable
 from projections.projector import Projector, ProjectorLimits
 from projections.store.port import KINDS, STORE_BUSY
 from projections.store.sqlite import SqliteStore

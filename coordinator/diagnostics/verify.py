@@ -17,7 +17,6 @@ from coordinator.archive.source import ArchiveSource
 from coordinator.clock import SystemClock
 from coordinator.diagnostics.findings import Finding, State, fail, ok, unknown, warn
 from coordinator.diagnostics.read_model import CHECK, compare_store
-from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.replay import check_archived
 from coordinator.journal.slots import NO_JOURNAL
@@ -26,6 +25,7 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.journal.witnesses import chain_at, is_of_another, seen_by_feed, seen_by_store
 from events.codec import rfc3339
 from events.coordinator import EpochClaim
+from events.errors import Corrupt, Refused, Unavailable
 from projections.source import GENESIS
 from projections.world import FOLD_VERSION, World
 

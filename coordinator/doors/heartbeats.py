@@ -17,9 +17,8 @@ from coordinator.bus.subscription import Message
 from coordinator.commands.service import ServiceLoad
 from coordinator.commands.validation import check_number
 from coordinator.doors.dropped import Dropped
-from coordinator.errors import CoordinationError
 from events.codec import ENVELOPES, UNREADABLE
-from events.errors import Refused
+from events.errors import CoordinationError, Refused
 from events.ids import checked
 from events.service import ServiceHeartbeat
 from events.subjects import Subjects

@@ -25,13 +25,13 @@ from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
-from coordinator.errors import CoordinationError, Refused, Unavailable
 from coordinator.follower.feed_chain import OVERTAKEN, Chain, ChainLimits
 from coordinator.ids import TimeOrderedIds
 from coordinator.journal.search import first_commit, first_since, generation_of
 from coordinator.task_groups import task_group
 from events import codec
 from events.base import Position
+from events.errors import CoordinationError, Refused, Unavailable
 from projections.source import ChainCheck
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import msgspec
 
 from coordinator.bus.jetstream import WRONG_LAST_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, ack_of
-from coordinator.errors import Unavailable
+from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -18,7 +18,6 @@ import structlog
 
 from coordinator.archive.source import ArchiveSource
 from coordinator.bus.connection import Bus
-from coordinator.errors import CoordinationError, Unavailable
 from coordinator.follower.feed import Feed
 from coordinator.follower.lag import lag
 from coordinator.follower.read_door import ReadDoor, ReadLimits
@@ -26,6 +25,7 @@ from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
+from events.errors import CoordinationError, Unavailable
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
 from projections.store.port import StoreUnfit

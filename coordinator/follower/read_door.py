@@ -35,9 +35,9 @@ import structlog
 
 from coordinator.commands.reads import Events, Get, HowFarBehind, List, Wait, WhichPosition, _bounded, decode_question
 from coordinator.commands.wire import encode_answer
-from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.task_groups import task_group
 from events.base import START, Position
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 from events.subjects import may_answer
 

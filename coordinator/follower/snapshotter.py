@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
-from coordinator.errors import CoordinationError
+from events.errors import CoordinationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import structlog
 
 from coordinator.client.service_list import list_services
-from coordinator.errors import CoordinationError, NotFound, Refused
 from coordinator.health.outcome import report_of
 from coordinator.health.probes import Prober
 from coordinator.task_groups import task_group
+from events.errors import CoordinationError, NotFound, Refused
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import structlog
 
-from coordinator.errors import Corrupt, Refused
 from coordinator.journal.witnesses import Seen
+from events.errors import Corrupt, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

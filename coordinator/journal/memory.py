@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from coordinator.errors import Corrupt, Unavailable
 from coordinator.ids import Ids
 from coordinator.journal.slots import Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
+from events.errors import Corrupt, Unavailable
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import structlog
 
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
-from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.slots import NO_JOURNAL
+from events.errors import Corrupt, Unavailable
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:

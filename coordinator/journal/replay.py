@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator.errors import Corrupt
+from events.errors import Corrupt
 from projections.world import World
 
 if TYPE_CHECKING:

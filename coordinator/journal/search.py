@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from coordinator.errors import Unavailable
 from events import codec
+from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, assert_never
 import msgspec
 import structlog
 
-from coordinator.errors import CoordinationError, Corrupt, Unavailable
 from coordinator.ids import Ids, TimeOrderedIds
+from events.errors import CoordinationError, Corrupt, Unavailable
 from projections.source import Bounds, CommitSource, Record
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ import structlog
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
-from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.reader import STALE_LEADER_S
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339
+from events.errors import Corrupt, Unavailable
 from projections.snapshot import pieces
 from projections.source import chain_after
 from projections.world import FOLD_VERSION

@@ -23,10 +23,10 @@ from coordinator.bus.jetstream import (
 from coordinator.bus.pull_consumer import ReadLimits
 from coordinator.bus.streams import ensure_stream
 from coordinator.bus.subscription import Message
-from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.ids import Ids
 from coordinator.journal.reader import STALE_LEADER_S, JournalReader
 from coordinator.journal.slots import NO_JOURNAL, Draft, Epoch, Outcome, SlotWriter, Stored, Undecided, WrongLast
+from events.errors import Corrupt, Refused, Unavailable
 from projections.source import Bounds, Record
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.subscription import Message
-from coordinator.errors import Unavailable
+from events.errors import Unavailable
 from projections.source import chain_after
 
 if TYPE_CHECKING:

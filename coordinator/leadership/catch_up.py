@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.bus.jetstream import NO_STREAM, ApiError, key_stream
-from coordinator.errors import Corrupt, Unavailable
 from coordinator.journal.reader import STALE_LEADER_S
 from coordinator.journal.replay import begun, fold
 from coordinator.journal.slots import NO_JOURNAL
 from coordinator.journal.witnesses import Seen, chain_at, is_of_another, seen_by_feed, seen_by_store
+from events.errors import Corrupt, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.bus.connection import Bus

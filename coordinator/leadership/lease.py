@@ -21,8 +21,8 @@ from coordinator.bus.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError,
 from coordinator.bus.streams import ensure_stream
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
-from coordinator.errors import Refused, Unavailable
 from coordinator.ids import Ids, TimeOrderedIds
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from coordinator.errors import Refused
+from events.errors import Refused
 
 log = structlog.get_logger(__name__)
 

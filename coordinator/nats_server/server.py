@@ -24,8 +24,8 @@ import msgspec
 import structlog
 
 from coordinator import guard
-from coordinator.errors import Refused, Unavailable
 from coordinator.nats_server.find import Version, dotted, find_server, server_version
+from events.errors import Refused, Unavailable
 
 log = structlog.get_logger(__name__)
 

@@ -45,9 +45,9 @@ async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
 
 async def clear(folder: Path, runtime: str, namespace: str) -> None:
     """End every container that has its files in *folder*, then remove it."""
-    from coordinator.errors import CoordinationError
     from coordinator.home import Home
     from coordinator.processes.node import open_runtime
+    from events.errors import CoordinationError
 
     try:
         async with open_runtime(runtime, Home(folder), namespace=namespace) as opened:

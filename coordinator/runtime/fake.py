@@ -16,7 +16,6 @@ from typing import Self
 
 import msgspec
 
-from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.runtime.launch_checks import (
     LOG_LINES_MAX,
     check_grace,
@@ -26,6 +25,7 @@ from coordinator.runtime.launch_checks import (
     check_timeout,
 )
 from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch, Lines, Observed, RuntimeState, Usage
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
 _FIRST_PID = 1_000

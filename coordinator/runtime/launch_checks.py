@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import re
 
-from coordinator.errors import Refused
 from coordinator.runtime.protocol import Launch
+from events.errors import Refused
 from events.ids import checked
 
 ARGUMENTS_MAX = 1_024

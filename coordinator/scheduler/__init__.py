@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from coordinator.commands.task import SchedulingStrategy
     from coordinator.scheduler.resource_allocator import ResourceAllocator
-    from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy, SchedulingStrategy
+    from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.task import TaskStatus
 
@@ -26,7 +27,7 @@ __getattr__ = lazy_exports(
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
-        "SchedulingStrategy": "coordinator.scheduler.scheduling_policy",
+        "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",

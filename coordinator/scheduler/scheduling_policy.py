@@ -13,37 +13,22 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from coordinator.commands.task import SchedulingStrategy
 from events.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class SchedulingStrategy(Enum):
-    """In which order tasks are taken, and which waiting worker is served first."""
-
-    FIFO = "fifo"
-    PRIORITY = "priority"
-    ROUND_ROBIN = "round_robin"
-    LEAST_LOADED = "least_loaded"
-    WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
-
-
 class PolicyType(Enum):
     """What a `SchedulingPolicy` goes by; CUSTOM is for subclasses."""
 
-    FIFO = "fifo"
-    PRIORITY = "priority"
-    ROUND_ROBIN = "round_robin"
-    LEAST_LOADED = "least_loaded"
-    WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
+    FIFO = SchedulingStrategy.FIFO.value
+    PRIORITY = SchedulingStrategy.PRIORITY.value
+    ROUND_ROBIN = SchedulingStrategy.ROUND_ROBIN.value
+    LEAST_LOADED = SchedulingStrategy.LEAST_LOADED.value
+    WEIGHTED_ROUND_ROBIN = SchedulingStrategy.WEIGHTED_ROUND_ROBIN.value
     CUSTOM = "custom"
-
-
-# --- placing ----------------------------------------------------------------------------------------------------------
-
-
-# --- for users --------------------------------------------------------------------------------------------------------
 
 
 class SchedulingPolicy:

@@ -21,9 +21,9 @@ from coordinator.commands.task import (
     GetTask,
     ListTasks,
     ProgressTask,
+    SchedulingStrategy,
     SubmitTask,
 )
-from coordinator.scheduler.scheduling_policy import SchedulingStrategy
 from events.errors import NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus

@@ -11,7 +11,6 @@ again: another key would lock its user out.
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from coordinator.atomic_files import write_whole
 from coordinator.security.permissions import NAMED, user_of
 from coordinator.security.server_config import Known, accounts_conf, server_conf, tls_conf
 from events.codec import UNREADABLE
@@ -208,15 +208,9 @@ class AuthDirectory:
             self._write(self.path / name, content)
 
     def _write(self, file: Path, content: bytes) -> None:
-        """Replace a file whole, for its owner alone; after a power cut it is the old one or the new one."""
-        new = file.with_name(f"{file.name}.{os.getpid()}.new")
+        """Replace a file whole, or say that this is no place to write to."""
         try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(fd)
-            new.replace(file)
+            write_whole(file, content)
         except OSError as error:
             msg = f"{file} cannot be written: {error.strerror}; name a directory of your own"
             raise Refused(msg, reason="bad_directory") from error

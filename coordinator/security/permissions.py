@@ -35,26 +35,8 @@ INBOXES_ALL = "_INBOX.>"
 IMPORTED_REPLIES = "_R_.>"
 """What NATS makes of the reply subject of a request from another account."""
 
-_WORKS = frozenset({"claim_tasks", "withdraw_claim", "complete_task", "fail_task", "release_task", "progress_task"})
-_WORKS |= {"register_worker", "drain_worker", "leave_worker", "get_stats"}
-_OFFERS = frozenset({"register_service", "deregister_service", "heartbeat_service"})
-_FINDS = frozenset({"find_services", "get_service", "get_health_history"})
-_CHECKS = frozenset({"report_check", "find_services", "get_service", "get_stats"})
-_NODE = frozenset({"register_node", "sync_node"})
-_QUESTIONS = frozenset(name for name, command in COMMANDS.items() if command.IS_QUESTION)
-# What only the cluster's own parts and its administrator give orders about.
-_OWN = _NODE | {"accept_silence", "cordon_node", "uncordon_node", "define_pool"}
-
 COMMANDS_OF: dict[str, frozenset[str]] = {
-    "coordinator": frozenset({"get_stats"}),
-    "follower": _CHECKS,
-    "archive": frozenset(),
-    "admin": frozenset(COMMANDS),
-    "domain": frozenset(COMMANDS) - _OWN,
-    "worker": _WORKS,
-    "agents": _WORKS | _OFFERS | _FINDS,
-    "node": _NODE | {"get_stats"},
-    "monitor": _QUESTIONS,
+    role: frozenset(name for name, command in COMMANDS.items() if role in {"admin", *command.FOR}) for role in ROLES
 }
 """Which orders and questions each role may send; who of a role may do less is told by the settings of `security`."""
 

@@ -7,7 +7,7 @@ import re
 import shlex
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from coordinator.commands.task import SchedulingStrategy
 from events.errors import Refused
 from events.ids import checked
 from events.resources import Resources
@@ -180,6 +181,10 @@ def _advice(refused: Refused) -> str:
 
 
 AnyCase = BeforeValidator(_lower)
+if TYPE_CHECKING:
+    Strategy = str
+else:
+    Strategy = Annotated[Literal[tuple(one.value for one in SchedulingStrategy)], AnyCase]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Location = Annotated[Path, AfterValidator(_path)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]

@@ -24,6 +24,7 @@ from coordinator.settings.fields import (
     NodeId,
     Replicas,
     Section,
+    Strategy,
     Urls,
     number,
     plain,
@@ -84,9 +85,7 @@ class SchedulerSettings(Section):
 
     max_concurrent_tasks: int = number(_RULES.max_concurrent_tasks, 1, 1_000_000, "tasks that may run at a time")
     task_timeout_check_interval: float = number(30.0, 0.05, 3600.0, "seconds at most between two looks at deadlines")
-    default_strategy: Annotated[
-        Literal["fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin"], AnyCase
-    ] = plain(_RULES.default_strategy, "order of tasks for claims that name none")
+    default_strategy: Strategy = plain(_RULES.default_strategy, "order of tasks for claims that name none")
     max_retries: int = number(_RULES.max_retries, 0, 1000, "further attempts for tasks that say nothing of it")
     retry_backoff_s: float = number(
         _RULES.retry_backoff_s, 0.0, 3600.0, "pause before the first retry at most; it doubles each time"

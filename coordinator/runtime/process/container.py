@@ -17,13 +17,13 @@ from pathlib import Path
 
 import structlog
 
-from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.directory import Identity, Outcome, Record
 from coordinator.runtime.process.group import ProcessGroup, reap, send
 from coordinator.runtime.process.log import tail
 from coordinator.runtime.process.table import ProcessTable
 from coordinator.runtime.protocol import Observed, RuntimeState, Usage
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
 
 _SIGNAL_TIMEOUT_S = 1.0
 _FIRST_WAIT_S = 0.001

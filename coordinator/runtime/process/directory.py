@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from coordinator.errors import Unavailable
 from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch
+from events.errors import Unavailable
 
 LOG = "log"
 WORK = "work"

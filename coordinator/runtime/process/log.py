@@ -12,8 +12,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from coordinator.errors import Unavailable
 from coordinator.runtime.process.directory import LOG
+from events.errors import Unavailable
 
 _OLDER = "log.1"
 _TAIL_BYTES = 1024 * 1024

@@ -26,7 +26,6 @@ from typing import Self
 import structlog
 
 from coordinator.clock import Clock, SystemClock
-from coordinator.errors import CoordinationError, NotFound, Refused, Unavailable
 from coordinator.runtime.launch_checks import check_grace, check_key, check_launch, check_lines, check_timeout
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.container import ProcessContainer
@@ -35,6 +34,7 @@ from coordinator.runtime.process.log import create_log, rotate, tail
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
 _BASE_VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}

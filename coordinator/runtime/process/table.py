@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from coordinator.errors import Unavailable
+from events.errors import Unavailable
 
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"

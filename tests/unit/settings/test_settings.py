@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import logs
+from coordinator.commands.task import SchedulingStrategy
 from coordinator.deciders.rules import AgentType, Limits, Rules
-from coordinator.deciders.task import STRATEGIES
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.processes.coordinator import limits_of, rules_of
 from coordinator.settings.file import FILE_BYTES_MOST, find_file
@@ -260,7 +260,9 @@ class TestRulesAndLimits:
 
     def test_agrees_with_others(self) -> None:
         """What stands here and elsewhere is the same there."""
-        assert get_args(KNOWN_KEYS["scheduler.default_strategy"].annotation) == STRATEGIES
+        assert get_args(KNOWN_KEYS["scheduler.default_strategy"].annotation) == tuple(
+            one.value for one in SchedulingStrategy
+        )
         assert get_args(KNOWN_KEYS["log.level"].annotation) == tuple(logs.LEVELS)
         assert get_args(KNOWN_KEYS["log.format"].annotation) == logs.FORMATS
         lease = load().leadership
