@@ -38,7 +38,7 @@ RETRY_S = 0.5
 GOODBYE_S = 2.0
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Where and as what this agent runs."""
 
     url: str
@@ -52,7 +52,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: str | None = None
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Place:
+    def read(cls, environment: Mapping[str, str]) -> AgentPlace:
         """
         Read it from the environment that the node agent gives.
 
@@ -83,7 +83,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 _NEEDED = ("COORDINATOR_URL", "COORDINATOR_CONTAINER_ID", "COORDINATOR_AGENT_TYPE", "COORDINATOR_NODE_ID")
 
 
-async def run_agent(place: Place) -> None:
+async def run_agent(place: AgentPlace) -> None:
     """
     Be an agent until told to stop.
 
@@ -125,7 +125,7 @@ async def run_agent(place: Place) -> None:
         await _withdraw(client, place)
 
 
-def _worker(place: Place) -> Worker | None:
+def _worker(place: AgentPlace) -> Worker | None:
     if not place.handlers:
         return None
     worker = Worker(
@@ -145,12 +145,12 @@ def _worker(place: Place) -> Worker | None:
     return worker
 
 
-def _beat(client: Client, place: Place, worker: Worker | None) -> None:
+def _beat(client: Client, place: AgentPlace, worker: Worker | None) -> None:
     load, running = (worker.load, len(worker.running)) if worker is not None else (0.0, 0)
     client.beat_service(place.container_id, load=load, connections=running)
 
 
-async def _keep_offering(client: Client, place: Place, worker: Worker | None) -> None:
+async def _keep_offering(client: Client, place: AgentPlace, worker: Worker | None) -> None:
     """Register, beat, and register anew now and then, for ever."""
     command = RegisterService(
         service_id=place.container_id,
@@ -174,7 +174,7 @@ async def _keep_offering(client: Client, place: Place, worker: Worker | None) ->
             await asyncio.sleep(BEAT_S)
 
 
-async def _withdraw(client: Client, place: Place) -> None:
+async def _withdraw(client: Client, place: AgentPlace) -> None:
     try:
         await client.execute(
             DeregisterService(service_id=place.container_id, reason="its container stopped"), timeout_s=GOODBYE_S
@@ -187,7 +187,7 @@ def main() -> None:
     """Run the agent this process's environment describes; exit 1 when it cannot be one."""
     configure("info", "json")
     try:
-        asyncio.run(run_agent(Place.read(os.environ)))
+        asyncio.run(run_agent(AgentPlace.read(os.environ)))
     except CoordinationError as error:
         sys.exit(f"coordinator.agent: {error.message}")
 

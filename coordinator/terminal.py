@@ -22,7 +22,7 @@ def clean(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def _escaped(one: str) -> str:
+def escaped(one: str) -> str:
     """Write a character as JSON may: above the first 65,536 as the two halves that UTF-16 makes of it."""
     code = ord(one)
     if code <= _BMP:

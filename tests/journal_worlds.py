@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import NamedTuple
 
 from coordinator.bus.connection import Bus
-from coordinator.bus.pull_consumer import ReadLimits
+from coordinator.bus.pull_consumer import PullLimits
 from coordinator.journal.memory import MemoryJournal, MemoryStream
 from coordinator.journal.slots import Epoch, Journal
 from coordinator.journal.stream import NatsJournal
 from events.subjects import Subjects
 from projections.source import GENESIS, CommitSource, Record, chain_after
 
-LIMITS = ReadLimits(heartbeat_s=0.4, look_s=0.8, pull_messages=200, answer_timeout_s=1.0)
+LIMITS = PullLimits(heartbeat_s=0.4, look_s=0.8, pull_messages=200, answer_timeout_s=1.0)
 """Small and quick, so that a test sees every branch."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.runtime import Launch
+from coordinator.runtime.protocol import Launch
 
 CLUSTER = "cluster-1"
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.runtime import Observed, ProcessRuntime, RuntimeState
+from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import process_table
+from coordinator.runtime.protocol import Observed, RuntimeState
 from tests.launches import CLUSTER
 
 if TYPE_CHECKING:

@@ -68,6 +68,18 @@ ALLOWED: dict[str, dict[str, str]] = {
     "contract": {
         "events/credentials.py": "signs by `cryptography`, imported when there is something to sign",
     },
+    "two_words": {
+        "projections/worker.py": "named like the other states; `Worker` of the SDK is what users import",
+        "coordinator/worker/handlers.py": "`Context` of the SDK is what users import; that of deciders stays inside",
+    },
+    "second_list": {
+        "coordinator/__init__.py": "a public face",
+        "coordinator/container/__init__.py": "a public face",
+        "coordinator/registry/__init__.py": "a public face",
+        "coordinator/scheduler/__init__.py": "a public face",
+        "coordinator/worker/__init__.py": "a public face",
+        "coordinator/errors.py": "the public name of the error family, which events define",
+    },
     "loose_task": {
         "coordinator/app/app.py": "the app outlives the call that first needed it: one task, awaited at its end",
     },
@@ -84,8 +96,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "subject": {
         "events/subjects.py": "the only place where a subject is spelled",
-        "coordinator/journal/stream.py": "JetStream's own API",
         "coordinator/bus/connection.py": "JetStream's own API",
+        "coordinator/bus/streams.py": "JetStream's own API",
+        "coordinator/bus/pull_consumer.py": "JetStream's own API",
         "coordinator/bus/jetstream.py": "JetStream's own names",
         "coordinator/security/permissions.py": "patterns of JetStream's own API",
     },
@@ -380,6 +393,38 @@ def _contract(source: Source) -> Iterator[tuple[int, str]]:
             )
 
 
+# ---- names
+
+
+@_per_file("private", _is_ours)
+def _private(source: Source) -> Iterator[tuple[int, str]]:
+    for found in source.imports:
+        is_private = found.name.startswith("_") and not found.name.startswith("__")
+        if found.root in OURS and is_private:
+            yield found.line, f"imports `{found.name}` of {found.module}: what others use has a public name"
+
+
+def _two_words(sources: list[Source]) -> Iterator[Finding]:
+    places: dict[str, list[tuple[str, int]]] = {}
+    for source in sources:
+        for node in source.tree.body if source.is_ours else ():
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append((source.path, node.lineno))
+    for name, found in places.items():
+        for path, line in found[1:]:
+            yield Finding(path, line, f"`{name}` is also defined in {found[0][0]}: one word for one thing")
+
+
+RULES.append(Rule("two_words", _two_words))
+
+
+@_per_file("second_list", _is_ours)
+def _second_list(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.tree.body:
+        if isinstance(node, ast.Assign) and any(source.dotted(target) == "__all__" for target in node.targets):
+            yield node.lineno, "a second list of names: import each from the module that defines it"
+
+
 # ---- folders
 
 
@@ -531,13 +576,13 @@ def _chance(source: Source) -> Iterator[tuple[int, str]]:
     yield from source.uses({"os.urandom": "use `coordinator.ids`"})
 
 
-_SUBJECT = re.compile(r"\bcoordination\.[a-z*>{]|\.rpc\.|\$(KV|JS|SRV)\b")
+_SUBJECT = re.compile(r"\bcoordination\.[a-z*>{]|\.rpc\.|\$(KV|JS|SRV)\b|^(STREAM|CONSUMER|DIRECT)\.[A-Z]")
 _SUBJECT_TAIL = re.compile(r"\.((events|inbox|heartbeat|rpc|read|notice|node)\.|(journal|epoch|leader|services)$)")
 
 
 @_per_file("subject", _is_ours)
 def _subject(source: Source) -> Iterator[tuple[int, str]]:
-    instead = "spells a subject: use `events.subjects.Subjects`"
+    instead = "spells a subject: use `events.subjects.Subjects`, or `bus.streams` for JetStream's API"
     prose = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}  # docstrings
     for node in source.nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:

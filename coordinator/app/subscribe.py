@@ -23,7 +23,7 @@ from coordinator.journal.search import first_since
 from coordinator.journal.stream import NatsJournal
 from coordinator.security.credentials import credentials
 from events import codec
-from events.base import START, Envelope, Position
+from events.base import Envelope, Position
 from events.codec import EVENTS, HEARTBEATS
 from events.errors import Refused, shown
 from events.subjects import Subjects
@@ -193,9 +193,6 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
     settings = load()
     async with Bus.open(url, name="subscriber", **credentials(settings)) as bus:
         yield bus, Subjects(settings.namespace)
-
-
-__all__ = ["START", "Begin", "EventStream", "begin_at", "events_from", "subscribe"]
 
 
 class EventFilter:

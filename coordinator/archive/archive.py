@@ -23,6 +23,7 @@ from coordinator import __version__
 from coordinator.archive.manifest import Contents, read_contents, read_snapshot, write_contents, write_snapshot
 from coordinator.archive.segments import SegmentWriter, read_records
 from coordinator.bus.jetstream import ApiError
+from coordinator.bus.streams import purge_stream
 from coordinator.clock import SystemClock
 from coordinator.journal.search import first_since
 from coordinator.journal.snapshots import Archived, Snapshots
@@ -242,12 +243,11 @@ class Archive:
         World.restore(await self._snapshots.load(manifest))
 
     async def _purge_below(self, subject: str, sequence: int) -> int:
-        api = f"STREAM.PURGE.{self._subjects.stream_journal}"
+        name = self._subjects.stream_journal
         try:
-            answer = await self._bus.js_request(api, {"filter": subject, "seq": sequence}, timeout_s=PURGE_TIMEOUT_S)
+            purged = await purge_stream(self._bus, name, subject, below=sequence, timeout_s=PURGE_TIMEOUT_S)
         except ApiError as error:
             raise Unavailable(f"the journal cannot be purged: {error.message}") from error
-        purged: int = answer["purged"]
         return purged
 
 

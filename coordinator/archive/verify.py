@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.source import Record
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class RecordsReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup or an archive holds, and whether its world is what its records fold to."""
 
     first: int
@@ -35,7 +35,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def verify_records(
     folder: Path, *, kind: Literal["backup", "archive"] = "backup", archive: Path | None = None, fold: bool = True
-) -> tuple[Contents, Report]:
+) -> tuple[Contents, RecordsReport]:
     """
     Read a backup or an archive whole, and prove that it is what was written.
 
@@ -69,7 +69,7 @@ def verify_records(
     if can_fold and (world.digest(), world.generation) != (snapshot.digest, contents.generation):
         msg = f"{folder}: the records fold to {world.digest()}, and the snapshot is {snapshot.digest}"
         raise Corrupt(msg)
-    report = Report(
+    report = RecordsReport(
         first=contents.first,
         last=contents.last,
         records=count,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.bench.measure import spread, timed
 from coordinator.bus.connection import Bus
+from coordinator.bus.streams import ensure_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,11 +41,7 @@ class Bare:
     async def open(cls, url: str) -> AsyncIterator[Bare]:
         """Make the stream at *url*; it goes with the server's folder."""
         async with Bus.open(url, name="bare", buffered=False) as bus:
-            await bus.js_request(
-                f"STREAM.CREATE.{STREAM}",
-                {"name": STREAM, "subjects": [SUBJECT], "storage": "file", "num_replicas": 1},
-                timeout_s=TIMEOUT_S,
-            )
+            await ensure_stream(bus, {"name": STREAM, "subjects": [SUBJECT]}, timeout_s=TIMEOUT_S)
             yield cls(bus)
 
     async def publish(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.bench.bare import bare_figures
 from coordinator.bench.loads import STOP_GRACE_S, register_services
 from coordinator.bench.measure import cpu_shares, machine, measured_cluster
+from coordinator.bus.streams import stream_info
 from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
 from coordinator.guard import spawn
@@ -73,5 +74,5 @@ async def _look_on(client: Client, cluster: Cluster, seconds: int) -> dict[str, 
 
 async def _beats(client: Client) -> int:
     """Say how many heartbeats the server has taken so far."""
-    info = await client.bus.js_request(f"STREAM.INFO.{client.subjects.stream_heartbeats}", timeout_s=5.0)
+    info = await stream_info(client.bus, client.subjects.stream_heartbeats, timeout_s=5.0)
     return int(info["state"]["last_seq"])

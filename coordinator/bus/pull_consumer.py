@@ -31,7 +31,7 @@ _PULL_ENDED = ("Message Size Exceeds MaxBytes", "Batch Completed")
 _V1_TOKENS = 9
 
 
-class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PullLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How much is read ahead, and how soon silence is noticed."""
 
     pull_messages: int = 5000
@@ -60,7 +60,7 @@ class Interrupted(Exception):
 async def open_consumer(
     bus: Bus,
     stream: str,
-    limits: ReadLimits,
+    limits: PullLimits,
     make: Callable[[Message, int], Record],
     after: int,
     until: int | None = None,
@@ -85,7 +85,7 @@ class PullConsumer(Generic[Record]):
         self,
         bus: Bus,
         stream: str,
-        limits: ReadLimits,
+        limits: PullLimits,
         make: Callable[[Message, int], Record],
         after: int,
         until: int | None,

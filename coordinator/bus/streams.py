@@ -1,7 +1,8 @@
 """
-Make sure that a JetStream stream is there and is configured as wanted.
+What is asked of JetStream about a stream: is it there as wanted, what does it hold, which message is stored where.
 
-What exists otherwise is reported field by field; it must never be changed or deleted here, for it may hold the truth.
+`ensure_stream` reports what is configured otherwise, field by field; it never changes or deletes what exists, for that
+may hold the truth. All of these raise `ApiError` where JetStream says no, and `Unavailable` where it does not answer.
 """
 
 from __future__ import annotations
@@ -57,6 +58,46 @@ _UNLESS_WANTED: dict[str, Any] = {
     "subject_transform": None,
 }
 _AT_LEAST = frozenset({"duplicate_window"})
+
+
+async def stream_info(bus: Bus, name: str, *, timeout_s: float) -> dict[str, Any]:
+    """Give a stream's configuration and state."""
+    return await bus.js_request(f"STREAM.INFO.{name}", timeout_s=timeout_s)
+
+
+async def stream_names(bus: Bus, subject: str, *, offset: int, timeout_s: float) -> tuple[list[str], int]:
+    """Give the names of the streams that hold *subject*, from *offset* on, and how many there are in all."""
+    answer = await bus.js_request("STREAM.NAMES", {"subject": subject, "offset": offset}, timeout_s=timeout_s)
+    return answer.get("streams") or [], answer["total"]
+
+
+async def stored_message(bus: Bus, name: str, which: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    """Give a message from the stream's leader, as JetStream describes it: `seq`, `subject`, `data`, `hdrs`, `time`."""
+    answer = await bus.js_request(f"STREAM.MSG.GET.{name}", which, timeout_s=timeout_s)
+    message: dict[str, Any] = answer["message"]
+    return message
+
+
+async def ask_stored(bus: Bus, name: str, which: Mapping[str, Any], reply: str) -> None:
+    """Have any replica send stored messages to *reply*; a message with a status ends them."""
+    await bus.js_send(f"DIRECT.GET.{name}", which, reply)
+
+
+async def delete_message(bus: Bus, name: str, sequence: int, *, timeout_s: float) -> None:
+    """Delete one message; its bytes are not overwritten."""
+    await bus.js_request(f"STREAM.MSG.DELETE.{name}", {"seq": sequence, "no_erase": True}, timeout_s=timeout_s)
+
+
+async def purge_stream(bus: Bus, name: str, subject: str, *, below: int, timeout_s: float) -> int:
+    """Remove the messages on *subject* before the sequence *below*; say how many those were."""
+    answer = await bus.js_request(f"STREAM.PURGE.{name}", {"filter": subject, "seq": below}, timeout_s=timeout_s)
+    purged: int = answer["purged"]
+    return purged
+
+
+async def update_stream(bus: Bus, wanted: Mapping[str, Any], *, timeout_s: float) -> None:
+    """Change how a stream is configured."""
+    await bus.js_request(f"STREAM.UPDATE.{wanted['name']}", wanted, timeout_s=timeout_s)
 
 
 async def ensure_stream(bus: Bus, wanted: Mapping[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _DIRECTORY = click.option("--dir", "folder", type=_FOLDER, help="Directory of 'auth init'; by default nats.auth.")
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedUser(msgspec.Struct, frozen=True, kw_only=True):
     """One user: what the server knows it by, and where its credentials are, if they are here."""
 
     user: str
@@ -118,7 +118,7 @@ def auth_list(ctx: click.Context, folder: Path | None, output: str, as_json: boo
     directory = _directory(load_settings(ctx, log_level="warning"), folder)
     files = [(one, directory.credentials(one.user)) for one in directory.known()]
     listed = [
-        Listed(user=one.user.token, role=one.role, public=one.public, file=str(file) if file.exists() else None)
+        ListedUser(user=one.user.token, role=one.role, public=one.public, file=str(file) if file.exists() else None)
         for one, file in files
     ]
     show(listed, _COLUMNS, output=output, as_json=as_json)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from projections.inbox import Inbox
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedInbox(msgspec.Struct, frozen=True, kw_only=True):
     """One inbox: what its stream holds, how far it is read, and what came of it."""
 
     domain: str
@@ -76,7 +76,8 @@ def inbox_list(ctx: click.Context, url: str | None, output: str, as_json: bool) 
     show(asking(ctx, url, _listed), _COLUMNS, output=output, as_json=as_json)
 
 
-async def _listed(client: Client) -> list[Listed]:
+async def _listed(client: Client) -> list[ListedInbox]:
+    from coordinator.bus.streams import stream_info
     from coordinator.commands.cluster import ListInboxes
     from coordinator.doors.inbox import ANSWER_TIMEOUT_S, find_inboxes
 
@@ -86,15 +87,15 @@ async def _listed(client: Client) -> list[Listed]:
     for domain in sorted({*known, *streams}):
         info: dict[str, Any] = {"created": "", "state": {"messages": 0, "bytes": 0, "last_seq": 0}}
         if domain in streams:
-            info = await client.bus.js_request(f"STREAM.INFO.{streams[domain]}", timeout_s=ANSWER_TIMEOUT_S)
+            info = await stream_info(client.bus, streams[domain], timeout_s=ANSWER_TIMEOUT_S)
         listed.append(_one(domain, streams.get(domain, ""), info, known.get(domain)))
     return listed
 
 
-def _one(domain: str, stream: str, info: dict[str, Any], known: Inbox | None) -> Listed:
+def _one(domain: str, stream: str, info: dict[str, Any], known: Inbox | None) -> ListedInbox:
     state = info["state"]
     read = known.sequence if known is not None and known.stream_created == info["created"] else 0
-    return Listed(
+    return ListedInbox(
         domain=domain,
         stream=stream,
         messages=state["messages"],

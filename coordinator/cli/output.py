@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from coordinator.terminal import _escaped, clean, is_fancy
+from coordinator.terminal import clean, escaped, is_fancy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def show_json(thing: Any) -> None:
 
 def clean_json(text: str) -> str:
     """Escape what does not print in JSON, which then still means the same; line breaks between values stay."""
-    return "".join(one if one.isprintable() or one == "\n" else _escaped(one) for one in text)
+    return "".join(one if one.isprintable() or one == "\n" else escaped(one) for one in text)
 
 
 def moment(seconds: float | None) -> str:

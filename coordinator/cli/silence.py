@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordinator.client.client import Client
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedSilence(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of which too many are silent to be given up, and how many those are."""
 
     kind: str
@@ -40,9 +40,9 @@ def silence_list(ctx: click.Context, url: str | None, output: str, as_json: bool
     show(asking(ctx, url, _listed), _COLUMNS, output=output, as_json=as_json)
 
 
-async def _listed(client: Client) -> list[Listed]:
+async def _listed(client: Client) -> list[ListedSilence]:
     stats = await client.execute(GetStats())
-    return [Listed(kind=kind, silent=silent) for kind, silent in sorted(stats.mass_silence.items())]
+    return [ListedSilence(kind=kind, silent=silent) for kind, silent in sorted(stats.mass_silence.items())]
 
 
 @silence.command("accept")

@@ -98,7 +98,8 @@ def decode_question(verb: str, body: bytes) -> Question:
         raise Refused(msg, reason="bad_question") from error
 
 
-def _bounded(name: str, value: float, least: float, most: float) -> float:
+def bounded(name: str, value: float, least: float, most: float) -> float:
+    """Give *value* back when it is between *least* and *most*; else refuse it by *name*."""
     if not least <= value <= most:
         msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
         raise Refused(msg, reason="bad_number")

@@ -119,7 +119,7 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
 
 def start(world: World, command: StartContainer, context: Context) -> Events:
     """Make RUNNING what is desired, on the container's node if it still has room, else on another."""
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     match container.status:
         case _S.STARTING | _S.RUNNING:
             return ()
@@ -134,7 +134,7 @@ def start(world: World, command: StartContainer, context: Context) -> Events:
 def stop(world: World, command: StopContainer, context: Context) -> Events:
     """Make STOPPED what is desired; a stop that is under way may still be forced."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     match container.status:
         case _S.CREATED | _S.STOPPED | _S.DESTROYED:
             return ()
@@ -152,7 +152,7 @@ def stop(world: World, command: StopContainer, context: Context) -> Events:
 
 def destroy(world: World, command: DestroyContainer, context: Context) -> Events:
     """Remove a container; one that runs is stopped first."""
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     match container.status:
         case _S.DESTROYED:
             return ()
@@ -177,7 +177,7 @@ def destroyed(world: World, container: Container) -> Events:
 
 def pause(world: World, command: PauseContainer, context: Context) -> Events:
     """Make PAUSED what is desired."""
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
         return ()
     if container.status is not _S.RUNNING:
@@ -188,7 +188,7 @@ def pause(world: World, command: PauseContainer, context: Context) -> Events:
 
 def resume(world: World, command: ResumeContainer, context: Context) -> Events:
     """Let a paused container run on."""
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
         return (ContainerResuming(container_id=container.container_id),)
     if container.desired is Desired.RUNNING:
@@ -197,7 +197,8 @@ def resume(world: World, command: ResumeContainer, context: Context) -> Events:
     raise Refused(msg, reason="not_paused")
 
 
-def _container(world: World, container_id: str) -> Container:
+def standing_container(world: World, container_id: str) -> Container:
+    """Give a container that has not ended."""
     container = world.containers.get(checked(container_id, "container_id"))
     if container is None:
         msg = f"there is no container {container_id!r} among the living and the recently ended"

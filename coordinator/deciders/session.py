@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.session import BindSession, CloseSession
 from coordinator.commands.validation import check_text
-from coordinator.deciders.container import _container
+from coordinator.deciders.container import standing_container
 from coordinator.deciders.rules import Decider, Teller
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -26,7 +26,7 @@ SESSIONS_A_CONTAINER = 500
 def bind_session(world: World, command: BindSession, context: Context) -> Events:
     """Let a session be served by a container that stands."""
     checked(command.session_id, "session_id")
-    container = _container(world, command.container_id)
+    container = standing_container(world, command.container_id)
     if container.is_ended:
         msg = f"container {container.container_id!r} is destroyed and cannot serve a session"
         raise Refused(msg, reason="not_standing")

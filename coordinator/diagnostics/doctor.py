@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.bus.jetstream import NO_STREAM, ApiError
-from coordinator.bus.streams import drift
+from coordinator.bus.streams import drift, stream_info
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands.cluster import GetStats
@@ -177,7 +177,7 @@ async def _streams(client: Client, settings: Settings) -> list[Finding]:
 async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) -> Finding:
     check = f"stream {wanted['name']}"
     try:
-        info = await client.bus.js_request(f"STREAM.INFO.{wanted['name']}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await stream_info(client.bus, wanted["name"], timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             return unknown(check, error.message)
@@ -203,7 +203,7 @@ async def _clock(client: Client) -> list[Finding]:
     clock = SystemClock()
     before = clock.wall()
     try:
-        info = await client.bus.js_request(f"STREAM.INFO.{client.subjects.stream_journal}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await stream_info(client.bus, client.subjects.stream_journal, timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         return [unknown("clock", error.message)]
     after = clock.wall()

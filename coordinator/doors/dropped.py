@@ -7,7 +7,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-_SHOWN = 200
+SHOWN_CHARS = 200
 
 
 class Dropped:
@@ -20,4 +20,4 @@ class Dropped:
     def say(self, subject: str, why: str) -> None:
         self._count += 1
         if self._count & (self._count - 1) == 0:
-            log.warning(self._event, subject=subject[:_SHOWN], why=why[:_SHOWN], count=self._count)
+            log.warning(self._event, subject=subject[:SHOWN_CHARS], why=why[:SHOWN_CHARS], count=self._count)

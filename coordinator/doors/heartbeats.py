@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.bus.streams import ask_stored
 from coordinator.bus.subscription import Message
 from coordinator.commands.service import ServiceLoad
 from coordinator.commands.validation import check_number
@@ -79,8 +80,8 @@ async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
     inbox = bus.new_inbox()
     subscription = await bus.subscribe(inbox, receive)
     try:
-        api = f"DIRECT.GET.{subjects.stream_heartbeats}"
-        await bus.js_send(api, {"seq": sequence, "batch": PAGE, "next_by_subj": subjects.heartbeats}, inbox)
+        which = {"seq": sequence, "batch": PAGE, "next_by_subj": subjects.heartbeats}
+        await ask_stored(bus, subjects.stream_heartbeats, which, inbox)
         async with asyncio.timeout(TIMEOUT_S):
             await ended.wait()
     finally:

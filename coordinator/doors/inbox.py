@@ -16,10 +16,11 @@ import msgspec
 import structlog
 
 from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
-from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
+from coordinator.bus.pull_consumer import Interrupted, PullLimits, open_consumer
+from coordinator.bus.streams import stored_message, stream_info, stream_names
 from coordinator.commands.inbox import Item
 from coordinator.doors.inbox_messages import Incoming, items_of
-from coordinator.engine.inboxes import Place
+from coordinator.engine.inboxes import InboxPlace
 from events.errors import Refused, Unavailable
 from events.inbox import InboxGap
 
@@ -51,7 +52,7 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_msg_size_bytes: int = 512 * 1024
     replicas: int = 1
     discover_s: float = 2.0
-    read: ReadLimits = msgspec.field(default_factory=lambda: ReadLimits(pull_messages=2000, pull_bytes=1024 * 1024))
+    read: PullLimits = msgspec.field(default_factory=lambda: PullLimits(pull_messages=2000, pull_bytes=1024 * 1024))
 
 
 def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[str, Any]:
@@ -85,12 +86,10 @@ async def find_inboxes(bus: Bus, subjects: Subjects) -> dict[str, str]:
     found: dict[str, str] = {}
     offset = 0
     while offset < MOST_STREAMS:
-        question = {"subject": subjects.inboxes_all, "offset": offset}
-        answer = await bus.js_request("STREAM.NAMES", question, timeout_s=ANSWER_TIMEOUT_S)
-        names = answer.get("streams") or []
+        names, total = await stream_names(bus, subjects.inboxes_all, offset=offset, timeout_s=ANSWER_TIMEOUT_S)
         found |= {domain: name for name in names if (domain := subjects.parse_stream_inbox(name))}
         offset += len(names)
-        if not names or offset >= answer["total"]:
+        if not names or offset >= total:
             break
     return found
 
@@ -191,14 +190,14 @@ class InboxReader:
             created, _, taken = self._place
             # Of the first message some may have been taken up before.
             self._turns.put(self._domain, created, items_of(message)[taken:])
-            self._place = Place(created, message.sequence, 0)
+            self._place = InboxPlace(created, message.sequence, 0)
             if number % _PARSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         self._pause_s = FIRST_PAUSE_S
 
     async def _check(self) -> int:
         """Compare the stream with what was read of it, report what is gone, and give its last sequence."""
-        info = await self._bus.js_request(f"STREAM.INFO.{self._stream}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await stream_info(self._bus, self._stream, timeout_s=ANSWER_TIMEOUT_S)
         if info["config"]["subjects"] != [self._subjects.inbox_all(self._domain)]:
             msg = f"stream {self._stream} is no inbox: it takes {info['config']['subjects']!r}"
             raise Refused(msg, reason="stream_drift")
@@ -214,7 +213,7 @@ class InboxReader:
         elif first > place.sequence + 1:
             self._gap(created, place.sequence + 1, first - 1, "removed")
         elif not place.stream_created:
-            self._place = Place(created, place.sequence, place.index)
+            self._place = InboxPlace(created, place.sequence, place.index)
         self._behind_since = None
         return last
 
@@ -229,9 +228,8 @@ class InboxReader:
     async def _pass_hole(self) -> None:
         """A message was skipped: ask the stream leader whether it is there, and where the next one is."""
         missing = self._place.sequence + 1
-        api = f"STREAM.MSG.GET.{self._stream}"
         try:
-            await self._bus.js_request(api, {"seq": missing}, timeout_s=ANSWER_TIMEOUT_S)
+            await stored_message(self._bus, self._stream, {"seq": missing}, timeout_s=ANSWER_TIMEOUT_S)
         except ApiError as error:
             if error.err_code != NO_MESSAGE:
                 return
@@ -241,13 +239,13 @@ class InboxReader:
             return
         question = {"seq": missing, "next_by_subj": self._subjects.inbox_all(self._domain)}
         try:
-            found = await self._bus.js_request(api, question, timeout_s=ANSWER_TIMEOUT_S)
+            found = await stored_message(self._bus, self._stream, question, timeout_s=ANSWER_TIMEOUT_S)
         except (ApiError, Unavailable):
             return
-        self._gap(self._place.stream_created, missing, found["message"]["seq"] - 1, "removed")
+        self._gap(self._place.stream_created, missing, found["seq"] - 1, "removed")
 
     def _gap(self, created: str, first: int, last: int, why: str) -> None:
         log.warning("inbox_gap", domain=self._domain, first=first, last=last, why=why)
         event = InboxGap(domain=self._domain, stream_created=created, from_sequence=first, to_sequence=last, why=why)
         self._turns.put(self._domain, created, [Item(sequence=last, event=event)])
-        self._place = Place(created, last, 0)
+        self._place = InboxPlace(created, last, 0)

@@ -19,7 +19,7 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
-from coordinator.doors.dropped import _SHOWN, Dropped
+from coordinator.doors.dropped import SHOWN_CHARS, Dropped
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, Refused
 from events.ids import checked
@@ -55,7 +55,7 @@ class RpcDoor:
     def take(self, message: Message) -> None:
         """Hand every command of a request to the engine; the answers leave together, when the last is known."""
         if message.reply and not may_answer(message.reply):
-            self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:_SHOWN]!r}")
+            self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:SHOWN_CHARS]!r}")
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         orders = decode_orders(message.data)

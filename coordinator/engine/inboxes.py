@@ -40,7 +40,7 @@ SHARE = 64
 READER = Caller(actor="coordinator")
 
 
-class Place(NamedTuple):
+class InboxPlace(NamedTuple):
     """A position in an inbox: whole messages up to `sequence`, and the first `index` events of the next."""
 
     stream_created: str
@@ -48,11 +48,11 @@ class Place(NamedTuple):
     index: int  # type: ignore[assignment]  # as in `Position`
 
 
-def _behind(stream_created: str, item: Item) -> Place:
+def _behind(stream_created: str, item: Item) -> InboxPlace:
     """Say how far an inbox is read with *item*; a gap counts as its last message."""
     if item.is_last:
-        return Place(stream_created, item.sequence, 0)
-    return Place(stream_created, item.sequence - 1, item.index + 1)
+        return InboxPlace(stream_created, item.sequence, 0)
+    return InboxPlace(stream_created, item.sequence - 1, item.index + 1)
 
 
 class _Queue:
@@ -63,7 +63,7 @@ class _Queue:
         self.most = most
         self.stream_created = ""
         self.waiting: deque[tuple[str, Item]] = deque()
-        self.reached: Place | None = None
+        self.reached: InboxPlace | None = None
         self.room = asyncio.Event()
         self.room.set()
 
@@ -93,14 +93,14 @@ class InboxTurns:
         self._queues: dict[str, _Queue] = {}
         self._stands_back = False
 
-    def reached(self, domain: str) -> Place:
+    def reached(self, domain: str) -> InboxPlace:
         """Say behind what the next item of the inbox of *domain* belongs: behind what waits, else where the fold is."""
         queue, inbox = self._queues.get(domain), self._world.inboxes.get(domain)
         if queue is not None and queue.waiting:
             return _behind(*queue.waiting[-1])
         if queue is not None and queue.reached is not None:
             return queue.reached
-        return Place("", 0, 0) if inbox is None else Place(inbox.stream_created, inbox.sequence, inbox.index)
+        return InboxPlace("", 0, 0) if inbox is None else InboxPlace(inbox.stream_created, inbox.sequence, inbox.index)
 
     def put(self, domain: str, stream_created: str, items: Iterable[Item]) -> None:
         """Queue what comes next in the inbox of *domain*."""

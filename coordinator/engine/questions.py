@@ -45,9 +45,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case FindServices():
             return find_services(world, signs, question, heard_now)
         case GetTask():
-            return _one(world.tasks, question.task_id, "task")
+            return one_of(world.tasks, question.task_id, "task")
         case GetContainer():
-            return _one(world.containers, question.container_id, "container")
+            return one_of(world.containers, question.container_id, "container")
         case GetService():
             return view(signs, living(world, question.service_id), heard_now)
         case GetHealthHistory():
@@ -68,9 +68,9 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case ListInboxes():
             return list(islice(world.inboxes.values(), MOST_LISTED))
         case GetPool():
-            return _one(world.pools, question.pool_id, "pool")
+            return one_of(world.pools, question.pool_id, "pool")
         case GetSession():
-            return _one(world.sessions, question.session_id, "session")
+            return one_of(world.sessions, question.session_id, "session")
         case GetStats():
             return stats(world)
         case _:
@@ -140,7 +140,8 @@ def _by_status(things: Iterable[Any]) -> dict[str, int]:
     return dict(Counter(thing.status.value for thing in things))
 
 
-def _one(table: dict[str, Any], entity_id: str, kind: str) -> Any:
+def one_of(table: dict[str, Any], entity_id: str, kind: str) -> Any:
+    """Give what *table* holds under an id; raise `NotFound` where it holds nothing."""
     found = table.get(checked(entity_id, f"{kind}_id"))
     if found is None:
         msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"

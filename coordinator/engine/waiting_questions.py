@@ -11,7 +11,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer
 from coordinator.commands.task import GetTask
 from coordinator.engine.intake import Asked
-from coordinator.engine.questions import _one
+from coordinator.engine.questions import one_of
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Waiting:
         question: Any = asked.command
         table = self._world.tasks if isinstance(question, GetTask) else self._world.containers
         try:
-            return _one(table, _subject(question), question.KIND), None
+            return one_of(table, _subject(question), question.KIND), None
         except CoordinationError as error:
             return None, error
 

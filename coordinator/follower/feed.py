@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, ApiError
-from coordinator.bus.streams import ensure_stream
+from coordinator.bus.streams import ensure_stream, stored_message, stream_info, update_stream
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
 from coordinator.follower.feed_chain import OVERTAKEN, Chain, ChainLimits
@@ -73,7 +73,7 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Between tries when NATS or the journal cannot be used."""
 
 
-class Place(NamedTuple):
+class FeedPlace(NamedTuple):
     """Where to go on: the stream's last sequence, and the journal position of the last event in it."""
 
     last: int
@@ -160,7 +160,7 @@ class Feed:
             tell("feed_waits", through=self.through, reason=reason)
         self.state, self.reason = "waiting", reason
 
-    async def _feed(self, place: Place) -> NoReturn:
+    async def _feed(self, place: FeedPlace) -> NoReturn:
         stream = self._subjects.stream_events
         log.info("feeding", after=str(place.after), stream=stream, last=place.last)
         async with Chain.open(self._bus, stream, place.last, self._limits.chain) as chain, task_group() as tasks:
@@ -175,7 +175,7 @@ class Feed:
                 watching.cancel()
         raise AssertionError
 
-    async def _pour(self, chain: Chain, place: Place) -> NoReturn:
+    async def _pour(self, chain: Chain, place: FeedPlace) -> NoReturn:
         if place.rest is not None:
             self._add(chain, place.rest, place.after.index + 1)
             await chain.send(place.rest.sequence)
@@ -212,7 +212,7 @@ class Feed:
 
     # --- where to go on -----------------------------------------------------------------------------------------------
 
-    async def _find(self) -> Place:
+    async def _find(self) -> FeedPlace:
         """Find where the stream ends, and where that is in the journal."""
         info = await self._stream()
         last, count = info["state"]["last_seq"], info["state"]["messages"]
@@ -234,14 +234,14 @@ class Feed:
             if drift.reason != "stream_drift":
                 raise
             try:
-                await self._bus.js_request(f"STREAM.UPDATE.{wanted['name']}", wanted, timeout_s=timeout_s)
+                await update_stream(self._bus, wanted, timeout_s=timeout_s)
             except ApiError as error:
                 drift.add_note(error.message)
                 raise drift from None
             log.warning("feed_stream_changed", reason=drift.message)
         return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
 
-    async def _behind(self, last: int, generation: int, position: Position, data: bytes) -> Place:
+    async def _behind(self, last: int, generation: int, position: Position, data: bytes) -> FeedPlace:
         """Find the place in the journal of the last event in the feed."""
         bounds = await self._journal.bounds()
         if position.sequence < bounds.first - 1:
@@ -254,7 +254,7 @@ class Feed:
         if record is not None and record.kind == "commit" and generation_of(record) == generation:
             parts = codec.split(record.body)
             if position.index < len(parts) and bytes(parts[position.index][1]) == data:
-                return Place(last, position, record if position.index + 1 < len(parts) else None)
+                return FeedPlace(last, position, record if position.index + 1 < len(parts) else None)
         # The journal was restored from a backup: what stood behind it in the feed never happened in it.
         begin = await first_commit(self._journal, lambda commit: generation_of(commit) > generation)
         if begin <= bounds.last:
@@ -267,26 +267,23 @@ class Feed:
         log.warning("feed_of_another_journal", ends=str(position), generation=generation)
         return await self._anew(last)
 
-    async def _anew(self, last: int) -> Place:
+    async def _anew(self, last: int) -> FeedPlace:
         """Begin with what the feed would hold by now: all that is not older than its bounds."""
         begin = await first_since(self._journal, self._now() - self._limits.max_age_s)
         return self._from_there(last, begin - 1)
 
-    def _from_there(self, last: int, sequence: int) -> Place:
-        return Place(last, Position(sequence, 0))
+    def _from_there(self, last: int, sequence: int) -> FeedPlace:
+        return FeedPlace(last, Position(sequence, 0))
 
     async def _message(self, sequence: int) -> Message | None:
         """Read one message of the feed from the stream's leader; None when it was deleted."""
         name = self._subjects.stream_events
         try:
-            answer = await self._bus.js_request(
-                f"STREAM.MSG.GET.{name}", {"seq": sequence}, timeout_s=self._limits.answer_timeout_s
-            )
+            stored = await stored_message(self._bus, name, {"seq": sequence}, timeout_s=self._limits.answer_timeout_s)
         except ApiError as error:
             if error.err_code == NO_MESSAGE:
                 return None
             raise Unavailable(f"{name}: {error.message}") from error
-        stored = answer["message"]
         data, headers = base64.b64decode(stored.get("data", "")), base64.b64decode(stored.get("hdrs", ""))
         return Message(stored["subject"], "", data, headers)
 
@@ -314,7 +311,7 @@ class Feed:
         """Give the feed's last sequence, and the journal sequence of the event there."""
         name = self._subjects.stream_events
         try:
-            info = await self._bus.js_request(f"STREAM.INFO.{name}", timeout_s=self._limits.answer_timeout_s)
+            info = await stream_info(self._bus, name, timeout_s=self._limits.answer_timeout_s)
         except ApiError as error:
             raise Unavailable(f"{name}: {error.message}") from error
         last = info["state"]["last_seq"]

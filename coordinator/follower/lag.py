@@ -15,7 +15,7 @@ from coordinator.journal.search import time_of
 
 if TYPE_CHECKING:
     from coordinator.follower.feed import Feed
-    from coordinator.journal.search import Slots
+    from coordinator.journal.search import SearchableJournal
     from projections.source import Record
     from projections.store.port import Store
 
@@ -41,7 +41,7 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     feed: Behind | None
 
 
-async def lag(journal: Slots, store: Store | None, feed: Feed | None) -> Lag:
+async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None) -> Lag:
     """
     Say how far *store* and *feed* are behind *journal*.
 
@@ -61,7 +61,7 @@ async def lag(journal: Slots, store: Store | None, feed: Feed | None) -> Lag:
     )
 
 
-async def _behind(journal: Slots, through: int, last: int, now: float) -> Behind:
+async def _behind(journal: SearchableJournal, through: int, last: int, now: float) -> Behind:
     oldest: Record | None = None
     for sequence in range(through + 1, min(last, through + LOOK_AHEAD) + 1):
         oldest = await journal.slot(sequence)

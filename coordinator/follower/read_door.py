@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import msgspec
 import structlog
 
-from coordinator.commands.reads import Events, Get, HowFarBehind, List, Wait, WhichPosition, _bounded, decode_question
+from coordinator.commands.reads import Events, Get, HowFarBehind, List, Wait, WhichPosition, bounded, decode_question
 from coordinator.commands.wire import encode_answer
 from coordinator.task_groups import task_group
 from events.base import START, Position
@@ -134,7 +134,7 @@ class ReadDoor:
                     await store.wait_for(Position.parse(question.at_least), self._limits.at_least_wait_s)
                 return await self._read(store, question)
             case Wait():
-                timeout_s = _bounded("timeout_s", question.timeout_s, 0, self._limits.wait_max_s)
+                timeout_s = bounded("timeout_s", question.timeout_s, 0, self._limits.wait_max_s)
                 await store.wait_for(Position.parse(question.position), timeout_s)
                 return str(store.position().position)
             case WhichPosition():
@@ -162,7 +162,7 @@ class ReadDoor:
             status=question.status,
             tenant=question.tenant,
             name=question.name,
-            limit=int(_bounded("limit", question.limit, 1, self._limits.listed_max)),
+            limit=int(bounded("limit", question.limit, 1, self._limits.listed_max)),
             before=None if question.before is None else Position.parse(question.before),
             limit_bytes=self._limits.answer_bytes,
         )
@@ -179,7 +179,7 @@ class ReadDoor:
             subject=question.subject,
             type_prefix=question.type,
             after=after,
-            limit=int(_bounded("limit", question.limit, 1, self._limits.listed_max)),
+            limit=int(bounded("limit", question.limit, 1, self._limits.listed_max)),
             limit_bytes=self._limits.answer_bytes,
         )
         last = found.items[-1].position if found.items else after

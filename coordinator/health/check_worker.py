@@ -22,7 +22,7 @@ from events.service import ServiceStatus
 
 if TYPE_CHECKING:
     from coordinator.client.client import Door
-    from coordinator.health.outcome import Outcome
+    from coordinator.health.outcome import CheckResult
     from coordinator.health.probes import Resolve
     from projections.service import Service
 
@@ -145,7 +145,7 @@ class HealthChecks:
             due_at = max(due_at + self._interval_s, loop.time())
             await asyncio.sleep(due_at - loop.time())
 
-    async def _report(self, service_id: str, url: str, outcome: Outcome) -> bool:
+    async def _report(self, service_id: str, url: str, outcome: CheckResult) -> bool:
         """Report what was seen; False when the service is not registered any more."""
         report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max)
         try:

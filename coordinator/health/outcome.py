@@ -24,7 +24,7 @@ def told(error: BaseException) -> str:
     return one_line(f"{name}: {said}" if said else name)
 
 
-class Outcome(NamedTuple):
+class CheckResult(NamedTuple):
     """What one look saw; `latency_ms` counts from resolving the name to the end of the answer."""
 
     ok: bool
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
     latency_ms: float
 
 
-def report_of(service_id: str, url: str, outcome: Outcome, *, detail_chars_max: int) -> ReportCheck:
+def report_of(service_id: str, url: str, outcome: CheckResult, *, detail_chars_max: int) -> ReportCheck:
     """Make the report of one look at a service."""
     return ReportCheck(
         service_id=service_id,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from coordinator.health.outcome import Outcome, told
+from coordinator.health.outcome import CheckResult, told
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Prober:
         # httpx2 wants a context even where it does not use one, and loading certificates takes a third of a second.
         self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    async def look(self, url: str) -> Outcome:
+    async def look(self, url: str) -> CheckResult:
         """
         Look at *url* once.
 
@@ -74,7 +74,7 @@ class Prober:
             ok, detail = False, f"no answer within {self._timeout_s:g} s"
         except (OSError, ValueError, httpx2.TransportError) as error:
             ok, detail = False, told(error)
-        return Outcome(ok, detail, round((loop.time() - began) * 1000, 3))
+        return CheckResult(ok, detail, round((loop.time() - began) * 1000, 3))
 
     async def _addresses(self, host: str) -> list[Address]:
         """Resolve *host*, once, and give its addresses if all of them are allowed."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
-from coordinator.bus.pull_consumer import Interrupted, ReadLimits, open_consumer
+from coordinator.bus.pull_consumer import Interrupted, PullLimits, open_consumer
+from coordinator.bus.streams import stored_message, stream_info
 from coordinator.journal.slots import NO_JOURNAL
 from events.errors import Corrupt, Unavailable
 from projections.source import Bounds, Record
@@ -49,7 +50,7 @@ class JournalReader:
         self,
         bus: Bus,
         subjects: Subjects,
-        limits: ReadLimits,
+        limits: PullLimits,
         slot: Callable[[int], Awaitable[Record | None]],
         *,
         doubt_s: float,
@@ -87,7 +88,7 @@ class JournalReader:
         """Ask the stream leader for first and last sequence, and for the moment the stream was created."""
         name = self.subjects.stream_journal
         try:
-            info = await self.bus.js_request(f"STREAM.INFO.{name}", timeout_s=self.limits.answer_timeout_s)
+            info = await stream_info(self.bus, name, timeout_s=self.limits.answer_timeout_s)
         except ApiError as error:
             if error.err_code == NO_STREAM:
                 msg = f"there is no stream {name}: a coordinator creates it when it first starts"
@@ -106,14 +107,15 @@ class JournalReader:
     async def _behind_claim(self, first: int) -> int:
         """Something has left the stream: pass over the claims that an archive leaves, for a while or for good."""
         which = {"seq": first, "next_by_subj": self.subjects.journal}
-        api = f"STREAM.MSG.GET.{self.subjects.stream_journal}"
         try:
-            answer = await self.bus.js_request(api, which, timeout_s=self.limits.answer_timeout_s)
+            found = await stored_message(
+                self.bus, self.subjects.stream_journal, which, timeout_s=self.limits.answer_timeout_s
+            )
         except ApiError as error:
             if error.err_code == NO_MESSAGE:
                 return first
             raise Unavailable(error.message) from error
-        commit: int = answer["message"]["seq"]
+        commit: int = found["seq"]
         if first > 1:
             return commit
         # A journal always begins with a claim. From there to the first commit either all is there, or what is missing

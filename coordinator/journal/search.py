@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from projections.source import Bounds, Record
 
 
-class Slots(Protocol):
+class SearchableJournal(Protocol):
     """A journal of which single records can be read."""
 
     async def bounds(self) -> Bounds:
@@ -29,7 +29,7 @@ class Slots(Protocol):
         ...
 
 
-async def first_commit(journal: Slots, is_behind: Callable[[Record], bool]) -> int:
+async def first_commit(journal: SearchableJournal, is_behind: Callable[[Record], bool]) -> int:
     """
     Give a sequence: every commit from it on *is_behind*, and none before it; one behind the end when none is.
 
@@ -49,7 +49,7 @@ async def first_commit(journal: Slots, is_behind: Callable[[Record], bool]) -> i
     return low
 
 
-async def first_since(journal: Slots, time_s: float) -> int:
+async def first_since(journal: SearchableJournal, time_s: float) -> int:
     """Give the sequence of the first commit at *time_s* (seconds since 1970, commit time) or later."""
     return await first_commit(journal, lambda commit: time_of(commit) >= time_s)
 
@@ -71,7 +71,7 @@ def generation_of(record: Record) -> int:
     return int(generation) if generation.isdecimal() else 0
 
 
-async def _commit_from(journal: Slots, sequence: int, end: int) -> Record | None:
+async def _commit_from(journal: SearchableJournal, sequence: int, end: int) -> Record | None:
     """Read the first commit from *sequence* on, below *end*: claims tell neither commit time nor are they many."""
     for at in range(sequence, end):
         record = await journal.slot(at)

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
-from coordinator.bus.streams import ensure_stream
+from coordinator.bus.streams import delete_message, ensure_stream, purge_stream, stored_message
 from coordinator.clock import SystemClock
 from coordinator.journal.reader import STALE_LEADER_S
 from events.base import Position
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from coordinator.bus.connection import Bus
-    from coordinator.journal.search import Slots
+    from coordinator.journal.search import SearchableJournal
     from events.subjects import Subjects
     from projections.snapshot import Snapshot
 
@@ -166,7 +166,7 @@ class Snapshots:
         return await asyncio.to_thread(unpacked, b"".join(packed), manifest.size_bytes, manifest.digest)
 
     async def newest(
-        self, journal: Slots, make: Callable[[bytes], _Made], *, before: int | None = None
+        self, journal: SearchableJournal, make: Callable[[bytes], _Made], *, before: int | None = None
     ) -> _Made | None:
         """
         Read the newest usable snapshot of *journal*, before slot *before* where that is given; None without any.
@@ -236,12 +236,11 @@ class Snapshots:
                 if msgspec.json.decode(body, type=Manifest).position.sequence <= sequence:
                     continue
             try:
-                api = f"STREAM.MSG.DELETE.{self._stream}"
-                await self._bus.js_request(api, {"seq": after, "no_erase": True}, timeout_s=ANSWER_TIMEOUT_S)
+                await delete_message(self._bus, self._stream, after, timeout_s=ANSWER_TIMEOUT_S)
             except ApiError as error:
                 raise Unavailable(f"{self._stream}: {error.message}") from error
 
-    async def _last(self, journal: Slots, wanted: int) -> int:
+    async def _last(self, journal: SearchableJournal, wanted: int) -> int:
         """Give the last slot; a replica that is cut off shows an older one, and is asked again for as long."""
         patience_s = STALE_LEADER_S if self._replicas > 1 else 0.0
         while (last := (await journal.bounds()).last) < wanted and patience_s > 0:
@@ -255,9 +254,9 @@ class Snapshots:
             return
         kept = found[: self._kept]
         first = min(min(one.chunks, default=0) for one in kept)
-        request = {"filter": self._subjects.snapshots_all, "seq": first}
+        subject = self._subjects.snapshots_all
         try:
-            await self._bus.js_request(f"STREAM.PURGE.{self._stream}", request, timeout_s=ANSWER_TIMEOUT_S)
+            await purge_stream(self._bus, self._stream, subject, below=first, timeout_s=ANSWER_TIMEOUT_S)
         except ApiError as error:  # a full stream only lacks room for the next one
             log.warning("snapshots_not_removed", reason=error.message)
 
@@ -269,14 +268,12 @@ class Snapshots:
             raise Unavailable(msg) from error
 
     async def _get(self, which: dict[str, Any]) -> tuple[int, bytes] | None:
-        api = f"STREAM.MSG.GET.{self._stream}"
         try:
-            answer = await self._bus.js_request(api, which, timeout_s=ANSWER_TIMEOUT_S)
+            stored = await stored_message(self._bus, self._stream, which, timeout_s=ANSWER_TIMEOUT_S)
         except ApiError as error:
             if error.err_code in (NO_MESSAGE, NO_STREAM):
                 return None
             raise Unavailable(f"{self._stream}: {error.message}") from error
-        stored = answer["message"]
         return stored["seq"], base64.b64decode(stored.get("data", ""))
 
 
@@ -335,7 +332,7 @@ def unpacked(packed: bytes, size_bytes: int, digest: str) -> bytes:
     return data
 
 
-async def _check_chain(journal: Slots, manifest: Manifest) -> None:
+async def _check_chain(journal: SearchableJournal, manifest: Manifest) -> None:
     """Make sure, where the slot is still there, that the snapshot is of this very journal."""
     record = await journal.slot(manifest.position.sequence)
     if record is None or record.chain is None:

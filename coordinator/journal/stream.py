@@ -20,8 +20,8 @@ from coordinator.bus.jetstream import (
     WRONG_LAST_SEQUENCE,
     ApiError,
 )
-from coordinator.bus.pull_consumer import ReadLimits
-from coordinator.bus.streams import ensure_stream
+from coordinator.bus.pull_consumer import PullLimits
+from coordinator.bus.streams import ensure_stream, stored_message
 from coordinator.bus.subscription import Message
 from coordinator.ids import Ids
 from coordinator.journal.reader import STALE_LEADER_S, JournalReader
@@ -86,7 +86,7 @@ class NatsJournal:
         replicas: int = 1,
         duplicate_window_s: float = DUPLICATE_WINDOW_S,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
-        read_limits: ReadLimits | None = None,
+        read_limits: PullLimits | None = None,
         ids: Ids | None = None,
     ) -> None:
         doubt_s = STALE_LEADER_S if replicas > 1 else 0.0
@@ -96,7 +96,7 @@ class NatsJournal:
         self._config = stream_config(subjects, replicas=replicas, duplicate_window_s=duplicate_window_s)
         self._answer_timeout_s = answer_timeout_s
         self._writer = SlotWriter(self, doubt_s=doubt_s, ids=ids)
-        self._reader = JournalReader(bus, subjects, read_limits or ReadLimits(), self.slot, doubt_s=doubt_s)
+        self._reader = JournalReader(bus, subjects, read_limits or PullLimits(), self.slot, doubt_s=doubt_s)
 
     async def prepare(self) -> None:
         """
@@ -182,15 +182,12 @@ class NatsJournal:
 
     async def _get(self, which: dict[str, Any]) -> Record | None:
         try:
-            answer = await self._bus.js_request(
-                f"STREAM.MSG.GET.{self._stream}", which, timeout_s=self._answer_timeout_s
-            )
+            stored = await stored_message(self._bus, self._stream, which, timeout_s=self._answer_timeout_s)
         except ApiError as error:
             if error.err_code == NO_MESSAGE:
                 return None
             reason = NO_JOURNAL if error.err_code == NO_STREAM else None
             raise Unavailable(f"{self._stream}: {error.message}", reason=reason) from error
-        stored = answer["message"]
         kind: Literal["commit", "claim"] = "claim" if stored["subject"] == self._subjects.epoch else "commit"
         headers = Message("", "", b"", base64.b64decode(stored.get("hdrs", "")))
         return Record(
@@ -202,7 +199,7 @@ class NatsJournal:
         )
 
 
-def _check_payload(server_bytes: int, turn_bytes: int) -> None:
+def check_max_payload(server_bytes: int, turn_bytes: int) -> None:
     """
     Make sure that the server takes the largest commit there may be.
 

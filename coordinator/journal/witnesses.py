@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.bus.jetstream import NO_MESSAGE, NO_STREAM, ApiError
+from coordinator.bus.streams import stored_message, stream_info
 from coordinator.bus.subscription import Message
 from events.errors import Unavailable
 from projections.source import chain_after
@@ -97,15 +98,15 @@ async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     """
     name = subjects.stream_events
     try:
-        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await stream_info(bus, name, timeout_s=ANSWER_TIMEOUT_S)
         last = {"seq": info["state"]["last_seq"]}
         if not info["state"]["messages"]:
             return None
-        answer = await bus.js_request(f"STREAM.MSG.GET.{name}", last, timeout_s=ANSWER_TIMEOUT_S)
+        stored = await stored_message(bus, name, last, timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code in (NO_STREAM, NO_MESSAGE):
             return None
         raise Unavailable(f"{name}: {error.message}") from error
-    headers = Message("", "", b"", base64.b64decode(answer["message"].get("hdrs", "")))
+    headers = Message("", "", b"", base64.b64decode(stored.get("hdrs", "")))
     match = _message_id(headers.header(b"Nats-Msg-Id") or "")
     return Seen(sequence=int(match[2]), generation=int(match[1]), by=f"the feed {name}") if match is not None else None

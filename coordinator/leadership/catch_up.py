@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from coordinator.bus.jetstream import NO_STREAM, ApiError, key_stream
+from coordinator.bus.streams import stream_info
 from coordinator.journal.reader import STALE_LEADER_S
 from coordinator.journal.replay import begun, fold
 from coordinator.journal.slots import NO_JOURNAL
@@ -279,7 +280,7 @@ async def _noted(snapshots: Snapshots) -> list[str]:
 async def _last_slot(bus: Bus, name: str) -> int | None:
     """Give how far a stream has come; None when there is none of that name."""
     try:
-        info = await bus.js_request(f"STREAM.INFO.{name}", timeout_s=ANSWER_TIMEOUT_S)
+        info = await stream_info(bus, name, timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:
         if error.err_code != NO_STREAM:
             raise Unavailable(error.message) from error

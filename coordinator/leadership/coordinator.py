@@ -26,7 +26,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.high_water import HighWater
 from coordinator.journal.snapshots import Snapshots
-from coordinator.journal.stream import NatsJournal, _check_payload
+from coordinator.journal.stream import NatsJournal, check_max_payload
 from coordinator.leadership.catch_up import BRANCHED, CatchUp, remembering
 from coordinator.leadership.instance import Instance
 from coordinator.leadership.lease import Lease
@@ -99,7 +99,7 @@ class Coordinator:
                 standing=self._standing,
             ) as api,
         ):
-            _check_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
+            check_max_payload(writer.max_payload_bytes, instance.limits.turn_bytes)
             prepared = await self._prepared(writer, doors, high_water)
             if prepared is None:
                 return

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from coordinator.bus.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
-from coordinator.bus.streams import ensure_stream
+from coordinator.bus.streams import ensure_stream, stored_message
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
 from coordinator.ids import Ids, TimeOrderedIds
@@ -236,14 +236,13 @@ class Lease:
 
     async def _look(self) -> tuple[int, Holding | None]:
         """Read the key from the stream leader: its revision (0 when there is nothing), and who holds it."""
-        api = f"STREAM.MSG.GET.{self._config['name']}"
+        name, which = str(self._config["name"]), {"last_by_subj": self._subject}
         try:
-            answer = await self._bus.js_request(api, {"last_by_subj": self._subject}, timeout_s=ANSWER_TIMEOUT_S)
+            stored = await stored_message(self._bus, name, which, timeout_s=ANSWER_TIMEOUT_S)
         except ApiError as error:
             if error.err_code == NO_MESSAGE:
                 return 0, None
             raise Unavailable(error.message) from error
-        stored = answer["message"]
         headers = Message("", "", b"", base64.b64decode(stored.get("hdrs", "")))
         # Released, deleted by hand, or expired in a bucket that leaves marks.
         if headers.header(b"KV-Operation") is not None or headers.header(b"Nats-Marker-Reason") is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
-    from coordinator.runtime import Runtime
+    from coordinator.runtime.protocol import Runtime
 
 
 @asynccontextmanager

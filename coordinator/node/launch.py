@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.runtime import Launch
+from coordinator.runtime.protocol import Launch
 from events.container import Secret
 from events.errors import Refused
 from events.ids import checked

@@ -25,7 +25,7 @@ from coordinator.commands.node import (
 )
 from coordinator.node.answers import answering
 from coordinator.node.launch import launch_of
-from coordinator.runtime import Observed, Runtime, RuntimeState
+from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound
 from events.ids import checked

@@ -15,7 +15,9 @@ from coordinator.clock import SystemClock
 from coordinator.home import Home
 from coordinator.node.node_agent import NodeAgent
 from coordinator.processes.program import HANDOVER_S
-from coordinator.runtime import FakeRuntime, ProcessRuntime, Runtime
+from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.process.runtime import ProcessRuntime
+from coordinator.runtime.protocol import Runtime
 from coordinator.security.credentials import credentials
 from coordinator.stop_signals import stop_signal
 from events.errors import Refused

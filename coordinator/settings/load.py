@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from coordinator.logs import redact
 from coordinator.settings.fields import is_mapping, section_of
 from coordinator.settings.file import Keys, SettingsFile, dotted, find_file, read
-from coordinator.settings.model import _DELIMITER, KNOWN_KEYS, PLAIN_NAMES, PREFIX, Settings
+from coordinator.settings.model import DELIMITER, KNOWN_KEYS, PLAIN_NAMES, PREFIX, Settings
 from events.errors import Refused
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _stray_names() -> Iterator[str]:
         upper = name.upper()
         if not upper.startswith(PREFIX) or upper in PLAIN_NAMES or _is_injected(upper):
             continue
-        head, *rest = upper.removeprefix(PREFIX).lower().split(_DELIMITER)
+        head, *rest = upper.removeprefix(PREFIX).lower().split(DELIMITER)
         field = Settings.model_fields.get(head)
         # What is below a section is looked at with everything else.
         if field is None or (rest and section_of(field) is None):
@@ -141,4 +141,4 @@ _shown = _Shortened().repr
 
 
 def _variable(key: str) -> str:
-    return f"{PREFIX}{key.replace('.', _DELIMITER)}".upper()
+    return f"{PREFIX}{key.replace('.', DELIMITER)}".upper()

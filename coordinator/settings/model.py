@@ -40,7 +40,7 @@ PLAIN_NAMES = frozenset(
 BUILT_IN = Rules().agents
 """The catalogue before any settings."""
 
-_DELIMITER = "__"
+DELIMITER = "__"
 
 
 class Settings(BaseSettings):
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_nested_delimiter=_DELIMITER,
+        env_nested_delimiter=DELIMITER,
         env_ignore_empty=True,
         enable_decoding=False,
         extra="forbid",

@@ -15,8 +15,10 @@ import msgspec
 import pytest
 
 from coordinator.errors import NotFound, Refused, Unavailable
-from coordinator.runtime import FakeRuntime, Launch, Observed, ProcessRuntime, Runtime, RuntimeState, Usage
+from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
+from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:

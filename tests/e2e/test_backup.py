@@ -32,7 +32,7 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
 from coordinator.node.node_agent import NodeAgent
-from coordinator.runtime import FakeRuntime
+from coordinator.runtime.fake import FakeRuntime
 from coordinator.task_groups import task_group
 from events.resources import Resources
 from events.subjects import Subjects

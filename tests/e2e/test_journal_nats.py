@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
-from coordinator.bus.pull_consumer import ReadLimits
+from coordinator.bus.pull_consumer import PullLimits
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal.slots import Deposed
 from coordinator.journal.stream import NatsJournal, stream_config
@@ -30,7 +30,7 @@ STREAM = SUBJECTS.stream_journal
 
 
 @asynccontextmanager
-async def journal_at(url: str, limits: ReadLimits = LIMITS, **options: Any) -> AsyncIterator[NatsJournal]:
+async def journal_at(url: str, limits: PullLimits = LIMITS, **options: Any) -> AsyncIterator[NatsJournal]:
     async with Bus.open(url, name="test", buffered=False) as bus:
         journal = NatsJournal(bus, SUBJECTS, read_limits=limits, answer_timeout_s=0.5, **options)
         await journal.prepare()
@@ -165,7 +165,7 @@ async def test_a_follower_survives_a_connection_that_turns_silent(server: RealSe
 async def test_a_follower_resumes_as_soon_as_the_server_is_back(server: RealServer, writer: Writer) -> None:
     """After a restart it waits for no watchdog, however patient that is."""
     seen: list[Record] = []
-    patient = ReadLimits(heartbeat_s=15, look_s=60)
+    patient = PullLimits(heartbeat_s=15, look_s=60)
     async with journal_at(server.url, patient) as journal, asyncio.timeout(8), asyncio.TaskGroup() as tasks:
         tasks.create_task(follow(journal, 0, 11, seen))
         await _commit_numbers(writer, 5)
@@ -322,7 +322,7 @@ async def test_a_longer_duplicate_window_and_a_second_coordinator_are_fine(serve
 async def test_reading_gives_up_when_the_server_stays_away(server: RealServer, writer: Writer) -> None:
     """`read` ends with Unavailable after its patience; only `follow` waits for ever."""
     await _commit_numbers(writer, 3)
-    impatient = ReadLimits(heartbeat_s=0.2, look_s=0.4, patience_s=1.0, answer_timeout_s=0.3)
+    impatient = PullLimits(heartbeat_s=0.2, look_s=0.4, patience_s=1.0, answer_timeout_s=0.3)
     async with journal_at(server.url, impatient) as journal:
         await server.kill()
         with pytest.raises(Unavailable, match="could not be read"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from coordinator.runtime import RuntimeState
+from coordinator.runtime.protocol import RuntimeState
 from events.errors import Refused
 from tests.simulation.loop import MOST_WRONG_S
 

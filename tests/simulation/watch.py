@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coordinator.runtime import FakeRuntime, Launch, RuntimeState
+from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.protocol import Launch, RuntimeState
 from events import codec
 from events.coordinator import CoordinatorStarted
 from events.node import NodeLost

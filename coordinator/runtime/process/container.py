@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from coordinator.runtime.process import directory as on_disk
-from coordinator.runtime.process.directory import Identity, Outcome, Record
+from coordinator.runtime.process.directory import Ending, Identity, LaunchRecord
 from coordinator.runtime.process.group import ProcessGroup, reap, send
 from coordinator.runtime.process.log import tail
 from coordinator.runtime.process.table import ProcessTable
@@ -45,7 +45,7 @@ class ProcessContainer:
     def __init__(
         self,
         directory: Path,
-        record: Record,
+        record: LaunchRecord,
         *,
         table: ProcessTable,
         on_exit: Callable[[], None],
@@ -53,7 +53,7 @@ class ProcessContainer:
     ) -> None:
         self.directory = directory
         self.record = record
-        self.outcome: Outcome | None = None
+        self.outcome: Ending | None = None
         self._table = table
         self._on_exit = on_exit
         self._shim = shim

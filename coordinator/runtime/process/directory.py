@@ -45,7 +45,7 @@ _EXIT_CODE_MAX = 255
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class LaunchRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The facts of a launch that may be written to disk, and the wall time in seconds at which it was made."""
 
     container_id: str
@@ -69,14 +69,14 @@ class Identity(NamedTuple):
     start: str
 
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """How a container ended."""
 
     exit_code: int | None
     reason: str
 
 
-def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, Record]:
+def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchRecord]:
     """
     Make a container's directory with its record, complete under its name or not at all.
 
@@ -116,10 +116,10 @@ def discard(directory: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def read_record(directory: Path) -> Record | None:
+def read_record(directory: Path) -> LaunchRecord | None:
     """Read the record; None when it is unreadable or another's, as after a power cut."""
     try:
-        record = msgspec.json.decode(_text(directory / _RECORD, _RECORD_BYTES_MAX), type=Record)
+        record = msgspec.json.decode(_text(directory / _RECORD, _RECORD_BYTES_MAX), type=LaunchRecord)
     except msgspec.DecodeError:
         return None
     return record if record.name == directory.name else None
@@ -160,24 +160,24 @@ def mark_killed(directory: Path) -> None:
     _write(directory / _KILL, b"")
 
 
-def read_outcome(directory: Path) -> Outcome:
+def read_outcome(directory: Path) -> Ending:
     """Tell how a container whose shim is gone has ended."""
     match = re.fullmatch(r"([0-9]{1,3})\n", _text(directory / _EXIT))
     if match is not None and int(match[1]) <= _EXIT_CODE_MAX:
         return outcome_of(int(match[1]))
     if (directory / _KILL).exists():
         return outcome_of(KILLED + signal.SIGKILL)
-    return Outcome(None, LOST)
+    return Ending(None, LOST)
 
 
-def outcome_of(code: int) -> Outcome:
+def outcome_of(code: int) -> Ending:
     """Name an exit code's reason; a shell cannot tell `exit 143` from a death by signal 15."""
     number = code - KILLED
-    return Outcome(code, f"killed by signal {number}" if number in signal.valid_signals() else EXITED)
+    return Ending(code, f"killed by signal {number}" if number in signal.valid_signals() else EXITED)
 
 
-def _record(launch: Launch, started_at: float) -> Record:
-    return Record(
+def _record(launch: Launch, started_at: float) -> LaunchRecord:
+    return LaunchRecord(
         container_id=launch.container_id,
         generation=launch.generation,
         name=launch.name,

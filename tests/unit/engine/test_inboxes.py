@@ -13,7 +13,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.deciders.dispatch import DECIDERS
 from coordinator.deciders.rules import Limits
 from coordinator.doors.inbox_messages import Incoming, items_of
-from coordinator.engine.inboxes import Place
+from coordinator.engine.inboxes import InboxPlace
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.memory import MemoryStream
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
@@ -225,7 +225,7 @@ async def test_a_reader_waits_until_there_is_room() -> None:
         waiting = asyncio.ensure_future(inboxes.room("execution"))
         await asyncio.sleep(4 * TICK_S)
         assert not waiting.done()
-        assert inboxes.reached("execution") == Place(CREATED, 2, 0)
+        assert inboxes.reached("execution") == InboxPlace(CREATED, 2, 0)
         rig.let_go()
         await asyncio.wait_for(waiting, PATIENCE_S)
         await until_read(rig, 2)
@@ -247,7 +247,7 @@ async def test_whoever_leads_next_goes_on_where_the_journal_says() -> None:
     """Whatever was taken up and not committed is asked for again, and nothing else."""
     items = message(1, "task.submitted", *({"task_name": "n"} for _ in range(20)))
     async with leading() as rig:
-        assert rig.engine.inboxes.reached("execution") == Place("", 0, 0)
+        assert rig.engine.inboxes.reached("execution") == InboxPlace("", 0, 0)
         put(rig, items[:7])
         await rig.settle()
         rig.network.gate.clear()
@@ -258,7 +258,7 @@ async def test_whoever_leads_next_goes_on_where_the_journal_says() -> None:
         rig.run.cancel()
         await asyncio.wait([rig.run])
     async with leading(stream=rig.stream, hands=rig.hands) as rig:
-        assert rig.engine.inboxes.reached("execution") == Place(CREATED, 0, 7)
+        assert rig.engine.inboxes.reached("execution") == InboxPlace(CREATED, 0, 7)
         put(rig, items[7:])
         await until_read(rig, 1)
         assert sum(isinstance(event, TaskSubmitted) for event in rig.events()) == 20

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from coordinator.commands.service import FindServices, ReportCheck
 from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
-from coordinator.health.outcome import Outcome
+from coordinator.health.outcome import CheckResult
 from coordinator.health.probes import Prober
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
@@ -52,19 +52,19 @@ class Looks:
     """Stands in for the probes: what each URL shows, and which were looked at when."""
 
     def __init__(self) -> None:
-        self.shows: dict[str, Outcome | Exception] = {}
+        self.shows: dict[str, CheckResult | Exception] = {}
         self.seen: list[tuple[str, float]] = []
         self.under_way = 0
         self.most = 0
         self.takes_s = 0.0
 
-    async def look(self, url: str) -> Outcome:
+    async def look(self, url: str) -> CheckResult:
         self.seen.append((url, asyncio.get_running_loop().time()))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(self.takes_s)
         self.under_way -= 1
-        shown = self.shows.get(url, Outcome(ok=True, detail="answered 200", latency_ms=1.0))
+        shown = self.shows.get(url, CheckResult(ok=True, detail="answered 200", latency_ms=1.0))
         if isinstance(shown, Exception):
             raise shown
         return shown
@@ -130,7 +130,7 @@ async def test_what_was_registered_before_it_started(app: App, looks: Looks) -> 
     registry, door = ServiceRegistry(app), Door(app)
     service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
     await app.execute(ReportCheck(service_id=service_id, ok=True, check="http"))
-    looks.shows["http://localhost/a"] = Outcome(ok=False, detail="answered 500", latency_ms=1.0)
+    looks.shows["http://localhost/a"] = CheckResult(ok=False, detail="answered 500", latency_ms=1.0)
     async with checking(door):
         await _until(lambda: _is(registry, service_id, ServiceStatus.UNHEALTHY))
     assert len(door.reports) == 2  # the first bad check changes nothing yet

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.health.outcome import DETAIL_CHARS_MAX, Outcome, report_of, told
+from coordinator.health.outcome import DETAIL_CHARS_MAX, CheckResult, report_of, told
 from coordinator.health.probes import BODY_BYTES_MAX, Prober, resolve_by_system
 from events.errors import Refused
 
@@ -422,7 +422,7 @@ _urls = st.builds(
 def test_any_text_is_survived(url: str) -> None:
     """Whatever stands in a URL, looking at it gives an outcome or is refused; with no network allowed, never well."""
 
-    async def look() -> Outcome:
+    async def look() -> CheckResult:
         return await Prober([], timeout_s=0.5, resolve=resolve).look(url)
 
     with suppress(Refused):
@@ -438,6 +438,6 @@ def test_what_is_told_of_an_error() -> None:
 
 def test_the_report_of_a_look() -> None:
     """It names the kind of check and carries what was seen, cut to what the coordinator takes."""
-    report = report_of("s", "HTTPS://a/", Outcome(ok=False, detail="x" * 100, latency_ms=1.5), detail_chars_max=64)
+    report = report_of("s", "HTTPS://a/", CheckResult(ok=False, detail="x" * 100, latency_ms=1.5), detail_chars_max=64)
     assert (report.service_id, report.ok, report.check, report.latency_ms) == ("s", False, "https", 1.5)
     assert report.detail == "x" * 64

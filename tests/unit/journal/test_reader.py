@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from coordinator.bus.connection import Bus
-from coordinator.bus.pull_consumer import ReadLimits
+from coordinator.bus.pull_consumer import PullLimits
 from coordinator.journal.reader import STALE_LEADER_S, JournalReader
 from events.subjects import Subjects
 from projections.source import Bounds, Record
@@ -37,6 +37,6 @@ async def nothing(_: int) -> Record | None:
 @pytest.mark.parametrize(("replicas", "doubt_s"), [(1, 0.0), (3, STALE_LEADER_S), (5, STALE_LEADER_S)])
 def test_of_a_stream_with_replicas_an_older_state_is_doubted_first(replicas: int, doubt_s: float) -> None:
     """Who only reads is not told how many copies there are: the stream says so."""
-    reader = JournalReader(cast("Bus", Told(replicas)), Subjects(), ReadLimits(), nothing, doubt_s=0.0)
+    reader = JournalReader(cast("Bus", Told(replicas)), Subjects(), PullLimits(), nothing, doubt_s=0.0)
     assert asyncio.run(reader.bounds()) == Bounds(1, 7)
     assert reader.doubt_s == doubt_s

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.runtime import FakeRuntime, RuntimeState, Usage
+from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.protocol import RuntimeState, Usage
 from tests.launches import CLUSTER, launch
 
 

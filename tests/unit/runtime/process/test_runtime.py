@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.runtime import Observed, RuntimeState
 from coordinator.runtime.process.group import MARKER
 from coordinator.runtime.process.table import Process, ProcTable, process_table
+from coordinator.runtime.protocol import Observed, RuntimeState
 from tests.launches import launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.runtime import Launch, RuntimeState
 from coordinator.runtime.launch_checks import check_launch
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.shim import SCRIPT
 from coordinator.runtime.process.table import process_table
+from coordinator.runtime.protocol import Launch, RuntimeState
 from tests.launches import CLUSTER, launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 
@@ -38,8 +38,9 @@ AGENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
 import msgspec
-from coordinator.runtime import Launch, ProcessRuntime
 from coordinator.runtime.process import directory as on_disk, runtime as process
+from coordinator.runtime.process.runtime import ProcessRuntime
+from coordinator.runtime.protocol import Launch
 
 point, launch_file, root = sys.argv[1:]
 launch = msgspec.json.decode(Path(launch_file).read_bytes(), type=Launch)
