@@ -16,10 +16,9 @@ else
   uv=$scratch/uv/bin/uv
 fi
 
-# No header, index or path: the lock says what is installed, not where this machine gets it. The extra `docker` stays
-# out: nats-py imports aiohttp wherever it is installed, which costs every process 0.35 s of CPU at its start.
+# No header, index or path: the lock says what is installed, not where this machine gets it.
 [ ! -f requirements.lock ] || cp requirements.lock "$scratch/requirements.lock"
-"$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra speed --group dev \
+"$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --group dev \
   --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --output-file "$scratch/requirements.lock" "$@" >/dev/null
 {
   echo "# Made by \`make lock\` from pyproject.toml; not edited by hand."
