@@ -31,7 +31,7 @@ POLL_S = 0.1
 @asynccontextmanager
 async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
     """Have *folder*, and what runs in it, cleared away should this process be killed while the block runs."""
-    argv = [sys.executable, "-m", "coordinator.janitor", str(folder), settings.node.runtime, settings.namespace]
+    argv = [sys.executable, "-P", "-m", "coordinator.janitor", str(folder), settings.node.runtime, settings.namespace]
     async with await spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield
 

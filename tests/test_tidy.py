@@ -70,6 +70,8 @@ CAUGHT: list[tuple[str, dict[str, str]]] = [
     ("subject", {"coordinator/doors.py": "x = f'{namespace}.epoch'"}),
     ("subject", {"coordinator/doors.py": "x = '$JS.API.>'"}),
     ("print", {"coordinator/engine.py": "print('x')"}),
+    ("child_python", {"coordinator/up.py": "import sys\nx = [sys.executable, '-m', 'coordinator.cli']"}),
+    ("child_python", {"coordinator/up.py": "from sys import executable\nf((executable, '-m', y))"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept: y"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept Exception: y"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept (ValueError, BaseException) as e: y  # noqa: BLE001"}),
@@ -138,6 +140,14 @@ PASSED: list[tuple[str, dict[str, str]]] = [
     (
         "print",
         {"coordinator/cli/task.py": "print(1)", "coordinator/demo.py": "print(1)", "coordinator/x.py": "a.print(1)"},
+    ),
+    (
+        "child_python",
+        {
+            "coordinator/up.py": "import sys\nx = [sys.executable, '-P', '-m', 'coordinator.cli']",
+            "coordinator/rules.py": "x = ('python', '-m', 'coordinator.agent')",
+            "tests/x.py": "import sys\nx = [sys.executable, '-m', 'coordinator.cli']",
+        },
     ),
     (
         "broad_except",

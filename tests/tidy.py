@@ -413,6 +413,15 @@ def _print(source: Source) -> Iterator[tuple[int, str]]:
     yield from source.uses({"print": "log with structlog, or return it; only the command line prints"})
 
 
+@_per_file("child_python", _is_ours)
+def _child_python(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.nodes:
+        if isinstance(node, ast.List | ast.Tuple):
+            for before, after in pairwise(node.elts):
+                if source.dotted(before) == "sys.executable" and ast.unparse(after) == "'-m'":
+                    yield after.lineno, "`python -m` looks for modules in the current folder first: add -P before -m"
+
+
 # ---- what hides trouble
 
 
