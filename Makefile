@@ -5,10 +5,10 @@ SEEDS ?= 200
 BENCH ?= tasks latency rebuild discovery heartbeats
 ARGS ?=
 
-.PHONY: help demo test check sim e2e bench faults lock clean venv venv-dev
+.PHONY: help demo test check sim e2e bench faults check-install lock clean venv venv-dev
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## the whole system at work on this machine, real nats-server and all; under a minute
 	@$(PY) -m coordinator.cli demo $(ARGS)
@@ -39,6 +39,9 @@ bench: venv ## the benchmarks in turn, as JSON: make bench BENCH="latency rebuil
 
 faults: venv-dev ## break it in every way and see its promises kept, a line of JSON each; ARGS="kills --tasks 5000"
 	@$(PY) -m tests.faults $(ARGS)
+
+check-install: venv ## install in every way that users may: Pythons, pips, a wheel; some minutes, needs the network
+	@$(PY) tools/check_install.py $(ARGS)
 
 lock: ## renew both locks from pyproject.toml; ARGS=--upgrade for newer versions
 	@sh tools/lock.sh $(ARGS)

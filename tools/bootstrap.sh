@@ -7,8 +7,9 @@
 # at a requirement of its own, take its newest version, and refuse it because it has no hash; and a whole lock needs no resolver.
 # `pip check` then says whether anything is missing. Only wheels: a source would be built with the newest of its tools.
 #
-# Uses $PYTHON, else the first of python3.14 … python3.11, python3 that is 3.11 or newer and has all it needs.
-# Exits 2 when there is none, saying what to install.
+# Uses $PYTHON, else python3.13, python3.12 or python3.11, with which it is tried, else python3.14 or python3, if it is 3.11
+# or newer and has all it needs. Exits 2 when there is none, saying what to install. $WITH_PIP, such as `pip==22.3`, takes
+# the place of the pip that a venv comes with, for `make check-install`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.."
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_REQUIRE_HASHES \
   PIP_NO_BINARY 2>/dev/null || :
 stamp=.venv/bootstrap-stamp
-newest_tried=3.14
+newest_with_wheels=3.14
 dev='' locked=''
 for argument; do
   case $argument in
@@ -68,7 +69,7 @@ except ImportError:
 # Sets $python and, when only venv is missing, $without_venv.
 find_python() {
   python='' without_venv=''
-  for candidate in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3; do
+  for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3.14 python3; do
     rc=0
     found=$(probe "$candidate") || rc=$?
     if [ "$rc" -eq 0 ]; then
@@ -136,8 +137,8 @@ pip() { .venv/bin/python -I -m pip "$@" --no-input --disable-pip-version-check >
 
 install_lock() {
   if ! pip install --quiet --no-deps --require-hashes --only-binary :all: -r "$1"; then
-    .venv/bin/python -I -c "import sys; sys.exit(sys.version_info[:2] > tuple(map(int, '$newest_tried'.split('.'))))" ||
-      say "what is pinned may have no wheels for a Python newer than $newest_tried; name an older one: PYTHON=/path/to/python3"
+    .venv/bin/python -I -c "import sys; sys.exit(sys.version_info[:2] > tuple(map(int, '$newest_with_wheels'.split('.'))))" ||
+      say "what is pinned may have no wheels for a Python newer than $newest_with_wheels; name an older one: PYTHON=/path/to/python3"
     fail "installing $1 failed"
   fi
 }
@@ -172,6 +173,7 @@ make_venv() {
   rm -f "$stamp"
   rm -rf .venv
   "$python" -I -m venv .venv >"$log" 2>&1 || fail "python -m venv failed"
+  if [ -n "${WITH_PIP:-}" ]; then pip install --quiet --upgrade "$WITH_PIP" || fail "installing $WITH_PIP failed"; fi
   install_lock requirements.lock
   if [ -n "$dev" ]; then install_lock requirements-dev.lock; fi
   install_project
