@@ -5,15 +5,15 @@ SEEDS ?= 200
 BENCH ?= tasks latency rebuild discovery heartbeats
 ARGS ?=
 
-.PHONY: help demo test check sim e2e bench faults lock clean venv
+.PHONY: help demo test check sim e2e bench faults check-install lock clean venv venv-dev
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## the whole system at work on this machine, real nats-server and all; under a minute
 	@$(PY) -m coordinator.cli demo $(ARGS)
 
-test: venv ## every test, and the coverage it must reach; about a quarter of an hour
+test: venv-dev ## every test, and the coverage it must reach; about a quarter of an hour
 	@$(PY) -m coverage erase
 	$(PY) -m coverage run -m pytest --session-timeout=3000 $(ARGS)
 	@$(PY) -m coverage combine --quiet
@@ -22,25 +22,28 @@ test: venv ## every test, and the coverage it must reach; about a quarter of an 
 	@echo "coverage of what is pure: 100 %"
 	@$(PY) -m coverage report --rcfile=tools/pure_coverage.toml --fail-under=100
 
-check: venv ## before each commit: lint, format, types, tidiness, unit tests; under a minute
+check: venv-dev ## before each commit: lint, format, types, tidiness, unit tests; under a minute
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
 	$(PY) -m pytest -q tests/test_tidy.py tests/unit
 
-sim: venv ## the simulation over seeds: make sim SEEDS=200
+sim: venv-dev ## the simulation over seeds: make sim SEEDS=200
 	$(PY) -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
-e2e: venv ## the real thing: processes and nats-server
+e2e: venv-dev ## the real thing: processes and nats-server
 	$(PY) -m pytest tests/e2e $(ARGS)
 
 bench: venv ## the benchmarks in turn, as JSON: make bench BENCH="latency rebuild"
 	@for name in $(BENCH); do $(PY) -m coordinator.cli bench $$name $(ARGS) || exit 1; done
 
-faults: venv ## break it in every way and see its promises kept, a line of JSON each; ARGS="kills --tasks 5000"
+faults: venv-dev ## break it in every way and see its promises kept, a line of JSON each; ARGS="kills --tasks 5000"
 	@$(PY) -m tests.faults $(ARGS)
 
-lock: venv ## renew requirements.lock from pyproject.toml; ARGS=--upgrade for newer versions
+check-install: venv ## install in every way that users may: Pythons, pips, a wheel; some minutes, needs the network
+	@$(PY) tools/check_install.py $(ARGS)
+
+lock: ## renew both locks from pyproject.toml; ARGS=--upgrade for newer versions
 	@sh tools/lock.sh $(ARGS)
 
 clean: ## remove what these commands made, the venv too
@@ -49,3 +52,6 @@ clean: ## remove what these commands made, the venv too
 
 venv:
 	@sh tools/bootstrap.sh
+
+venv-dev:
+	@sh tools/bootstrap.sh --dev

@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING
 
 from coordinator.lazy_exports import lazy_exports
+from coordinator.own_packages import check_own_packages
 
 if TYPE_CHECKING:
     from coordinator.app.subscribe import EventStream, subscribe
+
+check_own_packages()
 
 __all__ = ["EventStream", "subscribe"]
 __version__ = "0.1.0"

@@ -105,6 +105,8 @@ CAUGHT: list[tuple[str, dict[str, str]]] = [
     ("subject", {"coordinator/doors.py": "x = '$JS.API.>'"}),
     ("subject", {"coordinator/doors/inbox.py": "x = f'STREAM.INFO.{name}'"}),
     ("print", {"coordinator/engine.py": "print('x')"}),
+    ("child_python", {"coordinator/up.py": "import sys\nx = [sys.executable, '-m', 'coordinator.cli']"}),
+    ("child_python", {"coordinator/up.py": "from sys import executable\nf((executable, '-m', y))"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept: y"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept Exception: y"}),
     ("broad_except", {"coordinator/engine.py": "try: x\nexcept (ValueError, BaseException) as e: y  # noqa: BLE001"}),
@@ -196,6 +198,14 @@ PASSED: list[tuple[str, dict[str, str]]] = [
     (
         "print",
         {"coordinator/cli/task.py": "print(1)", "coordinator/demo.py": "print(1)", "coordinator/x.py": "a.print(1)"},
+    ),
+    (
+        "child_python",
+        {
+            "coordinator/up.py": "import sys\nx = [sys.executable, '-P', '-m', 'coordinator.cli']",
+            "coordinator/rules.py": "x = ('python', '-m', 'coordinator.agent')",
+            "tests/x.py": "import sys\nx = [sys.executable, '-m', 'coordinator.cli']",
+        },
     ),
     (
         "broad_except",

@@ -27,12 +27,14 @@ FUNCTION_LINES = 60
 FILE_LINES_WARNED = 700
 FRAGMENT_LINES = 40
 FOLDER_MODULES = 30
-LOOSE_MODULES = 12
+LOOSE_MODULES = 13
 
 # The map of ARCHITECTURE.md. A package imports only from floors below its own: never upward, never sideways. Loose
 # modules of `coordinator/` stand in it by their name.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"events", "clock", "ids", "guard", "task_groups", "atomic_files", "terminal", "lazy_exports"}),
+    frozenset(
+        {"events", "clock", "ids", "guard", "task_groups", "atomic_files", "terminal", "lazy_exports", "own_packages"}
+    ),
     frozenset({"projections", "logs", "home", "stop_signals", "errors"}),
     frozenset({"commands", "bus", "runtime", "nats_server"}),
     frozenset({"deciders", "journal", "client", "security"}),
@@ -598,6 +600,15 @@ def _subject(source: Source) -> Iterator[tuple[int, str]]:
 @_per_file("print", _is_ours)
 def _print(source: Source) -> Iterator[tuple[int, str]]:
     yield from source.uses({"print": "log with structlog, or return it; only the command line prints"})
+
+
+@_per_file("child_python", _is_ours)
+def _child_python(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.nodes:
+        if isinstance(node, ast.List | ast.Tuple):
+            for before, after in pairwise(node.elts):
+                if source.dotted(before) == "sys.executable" and ast.unparse(after) == "'-m'":
+                    yield after.lineno, "`python -m` looks for modules in the current folder first: add -P before -m"
 
 
 # ---- what hides trouble

@@ -1,15 +1,34 @@
 #!/bin/sh
-# Makes .venv from requirements.lock, and renews it when the lock or the Python has changed. Takes no time when there is
-# nothing to do. It must never leave behind a half-made .venv that looks whole: the stamp is written last.
+# Makes .venv from requirements.lock, and makes it again when the lock or the Python has changed; with `--dev` it installs
+# requirements-dev.lock too. Takes no time when there is nothing to do. It must never leave behind a half-made .venv that
+# looks whole: a stamp is written last, and removed before anything is added.
 #
-# Uses $PYTHON, else the first of python3.14 … python3.11, python3 that is 3.11 or newer and has all it needs.
-# Exits 2 when there is none, saying what to install.
+# A lock is installed with --no-deps. pip's resolver would look at each `name[extra]` that one package asks of another as
+# at a requirement of its own, take its newest version, and refuse it because it has no hash; and a whole lock needs no resolver.
+# `pip check` then says whether anything is missing. Only wheels: a source would be built with the newest of its tools.
+#
+# Uses $PYTHON, else python3.13, python3.12 or python3.11, with which it is tried, else python3.14 or python3, if it is 3.11
+# or newer and has all it needs. Exits 2 when there is none, saying what to install. $WITH_PIP, such as `pip==22.3`, takes
+# the place of the pip that a venv comes with, for `make check-install`.
 set -eu
 cd "$(dirname "$0")/.."
 
 # A user's own settings for Python and pip must not reach into the venv.
-unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV 2>/dev/null || :
+unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_REQUIRE_HASHES \
+  PIP_NO_BINARY 2>/dev/null || :
 stamp=.venv/bootstrap-stamp
+newest_with_wheels=3.14
+dev='' locked=''
+for argument; do
+  case $argument in
+    --dev) dev=--dev ;;
+    --locked) locked=yes ;;
+    *)
+      echo "usage: tools/bootstrap.sh [--dev]" >&2
+      exit 2
+      ;;
+  esac
+done
 
 say() { printf 'coordinator: %s\n' "$*" >&2; }
 
@@ -19,6 +38,10 @@ lock_fingerprint() {
 import hashlib, os, platform, sys
 lock = hashlib.sha256(open("requirements.lock", "rb").read()).hexdigest()
 print(lock, platform.python_implementation(), platform.python_version(), platform.machine(), os.getcwd())'
+}
+
+dev_fingerprint() {
+  "$1" -I -c 'import hashlib; print(hashlib.sha256(open("requirements-dev.lock", "rb").read()).hexdigest())'
 }
 
 project_fingerprint() {
@@ -46,7 +69,7 @@ except ImportError:
 # Sets $python and, when only venv is missing, $without_venv.
 find_python() {
   python='' without_venv=''
-  for candidate in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3; do
+  for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3.14 python3; do
     rc=0
     found=$(probe "$candidate") || rc=$?
     if [ "$rc" -eq 0 ]; then
@@ -95,13 +118,46 @@ wanted() {
   [ -z "${PYTHON:-}" ] || [ "$(lock_fingerprint "$PYTHON" 2>/dev/null)" = "$(cat "$stamp")" ]
 }
 
+# What tests need is there, if it is asked for.
+developing() {
+  [ -z "$dev" ] || { [ -f "$stamp.dev" ] && [ "$(cat "$stamp.dev")" = "$(dev_fingerprint .venv/bin/python)" ]; }
+}
+
 installed() { [ -f "$stamp.project" ] && [ "$(cat "$stamp.project")" = "$(project_fingerprint .venv/bin/python)" ]; }
+
+whole() { good && wanted && developing && installed; }
 
 fail() {
   say "$1; the last lines were:"
   tail -n 15 "$log" >&2
   exit 1
 }
+
+pip() { .venv/bin/python -I -m pip "$@" --no-input --disable-pip-version-check >"$log" 2>&1; }
+
+install_lock() {
+  if ! pip install --quiet --no-deps --require-hashes --only-binary :all: -r "$1"; then
+    .venv/bin/python -I -c "import sys; sys.exit(sys.version_info[:2] > tuple(map(int, '$newest_with_wheels'.split('.'))))" ||
+      say "what is pinned may have no wheels for a Python newer than $newest_with_wheels; name an older one: PYTHON=/path/to/python3"
+    fail "installing $1 failed"
+  fi
+}
+
+# No build isolation: it would fetch the build backend unpinned; the lock holds it.
+install_project() {
+  pip install --quiet --no-deps --no-build-isolation --editable . || fail "installing the project itself failed"
+  project_fingerprint .venv/bin/python >"$stamp.project"
+}
+
+# Nothing counts until the stamp of the whole is there.
+finish() {
+  pip check || fail "the packages in .venv do not fit together"
+  if [ -n "$dev" ]; then dev_fingerprint .venv/bin/python >"$stamp.dev"; fi
+  lock_fingerprint .venv/bin/python >"$stamp.new"
+  mv "$stamp.new" "$stamp"
+}
+
+pinned() { cat "$@" | grep -c '^[a-zA-Z0-9]'; }
 
 make_venv() {
   if ! find_python; then
@@ -110,32 +166,35 @@ make_venv() {
       exit 2
     fi
   fi
-  count=$(grep -c '^[a-zA-Z0-9]' requirements.lock)
+  # What was there for tests stays wanted, or they would come and go with each other command.
+  if [ -f "$stamp.dev" ]; then dev=--dev; fi
+  count=$(pinned requirements.lock ${dev:+requirements-dev.lock})
   say "making .venv with $("$python" --version) and installing $count pinned packages; this takes about half a minute, once"
+  rm -f "$stamp"
   rm -rf .venv
   "$python" -I -m venv .venv >"$log" 2>&1 || fail "python -m venv failed"
-  .venv/bin/python -I -m pip install --quiet --no-input --disable-pip-version-check \
-    --require-hashes -r requirements.lock >"$log" 2>&1 || fail "installing the packages failed"
+  if [ -n "${WITH_PIP:-}" ]; then pip install --quiet --upgrade "$WITH_PIP" || fail "installing $WITH_PIP failed"; fi
+  install_lock requirements.lock
+  if [ -n "$dev" ]; then install_lock requirements-dev.lock; fi
   install_project
-  lock_fingerprint .venv/bin/python >"$stamp.new"
-  mv "$stamp.new" "$stamp"
+  finish
 }
 
-# No build isolation: it would fetch the build backend unpinned; the lock holds it.
-install_project() {
-  .venv/bin/python -I -m pip install --quiet --no-input --disable-pip-version-check \
-    --no-deps --no-build-isolation --editable . >"$log" 2>&1 || fail "installing the project itself failed"
-  project_fingerprint .venv/bin/python >"$stamp.project"
+add_dev() {
+  say "installing $(pinned requirements-dev.lock) pinned packages that tests and checks need, once"
+  rm -f "$stamp"
+  install_lock requirements-dev.lock
+  finish
 }
 
-if good && wanted && installed; then exit 0; fi
+if whole; then exit 0; fi
 if [ ! -w . ]; then
   say "cannot write in $(pwd), where .venv belongs"
   exit 1
 fi
 
 # One at a time. The lock belongs to the process, on this file, so that it cannot be left behind.
-if [ "${1:-}" != --locked ]; then
+if [ -z "$locked" ]; then
   locker=.venv/bin/python
   "$locker" -I -c 'import fcntl' 2>/dev/null || { find_python && locker=$python; } || locker=$without_venv
   if [ -z "$locker" ]; then
@@ -151,15 +210,17 @@ except BlockingIOError:
     print("coordinator: waiting for another bootstrap to end", file=sys.stderr, flush=True)
     fcntl.flock(lock, fcntl.LOCK_EX)
 os.set_inheritable(lock, True)
-os.execv("/bin/sh", ["/bin/sh", "tools/bootstrap.sh", "--locked"])'
+os.execv("/bin/sh", ["/bin/sh", "tools/bootstrap.sh", "--locked", *sys.argv[1:]])' $dev
 fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-if ! good || ! wanted; then
+# A venv that has what tests need from another lock may have too much: it is made again.
+if ! good || ! wanted || { [ -f "$stamp.dev" ] && ! developing; }; then
   make_venv
-elif ! installed; then
-  install_project
+else
+  developing || add_dev
+  installed || install_project
 fi

@@ -41,7 +41,7 @@ async def run(*, services: int, seconds: int) -> dict[str, Any]:
     ) as cluster:
         async with Client.open(cluster.url, source="bench") as client:
             await register_services(client, services)
-            argv = [sys.executable, "-m", "coordinator.bench.beats", str(services), str(PERIOD_S)]
+            argv = [sys.executable, "-P", "-m", "coordinator.bench.beats", str(services), str(PERIOD_S)]
             env = {**os.environ, "COORDINATOR_URL": cluster.url}
             nowhere = subprocess.DEVNULL
             async with await spawn(argv, env=env, stdout=nowhere, stderr=nowhere, grace_s=STOP_GRACE_S):

@@ -85,6 +85,7 @@ async def worker_process(client: Client, url: str, worker_id: str, *, slots: int
     """Run a worker with the handlers of `bench.handlers` in a process of its own, and give its pid once it claims."""
     argv = [
         sys.executable,
+        "-P",
         "-m",
         "coordinator.cli",
         "worker",

@@ -97,10 +97,9 @@ def resident_bytes(pid: int) -> int:
 
 
 async def machine() -> dict[str, Any]:
-    """Say what was measured on: cores, Python, the server, the event loop."""
+    """Say what was measured on: cores, Python, the server."""
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "nats_server": ".".join(map(str, await server_version(find_server()))),
-        "uvloop": type(asyncio.get_running_loop()).__module__.startswith("uvloop"),
     }

@@ -126,7 +126,7 @@ async def _bytes_a_task(home: Home, tasks: int) -> int:
     """Let a process of its own fold pending tasks; give by how many bytes it grew for each."""
     told = home.path / "pending"
     with told.open("wb") as sink:
-        argv = [sys.executable, "-m", "coordinator.bench.pending", str(tasks)]
+        argv = [sys.executable, "-P", "-m", "coordinator.bench.pending", str(tasks)]
         async with await spawn(argv, stdout=sink) as child:
             code = await child.wait()
     assert code == 0, f"{argv} ended with {code}"

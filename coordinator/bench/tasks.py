@@ -86,7 +86,7 @@ async def _through(cluster: Cluster, count: int) -> dict[str, Any]:
 
 async def _submitted(cluster: Cluster, count: int) -> tuple[float, float]:
     """Run the submitter; give the moment it began, and what it computed until its last answer."""
-    argv = [sys.executable, "-m", "coordinator.bench.submitter", str(count), str(IN_FLIGHT)]
+    argv = [sys.executable, "-P", "-m", "coordinator.bench.submitter", str(count), str(IN_FLIGHT)]
     env = {**os.environ, "COORDINATOR_URL": cluster.url, "COORDINATOR_LOG__LEVEL": "warning"}
     with tempfile.TemporaryFile() as told:
         async with await spawn(argv, env=env, stdout=told) as submitter:

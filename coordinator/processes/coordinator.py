@@ -112,7 +112,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
         async with stop_signal() as stop, task_group() as tasks:
             serving = tasks.create_task(coordinator.run())
             env = {**os.environ, "COORDINATOR_URL": url}
-            follower = Program("follower", [sys.executable, "-m", "coordinator.cli", "follow"], env, None)
+            follower = Program("follower", [sys.executable, "-P", "-m", "coordinator.cli", "follow"], env, None)
             following = None if without_follower else tasks.create_task(follower.keep_running())
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -33,6 +33,7 @@ async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
     """Have *folder*, and what runs in it, cleared away should this process be killed while the block runs."""
     argv = [
         sys.executable,
+        "-P",
         "-m",
         "coordinator.processes.janitor",
         str(folder),

@@ -113,7 +113,7 @@ def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) ->
     return {
         name: Program(
             name,
-            [sys.executable, "-m", "coordinator.cli", *arguments],
+            [sys.executable, "-P", "-m", "coordinator.cli", *arguments],
             env,
             folder / f"{name}.log" if quiet else None,
             is_needed=name == "coordinator",
