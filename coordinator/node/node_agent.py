@@ -90,7 +90,7 @@ class NodeAgent:
         agent = cls(client, runtime, **options)
         subjects = client.subjects
         noticed = await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set())
-        async with answering(client, runtime, agent.node_id), task_group() as agent._tasks:
+        async with task_group() as agent._tasks, answering(client, runtime, agent.node_id):
             syncing = agent._tasks.create_task(agent._keep_syncing())
             noticing = agent._tasks.create_task(agent._notice_exits())
             try:
