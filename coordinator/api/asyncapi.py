@@ -16,7 +16,7 @@ from coordinator import __version__
 from coordinator.commands import COMMANDS
 from coordinator.commands.node import NodeQuestion
 from coordinator.commands.reads import VERBS
-from coordinator.commands.wire import MOST_COMMANDS, ORDERS, WireError
+from coordinator.commands.wire import MOST_COMMANDS, WIRE_COMMANDS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
@@ -226,7 +226,7 @@ def _answers(paper: _Paper) -> None:
 
 def _commands(paper: _Paper, subjects: Subjects) -> None:
     for name, command in COMMANDS.items():
-        request = _message(name, JSON, _batch(_shared(ORDERS[command].__name__)), _first_line(command))
+        request = _message(name, JSON, _batch(_shared(WIRE_COMMANDS[command].__name__)), _first_line(command))
         address = subjects.rpc(_PLACE, command.KIND, command.VERB).replace(_PLACE, "{source}")
         about = f"{_first_line(command)} Request and reply."
         paper.channel(f"rpc.{name}", address, about, {name: request}, parameters=_SOURCE)
@@ -259,7 +259,7 @@ def _schemas() -> Document:
     commit = {"type": "array", "minItems": 1, "items": {"oneOf": [_shared(name) for name in IN_JOURNAL]}}
     return {
         **event_schemas(SHARED),
-        **components([*ORDERS.values(), *answers, WireError, NodeQuestion, EpochClaim], SHARED),
+        **components([*WIRE_COMMANDS.values(), *answers, WireError, NodeQuestion, EpochClaim], SHARED),
         **questions,
         "commit": commit,
         "ServiceNotice": _object(

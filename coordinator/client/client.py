@@ -21,7 +21,7 @@ from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
 from coordinator.commands.notices import Announcement
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
-from coordinator.commands.wire import ORDERS, decode_answers, encode_order, request_of, value_of
+from coordinator.commands.wire import WIRE_COMMANDS, decode_answers, encode_command, request_of, value_of
 from coordinator.ids import TimeOrderedIds
 from events.base import START, Position
 from events.codec import UNREADABLE, encode, rfc3339
@@ -142,7 +142,7 @@ class Client:
         loop = asyncio.get_running_loop()
         # Only what is remembered needs an id; what makes something is known by the id of that.
         command_id = _ids.new("cmd") if command.REMEMBERED else ""
-        order = encode_order(ORDERS[type(command)](data=command, id=command_id, tenant=self._tenant))
+        order = encode_command(WIRE_COMMANDS[type(command)](data=command, id=command_id, tenant=self._tenant))
         lane = self._lane(type(command))
         wait_s = _wait_of(command)
         deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
@@ -166,7 +166,7 @@ class Client:
         """Take a claim back that nobody waits for any more, lest it be given tasks; what is lost lapses by itself."""
         if isinstance(command, ClaimTasks):
             back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
-            order = encode_order(ORDERS[WithdrawClaim](data=back, tenant=self._tenant))
+            order = encode_command(WIRE_COMMANDS[WithdrawClaim](data=back, tenant=self._tenant))
             self.bus.send(self.subjects.rpc(self.source, back.KIND, back.VERB), request_of([order]))
 
     def _lane(self, command: type[Command]) -> Lane:

@@ -40,7 +40,7 @@ class Asks(NamedTuple):
     """Whether an id is made from that of the event where none is given."""
 
 
-ORDERS: dict[str, Asks] = {
+COMMAND_OF_EVENT: dict[str, Asks] = {
     "task.submitted": Asks(SubmitTask, "task_id", makes=True),
     "task.progressed": Asks(ProgressTask, "task_id"),
     "task.completed": Asks(CompleteTask, "task_id"),

@@ -38,7 +38,7 @@ _may_name_amounts = re.compile(rb'"(?:resources|capacity)"').search
 _unknown_field = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL).fullmatch
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+class WireCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """One command on its way; the type on the wire is the tag of the subclass."""
 
     data: Command
@@ -47,11 +47,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     traceparent: str = ""
 
 
-def _order_class(name: str, command: type[Command]) -> type[Order]:
+def _wire_class(name: str, command: type[Command]) -> type[WireCommand]:
     return msgspec.defstruct(  # type: ignore[return-value]  # a subclass, for `bases` says so
-        f"{command.__name__}Order",
+        f"{command.__name__}Command",
         [("data", command)],
-        bases=(Order,),
+        bases=(WireCommand,),
         tag_field="type",
         tag=name,
         frozen=True,
@@ -62,12 +62,14 @@ def _order_class(name: str, command: type[Command]) -> type[Order]:
     )
 
 
-ORDERS: dict[type[Command], type[Order]] = {command: _order_class(name, command) for name, command in COMMANDS.items()}
+WIRE_COMMANDS: dict[type[Command], type[WireCommand]] = {
+    command: _wire_class(name, command) for name, command in COMMANDS.items()
+}
 
-_any_order: Any = None
-for _class in ORDERS.values():
-    _any_order = _class if _any_order is None else _any_order | _class
-_orders_decoder = msgspec.json.Decoder(list[_any_order])
+_any_command: Any = None
+for _class in WIRE_COMMANDS.values():
+    _any_command = _class if _any_command is None else _any_command | _class
+_request_decoder = msgspec.json.Decoder(list[_any_command])
 _raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -106,11 +108,11 @@ class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 _answers_decoder = msgspec.json.Decoder(list[Answer])
 _answer_decoders = {
-    command: None if command.Answer is None else msgspec.json.Decoder(command.Answer) for command in ORDERS
+    command: None if command.Answer is None else msgspec.json.Decoder(command.Answer) for command in WIRE_COMMANDS
 }
 
 
-def encode_order(order: Order) -> bytes:
+def encode_command(order: WireCommand) -> bytes:
     """
     Write one command, to go out alone or with others by `request_of`.
 
@@ -129,10 +131,10 @@ def request_of(orders: list[bytes]) -> bytes:
     return b"[%b]" % b",".join(orders)
 
 
-def decode_orders(body: bytes) -> list[Order | Refused]:
+def decode_request(body: bytes) -> list[WireCommand | Refused]:
     """Read a request; whatever of it cannot be read stands there as the reason why."""
     try:
-        orders: list[Order | Refused] = _orders_decoder.decode(body)
+        orders: list[WireCommand | Refused] = _request_decoder.decode(body)
     except UNREADABLE:
         return _decode_one_by_one(body)
     if _may_name_amounts(body) and not _amounts_are_known(body):
@@ -149,11 +151,11 @@ class _Amounted(msgspec.Struct, gc=False):
     capacity: _Amounts | None = None
 
 
-class _AmountedOrder(msgspec.Struct, gc=False):
+class _AmountedCommand(msgspec.Struct, gc=False):
     data: _Amounted
 
 
-_amounts_decoder = msgspec.json.Decoder(list[_AmountedOrder])
+_amounts_decoder = msgspec.json.Decoder(list[_AmountedCommand])
 
 
 def _amounts_are_known(body: bytes) -> bool:
@@ -164,7 +166,7 @@ def _amounts_are_known(body: bytes) -> bool:
     return True
 
 
-def _decode_one_by_one(body: bytes) -> list[Order | Refused]:
+def _decode_one_by_one(body: bytes) -> list[WireCommand | Refused]:
     try:
         parts = _raw_decoder.decode(body)
     except UNREADABLE as error:
@@ -192,7 +194,7 @@ def decode_command(name: str, data: bytes) -> Command:
     return order.data
 
 
-def _decode_one(part: bytes) -> Order | Refused:
+def _decode_one(part: bytes) -> WireCommand | Refused:
     try:
         head = _head_decoder.decode(part)
     except UNREADABLE as error:
@@ -203,7 +205,7 @@ def _decode_one(part: bytes) -> Order | Refused:
         msg = f"command type {shown(head.type)} is not known: {nearest(head.type, COMMANDS)}"
         return Refused(msg, reason="unknown_command")
     try:
-        order = msgspec.json.decode(part, type=ORDERS[command])
+        order = msgspec.json.decode(part, type=WIRE_COMMANDS[command])
         _check_amounts(part)
     except UNREADABLE as error:
         return Refused(f"{head.type}: {_explained(part, command, str(error))}", reason="bad_request")
@@ -281,7 +283,7 @@ def cut(text: str) -> str:
     return text if len(text) <= MESSAGE_CHARS_MOST else f"{text[:MESSAGE_CHARS_MOST]}… ({len(text)} characters)"
 
 
-def check_order(order: Order, kind: str, verb: str) -> None:
+def check_command(order: WireCommand, kind: str, verb: str) -> None:
     """
     Check what stands around a command: its ids, and that it came in on the subject of its kind.
 

@@ -1,10 +1,10 @@
 """
-What a message in an inbox means: an order the coordinator carries out, a fact to keep, or the reason why neither. Pure.
+What a message in an inbox means: a command to be decided, a fact to keep, or the reason why neither. Pure.
 
-A message is a CloudEvent (structured, or binary with `ce-` headers), a batch of them, or bare JSON, whose attributes
-are those of the subject. Types of our own kinds ask for what RPC asks for, by the same commands: `ORDERS` is the one
-table. All other types are facts of the domain. Whatever cannot be read comes out as an item too: nothing may stop what
-follows, and nothing of it is ever left out, for the position in the inbox counts items.
+A message is a CloudEvent (structured, or binary with `ce-` headers), a batch of them, or bare JSON whose attributes
+are those of the subject. Event types of our own kinds ask for what RPC asks for, by the same commands: the one table
+is `COMMAND_OF_EVENT`. All other types are facts of the domain. What cannot be read becomes an item too: it must not
+stop what follows, and nothing is left out, because the position in the inbox counts items.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.commands import command_type
 from coordinator.commands.command import Command
-from coordinator.commands.inbox import KINDS, ORDERS, Asks, Item, refusal
+from coordinator.commands.inbox import COMMAND_OF_EVENT, KINDS, Asks, Item, refusal
 from coordinator.commands.validation import check_text
 from coordinator.commands.wire import check_caller, cut, decode_command, nearest
 from events.codec import UNREADABLE, seconds_of
@@ -71,12 +71,12 @@ _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 _BINARY = "ce-"
-_NAMES = {asks.command: command_type(asks.command) for asks in ORDERS.values()}
+_NAMES = {asks.command: command_type(asks.command) for asks in COMMAND_OF_EVENT.values()}
 _ID_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     field: msgspec.json.Decoder(
         msgspec.defstruct(f"_With_{field}", [("given", str | None, None)], rename={"given": field})
     )
-    for field in {asks.field for asks in ORDERS.values()}
+    for field in {asks.field for asks in COMMAND_OF_EVENT.values()}
 }
 
 
@@ -273,9 +273,9 @@ def _digest(message: Incoming, event: _CloudEvent) -> str:
 
 
 def _command(event: _CloudEvent, message: Incoming) -> Command:
-    asks = ORDERS.get(event.type)
+    asks = COMMAND_OF_EVENT.get(event.type)
     if asks is None:
-        right = nearest(event.type, ORDERS)
+        right = nearest(event.type, COMMAND_OF_EVENT)
         msg = f"type {shown(event.type)} asks for nothing the coordinator does: {right}"
         raise Refused(msg, reason="unknown_type")
     data = b"{}" if isinstance(event.data, msgspec.UnsetType) else bytes(event.data)

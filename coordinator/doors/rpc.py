@@ -18,7 +18,7 @@ import structlog
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import WithdrawClaim
-from coordinator.commands.wire import Order, check_order, decode_orders, encode_answer
+from coordinator.commands.wire import WireCommand, check_command, decode_request, encode_answer
 from coordinator.doors.dropped import SHOWN_CHARS, Dropped
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, Refused
@@ -58,7 +58,7 @@ class RpcDoor:
             self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:SHOWN_CHARS]!r}")
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
-        orders = decode_orders(message.data)
+        orders = decode_request(message.data)
         request = _Request(self, message.reply, len(orders), self._stats.get((kind, verb)))
         for index, order in enumerate(orders):
             reply = _Reply(request, index)
@@ -69,19 +69,21 @@ class RpcDoor:
             else:
                 self._hand_over(taken, source, reply)
 
-    def _checked(self, order: Order | Refused, source: str, kind: str, verb: str, message: Message) -> Order:
+    def _checked(
+        self, order: WireCommand | Refused, source: str, kind: str, verb: str, message: Message
+    ) -> WireCommand:
         if isinstance(order, Refused):
             raise order
         if source != self._last_source:
             self._last_source = checked(source, "source")
-        check_order(order, kind, verb)
+        check_command(order, kind, verb)
         if not message.reply and not isinstance(order.data, _ONE_WAY):
             # A claim whose answer nobody gets, say, would lend tasks to nobody.
             self._unanswerable.say(message.subject, "it has no reply subject: send it as a request")
             raise Refused("a command needs a reply subject", reason="bad_request")
         return order
 
-    def _hand_over(self, order: Order, source: str, reply: Any) -> None:
+    def _hand_over(self, order: WireCommand, source: str, reply: Any) -> None:
         command = order.data
         caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
         if isinstance(command, FindServices):

@@ -22,7 +22,7 @@ def _words(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-def _orders(value: tuple[str, ...]) -> tuple[str, ...]:
+def _command_names(value: tuple[str, ...]) -> tuple[str, ...]:
     from coordinator.commands import BY_SUBJECT
 
     known = [f"{kind}.{verb}" for kind, verb in BY_SUBJECT]
@@ -49,7 +49,7 @@ def _name(value: str) -> str:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-Orders = Annotated[Words, AfterValidator(_orders)]
+CommandNames = Annotated[Words, AfterValidator(_command_names)]
 Names = Annotated[Words, AfterValidator(_names)]
 
 
@@ -85,7 +85,7 @@ class QuotaSettings(Section):
 class SourceSettings(QuotaSettings):
     """What one source may: whoever sends under its name."""
 
-    may: Orders = plain((ALL,), "commands such as task.submit; task.* for all of tasks, * for all")
+    may: CommandNames = plain((ALL,), "commands such as task.submit; task.* for all of tasks, * for all")
     tenants: Names = plain((ALL,), "tenants it may act for; * for all")
 
     def rule(self) -> Rule:

@@ -17,7 +17,7 @@ from events.ids import checked
 from tests.specification import fold, given
 from tests.unit.deciders.facts import BEGIN, URL, attempt_failed, completed, service, started, submitted
 
-ORDERS = [command for command in COMMANDS.values() if not command.IS_QUESTION]
+DECIDED = [command for command in COMMANDS.values() if not command.IS_QUESTION]
 
 
 def test_a_command_is_named_for_the_wire() -> None:
@@ -36,7 +36,7 @@ def test_every_command_has_a_subject_of_its_own() -> None:
 
 def test_every_order_has_a_decider_and_no_question_has_one() -> None:
     """Checks have theirs beside the table, for it needs to know how many there were in a row."""
-    assert {*DECIDERS, ReportCheck} == set(ORDERS)
+    assert {*DECIDERS, ReportCheck} == set(DECIDED)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: str(command.__name__))
@@ -48,7 +48,7 @@ def test_a_command_with_a_field_nobody_knows_is_no_command(command: type[Command
 
 def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
     """Whether they have been carried out cannot be told from the world."""
-    remembered = {command.__name__ for command in ORDERS if command.REMEMBERED}
+    remembered = {command.__name__ for command in DECIDED if command.REMEMBERED}
     assert remembered == {
         "StartContainer",
         "StopContainer",

@@ -18,13 +18,13 @@ from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.wire import (
     MESSAGE_CHARS_MOST,
     MOST_COMMANDS,
-    ORDERS,
-    Order,
-    check_order,
+    WIRE_COMMANDS,
+    WireCommand,
+    check_command,
     decode_answers,
-    decode_orders,
+    decode_request,
     encode_answer,
-    encode_order,
+    encode_command,
     request_of,
     value_of,
 )
@@ -34,13 +34,13 @@ from events.subjects import may_answer
 from events.task import TaskStatus
 
 
-def order(command: Command, **more: Any) -> Order:
-    return ORDERS[type(command)](data=command, **more)
+def order(command: Command, **more: Any) -> WireCommand:
+    return WIRE_COMMANDS[type(command)](data=command, **more)
 
 
 def refusals(body: bytes | Any) -> list[str]:
     """Decode what must be refused; give the messages."""
-    read = decode_orders(body if isinstance(body, bytes) else json.dumps(body).encode())
+    read = decode_request(body if isinstance(body, bytes) else json.dumps(body).encode())
     assert read
     messages = []
     for one in read:
@@ -61,7 +61,7 @@ def wrong(**data: Any) -> str:
 
 def test_every_command_has_a_type_and_a_subject_of_its_own() -> None:
     """No two commands share a type or a subject, or permissions by subject would mean nothing."""
-    assert len({(one.KIND, one.VERB) for one in COMMANDS.values()}) == len(COMMANDS) == len(ORDERS)
+    assert len({(one.KIND, one.VERB) for one in COMMANDS.values()}) == len(COMMANDS) == len(WIRE_COMMANDS)
 
 
 def test_a_command_comes_back_as_it_was() -> None:
@@ -79,21 +79,21 @@ def test_a_command_comes_back_as_it_was() -> None:
         order(GetTask(task_id="t", wait_s=2)),
         order(ListTasks(status=TaskStatus.RUNNING)),
     ]
-    assert decode_orders(request_of([encode_order(one) for one in sent])) == sent
+    assert decode_request(request_of([encode_command(one) for one in sent])) == sent
 
 
 def test_an_empty_request_is_one() -> None:
     """No commands make no answers."""
-    assert decode_orders(b"[]") == []
+    assert decode_request(b"[]") == []
 
 
 def test_what_json_cannot_hold_is_refused_where_it_is_made() -> None:
     """A command with a value of no JSON type names itself and the reason."""
     bad: Any = object()
     with pytest.raises(Refused, match="CancelTask cannot be written as JSON"):
-        encode_order(order(CancelTask(task_id=bad)))
+        encode_command(order(CancelTask(task_id=bad)))
     with pytest.raises(Refused, match="CancelTask cannot be written as JSON"):
-        encode_order(order(CancelTask(task_id="\ud800")))
+        encode_command(order(CancelTask(task_id="\ud800")))
 
 
 @pytest.mark.parametrize("error", [Refused("no"), NotFound("gone"), StaleLease("late"), Unavailable("full")])
@@ -141,8 +141,8 @@ def test_what_is_no_array_of_commands_gets_one_answer(body: bytes) -> None:
 @pytest.mark.parametrize("part", [b"5", b"null", b"[]", b"{}", b'{"type":5}', b'{"type":"\xff"}', b'"x"'])
 def test_what_is_no_command_leaves_the_others_alone(part: bytes) -> None:
     """One bad command in a request is refused by itself."""
-    good = encode_order(order(GetTask(task_id="t")))
-    first, second, third = decode_orders(request_of([good, part, good]))
+    good = encode_command(order(GetTask(task_id="t")))
+    first, second, third = decode_request(request_of([good, part, good]))
     assert first == third == order(GetTask(task_id="t"))
     assert isinstance(second, Refused)
     assert "no object with a type" in second.message
@@ -150,8 +150,8 @@ def test_what_is_no_command_leaves_the_others_alone(part: bytes) -> None:
 
 def test_a_request_of_too_many_commands_is_refused() -> None:
     """A thousand commands are taken; one more gets one answer that says so."""
-    one = encode_order(order(GetTask(task_id="t")))
-    assert len(decode_orders(request_of([one] * MOST_COMMANDS))) == MOST_COMMANDS
+    one = encode_command(order(GetTask(task_id="t")))
+    assert len(decode_request(request_of([one] * MOST_COMMANDS))) == MOST_COMMANDS
     assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
     assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
 
@@ -217,16 +217,18 @@ def test_what_is_large_is_shown_in_part(key: str) -> None:
 def test_no_json_breaks_the_reading(value: Any) -> None:
     """Whatever stands where a command or a field does, the outcome is a list of orders or refusals."""
     for body in (value, [value], [{"type": value}], [{"type": "get_task", "data": value}]):
-        read = decode_orders(msgspec.json.encode(body))
+        read = decode_request(msgspec.json.encode(body))
         assert all(isinstance(one, Refused) for one in read)
-    read = decode_orders(msgspec.json.encode([{"type": "submit_task", "data": {"task_id": value, "task_name": value}}]))
+    read = decode_request(
+        msgspec.json.encode([{"type": "submit_task", "data": {"task_id": value, "task_name": value}}])
+    )
     assert isinstance(read[0], Refused) is not isinstance(value, str)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
     """Whatever comes in, reading it gives orders or refusals, and reading it as answers an error of the family."""
-    assert isinstance(decode_orders(body), list)
+    assert isinstance(decode_request(body), list)
     with suppress(CoordinationError):
         decode_answers(body)
 
@@ -237,9 +239,9 @@ def test_no_bytes_break_the_reading(body: bytes) -> None:
 def test_a_command_on_another_subject_than_its_own_is_refused() -> None:
     """Permissions are given by subject: a submit that came in as a cancel is none."""
     submit = order(SubmitTask(task_id="t", task_name="n"))
-    check_order(submit, "task", "submit")
+    check_command(submit, "task", "submit")
     with pytest.raises(Refused, match=r"SubmitTask belongs on ….task.submit, not on ….task.cancel"):
-        check_order(submit, "task", "cancel")
+        check_command(submit, "task", "cancel")
 
 
 @pytest.mark.parametrize("value", ["*", ">", "a.b", "a b", "\0", "x" * 65, "ü", ""])
@@ -247,17 +249,17 @@ def test_ids_beside_a_command_are_checked(value: str) -> None:
     """Tenant and command id are identifiers; a command may go without an id, not without a tenant."""
     command = GetTask(task_id="t")
     with pytest.raises(Refused, match="tenant"):
-        check_order(order(command, tenant=value), "task", "get")
+        check_command(order(command, tenant=value), "task", "get")
     if value:
         with pytest.raises(Refused, match="command id"):
-            check_order(order(command, id=value), "task", "get")
+            check_command(order(command, id=value), "task", "get")
 
 
 @pytest.mark.parametrize("value", ["x" * 65, "ü"])
 def test_a_traceparent_that_is_none_is_refused(value: str) -> None:
     """What is too long or not ASCII cannot be one."""
     with pytest.raises(Refused, match="W3C Trace Context"):
-        check_order(order(GetTask(task_id="t"), traceparent=value), "task", "get")
+        check_command(order(GetTask(task_id="t"), traceparent=value), "task", "get")
 
 
 @pytest.mark.parametrize(

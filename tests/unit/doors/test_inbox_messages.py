@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.commands.container import CreateContainer
-from coordinator.commands.inbox import KINDS, ORDERS, Item, refusal
+from coordinator.commands.inbox import COMMAND_OF_EVENT, KINDS, Item, refusal
 from coordinator.commands.service import HeartbeatService, RegisterService
 from coordinator.commands.task import CompleteTask, SubmitTask
 from coordinator.commands.wire import MESSAGE_CHARS_MOST
@@ -87,10 +87,10 @@ def test_a_cloud_event_is_an_order_with_its_tenant_and_trace() -> None:
     assert (item.event_id, item.tenant, item.traceparent) == ("e1", "acme", "00-1-2-01")
 
 
-@pytest.mark.parametrize("type_", ORDERS)
+@pytest.mark.parametrize("type_", COMMAND_OF_EVENT)
 def test_the_subject_of_an_event_is_the_id_of_what_it_is_about(type_: str) -> None:
     """For every type in the table, and the field it names is one of its command's."""
-    asks = ORDERS[type_]
+    asks = COMMAND_OF_EVENT[type_]
     assert asks.field in asks.command.__struct_fields__
     item = only(incoming(type_, event(type_, subject="it", data={})))
     if isinstance(item.event, InboxRefused):  # for want of another field, not of this one
@@ -352,7 +352,7 @@ def test_an_order_that_is_refused_later_says_which_it_was() -> None:
 def test_every_kind_of_ours_is_ours() -> None:
     """No other domain can have a fact recorded that looks like an event of this journal."""
     assert {name.partition(".")[0] for name in codec.EVENTS} == KINDS
-    assert {name.partition(".")[0] for name in ORDERS} <= KINDS
+    assert {name.partition(".")[0] for name in COMMAND_OF_EVENT} <= KINDS
 
 
 @given(
