@@ -5,6 +5,11 @@ Run the simulation.
     python -m tests.simulation --seed 17                   one of them again
     python -m tests.simulation --plan '{…}'                what a failure was shrunk to
     python -m tests.simulation --planted [NAME …]          ten bugs that must be found
+    python -m tests.simulation --digests FILE [--mask]     write what each seed came to, as `<seed> <sha256>`
+    python -m tests.simulation --against FILE [--mask]     compare with such a file; 1 when a seed differs
+
+A digest covers all that a run said and kept, byte for byte. With `--mask` texts for people are left out: the fields
+message, error, reason and detail where they hold words, and the hash chain, which covers them.
 
 A seed that fails is printed with the command that repeats it, and made smaller. A kind of fault that never fired over
 all seeds is a failure too.
@@ -16,9 +21,11 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
+from tests.simulation import digests
 from tests.simulation.faults import EVENTS, KINDS, OUTCOMES, Plan, plan_of
 from tests.simulation.planted import PLANTED
 from tests.simulation.play import Played, play_safely, play_seeds, quiet, shrink
@@ -45,8 +52,14 @@ def main() -> int:
     parser.add_argument("--plan", type=str)
     parser.add_argument("--planted", nargs="*", choices=sorted(PLANTED))
     parser.add_argument("--bug", default="", choices=["", *sorted(PLANTED)], help="plant it, with --seed or --plan")
+    parser.add_argument("--digests", type=Path, metavar="FILE", help="write a digest for each seed")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare the digests with those of FILE")
+    parser.add_argument("--mask", action="store_true", help="leave texts for people out of the digests")
     given = parser.parse_args()
     quiet()
+    if given.digests is not None or given.against is not None:
+        seeds = range(given.first, given.first + given.seeds)
+        return compare(seeds, given.digests, given.against, masked=given.mask)
     if given.planted is not None:
         return find(given.planted or list(PLANTED), given.first)
     if given.plan is not None:
@@ -111,6 +124,29 @@ def find(names: list[str], first: int) -> int:
             print(f"{name}: seed {found.seed}, {took_s:.0f} s: {found.failure[:200]}", flush=True)
     print(f"{len(names) - missed} of {len(names)} planted bugs found")
     return 1 if missed else 0
+
+
+def compare(seeds: range, into: Path | None, against: Path | None, *, masked: bool) -> int:
+    """Write the digest of each seed *into* a file, and name the seeds that differ from those in *against*."""
+    before = {} if against is None else digests.read(against)
+    found = list(digests.digests_of(seeds, masked=masked))
+    failed = [one for one in found if one.failure]
+    for one in failed:
+        print(f"seed {one.seed} failed; again: {AGAIN} --seed {one.seed}\n{one.failure}")
+    if into is not None:
+        into.write_text("".join(f"{one.seed} {one.value}\n" for one in found))
+        print(f"{len(found)} digests{' with texts masked' if masked else ''} are in {into}")
+    if against is None:
+        return 1 if failed else 0
+    missing = [one.seed for one in found if one.seed not in before]
+    differ = [one.seed for one in found if before.get(one.seed, one.value) != one.value]
+    if missing:
+        print(f"{against} has no digest of the seeds {', '.join(map(str, missing))}")
+    if differ:
+        print(f"{len(differ)} of {len(found)} seeds differ from {against}: {', '.join(map(str, differ))}")
+    if not missing and not differ:
+        print(f"{len(found)} seeds are equal to those in {against}")
+    return 1 if failed or missing or differ else 0
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ class Broker:
         """Told of every message as a process sends it: connection, subject, reply, headers, data."""
         self.arrived: Callable[[Connection, str, str, bytes], None] = lambda *_: None
         """Told of every message as a process takes it."""
+        self.heard: Callable[[str, bytes, bytes], None] = lambda *_: None
+        """Told of every message that reaches the server: subject, headers, data."""
         self.journal = ""
         self.stored: Callable[[bytes], None] = lambda _: None
         self._exact: dict[str, dict[tuple[Connection, int], None]] = {}
@@ -281,6 +283,7 @@ class Broker:
             return
         self.log.update(subject.encode())
         self.log.update(data)
+        self.heard(subject, headers, data)
         if subject.startswith("$JS.API."):
             self._api(subject[8:], reply, data)
             return
