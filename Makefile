@@ -5,10 +5,10 @@ SEEDS ?= 200
 BENCH ?= tasks latency rebuild discovery heartbeats
 ARGS ?=
 
-.PHONY: help demo test check sim e2e bench faults check-install lock clean venv venv-dev
+.PHONY: help demo test check sim e2e bench compare faults check-install lock clean venv venv-dev
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## the whole system at work on this machine, real nats-server and all; under a minute
 	@$(PY) -m coordinator.cli demo $(ARGS)
@@ -36,6 +36,9 @@ e2e: venv-dev ## the real thing: processes and nats-server
 
 bench: venv ## the benchmarks in turn, as JSON: make bench BENCH="latency rebuild"
 	@for name in $(BENCH); do $(PY) -m coordinator.cli bench $$name $(ARGS) || exit 1; done
+
+compare: venv ## is this tree slower than another commit: make compare BASE=main; eight minutes
+	@$(PY) -m tools.compare $(BASE) $(ARGS)
 
 faults: venv-dev ## break it in every way and see its promises kept, a line of JSON each; ARGS="kills --tasks 5000"
 	@$(PY) -m tests.faults $(ARGS)

