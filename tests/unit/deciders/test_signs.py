@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from coordinator.commands.command import Command
-from coordinator.commands.node import SyncNode
+from coordinator.commands.node import NodeOrders, SyncNode
 from coordinator.commands.service import HeartbeatService, ReportCheck, ServiceLoad
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.signs import Signs
+from events.errors import Refused
 from events.service import ServiceStatus
 from projections.world import World
 from tests.specification import fold
@@ -136,3 +137,33 @@ def test_signs_of_what_is_gone_are_forgotten() -> None:
     assert [list(heard) for heard in (signs.workers, signs.worker_loads, signs.nodes)] == [["x"], ["x"], ["y"]]
     signs.forget(fold(service("s"), worker("x"), node("y")))
     assert list(signs.services) == ["s"]
+
+
+# --- before and after a command ---------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_a_sign_of_life_even_when_it_is_refused() -> None:
+    """A worker that asks for tasks is alive, whatever it is told."""
+    signs = beginning()
+    assert signs.before(claim(), 150.0) == claim()
+    assert list(signs.workers.values()) == [150.0]
+
+
+def test_a_report_counts_only_with_the_orders_it_was_made_under() -> None:
+    """A node that had not seen its last orders when it looked may be missing what these told it to start."""
+    signs = beginning()
+    first = signs.after(SyncNode(node_id="n"), NodeOrders(containers=(), node_lease_s=15.0, epoch=(1, 1)), "1-1-1")
+    assert (first.orders_id, signs.orders) == ("1-1-1", {"n": "1-1-1"})
+    current = SyncNode(node_id="n", orders_id="1-1-1")
+    assert signs.before(current, 150.0) == current
+    signs.after(current, first, "1-1-2")
+    assert signs.before(current, 150.0) == SyncNode(node_id="n")
+    with pytest.raises(Refused, match="orders_id"):
+        signs.before(SyncNode(node_id="n", orders_id="a.b"), 150.0)
+
+
+def test_only_a_node_gets_orders() -> None:
+    """What other callers are told is left as it is."""
+    signs = beginning()
+    assert signs.after(claim(), ["told"], "1-1-1") == ["told"]
+    assert signs.orders == {}
