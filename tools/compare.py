@@ -257,7 +257,7 @@ def _sides(commit: str) -> Iterator[tuple[Side, Side]]:
         tree = scratch / "base"
         _git("worktree", "add", "--detach", "--quiet", str(tree), commit)
         try:
-            packages = _packages_of(tree)
+            packages = _packages_of(tree, scratch / "packages")
             yield (
                 _side("base", tree, scratch / "python-base", packages),
                 _side("now", ROOT, scratch / "python-now", Path(sysconfig.get_path("purelib"))),
@@ -266,16 +266,21 @@ def _sides(commit: str) -> Iterator[tuple[Side, Side]]:
             _git("worktree", "remove", "--force", str(tree))
 
 
-def _packages_of(tree: Path) -> Path:
-    """Give the directory of the packages that a tree needs: ours, unless it locks others."""
-    if (tree / LOCK).read_bytes() == (ROOT / LOCK).read_bytes():
+def _packages_of(tree: Path, folder: Path) -> Path:
+    """
+    Return the directory of the packages that a tree needs: ours, or *folder* when it locks others.
+
+    Its own set-up is not used: that of an old commit may fail today.
+    """
+    lock = tree / LOCK
+    if lock.read_bytes() == (ROOT / LOCK).read_bytes():
         return Path(sysconfig.get_path("purelib"))
     sys.stderr.write(f"compare: {LOCK} of the base differs: its packages are installed\n")
-    made = subprocess.run(["sh", "tools/bootstrap.sh"], cwd=tree, check=False)  # noqa: S607  # the shell of this machine
-    found = sorted(tree.glob(".venv/lib/python*/site-packages"))
-    if made.returncode or not found:
+    options = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check", "-qq")
+    pip = [sys.executable, "-I", "-m", "pip", "install", *options, "--target", str(folder), "--requirement", str(lock)]
+    if subprocess.run(pip, check=False).returncode:
         raise Failure("the packages of the base could not be installed")
-    return found[0]
+    return folder
 
 
 def _side(name: str, tree: Path, folder: Path, packages: Path) -> Side:
