@@ -51,19 +51,19 @@ class Tap:
 
     def answer(self, message: Message) -> None:
         """Record the answer to a request."""
-        orders = self._asked.get(message.subject)
-        if orders is None or message.status:
+        commands = self._asked.get(message.subject)
+        if commands is None or message.status:
             return
         answers = decode_answers(message.data)
-        if len(answers) != len(orders):  # the whole batch was refused
-            answers = answers[:1] * len(orders)
-        for order, answer in zip(orders, answers, strict=True):
+        if len(answers) != len(commands):  # the whole batch was refused
+            answers = answers[:1] * len(commands)
+        for command, answer in zip(commands, answers, strict=True):
             verdict = "ok" if answer.error is None else answer.error.code
             if verdict == _UNDECIDED:
                 continue
-            self.verdicts[msgspec.json.encode(order)].add(verdict)
+            self.verdicts[msgspec.json.encode(command)].add(verdict)
             if verdict == "ok":
-                self.accepted[order["data"]["task_id"]] = answer.epoch
+                self.accepted[command["data"]["task_id"]] = answer.epoch
 
     @property
     def differing(self) -> int:
