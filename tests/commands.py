@@ -1,7 +1,7 @@
 """
-Command lines for tests: `coordinator …` in a process of its own, or in this one where only what it says matters.
+Command lines for tests: `coordinator …` in a separate process, or in this one if only the output matters.
 
-Whatever is started is stopped by pid; every wait has an end.
+Started processes are stopped by pid; every wait has a time-out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 class Said(NamedTuple):
-    """How a command line ended: its exit code, and what it wrote."""
+    """The exit code and the output of a command line."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ class Said(NamedTuple):
 
 
 def call(*arguments: str) -> Said:
-    """Run a command line in this process, which is quick, and put back the logging that it sets up."""
+    """Run a command line in this process, which is fast, and restore the logging configuration."""
     handlers, level, settings = logging.root.handlers[:], logging.root.level, structlog.get_config()
     out, err = StringIO(), StringIO()
     config = os.environ.get("COORDINATOR_CONFIG")
@@ -58,7 +58,7 @@ def call(*arguments: str) -> Said:
 
 
 def run(*arguments: str, timeout_s: float = 30.0, **environment: str) -> Said:
-    """Run a command line in a process of its own until it ends."""
+    """Run a command line in a separate process until it ends."""
     ended = subprocess.run(
         [*PROGRAM, *arguments],
         env={**os.environ, "PYTHONPATH": str(_ROOT), **environment},
@@ -71,7 +71,7 @@ def run(*arguments: str, timeout_s: float = 30.0, **environment: str) -> Said:
 
 
 class Running:
-    """A command line that goes on running; what it writes is in a file."""
+    """A running command line; its output goes to a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], written: Path) -> None:
         self.process = process
@@ -83,11 +83,11 @@ class Running:
 
     @property
     def written(self) -> str:
-        """What it has written so far, on either stream."""
+        """Return its output so far, of both streams."""
         return self._written.read_text(errors="replace")
 
     def until(self, seen: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> float:
-        """Wait for *seen*, and say how long it took; fail when the process ends first."""
+        """Wait for *seen* and return how long it took; fail if the process ends first."""
         began = time.monotonic()
         while not seen():
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.written[-3000:]}"
@@ -100,7 +100,7 @@ class Running:
         return self.until(lambda: text in self.written, timeout_s)
 
     def ended(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Wait for its end and give its exit code."""
+        """Wait for its end and return its exit code."""
         return self.process.wait(timeout_s)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
@@ -111,7 +111,7 @@ class Running:
 
 @contextmanager
 def running(*arguments: str, written: Path, **environment: str) -> Iterator[Running]:
-    """Run a command line while the block runs, its output going to the file *written*."""
+    """Run a command line while the block runs, with its output in the file *written*."""
     with written.open("ab") as sink:
         process = subprocess.Popen(
             [*PROGRAM, *arguments],
@@ -142,7 +142,7 @@ class Up(Running):
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """Return the URL for clients."""
         found = Home(self.home).read_running()
         assert found is not None, f"it is not up:\n{self.written[-3000:]}"
         return found.url
@@ -150,7 +150,7 @@ class Up(Running):
 
 @contextmanager
 def up(home: Path, **environment: str) -> Iterator[Up]:
-    """Run `coordinator up` on *home* while the block runs; it begins when it is up."""
+    """Run `coordinator up` on *home* while the block runs; the block starts when it is up."""
     home.mkdir(parents=True, exist_ok=True)
     with running("up", written=home.with_suffix(".out"), COORDINATOR_HOME=str(home), **environment) as started:
         before = started.written.count("coordinator is up")

@@ -1,7 +1,7 @@
 """
-What holds for every test: a home of its own, settings from nowhere else, and no process left behind.
+Fixtures for every test: its own home, no other settings, and no process left behind.
 
-Fixtures of one area stand in the `conftest.py` of its folder.
+Fixtures of one area are in the `conftest.py` of its folder.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# How fast a shared machine runs an example says nothing about the code.
+# The time of an example on a shared machine says nothing about the code.
 hypothesis.settings.register_profile("project", deadline=None, max_examples=100, print_blob=True)
 hypothesis.settings.load_profile("project")
 
 _PROC = Path("/proc")
 _FAREWELL_S = 3.0
-"""How long a process that was told to end may still be seen after its test."""
+"""How long a stopped process may still exist after its test."""
 
 
 class Process(NamedTuple):
@@ -37,7 +37,7 @@ class Process(NamedTuple):
 
 @pytest.fixture(autouse=True, scope="session")
 def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep what outlives tests, such as a shared server, away from the user's own state; fail the run if it stays."""
+    """Give processes that outlive tests, such as a shared server, their own home; fail the run if one stays."""
     before = {process.pid for process in children()}
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = _settle(monkeypatch, tmp_path_factory.mktemp("session-home"))
@@ -47,7 +47,7 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def coordinator_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give each test an empty `COORDINATOR_HOME` and no other setting; fail it when a process of its outlives it."""
+    """Give each test an empty `COORDINATOR_HOME` and no other setting; fail it if one of its processes outlives it."""
     home = _settle(monkeypatch, tmp_path_factory.mktemp("home"))
     before = {process.pid for process in children()}
     yield home
@@ -55,7 +55,7 @@ def coordinator_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 
 def children() -> list[Process]:
-    """List our own child processes that still run; empty where there is no `/proc`."""
+    """Return our running child processes; empty on systems without `/proc`."""
     pids: set[int] = set()
     for task in _PROC.glob("self/task/*/children"):
         with suppress(OSError):
@@ -64,7 +64,7 @@ def children() -> list[Process]:
 
 
 def living_in(home: Path) -> list[Process]:
-    """List the processes, ours by whatever descent, whose `COORDINATOR_HOME` is *home*."""
+    """Return the processes whose `COORDINATOR_HOME` is *home*, including grandchildren."""
     wanted = f"COORDINATOR_HOME={home}".encode()
     found = []
     for entry in _PROC.glob("[0-9]*"):
@@ -89,7 +89,7 @@ def _since(before: set[int], home: Path) -> list[Process]:
 
 
 def _running(pid: int) -> Process | None:
-    """Give the process unless it is gone, or has ended and only waits for its exit code to be read."""
+    """Return the process, or None if it is gone or a zombie."""
     with suppress(OSError):
         state = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
         command = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
@@ -99,9 +99,9 @@ def _running(pid: int) -> Process | None:
 
 def _expect_none(look: Callable[[], list[Process]], whose: str) -> None:
     """
-    Wait a moment for *look* to see nothing more; else kill what it sees and fail, naming it.
+    Wait briefly until *look* returns nothing; else kill what it returns, and fail with its names.
 
-    It kills so that the tests that follow are judged by what they do.
+    It kills them so that they do not affect later tests.
     """
     give_up = time.monotonic() + _FAREWELL_S
     while (left := look()) and time.monotonic() < give_up:

@@ -1,4 +1,4 @@
-"""Runs the Python of a page: its blocks marked `python runnable`, in order, in one namespace, with top-level await."""
+"""Run the Python of a page: its blocks marked `python runnable`, in order, in one namespace, with top-level await."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _block = re.compile(r"^```python runnable\n(.*?)^```$", re.MULTILINE | re.DOTALL
 
 
 def blocks_of(page: Path) -> list[tuple[int, str]]:
-    """Give the runnable blocks of *page*, each with the line that it begins in."""
+    """Return the runnable blocks of *page*, each with its first line number."""
     text = page.read_text()
     return [(text.count("\n", 0, found.start(1)) + 1, found[1]) for found in _block.finditer(text)]
 
@@ -25,7 +25,7 @@ def run_page(page: Path) -> None:
         for line, block in blocks_of(page):
             source = "\n" * (line - 1) + block
             code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            # A block that awaits nothing has run by then, outside of any loop: it may be a whole program.
+            # A block without await has already run here, outside any loop: it may be a whole program.
             ran = eval(code, namespace)
             if inspect.iscoroutine(ran):
                 runner.run(ran)

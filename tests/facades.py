@@ -1,7 +1,7 @@
 """
-Facades over an engine that leads over a journal in memory, with hands on its clock: no network, no other process.
+Facades on a leading engine with a journal in memory and a controllable clock: no network, no other process.
 
-Only containers need more, for it takes a node to make them real; see `embedded_app`.
+Only containers need more, because they need a node; see `embedded_app`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Opened = TypeVar("Opened")
 
 
 class Here(NamedTuple):
-    """An app for facades, and the engine behind it."""
+    """An app for facades, and its engine."""
 
     app: App
     rig: Rig
@@ -40,27 +40,27 @@ class Here(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
-    """Undo what opening an app says about logging where nobody has."""
+    """Restore the logging configuration that opening an app sets by default."""
     yield
     structlog.reset_defaults()
 
 
 @pytest.fixture
 async def here(request: pytest.FixtureRequest) -> AsyncIterator[Here]:
-    """An app over an engine of this test's own; `parametrize("here", [Rules(…)], indirect=True)` sets its rules."""
+    """Yield an app with its own engine; `parametrize("here", [Rules(…)], indirect=True)` sets its rules."""
     async with in_one_task(opened_here(getattr(request, "param", None))) as opened:
         yield opened
 
 
 @pytest.fixture
 async def app(here: Here) -> App:
-    """The app alone."""
+    """Yield only the app."""
     return here.app
 
 
 @pytest.fixture
 async def embedded_app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[App]:
-    """A whole embedded coordinator whose node plays its containers; settings by indirect parameters."""
+    """Yield an embedded coordinator with fake containers; indirect parameters set its settings."""
     settings = Settings(**{"node": {"runtime": "fake", "sync_interval_s": 0.05}} | getattr(request, "param", {}))
     async with in_one_task(embedded(tmp_path, settings)) as opened:
         yield opened
@@ -68,7 +68,7 @@ async def embedded_app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncI
 
 @asynccontextmanager
 async def opened_here(rules: Rules | None = None, **settings: Any) -> AsyncIterator[Here]:
-    """Open an app over an engine in memory."""
+    """Open an app with an engine in memory."""
     async with leading(rules=rules) as rig, task_group() as tasks:
         opened = App(InProcess(rig), cast("Client", None), Settings(**settings), tasks, where="in memory")
         opened.start(opened.keep_leases())
@@ -80,7 +80,7 @@ async def opened_here(rules: Rules | None = None, **settings: Any) -> AsyncItera
 
 @asynccontextmanager
 async def in_one_task(context: AbstractAsyncContextManager[Opened]) -> AsyncIterator[Opened]:
-    """Enter and leave *context* in one task, which task groups want and pytest's fixtures do not do."""
+    """Enter and leave *context* in one task: task groups require it, and pytest fixtures do not do it."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[Opened] = loop.create_future()
     over = asyncio.Event()

@@ -1,7 +1,7 @@
 """
-A process that feeds and does nothing else, for tests that kill it: `python -m tests.feeder URL`.
+A process that only writes the feed, for tests that kill it: `python -m tests.feeder URL`.
 
-Its windows are small, so that it dies in the middle of something.
+Its windows are small, so that a kill interrupts it in the middle of one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALL = FeedLimits(
 
 
 async def feed(url: str) -> None:
-    """Feed for ever."""
+    """Write the feed forever."""
     subjects = Subjects()
     async with Bus.open(url, name="feeder", buffered=False) as bus:
         await Feed(bus, subjects, NatsJournal(bus, subjects), SMALL).run()

@@ -1,4 +1,4 @@
-"""What a stranger sees of the feed, through plain nats-py; and what it ought to see, read from the journal."""
+"""The feed as an outside subscriber sees it with plain nats-py, and as it must be according to the journal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Fed(NamedTuple):
 
 
 async def due(journal: NatsJournal, after: int = 0) -> list[Fed]:
-    """Say what the feed must hold when it has taken in the whole journal behind *after*."""
+    """Return the messages that the feed must have for the whole journal after *after*."""
     found = []
     async for records in journal.read(after, (await journal.bounds()).last):
         for record in records:
@@ -63,7 +63,7 @@ async def _due(journal: NatsJournal, after: int) -> list[Fed]:
 
 
 async def fed(url: str, subject: str = "coordination.events.>") -> list[Fed]:
-    """Read the feed as anybody would."""
+    """Read the feed as an outside subscriber."""
     connection = await nats.connect(url)
     try:
         jetstream = connection.jetstream()
@@ -89,7 +89,7 @@ async def fed(url: str, subject: str = "coordination.events.>") -> list[Fed]:
 
 
 async def expect_fed(url: str, journal: NatsJournal, after: int = 0) -> None:
-    """Wait until the feed has as many events as the journal behind *after*, and compare them, order included."""
+    """Wait until the feed has as many events as the journal after *after*, and compare them in order."""
     wanted = await _due(journal, after)
     async with asyncio.timeout(PATIENCE_S):
         async with Bus.open(url, name="look") as bus:
@@ -103,7 +103,7 @@ async def expect_fed(url: str, journal: NatsJournal, after: int = 0) -> None:
 
 @asynccontextmanager
 async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterator[Feed]:
-    """Feed in this process while the block runs."""
+    """Write the feed in this process while the block runs."""
     async with Bus.open(server.url, name="feed", buffered=False) as bus, task_group() as tasks:
         feed = Feed(bus, SUBJECTS, NatsJournal(bus, SUBJECTS), limits)
         running = tasks.create_task(feed.run())
@@ -114,7 +114,7 @@ async def feeding(server: RealServer, limits: FeedLimits = SMALL) -> AsyncIterat
 
 
 async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
-    """Claim, and commit *bodies* as they are, behind a whole journal."""
+    """Claim, and commit *bodies* unchanged at the end of the journal."""
     claim = await journal.claim(msgspec.json.encode({"generation": generation, "holder": "t", "time": "2026-01-01"}))
     chain = GENESIS
     async for records in journal.read(0, claim):
@@ -126,7 +126,7 @@ async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
 
 
 def event(event_type: str, position: str, **data: Any) -> bytes:
-    """Write an event of any type."""
+    """Encode an event of any type."""
     return msgspec.json.encode(
         {
             "type": event_type,

@@ -1,9 +1,9 @@
 """
-What somebody might send who means harm: thousands of inputs for every door, made from a seed; none may be taken.
+Hostile inputs: thousands for every door, generated from a seed; none may be accepted.
 
-Each is wrong in a way of its own: an id that would be a pattern or a path, a quantity that would overflow, JSON that is
-a bomb, text that drives a terminal, headers by which JetStream would do something else, replies that would have us
-write in our own name.
+Each is wrong in its own way: an id that is a pattern or a path, a quantity that overflows, a JSON bomb, text with
+terminal control characters, headers that make JetStream do something else, reply subjects that would make us publish
+with our own permissions.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ VALID: dict[str, dict[str, Any]] = {
     "find_services": {"service_name": "n", "limit": 1, "after": "a"},
     "list_tasks": {"limit": 1},
 }  # fmt: skip
-"""A right command of each kind that takes much, to be made wrong."""
+"""A valid command of each kind with many fields, to be made invalid."""
 
 _FREE_TEXT = {"data", "ok", "retry"}
 
@@ -107,7 +107,7 @@ HEADERS: tuple[dict[str, str], ...] = (
     {"Nats-Incr": "1"},
     {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
 )
-"""By each of these JetStream would do something else than store a message at the end; it must refuse them."""
+"""Each of these headers makes JetStream do something other than append a message; they must be refused."""
 
 FORGED_REPLIES = (
     *(S.journal, S.epoch, S.leader, S.services, S.event("task.submitted"), S.heartbeat("worker", "w")),
@@ -119,7 +119,7 @@ FORGED_REPLIES = (
 
 
 class Hostile(NamedTuple):
-    """One input: where it goes, and what it is; `reply` where the answer is to go, None for an inbox of the sender."""
+    """One input: its subject and body; `reply` is the reply subject, None for an inbox of the sender."""
 
     door: str
     subject: str
@@ -129,7 +129,7 @@ class Hostile(NamedTuple):
 
 
 def corpus(source: str, *, seed: int = 1) -> list[Hostile]:
-    """Make every input, sent by *source*, in an order that follows from *seed*."""
+    """Return every input, sent by *source*, in an order that depends on *seed*."""
     made = [*_rpc(source), *_heartbeats(), *_reads(source), *_nodes(), *_inboxes(source), *_rubbish(source, seed)]
     random.Random(seed).shuffle(made)
     return made
@@ -162,15 +162,15 @@ def _commands(name: str, data: dict[str, Any]) -> Iterator[bytes]:
             yield _request(name, _with(data, field, wrong))
     yield _request(name, _with(data, "more", "1"))
     for first in list(data)[:1]:
-        # The last one counts; a reader who took the first would see something else.
+        # The last one counts; a parser that takes the first would read something else.
         yield _request(name, f'{{"{first}":{json.dumps(data[first])},{_with(data, first, _text("a.b"))[1:]}')
         yield _request(name, json.dumps({key: value for key, value in data.items() if key != first}))
 
 
 def _wrong(field: str, value: Any) -> Iterator[str]:
-    """Give JSON of values that *field*, whose right value is like *value*, must not take."""
+    """Yield JSON of values that *field*, with valid values like *value*, must not accept."""
     if field.endswith("_id") or field == "after":
-        # Who leaves an id that may be left out empty says nothing.
+        # An empty optional id means no id, which is valid.
         yield from (_text(one) for one in HOSTILE_IDS if one)
         yield from NOT_TEXT
     elif isinstance(value, bool):
@@ -194,7 +194,7 @@ def _with(data: dict[str, Any], field: str, value: str) -> str:
 
 
 def _request(name: str, data: str) -> bytes:
-    # A lone surrogate stands as an escape, as it would be sent.
+    # A lone surrogate is sent as an escape.
     return f'[{{"id":"c1","type":"{name}","data":{data}}}]'.encode("utf-8", "surrogatepass")
 
 
@@ -203,7 +203,7 @@ def _text(value: str) -> str:
 
 
 def _bombs() -> Iterator[bytes]:
-    """Much out of little, and JSON that is none."""
+    """Yield JSON bombs, and invalid JSON."""
     for depth in (100, 1_000, 10_000, 100_000):
         yield b"[" * depth
         yield b"[" * depth + b"]" * depth
@@ -221,7 +221,7 @@ def _bombs() -> Iterator[bytes]:
 
 
 def _envelopes() -> Iterator[bytes]:
-    """What stands around a command."""
+    """Yield invalid envelopes of a command."""
     data = json.dumps(VALID["submit_task"] | {"task_id": "around"})
     for field in ("id", "tenant"):
         for one in HOSTILE_IDS:
@@ -298,7 +298,7 @@ def _nodes() -> Iterator[Hostile]:
 
 
 def _inboxes(domain: str) -> Iterator[Hostile]:
-    """What the server stores and the coordinator must refuse, and what the server must not even store."""
+    """Yield inputs that the server stores and the coordinator must refuse, and those the server must not store."""
     subject = S.inbox(domain, "task.submitted")
     head = {"specversion": "1.0", "id": "1", "source": "/x", "type": "task.submitted"}
     data = {key: value for key, value in VALID["submit_task"].items() if key != "task_id"}
@@ -322,7 +322,7 @@ def _inboxes(domain: str) -> Iterator[Hostile]:
 
 
 def _rubbish(source: str, seed: int) -> Iterator[Hostile]:
-    """Right requests with some bytes changed, until they are no JSON or no command; and plain noise."""
+    """Yield valid requests with bytes changed until they are not valid JSON or not a command, and random bytes."""
     chance = random.Random(seed)
     submit = S.rpc(source, "task", "submit")
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""One journal as several processes would see it, in memory or on a real server: what tests of journals run against."""
+"""One journal as several processes see it, in memory or on a real server, for tests of journals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from events.subjects import Subjects
 from projections.source import GENESIS, CommitSource, Record, chain_after
 
 LIMITS = PullLimits(heartbeat_s=0.4, look_s=0.8, pull_messages=200, answer_timeout_s=1.0)
-"""Small and quick, so that a test sees every branch."""
+"""Small and fast, so that a test reaches every branch."""
 
 
 class World(NamedTuple):
@@ -66,7 +66,7 @@ class Writer:
         self.chain = GENESIS
 
     async def claim(self, body: bytes = b'{"holder":"test"}') -> int:
-        """Claim, and read all that stands before."""
+        """Claim, and read everything before the claim."""
         claimed = await self.journal.claim(body)
         self.epoch = Epoch(1, claimed)
         for record in await read(self.journal, self.sequence, claimed):
@@ -84,7 +84,7 @@ class Writer:
 
 
 async def read(journal: CommitSource, after: int, until: int) -> list[Record]:
-    """Read a part of the journal at once."""
+    """Read a part of the journal."""
     return [record async for batch in journal.read(after, until) for record in batch]
 
 

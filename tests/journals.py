@@ -1,4 +1,4 @@
-"""Journals with something of everything in them, written by a real engine, and what their fold must have made."""
+"""Journals with things of every kind, written by a real engine, and the expected result of their fold."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 CALLER = Caller(actor="tester")
 KEEPS_ALL = Limits(retention_s=1e9, ended_kept=1_000_000)
 KEEPS_LITTLE = Limits(retention_s=1e9, ended_kept=3)
-"""What has ended leaves the world at once, and must stay in the store."""
+"""Ended things leave the world at once, and must stay in the store."""
 
 
 @asynccontextmanager
 async def leading(journal: Journal, *, limits: Limits = KEEPS_ALL, generation: int = 1) -> AsyncIterator[Engine]:
-    """Let an engine lead over *journal* while the block runs."""
+    """Run a leading engine on *journal* while the block runs."""
     async with leading_on(journal, generation, World(), limits=limits) as engine:
         yield engine
 
@@ -49,7 +49,7 @@ async def leading(journal: Journal, *, limits: Limits = KEEPS_ALL, generation: i
 async def leading_on(
     journal: Journal, generation: int, world: World, *, limits: Limits = KEEPS_ALL
 ) -> AsyncIterator[Engine]:
-    """Let an engine lead over *journal* that begins with *world*."""
+    """Run a leading engine on *journal* that starts with *world*."""
     claim = EpochClaim(generation=generation, holder="tester", time="2026-11-23T17:15:00.000000Z")
     last = await journal.claim(msgspec.json.encode(claim))
     await fold(world, journal, last)
@@ -64,7 +64,7 @@ async def leading_on(
 
 
 async def folded(source: CommitSource, last: int | None = None) -> World:
-    """Fold a journal the plain way."""
+    """Fold a journal, record by record."""
     world = World()
     until = (await source.bounds()).last if last is None else last
     async for records in source.read(0, until):
@@ -74,7 +74,7 @@ async def folded(source: CommitSource, last: int | None = None) -> World:
 
 
 async def a_bit_of_everything(engine: Engine, name: str = "a", tasks: int = 12) -> None:
-    """Make things of every kind, in every status that needs no node agent; ids begin with *name*."""
+    """Create things of every kind, in every status that needs no node agent; ids start with *name*."""
 
     async def order(command: Any) -> Any:
         return await engine.execute(command, CALLER)
@@ -104,7 +104,7 @@ async def a_bit_of_everything(engine: Engine, name: str = "a", tasks: int = 12) 
 
 
 async def some_tasks(engine: Engine, name: str, count: int) -> None:
-    """Submit tasks; of four, one completes, one fails, one is cancelled, and one stays as it is."""
+    """Submit tasks; of each four, one completes, one fails, one is cancelled, and one stays pending."""
     ids = [f"{name}-task-{number}" for number in range(count)]
     submits = (SubmitTask(task_id=one, task_name=f"work-{at % 2}", max_retries=0) for at, one in enumerate(ids))
     await asyncio.gather(*(engine.execute(submit, CALLER) for submit in submits))
@@ -123,7 +123,7 @@ async def some_tasks(engine: Engine, name: str, count: int) -> None:
 
 
 async def rows_of(store: Store) -> dict[str, dict[str, str]]:
-    """Read every thing in the store, by kind and id, through its own pages."""
+    """Return all things in the store, by kind and id, page by page."""
     found: dict[str, dict[str, str]] = {}
     for kind in KINDS:
         before, more = None, True
@@ -136,7 +136,7 @@ async def rows_of(store: Store) -> dict[str, dict[str, str]]:
 
 
 async def events_of(store: Store) -> list[tuple[str, bytes]]:
-    """Read every event in the store, through its own pages."""
+    """Return all events in the store, page by page."""
     found, more = (await store.events(limit=50))[:]
     while more:
         page, more = await store.events(limit=50, after=found[-1].position)
@@ -145,7 +145,7 @@ async def events_of(store: Store) -> list[tuple[str, bytes]]:
 
 
 def states_of(world: World) -> dict[str, dict[str, str]]:
-    """Write every thing in the world as a store must hold it."""
+    """Return all things of the world as a store must have them."""
     return {
         kind: {row.id: row.state for row in state_rows(kind, getattr(world, where.table).values())}
         for kind, where in KINDS.items()

@@ -1,4 +1,4 @@
-"""Launches for tests of container runtimes: right in everything but what the test is about."""
+"""Launches for tests of container runtimes: valid except for what the test checks."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """
 Three real nats-servers that form one cluster, for tests: each its own port, store and process group.
 
-Nodes are killed, frozen, cut off from power and replaced here, always by pid, never by name. Their stores may lie
-together on a file system of their own in an image (`LoopDisk`): what is copied from the image while every node is
-frozen is what a disk would hold after a power cut. That needs root and loop devices; the rest needs neither.
+Nodes can be killed, frozen, cut off from power and replaced, always by pid, never by name. Their stores can be on a
+separate file system in an image (`LoopDisk`): a copy of the image while every node is frozen has what a disk would have
+after a power cut. Only that needs root and loop devices.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ feature_flags {{ js_ack_fc_v2: false }}
 
 
 class Node(RealServer):
-    """One server of the cluster; *routes* is where each of them meets the others."""
+    """One server of the cluster; *routes* has the cluster addresses of all servers."""
 
     def __init__(self, name: str, folder: Path, store: Path, *, port: int, route: int, sync: bool) -> None:
         super().__init__(folder)
@@ -65,11 +65,11 @@ class Node(RealServer):
 
     @property
     def url(self) -> str:
-        """Where clients connect to this one, login included."""
+        """Return the URL of this server for clients, with login."""
         return f"nats://{USER}:{PASSWORD}@127.0.0.1:{self.port}"
 
     def conf(self) -> str:
-        """Write down its configuration."""
+        """Return its configuration."""
         return _CONF.format(
             name=self.name,
             port=self.port,
@@ -85,7 +85,7 @@ class Node(RealServer):
 
 
 class LoopDisk:
-    """A file system of its own in an image file, so that one can look what had reached the disk."""
+    """A separate file system in an image file, which shows what has reached the disk."""
 
     def __init__(self, folder: Path, size_bytes: int = DISK_BYTES) -> None:
         self.path = folder / "disk"
@@ -95,13 +95,13 @@ class LoopDisk:
 
     def make(self) -> None:
         """
-        Make it and mount it.
+        Create and mount it.
 
         Raises:
-            RuntimeError: it cannot be done here; says what is missing.
+            RuntimeError: not possible on this machine; the message has what is missing.
         """
         if os.geteuid() != 0:
-            msg = "a power cut needs root, to mount a disk of its own: run it as root, or leave this scenario out"
+            msg = "a power cut needs root to mount a separate disk: run as root, or skip this scenario"
             raise RuntimeError(msg)
         with self._image.open("wb") as image:
             image.truncate(self._size_bytes)
@@ -110,22 +110,22 @@ class LoopDisk:
         self._mount()
 
     def copy(self) -> None:
-        """Copy what has reached the disk, and nothing that only the kernel's memory holds."""
+        """Copy what has reached the disk, without data that is only in kernel memory."""
         _run("cp", "--sparse=always", str(self._image), str(self._copy))
 
     def put_copy_back(self) -> None:
-        """Go on with the copy, as a machine does that is switched on again; whoever used the disk must have ended."""
+        """Replace the disk by the copy, as after a power cut; all users of the disk must have ended."""
         self._unmount()
         self._copy.replace(self._image)
         self._mount()
 
     def close(self) -> None:
-        """Take it away; harmless when it was never made."""
+        """Unmount and remove it; does nothing if it was never created."""
         if self.path.is_mount():
             self._unmount()
 
     def _mount(self) -> None:
-        # Journal commits by the clock would write what nobody synced, and make the cut milder.
+        # Periodic journal commits would write unsynced data, and make the cut less severe.
         _run("mount", "-o", "loop,commit=300", str(self._image), str(self.path))
 
     def _unmount(self) -> None:
@@ -133,7 +133,7 @@ class LoopDisk:
 
 
 class NatsCluster:
-    """Some nodes, by name; what is asked of the cluster is asked of whichever answers."""
+    """Nodes by name; requests to the cluster go to any node that answers."""
 
     def __init__(self, folder: Path, nodes: Iterable[Node], disk: LoopDisk | None = None) -> None:
         self.nodes = {node.name: node for node in nodes}
@@ -143,21 +143,21 @@ class NatsCluster:
 
     @property
     def url(self) -> str:
-        """Where clients connect: all nodes, with commas between."""
+        """Return the URLs of all nodes for clients, separated by commas."""
         return ",".join(node.url for node in self.nodes.values())
 
     async def start(self, *names: str) -> None:
-        """Start the nodes *names*, by default all, and wait until the cluster takes questions."""
+        """Start the nodes *names*, by default all, and wait until the cluster answers."""
         await asyncio.gather(*(self.nodes[name].start() for name in names or self.nodes))
         await self.until_ready()
 
     async def kill(self, *names: str) -> None:
-        """Kill the nodes *names*, by default all, as a crash would."""
+        """Kill the nodes *names*, by default all, like a crash."""
         await asyncio.gather(*(self.nodes[name].kill() for name in names or self.nodes))
 
     async def power_cut(self) -> None:
-        """Take the power from all nodes at one moment, and give it back; what was not synced is gone, and none runs."""
-        assert self.disk is not None, "without a disk of its own there is nothing to cut off"
+        """Cut the power of all nodes at the same time, and restore it; unsynced data is gone, and no node runs."""
+        assert self.disk is not None, "a power cut needs a separate disk"
         for node in self.nodes.values():
             node.pause()
         await asyncio.to_thread(self.disk.copy)
@@ -165,12 +165,12 @@ class NatsCluster:
         await asyncio.to_thread(self.disk.put_copy_back)
 
     async def lose(self, name: str) -> None:
-        """Kill a node and destroy its store: it is gone for good."""
+        """Kill a node and destroy its store."""
         await self.kill(name)
         await asyncio.to_thread(shutil.rmtree, self.nodes[name].store)
 
     async def replace(self, gone: str, name: str) -> None:
-        """Start a fresh node *name* in the place of one that is gone, and have the cluster forget the old one."""
+        """Start a new node *name* in place of a lost one, and remove the old one from the cluster."""
         old = self.nodes.pop(gone)
         node = Node(name, self._folder / name, old.store.with_name(name), port=old.port, route=old.route, sync=old.sync)
         node.folder.mkdir(exist_ok=True)
@@ -181,12 +181,12 @@ class NatsCluster:
             await self.forget(gone)
 
     async def forget(self, name: str) -> None:
-        """Tell the cluster that the server *name* will not come back, so that its streams are given to another."""
+        """Remove the server *name* from the cluster, so that its streams move to another one."""
         async with self._asking(system=True) as bus:
             await bus.js_request("SERVER.REMOVE", {"peer": name}, timeout_s=READY_TIMEOUT_S)
 
     async def info(self, stream: str) -> dict[str, Any]:
-        """Ask for a stream's info until its leader answers."""
+        """Request a stream's info until its leader answers."""
         async with self._asking() as bus, asyncio.timeout(READY_TIMEOUT_S):
             while True:
                 try:
@@ -195,7 +195,7 @@ class NatsCluster:
                     await asyncio.sleep(0.1)
 
     async def leader_of(self, stream: str) -> str:
-        """Name the node that leads *stream*."""
+        """Return the name of the node that leads *stream*."""
         async with asyncio.timeout(READY_TIMEOUT_S):
             while True:
                 leader: str = (await self.info(stream)).get("cluster", {}).get("leader", "")
@@ -204,14 +204,14 @@ class NatsCluster:
                 await asyncio.sleep(0.1)
 
     async def step_down(self, stream: str, name: str) -> None:
-        """Ask that the node *name* lead *stream*; whether it came about, `leader_of` tells."""
+        """Request that the node *name* lead *stream*; check the result with `leader_of`."""
         async with self._asking() as bus:
             wanted = {"placement": {"preferred": name}}
             with suppress(ApiError, Unavailable):
                 await bus.js_request(f"STREAM.LEADER.STEPDOWN.{stream}", wanted, timeout_s=ANSWER_TIMEOUT_S)
 
     async def until_ready(self) -> None:
-        """Wait until JetStream answers, which it does once its nodes have chosen a leader."""
+        """Wait until JetStream answers, which it does once its nodes have elected a leader."""
         async with asyncio.timeout(READY_TIMEOUT_S), self._asking() as bus:
             while True:
                 try:
@@ -224,7 +224,7 @@ class NatsCluster:
     async def until_current(self, stream: str) -> None:
         """Wait until every node has all of *stream*."""
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while not _is_current(await self.info(stream), set(self.nodes)):  # noqa: ASYNC110  # told over NATS
+            while not _is_current(await self.info(stream), set(self.nodes)):  # noqa: ASYNC110  # over NATS
                 await asyncio.sleep(0.1)
 
     @asynccontextmanager
@@ -245,12 +245,12 @@ async def nats_cluster(
     folder: Path, *, sync: bool = True, on_disk: bool = False, names: Iterable[str] = NAMES
 ) -> AsyncIterator[NatsCluster]:
     """
-    Run a cluster over *folder* while the block runs; not *sync* leaves the server's default, which is to sync later.
+    Run a cluster in *folder* while the block runs; without *sync* the servers have their default sync interval.
 
-    *on_disk* puts all stores on a disk of their own, which `power_cut` needs.
+    *on_disk* puts all stores on a separate disk, which `power_cut` needs.
 
     Raises:
-        RuntimeError: a disk cannot be made here.
+        RuntimeError: a disk cannot be created on this machine.
     """
     async with AsyncExitStack() as stack:
         disk = LoopDisk(folder) if on_disk else None
@@ -271,7 +271,7 @@ async def nats_cluster(
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports of 127.0.0.1 that nobody listens on now."""
+    """Return free ports of 127.0.0.1."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

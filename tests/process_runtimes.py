@@ -1,4 +1,4 @@
-"""What tests of the process runtime share: opening it, waiting for what it does, and cleaning up."""
+"""Helpers for tests of the process runtime: open it, wait for its effects, clean up."""
 
 # ruff: noqa: ASYNC240 - files here are small and local
 
@@ -31,7 +31,7 @@ async def opened(root: Path, **settings: object) -> AsyncIterator[ProcessRuntime
 
 
 async def stop_all(root: Path) -> None:
-    """Stop, by its record, whatever container a test has left."""
+    """Stop all containers that a test has left, by their records."""
     async with opened(root) as runtime:
         for seen in await runtime.list():
             await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
@@ -48,12 +48,12 @@ async def exited(runtime: ProcessRuntime) -> Observed:
 async def until(path: Path) -> str:
     """Wait for a line in a file."""
     async with asyncio.timeout(10):
-        while not (path.exists() and path.read_text().endswith("\n")):  # noqa: ASYNC110 - a file tells nobody
+        while not (path.exists() and path.read_text().endswith("\n")):  # noqa: ASYNC110 - a file sends no notification
             await asyncio.sleep(0.005)
     return path.read_text().strip()
 
 
 def lives(pid: int) -> bool:
-    """Say whether a process of that pid runs; a zombie does not."""
+    """Return True if a process with that pid runs; a zombie does not."""
     found = process_table().read(pid)
     return found is not None and found.state != "dead"

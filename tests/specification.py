@@ -1,19 +1,19 @@
 """
-The language that tests of pure code are written in: given these facts, when this is ordered, then that follows.
+The language for tests of pure code: given these facts, when this command is decided, then these events follow.
 
     given(TaskSubmitted(task_id="t", task_name="n"))
         .when(CancelTask(task_id="t"))
         .then(TaskCancelled(task_id="t"))
 
     given().when(CancelTask(task_id="t")).then_refused("not_found")
-    given(…).when(…, at=2000.0).then_nothing()                       it is already so
+    given(…).when(…, at=2000.0).then_nothing()                       no change is needed
     given(…).when(…).then(…).then_answers("t")
     fold(…).tasks["t"].status                                        for reducers
 
-Facts are one commit each, a second apart from `BEGIN` on, by `ACTOR` of `TENANT`; `said(event, at=…)` tells one
-that was otherwise. `when` decides as the writer does, at a second after the last fact unless told, and it checks what
-holds of every decider: it leaves the world as it was, and deciding again gives the same. `then` folds what was decided,
-so that no decider may give events that the reducers refuse.
+Each fact is one commit, a second apart from `BEGIN` on, by `ACTOR` of `TENANT`; `said(event, at=…)` changes these
+values. `when` decides like the writer, by default one second after the last fact, and checks what is true of every
+decider: it does not change the world, and deciding again gives the same result. `then` folds the decided events, so
+that no decider can return events that the reducers refuse.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SOURCE = "/coordination/1"
 
 
 class Said(NamedTuple):
-    """A fact with its circumstances; None leaves what is usual."""
+    """A fact with its circumstances; None means the default."""
 
     event: Event
     at: float | None = None
@@ -55,15 +55,15 @@ class Said(NamedTuple):
 def said(
     event: Event, *, at: float | None = None, tenant: str = TENANT, actor: str = ACTOR, commandid: str = ""
 ) -> Said:
-    """Tell a fact whose commit time, tenant, actor or command is not the usual one."""
+    """Return a fact with its own commit time, tenant, actor or command."""
     return Said(event, at, tenant, actor, commandid)
 
 
 class Scribe:
     """
-    Writes a journal as the engine does and keeps its records, beside the world they were folded into.
+    Writes a journal like the engine, and keeps its records and the world folded from them.
 
-    Another `World` that is given the same records must end up the same.
+    Another `World` folded from the same records must be equal.
     """
 
     def __init__(self, world: World | None = None) -> None:
@@ -77,7 +77,7 @@ class Scribe:
         return self.commit_each(facts, at=self._next() if at is None else at)
 
     def commit_each(self, facts: Iterable[Event | Said], *, at: float) -> Record:
-        """Write *facts* as one commit at that time; each is folded before the next is asked for."""
+        """Write *facts* as one commit at that time; each is folded before the next is requested."""
         world = self.world
         sequence = world.position.sequence + 1
         time = codec.rfc3339(at)
@@ -97,7 +97,7 @@ class Scribe:
         return self._keep(Record(sequence=sequence, kind="commit", body=body, chain=chain))
 
     def claim(self, *, generation: int = 1, holder: str = "writer") -> Record:
-        """Write a claim of the right to write."""
+        """Write a claim of the epoch."""
         body = msgspec.json.encode(EpochClaim(generation=generation, holder=holder, time=codec.rfc3339(BEGIN)))
         sequence = self.world.position.sequence + 1
         self.world.seal_claim(sequence, body)
@@ -112,7 +112,7 @@ class Scribe:
 
 
 def journal_record(body: bytes, *, after: World) -> Record:
-    """Give the commit of *body* that stands next after *after*, chained as it should be."""
+    """Return the next commit after *after* with *body*, correctly chained."""
     return Record(sequence=after.position.sequence + 1, kind="commit", body=body, chain=after.chain.hex())
 
 
@@ -130,12 +130,12 @@ def write(*facts: Event | Said) -> Scribe:
 
 
 def given(*facts: Event | Said) -> Given:
-    """Begin a specification with what has happened."""
+    """Begin a specification with past events."""
     return Given(write(*facts))
 
 
 class Given:
-    """What has happened so far."""
+    """The past events of a specification."""
 
     def __init__(self, scribe: Scribe) -> None:
         self.scribe = scribe
@@ -165,7 +165,7 @@ class Given:
 
 
 class Decided:
-    """What was decided, to be held against what should have been."""
+    """The decision, to compare with the expected one."""
 
     def __init__(
         self,
@@ -184,14 +184,14 @@ class Decided:
 
     def then(self, *events: Event) -> Decided:
         """Expect exactly these events, at least one, and fold them."""
-        assert events, "expect at least one event; an order that is already so is `then_nothing`"
+        assert events, "expect at least one event; use `then_nothing` if no change is needed"
         self._expect_events()
         assert self.events == events
         self.fold()
         return self
 
     def then_nothing(self) -> Decided:
-        """Expect that it is already so: no event, no error."""
+        """Expect that no change is needed: no event, no error."""
         self._expect_events()
         assert self.events == ()
         return self
@@ -200,9 +200,9 @@ class Decided:
         self, reason: str, *contains: str, code: str | None = None, facts: tuple[Event, ...] = ()
     ) -> CoordinationError:
         """
-        Expect an error of this *reason* (for errors without a reason of their own: their code), and give it.
+        Expect an error with this *reason* (its code if it has no reason), and return it.
 
-        Its message holds each of *contains*; *facts* are the events that are on record all the same.
+        Its message contains each of *contains*; *facts* are events that are recorded despite the error.
         """
         assert self.error is not None, f"decided {self.events} instead of refusing"
         assert self.error.reason == reason, f"{self.error.reason}: {self.error.message}"
@@ -213,13 +213,13 @@ class Decided:
         return self.error
 
     def then_answers(self, value: Any) -> Decided:
-        """Expect this answer to whoever gave the order; of an order that led to events, after `then`."""
+        """Expect this answer to the sender; if the command led to events, call it after `then`."""
         self._expect_events()
         assert answer(self.world, self._command, self._context, self.events) == value
         return self
 
     def fold(self) -> World:
-        """Fold what was decided as one commit of whoever ordered it, and give the world after it."""
+        """Fold the decided events as one commit of the sender, and return the world after it."""
         context = self._context
         self._scribe.commit(
             *(said(event, at=context.now, tenant=context.tenant, actor=context.actor) for event in self.events)

@@ -1,4 +1,4 @@
-"""A TCP proxy that can hold or lose what either side says, or cut all connections, at the moment a test chooses."""
+"""A TCP proxy that can delay or drop the data of either side, or cut all connections, when a test requests it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHUNK = 65_536
 
 
 class Proxy:
-    """Stands before a server on loopback; `port` is where clients connect."""
+    """A proxy for a server on loopback; clients connect to `port`."""
 
     def __init__(self, server_port: int) -> None:
         self.port = 0
@@ -25,35 +25,35 @@ class Proxy:
         self.mend()
 
     def mute(self) -> None:
-        """Lose all that the server says on the connections open now, for good; what clients say arrives."""
+        """Drop all further data of the server on the open connections; data of clients arrives."""
         self._muted |= self._to_clients
 
     def stall(self) -> None:
-        """Take nothing more from the clients connected now, until they break."""
+        """Read nothing more from the connected clients, until they disconnect."""
         self._stalled |= self._to_servers
 
     def hold(self) -> None:
-        """Hold back what clients say, until `mend`; what the server says arrives."""
+        """Delay the data of clients until `mend`; data of the server arrives."""
         self._to_servers_open.clear()
 
     def part(self) -> None:
-        """Hold back what either side says, also on connections made from now on, until `mend`."""
+        """Delay the data of both sides until `mend`, also on new connections."""
         self.hold()
         self._to_clients_open.clear()
 
     def mend(self) -> None:
-        """Deliver what was held back, late as it is, and all that comes."""
+        """Deliver the delayed data, and stop delaying."""
         self._to_clients_open.set()
         self._to_servers_open.set()
 
     def cut(self) -> None:
-        """Break the connections open now."""
+        """Break the open connections."""
         self._released.set()
         for writer in (*self._to_clients, *self._to_servers):
             writer.transport.abort()
 
     async def serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        """Carry one connection until either side ends it."""
+        """Forward one connection until either side ends it."""
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
@@ -89,7 +89,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(server_port: int) -> AsyncIterator[Proxy]:
-    """Run a proxy before *server_port* while the block runs."""
+    """Run a proxy for *server_port* while the block runs."""
     made = Proxy(server_port)
     async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as listener:
         made.port = listener.sockets[0].getsockname()[1]

@@ -1,7 +1,7 @@
 """
-The tree keeps the house rules of `tidy.py`, and each rule can fail.
+The tree follows the house rules of `tidy.py`, and each rule can fail.
 
-Planted examples are cut with `·`, which is taken out before use, so that none of them is found in this file itself.
+Examples contain `·`, which is removed before use, so that the rules do not find them in this file.
 """
 
 from __future__ import annotations
@@ -238,14 +238,14 @@ def everything() -> list[Source]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_the_tree_keeps(rule: Rule, everything: list[Source]) -> None:
-    """No file breaks the rule; each place that does is named, with what to do instead."""
+    """No file violates the rule; each violation is listed with what to do instead."""
     if broken := rule.broken(everything):
         pytest.fail(f"{len(broken)} places break `{rule.name}`:\n" + "\n".join(map(str, broken)), pytrace=False)
 
 
 @pytest.mark.parametrize(("name", "files"), CAUGHT)
 def test_a_rule_catches_its_planted_example(name: str, files: dict[str, str]) -> None:
-    """A rule that cannot fail is a defect: each finds its examples, on a line that is there, and says something."""
+    """Each rule finds its examples, on an existing line and with a message; a rule that cannot fail is a defect."""
     broken = _BY_NAME[name].broken(_sources(files))
     assert broken
     for found in broken:
@@ -255,12 +255,12 @@ def test_a_rule_catches_its_planted_example(name: str, files: dict[str, str]) ->
 
 @pytest.mark.parametrize(("name", "files"), PASSED)
 def test_a_rule_lets_pass_what_only_looks_alike(name: str, files: dict[str, str]) -> None:
-    """A rule that cries wolf is worked around."""
+    """Each rule accepts its good examples; developers work around a rule with false alarms."""
     assert _BY_NAME[name].broken(_sources(files)) == []
 
 
 def test_every_package_of_the_map_is_there_once() -> None:
-    """No package stands on two floors, and a module is known by its package."""
+    """No package is on two floors, and a module belongs to the floor of its package."""
     assert sum(map(len, FLOORS)) == len(frozenset().union(*FLOORS))
     assert [
         unit_of(module) for module in ("coordinator", "coordinator.ids", "coordinator.bus.streams", "events.x")
@@ -273,19 +273,19 @@ def test_every_package_of_the_map_is_there_once() -> None:
 
 
 def test_long_files_are_named_and_fail_nothing() -> None:
-    """A file is never cut because of its length; a very long one is shown to whoever asks."""
+    """A long file fails no rule; `warnings` lists a very long one."""
     planted = _sources({"events/a.py": "x = 1\n" * (FILE_LINES_WARNED + 1), "events/b.py": "x = 1\n"})
     assert [found.path for found in warnings(planted)] == ["events/a.py"]
 
 
 def test_every_rule_has_planted_examples() -> None:
-    """Each rule is shown to fail and to pass, and each allowance belongs to a rule."""
+    """Each rule has failing and passing examples, and each exception belongs to a rule."""
     assert {name for name, _ in CAUGHT} == {name for name, _ in PASSED} == set(_BY_NAME)
     assert set(ALLOWED) <= set(_BY_NAME)
 
 
 def test_every_allowance_is_used_where_it_stands() -> None:
-    """What a file is allowed, other files are not."""
+    """An exception applies to one file only."""
     planted = _sources(
         {"coordinator/clock.py": "import time\ntime.time()", "coordinator/x/clock.py": "import time\ntime.time()"}
     )
@@ -293,14 +293,14 @@ def test_every_allowance_is_used_where_it_stands() -> None:
 
 
 def test_patterns_match_whole_paths() -> None:
-    """`*` stays within a folder, and a pattern does not match the end of a longer path."""
+    """`*` does not match `/`, and a pattern does not match the end of a longer path."""
     assert is_among("events/task.py", ["events/*.py"])
     assert not is_among("events/old/task.py", ["events/*.py"])
     assert not is_among("tests/events/task.py", ["events/*.py"])
 
 
 def test_the_tree_is_what_git_sees(everything: list[Source]) -> None:
-    """The rules look at this very file, tracked or not, and at nothing that git ignores."""
+    """The rules check this file, tracked or not, and no file that git ignores."""
     paths = {source.path for source in everything}
     assert "tests/test_tidy.py" in paths
     assert not any(path.startswith((".venv/", ".git/")) or "__pycache__" in path for path in paths)

@@ -1,8 +1,8 @@
 """
-The house rules that a machine can check, each naming what to do instead.
+The house rules that a machine can check; each finding states what to do instead.
 
-It reads files and never imports them. `test_tidy.py` holds the tree against every rule, and every rule against an
-example that it must catch. What a rule allows, and why, stands in `ALLOWED`.
+It reads files and never imports them. `test_tidy.py` checks the tree with every rule, and every rule with an example
+that it must find. `ALLOWED` has the exceptions of each rule and their reasons.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FRAGMENT_LINES = 40
 FOLDER_MODULES = 30
 LOOSE_MODULES = 13
 
-# The map of ARCHITECTURE.md. A package imports only from floors below its own: never upward, never sideways. Loose
-# modules of `coordinator/` stand in it by their name.
+# The map of ARCHITECTURE.md. A package imports only from floors below its own, never from its own floor or above. Loose
+# modules of `coordinator/` are listed by name.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"events", "clock", "ids", "guard", "task_groups", "atomic_files", "terminal", "lazy_exports", "own_packages"}
@@ -48,7 +48,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
 )
 
-# Beyond the floors: who may import what, and which part of it.
+# Further limits: who may import what, and which part of it.
 ONLY: dict[str, frozenset[str]] = {
     "deciders": frozenset({"commands", "projections", "events"}),
 }
@@ -63,41 +63,41 @@ _PURE = tomllib.loads((ROOT / "tools/pure_coverage.toml").read_text())["tool"]["
 
 ALLOWED: dict[str, dict[str, str]] = {
     "nats": {
-        "coordinator/bus/connection.py": "what everything else goes through",
-        "coordinator/bus/nats_client.py": "nats-py without its traps; only the bus imports it",
+        "coordinator/bus/connection.py": "the connection that all other code uses",
+        "coordinator/bus/nats_client.py": "works around defects of nats-py; only the bus imports it",
         "events/publisher.py": "for other domains, which have no coordinator",
     },
     "contract": {
-        "events/credentials.py": "signs by `cryptography`, imported when there is something to sign",
+        "events/credentials.py": "signs with `cryptography`, imported when needed",
     },
     "two_words": {
-        "projections/worker.py": "named like the other states; `Worker` of the SDK is what users import",
-        "coordinator/worker/handlers.py": "`Context` of the SDK is what users import; that of deciders stays inside",
+        "projections/worker.py": "named like the other states; users import `Worker` of the SDK",
+        "coordinator/worker/handlers.py": "users import `Context` of the SDK; that of deciders is internal",
     },
     "second_list": {
-        "coordinator/__init__.py": "a public face",
-        "coordinator/container/__init__.py": "a public face",
-        "coordinator/registry/__init__.py": "a public face",
-        "coordinator/scheduler/__init__.py": "a public face",
-        "coordinator/worker/__init__.py": "a public face",
+        "coordinator/__init__.py": "public names of a package",
+        "coordinator/container/__init__.py": "public names of a package",
+        "coordinator/registry/__init__.py": "public names of a package",
+        "coordinator/scheduler/__init__.py": "public names of a package",
+        "coordinator/worker/__init__.py": "public names of a package",
         "coordinator/errors.py": "the public name of the error family, which events define",
     },
     "loose_task": {
-        "coordinator/app/app.py": "the app outlives the call that first needed it: one task, awaited at its end",
+        "coordinator/app/app.py": "the app outlives the call that opened it: one task, awaited on close",
     },
     "wall_clock": {
         "coordinator/clock.py": "the clock",
-        "coordinator/ids.py": "ids sort by when they were made",
-        "events/publisher.py": "stamps facts of other domains, which have no coordinator",
+        "coordinator/ids.py": "ids sort by time of creation",
+        "events/publisher.py": "adds the time to events of other domains, which have no coordinator",
     },
     "chance": {
-        "coordinator/ids.py": "makes ids",
-        "coordinator/nats_server/server.py": "makes the server's token",
-        "coordinator/security/auth_directory.py": "makes keys",
-        "events/publisher.py": "names facts of other domains, which have no coordinator",
+        "coordinator/ids.py": "generates ids",
+        "coordinator/nats_server/server.py": "generates the server's token",
+        "coordinator/security/auth_directory.py": "generates keys",
+        "events/publisher.py": "generates ids for events of other domains, which have no coordinator",
     },
     "subject": {
-        "events/subjects.py": "the only place where a subject is spelled",
+        "events/subjects.py": "the only module that builds subjects",
         "coordinator/bus/connection.py": "JetStream's own API",
         "coordinator/bus/streams.py": "JetStream's own API",
         "coordinator/bus/pull_consumer.py": "JetStream's own API",
@@ -111,13 +111,13 @@ ALLOWED: dict[str, dict[str, str]] = {
     "print": {
         "coordinator/cli/*": "a command line prints",
         "coordinator/cli/*/*": "a command line prints",
-        "coordinator/demo*": "so does the demo",
+        "coordinator/demo*": "the demo prints",
     },
 }
 
 
 class Finding(NamedTuple):
-    """One place that breaks a rule, and what to do about it."""
+    """One violation of a rule, and what to do about it."""
 
     path: str
     line: int
@@ -134,7 +134,7 @@ class Imported(NamedTuple):
     module: str
     name: str
     at_start: bool
-    """Runs when the file is imported: neither in a function nor under TYPE_CHECKING."""
+    """True if the import runs when the file is imported: neither in a function nor under TYPE_CHECKING."""
     typing_only: bool
 
     @property
@@ -184,7 +184,7 @@ class Source:
 
     @cached_property
     def origins(self) -> dict[str, str]:
-        """What each imported name stands for: `{"dt": "datetime.datetime"}`."""
+        """Map each imported name to its origin: `{"dt": "datetime.datetime"}`."""
         return {
             (alias.asname or alias.name.partition(".")[0]): (
                 f"{node.module}.{alias.name}"
@@ -199,7 +199,7 @@ class Source:
         }
 
     def dotted(self, node: ast.AST) -> str:
-        """Spell what an expression refers to, through aliases: `time.time`; empty when it is no plain name."""
+        """Return the dotted name of an expression with aliases resolved: `time.time`; '' if it is not a name."""
         if isinstance(node, ast.Name):
             return self.origins.get(node.id, node.id)
         if isinstance(node, ast.Attribute) and (of := self.dotted(node.value)):
@@ -207,7 +207,7 @@ class Source:
         return ""
 
     def uses(self, names: dict[str, str]) -> Iterator[tuple[int, str]]:
-        """Find references to *names*, each with what it maps to; builtins count only where they are called."""
+        """Yield references to *names* with the mapped message; builtins count only where they are called."""
         called = {id(node.func) for node in self.nodes if isinstance(node, ast.Call)}
         for node in self.nodes:
             if not isinstance(node, ast.Name | ast.Attribute):
@@ -218,13 +218,13 @@ class Source:
 
 
 class Rule(NamedTuple):
-    """A rule, by name, over the whole tree."""
+    """A named rule for the whole tree."""
 
     name: str
     find: Callable[[list[Source]], Iterator[Finding]]
 
     def broken(self, sources: list[Source]) -> list[Finding]:
-        """List the places that break the rule and are not allowed to."""
+        """Return the violations of the rule that `ALLOWED` does not list."""
         return sorted(found for found in self.find(sources) if not is_among(found.path, ALLOWED.get(self.name, {})))
 
 
@@ -233,7 +233,7 @@ _FindIn = Callable[[Source], Iterator[tuple[int, str]]]
 
 
 def tree() -> list[Source]:
-    """Read every text file that git tracks or would."""
+    """Read every text file that is tracked, or untracked and not ignored."""
     command = ["git", "ls-files", "-coz", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     sources = []
@@ -245,14 +245,14 @@ def tree() -> list[Source]:
 
 
 def is_among(path: str, patterns: list[str] | dict[str, str]) -> bool:
-    """Say whether one of *patterns* matches the whole path; `*` stays within a folder."""
+    """Return True if one of *patterns* matches the whole path; `*` does not match `/`."""
     parts = path.split("/")
     split = [pattern.split("/") for pattern in patterns]
     return any(len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)) for pattern in split)
 
 
 def _per_file(name: str, applies: Callable[[Source], bool]) -> Callable[[_FindIn], _FindIn]:
-    """Register a rule that looks at one file at a time, of those it applies to."""
+    """Register a rule that checks one file at a time; *applies* selects the files."""
 
     def register(find_in: _FindIn) -> _FindIn:
         def find(sources: list[Source]) -> Iterator[Finding]:
@@ -305,8 +305,8 @@ def _function_length(source: Source) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES:
-                what = f"`{node.name}` has {length} lines, {FUNCTION_LINES} are allowed"
-                yield node.lineno, f"{what}: keep the branches, move their straight code into functions"
+                what = f"`{node.name}` has {length} lines, the limit is {FUNCTION_LINES}"
+                yield node.lineno, f"{what}: keep the branches, move the code inside them into functions"
 
 
 def _cycles(sources: list[Source]) -> Iterator[Finding]:
@@ -322,7 +322,7 @@ def _cycles(sources: list[Source]) -> Iterator[Finding]:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         ring = error.args[1][::-1]
-        message = f"import cycle {' → '.join(ring)}: move what both need into a third module"
+        message = f"import cycle {' → '.join(ring)}: move the shared code into a third module"
         yield Finding(modules[ring[0]].path, needs[ring[0]][ring[1]], message)
 
 
@@ -330,18 +330,18 @@ RULES.append(Rule("cycle", _cycles))
 
 
 def unit_of(module: str) -> str:
-    """Name the package of a module as `FLOORS` names it, or the loose module itself; `coordinator` is the root."""
+    """Return the name of a module's package in `FLOORS`, or of the loose module; `coordinator` is the root."""
     root, _, rest = module.partition(".")
     return root if root != "coordinator" else (rest.partition(".")[0] or root)
 
 
 _FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS, 1) for unit in units}
 _FACES = frozenset({"coordinator"})
-"""The root: it gives its version to everyone, and to the outside what stands on higher floors, by name and late."""
+"""The root package: it has the version, and lazily exports public names of higher floors."""
 
 
 def _targets(source: Source, modules: set[str]) -> Iterator[tuple[int, str]]:
-    """Give each module of ours that *source* imports, late and type-only imports included."""
+    """Yield each of our modules that *source* imports, including late and type-only imports."""
     for found in source.imports:
         inner = f"{found.module}.{found.name}"
         if found.root in OURS:
@@ -349,7 +349,7 @@ def _targets(source: Source, modules: set[str]) -> Iterator[tuple[int, str]]:
 
 
 def broken_arrows(sources: list[Source]) -> Iterator[Finding]:
-    """Find imports against `FLOORS`, `ONLY`, `ONLY_BY` and `PORTS`."""
+    """Yield imports that violate `FLOORS`, `ONLY`, `ONLY_BY` or `PORTS`."""
     modules = {source.module for source in sources if source.is_ours}
     for source in sources:
         here = unit_of(source.module)
@@ -360,13 +360,13 @@ def broken_arrows(sources: list[Source]) -> Iterator[Finding]:
             if there in {here, *_FACES}:
                 continue
             if there not in _FLOOR_OF or _FLOOR_OF[there] >= _FLOOR_OF[here]:
-                why = f"floor {_FLOOR_OF[here]} imports {there} on floor {_FLOOR_OF.get(there, '?')}; only lower ones"
+                why = f"floor {_FLOOR_OF[here]} imports {there} on floor {_FLOOR_OF.get(there, '?')}; import lower ones"
             elif there not in ONLY.get(here, {there}):
-                why = f"{here} imports only {', '.join(sorted(ONLY[here]))}"
+                why = f"{here} may import only {', '.join(sorted(ONLY[here]))}"
             elif here not in ONLY_BY.get(there, {here}):
-                why = f"{there} is for {', '.join(sorted(ONLY_BY[there]))} alone: take the value"
+                why = f"only {', '.join(sorted(ONLY_BY[there]))} may import {there}: pass the value instead"
             elif target not in PORTS.get((here, there), {target}):
-                why = f"{here} knows of {there} only {', '.join(sorted(PORTS[here, there]))}"
+                why = f"of {there}, {here} may import only {', '.join(sorted(PORTS[here, there]))}"
             else:
                 continue
             yield Finding(source.path, line, f"{target}: {why}")
@@ -376,7 +376,7 @@ def _floors(sources: list[Source]) -> Iterator[Finding]:
     for source in sources:
         is_placed = unit_of(source.module) in _FLOOR_OF | dict.fromkeys(_FACES)
         if source.is_ours and not is_placed:
-            yield Finding(source.path, 1, "is in no package of FLOORS: give it its room, or the table a row")
+            yield Finding(source.path, 1, "is in no package of FLOORS: move it into one, or add its package to FLOORS")
     yield from broken_arrows(sources)
 
 
@@ -387,11 +387,11 @@ RULES.append(Rule("floors", _floors))
 def _contract(source: Source) -> Iterator[tuple[int, str]]:
     for found in source.imports:
         if found.root == "tests":
-            yield found.line, f"{source.module} imports {found.module}: what runs knows nothing of its tests"
+            yield found.line, f"{source.module} imports {found.module}: product code must not import tests"
         elif source.path.startswith("events/") and found.root not in {*OURS, *stdlib_module_names, "msgspec", "nats"}:
             yield (
                 found.line,
-                f"events imports {found.module}; other domains shall need only msgspec and the standard library",
+                f"events imports {found.module}; it may need only msgspec and the standard library",
             )
 
 
@@ -403,7 +403,7 @@ def _private(source: Source) -> Iterator[tuple[int, str]]:
     for found in source.imports:
         is_private = found.name.startswith("_") and not found.name.startswith("__")
         if found.root in OURS and is_private:
-            yield found.line, f"imports `{found.name}` of {found.module}: what others use has a public name"
+            yield found.line, f"imports `{found.name}` of {found.module}: give a name that others use a public name"
 
 
 def _two_words(sources: list[Source]) -> Iterator[Finding]:
@@ -424,7 +424,7 @@ RULES.append(Rule("two_words", _two_words))
 def _second_list(source: Source) -> Iterator[tuple[int, str]]:
     for node in source.tree.body:
         if isinstance(node, ast.Assign) and any(source.dotted(target) == "__all__" for target in node.targets):
-            yield node.lineno, "a second list of names: import each from the module that defines it"
+            yield node.lineno, "`__all__` is a second list of names: import each from the module that defines it"
 
 
 # ---- folders
@@ -443,7 +443,7 @@ def _prefixes(sources: list[Source]) -> Iterator[Finding]:
         for name in names:
             alike = [other for other in names if other.startswith(f"{name}_")]
             if len(alike) > 1:
-                message = f"stands beside {', '.join(alike)}: make the package {folder}/{name}/ of them"
+                message = f"has the same prefix as {', '.join(alike)}: put them into a package {folder}/{name}/"
                 yield Finding(f"{folder}/{name}.py", 1, message)
 
 
@@ -458,7 +458,7 @@ def _crowded(sources: list[Source]) -> Iterator[Finding]:
     for folder, paths in folders.items():
         most = LOOSE_MODULES if folder == "coordinator" else FOLDER_MODULES
         if len(paths) > most:
-            message = f"one of {len(paths)} modules in {folder}/, {most} are allowed: draw a wall"
+            message = f"one of {len(paths)} modules in {folder}/, the limit is {most}: split the package"
             yield Finding(paths[-1], 1, message)
 
 
@@ -476,7 +476,7 @@ def _fragments(sources: list[Source]) -> Iterator[Finding]:
         by = importers.get(source.module, set())
         short = len(source.lines) < FRAGMENT_LINES and not source.path.endswith(("__init__.py", "__main__.py"))
         if short and len(by) == 1 and _folder(*by) == _folder(source.path):
-            message = f"{len(source.lines)} lines that only {', '.join(by)} imports: a part of it, put it there"
+            message = f"has {len(source.lines)} lines and only {', '.join(by)} imports it: move its code there"
             yield Finding(source.path, 1, message)
 
 
@@ -484,9 +484,9 @@ RULES.append(Rule("fragments", _fragments))
 
 
 def warnings(sources: list[Source]) -> list[Finding]:
-    """List what nothing fails by, and eyes should look at: has a long file one idea?"""
+    """Return notes that fail no test but deserve a look: does a long file have one idea?"""
     return [
-        Finding(source.path, 1, f"{len(source.lines)} lines: is it one idea?")
+        Finding(source.path, 1, f"{len(source.lines)} lines: does it have one idea?")
         for source in sources
         if source.is_python and len(source.lines) > FILE_LINES_WARNED
     ]
@@ -496,7 +496,7 @@ def warnings(sources: list[Source]) -> list[Finding]:
 def _nats(source: Source) -> Iterator[tuple[int, str]]:
     for found in source.imports:
         if found.root == "nats":
-            yield found.line, "imports nats: go through `coordinator.bus.connection`, or the journal's port"
+            yield found.line, "imports nats: use `coordinator.bus.connection` or the journal's port"
 
 
 # ---- purity
@@ -504,15 +504,15 @@ def _nats(source: Source) -> Iterator[tuple[int, str]]:
 
 _IMPURE_MODULES = {
     "time": "take `now`",
-    "random": "decide by what is given",
+    "random": "decide from the arguments",
     "uuid": "take the id from the command",
     "secrets": "take it from the command",
-    "structlog": "return events; who calls may log",
-    "logging": "return events; who calls may log",
-    "asyncio": "what waits belongs in the shell",
-    "threading": "what waits belongs in the shell",
-    "subprocess": "what starts processes belongs in the shell",
-    "socket": "what talks belongs in the shell",
+    "structlog": "return events; the caller may log",
+    "logging": "return events; the caller may log",
+    "asyncio": "waiting belongs in the shell",
+    "threading": "waiting belongs in the shell",
+    "subprocess": "starting processes belongs in the shell",
+    "socket": "I/O belongs in the shell",
 }
 _IMPURE_USES = {
     "datetime.datetime.now": "take `now`",
@@ -534,7 +534,7 @@ def _impure(source: Source) -> Iterator[tuple[int, str]]:
         if found.root in _IMPURE_MODULES and not found.typing_only:
             yield found.line, f"`{found.root}` in a pure file: {_IMPURE_MODULES[found.root]}"
     yield from source.uses({name: f"in a pure file: {instead}" for name, instead in _IMPURE_USES.items()})
-    # A protocol declares what the shell does; it does nothing itself.
+    # A protocol only declares what the shell does.
     declared = {
         id(inner)
         for node in source.nodes
@@ -548,12 +548,12 @@ def _impure(source: Source) -> Iterator[tuple[int, str]]:
             yield node.lineno, "waits in a pure file: decide here, wait in the shell"
 
 
-# ---- what has one place
+# ---- things with one place
 
 
 @_per_file("loose_task", _is_ours)
 def _loose_task(source: Source) -> Iterator[tuple[int, str]]:
-    instead = "nobody waits for such a task: use the TaskGroup"
+    instead = "such a task is never awaited: use the TaskGroup"
     yield from source.uses({"asyncio.create_task": instead, "asyncio.ensure_future": instead})
     loops = {"asyncio.get_running_loop", "asyncio.get_event_loop", "asyncio.new_event_loop"}
     for node in source.nodes:
@@ -584,7 +584,7 @@ _SUBJECT_TAIL = re.compile(r"\.((events|inbox|heartbeat|rpc|read|notice|node)\.|
 
 @_per_file("subject", _is_ours)
 def _subject(source: Source) -> Iterator[tuple[int, str]]:
-    instead = "spells a subject: use `events.subjects.Subjects`, or `bus.streams` for JetStream's API"
+    instead = "builds a subject: use `events.subjects.Subjects`, or `bus.streams` for JetStream's API"
     prose = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}  # docstrings
     for node in source.nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
@@ -611,7 +611,7 @@ def _child_python(source: Source) -> Iterator[tuple[int, str]]:
                     yield after.lineno, "`python -m` looks for modules in the current folder first: add -P before -m"
 
 
-# ---- what hides trouble
+# ---- things that hide errors
 
 
 @_per_file("broad_except", _is_python)
@@ -619,12 +619,12 @@ def _broad_except(source: Source) -> Iterator[tuple[int, str]]:
     for node in source.nodes:
         if isinstance(node, ast.ExceptHandler):
             if node.type is None:
-                yield node.lineno, "bare `except`: name what you expect"
+                yield node.lineno, "bare `except`: name the expected exceptions"
             elif _is_everything(source, node.type) and ast.unparse(node.body[-1]) != "raise":
-                yield from _unless_it_says_why(source, node.lineno)
+                yield from _unless_reason_is_given(source, node.lineno)
         elif isinstance(node, ast.Call) and source.dotted(node.func) == "contextlib.suppress":
             for _ in filter(partial(_is_everything, source), node.args):
-                yield from _unless_it_says_why(source, node.lineno)
+                yield from _unless_reason_is_given(source, node.lineno)
 
 
 def _is_everything(source: Source, caught: ast.expr) -> bool:
@@ -632,11 +632,11 @@ def _is_everything(source: Source, caught: ast.expr) -> bool:
     return any(source.dotted(one) in {"Exception", "BaseException"} for one in each)
 
 
-def _unless_it_says_why(source: Source, line: int) -> Iterator[tuple[int, str]]:
+def _unless_reason_is_given(source: Source, line: int) -> Iterator[tuple[int, str]]:
     comment = source.lines[line - 1].partition("#")[2]
-    said = re.sub(r"noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^]]*\])?", "", comment)
-    if not re.search(r"[a-z]{3}", said):
-        yield line, "catches everything: name what you expect, or say why on this line"
+    reason = re.sub(r"noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^]]*\])?", "", comment)
+    if not re.search(r"[a-z]{3}", reason):
+        yield line, "catches everything: name the expected exceptions, or give the reason on this line"
 
 
 @_per_file("skip_without_reason", _is_python)
@@ -659,8 +659,8 @@ def _skip_without_reason(source: Source) -> Iterator[tuple[int, str]]:
 def _unsafe(source: Source) -> Iterator[tuple[int, str]]:
     for found in source.imports:
         if found.root in {"pickle", "cloudpickle", "dill", "shelve", "marshal"}:
-            yield found.line, f"imports {found.root}, which runs what it reads: use msgspec"
-    loads = dict.fromkeys(["yaml.load", "yaml.unsafe_load", "yaml.full_load"], "runs what it reads: use yaml.safe_load")
+            yield found.line, f"imports {found.root}, which executes its input: use msgspec"
+    loads = dict.fromkeys(["yaml.load", "yaml.unsafe_load", "yaml.full_load"], "executes its input: use yaml.safe_load")
     shells = ["os.system", "os.popen", "subprocess.getoutput", "asyncio.create_subprocess_shell"]
     instead = "starts a shell: use an argument list without one"
     yield from source.uses(loads | dict.fromkeys(shells, instead))
@@ -669,7 +669,7 @@ def _unsafe(source: Source) -> Iterator[tuple[int, str]]:
             yield node.value.lineno, f"`shell=`: {instead}"
 
 
-# ---- what must not be in any text; the patterns are spelled so that they do not find themselves
+# ---- text that must not occur; the patterns are written so that they do not match themselves
 
 
 _NOT_IN_TEXT = {
@@ -679,18 +679,18 @@ _NOT_IN_TEXT = {
     ),
     "ignore_without_code": (
         re.compile(r"#\s*type:\s*ignor[e](?!\[)"),
-        "a type error ignored without its code: write ignore[code]",
+        "type error ignored without its code: write ignore[code]",
     ),
     "registry_host": (
         re.compile(
             r"py[p]i\.org|pythonhoste[d]|npm[j]s\.(org|com)|de[b]\.debian|security\.de[b]ian\.org"
             r"|archive\.ub[u]ntu|proxy\.gola[n]g|crate[s]\.io|rubygem[s]\.org|repo\.mave[n]"
         ),
-        "names a package registry's host: name the package; where it comes from is each machine's own setting",
+        "names a package registry's host: name the package; the registry is a setting of each machine",
     ),
     "machine_path": (
         re.compile(r"(?<![\w./~})-])/(wor[k]|roo[t]|far[m])(?![\w-])"),
-        "a path of somebody's machine: make it relative, or take it from the settings",
+        "a path of one machine: make it relative, or take it from the settings",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""An event loop without I/O whose clock jumps to the next timer: an hour of waiting costs what happens in it."""
+"""An event loop without I/O whose clock jumps to the next timer, so that waiting takes no time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _NoIo(selectors.BaseSelector):
-    """Nothing is ever ready; waiting moves the clock."""
+    """No file is ever ready; waiting advances the clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -48,6 +48,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(run: Coroutine[Any, Any, T]) -> T:
-    """Run to its end under a virtual clock that begins at 0."""
+    """Run a coroutine to its end with a virtual clock that starts at 0."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(run)

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Makes .venv from requirements.lock, and makes it again when the lock or the Python has changed; with `--dev` it installs
-# requirements-dev.lock too. Takes no time when there is nothing to do. It must never leave behind a half-made .venv that
-# looks whole: a stamp is written last, and removed before anything is added.
+# Creates .venv from requirements.lock, and again when the lock or the Python has changed; with `--dev` it also installs
+# requirements-dev.lock. Returns at once if everything is up to date. An incomplete .venv must never look complete: a stamp
+# is written last, and removed before anything is added.
 #
-# A lock is installed with --no-deps. pip's resolver would look at each `name[extra]` that one package asks of another as
-# at a requirement of its own, take its newest version, and refuse it because it has no hash; and a whole lock needs no resolver.
-# `pip check` then says whether anything is missing. Only wheels: a source would be built with the newest of its tools.
+# A lock is installed with --no-deps: pip's resolver treats each `name[extra]` that a package requires as a separate
+# requirement, takes its newest version, and rejects it because it has no hash. A complete lock needs no resolver; `pip check`
+# then reports missing packages. Only wheels are installed: a source package would be built with unpinned build tools.
 #
-# Uses $PYTHON, else python3.13, python3.12 or python3.11, with which it is tried, else python3.14 or python3, if it is 3.11
-# or newer and has all it needs. Exits 2 when there is none, saying what to install. $WITH_PIP, such as `pip==22.3`, takes
-# the place of the pip that a venv comes with, for `make check-install`.
+# Uses $PYTHON, else the first of python3.13, python3.12, python3.11 (all tested), python3.14 and python3 that is 3.11 or
+# newer and has the required modules. Exits with 2 and instructions if there is none. $WITH_PIP, such as `pip==22.3`,
+# replaces the venv's own pip, for `make check-install`.
 set -eu
 cd "$(dirname "$0")/.."
 
-# A user's own settings for Python and pip must not reach into the venv.
+# The user's settings for Python and pip must not affect the venv.
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_REQUIRE_HASHES \
   PIP_NO_BINARY 2>/dev/null || :
 stamp=.venv/bootstrap-stamp
@@ -32,7 +32,7 @@ done
 
 say() { printf 'coordinator: %s\n' "$*" >&2; }
 
-# What must be equal for .venv to be good. A moved folder counts: the venv holds absolute paths.
+# Everything that .venv depends on. The folder is included because a venv has absolute paths.
 lock_fingerprint() {
   "$1" -I -c '
 import hashlib, os, platform, sys
@@ -48,8 +48,8 @@ project_fingerprint() {
   "$1" -I -c 'import hashlib; print(hashlib.sha256(open("pyproject.toml", "rb").read()).hexdigest())'
 }
 
-# Prints the interpreter behind *command* when it serves: not a shim and not a venv, which may be the one to be replaced.
-# Exit 1: does not run. 3: too old, or a part of its standard library is missing. 4: only venv or ensurepip is missing.
+# Prints the real interpreter of *command* if it is usable: not a shim and not a venv, which may be the one to replace.
+# Exit 1: does not run. 3: too old, or standard library modules are missing. 4: only venv or ensurepip is missing.
 probe() {
   "$1" -I -c '
 import sys
@@ -66,7 +66,7 @@ except ImportError:
     sys.exit(4)' 2>/dev/null
 }
 
-# Sets $python and, when only venv is missing, $without_venv.
+# Sets $python, or $without_venv if only venv is missing.
 find_python() {
   python='' without_venv=''
   for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3.14 python3; do
@@ -79,7 +79,7 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then
       case $rc in
         4) without_venv=$found ;;
-        3) say "PYTHON=$PYTHON is older than 3.11, or was built without ssl, sqlite3, zlib or ctypes" ;;
+        3) say "PYTHON=$PYTHON is older than 3.11 or lacks ssl, sqlite3, zlib or ctypes" ;;
         *) say "PYTHON=$PYTHON does not run" ;;
       esac
       return 1
@@ -90,22 +90,22 @@ find_python() {
 }
 
 say_what_to_install() {
-  say "needs Python 3.11 or newer with venv. Install it and run this again:"
+  say "Python 3.11 or newer with venv is required. Install it and run this again:"
   say "  Debian, Ubuntu:  sudo apt-get install python3 python3-venv"
   say "  macOS:           brew install python"
-  say "or name one:       PYTHON=/path/to/python3 make demo"
+  say "or set PYTHON:     PYTHON=/path/to/python3 make demo"
 }
 
-# Debian splits venv and ensurepip off; root may as well fetch them.
+# Debian packages venv and ensurepip separately; as root, install them.
 install_venv() {
   command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" -eq 0 ] || return 1
   name_package='import sys; print("python%d.%d-venv" % sys.version_info[:2])'
   package=$("$without_venv" -I -c "$name_package")
   if [ "$(/usr/bin/python3 -I -c "$name_package" 2>/dev/null)" = "$package" ]; then package=python3-venv; fi
-  say "installing $package, which Debian keeps apart from Python"
+  say "installing $package, a separate package on Debian"
   DEBIAN_FRONTEND=noninteractive
   export DEBIAN_FRONTEND
-  apt-get update -qq >"$log" 2>&1 || : # an old list often still serves
+  apt-get update -qq >"$log" 2>&1 || : # an old package list often works
   apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$package" >>"$log" 2>&1 && return 0
   tail -n 5 "$log" >&2
   return 1
@@ -113,12 +113,12 @@ install_venv() {
 
 good() { [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(lock_fingerprint .venv/bin/python 2>/dev/null)" ]; }
 
-# $PYTHON, when given, must be the version that .venv was made with.
+# $PYTHON, if set, must have the version that .venv was created with.
 wanted() {
   [ -z "${PYTHON:-}" ] || [ "$(lock_fingerprint "$PYTHON" 2>/dev/null)" = "$(cat "$stamp")" ]
 }
 
-# What tests need is there, if it is asked for.
+# The development packages are installed, if --dev was given.
 developing() {
   [ -z "$dev" ] || { [ -f "$stamp.dev" ] && [ "$(cat "$stamp.dev")" = "$(dev_fingerprint .venv/bin/python)" ]; }
 }
@@ -138,20 +138,20 @@ pip() { .venv/bin/python -I -m pip "$@" --no-input --disable-pip-version-check >
 install_lock() {
   if ! pip install --quiet --no-deps --require-hashes --only-binary :all: -r "$1"; then
     .venv/bin/python -I -c "import sys; sys.exit(sys.version_info[:2] > tuple(map(int, '$newest_with_wheels'.split('.'))))" ||
-      say "what is pinned may have no wheels for a Python newer than $newest_with_wheels; name an older one: PYTHON=/path/to/python3"
+      say "the pinned packages may have no wheels for a Python newer than $newest_with_wheels; use an older one: PYTHON=/path/to/python3"
     fail "installing $1 failed"
   fi
 }
 
-# No build isolation: it would fetch the build backend unpinned; the lock holds it.
+# No build isolation: it would download an unpinned build backend; the lock includes it.
 install_project() {
   pip install --quiet --no-deps --no-build-isolation --editable . || fail "installing the project itself failed"
   project_fingerprint .venv/bin/python >"$stamp.project"
 }
 
-# Nothing counts until the stamp of the whole is there.
+# .venv counts as complete only when its stamp is written.
 finish() {
-  pip check || fail "the packages in .venv do not fit together"
+  pip check || fail "the packages in .venv are not compatible"
   if [ -n "$dev" ]; then dev_fingerprint .venv/bin/python >"$stamp.dev"; fi
   lock_fingerprint .venv/bin/python >"$stamp.new"
   mv "$stamp.new" "$stamp"
@@ -166,10 +166,10 @@ make_venv() {
       exit 2
     fi
   fi
-  # What was there for tests stays wanted, or they would come and go with each other command.
+  # Keep the development packages once installed; otherwise they would come and go with every other command.
   if [ -f "$stamp.dev" ]; then dev=--dev; fi
   count=$(pinned requirements.lock ${dev:+requirements-dev.lock})
-  say "making .venv with $("$python" --version) and installing $count pinned packages; this takes about half a minute, once"
+  say "creating .venv with $("$python" --version) and installing $count pinned packages (once; about 30 s)"
   rm -f "$stamp"
   rm -rf .venv
   "$python" -I -m venv .venv >"$log" 2>&1 || fail "python -m venv failed"
@@ -181,7 +181,7 @@ make_venv() {
 }
 
 add_dev() {
-  say "installing $(pinned requirements-dev.lock) pinned packages that tests and checks need, once"
+  say "installing $(pinned requirements-dev.lock) pinned packages for tests and checks (once)"
   rm -f "$stamp"
   install_lock requirements-dev.lock
   finish
@@ -189,11 +189,11 @@ add_dev() {
 
 if whole; then exit 0; fi
 if [ ! -w . ]; then
-  say "cannot write in $(pwd), where .venv belongs"
+  say "cannot create .venv: no write permission in $(pwd)"
   exit 1
 fi
 
-# One at a time. The lock belongs to the process, on this file, so that it cannot be left behind.
+# One bootstrap at a time. The lock on this file belongs to the process, so that no stale lock can remain.
 if [ -z "$locked" ]; then
   locker=.venv/bin/python
   "$locker" -I -c 'import fcntl' 2>/dev/null || { find_python && locker=$python; } || locker=$without_venv
@@ -207,7 +207,7 @@ lock = os.open("tools/bootstrap.sh", os.O_RDONLY)
 try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    print("coordinator: waiting for another bootstrap to end", file=sys.stderr, flush=True)
+    print("coordinator: waiting for another bootstrap to finish", file=sys.stderr, flush=True)
     fcntl.flock(lock, fcntl.LOCK_EX)
 os.set_inheritable(lock, True)
 os.execv("/bin/sh", ["/bin/sh", "tools/bootstrap.sh", "--locked", *sys.argv[1:]])' $dev
@@ -217,7 +217,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-# A venv that has what tests need from another lock may have too much: it is made again.
+# A venv with development packages of another lock may have too many packages: create it again.
 if ! good || ! wanted || { [ -f "$stamp.dev" ] && ! developing; }; then
   make_venv
 else

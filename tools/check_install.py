@@ -1,14 +1,14 @@
-# ruff: noqa: INP001, T201  # a folder of programs, not a package; this one prints
+# ruff: noqa: INP001, T201  # a folder of programs, not a package; this one prints its results
 """
-`make check-install`: installs a copy of this checkout in every way that users may, and runs what they would run.
+`make check-install`: install a copy of this checkout in every supported way, and run the main commands.
 
-It prints a line for each way as it ends: ok, FAILED with what was said, or skipped with the reason. It exits with 1
-when one failed. It needs the network and takes some minutes. `--only WORD` tries those whose name has the word.
+Prints a line for each way: ok, FAILED with the output, or skipped with the reason. Exits with 1 if one failed. Needs
+the network and takes some minutes. `--only WORD` runs the ways whose name contains the word.
 
-- A checkout, by `tools/bootstrap.sh`: each Python from 3.11 on that is on PATH or under ~/.pyenv, with the pip that it
-  comes with and the newest; pip 22.3, the oldest that a Python 3.11 came with; a path with a space; as another user.
-- A wheel, in a venv with nothing else, with the newest releases of what it asks for, far from the checkout: `schema`,
-  `demo`, `up`, in a folder that has an `events.py` of the user's own.
+- A checkout, with `tools/bootstrap.sh`: each Python from 3.11 on that is on PATH or in ~/.pyenv, with its own and the
+  newest pip; pip 22.3, the oldest shipped with Python 3.11; a path with a space; as another user.
+- A wheel, in an empty venv with the newest releases of its requirements, outside the checkout: `schema`, `demo`, `up`,
+  in a folder with a user's own `events.py`.
 - The unit tests, with a clock that is years ahead; needs the program `faketime`.
 """
 
@@ -39,31 +39,31 @@ SHOWN_LINES = 12
 
 
 class Skipped(Exception):
-    """This way cannot be tried here"""
+    """This way cannot run on this machine"""
 
 
 class Failed(Exception):
-    """A step ended otherwise than it must"""
+    """A step did not end as expected"""
 
 
 class Way(NamedTuple):
-    """One way to install, and what tries it in a folder of its own."""
+    """One way to install, and the function that tries it in a separate folder."""
 
     name: str
     attempt: Callable[[Path], None]
 
 
 def main() -> int:
-    """Try every way in turn."""
-    parser = argparse.ArgumentParser(description="Install this checkout in every way that users may.")
-    parser.add_argument("--only", default="", metavar="WORD", help="try the ways whose name has this word")
+    """Run every way in turn."""
+    parser = argparse.ArgumentParser(description="Install this checkout in every supported way.")
+    parser.add_argument("--only", default="", metavar="WORD", help="run the ways whose name contains this word")
     only = parser.parse_args().only
     failed = 0
     for way in ways():
         if only not in way.name:
             continue
         began, said = time.monotonic(), ""
-        # Not under the home of root, which another user cannot enter.
+        # Not in root's home, which another user cannot enter.
         with tempfile.TemporaryDirectory(prefix="check-install-", ignore_cleanup_errors=True) as folder:
             try:
                 way.attempt(Path(folder))
@@ -80,22 +80,22 @@ def main() -> int:
 
 
 def ways() -> Iterator[Way]:
-    """Everything that is tried, in order."""
+    """Yield all ways, in order."""
     yield Way(f"checkout, Python 3.11, {OLDEST_PIP}", checkout("3.11", pip=OLDEST_PIP))
     for version in PYTHONS:
         yield Way(f"checkout, Python {version}, its own pip", checkout(version))
         yield Way(f"checkout, Python {version}, newest pip", checkout(version, pip="pip"))
-    yield Way("checkout, path with a space, with what tests need", checkout("", name="a check out", develops=True))
+    yield Way("checkout, path with a space, development packages", checkout("", name="a check out", develops=True))
     yield Way(f"checkout, user {OTHER_USER}", checkout("", user=OTHER_USER))
     for version in PYTHONS:
-        yield Way(f"wheel, Python {version}, newest of everything, with an events.py", wheel(version))
+        yield Way(f"wheel, Python {version}, newest requirements, with an events.py", wheel(version))
     yield Way(f"unit tests in {YEARS_AHEAD} years", unit_tests_later)
 
 
 def checkout(
     version: str, *, pip: str = "", name: str = "checkout", user: str = "", develops: bool = False
 ) -> Callable[[Path], None]:
-    """Install a copy of the checkout by its bootstrap, and run the demo."""
+    """Install a copy of the checkout with its bootstrap, and run the demo."""
 
     def attempt(folder: Path) -> None:
         copied = copy_of_checkout(folder / name)
@@ -105,7 +105,7 @@ def checkout(
         run(["make", "demo", "ARGS=--tasks 50"], copied, user=user, **environment)
         has = run([".venv/bin/python", "-m", "pip", "--version"], copied, user=user)
         if "==" in pip and f"pip {pip.partition('==')[2]} " not in has:
-            msg = f"it was not done with {pip}, but with {has}"
+            msg = f"the venv was not created with {pip} but with {has}"
             raise Failed(msg)
         if develops:
             run(["sh", "tools/bootstrap.sh", "--dev"], copied, user=user, **environment)
@@ -116,12 +116,12 @@ def checkout(
 
 
 def wheel(version: str) -> Callable[[Path], None]:
-    """Install a wheel with the newest of what it asks for, and run it elsewhere."""
+    """Install a wheel with the newest releases of its requirements, and run it outside the checkout."""
 
     def attempt(folder: Path) -> None:
         python = find_python(version, "")
         copied = copy_of_checkout(folder / "checkout")
-        # Built with what is installed here: the lock has the build backend.
+        # Built with the packages installed here: the lock includes the build backend.
         build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, "."]
         run(build, copied)
         (built,) = folder.glob("*.whl")
@@ -144,16 +144,18 @@ def wheel(version: str) -> Callable[[Path], None]:
 
 
 def unit_tests_later(folder: Path) -> None:
-    """Run the unit tests with a clock that is years ahead: no date in them, no token and no certificate may end."""
+    """Run the unit tests with a clock that is years ahead: no date, token or certificate in them may expire."""
     faketime = shutil.which("faketime")
     if faketime is None:
-        msg = "there is no program faketime; on Debian it is the package of that name"
+        msg = "program faketime not found; on Debian install the package faketime"
         raise Skipped(msg)
     copied = copy_of_checkout(folder / "checkout")
     run(["sh", "tools/bootstrap.sh", "--dev"], copied, PYTHON=find_python("", ""))
-    # It counts open files, of which faketime has one.
-    but = "--deselect=tests/unit/test_guard.py::test_a_grandchild_inherits_nothing_of_the_pipe"
-    run([faketime, "-f", f"+{YEARS_AHEAD}y", ".venv/bin/python", "-m", "pytest", "-q", "tests/unit", but], copied)
+    # This test counts open files, and faketime keeps one open.
+    deselected = "--deselect=tests/unit/test_guard.py::test_a_grandchild_inherits_nothing_of_the_pipe"
+    run(
+        [faketime, "-f", f"+{YEARS_AHEAD}y", ".venv/bin/python", "-m", "pytest", "-q", "tests/unit", deselected], copied
+    )
 
 
 def try_up(program: str, folder: Path, home: dict[str, str]) -> None:
@@ -178,7 +180,7 @@ def try_up(program: str, folder: Path, home: dict[str, str]) -> None:
 
 
 def run(command: list[str | Path], folder: Path, *, user: str = "", **environment: str) -> str:
-    """Run a step to its end; give what it wrote to standard output."""
+    """Run a step to its end; return its standard output."""
     owner = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
     if user:
         environment = {"HOME": str(folder), **environment}
@@ -199,13 +201,13 @@ def run(command: list[str | Path], folder: Path, *, user: str = "", **environmen
 
 
 def clean(environment: dict[str, str]) -> dict[str, str]:
-    """The environment of a user who has nothing of this checkout in it."""
+    """Return *environment* plus this process's variables, without those that belong to this checkout."""
     ours = ("COORDINATOR_", "PYTHON", "VIRTUAL_ENV", "MAKE", "MFLAGS")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environment
 
 
 def find_python(version: str, user: str) -> str:
-    """Find a Python with venv that the user can run; any from 3.11 on when no version is named."""
+    """Return a Python with venv that the user can run; any from 3.11 on if no version is given."""
     wanted = [version] if version else list(PYTHONS)
     candidates = [found for one in wanted if (found := shutil.which(f"python{one}"))]
     candidates += [f"/usr/bin/python{one}" for one in wanted]
@@ -221,26 +223,26 @@ def find_python(version: str, user: str) -> str:
 
 
 def copy_of_checkout(target: Path) -> Path:
-    """Copy what git tracks, or would, as it is in the working tree."""
+    """Copy the working tree: tracked files and untracked files that are not ignored."""
     command = ["git", "ls-files", "-coz", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     for path in filter(None, listed.stdout.split("\0")):
         if (ROOT / path).is_file():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, target / path)
-    run(["git", "init", "-q"], target)  # as in a clone, where tests ask git for the files
+    run(["git", "init", "-q"], target)  # as in a clone, because tests list the files with git
     return target
 
 
 def give(folder: Path, user: str) -> None:
-    """Let *user* own a folder and all that is in it."""
+    """Make *user* the owner of a folder and its contents."""
     if os.geteuid() != 0:
-        msg = f"only root can become {user}; you are no root, which tries as much"
+        msg = f"only root can run as {user}"
         raise Skipped(msg)
     try:
         owner = pwd.getpwnam(user)
     except KeyError as error:
-        msg = f"there is no user {user}"
+        msg = f"user {user} not found"
         raise Skipped(msg) from error
     for path in (folder, *folder.rglob("*")):
         os.chown(path, owner.pw_uid, owner.pw_gid)

@@ -1,10 +1,10 @@
 # ruff: noqa: INP001  # a folder of programs, not a package
 """
-Writes docs/events.md and docs/states.md from the code: `python -m tools.event_reference`; `--check` only compares.
+Write docs/events.md and docs/states.md from the code: `python -m tools.event_reference`; `--check` only compares.
 
 Fields, types and defaults come from `events.codec.EVENTS`, the examples from the golden files, the diagrams from the
-LEGAL tables, and which event makes which step from the reducers themselves. Only when an event is recorded is told
-here, in RECORDED. It writes those two files and never anything else.
+LEGAL tables, and the event of each transition from the reducers. Only the text about when an event is recorded is
+written here, in RECORDED. It writes no other file.
 """
 
 from __future__ import annotations
@@ -34,66 +34,66 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests/golden/events"
 
 RECORDED: dict[str, str] = {
-    "container.created": "when `create_container` found a node with room. With a session id, `session.bound` follows.",
-    "container.starting": "when `start_container` is called on a container that does not run, or the pause of one that "
-    "failed is over (`reason` is then `restart`).",
+    "container.created": "when `create_container` finds a node with room. With a session id, `session.bound` follows.",
+    "container.starting": "when `start_container` is called on a container that is not running, or the restart delay "
+    "of a failed one is over (`reason` is then `restart`).",
     "container.started": "when the node agent first reports the generation as running.",
-    "container.pausing": "when `pause_container` is called on a container that runs.",
+    "container.pausing": "when `pause_container` is called on a running container.",
     "container.paused": "when the node agent reports the container as paused.",
-    "container.resuming": "when `resume_container` is called on a container that is, or is to be, paused.",
+    "container.resuming": "when `resume_container` is called on a container that is paused or pausing.",
     "container.resumed": "when the node agent reports the paused container as running again.",
-    "container.stopping": "when `stop_container` or `destroy_container` is called on a container that runs; once more "
-    "when a stop under way is forced, or is to end in removal.",
-    "container.stopped": "when the node agent reports the end that was asked for, or an exit with code 0; also when "
-    "`stop_container` calls off the restart of a failed container.",
-    "container.failed": "when it ended with another code than 0, could not be launched, did not run within "
+    "container.stopping": "when `stop_container` or `destroy_container` is called on a running container; again "
+    "when a stop in progress is forced or becomes a removal.",
+    "container.stopped": "when the node agent reports the requested stop, or an exit with code 0; also when "
+    "`stop_container` cancels the restart of a failed container.",
+    "container.failed": "when it exits with a code other than 0, cannot be launched, is not running within "
     "`container.start_timeout_s`, its node no longer has it, or its node is lost.",
-    "container.destroyed": "when `destroy_container` is called on a container that does not run, or the node agent "
-    "reports that one to be removed is gone. Sessions it served are closed in the same commit.",
-    "service.registered": "when `register_service` brings something new: an id, other facts, or one that was offline.",
+    "container.destroyed": "when `destroy_container` is called on a container that is not running, or the node agent "
+    "reports a requested removal as done. Sessions it served are closed in the same commit.",
+    "service.registered": "when `register_service` has a new id, changed facts, or the id of an offline service.",
     "service.deregistered": "when `deregister_service` is called, or the service was OFFLINE for longer than "
     "`registry.deregister_after_s`.",
-    "service.health_changed": "when silence lasted longer than `registry.heartbeat_timeout`, a service given up was "
-    "heard again, or checks agree: the first one, later `registry.check_rise` or `registry.check_fall` in a row.",
-    "service.heartbeat": "nowhere in the journal: the instance publishes it on the heartbeat stream.",
-    "task.submitted": "when `submit_task` is accepted and is no repeat.",
-    "task.started": "when a waiting claim is given the task; also, together with the event that ends it, when somebody "
-    "reports on a task that nobody has claimed (lease `direct.<attempt>`).",
-    "task.progressed": "when the holder reports a progress other than the one before.",
-    "task.completed": "when the holder reports success, or somebody does for a task that nobody has claimed.",
-    "task.attempt_failed": "when an attempt failed while retries are left, its lease lapsed, or it was given back.",
-    "task.failed": "when an attempt failed and no retry is left, or the report said not to retry.",
+    "service.health_changed": "when there is no heartbeat for longer than `registry.heartbeat_timeout`, heartbeats "
+    "return, or checks agree: the first one, later `registry.check_rise` or `registry.check_fall` in a row.",
+    "service.heartbeat": "not in the journal: the instance publishes it on the heartbeat stream.",
+    "task.submitted": "when `submit_task` is accepted and is not a repeat.",
+    "task.started": "when a waiting claim gets the task; also, together with the event that ends it, when a result "
+    "is reported for a task that is not claimed (lease `direct.<attempt>`).",
+    "task.progressed": "when the lease holder reports progress that differs from the last one.",
+    "task.completed": "when the lease holder reports success, or anyone does for a task that is not claimed.",
+    "task.attempt_failed": "when an attempt fails while retries are left, its lease expires, or it is released.",
+    "task.failed": "when an attempt fails and no retry is left, or the report says not to retry.",
     "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
     "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
-    "task.report_refused": "when a report named a lease that is not held; once for the same lease in a row.",
-    "worker.registered": "when `register_worker` brings something new, or somebody claims under an id that is unknown, "
+    "task.report_refused": "when a report names a lease that is not held; once for consecutive reports of one lease.",
+    "worker.registered": "when `register_worker` has something new, or a claim comes from a worker id that is unknown, "
     "lost or has left.",
     "worker.draining": "when `drain_worker` is called on an active worker; the SDK does so when it stops.",
-    "worker.left": "when `leave_worker` is called; what the worker still held is given back in the same commit.",
-    "worker.lost": "when a worker that holds no task was silent for longer than `scheduler.worker_timeout_s`.",
-    "worker.heartbeat": "nowhere in the journal: the worker publishes it on the heartbeat stream.",
-    "node.registered": "when a node agent registers with another capacity, runtime or label than is known.",
+    "worker.left": "when `leave_worker` is called; the tasks it still held are released in the same commit.",
+    "worker.lost": "when a worker without tasks has sent no heartbeat for longer than `scheduler.worker_timeout_s`.",
+    "worker.heartbeat": "not in the journal: the worker publishes it on the heartbeat stream.",
+    "node.registered": "when a node agent registers with a new id, or a changed capacity, runtime or label.",
     "node.cordoned": "when `cordon_node` is called.",
     "node.uncordoned": "when `uncordon_node` is called on a cordoned node.",
-    "node.lost": "when the agent did not sync for 1.5 × `node.node_lease_s`.",
+    "node.lost": "when the agent has not synced for 1.5 × `node.node_lease_s`.",
     "node.returned": "when the agent of a lost node registers or syncs again.",
-    "node.removed": "by nothing yet: no command of this release removes a node.",
-    "node.heartbeat": "nowhere, and not sent by the agent of this release: its sync is its sign of life.",
-    "pool.defined": "when a pool is given a capacity other than it has.",
+    "node.removed": "never: no command of this release removes a node.",
+    "node.heartbeat": "never, and not sent by the agent of this release: its sync is its sign of life.",
+    "pool.defined": "when the capacity of a pool is set or changed.",
     "pool.allocated": "when a request fits and is granted.",
-    "pool.released": "when a request that holds something gives it back.",
-    "session.bound": "when `bind_session` names another container than before, or a container is created for it.",
+    "pool.released": "when the resources of a request are released.",
+    "session.bound": "when `bind_session` names a different container, or a container is created for the session.",
     "session.closed": "when `close_session` is called, or the container that served the session is destroyed.",
-    "inbox.recorded": "when an event of a kind that is not ours is read from the domain's inbox.",
-    "inbox.refused": "when something in the inbox cannot be read, asks for nothing known, or is refused.",
-    "inbox.read": "last in the commit of each turn that took something from that inbox.",
-    "inbox.gap": "when messages of the inbox were gone before they were read, or its stream was made anew.",
+    "inbox.recorded": "when an event of a kind that is not the coordinator's own is read from the domain's inbox.",
+    "inbox.refused": "when a message of the inbox cannot be read, is not a known command, or is refused.",
+    "inbox.read": "last in the commit of each turn that read messages of that inbox.",
+    "inbox.gap": "when messages of the inbox were deleted before they were read, or its stream was created again.",
     "coordinator.started": "first in the first commit of each reign.",
-    "coordinator.stopped": "last in the last commit of a reign that ended on purpose.",
-    "coordinator.mass_silence_noticed": "when more than `registry.mass_silence_share` of the living of a kind, and at "
-    "least `registry.mass_silence_least`, are silent as the first of them is overdue.",
-    "coordinator.mass_silence_ended": "when no more than that share is silent any more, or `accept_silence` is called.",
-    "coordinator.turn": "with every turn that placed tasks, after the `task.started` events of that turn.",
+    "coordinator.stopped": "last in the last commit of a reign that ended cleanly.",
+    "coordinator.mass_silence_noticed": "when more than `registry.mass_silence_share` of the active members of a kind, "
+    "and at least `registry.mass_silence_least`, are silent when the first of them is overdue.",
+    "coordinator.mass_silence_ended": "when the silent share is at or below that limit, or `accept_silence` is called.",
+    "coordinator.turn": "with every turn that places tasks, after the `task.started` events of that turn.",
 }
 
 _UNITS = {"_s": "seconds", "_ms": "milliseconds", "_at": "seconds since 1970", "_bytes": "bytes"}
@@ -101,7 +101,7 @@ _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or fals
 
 
 def render_events() -> str:
-    """Write the event reference."""
+    """Return the event reference."""
     lines = [_EVENTS_HEAD.format(count=len(codec.EVENTS), envelope=_pretty(_golden("task.submitted")))]
     kinds = list(dict.fromkeys(name.partition(".")[0] for name in codec.EVENTS))
     lines += [f"- [{kind}](#{kind}): {_links(kind)}" for kind in kinds]
@@ -133,7 +133,7 @@ def _links(kind: str) -> str:
 
 
 def _prose(value: type) -> str:
-    """Give a docstring as one paragraph per paragraph."""
+    """Return a docstring with each paragraph on one line."""
     paragraphs = str(value.__doc__).strip().split("\n\n")
     return "\n\n".join(" ".join(line.strip() for line in one.splitlines()) for one in paragraphs)
 
@@ -181,9 +181,9 @@ def _golden(name: str) -> dict[str, Any]:
 
 
 def _pretty(value: object) -> str:
-    """Write JSON on one line where that is short, else a line for each key."""
+    """Format JSON on one line if it is short, else one line for each key."""
     short = json.dumps(value, ensure_ascii=False)
-    if len(short) <= 110 or not isinstance(value, dict):  # noqa: PLR2004  # what a line of the page holds
+    if len(short) <= 110 or not isinstance(value, dict):  # noqa: PLR2004  # characters in a line of the page
         return short
     inner = [f"  {json.dumps(key)}: {json.dumps(one, ensure_ascii=False)}" for key, one in value.items()]
     return "{\n" + ",\n".join(inner) + "\n}"
@@ -194,29 +194,28 @@ _EVENTS_HEAD = """\
 
 <!-- Written by `python -m tools.event_reference` from the code and the golden files; do not edit. -->
 
-All {count} event types of this release. An event is a fact: it is never changed, and what was once written stays
-readable. Journal and heartbeats carry it as a [CloudEvent 1.0](https://cloudevents.io) in JSON:
+All {count} event types of this release. An event is a fact: it is never changed, and every version ever written stays
+readable. In the journal and on the heartbeat stream it is a [CloudEvent 1.0](https://cloudevents.io) in JSON:
 
 ```json
 {envelope}
 ```
 
-| attribute | what it is |
+| attribute | description |
 | --- | --- |
-| `id` | position: `<journal sequence>.<index in the commit>`; of a heartbeat any text |
+| `id` | position: `<journal sequence>.<index in the commit>`; any text for a heartbeat |
 | `type`, `dataversion` | the event's type and the version of its `data` |
-| `source` | `/coordination/<generation>`; the generation is raised by a restore from a backup |
+| `source` | `/coordination/<generation>`; a restore from a backup raises the generation |
 | `subject` | id of the thing the event is about, the same as in `data` |
-| `time` | commit time, RFC 3339 in UTC, the same for all events of a commit; it never runs back |
-| `tenant`, `actor` | whose command it was; `coordinator` where nobody ordered it. The actor comes from the subject |
-| `commandid` | id of the command, of those commands whose repeats are known by it |
+| `time` | commit time, RFC 3339 in UTC, the same for all events of a commit; it never goes back |
+| `tenant`, `actor` | tenant and sender of the command; `coordinator` if none. The sender comes from the subject |
+| `commandid` | id of the command, for commands that are deduplicated by it |
 | `causationid` | id of the event that caused this one; not set by this release |
-| `traceparent` | W3C trace context, as it came with the command |
+| `traceparent` | W3C trace context of the command |
 
-Attributes without a value are left out. A field of `data` that is missing has its default. Readers must ignore fields
-that they do not know, and bear with types that they do not know. Ids are 1 to 64 of `A-Z a-z 0-9 _ -`. The
-examples are the golden files: every field is set to something else than its default. Which event leads to which state:
-[states](states.md).
+Attributes without a value are omitted. A missing field of `data` has its default. Readers must ignore unknown fields
+and accept unknown types. Ids are 1 to 64 characters of `A-Z a-z 0-9 _ -`. The examples are the golden files: every
+field has a value other than its default. Which event leads to which state: [states](states.md).
 """
 
 
@@ -224,7 +223,7 @@ examples are the golden files: every field is set to something else than its def
 
 
 class Machine(NamedTuple):
-    """One kind whose legal transitions stand in a table."""
+    """One kind with a table of legal transitions."""
 
     kind: str
     legal: dict[Any, frozenset[Any]]
@@ -237,24 +236,29 @@ MACHINES = (
         "container",
         container.LEGAL,
         container.evolve,
-        "`container.pausing` and `container.resuming` change only what is desired. A container holds its resources on "
-        f"its node while it is {', '.join(sorted(one.name for one in container.HOLDING))}.",
+        "`container.pausing` and `container.resuming` change only the desired state. A container holds its resources "
+        f"on its node while it is {', '.join(sorted(one.name for one in container.HOLDING))}.",
     ),
-    Machine("service", service.LEGAL, service.evolve, "Health may go from anything to anything; the event says why."),
+    Machine(
+        "service",
+        service.LEGAL,
+        service.evolve,
+        "Health may change from any status to any other; the event has the reason.",
+    ),
     Machine("task", task.LEGAL, task.evolve, "Each start is an attempt under a lease. Exactly one event ends a task."),
-    Machine("worker", worker.LEGAL, worker.evolve, "A worker that is lost or has left comes back by registering."),
-    Machine("node", node.LEGAL, node.evolve, "Being cordoned outlasts being lost."),
+    Machine("worker", worker.LEGAL, worker.evolve, "A worker that is lost or has left returns by registering."),
+    Machine("node", node.LEGAL, node.evolve, "A cordoned node that is lost returns as cordoned."),
 )
 
 OFFERED = frozenset({ServiceStatus.HEALTHY, ServiceStatus.UNKNOWN})
-"""What a registration says of a service's health; the event could hold more."""
+"""Statuses that a registration can have; the event type allows more."""
 
 _BEGIN = _END = "[*]"
 _STAMP = Stamp(Position(1, 0), 1.0)
 
 
 def render_states() -> str:
-    """Write the state diagrams."""
+    """Return the state diagrams."""
     lines = [_STATES_HEAD]
     for machine in MACHINES:
         lines += ["", f"## {machine.kind}", "", machine.about, "", "```mermaid", "stateDiagram-v2"]
@@ -265,7 +269,7 @@ def render_states() -> str:
 
 
 def _steps(machine: Machine) -> dict[tuple[str, str], list[str]]:
-    """Give every legal step, and the events by which the reducer takes it from a state that it can reach."""
+    """Return every legal transition with the events that cause it in a reachable state."""
     names = [name for name in codec.EVENTS if name.startswith(f"{machine.kind}.") and name not in codec.HEARTBEATS]
     events = [event for name in names for event in _variants(_example(name)) if _is_recorded(event)]
     taken: dict[tuple[str, str], list[str]] = {}
@@ -295,12 +299,12 @@ def _example(name: str) -> Event:
 
 
 def _has_choices(value: Any, name: str) -> bool:
-    """Say whether a field decides where a thing can go, and has few values."""
+    """Return True if a field has few values and affects the possible transitions."""
     return isinstance(getattr(value, name), Enum | bool) or name == "attempt"
 
 
 def _variants(event: Event) -> Iterator[Event]:
-    """Give *event* with every choice in each of its fields that has few."""
+    """Yield *event* with every combination of values of the fields that have few."""
     choices: dict[str, list[Any]] = {}
     for name in event.__struct_fields__:
         held = getattr(event, name)
@@ -315,7 +319,7 @@ def _is_recorded(event: Event) -> bool:
 
 
 def _after(machine: Machine, state: Any, event: Event) -> Any:
-    """Fold one event; None when it may not come then."""
+    """Fold one event; return None if it is illegal in this state."""
     try:
         return machine.evolve(state, event, _STAMP)
     except Corrupt:
@@ -323,7 +327,7 @@ def _after(machine: Machine, state: Any, event: Event) -> Any:
 
 
 def _ordered(statuses: Collection[Enum]) -> list[Enum]:
-    """Give statuses in the order of their enum; a set has none that lasts."""
+    """Return statuses in the order of their enum; the order of a set is not stable."""
     return [one for kind in {type(status) for status in statuses} for one in kind if one in statuses]
 
 
@@ -332,8 +336,8 @@ _STATES_HEAD = """\
 
 <!-- Written by `python -m tools.event_reference` from the LEGAL tables and the reducers; do not edit. -->
 
-The steps that the reducers in `projections/` allow, with the [events](events.md) that take them. An event that would
-take any other step makes the journal `Corrupt`. Pools have no states; a session is bound until it is closed."""
+The transitions that the reducers in `projections/` allow, with the [events](events.md) that cause them. An event that
+would cause any other transition makes the journal `Corrupt`. Pools have no states; a session is bound until closed."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -342,14 +346,14 @@ PAGES: dict[str, Callable[[], str]] = {"docs/events.md": render_events, "docs/st
 
 
 def outdated() -> list[str]:
-    """Name the pages whose content is not what the code says now."""
+    """Return the pages that are out of date."""
     return [
         page for page, render in PAGES.items() if not (ROOT / page).is_file() or (ROOT / page).read_text() != render()
     ]
 
 
 def main(argv: list[str]) -> int:
-    """Write the pages, or with `--check` say which of them are out of date."""
+    """Write the pages, or with `--check` only report which are out of date."""
     stale = outdated()
     if "--check" in argv:
         sys.stdout.writelines(f"{page} is out of date: run python -m tools.event_reference\n" for page in stale)

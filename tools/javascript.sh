@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes tests/javascript/node_modules from its lock, for the tests that publish from JavaScript; root on Debian gets
-# Node.js and npm too where they are missing. Takes no time when there is nothing to do.
+# Installs tests/javascript/node_modules from its lock, for the tests that publish from JavaScript. As root on Debian it
+# also installs missing Node.js and npm. Returns at once if everything is up to date.
 set -eu
 cd "$(dirname "$0")/../tests/javascript"
 
@@ -15,7 +15,7 @@ install_node() {
   say "installing nodejs and npm"
   DEBIAN_FRONTEND=noninteractive
   export DEBIAN_FRONTEND
-  apt-get update -qq >/dev/null 2>&1 || : # an old list often still serves
+  apt-get update -qq >/dev/null 2>&1 || : # an old package list often works
   apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 nodejs npm >/dev/null
 }
 

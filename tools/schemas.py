@@ -1,9 +1,9 @@
 # ruff: noqa: INP001  # a folder of programs, not a package
 """
-Writes docs/schema/ from the code: `python -m tools.schemas`; `--check` only compares.
+Write docs/schema/ from the code: `python -m tools.schemas`; `--check` only compares.
 
-The JSON Schema of the events, and the AsyncAPI document of all that crosses NATS under the usual namespace. It writes
-those two files and never anything else.
+Writes the JSON Schema of the events and the AsyncAPI document of the NATS protocol, with the default namespace, and no
+other file.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PAGES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def render(page: str) -> str:
-    """Give what a file is to hold."""
+    """Return the current content of a file."""
     return msgspec.json.format(msgspec.json.encode(PAGES[page]())).decode() + "\n"
 
 
 def outdated() -> list[str]:
-    """Give the files that are not what the code says."""
+    """Return the files that are out of date."""
     found = []
     for page in PAGES:
         path = ROOT / page
@@ -43,17 +43,17 @@ def outdated() -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the files, or with `--check` only say which are outdated."""
+    """Write the files, or with `--check` only report which are out of date."""
     stale = outdated()
     if "--check" in arguments:
         for page in stale:
-            sys.stderr.write(f"{page} is not what the code says: run python -m tools.schemas\n")
+            sys.stderr.write(f"{page} is out of date: run python -m tools.schemas\n")
         return 1 if stale else 0
     for page in stale:
         path = ROOT / page
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(page), encoding="utf-8")
-        sys.stdout.write(f"{page} written\n")
+        sys.stdout.write(f"wrote {page}\n")
     return 0
 
 

@@ -1,10 +1,8 @@
 # ruff: noqa: INP001  # a folder of programs, not a package
 """
-Writes the table of all settings into docs/guide/settings.md.
+Write the settings table in docs/guide/settings.md: `python -m tools.settings_reference`; `--check` only compares.
 
-`python -m tools.settings_reference` writes it, with `--check` it only compares.
-Keys, defaults, bounds and descriptions come from the model of the settings. Only what stands between the two marks is
-written; the rest of the page is left as it is.
+Keys, defaults, bounds and descriptions come from the settings model. Only the text between the two marks is replaced.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ END = "<!-- end of the table -->"
 
 
 def render() -> str:
-    """Write the tables, one for each section."""
+    """Return the tables, one for each section."""
     sections: dict[str, list[str]] = {}
     for key, field in KNOWN_KEYS.items():
         section, _, rest = key.partition(".")
@@ -37,8 +35,8 @@ def render() -> str:
     lines: list[str] = []
     for title, rows in sections.items():
         about = _about(title)
-        lines += [f"### {title}" if title else "### At the top", "", *([about, ""] if about else [])]
-        lines += ["| key | default | values | what it is |", "| --- | --- | --- | --- |", *rows, ""]
+        lines += [f"### {title}" if title else "### Top level", "", *([about, ""] if about else [])]
+        lines += ["| key | default | values | description |", "| --- | --- | --- | --- |", *rows, ""]
     return "\n".join(lines)
 
 
@@ -73,17 +71,17 @@ def _values(field: FieldInfo) -> str:
 
 
 def current() -> str:
-    """Give what stands between the marks."""
+    """Return the text between the marks."""
     return PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip("\n")
 
 
 def is_outdated() -> bool:
-    """Say whether the page holds another table than the code has."""
+    """Return True if the table of the page differs from the code."""
     return current() != render().strip("\n")
 
 
 def main(argv: list[str]) -> int:
-    """Write the table, or with `--check` say whether it is out of date."""
+    """Write the table, or with `--check` only report whether it is out of date."""
     if not is_outdated():
         return 0
     if "--check" in argv:

@@ -1,1 +1,1 @@
-"""The wire, described: AsyncAPI."""
+"""AsyncAPI description of the NATS protocol."""

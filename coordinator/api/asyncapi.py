@@ -1,9 +1,9 @@
 """
-All that crosses NATS as one AsyncAPI 3.0 document: who may publish what on which subject, and what answers it.
+The NATS protocol as one AsyncAPI 3.0 document: subjects, their messages, and the replies.
 
-It is made of the same structs that read and write the messages, the same table of commands and the same spelling of
-subjects; `docs/schema/asyncapi.json` is this, and never edited. Operations are told from the coordinator's side: what
-it sends, and what it receives.
+It is generated from the structs that encode and decode the messages, the table of commands and the subject names;
+`docs/schema/asyncapi.json` is its output and never edited. Operations are from the coordinator's point of view: `send`
+is what it publishes, `receive` what it consumes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CLOUD_EVENTS = "application/cloudevents-batch+json"
 NODE_VERBS = ("logs", "usage")
 
 _PLACE = "PLACE"
-"""Stands in a subject where a parameter is to be, for a subject is made of checked tokens alone."""
-_SOURCE = {"source": {"description": f"Who asks: the name that NATS permissions vouch for, {PATTERN}."}}
+"""Placeholder for a parameter in a subject, because a subject is built from validated tokens only."""
+_SOURCE = {"source": {"description": f"Name of the sender, enforced by NATS permissions, {PATTERN}."}}
 _HEADERS = {
     "type": "object",
     "required": ["Nats-Msg-Id", "Chain", "Content-Type"],
     "properties": {
         "Nats-Msg-Id": {"type": "string", "description": "<generation>.<claim>.<sequence>"},
-        "Chain": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Hash of all before this message."},
+        "Chain": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Hash over all earlier messages."},
         "Content-Type": {"const": CLOUD_EVENTS},
     },
 }
@@ -47,7 +47,7 @@ Document = dict[str, Any]
 
 
 class _Paper:
-    """The document as it fills."""
+    """The document under construction."""
 
     def __init__(self) -> None:
         self.channels: Document = {}
@@ -57,7 +57,7 @@ class _Paper:
         self.channels[name] = {"address": address, "description": about, "messages": messages, **more}
 
     def operation(self, name: str, action: str, channel: str, about: str, *, reply: list[str] | None = None) -> None:
-        """Say what the coordinator does on a channel; *reply* names the messages that may answer."""
+        """Add an operation of the coordinator on a channel; *reply* has the names of the possible replies."""
         messages = [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in self.channels[channel]["messages"]]
         self.operations[name] = {
             "action": action,
@@ -71,7 +71,7 @@ class _Paper:
 
 
 def asyncapi(namespace: str = "coordination") -> Document:
-    """Give the document, for subjects under *namespace*."""
+    """Return the document, with subjects in *namespace*."""
     subjects, paper = Subjects(namespace), _Paper()
     _journal(paper, subjects)
     _feed(paper, subjects)
@@ -86,7 +86,7 @@ def asyncapi(namespace: str = "coordination") -> Document:
         "info": {
             "title": "Coordinator",
             "version": __version__,
-            "description": "Containers, services and tasks of many agents; every change an event. See docs/protocol.md",
+            "description": "Containers, services and tasks of many agents; changes are events. See docs/protocol.md",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": JSON,
@@ -102,18 +102,18 @@ def asyncapi(namespace: str = "coordination") -> Document:
     }
 
 
-# --- what is published ------------------------------------------------------------------------------------------------
+# --- published messages -----------------------------------------------------------------------------------------------
 
 
 def _journal(paper: _Paper, subjects: Subjects) -> None:
-    commit = _message("A commit", CLOUD_EVENTS, _shared("commit"), "All that one turn of the writer decided.")
-    about = f"The truth, and all of it: stream {subjects.stream_journal}, one message for each commit."
+    commit = _message("A commit", CLOUD_EVENTS, _shared("commit"), "All events of one turn of the writer.")
+    about = f"The journal, the source of truth: stream {subjects.stream_journal}, one message per commit."
     paper.channel("journal", subjects.journal, about, {"commit": commit | {"headers": _HEADERS}})
-    paper.operation("append", "send", "journal", "Append a commit; nothing is acknowledged before.")
-    claim = _message("A claim", JSON, _shared("EpochClaim"), "Who may write from here on.")
-    about = f"Claims of the right to write, in the stream {subjects.stream_journal}."
+    paper.operation("append", "send", "journal", "Append a commit; commands are acknowledged only after it.")
+    claim = _message("A claim", JSON, _shared("EpochClaim"), "The writer from this slot on.")
+    about = f"Claims of the epoch, in the stream {subjects.stream_journal}."
     paper.channel("epoch", subjects.epoch, about, {"claim": claim})
-    paper.operation("claim", "send", "epoch", "Claim the right to write.")
+    paper.operation("claim", "send", "epoch", "Claim the epoch, which is the right to write.")
 
 
 def _feed(paper: _Paper, subjects: Subjects) -> None:
@@ -124,11 +124,11 @@ def _feed(paper: _Paper, subjects: Subjects) -> None:
         paper.channel(
             f"events.{kind}",
             subjects.event(f"{kind}.{_PLACE}").replace(_PLACE, "{event}"),
-            f"Facts about a {kind}, one message each, in the order of the journal: stream {subjects.stream_events}.",
+            f"Events about a {kind}, one per message, in the order of the journal: stream {subjects.stream_events}.",
             {name: {"$ref": f"#/components/messages/{name}"} for name in names},
             parameters={"event": {"description": "What happened.", "enum": [name.partition(".")[2] for name in names]}},
         )
-        paper.operation(f"tell.{kind}", "send", f"events.{kind}", f"Tell what became of a {kind}.")
+        paper.operation(f"tell.{kind}", "send", f"events.{kind}", f"Publish an event about a {kind}.")
 
 
 def _inboxes(paper: _Paper, subjects: Subjects) -> None:
@@ -138,90 +138,90 @@ def _inboxes(paper: _Paper, subjects: Subjects) -> None:
             "id": {"type": "string", "minLength": 1},
             "source": {"type": "string", "minLength": 1},
             "type": {"type": "string", "minLength": 1},
-            "subject": {"type": "string", "description": "The id of the thing that an order is about."},
+            "subject": {"type": "string", "description": "Id of the thing that a command is about."},
         },
         ["specversion", "id", "source", "type"],
     )
     batch = {"type": "array", "items": event, "minItems": 1, "maxItems": MOST_EVENTS}
-    any_json = {"description": "The data alone; type and domain are those of the subject."}
+    any_json = {"description": "Only the data; type and domain come from the subject."}
     paper.channel(
         "inbox",
         subjects.inbox("domain_", f"KIND.{_PLACE}")
         .replace("domain_", "{domain}")
         .replace("KIND", "{kind}")
         .replace(_PLACE, "{event}"),
-        "Events of another domain, orders among them, into a stream of its own; each enters the journal exactly once.",
+        "Events and commands from another domain, in a stream of its own; each enters the journal exactly once.",
         {
             "event": _message("An event", CLOUD_EVENT, event, "A CloudEvent."),
-            "batch": _message("Several events", CLOUD_EVENTS, batch, "CloudEvents, in the order they are to be taken."),
-            "bare": _message("Bare data", JSON, any_json, "What is no CloudEvent is data of one."),
+            "batch": _message("Several events", CLOUD_EVENTS, batch, "CloudEvents, in the order of processing."),
+            "bare": _message("Bare data", JSON, any_json, "JSON that is not a CloudEvent is used as the data of one."),
         },
         parameters={
-            "domain": {"description": "Who publishes: the name that NATS permissions vouch for."},
-            "kind": {"description": "What it is about."},
-            "event": {"description": "What happened, or is to happen."},
+            "domain": {"description": "Name of the publisher, enforced by NATS permissions."},
+            "kind": {"description": "Kind of thing the event is about."},
+            "event": {"description": "What happened, or what is commanded."},
         },
     )
-    paper.operation("takeIn", "receive", "inbox", "Carry out an order, or keep a fact of another domain.")
+    paper.operation("takeIn", "receive", "inbox", "Execute a command, or record an event of another domain.")
 
 
 def _heartbeats(paper: _Paper, subjects: Subjects) -> None:
     kinds = ("service", "worker")
     parameters = {
-        "kind": {"description": "What lives.", "enum": list(kinds)},
-        "id": {"description": f"Its id, {PATTERN}; a beat for another is dropped."},
+        "kind": {"description": "Kind of the sender.", "enum": list(kinds)},
+        "id": {"description": f"Id of the sender, {PATTERN}; heartbeats for another id are dropped."},
     }
     paper.channel(
         "heartbeats",
         subjects.heartbeat("KIND", _PLACE).replace("KIND", "{kind}").replace(_PLACE, "{id}"),
-        f"Signs of life: stream {subjects.stream_heartbeats}, in memory, the last one of each.",
+        f"Heartbeats: stream {subjects.stream_heartbeats}, in memory, only the last one of each sender.",
         {name: {"$ref": f"#/components/messages/{name}"} for name in sorted(HEARTBEATS) if name.startswith(kinds)},
         parameters=parameters,
     )
-    paper.operation("hear", "receive", "heartbeats", "Note that a service or worker lives.")
+    paper.operation("hear", "receive", "heartbeats", "Record the heartbeat of a service or worker.")
 
 
 def _hints(paper: _Paper, subjects: Subjects) -> None:
-    leader = _object({"epoch": _text("Its reign, <generation>.<claim>.")}, ["epoch"])
+    leader = _object({"epoch": _text("Epoch of the leader, <generation>.<claim>.")}, ["epoch"])
     paper.channel(
         "leader",
         subjects.leader,
-        "Another instance leads: what is unanswered is sent again at once.",
-        {"leader": _message("Who leads", JSON, leader, "An instance begins to lead.")},
+        "Notice of a new leader; clients resend unanswered requests at once.",
+        {"leader": _message("Who leads", JSON, leader, "An instance has become the leader.")},
     )
-    paper.operation("announce", "send", "leader", "Say that another instance leads.")
-    lost = {"type": "array", "items": {"type": "string"}, "description": "Leases that are not the worker's any more."}
+    paper.operation("announce", "send", "leader", "Announce a new leader.")
+    lost = {"type": "array", "items": {"type": "string"}, "description": "Leases that the worker no longer holds."}
     paper.channel(
         "notice",
         subjects.notice("KIND", _PLACE).replace("KIND", "{kind}").replace(_PLACE, "{id}"),
-        "Hints to one worker or node to look now; any of them may be lost.",
-        {"notice": _message("A hint", JSON, _object({"lost": lost}), "Something changed for it.")},
+        "Hints for one worker or node to check for changes now; a hint may be lost.",
+        {"notice": _message("A hint", JSON, _object({"lost": lost}), "Something changed for the receiver.")},
         parameters={
-            "kind": {"description": "Who listens.", "enum": ["worker", "node"]},
-            "id": {"description": f"Its id, {PATTERN}."},
+            "kind": {"description": "Kind of the receiver.", "enum": ["worker", "node"]},
+            "id": {"description": f"Id of the receiver, {PATTERN}."},
         },
     )
-    paper.operation("hint", "send", "notice", "Tell a worker or node to look now.")
+    paper.operation("hint", "send", "notice", "Notify a worker or node of a change.")
     paper.channel(
         "services",
         subjects.services,
-        "What became of services, for watchers; any of them may be lost, and then the next one tells.",
-        {"services": _message("What became of services", JSON, _shared("ServiceNotice"), "Changes of services.")},
+        "Service changes, for watchers; a message may be lost, and the next one reveals the gap.",
+        {"services": _message("Service changes", JSON, _shared("ServiceNotice"), "Service events of one commit.")},
     )
-    paper.operation("tellServices", "send", "services", "Tell what became of services.")
+    paper.operation("tellServices", "send", "services", "Publish service changes.")
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 def _answers(paper: _Paper) -> None:
-    told = {"read": "A follower's answer", "node": "A node's answer"}
+    titles = {"read": "Answer of a follower", "node": "Answer of a node"}
     one = _answer({})
-    messages = {name: _message(title, JSON, one, "A value, or what was wrong.") for name, title in told.items()}
+    messages = {name: _message(title, JSON, one, "A value or an error.") for name, title in titles.items()}
     for name, command in COMMANDS.items():
         schema = _batch(_answer(_value_of(command.Answer)))
-        messages[name] = _message(f"Answers to {name}", JSON, schema, "One for each command, in their order.")
-    paper.channel("answers", None, "The reply subject that came with the request: an inbox.", messages)
+        messages[name] = _message(f"Answers to {name}", JSON, schema, "One answer per command, in the same order.")
+    paper.channel("answers", None, "The reply subject of the request.", messages)
 
 
 def _commands(paper: _Paper, subjects: Subjects) -> None:
@@ -237,14 +237,14 @@ def _questions(paper: _Paper, subjects: Subjects) -> None:
     for verb, question in VERBS.items():
         asked = _message(f"read {verb}", JSON, _shared(f"Read{question.__name__}"), _first_line(question))
         address = subjects.read(_PLACE, verb).replace(_PLACE, "{source}")
-        about = f"{_first_line(question)} Asked of followers."
+        about = f"{_first_line(question)} Answered by followers."
         paper.channel(f"read.{verb}", address, about, {"question": asked}, parameters=_SOURCE)
         paper.operation(f"read.{verb}", "receive", f"read.{verb}", _first_line(question), reply=["read"])
     for verb in NODE_VERBS:
         asked = _message(f"node {verb}", JSON, _shared("NodeQuestion"), _first_line(NodeQuestion))
         address = subjects.node(_PLACE, verb).replace(_PLACE, "{node_id}")
-        about = f"The {verb} of a container, asked of its node's agent."
-        parameters = {"node_id": {"description": f"The node's id, {PATTERN}."}}
+        about = f"Return the {verb} of a container; answered by its node agent."
+        parameters = {"node_id": {"description": f"Id of the node, {PATTERN}."}}
         paper.channel(f"node.{verb}", address, about, {"question": asked}, parameters=parameters)
         paper.operation(f"node.{verb}", "receive", f"node.{verb}", about, reply=["node"])
 
@@ -253,7 +253,7 @@ def _questions(paper: _Paper, subjects: Subjects) -> None:
 
 
 def _schemas() -> Document:
-    """Give every schema by name: events, commands, answers, questions, and what they hold."""
+    """Return every schema by name: events, commands, answers, questions and their components."""
     answers = [command.Answer for command in COMMANDS.values() if command.Answer is not None]
     questions = {f"Read{one.__name__}": components([one], SHARED)[one.__name__] for one in VERBS.values()}
     commit = {"type": "array", "minItems": 1, "items": {"oneOf": [_shared(name) for name in IN_JOURNAL]}}
@@ -264,9 +264,9 @@ def _schemas() -> Document:
         "commit": commit,
         "ServiceNotice": _object(
             {
-                "epoch": _text("The writer's reign."),
-                "previous": _text("Position of the commit that told of services before this."),
-                "position": _text("Services are as told up to here."),
+                "epoch": _text("Epoch of the writer."),
+                "previous": _text("Position of the previous commit with service events."),
+                "position": _text("Position up to which the service changes are complete."),
                 "events": {"type": "array", "items": {"oneOf": [_shared(name) for name in _about_services()]}},
             },
             ["epoch", "previous", "position", "events"],
@@ -287,11 +287,14 @@ def _value_of(answer: Any) -> Document:
 
 
 def _answer(value: Document) -> Document:
-    told = {"epoch": _text("Reign of the writer that answered."), "position": _text("What was committed then.")}
+    shared = {
+        "epoch": _text("Epoch of the writer that answered."),
+        "position": _text("Committed position at that time."),
+    }
     return {
         "oneOf": [
-            _object({"ok": value, **told}, ["ok"]),
-            _object({"error": _shared(WireError.__name__), **told}, ["error"]),
+            _object({"ok": value, **shared}, ["ok"]),
+            _object({"error": _shared(WireError.__name__), **shared}, ["error"]),
         ]
     }
 
@@ -321,7 +324,7 @@ def _first_line(of: type) -> str:
 
 
 def _portable(schema: Any) -> Any:
-    """Say tuples and the end of a text as AsyncAPI's own schemas do: draft 7, and patterns as in JavaScript."""
+    """Convert tuples and end-of-text patterns to the dialect of AsyncAPI: draft 7, and JavaScript patterns."""
     if isinstance(schema, list):
         return [_portable(one) for one in schema]
     if not isinstance(schema, dict):

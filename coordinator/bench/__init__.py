@@ -1,6 +1,6 @@
 """
-Measurements of the running system: one module for each `coordinator bench …`, whose `run` gives what is printed.
+Benchmarks of the running system: one module for each `coordinator bench …`; its `run` returns the figures to print.
 
-Each starts what it needs in a temporary home and stops it, however it ends. Timings of one machine are worth little
-alone, so the bare cost of the same thing is measured in the same run. Nothing of the product imports this.
+Each starts the processes it needs in a temporary home and always stops them. Timings of one machine mean little alone,
+so each run also measures the bare cost of NATS. The product imports nothing from here.
 """

@@ -1,8 +1,8 @@
 """
-What the machine and the server alone can do: acknowledged, fsynced publishes into a stream of their own.
+The baseline of machine and server: acknowledged, fsynced publishes into a separate stream.
 
-Every figure of ours that waits for a commit stands beside these, from the same run. No code of the coordinator's but
-its connection is in the way.
+Compare every figure that includes a commit with these, from the same run. The only coordinator code involved is its
+NATS connection.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SUBJECT = "bench"
 EVENT_BYTES = 400
 EVENTS_A_MESSAGE = 100
 ROUND = 50
-"""Messages of each kind in one turn; they take turns so that a busy moment hits both."""
+"""Messages of each kind in one round; the kinds alternate, so that a busy moment affects both."""
 TIMEOUT_S = 20.0
 
 
 class Bare:
-    """A stream to publish into, as the server of the measured cluster keeps it."""
+    """A stream on the server of the measured cluster, to publish into."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -39,7 +39,7 @@ class Bare:
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str) -> AsyncIterator[Bare]:
-        """Make the stream at *url*; it goes with the server's folder."""
+        """Create the stream at *url*; it is removed with the server's folder."""
         async with Bus.open(url, name="bare", buffered=False) as bus:
             await ensure_stream(bus, {"name": STREAM, "subjects": [SUBJECT]}, timeout_s=TIMEOUT_S)
             yield cls(bus)
@@ -53,7 +53,7 @@ class Bare:
         await self._bus.js_publish(SUBJECT, self._packed, timeout_s=TIMEOUT_S)
 
     async def figures(self, rounds: int = 8) -> dict[str, Any]:
-        """Measure a lone publish, and events a second in packed messages one after the other."""
+        """Measure single publishes, and events per second in packed messages sent one after the other."""
         await timed(self.publish, ROUND)
         publish_ms: list[float] = []
         rates: list[float] = []
@@ -66,6 +66,6 @@ class Bare:
 
 
 async def bare_figures(url: str, rounds: int = 8) -> dict[str, Any]:
-    """Measure what the server at *url* does alone; see `Bare.figures`."""
+    """Measure the baseline of the server at *url*; see `Bare.figures`."""
     async with Bare.open(url) as bare:
         return await bare.figures(rounds)

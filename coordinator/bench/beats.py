@@ -1,8 +1,8 @@
 """
 Heartbeats of many services from one process: `python -m coordinator.bench.beats SERVICES PERIOD_S`.
 
-Each service beats once in a period, spread evenly over it, at the coordinator that COORDINATOR_URL names; until told to
-stop, or until the parent has died.
+Each service sends one heartbeat per period to the coordinator at COORDINATOR_URL, spread evenly over the period, until
+the process is stopped or its parent dies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP_S = 0.01
 
 
 async def beat(services: int, period_s: float) -> None:
-    """Beat until stopped."""
+    """Send heartbeats until stopped."""
     stop = asyncio.Event()
     namespace = load().namespace
     async with (

@@ -1,7 +1,7 @@
 """
-How long it takes to find a service among many, and until a watcher knows of a change.
+Measure the time to find a service among many, and until a watcher sees a change.
 
-Through the same facades that programs use: whatever they keep of what there is, is measured with them.
+Uses the facades that programs use, so their caches are included.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ WATCHED = "watched_by_bench"
 LOOK_S = 0.001
 SEEN_TIMEOUT_S = 30.0
 SPARE = 10
-"""More services may be registered than are: the watched one, the agents of the cluster itself."""
+"""Room for more services: the watched one, and the agents of the cluster itself."""
 
 
 async def run(*, services: int, discoveries: int, changes: int) -> dict[str, Any]:
     """
-    Find services among *services*, ten of a name, and change one that is watched.
+    Find services among *services*, ten for each name, and change one that is watched.
 
-    Gives milliseconds: `in_process_ms` through the facade of the process that leads, `discover_ms` through that of
-    another one, `rpc_ms` for the question asked over NATS, `change_seen_ms` from the call that registers a service or
-    takes it off until the facade of another process, asked each millisecond, goes by it.
+    Returns milliseconds: `in_process_ms` through the facade in the leading process, `discover_ms` through the facade in
+    another process, `rpc_ms` for the question over NATS, `change_seen_ms` from the call that registers or deregisters a
+    service until the facade in another process, polled every millisecond, returns the change.
     """
     async with measured_cluster(
         COORDINATOR_REGISTRY__HEARTBEAT_TIMEOUT="3600", COORDINATOR_REGISTRY__MAX_SERVICES=str(services + SPARE)
@@ -64,7 +64,7 @@ async def run(*, services: int, discoveries: int, changes: int) -> dict[str, Any
 
 
 async def _rpc(client: Client, services: int, count: int) -> list[float]:
-    """Ask for the healthy services of a name, another one each time."""
+    """Query the healthy services of a name, a different name each time."""
     names = cycle(service_names(services))
 
     async def find() -> None:
@@ -75,7 +75,7 @@ async def _rpc(client: Client, services: int, count: int) -> list[float]:
 
 
 async def _discover(registry: ServiceRegistry, services: int, count: int) -> list[float]:
-    """Discover a service, of another name each time."""
+    """Discover a service, with a different name each time."""
     names, discovery = cycle(service_names(services)), ServiceDiscovery(registry)
 
     async def discover() -> None:
@@ -85,12 +85,12 @@ async def _discover(registry: ServiceRegistry, services: int, count: int) -> lis
 
 
 async def _warm(call: Callable[[], Awaitable[None]], count: int) -> list[float]:
-    """Time calls; the first tenth is not counted, for what is kept of the answers is to be there."""
+    """Time calls; the first tenth fills the caches and is not counted."""
     return (await timed(call, count + count // 10))[count // 10 :]
 
 
 async def _changes(client: Client, registry: ServiceRegistry, count: int) -> list[float]:
-    """Register a service and take it off, in turns, while it is looked for; give when each was seen."""
+    """Register and deregister a service in turns while polling for it; return the time until each change was seen."""
     discovery, took = ServiceDiscovery(registry), []
     for number in range(count):
         is_there = number % 2 == 0
@@ -113,7 +113,7 @@ def _change(number: int, *, is_there: bool) -> RegisterService | DeregisterServi
 
 
 async def _in_process(services: int, count: int) -> list[float]:
-    """Discover in the process that also leads."""
+    """Discover services in the leading process."""
     settings = load()
     registry_settings = settings.registry.model_copy(update={"max_services": services + SPARE})
     with tempfile.TemporaryDirectory(prefix="coordinator-bench-") as folder:

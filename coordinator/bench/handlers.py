@@ -1,4 +1,4 @@
-"""What the workers of the benchmarks execute: as little as there can be."""
+"""The task handlers of the benchmarks; they do as little as possible."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ RESULT = "y" * 98
 
 @task("bench_nothing")
 async def bench_nothing(payload: Any) -> str:  # noqa: ARG001  # a handler takes one
-    """Give 100 bytes of JSON."""
+    """Return 100 bytes of JSON."""
     return RESULT
 
 
 @task("bench_stamp")
 async def bench_stamp(payload: Any) -> float:  # noqa: ARG001  # a handler takes one
-    """Give the moment at which the handler began, by the monotonic clock that all processes here share."""
+    """Return the start time of the handler by the monotonic clock, which all processes of the machine share."""
     return time.monotonic()

@@ -1,7 +1,8 @@
 """
-What it costs to hear many services: the share of a core that the coordinator takes, and the server beside it.
+Measure the cost of heartbeats from many services: the share of a core used by the coordinator and by the server.
 
-The beats come over NATS from another process. They must leave no trace in the journal, and nobody may lose health.
+The heartbeats come over NATS from another process. They must add no commit to the journal, and every service must stay
+healthy.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
 
 PERIOD_S = 10
 SILENT_S = 25
-"""A service that was not heard for so long would lose its health; the beats go on for longer than that."""
+"""A service without a heartbeat for this long becomes unhealthy; the measurement takes longer."""
 
 
 async def run(*, services: int, seconds: int) -> dict[str, Any]:
     """
-    Let *services* services beat each 10 s, and look on for *seconds* seconds after the first round.
+    Send a heartbeat for each of *services* services every 10 s; measure for *seconds* seconds after the first round.
 
-    Gives shares of a core, `coordinator_cpu`, `nats_server_cpu` and their sum; how many beats a second came; how many
-    services lost their health and how many commits were made meanwhile, both of which should be 0.
+    Returns shares of a core, `coordinator_cpu`, `nats_server_cpu` and their sum; heartbeats per second; the number of
+    services that became unhealthy and of commits made during the measurement, both of which should be 0.
     """
     async with measured_cluster(
         COORDINATOR_REGISTRY__HEARTBEAT_TIMEOUT=str(SILENT_S), COORDINATOR_REGISTRY__MAX_SERVICES=str(services + 1)
@@ -46,7 +47,7 @@ async def run(*, services: int, seconds: int) -> dict[str, Any]:
             nowhere = subprocess.DEVNULL
             async with await spawn(argv, env=env, stdout=nowhere, stderr=nowhere, grace_s=STOP_GRACE_S):
                 await asyncio.sleep(PERIOD_S)
-                seen = await _look_on(client, cluster, seconds)
+                seen = await _measure(client, cluster, seconds)
             healthy = (await client.execute(GetStats())).services.get("healthy", 0)
         alone = await bare_figures(cluster.url)
     return {
@@ -59,7 +60,7 @@ async def run(*, services: int, seconds: int) -> dict[str, Any]:
     }
 
 
-async def _look_on(client: Client, cluster: Cluster, seconds: int) -> dict[str, Any]:
+async def _measure(client: Client, cluster: Cluster, seconds: int) -> dict[str, Any]:
     journal = NatsJournal(client.bus, client.subjects)
     pids = {"coordinator": cluster.programs["coordinator"].pid or 0, "nats_server": cluster.server.pid}
     commits, beats = (await journal.bounds()).last, await _beats(client)
@@ -73,6 +74,6 @@ async def _look_on(client: Client, cluster: Cluster, seconds: int) -> dict[str, 
 
 
 async def _beats(client: Client) -> int:
-    """Say how many heartbeats the server has taken so far."""
+    """Return the number of heartbeats the server has received so far."""
     info = await stream_info(client.bus, client.subjects.stream_heartbeats, timeout_s=5.0)
     return int(info["state"]["last_seq"])

@@ -1,7 +1,7 @@
 """
-Histories for the measurements: a journal as the lives of many tasks would have left it, written at full speed.
+Histories for the benchmarks: a journal with the events of many tasks, written at full speed.
 
-What it writes is what the engine would: commits of encoded events, chained and fenced, through the journal's own door.
+It writes what the engine would write: commits of encoded events, chained and fenced, through the journal's interface.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 INSTANCE, WORKER = "bench", "worker_of_bench"
 TASKS_A_COMMIT = 166
-"""With their starts, their ends and the turn these are about 500 events."""
+"""About 500 events, with the starts and ends of the tasks and the turn."""
 RETENTION_S, ENDED_KEPT = 3600.0, 10_000
 
 _ids = TimeOrderedIds()
 
 
 class Written(NamedTuple):
-    """What a written journal holds."""
+    """The contents of a written journal."""
 
     events: int
     tasks: int
@@ -45,7 +45,7 @@ class Written(NamedTuple):
 
 
 def task_lives(events: int) -> Iterator[list[Event]]:
-    """Give commits of *events* events in all: tasks are submitted, start at once and are completed in the next."""
+    """Yield commits of *events* events in total: tasks start when submitted and complete in the next commit."""
     yield [
         CoordinatorStarted(instance=INSTANCE, version="bench", retention_s=RETENTION_S, ended_kept=ENDED_KEPT),
         WorkerRegistered(worker_id=WORKER, slots=1000, handles=("bench",)),
@@ -70,7 +70,7 @@ def task_lives(events: int) -> Iterator[list[Event]]:
 
 
 def pending(tasks: int) -> list[TaskSubmitted]:
-    """Give the events that submit so many tasks of 100 bytes."""
+    """Return the events of *tasks* submitted tasks with 100 bytes of payload."""
     return [
         TaskSubmitted(task_id=_ids.new("task"), task_name="bench", max_retries=3, payload=PAYLOAD) for _ in range(tasks)
     ]
@@ -88,7 +88,7 @@ def _turn(claim_id: str, placed: int) -> CoordinatorTurn:
 
 
 def records(commits: Iterable[list[Event]]) -> Iterator[Record]:
-    """Encode commits as the records they are in the journal, behind a claim in its first slot."""
+    """Encode commits as journal records, after a claim in the first slot."""
     clock = SystemClock()
     claim = EpochClaim(generation=1, holder=INSTANCE, time=codec.rfc3339(clock.wall()))
     body = msgspec.json.encode(claim)
@@ -109,7 +109,7 @@ def _encoded(event: Event, position: Position, time: str) -> bytes:
 
 
 async def write_journal(journal: Journal, events: int) -> Written:
-    """Write a journal of *events* events into a stream that is empty."""
+    """Write a journal of *events* events into an empty stream."""
     tasks = commits = size = 0
 
     def noted() -> Iterator[list[Event]]:

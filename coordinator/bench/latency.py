@@ -1,4 +1,4 @@
-"""What one caller waits for, everything else idle: a submit, a task's start, a claim, a container, a discovery."""
+"""Measure latency for one caller on an idle cluster: submit, task start, claim, container start, discovery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK = 100
 EVERY_S = 0.02
-"""A task is submitted so often when it is measured how soon one starts; nothing else happens meanwhile."""
+"""Interval between submits when task start is measured; the cluster is idle otherwise."""
 FEW_PENDING = 100
 TASK_TIMEOUT_S = 30.0
 
@@ -33,13 +33,13 @@ _ids = TimeOrderedIds()
 
 async def run(*, submits: int, tasks: int, claims: int, pending: int, starts: int, discoveries: int) -> dict[str, Any]:
     """
-    Measure what one caller waits for, alone and back to back, everything else idle.
+    Measure latency for one caller that makes calls back to back on an idle cluster.
 
-    Gives milliseconds: `submit_ms` over RPC with fsync, and `submit_to_bare`, its median over that of a bare publish
-    in turns with it; `submit_to_start_ms` until the handler begins, in a worker process; `claim_ms` with few tasks and
-    with *pending* ones waiting, and `claim_ratio` of the medians; `container_running_ms` and `agent_healthy_ms` from
-    the call that starts a container; `discovery_ms` in one process. And by how many bytes the coordinator grew for each
-    task that waits.
+    Returns milliseconds: `submit_ms` over RPC with fsync, and `submit_to_bare`, its median divided by that of bare
+    publishes made in turns with it; `submit_to_start_ms` until the handler begins in a worker process; `claim_ms` with
+    few and with *pending* pending tasks, and `claim_ratio` of the medians; `container_running_ms` and
+    `agent_healthy_ms` from the call that starts a container; `discovery_ms` in one process. Also returns the memory
+    growth of the coordinator in bytes per pending task.
     """
     async with measured_cluster() as cluster:
         async with Client.open(cluster.url, source="bench") as client, Bare.open(cluster.url) as bare:
@@ -68,7 +68,7 @@ async def run(*, submits: int, tasks: int, claims: int, pending: int, starts: in
 
 
 async def _submits(client: Client, bare: Bare, count: int) -> tuple[list[float], list[float]]:
-    """Submit tasks one after the other, in turns with bare publishes of the same size."""
+    """Submit tasks one after the other, alternating with bare publishes of the same size."""
 
     async def submit() -> None:
         await client.execute(SubmitTask(task_id=_ids.new("task"), task_name="nobody_runs_this"))
@@ -83,7 +83,7 @@ async def _submits(client: Client, bare: Bare, count: int) -> tuple[list[float],
 
 
 async def _task_starts(client: Client, count: int) -> list[float]:
-    """Submit a task each 20 ms; measure from the call until its handler began, in another process."""
+    """Submit a task every 20 ms; measure from the call until its handler begins in another process."""
     began: dict[str, float] = {}
     for number in range(count):
         task_id = f"start_{number}"
@@ -101,9 +101,9 @@ async def _claims(
     client: Client, count: int, levels: tuple[int, int], cluster: Cluster
 ) -> tuple[dict[int, list[float]], int]:
     """
-    Claim one task at a time while so many wait; each is completed, and another submitted, off the clock.
+    Claim one task at a time while a level of tasks is pending; completing it and submitting another is not timed.
 
-    Gives the milliseconds by level, and by how many bytes the coordinator grew as the last level was submitted.
+    Returns the milliseconds by level, and the growth of the coordinator in bytes while the last level was submitted.
     """
     pid = cluster.programs["coordinator"].pid or 0
     worker_id, task_name = "claimer_of_bench", "bench_claimed"
@@ -118,16 +118,16 @@ async def _claims(
         for number in range(count + BLOCK):
             claim = ClaimTasks(claim_id=f"claim_{level}_{number}", worker_id=worker_id)
             began = time.perf_counter()
-            (given,) = await client.execute(claim)
+            (claimed,) = await client.execute(claim)
             took[level].append((time.perf_counter() - began) * 1000)
-            await client.execute(CompleteTask(task_id=given.task_id, lease=given.lease, worker_id=worker_id))
+            await client.execute(CompleteTask(task_id=claimed.task_id, lease=claimed.lease, worker_id=worker_id))
             await client.execute(SubmitTask(task_id=f"next_{level}_{number}", task_name=task_name, payload=PAYLOAD))
         del took[level][:BLOCK]
     return took, grown
 
 
 async def _starts(count: int) -> tuple[list[float], list[float]]:
-    """Start agents one after the other; measure until each runs, and until its service is healthy."""
+    """Start agents one after the other; measure until each is running and until its service is healthy."""
     from coordinator.container import ContainerConfig, ContainerManager
     from coordinator.registry import ServiceRegistry, ServiceStatus
 
@@ -147,7 +147,7 @@ async def _starts(count: int) -> tuple[list[float], list[float]]:
 
 
 async def _discoveries(count: int) -> list[float]:
-    """Discover a service in the process that also leads."""
+    """Discover a service in the leading process."""
     from coordinator.app.app import embedded
     from coordinator.registry import ServiceDiscovery, ServiceRegistry
 

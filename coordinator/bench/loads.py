@@ -1,4 +1,4 @@
-"""Load for the measurements: tasks, services and worker processes, made through the same doors that everyone uses."""
+"""Load for the benchmarks: tasks, services and worker processes, created through the public interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HANDLERS = "coordinator.bench.handlers"
 A_NAME = 10
-"""Services of one name."""
+"""Services for each name."""
 PAYLOAD = payload_of("x" * 98)
 """100 bytes of JSON."""
 READY_TIMEOUT_S = 60.0
@@ -32,7 +32,7 @@ STOP_GRACE_S = 10.0
 
 
 async def execute_all(door: Door, commands: Iterable[Command], *, in_flight: int = 1000) -> None:
-    """Have all *commands* executed, so many at once."""
+    """Execute all *commands*, *in_flight* at a time."""
     waiting = iter(commands)
 
     async def work() -> None:
@@ -45,7 +45,7 @@ async def execute_all(door: Door, commands: Iterable[Command], *, in_flight: int
 
 
 async def submit_all(client: Client, task_name: str, count: int, *, prefix: str) -> None:
-    """Submit *count* tasks of 100 bytes, named *prefix* and a number."""
+    """Submit *count* tasks with 100 bytes of payload and the ids `<prefix>_<number>`."""
     await execute_all(
         client,
         (SubmitTask(task_id=f"{prefix}_{number}", task_name=task_name, payload=PAYLOAD) for number in range(count)),
@@ -53,17 +53,17 @@ async def submit_all(client: Client, task_name: str, count: int, *, prefix: str)
 
 
 def service_ids(services: int) -> list[str]:
-    """Name so many services."""
+    """Return the ids of *services* services."""
     return [f"bench_{number}" for number in range(services)]
 
 
 def service_names(services: int) -> list[str]:
-    """Give the names that so many services go by, ten by each."""
+    """Return the names of *services* services, ten services for each name."""
     return [f"name_{number}" for number in range(services // A_NAME)]
 
 
 async def register_services(door: Door, services: int) -> None:
-    """Register *services* services, ten of each name; a multiple of ten."""
+    """Register *services* services, a multiple of ten, with ten for each name."""
     names = service_names(services)
     await execute_all(
         door,
@@ -82,7 +82,7 @@ async def register_services(door: Door, services: int) -> None:
 
 @asynccontextmanager
 async def worker_process(client: Client, url: str, worker_id: str, *, slots: int = 8) -> AsyncIterator[int]:
-    """Run a worker with the handlers of `bench.handlers` in a process of its own, and give its pid once it claims."""
+    """Run a worker process with the handlers of `bench.handlers`; yield its pid once it is registered."""
     argv = [
         sys.executable,
         "-P",

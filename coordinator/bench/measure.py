@@ -1,7 +1,7 @@
 """
-What all measurements share: timed calls, what to say of many of them, what a process used, and the machine.
+What all benchmarks share: timed calls, their statistics, CPU and memory of a process, and the facts of the machine.
 
-It starts and stops the cluster that is measured; it must never leave a process or a folder behind.
+It starts and stops the measured cluster and must never leave a process or a folder behind.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def temporary_home() -> Iterator[Home]:
-    """Give a home that is removed with all that is in it."""
+    """Yield a temporary home, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="coordinator-bench-") as folder:
         yield Home(Path(folder))
 
 
 @asynccontextmanager
 async def measured_cluster(**environment: str) -> AsyncIterator[Cluster]:
-    """Run a whole cluster, as `coordinator up` does, in a temporary home while the block runs."""
+    """Run a cluster like `coordinator up`, in a temporary home, while the block runs."""
     with temporary_home() as home:
         async with run_cluster(home, load(), environment=environment, quiet=True) as cluster:
             yield cluster
@@ -44,7 +44,7 @@ async def measured_cluster(**environment: str) -> AsyncIterator[Cluster]:
 
 @contextmanager
 def facades_at(url: str) -> Iterator[None]:
-    """Let the facades that are opened in the block talk to the coordinator at *url*."""
+    """Connect facades opened in the block to the coordinator at *url*."""
     before = os.environ.get("COORDINATOR_URL")
     os.environ["COORDINATOR_URL"] = url
     try:
@@ -57,7 +57,7 @@ def facades_at(url: str) -> Iterator[None]:
 
 
 async def timed(call: Callable[[], Awaitable[object]], count: int) -> list[float]:
-    """Make *count* calls one after the other; give the milliseconds of each."""
+    """Make *count* calls one after the other; return the milliseconds of each."""
     took = []
     for _ in range(count):
         began = time.perf_counter()
@@ -67,7 +67,7 @@ async def timed(call: Callable[[], Awaitable[object]], count: int) -> list[float
 
 
 def spread(milliseconds: list[float]) -> dict[str, float]:
-    """Say what many calls took: the median, the 99th percentile, and of how many."""
+    """Return the median, the 99th percentile and the number of the given times."""
     ordered = sorted(milliseconds)
     return {
         "p50": round(median(ordered), 4),
@@ -77,7 +77,7 @@ def spread(milliseconds: list[float]) -> dict[str, float]:
 
 
 async def cpu_shares(pids: Mapping[str, int], seconds: float) -> dict[str, float]:
-    """Look on for *seconds* seconds; give what share of a core each process used, its threads together."""
+    """Return the share of a core that each process, with all its threads, uses during *seconds* seconds."""
     before, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
     await asyncio.sleep(seconds)
     took_s = time.monotonic() - began
@@ -85,19 +85,19 @@ async def cpu_shares(pids: Mapping[str, int], seconds: float) -> dict[str, float
 
 
 def cpu_seconds(pid: int) -> float:
-    """Say how long a process has computed so far, for itself and in the kernel."""
+    """Return the CPU time of a process so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int:
-    """Say how much memory a process has, as the system counts it."""
+    """Return the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def machine() -> dict[str, Any]:
-    """Say what was measured on: cores, Python, the server."""
+    """Return the facts of the machine: cores, Python version, server version."""
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),

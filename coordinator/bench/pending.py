@@ -1,7 +1,7 @@
 """
-How much memory pending tasks take: `python -m coordinator.bench.pending COUNT` folds them and prints bytes for each.
+Measure the memory of pending tasks: `python -m coordinator.bench.pending COUNT` folds them and prints bytes per task.
 
-A process of its own, for the memory that another measurement has let go of would hide what these take.
+Runs in a separate process: memory freed by another measurement would be reused and falsify the result.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ BATCH = 500
 
 
 def bytes_a_task(tasks: int) -> float:
-    """Fold *tasks* submitted tasks into a world; give how much it grew for each."""
+    """Fold *tasks* submitted tasks into a world; return the growth of the process in bytes per task."""
     world = World()
     folded = records(list(pending(BATCH)) for _ in range(1 + tasks // BATCH))
-    for record in islice(folded, 2):  # the claim, and a batch that brings what the code itself takes, once
+    for record in islice(folded, 2):  # the claim, and a batch for the one-time memory of the code
         world.apply_record(record)
     gc.collect()
     before = resident_bytes(os.getpid())

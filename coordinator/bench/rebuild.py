@@ -1,7 +1,7 @@
 """
-How long what follows from the journal takes to build anew: the world in memory, and the read model.
+Measure the time to rebuild the world in memory and the read model from the journal.
 
-The journal is a real one, on a real server with fsync; it is written once and read again and again.
+The journal is on a real server with fsync; it is written once and read for each repeat.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ STORE_TIMEOUT_S = 1800.0
 
 async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
     """
-    Write a journal of *events* events, and build world and store from zero *repeats* times each.
+    Write a journal of *events* events, and build world and store from zero, *repeats* times each.
 
-    Gives the medians in seconds, `world_s` and `store_s`, of computing too, which a busy machine changes less; and
-    `bytes_per_pending_task`, by how much a process grows.
+    Returns medians in seconds: `world_s` and `store_s`, and the CPU time of each, which a busy machine affects less;
+    and `bytes_per_pending_task`, the growth of a process.
     """
     with temporary_home() as home:
         async with EmbeddedServer(home.nats_store) as server:
@@ -69,21 +69,21 @@ async def run(*, events: int, repeats: int, tasks: int) -> dict[str, Any]:
 
 
 class _Took(NamedTuple):
-    """How long something took, and for how long this process computed meanwhile."""
+    """Elapsed time and CPU time of this process."""
 
     seconds: float
     cpu_s: float
 
 
 class _Watch:
-    """Started when it is made."""
+    """A stopwatch, started when it is created."""
 
     def __init__(self) -> None:
         gc.collect()
         self._began, self._cpu = time.perf_counter(), time.process_time()
 
     def took(self) -> _Took:
-        """Say how long ago that was."""
+        """Return the times since the start."""
         return _Took(time.perf_counter() - self._began, time.process_time() - self._cpu)
 
 
@@ -123,11 +123,11 @@ async def _store(journal: NatsJournal, path: Path) -> _Took:
 
 
 async def _bytes_a_task(home: Home, tasks: int) -> int:
-    """Let a process of its own fold pending tasks; give by how many bytes it grew for each."""
-    told = home.path / "pending"
-    with told.open("wb") as sink:
+    """Fold pending tasks in a separate process; return its growth in bytes per task."""
+    output = home.path / "pending"
+    with output.open("wb") as sink:
         argv = [sys.executable, "-P", "-m", "coordinator.bench.pending", str(tasks)]
         async with await spawn(argv, stdout=sink) as child:
             code = await child.wait()
     assert code == 0, f"{argv} ended with {code}"
-    return int(told.read_text())
+    return int(output.read_text())

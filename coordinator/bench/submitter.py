@@ -1,8 +1,8 @@
 """
 The submitter of `bench tasks`: `python -m coordinator.bench.submitter TASKS IN_FLIGHT`.
 
-Through the facade that everyone uses, one `submit_task` for each task, so many at once, at the coordinator that
-COORDINATOR_URL names. Writes the moment of the first submit, by the monotonic clock, and what it computed, in seconds.
+Calls `submit_task` of the facade once for each task, IN_FLIGHT at a time, on the coordinator at COORDINATOR_URL. Prints
+the monotonic time of the first submit and its own CPU time, in seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def submit(count: int, in_flight: int) -> None:
     Submit *count* tasks.
 
     Raises:
-        Unavailable: the parent has died meanwhile.
+        Unavailable: the parent process died.
     """
     async with TaskScheduler() as scheduler, task_group() as watching:
         orphaned = watching.create_task(_end_with_parent())
@@ -47,7 +47,7 @@ async def submit(count: int, in_flight: int) -> None:
 
 async def _end_with_parent() -> NoReturn:
     await watch_parent()
-    raise Unavailable("the process that started this one has died")
+    raise Unavailable("the parent process died")
 
 
 if __name__ == "__main__":

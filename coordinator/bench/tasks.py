@@ -1,4 +1,4 @@
-"""How many tasks go through: submitted one by one, run by two workers that do nothing, completed; all of it durable."""
+"""Measure durable task throughput: tasks submitted one by one, run and completed by two workers that do nothing."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FOLLOWING = ("store", "feed")
 LOOK_S = 0.05
 ANSWER_S = 60.0
 LAG_MOST_S = 600.0
-"""What follows is waited for so long."""
+"""Longest wait for the read model and the feed."""
 
 
 async def run(*, tasks: int, repeats: int) -> dict[str, Any]:
     """
-    Measure the way of *tasks* tasks with 100 B of payload and of result, *repeats* times, each in a cluster of its own.
+    Run *tasks* tasks with 100 B of payload and of result, *repeats* times, each time in a new cluster.
 
-    Gives medians: `tasks_per_s` from the first submit to the last durable completion; `store_lag_s` and `feed_lag_s`,
-    how long after that read model and feed hold everything; `cpu_us_per_task`, what each process computed meanwhile.
+    Returns medians: `tasks_per_s` from the first submit to the last durable completion; `store_lag_s` and `feed_lag_s`,
+    the time after that until read model and feed hold everything; `cpu_us_per_task`, the CPU time of each process.
     """
     alone: dict[str, Any] = {}
     seen: list[dict[str, Any]] = []
@@ -85,25 +85,25 @@ async def _through(cluster: Cluster, count: int) -> dict[str, Any]:
 
 
 async def _submitted(cluster: Cluster, count: int) -> tuple[float, float]:
-    """Run the submitter; give the moment it began, and what it computed until its last answer."""
+    """Run the submitter; return its start time, and its CPU time until the last answer."""
     argv = [sys.executable, "-P", "-m", "coordinator.bench.submitter", str(count), str(IN_FLIGHT)]
     env = {**os.environ, "COORDINATOR_URL": cluster.url, "COORDINATOR_LOG__LEVEL": "warning"}
-    with tempfile.TemporaryFile() as told:
-        async with await spawn(argv, env=env, stdout=told) as submitter:
+    with tempfile.TemporaryFile() as output:
+        async with await spawn(argv, env=env, stdout=output) as submitter:
             await submitter.wait()
-        told.seek(0)
-        began, cpu_s = map(float, told.read().split())
+        output.seek(0)
+        began, cpu_s = map(float, output.read().split())
     return began, cpu_s
 
 
 async def _lags(client: Client, until: int, ended: float) -> dict[str, float]:
-    """Wait until read model and feed hold all up to *until*; give how long after *ended* each did."""
+    """Wait until read model and feed hold all up to *until*; return the time from *ended* for each."""
     lags: dict[str, float] = {}
     async with asyncio.timeout(LAG_MOST_S):
         while len(lags) < len(FOLLOWING):
-            told = await ask_follower(client, "lag", {}, timeout_s=ANSWER_S)
+            lag = await ask_follower(client, "lag", {}, timeout_s=ANSWER_S)
             for name in FOLLOWING:
-                if told[name]["through"] >= until:
+                if lag[name]["through"] >= until:
                     lags.setdefault(f"{name}_lag_s", max(0.0, time.monotonic() - ended))
             await asyncio.sleep(LOOK_S)
     return lags

@@ -1,13 +1,13 @@
 """
-The command line: `coordinator …`. Each command's module is imported when that command runs, so that `--help` is quick.
+The command line: `coordinator …`. A command's module is imported when the command runs, which keeps `--help` fast.
 
-Exit codes: 0 ok · 1 error, or the task failed · 2 usage · 3 not placed · 4 not found · 5 refused or conflict · 6 the
-wait timed out · 7 not permitted · 8 unavailable · 130 interrupted. What runs until it is stopped ends with 0 when it
-was stopped in good order, by Ctrl-C too.
+Exit codes: 0 ok · 1 error, or the task failed · 2 usage · 3 not placed · 4 not found · 5 refused or conflict · 6 wait
+timed out · 7 not permitted · 8 unavailable · 130 interrupted. A long-running command exits with 0 after a clean
+shutdown, also on Ctrl-C.
 
-Data goes to standard output, and there is none where it failed; everything else goes to standard error, an error as one
-line that says what would be right. A reader that has seen enough, as `head` has, is no error. Nothing that somebody
-sent may drive the terminal.
+Data goes to standard output, or nothing if the command failed. Everything else goes to standard error; an error is one
+line that states what is allowed. A reader that closes the pipe early, such as `head`, is not an error. Control
+characters in received data never reach the terminal.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ _CODES = {
 }
 _REASONS = {"no_room": EXIT_NOT_PLACED, "bad_credentials": EXIT_NOT_PERMITTED}
 _COMPLETE = "_COORDINATOR_COMPLETE"
-"""Set by the shell that asks for completions."""
+"""Set by the shell when it requests completions."""
 
 _COMMANDS = {
     "up": ("coordinator.cli.run", "up", "Run everything on this machine."),
-    "serve": ("coordinator.cli.run", "serve", "Run a coordinator and its follower against your NATS."),
-    "follow": ("coordinator.cli.run", "follow", "Run a follower: the read model."),
+    "serve": ("coordinator.cli.run", "serve", "Run a coordinator and its follower on your NATS."),
+    "follow": ("coordinator.cli.run", "follow", "Run a follower, which keeps the read model."),
     "node": ("coordinator.cli.run", "node", "Run a node agent."),
     "worker": ("coordinator.cli.run", "worker", "Run a worker."),
-    "demo": ("coordinator.cli.demo", "demo", "Show it all at work: real tasks in real processes."),
-    "bench": ("coordinator.cli.bench", "bench", "Measure this machine; prints JSON."),
-    "task": ("coordinator.cli.query", "task", "Submit, look at and cancel tasks."),
-    "service": ("coordinator.cli.query", "service", "Look at services."),
-    "container": ("coordinator.cli.query", "container", "Look at containers and their logs."),
-    "inbox": ("coordinator.cli.inbox", "inbox", "Let other domains publish into the coordinator."),
-    "events": ("coordinator.cli.query", "events", "Look at what happened."),
-    "silence": ("coordinator.cli.silence", "silence", "Look at what fell silent all at once."),
-    "auth": ("coordinator.cli.auth", "auth", "Make and check the users of your NATS."),
-    "backup": ("coordinator.cli.backup", "backup", "Back the journal up, restore it, and try that out."),
-    "archive": ("coordinator.cli.backup", "archive", "Move old commits out of the journal, into files."),
-    "verify": ("coordinator.cli.verify", "verify", "Read the whole journal and say whether it is sound."),
-    "doctor": ("coordinator.cli.verify", "doctor", "Look whether everything is as it must be."),
-    "schema": ("coordinator.cli.schema", "schema", "Print the events and the wire as JSON Schema and AsyncAPI."),
+    "demo": ("coordinator.cli.demo", "demo", "Run a demo cluster with real tasks."),
+    "bench": ("coordinator.cli.bench", "bench", "Run benchmarks; print JSON."),
+    "task": ("coordinator.cli.query", "task", "Submit, list and cancel tasks."),
+    "service": ("coordinator.cli.query", "service", "List services."),
+    "container": ("coordinator.cli.query", "container", "List containers and print their logs."),
+    "inbox": ("coordinator.cli.inbox", "inbox", "Add and list inboxes of other domains."),
+    "events": ("coordinator.cli.query", "events", "Print events from the journal."),
+    "silence": ("coordinator.cli.silence", "silence", "List and accept mass silence."),
+    "auth": ("coordinator.cli.auth", "auth", "Create and check NATS users and permissions."),
+    "backup": ("coordinator.cli.backup", "backup", "Back up and restore the journal."),
+    "archive": ("coordinator.cli.backup", "archive", "Move old commits from the journal to files."),
+    "verify": ("coordinator.cli.verify", "verify", "Check the whole journal and what is built from it."),
+    "doctor": ("coordinator.cli.verify", "doctor", "Check the installation and report problems."),
+    "schema": ("coordinator.cli.schema", "schema", "Print JSON Schema and AsyncAPI documents."),
 }
 
 
 class _Lazy(click.Group):
-    """A group whose commands are imported when they run."""
+    """A group that imports a command when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(_COMMANDS)
@@ -94,17 +94,17 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="coordinator")
 @click.option("--config", type=click.Path(dir_okay=False), help="Settings file (YAML).")
-@click.option("--debug", is_flag=True, help="Show where an error came from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None, debug: bool) -> None:
-    """Coordinate a fleet of agents: containers, services, tasks; every change an event."""
+    """Coordinate the containers, services and tasks of a fleet of agents."""
     ctx.obj = {"config": config, "debug": debug}
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows no such character gets its number.
+        # A character that the terminal cannot encode is printed as its number.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if _COMPLETE in os.environ:
@@ -113,10 +113,10 @@ def main() -> None:
 
 
 def run_line(argv: list[str]) -> int:
-    """Run one command line; give its exit code."""
+    """Run one command line and return its exit code."""
     context: click.Context | None = None
     try:
-        # Not by `cli.main`, which takes a broken pipe for an error and tells usage errors in three lines.
+        # Not `cli.main`: it treats a broken pipe as an error and prints usage errors in three lines.
         with cli.make_context("coordinator", list(argv)) as context:
             result: Any = cli.invoke(context)
         if sys.stdout is not None:
@@ -126,13 +126,13 @@ def run_line(argv: list[str]) -> int:
     except (click.exceptions.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _let_go_of_output()
+        _discard_output()
         return 0
-    except Exception as error:  # noqa: BLE001  # whatever it is, it ends here: told in one line
+    except Exception as error:  # noqa: BLE001  # every error is printed as one line
         if context is not None and context.params.get("debug"):
             _show_trace(error)
-        _let_go_of_output()
-        _say(_told(error))
+        _discard_output()
+        _print_error(_message_of(error))
         return _code_of(error)
     return result if isinstance(result, int) else 0
 
@@ -145,11 +145,11 @@ def _code_of(error: Exception) -> int:
     return EXIT_ERROR
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "coordinator"
-        said = error.format_message()
-        return f"{said[:1].lower()}{said[1:].rstrip('.')}; see '{path} --help'"
+        text = error.format_message()
+        return f"{text[:1].lower()}{text[1:].rstrip('.')}; see '{path} --help'"
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, CoordinationError):
@@ -158,11 +158,11 @@ def _told(error: Exception) -> str:
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     from coordinator.logs import redact
 
-    return f"failed by a defect of its own: {type(error).__name__}: {redact(str(error))} (--debug shows where)"
+    return f"internal error: {type(error).__name__}: {redact(str(error))} (use --debug for the traceback)"
 
 
-def _say(message: str) -> None:
-    """Tell an error in one line; it may hold what somebody sent."""
+def _print_error(message: str) -> None:
+    """Print an error as one line; it may contain received data, which is escaped."""
     from coordinator.terminal import clean
 
     lines = " | ".join(line.strip() for line in message.splitlines() if line.strip())
@@ -179,8 +179,8 @@ def _show_trace(error: Exception) -> None:
         click.echo(redact(clean(line)), err=True)
 
 
-def _let_go_of_output() -> None:
-    """Drop what was not written and cannot be, or Python would complain about it at the end."""
+def _discard_output() -> None:
+    """Discard unwritten output after a broken pipe; otherwise Python reports an error at exit."""
     if sys.stdout is None:
         return
     try:

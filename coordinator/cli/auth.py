@@ -1,4 +1,4 @@
-"""The commands about who may do what on NATS: `auth init`, `auth add`, `auth list`, `auth check`."""
+"""The commands for NATS users and permissions: `auth init`, `auth add`, `auth list`, `auth check`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CHECK_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-_DIRECTORY = click.option("--dir", "folder", type=_FOLDER, help="Directory of 'auth init'; by default nats.auth.")
+_DIRECTORY = click.option("--dir", "folder", type=_FOLDER, help="Directory made by 'auth init'; default: nats.auth.")
 
 
 class ListedUser(msgspec.Struct, frozen=True, kw_only=True):
-    """One user: what the server knows it by, and where its credentials are, if they are here."""
+    """One user: its public key on the server, and its credentials file if it is on this machine."""
 
     user: str
     role: str
@@ -45,18 +45,18 @@ _COLUMNS = (
 
 @click.group()
 def auth() -> None:
-    """Make and check the users of your NATS: who may do what."""
+    """Create and check NATS users and permissions."""
 
 
 @auth.command("init")
 @click.argument("folder", type=_FOLDER)
-@click.option("--domain", "domains", multiple=True, help="A domain that publishes into its inbox and asks.")
-@click.option("--worker", "workers", multiple=True, help="A worker by its id.")
-@click.option("--node", "nodes", multiple=True, help="A node by its id; its containers get credentials too.")
-@click.option("--listen", default="127.0.0.1:4222", show_default=True, help="Where the server is to listen.")
-@click.option("--store", type=_FOLDER, help="Where the server keeps its data; by default DIR/jetstream.")
-@click.option("--tls", is_flag=True, help="Make an authority and a certificate for the server.")
-@click.option("--host", "hosts", multiple=True, help="Name or address that the certificate is for.")
+@click.option("--domain", "domains", multiple=True, help="Domain that gets an inbox and may read. Repeatable.")
+@click.option("--worker", "workers", multiple=True, help="Worker id. Repeatable.")
+@click.option("--node", "nodes", multiple=True, help="Node id; includes a user for its containers. Repeatable.")
+@click.option("--listen", default="127.0.0.1:4222", show_default=True, help="Address the server listens on.")
+@click.option("--store", type=_FOLDER, help="Data directory of the server; default: FOLDER/jetstream.")
+@click.option("--tls", is_flag=True, help="Create a CA and a server certificate.")
+@click.option("--host", "hosts", multiple=True, help="Host name or address in the certificate. Repeatable.")
 @click.pass_context
 def auth_init(
     ctx: click.Context,
@@ -69,7 +69,11 @@ def auth_init(
     tls: bool,
     hosts: tuple[str, ...],
 ) -> None:
-    """Make users, keys and the configuration of a nats-server in FOLDER; what is there stays."""
+    """
+    Create keys, users and a nats-server configuration in FOLDER.
+
+    Existing files are kept.
+    """
     from coordinator.clock import SystemClock
     from coordinator.security.auth_directory import AuthDirectory
     from coordinator.security.permissions import user_of
@@ -87,8 +91,8 @@ def auth_init(
     scheme = "tls" if directory.authority.exists() else "nats"
     click.echo(f"nats-server -c {directory.path / 'nats.conf'}")
     click.echo(
-        f"made in {directory.path}: set nats.auth to it and nats.url to {scheme}://{listen}; "
-        f"on other machines give each process its one file of creds/, by nats.creds",
+        f"created {directory.path}: set nats.auth to this directory and nats.url to {scheme}://{listen}; "
+        f"on other machines, copy one file of creds/ per process and set nats.creds to it",
         err=True,
     )
 
@@ -99,13 +103,17 @@ def auth_init(
 @_DIRECTORY
 @click.pass_context
 def auth_add(ctx: click.Context, role: str, name: str, folder: Path | None) -> None:
-    """Add a user of ROLE (domain, worker, node, agents, monitor, admin); prints the file of its credentials."""
+    """
+    Add a user and print the path of its credentials file.
+
+    ROLE is one of domain, worker, node, agents, monitor, admin.
+    """
     from coordinator.security.permissions import user_of
 
     directory = _directory(load_settings(ctx, log_level="warning"), folder)
     user = user_of(role, name)
     if directory.add(user):
-        click.echo("have the server take it up: nats-server --signal reload", err=True)
+        click.echo("reload the server to activate the user: nats-server --signal reload", err=True)
     click.echo(str(directory.credentials(user)))
 
 
@@ -114,7 +122,7 @@ def auth_add(ctx: click.Context, role: str, name: str, folder: Path | None) -> N
 @output_options
 @click.pass_context
 def auth_list(ctx: click.Context, folder: Path | None, output: str, as_json: bool) -> None:
-    """List the users, and where their credentials are."""
+    """List users and their credentials files."""
     directory = _directory(load_settings(ctx, log_level="warning"), folder)
     files = [(one, directory.credentials(one.user)) for one in directory.known()]
     listed = [
@@ -126,23 +134,23 @@ def auth_list(ctx: click.Context, folder: Path | None, output: str, as_json: boo
 
 @auth.command("check")
 @_DIRECTORY
-@click.option("--url", help="Also log in there as each user whose credentials are here.")
+@click.option("--url", help="Also log in to this NATS as each user with local credentials.")
 @click.pass_context
 def auth_check(ctx: click.Context, folder: Path | None, url: str | None) -> None:
-    """Look for keys that others may read, keys that do not fit, and a configuration that the server refuses."""
+    """Check key permissions, key pairs and the server configuration."""
     directory = _directory(load_settings(ctx, log_level="warning"), folder)
     found = directory.check()
     for trouble in found:
         click.echo(f"{trouble.what}: {trouble.remedy}")
     refused = _refused_by_server(directory)
     if refused:
-        click.echo(f"nats-server does not take {directory.path / 'nats.conf'}: {refused}")
+        click.echo(f"nats-server rejects {directory.path / 'nats.conf'}: {refused}")
     failed = asyncio.run(_log_in(directory, url)) if url else []
     for line in failed:
         click.echo(line)
     if found or refused or failed:
-        raise Refused(f"{directory.path} is not in order", reason="not_in_order")
-    click.echo(f"{directory.path} is in order: {len(directory.known())} users", err=True)
+        raise Refused(f"{directory.path} has problems, listed above", reason="not_in_order")
+    click.echo(f"{directory.path} is valid: {len(directory.known())} users", err=True)
 
 
 def _directory(settings: Settings, folder: Path | None) -> AuthDirectory:
@@ -150,12 +158,12 @@ def _directory(settings: Settings, folder: Path | None) -> AuthDirectory:
 
     path = folder if folder is not None else settings.nats.auth
     if path is None:
-        raise Refused("no directory is named: use --dir, or set nats.auth", reason="no_directory")
+        raise Refused("no directory given: use --dir or set nats.auth", reason="no_directory")
     return AuthDirectory(path.absolute())
 
 
 def _refused_by_server(directory: AuthDirectory) -> str:
-    """Have the server read its configuration; gives what it says of it, empty when it takes it."""
+    """Let nats-server check its configuration; return its error output, or '' if it accepts the file."""
     from coordinator.nats_server.find import find_server
 
     command: list[Any] = [find_server(), "-t", "-c", directory.path / "nats.conf"]
@@ -182,5 +190,5 @@ async def _log_in(directory: AuthDirectory, url: str) -> list[str]:
             ):
                 pass
         except CoordinationError as error:
-            failed.append(f"{known.user.token} cannot log in: {error.message}")
+            failed.append(f"user {known.user.token} cannot log in: {error.message}")
     return failed

@@ -1,4 +1,4 @@
-"""`coordinator backup …` and `coordinator archive …`; they print what they did as JSON."""
+"""`coordinator backup …` and `coordinator archive …`; they print their result as JSON."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ DAY_S = 86_400.0
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _HELD = click.Path(exists=True, file_okay=False, path_type=Path)
-_ARCHIVE = click.option("--archive", type=_HELD, help="The archive, for what has left the journal.")
+_ARCHIVE = click.option("--archive", type=_HELD, help="Archive with the commits already moved out of the journal.")
 _CREDS = click.option(
-    "--creds", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NATS credentials that may purge."
+    "--creds",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="NATS credentials that allow purging the journal.",
 )
 
 
 @click.group()
 def backup() -> None:
-    """Back the journal up, restore it, and try that out."""
+    """Back up and restore the journal."""
 
 
 @backup.command()
@@ -40,7 +42,11 @@ def backup() -> None:
 @URL
 @click.pass_context
 def create(ctx: click.Context, folder: Path, url: str | None) -> None:
-    """Write a backup into the new directory FOLDER, while everything goes on."""
+    """
+    Write a backup to the new directory FOLDER.
+
+    The cluster keeps running.
+    """
     from coordinator.backup import create as backups
 
     settings = load_settings(ctx, log_level="warning")
@@ -62,10 +68,10 @@ def create(ctx: click.Context, folder: Path, url: str | None) -> None:
 @backup.command()
 @click.argument("folder", type=_HELD)
 @_ARCHIVE
-@click.option("--quick", is_flag=True, help="Check hashes and chain only; do not fold.")
+@click.option("--quick", is_flag=True, help="Check hashes and the chain only; do not fold.")
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, archive: Path | None, quick: bool) -> None:
-    """Prove that the backup in FOLDER is whole; needs no coordinator."""
+    """Verify the backup in FOLDER; needs no coordinator."""
     from coordinator.archive.verify import verify_records
 
     load_settings(ctx, log_level="warning")
@@ -74,11 +80,17 @@ def verify(ctx: click.Context, folder: Path, archive: Path | None, quick: bool) 
 
 @backup.command()
 @click.argument("folder", type=_HELD)
-@click.option("--nats", "url", help="An empty NATS to restore into; without it, this machine's own store.")
-@click.option("--generation", type=click.IntRange(min=1), help="Generation to go on with; by default a new one.")
+@click.option("--nats", "url", metavar="URL", help="Empty NATS to restore into; default: the local store.")
+@click.option(
+    "--generation", type=click.IntRange(min=1), help="Generation of the restored journal; default: a new one."
+)
 @click.pass_context
 def restore(ctx: click.Context, folder: Path, url: str | None, generation: int | None) -> None:
-    """Restore the backup in FOLDER into an empty NATS, as a new generation."""
+    """
+    Restore the backup in FOLDER into an empty NATS.
+
+    The restored journal has a new generation.
+    """
     settings = load_settings(ctx, log_level="warning")
     show_json(_finished(_restore(settings, folder, url, generation)))
 
@@ -106,10 +118,15 @@ async def _restore(settings: Settings, folder: Path, url: str | None, generation
 @backup.command()
 @URL
 @_ARCHIVE
-@click.option("--folder", type=_HELD, help="Where to make the temporary directory; it takes about the journal's size.")
+@click.option("--folder", type=_HELD, help="Parent of the temporary directory; needs about the journal's size.")
 @click.pass_context
 def drill(ctx: click.Context, url: str | None, archive: Path | None, folder: Path | None) -> int:
-    """Back up, restore into a server of its own, fold, and compare with the live world; 0 when they are the same."""
+    """
+    Test a restore and compare it with the live state.
+
+    Backs up, restores into a temporary server, folds the journal and compares. Exits with 0
+    if both are the same, else 1.
+    """
     from coordinator.backup import drill as drills
 
     settings = load_settings(ctx, log_level="warning")
@@ -124,25 +141,29 @@ def drill(ctx: click.Context, url: str | None, archive: Path | None, folder: Pat
 
 @click.group()
 def archive() -> None:
-    """Move old commits out of the journal, into files."""
+    """Move old commits from the journal to files."""
 
 
 @archive.command("run")
 @click.argument("folder", type=_FOLDER)
-@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep what is younger than so many days.")
-@click.option("--before", type=click.IntRange(min=1), help="Move what stands before this slot.")
+@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep commits of the last N days.")
+@click.option("--before", type=click.IntRange(min=1), help="Move commits before this slot.")
 @URL
 @_CREDS
 @click.pass_context
 def archive_run(
     ctx: click.Context, folder: Path, keep_days: float | None, before: int | None, url: str | None, creds: Path | None
 ) -> None:
-    """Copy old commits into the archive FOLDER, verify them, and take them out of the journal."""
+    """
+    Move old commits from the journal to the archive FOLDER.
+
+    They are copied and verified before they are deleted from the journal.
+    """
     from coordinator.archive.archive import Archive
     from coordinator.clock import SystemClock
 
     if (keep_days is None) == (before is None):
-        raise click.UsageError("say either --keep-days or --before")
+        raise click.UsageError("use either --keep-days or --before")
     settings = load_settings(ctx, log_level="warning")
     until = None if keep_days is None else SystemClock().wall() - keep_days * DAY_S
 
@@ -157,7 +178,7 @@ def archive_run(
 @click.argument("folder", type=_HELD)
 @click.pass_context
 def archive_verify(ctx: click.Context, folder: Path) -> None:
-    """Prove that the archive in FOLDER is whole; needs no coordinator."""
+    """Verify the archive in FOLDER; needs no coordinator."""
     from coordinator.archive.verify import verify_records
 
     load_settings(ctx, log_level="warning")
@@ -175,7 +196,7 @@ def _run(
 
 
 def _finished(work: Any) -> Any:
-    """Run *work* to its end; a signal ends it in good order."""
+    """Run *work* to its end; a stop signal ends it cleanly."""
     done = asyncio.run(unless_stopped(work))
     if done is None:
         raise click.Abort

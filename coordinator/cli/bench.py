@@ -1,7 +1,7 @@
 """
-`coordinator bench …`: measurements as JSON, each starting what it needs and stopping it.
+`coordinator bench …`: benchmarks that print JSON. Each starts and stops the processes it needs.
 
-A benchmark is a row of `BENCHES` and a module `coordinator.bench.<name>`, whose `run` takes the options by name.
+A benchmark is an entry of `BENCHES` and a module `coordinator.bench.<name>`; its `run` takes the options by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Count(NamedTuple):
-    """A whole number that a benchmark takes."""
+    """An integer option of a benchmark."""
 
     name: str
     default: int
@@ -31,7 +31,7 @@ class Count(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What a benchmark says of itself, and what it takes."""
+    """The help text and the options of a benchmark."""
 
     about: str
     options: tuple[Count, ...]
@@ -39,44 +39,44 @@ class Bench(NamedTuple):
 
 BENCHES = {
     "latency": Bench(
-        "Measure what one caller waits for: submit, start of a task, claim, container start, discovery.",
+        "Measure latency for one caller.\n\nCovers submit, task start, claim, container start and discovery.",
         (
-            Count("submits", 1000, 100, 100_000, "tasks submitted one after the other"),
-            Count("tasks", 500, 10, 5000, "tasks submitted each 20 ms, until their handlers start"),
-            Count("claims", 500, 10, 100_000, "tasks claimed one after the other"),
-            Count("pending", 100_000, 101, 1_000_000, "tasks that wait while claims are measured again"),
-            Count("starts", 5, 1, 100, "containers started one after the other"),
-            Count("discoveries", 2000, 100, 1_000_000, "services discovered one after the other"),
+            Count("submits", 1000, 100, 100_000, "Tasks submitted one after the other."),
+            Count("tasks", 500, 10, 5000, "Tasks submitted every 20 ms, measured until the handler starts."),
+            Count("claims", 500, 10, 100_000, "Tasks claimed one after the other."),
+            Count("pending", 100_000, 101, 1_000_000, "Tasks pending during the second measurement of claims."),
+            Count("starts", 5, 1, 100, "Containers started one after the other."),
+            Count("discoveries", 2000, 100, 1_000_000, "Services discovered one after the other."),
         ),
     ),
     "tasks": Bench(
-        "Measure how many tasks go through, submitted one by one and run by two workers, all of it durable.",
+        "Measure durable task throughput.\n\nTasks are submitted one by one and run by two workers.",
         (
-            Count("tasks", 200_000, 100, 100_000_000, "tasks submitted, 1,000 at once"),
-            Count("repeats", 3, 1, 100, "times, each in a cluster of its own"),
+            Count("tasks", 200_000, 100, 100_000_000, "Tasks submitted, 1,000 at a time."),
+            Count("repeats", 3, 1, 100, "Number of runs, each in a new cluster."),
         ),
     ),
     "rebuild": Bench(
-        "Measure how long world and store take to build from the journal, and what a pending task takes of memory.",
+        "Measure rebuilding from the journal, and memory per task.\n\nThe world and the store are built from zero.",
         (
-            Count("events", 1_000_000, 1000, 100_000_000, "events in the journal"),
-            Count("repeats", 3, 1, 100, "times that each is built"),
-            Count("tasks", 100_000, 1000, 10_000_000, "pending tasks whose memory is measured"),
+            Count("events", 1_000_000, 1000, 100_000_000, "Events in the journal."),
+            Count("repeats", 3, 1, 100, "Number of builds of each."),
+            Count("tasks", 100_000, 1000, 10_000_000, "Pending tasks for the memory measurement."),
         ),
     ),
     "discovery": Bench(
-        "Measure how long it takes to find a service among many, and to see a change.",
+        "Measure the time to find a service and to see a change.",
         (
-            Count("services", 10_000, 10, 1_000_000, "services registered, ten of a name"),
-            Count("discoveries", 5000, 10, 10_000_000, "services found, one after the other"),
-            Count("changes", 200, 2, 100_000, "changes watched for, one after the other"),
+            Count("services", 10_000, 10, 1_000_000, "Services registered, ten for each name."),
+            Count("discoveries", 5000, 10, 10_000_000, "Services found, one after the other."),
+            Count("changes", 200, 2, 100_000, "Changes to watch for, one after the other."),
         ),
     ),
     "heartbeats": Bench(
-        "Measure what it costs to hear many services, each beating every 10 s.",
+        "Measure the cost of heartbeats from many services.\n\nEach service sends one every 10 s.",
         (
-            Count("services", 10_000, 10, 1_000_000, "services that beat"),
-            Count("seconds", 20, 1, 86_400, "how long to look on"),
+            Count("services", 10_000, 10, 1_000_000, "Services that send heartbeats."),
+            Count("seconds", 20, 1, 86_400, "Seconds to measure."),
         ),
     ),
 }
@@ -84,7 +84,7 @@ BENCHES = {
 
 @click.group()
 def bench() -> None:
-    """Measure this machine; prints JSON."""
+    """Run benchmarks on this machine; print JSON."""
 
 
 def _command(name: str, described: Bench) -> click.Command:

@@ -1,8 +1,8 @@
 """
-What the commands stand on: settings, the coordinator they talk to, and the signals that stop them.
+What the commands share: settings and the connection to the coordinator.
 
-Which coordinator: `--url`, else COORDINATOR_URL, else `nats.url`, else what runs on this machine. What is slow to
-import is imported when it is needed, for every `--help` comes through here.
+The coordinator is that of `--url`, else COORDINATOR_URL, else `nats.url`, else the one `coordinator up` runs here. Slow
+imports are made when needed, because every `--help` imports this module.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     from coordinator.settings.model import Settings
 
 
-URL = click.option("--url", envvar="COORDINATOR_URL", help="The coordinator: nats://token@host:port.", show_envvar=True)
+URL = click.option(
+    "--url",
+    metavar="URL",
+    envvar="COORDINATOR_URL",
+    help="URL of the coordinator's NATS: nats://token@host:port.",
+    show_envvar=True,
+)
 
 
 def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
     """
-    Load the settings and set up logging by them, *log_level* at least; programs started from here find the same file.
+    Load the settings and configure logging, at *log_level* or above; child processes use the same settings file.
 
     Raises:
-        Refused: they are wrong.
+        Refused: the settings are not valid.
     """
     from coordinator.logs import LEVELS, configure
     from coordinator.settings.load import load
@@ -49,7 +55,7 @@ def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
 
 
 def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitable[Any]]) -> Any:
-    """Run *body* with a connection to the coordinator, and give what it gives."""
+    """Run *body* with a connection to the coordinator and return its result."""
 
     async def run() -> Any:
         async with connected(settings, url) as client:

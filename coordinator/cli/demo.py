@@ -14,13 +14,15 @@ from coordinator.stop_signals import unless_stopped
 
 
 @click.command()
-@click.option("--tasks", "most", type=click.IntRange(1, 5000), default=600, show_default=True, help="Modules at most.")
+@click.option(
+    "--tasks", "most", type=click.IntRange(1, 5000), default=600, show_default=True, help="Maximum number of tasks."
+)
 @click.pass_context
 def demo(ctx: click.Context, most: int) -> int:
-    """Show it all at work: real tasks in real processes on a real, durable journal."""
+    """Run a temporary cluster with real tasks in real processes, then remove it."""
     settings = load_settings(ctx, log_level="warning")
     ended = asyncio.run(unless_stopped(play(settings, most)))
     if ended is None:
-        say("interrupted; everything is stopped and removed")
+        say("interrupted; stopped and removed the cluster")
         return EXIT_INTERRUPTED
     return 0 if ended else EXIT_ERROR

@@ -1,4 +1,4 @@
-"""The commands about the inboxes of other domains: `inbox add`, `inbox list`."""
+"""The commands for the inboxes of other domains: `inbox add`, `inbox list`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ListedInbox(msgspec.Struct, frozen=True, kw_only=True):
-    """One inbox: what its stream holds, how far it is read, and what came of it."""
+    """One inbox: the size of its stream, the position read, and the counts of messages recorded, refused and missed."""
 
     domain: str
     stream: str
@@ -45,7 +45,7 @@ _COLUMNS = (
 
 @click.group()
 def inbox() -> None:
-    """Let other domains publish into the coordinator."""
+    """Add and list inboxes of other domains."""
 
 
 @inbox.command("add")
@@ -53,7 +53,11 @@ def inbox() -> None:
 @URL
 @click.pass_context
 def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
-    """Make the inbox of DOMAIN, unless it is there; the coordinator finds it by itself."""
+    """
+    Create the inbox of DOMAIN and print the subjects it may publish on.
+
+    The coordinator finds the inbox by itself. An existing inbox is kept.
+    """
     from coordinator.bus.streams import ensure_stream
     from coordinator.doors.inbox import inbox_stream
     from coordinator.processes.coordinator import inbox_limits_of
@@ -72,7 +76,7 @@ def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
 @output_options
 @click.pass_context
 def inbox_list(ctx: click.Context, url: str | None, output: str, as_json: bool) -> None:
-    """List the inboxes: what each holds, how far it is read, and how much is still to be read."""
+    """List inboxes with their size, read position and lag."""
     show(asking(ctx, url, _listed), _COLUMNS, output=output, as_json=as_json)
 
 
@@ -101,7 +105,7 @@ def _one(domain: str, stream: str, info: dict[str, Any], known: Inbox | None) ->
         messages=state["messages"],
         bytes=state["bytes"],
         read=read,
-        # What is gone before it was read is not to be read any more.
+        # Messages deleted before they were read do not count.
         lag=min(state["messages"], max(0, state["last_seq"] - read)),
         recorded=known.recorded if known is not None else 0,
         refused=known.refused if known is not None else 0,

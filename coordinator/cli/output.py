@@ -1,8 +1,8 @@
 """
-How results are shown: a table for people, JSON for programs.
+How results are printed: as a table for people, as JSON for programs.
 
-What somebody sent can never drive the terminal: what does not print is escaped, in JSON too, where an escape means the
-same. Colours and lines are for terminals alone, and not where NO_COLOR is set.
+Unprintable characters are escaped, so that received data cannot control the terminal; in JSON the escape has the same
+meaning. Colours are used on terminals only, and not if NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `-o table|json` and `--json`."""
-    command = click.option("--json", "as_json", is_flag=True, help="The same as -o json.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Same as -o json.")(command)
     return click.option(
         "-o",
         "--output",
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        help="Form of output.",
+        help="Output format.",
     )(command)
 
 
 def show(rows: Sequence[Any], columns: Sequence[Column], *, output: str, as_json: bool) -> None:
-    """Print many things: a table, or a JSON array of all they hold."""
+    """Print *rows* as a table, or as a JSON array with all fields."""
     if as_json or output == "json":
         show_json(rows)
         return
@@ -50,29 +50,29 @@ def show(rows: Sequence[Any], columns: Sequence[Column], *, output: str, as_json
 
 
 def show_one(thing: Any, facts: Sequence[Column], *, output: str, as_json: bool) -> None:
-    """Print one thing: a line for each fact that is there, or a JSON object."""
+    """Print one thing: a line for each fact that has a value, or a JSON object."""
     if as_json or output == "json":
         show_json(thing)
         return
-    said = [(name, value(thing)) for name, value in facts]
-    lines = [(name, clean(str(value))) for name, value in said if value not in (None, "", ())]
+    values = [(name, value(thing)) for name, value in facts]
+    lines = [(name, clean(str(value))) for name, value in values if value not in (None, "", ())]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         click.echo(f"{name.ljust(width)}  {text}")
 
 
 def show_json(thing: Any) -> None:
-    """Print anything as JSON over several lines."""
+    """Print *thing* as indented JSON."""
     click.echo(clean_json(msgspec.json.format(msgspec.json.encode(thing)).decode()))
 
 
 def clean_json(text: str) -> str:
-    """Escape what does not print in JSON, which then still means the same; line breaks between values stay."""
+    """Escape unprintable characters of JSON text, except line breaks; its meaning stays the same."""
     return "".join(one if one.isprintable() or one == "\n" else escaped(one) for one in text)
 
 
 def moment(seconds: float | None) -> str:
-    """Write a time in UTC, empty for None."""
+    """Format a time in UTC; return '' for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
@@ -83,7 +83,7 @@ def _rich_table(heads: list[str], cells: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for number, head in enumerate(heads):
-        # What is too wide is cut, but never the id, which one wants to copy.
+        # Wide cells are cut, except the id, which users copy.
         table.add_column(head, no_wrap=True, min_width=max(len(line[0]) for line in cells or [[head]]) * (number == 0))
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))

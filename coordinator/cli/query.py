@@ -1,4 +1,4 @@
-"""The commands that ask or order one thing: task, service, container, events."""
+"""The commands that query or send one command: task, service, container, events."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 WAIT_MOST_S = 86_400.0
 WAIT_PORTION_S = 20.0
 PAGE = 1000
-"""As many things as one answer lists."""
+"""Most items in one answer."""
 
 
 class _Seconds(click.ParamType[float]):
-    """A number of seconds, none of them negative, nor NaN."""
+    """A number of seconds from 0 to WAIT_MOST_S; not NaN."""
 
     name = "seconds"
 
@@ -63,10 +63,10 @@ class _Place(click.ParamType[Position | datetime]):
         try:
             return Position.parse(value)
         except Refused as error:
-            self.fail(f"{error.message}, nor a time, such as '2026-11-23T17:15:00Z'", param, ctx)
+            self.fail(f"{error.message}; or use a time such as '2026-11-23T17:15:00Z'", param, ctx)
 
 
-_WAIT = click.option("--wait", type=_Seconds(), default=0.0, help="Wait up to so many seconds for its end.")
+_WAIT = click.option("--wait", type=_Seconds(), default=0.0, help="Wait up to N seconds for the task to end.")
 
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
@@ -93,25 +93,27 @@ _TASK_FACTS = (
 
 @click.group()
 def task() -> None:
-    """Submit, look at and cancel tasks."""
+    """Submit, list and cancel tasks."""
 
 
 @task.command("submit")
 @click.argument("name")
-@click.option("--payload", help="JSON given to the handler.")
-@click.option("--type", "task_type", default="", help="Type of the task.")
-@click.option("--priority", type=int, default=0, show_default=True, help="Higher is sooner, under PRIORITY.")
-@click.option("--timeout", type=float, help="Seconds that one attempt may take.")
-@click.option("--max-retries", type=int, help="Tries after the first.")
-@click.option("--cpu", help="CPU it needs, such as 500m.")
-@click.option("--memory", help="Memory it needs, such as 2Gi.")
-@click.option("--id", "task_id", help="Id of the task; the same id again is the same task.")
+@click.option("--payload", help="JSON passed to the handler.")
+@click.option("--type", "task_type", default="", help="Task type.")
+@click.option(
+    "--priority", type=int, default=0, show_default=True, help="A higher number runs first (strategy PRIORITY)."
+)
+@click.option("--timeout", type=float, help="Time limit of one attempt in seconds.")
+@click.option("--max-retries", type=int, help="Retries after the first attempt.")
+@click.option("--cpu", help="CPU request, such as 500m.")
+@click.option("--memory", help="Memory request, such as 2Gi.")
+@click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
 @_WAIT
 @URL
 @output_options
 @click.pass_context
 def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, **options: Any) -> int:
-    """Put a task NAME into the queue and print its id."""
+    """Submit a task with the handler NAME and print its id."""
     command = _submit_command(name, options)
 
     async def submit(client: Client) -> Task | str:
@@ -139,7 +141,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         try:
             payload = payload_of(msgspec.json.decode(options["payload"]))
         except (msgspec.MsgspecError, RecursionError) as error:
-            msg = f"--payload is no JSON ({error}): quote text, as in --payload '\"text\"'"
+            msg = f"--payload is not valid JSON ({error}); quote text: --payload '\"text\"'"
             raise click.UsageError(msg) from error
     amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
@@ -155,7 +157,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
 
 
 async def _ended(client: Client, task_id: str, wait_s: float) -> Task:
-    """Wait for the end of a task, in portions that the coordinator allows."""
+    """Wait for the end of a task, in several requests: the coordinator limits the wait of one."""
     import asyncio
 
     from coordinator.client.reads import find_task
@@ -174,7 +176,7 @@ async def _ended(client: Client, task_id: str, wait_s: float) -> Task:
 
 def _outcome(found: Task) -> int:
     if not found.is_ended:
-        click.echo(f"the task has not ended yet; it is {found.status.value}", err=True)
+        click.echo(f"task has not ended yet; its status is {found.status.value}", err=True)
         return EXIT_TIMED_OUT
     return 0 if found.status is TaskStatus.COMPLETED else EXIT_ERROR
 
@@ -186,7 +188,7 @@ def _outcome(found: Task) -> int:
 @output_options
 @click.pass_context
 def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, output: str, as_json: bool) -> int:
-    """Show a task, one that ended long ago too."""
+    """Show a task, including one that ended long ago."""
     from coordinator.client.reads import find_task
 
     found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
@@ -195,42 +197,42 @@ def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, out
 
 
 @task.command("list")
-@click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Only those in it.")
-@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
+@click.option("--status", type=click.Choice([status.value for status in TaskStatus]), help="Filter by status.")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, help="Maximum tasks.")
 @URL
 @output_options
 @click.pass_context
 def task_list(ctx: click.Context, status: str | None, limit: int, url: str | None, output: str, as_json: bool) -> None:
-    """List tasks, newest first: all that live and the recently ended."""
+    """List active and recently ended tasks, newest first."""
     question = ListTasks(status=TaskStatus(status) if status else None, limit=limit)
     show(asking(ctx, url, lambda client: client.execute(question)), _TASK_COLUMNS, output=output, as_json=as_json)
 
 
 @task.command("cancel")
 @click.argument("task_id")
-@click.option("--reason", default="", help="Why; it stays on record.")
+@click.option("--reason", default="", help="Reason, kept in the journal.")
 @URL
 @click.pass_context
 def task_cancel(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
-    """Call a task off."""
+    """Cancel a task."""
     asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)))
 
 
 @click.group()
 def service() -> None:
-    """Look at services."""
+    """List services."""
 
 
 @service.command("list")
-@click.option("--name", default="", help="Only those of this name.")
-@click.option("--status", type=click.Choice([status.value for status in ServiceStatus]), help="Only those in it.")
+@click.option("--name", default="", help="Filter by name.")
+@click.option("--status", type=click.Choice([status.value for status in ServiceStatus]), help="Filter by status.")
 @URL
 @output_options
 @click.pass_context
 def service_list(
     ctx: click.Context, name: str, status: str | None, url: str | None, output: str, as_json: bool
 ) -> None:
-    """List the registered services."""
+    """List registered services."""
     question = FindServices(service_name=name, status=ServiceStatus(status) if status else None, limit=PAGE)
     columns = (
         ("id", lambda v: v.service.service_id),
@@ -257,11 +259,11 @@ def service_list(
 
 @click.group()
 def container() -> None:
-    """Look at containers and their logs."""
+    """List containers and print their logs."""
 
 
 @container.command("list")
-@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True, help="Maximum containers.")
 @URL
 @output_options
 @click.pass_context
@@ -288,11 +290,11 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
 
 @container.command("logs")
 @click.argument("container_id")
-@click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of lines.")
 @URL
 @click.pass_context
 def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None) -> None:
-    """Print the last lines a container has written."""
+    """Print the last log lines of a container."""
     from coordinator.client.nodes import ask_node
     from coordinator.commands.node import NodeQuestion
 
@@ -308,20 +310,24 @@ def container_logs(ctx: click.Context, container_id: str, lines: int, url: str |
 
 @click.group()
 def events() -> None:
-    """Look at what happened."""
+    """Print events from the journal."""
 
 
 @events.command("tail")
-@click.option("-n", "--last", type=click.IntRange(0, 100_000), default=10, show_default=True, help="So many back.")
-@click.option("--since", type=_Place(), help="From this position or time on: 1042.0, 2026-11-23T17:15Z.")
-@click.option("--kind", "kinds", multiple=True, help="Only such as task.* or task.failed; several may be given.")
-@click.option("--type", "prefix", default="", help="Only types that begin so, such as task. or task.failed.")
-@click.option("--follow/--no-follow", "-f/ ", default=True, show_default=True, help="Wait for more.")
+@click.option(
+    "-n", "--last", type=click.IntRange(0, 100_000), default=10, show_default=True, help="Number of past events."
+)
+@click.option("--since", type=_Place(), help="Start at a position or time: 1042.0, 2026-11-23T17:15Z.")
+@click.option(
+    "--kind", "kinds", metavar="PATTERN", multiple=True, help="Filter by type: task.*, task.failed. Repeatable."
+)
+@click.option("--type", "prefix", metavar="PREFIX", default="", help="Filter by type prefix, such as task.")
+@click.option("--follow/--no-follow", "-f/ ", default=True, show_default=True, help="Wait for new events.")
 @URL
 @output_options
 @click.pass_context
 def events_tail(ctx: click.Context, /, url: str | None, **options: Any) -> None:
-    """Print events as they are committed, straight from the journal."""
+    """Print the last events, then new ones as they are committed."""
     from coordinator.cli.tail import tail
 
     asking(ctx, url, lambda client: tail(client, **options))

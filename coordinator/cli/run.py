@@ -1,4 +1,4 @@
-"""The commands that run something until they are stopped: up, serve, follow, node run, worker run."""
+"""The commands that run until they are stopped: up, serve, follow, node run, worker run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from coordinator.settings.model import Settings
 
 URL_OPTION = click.option(
-    "--nats", "url", envvar="COORDINATOR_URL", help="NATS to connect to: nats://token@host:port.", show_envvar=True
+    "--nats",
+    "url",
+    metavar="URL",
+    envvar="COORDINATOR_URL",
+    help="NATS to connect to: nats://token@host:port.",
+    show_envvar=True,
 )
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _needed(url: str | None) -> str:
     if not url:
-        msg = "no NATS is given: use --nats nats://token@host:port, or set COORDINATOR_URL"
+        msg = "no NATS URL given: use --nats nats://token@host:port or set COORDINATOR_URL"
         raise Refused(msg, reason="no_url")
     return url
 
@@ -33,7 +38,11 @@ def _needed(url: str | None) -> str:
 @click.command()
 @click.pass_context
 def up(ctx: click.Context) -> None:
-    """Run everything on this machine: nats-server, coordinator, follower, node agent; each its own process."""
+    """
+    Run everything on this machine.
+
+    Starts nats-server, a coordinator, a follower and a node agent, each in its own process.
+    """
     settings = load_settings(ctx)
     asyncio.run(_up(settings))
 
@@ -56,12 +65,16 @@ async def _up(settings: Settings) -> None:
 @click.command()
 @URL_OPTION
 @click.option("--creds", type=_FILE, help="NATS credentials file.")
-@click.option("--tls-ca", type=_FILE, help="CA of the NATS server.")
-@click.option("--without-follower", is_flag=True, help="Run the follower elsewhere.")
+@click.option("--tls-ca", type=_FILE, help="CA certificate of the NATS server.")
+@click.option("--without-follower", is_flag=True, help="Do not start a follower; run it elsewhere.")
 @click.pass_context
 def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path | None, without_follower: bool) -> None:
-    """Run a coordinator and its follower against your NATS; start several: one writes, the others stand by."""
-    # By the environment, so that the follower beside it goes by them as well.
+    """
+    Run a coordinator and its follower on your NATS.
+
+    Start several for high availability: one leads, the others are on standby.
+    """
+    # Set in the environment, so that the follower process uses them too.
     for name, file in (("COORDINATOR_NATS__CREDS", creds), ("COORDINATOR_NATS__TLS_CA", tls_ca)):
         if file is not None:
             os.environ[name] = str(file.absolute())
@@ -75,7 +88,11 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
 @URL_OPTION
 @click.pass_context
 def follow(ctx: click.Context, url: str | None) -> None:
-    """Run a follower: it keeps the read model and the feed, and answers questions about the past."""
+    """
+    Run a follower.
+
+    It keeps the read model and the feed, and answers questions about the past.
+    """
     settings = load_settings(ctx)
     from coordinator.processes.follower import follow as run
 
@@ -89,11 +106,15 @@ def node() -> None:
 
 @node.command("run")
 @URL_OPTION
-@click.option("--id", "node_id", help="Name of this node; by default a lasting one is made.")
-@click.option("--stop-containers", is_flag=True, help="Stop its containers when the agent is stopped.")
+@click.option("--id", "node_id", metavar="ID", help="Node id; default: one generated once and kept.")
+@click.option("--stop-containers", is_flag=True, help="Stop the containers when the agent stops.")
 @click.pass_context
 def node_run(ctx: click.Context, url: str | None, node_id: str | None, stop_containers: bool) -> None:
-    """Serve this machine: start and stop containers as the coordinator orders."""
+    """
+    Run the node agent of this machine.
+
+    It starts and stops containers as the coordinator requests.
+    """
     settings = load_settings(ctx)
     from coordinator.processes.node import serve_node
 
@@ -109,11 +130,13 @@ def worker() -> None:
 @worker.command("run")
 @click.argument("module")
 @URL_OPTION
-@click.option("--id", "worker_id", help="Name of this worker; by default one is made.")
-@click.option("--slots", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks at once.")
+@click.option("--id", "worker_id", metavar="ID", help="Worker id; default: a generated one.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks to run at the same time."
+)
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
-    """Execute tasks with the handlers of MODULE (a dotted name, or a file)."""
+    """Run a worker with the task handlers of MODULE, a dotted name or a file."""
     from coordinator.processes.program import collect_seldom
     from coordinator.security.credentials import credentials
     from coordinator.worker.worker import BEAT_S, run_worker
@@ -127,7 +150,7 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             namespace=settings.namespace,
             worker_id=worker_id,
             slots=slots,
-            # Two beats may be lost before the coordinator gives its tasks to another.
+            # Two heartbeats may be lost before the coordinator gives the worker's tasks to another one.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
             **credentials(settings, "worker", worker_id or ""),
         )

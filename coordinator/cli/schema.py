@@ -1,4 +1,4 @@
-"""`coordinator schema …`: the events as JSON Schema, the wire as AsyncAPI. Both need no coordinator."""
+"""`coordinator schema …`: JSON Schema of the events, AsyncAPI of the wire protocol. Neither needs a coordinator."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import msgspec
 from coordinator.cli.connection import load_settings
 
 _FILE = click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of printing."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write to; default: standard output.",
 )
 
 
 @click.group()
 def schema() -> None:
-    """Print the events and the wire as JSON Schema and AsyncAPI."""
+    """Print JSON Schema and AsyncAPI documents."""
 
 
 @schema.command("json")
@@ -33,7 +36,11 @@ def json_schema(output: Path | None) -> None:
 @_FILE
 @click.pass_context
 def asyncapi(ctx: click.Context, output: Path | None) -> None:
-    """Print the AsyncAPI 3.0 document of all that crosses NATS, under the namespace of the settings."""
+    """
+    Print the AsyncAPI 3.0 document of the NATS protocol.
+
+    Subjects use the namespace of the settings.
+    """
     from coordinator.api import asyncapi as wire
 
     _write(wire.asyncapi(load_settings(ctx, log_level="warning").namespace), output)

@@ -1,4 +1,4 @@
-"""The commands about mass silence: `silence list`, `silence accept`."""
+"""The commands for mass silence: `silence list`, `silence accept`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ListedSilence(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of which too many are silent to be given up, and how many those are."""
+    """One kind with mass silence, and how many of it are silent."""
 
     kind: str
     silent: int
@@ -28,7 +28,12 @@ _COLUMNS = (("kind", lambda one: one.kind), ("silent", lambda one: one.silent))
 
 @click.group()
 def silence() -> None:
-    """Look at what fell silent all at once, and say that it is gone."""
+    """
+    List and accept mass silence.
+
+    When many services, workers or nodes fall silent at once, the coordinator assumes
+    a network problem and treats none as lost until you accept the silence.
+    """
 
 
 @silence.command("list")
@@ -36,7 +41,11 @@ def silence() -> None:
 @output_options
 @click.pass_context
 def silence_list(ctx: click.Context, url: str | None, output: str, as_json: bool) -> None:
-    """List the kinds of which none is given up, because too many fell silent at once."""
+    """
+    List the kinds with mass silence.
+
+    Nothing of a listed kind is treated as lost.
+    """
     show(asking(ctx, url, _listed), _COLUMNS, output=output, as_json=as_json)
 
 
@@ -47,14 +56,14 @@ async def _listed(client: Client) -> list[ListedSilence]:
 
 @silence.command("accept")
 @click.argument("kind", type=click.Choice([kind.value for kind in Watched]))
-@click.option("--reason", default="", help="Kept in the journal with who said so.")
+@click.option("--reason", default="", help="Reason, kept in the journal with the sender.")
 @URL
 @click.pass_context
 def silence_accept(ctx: click.Context, kind: str, reason: str, url: str | None) -> None:
-    """Say that the silent of KIND are gone: they are given up now."""
+    """Treat all silent members of KIND as lost now."""
 
     async def accept(client: Client) -> None:
         await client.execute(AcceptSilence(kind=Watched(kind), reason=reason))
 
     asking(ctx, url, accept)
-    click.echo(f"the silent {kind}s are given up")
+    click.echo(f"silent {kind}s are now treated as lost")

@@ -1,4 +1,4 @@
-"""Reads the journal and prints its events, from some point on, as long as one likes; it never writes."""
+"""Print events of the journal from a given point on, and follow it if asked; never writes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from projections.source import Bounds
 
 LOOK_BACK = 200
-"""Commits read back at first to find the last few events; further back twice as many, and so on."""
+"""Commits read from the end in the first step of the search for the last events; each further step doubles it."""
 
 RAW_CHARS = 200
-"""So much of another domain's data stands in a line; JSON output has all of it."""
+"""Characters of another domain's data in a line; JSON output has all of it."""
 
 
 async def tail(
@@ -73,16 +73,16 @@ async def tail(
 
 
 async def _from(journal: NatsJournal, bounds: Bounds, since: Position | datetime) -> Begin:
-    """Begin with the event at *since*, or the first there is behind it, wherever the journal begins and ends."""
+    """Begin with the event at *since* or the first one after it; *since* may lie outside the journal."""
     if isinstance(since, Position):
-        # The filter passes over what is at a position or before it; what is before this one has the index before.
+        # The filter skips events up to and including its position, so it gets the position one index lower.
         after = min(max(since.sequence, bounds.first) - 1, max(bounds.last, 0))
         return Begin(after, Position(since.sequence, since.index - 1))
     return await begin_at(journal, since)
 
 
 async def _last(journal: NatsJournal, wanted: EventFilter, bounds: Bounds, count: int, prefix: str) -> list[Envelope]:
-    """Find the last *count* events, reading ever larger pieces from the end backwards."""
+    """Return the last *count* events; reads backwards from the end in ever larger pieces."""
     found: list[Envelope] = []
     piece = max(count, LOOK_BACK)
     until = bounds.last
@@ -100,9 +100,9 @@ async def _last(journal: NatsJournal, wanted: EventFilter, bounds: Bounds, count
 @asynccontextmanager
 async def _while_read() -> AsyncIterator[None]:
     """
-    Raise BrokenPipeError in the block when nobody reads standard output any more, as after `| head -1`.
+    Raise BrokenPipeError in the block when the reader of standard output is gone, as after `| head -1`.
 
-    Writing would tell only at the next event, which may be hours away.
+    A write would fail only at the next event, which may be hours away.
     """
     fd = _output_pipe()
     if fd is None:
@@ -143,7 +143,7 @@ def _print(envelope: Envelope, *, as_json: bool) -> None:
 
 
 def _facts(envelope: Envelope) -> dict[str, object]:
-    """Give what is worth a line: the event's own fields but its subject, and who did it."""
+    """Return the facts of a line: the event's own fields without its subject, and the actor."""
     data = envelope.data
     facts = {
         name: _plain(getattr(data, name))
@@ -154,7 +154,7 @@ def _facts(envelope: Envelope) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """Write out what is kept as raw JSON, as much of it as suits a line."""
+    """Return raw JSON as text, cut to RAW_CHARS; return other values unchanged."""
     if not isinstance(value, msgspec.Raw):
         return value
     text = bytes(value).decode()

@@ -1,4 +1,4 @@
-"""`coordinator verify` and `coordinator doctor`: is the journal what was written, and all else as it must be."""
+"""`coordinator verify` checks the journal and what is built from it; `coordinator doctor` checks the installation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_HOME = click.option("--home", type=_FOLDER, help="State directory to look at; by default this user's.")
+_HOME = click.option("--home", type=_FOLDER, help="State directory; default: that of this user.")
 _COLUMNS = (
     ("check", lambda f: f.check),
     ("state", lambda f: f.state.value),
@@ -39,9 +39,11 @@ _COLUMNS = (
 @click.command()
 @URL_OPTION
 @_HOME
-@click.option("--archive", type=_FOLDER, help="The archive, for what has left the journal.")
-@click.option("--folder", type=_FOLDER, help="Where to make two copies of the read model; by default as TMPDIR says.")
-@click.option("--accept", is_flag=True, help="Begin a new generation with the journal as it is; what is lost stays so.")
+@click.option("--archive", type=_FOLDER, help="Archive with the commits already moved out of the journal.")
+@click.option("--folder", type=_FOLDER, help="Directory for two temporary copies of the read model; default: TMPDIR.")
+@click.option(
+    "--accept", is_flag=True, help="Accept the journal as it is: begin a new generation. Lost commits stay lost."
+)
 @output_options
 @click.pass_context
 def verify(
@@ -55,12 +57,13 @@ def verify(
     as_json: bool,
 ) -> int:
     """
-    Read the whole journal and hold everything that follows it against it; 0 when all is sound.
+    Check the whole journal, and compare the read model, the feed and the snapshots with it.
 
-    Without a NATS to connect to, and with nothing running, the store of the state directory is served meanwhile.
+    Exits with 0 if no check fails. If no NATS is given and none is running, a temporary
+    nats-server serves the store in the state directory.
     """
     settings = load_settings(ctx, log_level="error")
-    # What belongs to a NATS somewhere else is not in the directory of this user, unless one says so.
+    # The state of a NATS elsewhere is not in this user's directory, unless --home names it.
     directory = home if home is not None else None if url else settings.home_path()
     if accept:
         show_json({"generation": _finished(_accept(settings, url, directory, archive))})
@@ -72,11 +75,17 @@ def verify(
 @click.command()
 @URL_OPTION
 @_HOME
-@click.option("--monitor", default="", help="The server's monitoring, http://host:port; asked about fsync and room.")
+@click.option(
+    "--monitor", default="", help="Monitoring URL of nats-server, http://host:port; used to check fsync and free space."
+)
 @output_options
 @click.pass_context
 def doctor(ctx: click.Context, url: str | None, home: Path | None, monitor: str, output: str, as_json: bool) -> int:
-    """Look whether everything is as it must be, and say what to do; 0 when nothing fails."""
+    """
+    Check the installation and print what to do about each problem.
+
+    Exits with 0 if no check fails.
+    """
     from coordinator.diagnostics.doctor import look_here
     from coordinator.diagnostics.findings import has_failed
 
@@ -125,7 +134,7 @@ async def _accept(settings: Settings, url: str | None, home: Path | None, archiv
 
 @asynccontextmanager
 async def _served(settings: Settings, url: str | None, directory: Path | None) -> AsyncIterator[str]:
-    """Give the URL of the journal's NATS, which is run here when nothing else does and its store is here."""
+    """Yield the URL of the journal's NATS; start a nats-server if its store is here and none is running."""
     from coordinator.home import Home
     from coordinator.nats_server.server import EmbeddedServer
 
@@ -160,12 +169,12 @@ async def _doctor(settings: Settings, url: str | None, monitor: str, home: Path)
                 monitor = monitor_of(Home(home).nats_store)
             return await look(client, settings, monitor=monitor)
     except CoordinationError as error:
-        do = "start 'coordinator up', or say where it is with --nats"
-        return [fail("NATS", error.message, do if isinstance(error, Unavailable) else "see what it says")]
+        do = "start 'coordinator up', or give its URL with --nats"
+        return [fail("NATS", error.message, do if isinstance(error, Unavailable) else "see the error")]
 
 
 def _finished(work: Coroutine[Any, Any, _Value]) -> _Value:
-    """Run *work* to its end; a signal ends it in good order."""
+    """Run *work* to its end; a stop signal ends it cleanly."""
     done = asyncio.run(unless_stopped(work))
     if done is None:
         raise click.Abort

@@ -1,1 +1,1 @@
-"""The whole system at work, for people to look at."""
+"""The demo: a temporary cluster with real tasks."""

@@ -1,4 +1,4 @@
-"""The handlers of the demo: real work on real files, the standard library of the Python that runs it."""
+"""The task handlers of the demo; they analyse files of Python's standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordinator.worker import task
 
 @task("analyse_module")
 def analyse_module(payload: dict[str, Any]) -> dict[str, Any]:
-    """Read one Python file and say how many lines and definitions it has, and what it hashes to."""
+    """Return the number of lines and definitions of a Python file, and its hash."""
     source = Path(payload["path"]).read_bytes()
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {

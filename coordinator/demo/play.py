@@ -1,8 +1,8 @@
 """
-The demo: everything on this machine, two agents in containers, and a few hundred tasks of real work.
+The demo: a cluster on this machine, two agents in containers, and a few hundred tasks of real work.
 
-It goes through the same doors as any user: the facades give commands, the journal is followed for what happened. All of
-it lives in a temporary folder that is removed at the end, however the end comes.
+It uses the public interface only: the facades send commands, and the events come from the journal. All state is in a
+temporary folder that is removed at the end, also after an error or an interrupt.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ READ_MODEL_S = 10.0
 
 
 async def play(settings: Settings, most: int) -> bool:
-    """Play the demo with *most* tasks at most; say whether all of them ended well."""
+    """Run the demo with at most *most* tasks; return True if all of them completed."""
     began = time.monotonic()
     modules = list(_modules())[:most]
     with tempfile.TemporaryDirectory(prefix="coordinator-demo-") as folder:
@@ -61,12 +61,12 @@ async def play(settings: Settings, most: int) -> bool:
             raise
         if not done:
             _show_logs(home.path)
-    say(f"everything is stopped and removed; {time.monotonic() - began:.1f} s in all")
+    say(f"stopped and removed the cluster; {time.monotonic() - began:.1f} s in total")
     return done
 
 
 async def _with_url(cluster: Cluster, work: Coroutine[Any, Any, bool]) -> bool:
-    """Let the facades find this cluster while they *work*."""
+    """Run *work* with COORDINATOR_URL set, so that its facades find this cluster."""
     before = os.environ.get("COORDINATOR_URL")
     os.environ["COORDINATOR_URL"] = cluster.url
     try:
@@ -87,7 +87,7 @@ async def _perform(settings: Settings, cluster: Cluster, modules: list[tuple[str
 
 
 async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bool:
-    """Start the agents, submit the tasks, and watch until all have ended."""
+    """Start the agents, submit the tasks and wait until all have ended."""
     from coordinator.container import ContainerManager
     from coordinator.registry import ServiceRegistry
     from coordinator.scheduler import TaskScheduler
@@ -113,7 +113,7 @@ async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bo
 
 
 async def _start_agents(containers: Any, registry: Any) -> bool:
-    """Start the agents in containers, and wait until they have registered themselves and are healthy."""
+    """Start the agents in containers and wait until they are registered and healthy."""
     from coordinator.container import ContainerConfig
     from coordinator.registry import ServiceDiscovery
 
@@ -136,7 +136,7 @@ async def _start_agents(containers: Any, registry: Any) -> bool:
 
 
 async def _submit(scheduler: Any, modules: list[tuple[str, str]]) -> None:
-    """Submit one task for each module, so many at once."""
+    """Submit one task for each module, IN_FLIGHT at a time."""
     waiting = iter(modules)
 
     async def submit() -> None:
@@ -154,7 +154,7 @@ async def _submit(scheduler: Any, modules: list[tuple[str, str]]) -> None:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    """Give name and path of each module of the standard library."""
+    """Yield the name and path of each module of the standard library."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
@@ -181,9 +181,9 @@ async def _sum_up(client: Client, cluster: Cluster, show: Show) -> None:
         "where each event went",
         [
             ("journal", f"{events:,} events in {show.commits:,} fsynced commits, {show.bytes / 1e6:.1f} MB: the truth"),
-            ("read model", f"all of them, up to {show.position}, into state.db: may be deleted, and is made anew"),
-            ("this demo", "followed the journal for all you see here"),
-            ("heartbeats", "to a stream in memory; only changes of health would reach the journal"),
+            ("read model", f"all of them, up to {show.position}, in state.db: may be deleted, is rebuilt"),
+            ("this demo", "follows the journal for everything shown here"),
+            ("heartbeats", "in a stream in memory; only health changes enter the journal"),
         ],
     )
     _table("events by type", [(kind, f"{count:>6,}") for kind, count in show.types.most_common()])
@@ -212,7 +212,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def _show_logs(folder: Path) -> None:
-    """Show the end of what the programs logged, before it is removed."""
+    """Print the last log lines of each program before the folder is removed."""
     for file in sorted((folder / "logs").glob("*.log")):
         for line in file.read_text(errors="replace").splitlines()[-LOG_LINES:]:
             click.echo(f"{file.stem}: {clean(line)}", err=True)

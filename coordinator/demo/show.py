@@ -1,4 +1,4 @@
-"""What the demo shows, as it happens."""
+"""The live output of the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Show:
-    """What happens, as it happens: read from the journal, shown as a bar on a terminal and as lines elsewhere."""
+    """Show the events of the journal as they are committed: a progress bar on a terminal, else lines."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -50,11 +50,11 @@ class Show:
 
     @property
     def ended(self) -> int:
-        """How many tasks have ended."""
+        """Return the number of ended tasks."""
         return len(self.to_end_s)
 
     async def follow(self, journal: NatsJournal) -> None:
-        """Show every event from the first on."""
+        """Show every event, from the first one on."""
         async for records in journal.follow(0):
             for record in records:
                 if record.kind != "commit":
@@ -111,5 +111,5 @@ def _bar(total: int) -> Any:
 
 
 def say(text: str) -> None:
-    """Tell how far the demo is."""
+    """Print a progress message of the demo."""
     click.echo(f"demo: {clean(text)}")

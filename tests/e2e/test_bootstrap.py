@@ -158,7 +158,7 @@ def test_a_venv_that_could_not_be_completed_is_made_again(project: Project) -> N
 
     code, said = project.bootstrap()
     assert (code, project.installed()) == (0, RUNNING), said
-    assert "making .venv" in said
+    assert "creating .venv" in said
 
 
 def test_a_lock_that_lacks_something_is_told(project: Project) -> None:

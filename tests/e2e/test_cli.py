@@ -156,7 +156,7 @@ def test_waiting_for_a_task_that_nobody_runs_times_out() -> None:
     assert time.monotonic() - began < 20
     assert ended.code == 6
     assert facts(ended.out)["status"] == "pending"
-    assert ended.err == "the task has not ended yet; it is pending\n"
+    assert ended.err == "task has not ended yet; its status is pending\n"
     good("task", "cancel", facts(ended.out)["id"])
 
 

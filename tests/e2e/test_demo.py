@@ -76,7 +76,7 @@ def test_it_runs_to_its_end_and_shows_what_happened() -> None:
     assert "fsynced commits" in rows["journal"]
     assert float(rows["throughput"].split()[0].replace(",", "")) > 0
     assert rows["_pydecimal"].split()[1] == "lines"
-    assert lines[-1].startswith("demo: everything is stopped and removed; ")
+    assert lines[-1].startswith("demo: stopped and removed the cluster; ")
 
 
 def row(line: str) -> bool:
@@ -118,7 +118,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, coordinator_h
         began = time.monotonic()
         assert demo.stop(signal.SIGINT) == 130
         took_s = time.monotonic() - began
-        assert demo.written.endswith("demo: interrupted; everything is stopped and removed\n")
+        assert demo.written.endswith("demo: interrupted; stopped and removed the cluster\n")
         assert "Traceback" not in demo.written
     print(f"stopped {took_s:.2f} s after Ctrl-C")
     assert took_s < 10

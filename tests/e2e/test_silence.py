@@ -24,7 +24,7 @@ WAIT_S = 30.0
 
 
 def test_many_silent_workers_are_kept_until_somebody_says_they_are_gone(tmp_path: Path) -> None:
-    """`silence list` shows how many, `silence accept` has them given up; before there is nothing to accept."""
+    """`silence list` shows how many, `silence accept` treats them as lost; before, there is nothing to accept."""
     with up(
         tmp_path / "home", COORDINATOR_SCHEDULER__WORKER_TIMEOUT_S="1", COORDINATOR_SCHEDULER__LEASE_S="2"
     ) as cluster:
@@ -38,7 +38,7 @@ def test_many_silent_workers_are_kept_until_somebody_says_they_are_gone(tmp_path
         assert asyncio.run(workers(cluster.url)) == {"active": 12}
 
         accepted = call("silence", "accept", "worker", "--reason", "rack 7", "--url", cluster.url)
-        assert (accepted.code, accepted.out) == (0, "the silent workers are given up\n")
+        assert (accepted.code, accepted.out) == (0, "silent workers are now treated as lost\n")
         asyncio.run(until_lost(cluster.url))
         assert json.loads(call("silence", "list", "--json", "--url", cluster.url).out) == []
 

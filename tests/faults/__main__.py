@@ -1,8 +1,8 @@
 """
-Break the system and see whether it keeps its promises; everything is real.
+Inject faults into a real system and check that it keeps its promises.
 
-    python -m tests.faults                     every scenario, each as a line of JSON
-    python -m tests.faults kills --seconds 60   one of them, with options of its own: `kills --help`
+    python -m tests.faults                     run every scenario, one line of JSON each
+    python -m tests.faults kills --seconds 60   run one scenario with its options: `kills --help`
 
 Exits with 1 when a promise was broken.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Scenario(NamedTuple):
-    """One way to break it: `options` are keywords of `run` and their defaults, `is_kept` judges what it gives."""
+    """One scenario: `options` are keywords of `run` and their defaults, `is_kept` checks its result."""
 
     run: Callable[..., Coroutine[Any, Any, dict[str, Any]]]
     is_kept: Callable[[dict[str, Any]], bool]
@@ -81,7 +81,7 @@ SCENARIOS = {
 
 
 def main() -> int:
-    """Run what was asked for, and say what came of it."""
+    """Run what the arguments request, and print the results."""
     names = [sys.argv[1]] if sys.argv[1:] and sys.argv[1] in SCENARIOS else list(SCENARIOS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     if len(names) > 1:
@@ -92,10 +92,10 @@ def main() -> int:
         options = SCENARIOS[names[0]].options
     for option, default in options.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default)
-    parser.add_argument("--log", default="error", help="level of what is logged")
+    parser.add_argument("--log", default="error", help="log level")
     given = vars(parser.parse_args())
     configure(given["log"])
-    # So that what was started and mounted is taken away when this is ended from outside.
+    # Clean up processes and mounts also when this process is terminated.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     broken = 0
     for name in names:

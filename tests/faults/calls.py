@@ -1,8 +1,8 @@
 """
-Clients that call without pause, and what each call came to.
+Clients that call without pause, and the outcome of each call.
 
-Every number is called for twice, at the same moment, with two payloads: one of the two is taken and the other refused,
-and whoever is asked again must say the same. So a coordinator that answers one request in two ways is caught.
+Every number is submitted twice at the same time, with two payloads: one is taken and the other refused, and a repeat
+must get the same answer. This finds a coordinator that answers one request in two ways.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ ASKED_AGAIN = 3_000
 
 
 class Call(NamedTuple):
-    """One call: for which number, by which of the two sides, when, how long it took, and what came of it."""
+    """One call: its number, which of the two sides made it, when, how long it took, and its outcome."""
 
     number: int
     side: int
     began_s: float
     took_s: float
     outcome: str
-    """`taken`, `refused`, or the code of the error that should not have come."""
+    """`taken`, `refused`, or the code of an unexpected error."""
 
     @property
     def ended_s(self) -> float:
-        """When it was answered, by the monotonic clock."""
+        """Return the time of the answer by the monotonic clock."""
         return self.began_s + self.took_s
 
 
@@ -46,9 +46,9 @@ class Calls:
     Two clients that submit tasks against each other every *every_s* seconds, until `stop`.
 
     Args:
-        prefix: begins the ids of the tasks.
-        every_s: between two numbers; the next sets out whether or not the one before was answered.
-        timeout_s: for each call.
+        prefix: prefix of the task ids.
+        every_s: interval between two numbers, independent of the answers.
+        timeout_s: time-out of each call.
     """
 
     def __init__(self, prefix: str = "t", *, every_s: float = 0.05, timeout_s: float = CALL_TIMEOUT_S) -> None:
@@ -60,7 +60,7 @@ class Calls:
         self._sides: list[Client] = []
 
     async def go_on(self, sides: list[Client]) -> None:
-        """Call until `stop`, and return when all that is under way is answered."""
+        """Call until `stop`, and return when all pending calls are answered."""
         self._sides = sides
         async with task_group() as tasks:
             number, under_way = 0, set[asyncio.Task[None]]()
@@ -74,14 +74,14 @@ class Calls:
                     await asyncio.wait(under_way)
 
     def stop(self) -> None:
-        """Call no more."""
+        """Stop calling."""
         self._stopped.set()
 
     async def differing(self) -> int:
         """
-        Ask for the newest again, and say how many are answered otherwise than before.
+        Repeat the newest calls, and return how many get a different answer.
 
-        Of those that ended before 10,000 others (`engine.ended_kept`) the coordinator knows no more.
+        The coordinator no longer knows a task when 10,000 others ended after it (`engine.ended_kept`).
         """
         differing = 0
         newest = max((one.number for one in self.made), default=0) - ASKED_AGAIN
@@ -95,7 +95,7 @@ class Calls:
         return differing
 
     def taken(self) -> dict[str, int]:
-        """Give the tasks that were taken, and whose payload each must have; two that were taken are -1."""
+        """Return the taken tasks with the side whose payload each must have; -1 if both were taken."""
         found: dict[str, int] = {}
         for one in self.made:
             if one.outcome == "taken":
@@ -104,7 +104,7 @@ class Calls:
         return found
 
     def errors(self) -> dict[str, int]:
-        """Count the outcomes that should not have come: neither taken nor refused, by code."""
+        """Count the unexpected outcomes, neither taken nor refused, by code."""
         found: dict[str, int] = {}
         for one in self.made:
             if one.outcome not in ("taken", "refused"):
@@ -112,7 +112,7 @@ class Calls:
         return found
 
     def longest_gap_s(self, begin_s: float, end_s: float) -> float:
-        """Give the longest time within which no call was answered, in what is between two monotonic moments."""
+        """Return the longest time without an answer between two monotonic times."""
         answered = sorted(one.ended_s for one in self.made if begin_s <= one.ended_s <= end_s)
         moments = [begin_s, *answered, end_s]
         return max(after - before for before, after in pairwise(moments))
@@ -134,7 +134,7 @@ class Calls:
 
 
 def percentiles(made: list[Call]) -> dict[str, float]:
-    """Give the seconds that calls took, at the usual points."""
+    """Return percentiles of the duration of calls in seconds."""
     took = sorted(one.took_s for one in made)
     points: list[tuple[str, Any]] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("worst", 1.0)]
     return {name: round(took[min(len(took) - 1, int(len(took) * point))], 3) for name, point in points} if took else {}

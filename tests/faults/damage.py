@@ -1,10 +1,9 @@
 """
-Damage: bytes of a journal's store change while nats-server is stopped; found before a commit?
+Damage: bytes of the journal's store change while nats-server is stopped. Is it found before a commit?
 
-Everything is real: nats-server with one replica and fsync, a coordinator's journal of several blocks, and for each
-damage a copy of that store, changed, served again, and a coordinator that remembers how far the journal was. It must
-stop with `Corrupt` and write nothing. A damage that the server repairs without loss is told apart, by the chain, and
-does not count.
+Everything is real: nats-server with one replica and fsync, and a journal of several blocks. For each damage a copy of
+the store is changed and served again, and a coordinator with a high-water mark starts on it. It must stop with
+`Corrupt` and write nothing. A damage that the server repairs without loss is recognised by the chain and not counted.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ log = structlog.get_logger(__name__)
 
 SUBJECTS = Subjects()
 TASKS, PAYLOAD_BYTES = 330, 60_000
-"""Some 20 MB: three blocks of nats-server's."""
+"""About 20 MB: three blocks of nats-server."""
 AT_ONCE = 8
 JUDGED_WITHIN_S = 60.0
 MOST_TRIES = 4
-"""For each damage that counts, so many are made at most; the others were repaired by the server without loss."""
+"""Most damages made for each that counts; the server repairs the others without loss."""
 
 
 class Damage(NamedTuple):
-    """What was done to the store, and how it came out."""
+    """One damage of the store, and its outcome."""
 
     what: str
     outcome: str
@@ -60,9 +59,9 @@ class Damage(NamedTuple):
 
 async def run(count: int, *, seed: int = 1, remembering: bool = True) -> dict[str, Any]:
     """
-    Damage a journal *count* times so that something of it is lost or changed, and say how often that was found.
+    Damage a journal *count* times so that data is lost or changed, and return how often that was found.
 
-    Not *remembering* is the control: a coordinator that knows no more than the server says must miss some.
+    Without *remembering* this is the control: a coordinator without a high-water mark must miss some.
     """
     rng = random.Random(seed)
     kinds = list(DAMAGES)
@@ -93,12 +92,12 @@ async def run(count: int, *, seed: int = 1, remembering: bool = True) -> dict[st
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether every damage was found before a commit was written."""
+    """Return True if every damage was found before a commit was written."""
     return bool(result["found"] == result["damages"] > 0 and not result["missed"] and not result["hung"])
 
 
 async def _write_journal(folder: Path) -> None:
-    """Have a coordinator write a journal; keep an older copy of its store, and stop in the middle of a reign."""
+    """Let a coordinator write a journal, keep an older copy of its store, and stop in the middle of a reign."""
     async with real_server(folder) as server:
         async with task_group() as tasks:
             coordinator = Coordinator(_instance(server, folder))
@@ -138,7 +137,7 @@ async def _try(good: Path, folder: Path, kind: str, rng: random.Random, mark: by
 
 
 async def _judged(server: RealServer, folder: Path, mark: bytes) -> tuple[str, str]:
-    """Start a coordinator on what is left; what it says, or else whether anything was lost."""
+    """Start a coordinator on the damaged store; return the outcome and its error."""
     before = await _last(server)
     coordinator = Coordinator(_instance(server, folder))
     try:
@@ -163,7 +162,7 @@ async def _last(server: RealServer) -> int | None:
 
 
 async def _is_whole(server: RealServer, mark: bytes) -> bool:
-    """Say whether the journal still holds all that was acknowledged, unchanged."""
+    """Return True if the journal still has all acknowledged data, unchanged."""
     world = World()
     async with Bus.open(server.url, name="judge") as bus:
         journal = NatsJournal(bus, SUBJECTS)

@@ -1,4 +1,4 @@
-"""Handlers for the fault runs: work that takes a moment, so that a kill falls into it."""
+"""Handlers for the fault runs: they take a moment, so that a kill can interrupt them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from coordinator.worker import task
 
 @task("square")
 async def square(payload: dict[str, Any]) -> dict[str, Any]:
-    """Take as long as told and give the square."""
+    """Sleep for the given time and return the square."""
     await asyncio.sleep(payload["takes_s"])
     return {"square": payload["number"] ** 2}
 
 
 @task("n")
 async def note(payload: dict[str, Any]) -> dict[str, Any]:
-    """Take a moment and give back what came."""
+    """Sleep a moment and return the payload."""
     await asyncio.sleep(0.01)
     return payload

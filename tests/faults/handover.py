@@ -1,8 +1,8 @@
 """
-Handover: the writer is asked to end, as in a rolling upgrade; how long is nobody there to answer?
+Handover: the writer is stopped, as in a rolling upgrade. How long do clients wait for an answer?
 
-Three coordinators as processes, each with its follower. In turn each one that leads gets SIGTERM while clients call
-without pause, hands over, and is started again as one that stands by.
+Three coordinators as processes, each with its follower. The current leader gets SIGTERM while clients call without
+pause, hands over, and is started again as a standby.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.real_server import real_server
 
 TARGET_S = 1.0
 EVERY_S = 0.01
-"""Between calls: what a gap can be measured to."""
+"""Interval between calls: the resolution of a measured gap."""
 SETTLED_S = 0.5
 
 
 async def run(times: int = 20, *, count: int = 3) -> dict[str, Any]:
-    """Let *count* coordinators hand over *times* times; the gap is the longest time in which nothing was answered."""
+    """Let *count* coordinators hand over *times* times; a gap is the longest time without an answer."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="coordinator-handover-") as folder:
         (nats := Path(folder) / "nats").mkdir()
@@ -61,7 +61,7 @@ async def run(times: int = 20, *, count: int = 3) -> dict[str, Any]:
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether the gap was short, and no call got an error or a wrong answer."""
+    """Return True if the gap was short and no call got an error or a wrong answer."""
     return (
         promises_kept(result)
         and result["handovers"] > 0

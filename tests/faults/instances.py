@@ -1,7 +1,7 @@
 """
-Coordinators as processes on one NATS, each with a home of its own: started, killed, frozen, asked to end.
+Coordinators as processes on one NATS, each with its own home: started, killed, frozen, stopped.
 
-Nothing here starts one again by itself; whoever breaks it says when. A process is only ever ended by its id.
+Nothing here restarts one by itself; the scenario does. A process is only ended by its id.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from coordinator.client.client import Client
 
 PATIENCE_S = 60.0
-"""For what must come about on a machine that is busy with much else."""
+"""Time-out for expected events on a busy machine."""
 _POLL_S = 0.02
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def lease_of(ttl_s: int) -> dict[str, str]:
-    """Give the settings of a lease of so many seconds, as variables: its other times in the usual proportion."""
+    """Return the settings of a lease of *ttl_s* seconds, as variables; its other times are in the usual proportion."""
     seconds = {"TTL_S": ttl_s, "STOP_AFTER_S": 0.8 * ttl_s, "FRESH_S": 0.5 * ttl_s, "RENEW_S": max(0.5, ttl_s / 6)}
     return {f"COORDINATOR_LEADERSHIP__{name}": str(value) for name, value in seconds.items()}
 
 
 class Instance:
     """
-    One `coordinator serve` with its state in *home*; what it logs goes on in `<home>.log`.
+    One `coordinator serve` with its state in *home*; its log is appended to `<home>.log`.
 
     Args:
-        home: its state directory; the same one makes the next process the same instance.
-        url: of its NATS.
+        home: its state directory; a new process with the same home is the same instance.
+        url: URL of its NATS.
         environment: more variables, such as settings.
-        with_follower: whether a follower of its own runs beside it.
+        with_follower: whether it runs its own follower.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """What the journal calls it; known once it has started."""
+        """Return its name in the journal; known once it has started."""
         return (self.home / "coordinator.instance").read_text().strip()
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there, frozen or not."""
+        """Return True if its process exists, frozen or not."""
         return self._child is not None and self._child.returncode is None
 
     @property
     def logged(self) -> str:
-        """What its present process has logged."""
+        """Return the log of its current process."""
         return self._log.read_bytes()[self._mark :].decode(errors="replace")
 
     async def start(self) -> None:
-        """Start it, and return at once."""
+        """Start it and return at once."""
         env = {
             **os.environ,
             "PYTHONPATH": str(_ROOT),
@@ -86,11 +86,11 @@ class Instance:
             self._child = await spawn(argv, env=env, stdout=sink, stderr=sink, grace_s=PATIENCE_S)
 
     async def stood_by(self, times: int = 1) -> None:
-        """Wait until its present process has begun to stand by so many times."""
+        """Wait until its current process has become a standby *times* times."""
         await self.has_logged("standing_by", times=times)
 
     async def has_logged(self, text: str, *, times: int = 1) -> None:
-        """Wait until *text* stands so often in its log; raises TimeoutError."""
+        """Wait until *text* is in its log *times* times; raises TimeoutError."""
         async with asyncio.timeout(PATIENCE_S):
             while self.logged.count(text) < times:
                 if not self.runs:
@@ -104,25 +104,25 @@ class Instance:
         os.kill(self._child.pid, number)
 
     def freeze(self) -> None:
-        """Stop it where it stands (SIGSTOP), until `thaw`; its connections stay open."""
+        """Freeze it (SIGSTOP) until `thaw`; its connections stay open."""
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen one go on (SIGCONT)."""
+        """Continue a frozen process (SIGCONT)."""
         self.signal(signal.SIGCONT)
 
     async def kill(self) -> None:
-        """Kill it as a crash would (SIGKILL), and wait until it is gone; its follower goes with it."""
+        """Kill it like a crash (SIGKILL), and wait until it is gone; its follower ends with it."""
         self.signal(signal.SIGKILL)
         await self.gone()
 
     async def stop(self) -> int:
-        """Ask it to end (SIGTERM), and wait until it has; gives its exit code."""
+        """Stop it (SIGTERM), wait for its end and return its exit code."""
         self.signal(signal.SIGTERM)
         return await self.gone()
 
     async def gone(self) -> int:
-        """Wait for its end and give its exit code."""
+        """Wait for its end and return its exit code."""
         assert self._child is not None
         async with asyncio.timeout(PATIENCE_S):
             return await self._child.wait()
@@ -143,7 +143,7 @@ async def instances(
     environment: dict[str, str] | None = None,
     with_follower: bool = False,
 ) -> AsyncIterator[list[Instance]]:
-    """Make *count* instances with their homes in *folder*, none of them started; what runs at the end is ended."""
+    """Yield *count* instances with homes in *folder*, not started; running ones are ended at the end."""
     made = [
         Instance(folder / f"instance_{number}", url, environment=environment, with_follower=with_follower)
         for number in range(count)
@@ -155,7 +155,7 @@ async def instances(
 
 
 async def start_all(made: list[Instance], client: Client) -> None:
-    """Start the first, which leads, and the others, which stand by."""
+    """Start the first, which leads, and the others as standbys."""
     await made[0].start()
     await led_by(client, made[0])
     for one in made[1:]:
@@ -165,7 +165,7 @@ async def start_all(made: list[Instance], client: Client) -> None:
 
 
 async def led_by(client: Client, *those: Instance) -> Instance:
-    """Wait until one of *those* answers as the leader, and give it."""
+    """Wait until one of *those* answers as the leader, and return it."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             leader = (await client.execute(GetStats(), timeout_s=PATIENCE_S)).leader

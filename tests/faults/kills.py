@@ -1,9 +1,9 @@
 """
-Kills: kill -9 of every process, again and again at random moments, while tasks run; nothing acknowledged may be lost.
+Kills: kill -9 of every process, at random times while tasks run. Nothing acknowledged may be lost.
 
-Everything is real: nats-server with fsync, coordinator, follower, node agent and workers, each a process of its own.
-What is killed is started again as `coordinator up` does. Judged from the journal: each acknowledged task is there once
-and has one end with the right result, the chain holds, and the read model ends up where the journal does.
+Everything is real: nats-server with fsync, coordinator, follower, node agent and workers, each in its own process. A
+killed process is started again as by `coordinator up`. Checked from the journal: each acknowledged task is there once
+and has one end with the right result, the chain is valid, and the read model reaches the end of the journal.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ async def run(
     seed: int = 1,
 ) -> dict[str, Any]:
     """
-    Submit *tasks* tasks in *seconds* seconds, kill each kind of process so often meanwhile, and judge the journal.
+    Submit *tasks* tasks in *seconds* seconds, kill each kind of process the given number of times, check the journal.
 
-    Victims and moments follow from *seed*; what they are in the middle of, from the machine.
+    Victims and times follow from *seed*; what they interrupt depends on the machine.
     """
     kinds = {
         "coordinator": coordinators,
@@ -91,7 +91,7 @@ async def run(
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether every promise was kept."""
+    """Return True if every promise was kept."""
     broken = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_ended")
     return (
         result["acknowledged"] == result["tasks"]
@@ -102,7 +102,7 @@ def is_kept(result: dict[str, Any]) -> bool:
 
 
 class Killer:
-    """Kills processes of *cluster* and *workers* with SIGKILL, by their ids, each only when it runs."""
+    """Kills processes of *cluster* and *workers* with SIGKILL, by id, each only while it runs."""
 
     def __init__(self, cluster: Cluster, workers: list[Program], rng: random.Random) -> None:
         self.killed: Counter[str] = Counter()
@@ -112,14 +112,14 @@ class Killer:
         self._last: dict[str, int] = {}
 
     def planned(self, kinds: dict[str, int], seconds: float) -> list[tuple[float, str]]:
-        """Say after how many seconds each of so many of each kind is killed, in an order drawn by lot."""
+        """Return the kills of each kind with their times in seconds, in random order."""
         victims = [kind for kind, count in kinds.items() for _ in range(count)]
         self._rng.shuffle(victims)
         moments = sorted(self._rng.uniform(0.05 * seconds, seconds) for _ in victims)
         return list(zip(moments, victims, strict=True))
 
     async def kill(self, victim: str) -> None:
-        """Kill one process of that kind; one that is just being started again is waited for."""
+        """Kill one process of that kind; wait for one that is being restarted."""
         one = self._rng.randrange(len(self._workers))
         key = f"{victim}_{one}" if victim == "worker" else victim
         async with asyncio.timeout(_RUNS_WITHIN_S):
@@ -186,7 +186,7 @@ class _Watch:
         self._journal = NatsJournal(client.bus, client.subjects)
 
     async def follow(self) -> None:
-        """Fold whatever comes, until cancelled."""
+        """Fold the journal until cancelled."""
         async for records in self._journal.follow(0):
             for record in records:
                 for envelope in self.world.apply_record(record):
@@ -205,7 +205,7 @@ def _is_right(event: TaskCompleted | TaskFailed | TaskCancelled | TaskTimedOut) 
 
 
 async def _submit(client: Client, watch: _Watch, count: int, seconds: float) -> None:
-    """Submit at a steady pace; a call that fails is made again with the same id, as its docs say."""
+    """Submit at a steady pace; repeat a failed call with the same id, as documented."""
     began = time.monotonic()
     for number in range(count):
         command = SubmitTask(
@@ -228,7 +228,7 @@ async def _kill_all(killer: Killer, plan: list[tuple[float, str]]) -> None:
 
 
 def worker_of(home: Home, url: str, number: int) -> Program:
-    """Make a worker process that executes the tasks of the fault runs; `keep_running` starts it."""
+    """Return a worker process for the tasks of the fault runs; `keep_running` starts it."""
     handlers = Path(__file__).with_name("handlers.py")
     argv = [sys.executable, "-m", "coordinator.cli", "worker", "run", str(handlers), "--slots", "4"]
     env = {**os.environ, "COORDINATOR_URL": url, "COORDINATOR_HOME": str(home.path)}

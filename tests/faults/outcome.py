@@ -1,4 +1,4 @@
-"""What came of calls while a system was broken: how long they took, and every promise that was not kept, counted."""
+"""The outcome of calls during faults: their durations, and the number of broken promises."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MUST_BE_NONE = (
 
 
 class Outcome:
-    """What several systems came to, added up; `seconds` is what the scenario measures."""
+    """The sum of the outcomes of several systems; `seconds` is what the scenario measures."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -36,23 +36,23 @@ class Outcome:
         self.broken: dict[str, int] = {}
 
     def add(self, calls: Calls, broken: dict[str, int]) -> None:
-        """Add one system's calls, and what was broken in it."""
+        """Add one system's calls and broken promises."""
         self.calls += calls.made
         for name, count in {**broken, "wrong_errors": sum(calls.errors().values())}.items():
             self.broken[name] = self.broken.get(name, 0) + count
 
     def told(self) -> dict[str, Any]:
-        """Say what came of it."""
+        """Return the outcome."""
         return {"calls": len(self.calls), "call_s": percentiles(self.calls), **self.broken}
 
 
 def promises_kept(result: dict[str, Any]) -> bool:
-    """Say whether there were calls, each got its answer, and nothing that was told is broken."""
+    """Return True if there were calls, each got its answer, and no promise was broken."""
     return result["calls"] > 0 and not any(result[name] for name in MUST_BE_NONE if name in result)
 
 
 def spread_of(seconds: list[float]) -> dict[str, float]:
-    """Give least, median and most of what was measured."""
+    """Return minimum, median and maximum of the measured times."""
     ordered = sorted(seconds)
     if not ordered:
         return {}
@@ -65,7 +65,7 @@ def spread_of(seconds: list[float]) -> dict[str, float]:
 
 @asynccontextmanager
 async def under_calls(outcome: Outcome, url: str, *, every_s: float = 0.05) -> AsyncIterator[tuple[Client, Calls]]:
-    """Call while the block runs, from two clients; afterwards hold every answer against the journal."""
+    """Call from two clients while the block runs; afterwards check every answer against the journal."""
     async with Client.open(url, source="one") as one, Client.open(url, source="two") as two, tap(url) as tapped:
         calls = Calls(every_s=every_s)
         async with task_group() as tasks:

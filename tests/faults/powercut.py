@@ -1,9 +1,9 @@
 """
-Power cuts: three nats-servers lose their power at one moment while clients submit; nothing acknowledged may be lost.
+Power cuts: three nats-servers lose power at the same time while clients submit. Nothing acknowledged may be lost.
 
-Their stores lie on a disk of its own in an image. All are frozen, the image is copied without a sync, and they go on
-from the copy: what only the kernel's memory held is gone. Every second coordinator dies with them, the others live on.
-The control does the same to servers that sync by the default of nats-server, and must lose. Needs root and loop mounts.
+Their stores are on a separate disk in an image file. All are frozen, the image is copied without a sync, and they
+continue from the copy: data only in kernel memory is gone. Every second coordinator dies with them, the others live on.
+The control uses servers with nats-server's default sync interval, and must lose data. Needs root and loop mounts.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tests.nats_cluster import nats_cluster
 
 AT_ONCE = 64
 GIVEN_UP_S = 4.0
-"""How long a client of the control waits for the answer that will not come."""
+"""How long a client of the control waits for an answer that never comes."""
 
 
 async def run(*, cuts: int = 20, acknowledged: int = 2000, control: int = 3, goes_on: bool = True) -> dict[str, Any]:
     """
-    Cut the power *cuts* times, each after *acknowledged* more tasks were, and *control* times where nobody syncs.
+    Cut the power *cuts* times, each after *acknowledged* more tasks, and *control* times on servers without fsync.
 
-    There a coordinator is to notice, unless nobody *goes_on*: it takes its time before it believes in a loss.
+    In the control a coordinator must notice, if *goes_on*: it waits before it reports a loss.
 
     Raises:
-        RuntimeError: it cannot be done here; says what is missing.
+        RuntimeError: not possible on this machine; the message has what is missing.
     """
     kept = await _cut_and_go_on(cuts, acknowledged) if cuts else {}
     return {**kept, "control": [await _cut_unsynced(acknowledged, goes_on=goes_on) for _ in range(control)]}
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether nothing was lost, the same stands on every node, and the control shows that it would be seen."""
+    """Return True if nothing was lost, all nodes have the same, and the control detected its losses."""
     kept = not result.get("cuts") or (nothing_broken(result) and result["same_on_each_node"])
     return bool(kept and all(one["lost"] and one["refused"] is not False for one in result["control"]))
 
@@ -79,7 +79,7 @@ async def _cut_and_go_on(cuts: int, acknowledged: int) -> dict[str, Any]:
 
 
 async def _cut_unsynced(acknowledged: int, *, goes_on: bool) -> dict[str, Any]:
-    """Cut the power of servers that sync later, and say what was lost and whether the coordinator noticed."""
+    """Cut the power of servers without fsync; return what was lost and whether the coordinator noticed."""
     with tempfile.TemporaryDirectory(prefix="coordinator-powercut-") as folder:
         async with nats_cluster(Path(folder), on_disk=True, sync=False) as cluster, task_group() as tasks:
             judge = Judge(cluster.url)
@@ -96,7 +96,7 @@ async def _cut_unsynced(acknowledged: int, *, goes_on: bool) -> dict[str, Any]:
             if goes_on:
                 keeper.start()
                 refused = await keeper.has_refused()
-            with suppress(Corrupt, Unavailable):  # there is no journal any more, or it breaks off
+            with suppress(Corrupt, Unavailable):  # the journal is missing or truncated
                 await judge.read()
             await keeper.crash()
     verdict = judge.verdict(submitters.acknowledged)

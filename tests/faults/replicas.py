@@ -1,9 +1,9 @@
 """
-Replicas: one of three nats-servers is killed, frozen, or gone for good while tasks run; nothing may be lost.
+Replicas: one of three nats-servers is killed, frozen or destroyed while tasks run. Nothing may be lost.
 
-Everything is real: a coordinator with its follower and two workers, each a process of its own that knows all three
-servers. What is hit is whichever leads the journal. A server whose store was destroyed comes back empty; a second one
-is replaced by one of another name. At the end each of the three in turn must show the whole journal.
+Everything is real: a coordinator with its follower and two workers, each in its own process that knows all three
+servers. The target is the server that leads the journal. A destroyed server returns with an empty store; a second one
+is replaced by a server with a new name. At the end each of the three must have the whole journal.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4
 PAUSE_S = 0.05
-"""Between two tasks of each submitter: some 80 each second, of which none waits for long."""
+"""Interval between two tasks of a submitter: about 80 tasks a second in total, none waits long."""
 TASKS_BETWEEN = 200
 BETWEEN_S = 2.0
 READ_MODEL_S = 30.0
 FROZEN_S = 16.0
-"""Longer than the others need to choose another leader, and all to leave the one that is frozen."""
+"""Longer than the others need to elect a leader, and clients to leave the frozen one."""
 
 
 async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str,
                 "until_replaced_is_current_s": faults.until_current_s,
                 "restarts": {
                     **{name: one.starts - 1 for name, one in started.items()},
-                    # It is the coordinator's child, which says when it starts it again.
+                    # The coordinator logs when it restarts its child.
                     "follower": (folder / "serve.log").read_text().count('"program_ended"'),
                 },
                 "took_s": round(time.monotonic() - began, 1),
@@ -86,7 +86,7 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str,
 
 
 class _Faults:
-    """What happens to the node that leads the journal; after each the cluster is whole again, and tasks went on."""
+    """Faults of the node that leads the journal; after each one the cluster is complete and tasks have continued."""
 
     def __init__(self, cluster: NatsCluster, submitters: Submitters) -> None:
         self.until_current_s: list[float] = []
@@ -94,7 +94,7 @@ class _Faults:
         self._submitters = submitters
 
     async def kill(self) -> None:
-        """Kill it, and start it again while the others still choose."""
+        """Kill it, and restart it during the election of the others."""
         leader = await self._cluster.leader_of(JOURNAL)
         await self._cluster.kill(leader)
         await asyncio.sleep(BETWEEN_S)
@@ -102,7 +102,7 @@ class _Faults:
         await self._went_on()
 
     async def freeze(self) -> None:
-        """Freeze it until another leads, and wake it: for a moment it believes that it still does."""
+        """Freeze it until another leads, and wake it: for a moment it still believes it leads."""
         leader = await self._cluster.leader_of(JOURNAL)
         node = self._cluster.nodes[leader]
         node.pause()
@@ -111,7 +111,7 @@ class _Faults:
         await self._went_on()
 
     async def lose(self, name: str) -> None:
-        """Destroy it with its store; go on with two for a while; put an empty one in its place, perhaps named anew."""
+        """Destroy it with its store, continue with two, then add an empty one, possibly with a new name."""
         leader = await self._cluster.leader_of(JOURNAL)
         await self._cluster.lose(leader)
         await self._submitters.until(TASKS_BETWEEN)
@@ -127,7 +127,7 @@ class _Faults:
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether every promise was kept."""
+    """Return True if every promise was kept."""
     return (
         nothing_broken(result)
         and result["acknowledged"] > 0

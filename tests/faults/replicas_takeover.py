@@ -1,9 +1,9 @@
 """
-Takeover on three nats-servers: `kill -9` of the coordinator that leads, while another stands by and clients go on.
+Takeover on three nats-servers: `kill -9` of the leading coordinator, with a standby and running clients.
 
-How long until a fresh command is answered, and where that time goes: nearly all of it is the lease, which the server
-keeps for 12 s behind the last renewal. A claim made before each kill is made again after it, and must get the same
-tasks; a task submitted again must stay one.
+Measures the time until a new command is answered, and its parts: nearly all of it is the lease, which the server keeps
+for 12 s after the last renewal. A claim made before each kill is repeated after it and must get the same tasks; a task
+submitted again must not run twice.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SLOTS = 3
 
 
 async def run(*, takeovers: int = 20, lease_s: int = TTL_S) -> dict[str, Any]:
-    """Kill the coordinator that leads *takeovers* times, on three servers and three copies of everything."""
+    """Kill the leading coordinator *takeovers* times, on three servers with three replicas."""
     with tempfile.TemporaryDirectory(prefix="coordinator-takeover-") as folder:
         async with nats_cluster(Path(folder)) as cluster:
             return await take_over(cluster.url, Path(folder), takeovers=takeovers, lease_s=lease_s, replicas=3)
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether every takeover was soon enough, and nobody was told two different things."""
+    """Return True if every takeover was fast enough and no repeat got a different answer."""
     slowest_s: float = result["until_answered_s"]["slowest"]
     return (
         nothing_broken(result)
@@ -58,7 +58,7 @@ def is_kept(result: dict[str, Any]) -> bool:
 async def take_over(
     url: str, folder: Path, *, takeovers: int, lease_s: int = TTL_S, replicas: int = 1
 ) -> dict[str, Any]:
-    """Kill the coordinator that leads at *url*, again and again; the one that was killed stands by next time."""
+    """Kill the leading coordinator at *url* repeatedly; the killed one is the next standby."""
     began, rounds = time.monotonic(), list[_Round]()
     with ExitStack() as stack:
         pair = _Pair(stack, folder, url, replicas, lease_s)
@@ -86,7 +86,7 @@ async def take_over(
 
 
 class _Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One takeover: seconds from the kill, and how many repeats were answered otherwise than before."""
+    """One takeover: seconds from the kill, and the number of repeats with a different answer."""
 
     answered_s: float
     lease_s: float
@@ -95,11 +95,11 @@ class _Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pair:
-    """Two coordinators, each with a home of its own; one leads, the other stands by."""
+    """Two coordinators, each with its own home; one leads, the other is on standby."""
 
     def __init__(self, stack: ExitStack, folder: Path, url: str, replicas: int, lease_s: int) -> None:
         self.killed = ""
-        """The one that was killed last."""
+        """The one killed last."""
         self._running: dict[str, Running] = {}
         self._written_before: dict[str, int] = {}
         self._stack = stack
@@ -115,7 +115,7 @@ class _Pair:
         }
 
     async def start(self, name: str) -> None:
-        """Start the one of that name, and wait until it leads or stands by."""
+        """Start the named one, and wait until it leads or is on standby."""
         out, home = self._folder / f"{name}.out", self._folder / name
         self._written_before[name] = out.stat().st_size if out.exists() else 0
         started = running("serve", "--without-follower", written=out, COORDINATOR_HOME=str(home), **self._environment)
@@ -125,7 +125,7 @@ class _Pair:
                 await asyncio.sleep(LOOK_S)
 
     def kill(self, name: str) -> datetime:
-        """Kill the one of that name, and say when that was."""
+        """Kill the named one, and return the time."""
         self.killed = name
         self._running[name].process.kill()
         killed_at = datetime.now(UTC)
@@ -133,11 +133,11 @@ class _Pair:
         return killed_at
 
     def leader(self) -> str:
-        """Name the one that has led since it was started; the other stands by."""
+        """Return the name of the leader; the other is on standby."""
         return max(NAMES, key=lambda name: self.told_at(name, "leading"))
 
     def told_at(self, name: str, event: str) -> str:
-        """Say when it wrote *event* last, since it was started; empty when it has not."""
+        """Return the time of its last log *event* since it was started, or ''."""
         written = self._running[name].written[self._written_before[name] :]
         lines = [line for line in written.splitlines() if f'"event":"{event}"' in line]
         return str(msgspec.json.decode(lines[-1])["timestamp"]) if lines else ""

@@ -1,7 +1,7 @@
 """
-What the scenarios on three nats-servers share: coordinators that are kept running, clients, and a judge.
+What the scenarios on three nats-servers share: coordinators that are restarted, clients, and a judge.
 
-The judge goes by the journal alone, and folds it, which verifies its chain.
+The judge uses only the journal, and folds it, which verifies its chain.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ JOURNAL = SUBJECTS.stream_journal
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 LEASE_S = 10
 PATIENCE_S = 90.0
-"""For what a cluster needs to choose its leaders, more than once on a busy machine."""
+"""Time for a cluster to elect its leaders, several times on a busy machine."""
 LOOK_S = 0.1
 
 Answer = TypeVar("Answer")
 
 
 class Keeper:
-    """A coordinator in this loop, started again when NATS was away; `refused` says why it would not go on."""
+    """A coordinator in this loop, restarted when NATS is back; `refused` has the reason if it refuses to run."""
 
     def __init__(self, url: str, folder: Path, tasks: asyncio.TaskGroup) -> None:
         self.refused = ""
@@ -64,13 +64,13 @@ class Keeper:
         self._running = self._tasks.create_task(self._keep_running())
 
     async def crash(self) -> None:
-        """Cut it off in the middle of whatever it does."""
+        """Stop it abruptly, like a crash."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
 
     async def has_refused(self) -> bool:
-        """Wait until it leads or has found damage, and say whether it is the latter."""
+        """Wait until it leads or has found damage; return True for damage."""
         async with asyncio.timeout(PATIENCE_S):
             while not self.refused and not self._coordinator.leading.is_set():  # noqa: ASYNC110  # either of two
                 await asyncio.sleep(LOOK_S)
@@ -90,7 +90,7 @@ class Keeper:
 
 @asynccontextmanager
 async def programs(url: str, folder: Path, **argv: list[str]) -> AsyncIterator[dict[str, Program]]:
-    """Run `coordinator …` of each name, with NATS at *url*, started again when it ends, while the block runs."""
+    """Run the named `coordinator …` commands on NATS at *url* while the block runs; restart those that end."""
     started = {}
     async with task_group() as tasks, AsyncExitStack() as stack:
         for name, arguments in argv.items():
@@ -112,12 +112,12 @@ async def programs(url: str, folder: Path, **argv: list[str]) -> AsyncIterator[d
 
 
 def worker_argv() -> list[str]:
-    """Say how to start a worker that squares numbers."""
+    """Return the command line of a worker that squares numbers."""
     return ["worker", "run", str(Path(__file__).with_name("handlers.py")), "--slots", "8"]
 
 
 class Submitters:
-    """Clients' calls, *at_once* of them all the time; `acknowledged` holds the ids of those that were answered."""
+    """Client calls, always *at_once* of them; `acknowledged` has the ids of the answered ones."""
 
     def __init__(self, client: Client, *, at_once: int, pause_s: float = 0.0, timeout_s: float = PATIENCE_S) -> None:
         self.acknowledged: set[str] = set()
@@ -132,7 +132,7 @@ class Submitters:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Submit while the block runs; what is under way then is still waited for."""
+        """Submit while the block runs; at the end wait for pending calls."""
         async with task_group() as tasks:
             for _ in range(self._at_once):
                 tasks.create_task(self._submit())
@@ -142,7 +142,7 @@ class Submitters:
                 self._over.set()
 
     async def until(self, count: int) -> None:
-        """Wait until *count* more were acknowledged."""
+        """Wait until *count* more calls are acknowledged."""
         count += len(self.acknowledged)
         async with asyncio.timeout(PATIENCE_S):
             while len(self.acknowledged) < count:  # noqa: ASYNC110  # counted by many
@@ -164,7 +164,7 @@ class Submitters:
 
 
 class Judge:
-    """Reads what of the journal it has not read yet, and counts what happened to each task."""
+    """Reads the unread part of the journal, and counts the events of each task."""
 
     def __init__(self, url: str) -> None:
         self.world = World()
@@ -178,7 +178,7 @@ class Judge:
         Read up to the end, and verify the chain.
 
         Raises:
-            Corrupt: the journal is damaged, or ends before what was read.
+            Corrupt: the journal is damaged, or shorter than the part already read.
         """
         async with Bus.open(self._url, name="judge") as bus, asyncio.timeout(PATIENCE_S):
             journal = NatsJournal(bus, SUBJECTS)
@@ -196,12 +196,12 @@ class Judge:
                 await self.read()
 
     async def same_on_each_node(self, cluster: NatsCluster) -> bool:
-        """Have each node lead the journal, and say whether all of it, slot by slot, is there as it was read."""
+        """Make each node the leader of the journal in turn; return True if each has every slot as read."""
         shown = {await self._shown_by(cluster, name) for name in cluster.nodes}
         return shown == {(self.world.position, self.world.chain.hex())}
 
     def verdict(self, acknowledged: set[str]) -> dict[str, Any]:
-        """Say what became of the tasks that were acknowledged."""
+        """Return what happened to the acknowledged tasks."""
         return {
             "acknowledged": len(acknowledged),
             "lost": len(acknowledged - self.submitted.keys()),
@@ -236,7 +236,7 @@ class Judge:
 
 
 async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask again while a cluster that chooses its leaders does not answer; that there is no journal is an answer."""
+    """Retry while the cluster elects its leaders; a missing journal is an answer."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -248,7 +248,7 @@ async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 def nothing_broken(result: dict[str, Any]) -> bool:
-    """Say whether a verdict names nothing that was promised and not kept."""
+    """Return True if a verdict has no broken promise."""
     return not any(result[name] for name in ("lost", "submitted_twice", "with_two_ends", "wrong_results"))
 
 

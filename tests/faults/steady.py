@@ -1,10 +1,10 @@
 """
-Steady calls for half an hour, and every 30 s one process is killed: how many are answered in time?
+Steady calls for half an hour, with one process killed every 30 s. How many are answered in time?
 
-Everything that `coordinator up` runs, a second coordinator that stands by, and two workers; what is killed is the
-coordinator that leads, nats-server, a worker or the follower, drawn by lot. What was killed is started again by whoever
-watches over it. With *restart* 0 a coordinator that was killed stays away until the other has taken over, as when its
-machine is gone. Whoever calls waits patiently, and no answer may be wrong.
+Runs everything of `coordinator up`, a standby coordinator and two workers. The victim is drawn at random: the leading
+coordinator, nats-server, a worker or the follower; its supervisor restarts it. With *restart* 0 a killed coordinator
+stays away until the other has taken over, as if its machine were lost. Clients wait patiently, and no answer may
+be wrong.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TARGET = 0.999
 async def run(
     *, minutes: float = 30, every_s: int = 30, calls_each_s: int = 40, restart: int = 1, seed: int = 1
 ) -> dict[str, Any]:
-    """Call *calls_each_s* times a second for *minutes* minutes, and kill one process each *every_s* seconds."""
+    """Call *calls_each_s* times a second for *minutes* minutes, and kill a process every *every_s* seconds."""
     outcome, rng = Outcome(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="coordinator-steady-") as folder:
         home = Home(Path(folder) / "up")
@@ -78,12 +78,12 @@ async def run(
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether so many were answered in time, and none wrongly."""
+    """Return True if enough calls were answered in time, and none wrongly."""
     return promises_kept(result) and bool(result["killed"]) and result["answered_within"] >= TARGET
 
 
 class _Breaking:
-    """Kills one process after the other; `kills` says when which."""
+    """Kills one process after the other; `kills` has the times and victims."""
 
     def __init__(self, cluster: Cluster, home: Home, standby: Instance, killer: Killer, *, may_restart: bool) -> None:
         self.kills: list[tuple[float, str]] = []
@@ -94,7 +94,7 @@ class _Breaking:
         self._may_restart = may_restart
 
     async def go_on(self, client: Client, rng: random.Random, seconds: float, every_s: float) -> None:
-        """Kill every *every_s* seconds, for so many seconds."""
+        """Kill a process every *every_s* seconds, for *seconds* seconds."""
         began = time.monotonic()
         for number in range(1, int(seconds / every_s) + 1):
             await asyncio.sleep(max(0.0, began + (number - 0.5) * every_s - time.monotonic()))
@@ -119,7 +119,7 @@ class _Breaking:
             await self._keep_away(client)
 
     async def _keep_away(self, client: Client) -> None:
-        """Freeze whatever `up` starts in its place until the other leads, and then kill that as well."""
+        """Freeze its replacement started by `up` until the other leads, and then kill that too."""
         first = self._cluster.programs["coordinator"].pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -141,7 +141,7 @@ class _Breaking:
 
 
 def _worst_after(calls: list[Call], kills: list[tuple[float, str]]) -> dict[str, float]:
-    """Give the longest that a call took that was under way when such a process was killed, or began soon after."""
+    """Return the longest call that was pending at a kill or began soon after, by kind of process."""
     worst: dict[str, float] = defaultdict(float)
     for moment, victim in kills:
         took = [one.took_s for one in calls if moment - 0.5 <= one.ended_s and one.began_s <= moment + 5.0]

@@ -1,11 +1,11 @@
 """
-A stopped writer: SIGSTOP, a standby takes over, SIGCONT; the one that wakes must change nothing.
+A stopped writer: SIGSTOP, a standby takes over, SIGCONT. The woken writer must change nothing.
 
-It wakes in the middle of whatever it did, its connections still open, with every request in its buffers that clients
-have sent meanwhile. Judged from the journal (no commit of its reign behind the next claim) and from the wire (no
-request was answered in two ways, nobody was told that something was taken which is not in the journal). With
-*stopped_s* 0 it is stopped for about as long as its lease lasts, and so wakes at the very moment of the takeover, or
-just before or after. Several independent systems run side by side, for most of it is waiting.
+It continues where it was stopped, with open connections and all client requests since then in its buffers. Checked from
+the journal (no commit of its reign after the next claim) and from the wire (no request was answered in two ways, no
+task was reported as taken that is not in the journal). With *stopped_s* 0 it is stopped for about the time of its
+lease, and so wakes at, just before or just after the takeover. Several independent systems run in parallel, because
+most of the time is waiting.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 EVERY_S = 0.1
 AWAKE_S = 3.0
-"""How long one that woke may do what it should not, before the next is stopped."""
+"""Time for a woken writer to do harm before the next one is stopped."""
 
 
 async def run(
     times: int = 20, *, stopped_s: int = 60, lease_s: int = TTL_S, at_once: int = 10, seed: int = 1
 ) -> dict[str, Any]:
-    """Stop the writer for *stopped_s* seconds, *times* times in all, in *at_once* systems side by side."""
+    """Stop the writer for *stopped_s* seconds, *times* times in all, in *at_once* parallel systems."""
     outcome, woken = Outcome(), Counter[str]()
     async with task_group() as tasks:
         for number in range(at_once):
@@ -54,12 +54,12 @@ async def run(
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether nothing came of the writers that woke."""
+    """Return True if the woken writers changed nothing."""
     return promises_kept(result) and result["stopped"] > 0
 
 
 class _System:
-    """Two coordinators on a NATS of their own; *woken* counts who leads after one that was stopped has woken."""
+    """Two coordinators on their own NATS; *woken* counts which one leads after the stopped one has woken."""
 
     def __init__(self, rng: random.Random, lease_s: int, outcome: Outcome, woken: Counter[str]) -> None:
         self._rng = rng
@@ -68,7 +68,7 @@ class _System:
         self._woken = woken
 
     async def run(self, times: int, stopped_s: int) -> None:
-        """Stop whoever leads so many times."""
+        """Stop the leader *times* times."""
         environment = lease_of(self._lease_s)
         with tempfile.TemporaryDirectory(prefix="coordinator-stopped-") as folder:
             (nats := Path(folder) / "nats").mkdir()
@@ -89,7 +89,7 @@ class _System:
                             await self._stop_about_a_lease(client, writer, standby)
 
     async def _stop_for(self, client: Client, writer: Instance, standby: Instance, stopped_s: int) -> None:
-        """Stop the writer, and wake it when the standby has long led."""
+        """Stop the writer, and wake it long after the standby has taken over."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         writer.freeze()

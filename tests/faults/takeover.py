@@ -1,9 +1,9 @@
 """
-Takeover: `kill -9` of the writer while clients call; how long until the standby answers a new command?
+Takeover: `kill -9` of the writer while clients call. How long until the standby answers a new command?
 
-Everything is real: nats-server with fsync and one replica, two coordinators as processes, the usual lease. Nobody
-starts the killed one again before the other has taken over: as on two machines, one of which is gone. The kill falls
-anywhere between two renewals. Several independent systems run side by side to save time.
+Everything is real: nats-server with fsync and one replica, two coordinators as processes, the default lease. The killed
+one is restarted only after the other has taken over, as on two machines of which one is lost. The kill is at a random
+time between two renewals. Several independent systems run in parallel to save time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANSWER_WITHIN_S = 60.0
 async def run(
     times: int = 20, *, at_once: int = 5, seed: int = 1, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Kill the writer *times* times in all, in *at_once* systems side by side."""
+    """Kill the writer *times* times in all, in *at_once* parallel systems."""
     outcome = Outcome()
     async with task_group() as tasks:
         for number in range(at_once):
@@ -49,7 +49,7 @@ async def run(
 
 
 def is_kept(result: dict[str, Any]) -> bool:
-    """Say whether each takeover was in time and no promise was broken on the way."""
+    """Return True if each takeover was in time and no promise was broken."""
     return promises_kept(result) and result["takeovers"] > 0 and result["takeover_s"]["most"] < TARGET_S
 
 
@@ -74,7 +74,7 @@ async def _system(times: int, rng: random.Random, outcome: Outcome, environment:
 
 
 async def _kill(client: Client, writer: Instance, number: int) -> float:
-    """Kill the writer, and give the seconds until a command that was never sent before is answered."""
+    """Kill the writer, and return the seconds until a new command is answered."""
     began = time.monotonic()
     await writer.kill()
     await client.execute(SubmitTask(task_id=f"new_{number}", task_name="n"), timeout_s=ANSWER_WITHIN_S)

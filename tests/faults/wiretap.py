@@ -1,8 +1,8 @@
 """
-What goes over the wire between clients and coordinators, and what the journal says of it.
+A tap on the messages between clients and coordinators, to compare them with the journal.
 
-A tap sees every request and every answer to it, whoever answered, also those that came too late for their client. With
-the journal beside it one can say whether an answer was given that is not so.
+It sees every request and every answer, from any coordinator, including answers too late for their client. The journal
+shows whether an answer was wrong.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ if TYPE_CHECKING:
 
 SUBJECTS = Subjects()
 _UNDECIDED = "unavailable"
-"""Whoever is told so asks again: it is no answer."""
+"""Clients retry on these errors: they are not answers."""
 
 
 class Tap:
-    """Every request for a task, and the verdicts on it that went over the wire; open it with `tap`."""
+    """Every request for a task, and the answers to it on the wire; open it with `tap`."""
 
     def __init__(self) -> None:
         self.verdicts: dict[bytes, set[str]] = defaultdict(set)
-        """By the written order: `ok`, or the code of a refusal."""
+        """Answers by encoded command: `ok`, or the code of a refusal."""
         self.accepted: dict[str, str] = {}
-        """Every task that anybody said was taken, and the reign that said it."""
+        """Every task reported as taken, and the reign that reported it."""
         self._asked: dict[str, list[dict[str, Any]]] = {}
 
     def request(self, message: Message) -> None:
-        """Note what is asked, and where the answer goes."""
+        """Record a request and its reply subject."""
         if message.subject.endswith(".task.submit"):
             self._asked[message.reply] = msgspec.json.decode(message.data)
 
     def answer(self, message: Message) -> None:
-        """Note what was answered to a request."""
-        orders = self._asked.get(message.subject)
-        if orders is None or message.status:
+        """Record the answer to a request."""
+        commands = self._asked.get(message.subject)
+        if commands is None or message.status:
             return
         answers = decode_answers(message.data)
-        if len(answers) != len(orders):  # refused as a whole
-            answers = answers[:1] * len(orders)
-        for order, answer in zip(orders, answers, strict=True):
+        if len(answers) != len(commands):  # the whole batch was refused
+            answers = answers[:1] * len(commands)
+        for command, answer in zip(commands, answers, strict=True):
             verdict = "ok" if answer.error is None else answer.error.code
             if verdict == _UNDECIDED:
                 continue
-            self.verdicts[msgspec.json.encode(order)].add(verdict)
+            self.verdicts[msgspec.json.encode(command)].add(verdict)
             if verdict == "ok":
-                self.accepted[order["data"]["task_id"]] = answer.epoch
+                self.accepted[command["data"]["task_id"]] = answer.epoch
 
     @property
     def differing(self) -> int:
-        """How many requests were answered in two ways."""
+        """Return the number of requests answered in two ways."""
         return sum(len(verdicts) > 1 for verdicts in self.verdicts.values())
 
 
@@ -83,21 +83,21 @@ async def tap(url: str) -> AsyncIterator[Tap]:
 
 
 class Reign(NamedTuple):
-    """One claim, and who made it."""
+    """One claim and its holder."""
 
     sequence: int
     holder: str
 
 
 class Record(NamedTuple):
-    """What stands in the journal, after its chain was verified."""
+    """The contents of the journal, after verification of its chain."""
 
     reigns: list[Reign]
     submitted: dict[str, int]
     """By task: which of its two payloads was taken."""
     submitted_twice: int
     commits_of_the_past: int
-    """Commits of a reign that stand behind the claim of a later one."""
+    """Commits of a reign after the claim of a later one."""
     events: int
 
 
@@ -129,7 +129,7 @@ async def record_of(url: str) -> Record:
 
 
 async def feed_lacks(url: str, within_s: float) -> int:
-    """Say how many of the journal's events are not in the feed, or are there too often; it gets so long to follow."""
+    """Return the number of journal events missing or repeated in the feed after at most *within_s* seconds."""
     async with Bus.open(url, name="judge") as bus:
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
@@ -141,7 +141,7 @@ async def feed_lacks(url: str, within_s: float) -> int:
 
 
 def broken_promises(calls_taken: dict[str, int], tapped: Tap | None, record: Record) -> dict[str, int]:
-    """Count what must never be, by name; all of it is 0 when every promise was kept."""
+    """Count broken promises by name; all are 0 if every promise was kept."""
     broken = {
         "lost": len(calls_taken.keys() - record.submitted.keys()),
         "taken_twice": sum(side == -1 for side in calls_taken.values()) + record.submitted_twice,

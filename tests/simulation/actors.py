@@ -1,7 +1,7 @@
 """
-Who uses the cluster: clients, workers, services, users of containers and pools, and other domains with their inboxes.
+The users of the cluster: clients, workers, services, users of containers and pools, and domains with their inboxes.
 
-Each runs as a process of its own with the real client. What it was promised goes to `told`; nothing here checks.
+Each runs as a separate process with the real client. Acknowledged answers go to `told`; nothing is checked here.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ POOL = Resources(cpu_millis=1000)
 
 
 def connect(source: str) -> AbstractAsyncContextManager[Client]:
-    """Open the real client, for longer than any fault lasts."""
+    """Open the real client, with time-outs longer than any fault."""
     return Client.open(URL, source=source, namespace=NAMESPACE, name=source)
 
 
 class Actor:
-    """One process of a user: `run` is what it does, with a client of its own."""
+    """One process of a user: `run` does its work, with its own client."""
 
     def __init__(self, sim: Sim, name: str) -> None:
         self.sim = sim
@@ -74,28 +74,28 @@ class Actor:
         self.client: Client
 
     async def main(self) -> None:
-        """Connect, and do what there is to do; after a kill, again."""
+        """Connect and run; called again after a kill."""
         async with connect(self.name) as self.client:
             self.client.attempt_timeout_s = 1.0
             await self.run()
 
     async def run(self) -> None:
-        """Do what there is to do; it may be killed and begun again."""
+        """Do the work of the actor; it may be killed and started again."""
         raise NotImplementedError
 
     async def ask(self, command: Command) -> Any:
-        """Order something, and note what was promised."""
+        """Send a command and record the acknowledged answer."""
         answer = await self.client.execute(command, timeout_s=PATIENCE_S)
         self.sim.told.append((command, answer))
         return answer
 
     async def sleep(self, least: float, most: float) -> None:
-        """Wait a drawn time."""
+        """Sleep for a random time."""
         await asyncio.sleep(self.random.uniform(least, most))
 
 
 class Submitter(Actor):
-    """Submits tasks, cancels some, and waits for the end of each; begun again it submits the same."""
+    """Submits tasks, cancels some, and waits for the end of each; after a restart it submits the same tasks."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -118,7 +118,7 @@ class Submitter(Actor):
                 await self.ask(CancelTask(task_id=task_id, reason="drawn"))
                 self.sim.dice.fired["cancelled"] += 1
             except (Refused, NotFound):
-                pass  # it had ended before
+                pass  # it has already ended
         while not (
             task := await self.client.execute(GetTask(task_id=task_id, wait_s=5.0), timeout_s=PATIENCE_S)
         ).is_ended:
@@ -127,7 +127,7 @@ class Submitter(Actor):
 
 
 class Worker(Actor):
-    """Claims tasks and executes them one after the other, slowly at times, and tells that it lives."""
+    """Claims tasks, executes them one after the other, sometimes slowly, and sends heartbeats."""
 
     def __init__(self, sim: Sim, name: str) -> None:
         super().__init__(sim, name)
@@ -181,11 +181,11 @@ class Worker(Actor):
         except StaleLease:
             self.sim.dice.fired["stale_refused"] += 1
         except (Refused, NotFound):
-            pass  # cancelled, or out of time
+            pass  # cancelled or timed out
 
 
 class Service(Actor):
-    """Registers, beats, and now and then is silent for too long."""
+    """Registers, sends heartbeats, and is sometimes silent for too long."""
 
     async def run(self) -> None:
         command = RegisterService(
@@ -200,7 +200,7 @@ class Service(Actor):
 
 
 class ContainerUser(Actor):
-    """Takes one container through its life, again and again; with a kill in between it finds it as it is."""
+    """Takes containers through their life cycle; after a kill it continues with the container as it is."""
 
     async def run(self) -> None:
         for number in range(2):
@@ -213,7 +213,7 @@ class ContainerUser(Actor):
                 resources=Resources(cpu_millis=100, memory_bytes=(1 + number % 2) * MIB),
             )
             if not await self._until_room(create) or await self._status(container_id) is ContainerStatus.DESTROYED:
-                continue  # in a former life of this process, perhaps
+                continue  # possibly by this process before it was killed
             for _ in range(2):
                 await self._start_and_stop(container_id)
             await self._until_done(DestroyContainer(container_id=container_id))
@@ -253,7 +253,7 @@ class ContainerUser(Actor):
         return status
 
     async def _until(self, container_id: str, *statuses: ContainerStatus, least: bool = True) -> None:
-        """Wait until the container is in one of *statuses*; unless *least*, only for a while."""
+        """Wait until the container has one of *statuses*; unless *least*, only for a while."""
         for turn in range(10_000):
             status = await self._status(container_id)
             if status in statuses or status is ContainerStatus.DESTROYED or (not least and turn > 10):
@@ -262,7 +262,7 @@ class ContainerUser(Actor):
 
 
 class PoolUser(Actor):
-    """Takes shares of a pool that is too small for all, and gives them back."""
+    """Allocates shares of a pool that is too small for all users, and releases them."""
 
     async def run(self) -> None:
         await self.ask(DefinePool(pool_id="pool", capacity=POOL))
@@ -271,13 +271,13 @@ class PoolUser(Actor):
             request_id = self.sim.new_id("request")
             asked = AllocatePool(pool_id="pool", request_id=request_id, resources=Resources(cpu_millis=400))
             if await self.ask(asked):
-                # Longer than a message can be late: a request of that id that comes after it was given back is new.
+                # Longer than a message can be late: a request of that id that arrives after the release is a new one.
                 await self.sleep(LATE_S, LATE_S + 3.0)
                 await self.ask(ReleasePool(pool_id="pool", request_id=request_id))
 
 
 class Domain(Actor):
-    """Another domain: publishes orders, facts and nonsense into its inbox, each until it is acknowledged."""
+    """Another domain: publishes commands, events and garbage into its inbox, each until acknowledged."""
 
     async def main(self) -> None:
         async with Bus.open(URL, name=self.name) as bus:

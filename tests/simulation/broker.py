@@ -1,8 +1,8 @@
 """
-The simulated nats-server, and the connection to it that stands in for nats-py's.
+The simulated nats-server, and the connection to it that replaces the one of nats-py.
 
-Everything above the connection is the real thing: bus, client, doors, journal, lease, inbox readers. Each message may
-be lost, late, repeated or out of order on each of its two ways, and a process may be cut off in either direction.
+Everything above the connection is real code: bus, client, doors, journal, lease, inbox readers. Each message may be
+lost, late, repeated or out of order in each direction, and a process may be cut off in either direction.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _decode = msgspec.json.decode
 
 
 class Connection:
-    """What `coordinator.bus.connection` holds of nats-py: see `coordinator.bus.nats_client.NatsClient`."""
+    """Replaces nats-py in `coordinator.bus.connection`: see `coordinator.bus.nats_client.NatsClient`."""
 
     def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
         process = PROCESS.get()
@@ -55,7 +55,7 @@ class Connection:
         self._broker = BROKER.get()
         self._on_disconnect = disconnected
         self._reconnected: Any = None
-        self._telling: asyncio.Task[None] | None = None
+        self._notifying: asyncio.Task[None] | None = None
         self._sids = 0
         self._pings: list[asyncio.Future[None]] = []
 
@@ -112,7 +112,7 @@ class Connection:
             pong.set_result(None)
 
     def abort(self) -> None:
-        """Break; a reconnect follows unless it was closed."""
+        """Break the connection; it reconnects unless it was closed."""
         if not self.is_connected:
             return
         self.is_connected = False
@@ -141,7 +141,7 @@ class Connection:
         unsent, self._unsent = self._unsent, []
         for frame in unsent:
             self.send(frame)
-        self._telling = loop.create_task(self._reconnected(), context=self.process.context)
+        self._notifying = loop.create_task(self._reconnected(), context=self.process.context)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -158,16 +158,16 @@ class Broker:
         self.is_down = False
         self.log = hashlib.blake2b()
         self.sent: Callable[[Connection, str, str, bytes, bytes], None] = lambda *_: None
-        """Told of every message as a process sends it: connection, subject, reply, headers, data."""
+        """Called for every message that a process sends: connection, subject, reply, headers, data."""
         self.arrived: Callable[[Connection, str, str, bytes], None] = lambda *_: None
-        """Told of every message as a process takes it."""
+        """Called for every message that a process receives."""
         self.heard: Callable[[str, bytes, bytes], None] = lambda *_: None
-        """Told of every message that reaches the server: subject, headers, data."""
+        """Called for every message that reaches the server: subject, headers, data."""
         self.journal = ""
         self.stored: Callable[[bytes], None] = lambda _: None
         self._exact: dict[str, dict[tuple[Connection, int], None]] = {}
         self._wild: dict[str, dict[tuple[Connection, int], list[str]]] = {}
-        """Patterns with wildcards, by what stands before the first of them."""
+        """Patterns with wildcards, by their part before the first wildcard."""
         self._homes: dict[str, Stream | None] = {}
         self._replicated = replicated
         self._context = copy_context()
@@ -176,17 +176,17 @@ class Broker:
     # --- connections --------------------------------------------------------------------------------------------------
 
     def attach(self, connection: Connection) -> None:
-        """Take a connection."""
+        """Add a connection."""
         self.connections[connection] = None
 
     def detach(self, connection: Connection) -> None:
-        """Forget a connection and its subscriptions."""
+        """Remove a connection and its subscriptions."""
         self.connections.pop(connection, None)
         for sid, (subject, _, _) in connection.subscriptions.items():
             self.unsubscribe(connection, sid, subject)
 
     def subscribe(self, connection: Connection, sid: int) -> None:
-        """Note an interest."""
+        """Add a subscription."""
         subject = connection.subscriptions[sid][0]
         if (prefix := _literal(subject)) != subject:
             self._wild.setdefault(prefix, {})[connection, sid] = subject.split(".")
@@ -194,7 +194,7 @@ class Broker:
             self._exact.setdefault(subject, {})[connection, sid] = None
 
     def unsubscribe(self, connection: Connection, sid: int, subject: str) -> None:
-        """Forget an interest."""
+        """Remove a subscription."""
         prefix = _literal(subject)
         table: dict[str, Any] = self._exact if prefix == subject else self._wild
         if prefix in table:
@@ -214,7 +214,7 @@ class Broker:
         return found
 
     def _home(self, subject: str) -> Stream | None:
-        """Find the stream that keeps messages on *subject*."""
+        """Return the stream that stores messages on *subject*."""
         if subject.startswith("_INBOX"):
             return None
         if subject not in self._homes:
@@ -223,7 +223,7 @@ class Broker:
         return self._homes[subject]
 
     def restart(self) -> None:
-        """Break all connections, and forget what is only in memory."""
+        """Break all connections, and drop data that is only in memory."""
         for connection in tuple(self.connections):
             connection.abort()
         for stream in self.streams.values():
@@ -238,7 +238,7 @@ class Broker:
         self, connection: Connection, subject: str, reply: str, headers: bytes, data: bytes,
         then: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """Let a message go from a process to the server, or not."""
+        """Send a message from a process to the server, unless a fault drops it."""
         if not connection.process.alive:
             return
         self.sent(connection, subject, reply, headers, data)
@@ -249,7 +249,7 @@ class Broker:
                      data, then)  # fmt: skip
 
     def _ways(self, connection: Connection, *, is_out: bool) -> list[float]:
-        """Draw when a message arrives: mostly once, in order; else never, late, twice, or past others."""
+        """Draw the arrival times of a message: usually one, in order; else none, late, twice or out of order."""
         dice, now = self.dice, asyncio.get_running_loop().time()
         when = now + 0.0002 + dice.random.random() * 0.002
         if dice.on:
@@ -301,7 +301,7 @@ class Broker:
                 self._at(when, connection.process.context, then)
 
     def publish(self, subject: str, reply: str, headers: bytes, data: bytes) -> int:
-        """Deliver to all that listen, to one of each queue group; say to how many."""
+        """Deliver to all subscribers, to one of each queue group; return the number of receivers."""
         found = self._listening(subject)
         groups: dict[str, list[tuple[Connection, int]]] = {}
         sent = 0
@@ -318,7 +318,7 @@ class Broker:
         return sent
 
     def _to(self, inbox: str, subject: str, reply: str, headers: bytes, data: bytes) -> bool:
-        """Deliver to whoever listens on *inbox*, as a message on *subject*; say whether anyone does."""
+        """Deliver to the subscribers of *inbox*, as a message on *subject*; return True if there is one."""
         found = self._listening(inbox)
         for connection, sid in found:
             self._deliver(connection, sid, subject, reply, headers, data)
@@ -346,7 +346,7 @@ class Broker:
     # --- JetStream ----------------------------------------------------------------------------------------------------
 
     def _commit(self, stream: Stream, subject: str, reply: str, headers: bytes, data: bytes) -> None:
-        """Store a commit or a claim, with what may happen to it on the server."""
+        """Store a commit or a claim, with the faults of the server."""
         dice = self.dice
         if dice.strikes("commit_refused"):
             code = dice.random.choice(((503, 10008), (400, _NOT_NOW)))
@@ -430,7 +430,7 @@ def _found(stream: Stream, request: dict[str, Any]) -> bytes:
 
 
 def _literal(subject: str) -> str:
-    """Give what of a pattern stands before its first wildcard."""
+    """Return the part of a pattern before its first wildcard."""
     for wildcard in (".*", ".>"):
         subject = subject.partition(wildcard)[0]
     return subject

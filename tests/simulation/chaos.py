@@ -1,4 +1,4 @@
-"""The faults that come by themselves: processes killed, stopped, cut off; clocks set; machines and server restarted."""
+"""The scheduled faults: processes killed, stopped, cut off; clocks set; machines and server restarted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LONGEST_FUSE = 400
 
 
 class Chaos:
-    """Strikes a run; each method is one kind, and says whether it found something to strike."""
+    """Injects faults into a run; each method is one kind and returns True if it found a target."""
 
     def __init__(self, sim: Sim) -> None:
         self._sim = sim
         self._random = sim.random
-        self._loop: SeededLoop = asyncio.get_running_loop()  # type: ignore[assignment]  # there is no other here
+        self._loop: SeededLoop = asyncio.get_running_loop()  # type: ignore[assignment]  # no other loop is used here
 
     async def strike(self, kind: str) -> None:
-        """Strike with *kind* now and then, until cancelled."""
+        """Inject faults of *kind* at random times, until cancelled."""
         dice = self._sim.dice
         while True:
             pause_s = dice.pause_s(kind)
@@ -35,7 +35,7 @@ class Chaos:
                 dice.fired[kind] += 1
 
     def heal(self) -> None:
-        """Let no fault strike any more, and undo those that last."""
+        """Stop all faults, and undo those that last."""
         self._sim.dice.on = False
         self._sim.broker.is_down = False
         for process in self._sim.processes.values():
@@ -97,7 +97,7 @@ class Chaos:
         return True
 
     def _crash(self, *prefixes: str) -> bool:
-        """Let a process die between any two of its next steps."""
+        """Let a process die between two of its next steps."""
         process = self._one(*prefixes)
         if process is None or process.fuse is not None:
             return False

@@ -1,7 +1,7 @@
 """
-What must hold of every run, judged from the journal and from what was promised, never from a live world.
+The checks of every finished run, made from the journal and the acknowledged answers, never from a live world.
 
-Capacity is counted here anew, event by event: the fold's own sums are among what is judged.
+Capacity is counted again here, event by event, because the sums of the fold are checked too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
 def records(sim: Sim) -> list[Record]:
-    """Give the journal of a run."""
+    """Return the journal of a run."""
     stream = sim.broker.streams[sim.broker.journal]
     return [
         Record(
@@ -68,10 +68,10 @@ def records(sim: Sim) -> list[Record]:
 
 def check(sim: Sim) -> Counter[str]:
     """
-    Judge a finished run, and count its events by type.
+    Check a finished run, and return the number of its events by type.
 
     Raises:
-        Violation: says which promise was broken, about what.
+        Violation: a promise was broken; names the promise and the details.
     """
     journal = records(sim)
     replayed = World()
@@ -94,14 +94,14 @@ def check(sim: Sim) -> Counter[str]:
 
 
 def trace(sim: Sim) -> str:
-    """Hash all that was said and kept in a run: equal seeds give equal hashes."""
+    """Hash all messages and stored data of a run: equal seeds give equal hashes."""
     journal = b"".join(record.body for record in records(sim))
     sim.broker.log.update(journal)
     return f"{sim.broker.log.hexdigest()[:32]} {sorted(sim.dice.fired.items())}"
 
 
 class History:
-    """What the journal says, in the order it says it; broken promises are noted as they come."""
+    """The state derived from the journal, event by event; broken promises are recorded as they occur."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
@@ -119,7 +119,7 @@ class History:
         self.lost: Counter[str] = Counter()
 
     def take(self, envelope: Envelope, sequence: int) -> None:
-        """Take up one event."""
+        """Apply one event."""
         self.kinds[envelope.type] += 1
         event = envelope.data
         if envelope.commandid:
@@ -198,14 +198,14 @@ class History:
         if isinstance(event, PoolAllocated):
             self._shares[event.request_id] = event.resources.cpu_millis
             if sum(self._shares.values()) > POOL.cpu_millis:
-                _broken(Promise.CAPACITY, f"{self._shares} is granted from a pool of {POOL.cpu_millis}")
+                _broken(Promise.CAPACITY, f"{self._shares} is allocated from a pool of {POOL.cpu_millis}")
         elif isinstance(event, PoolReleased):
             self._shares.pop(event.request_id, None)
         elif isinstance(event, WorkerLost):
             self.lost[event.worker_id] += 1
 
     def check(self, sim: Sim) -> None:
-        """Hold what was promised to users against what stands here."""
+        """Check the acknowledged answers against the journal."""
         for task_id, events in self.tasks.items():
             ends = [event for event in events if isinstance(event, TERMINAL)]
             submits = sum(isinstance(event, TaskSubmitted) for event in events)
@@ -216,7 +216,7 @@ class History:
             self._check_told(command, answer, ids)
         for task_id, status in sim.seen_ended.items():
             if not any(isinstance(event, TERMINAL) for event in self.tasks[task_id]):
-                _broken(Promise.ACKNOWLEDGED, f"{task_id} was seen to end as {status}, and has not")
+                _broken(Promise.ACKNOWLEDGED, f"{task_id} was seen to end as {status}, but did not")
 
     def _check_told(self, command: Any, answer: Any, ids: set[str]) -> None:
         kept = True
@@ -239,7 +239,7 @@ class History:
                     isinstance(one, PoolReleased) and one.request_id == command.request_id for one, _ in self.others
                 )
         if not kept:
-            _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged and does not stand in the journal")
+            _broken(Promise.ACKNOWLEDGED, f"{command} was acknowledged but is not in the journal")
 
 
 def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:
@@ -247,7 +247,7 @@ def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:
 
 
 def _check_snapshot(journal: list[Record], snapshots: dict[int, bytes], replayed: World) -> None:
-    """A world restored from a snapshot in the middle comes to the same."""
+    """Check that a world restored from a snapshot in the middle reaches the same state."""
     for sequence, snapshot in snapshots.items():
         restored = World.restore(snapshot)
         for record in journal[sequence:]:
@@ -257,7 +257,7 @@ def _check_snapshot(journal: list[Record], snapshots: dict[int, bytes], replayed
 
 
 def _check_store(sim: Sim, journal: list[Record]) -> None:
-    """The follower's store has every event up to its position, once, and the last states as a replay has them."""
+    """Check that the store has every event up to its position once, and the same states as a replay."""
     position = sim.store.position().position
     behind = World()
     expected = 0
@@ -279,7 +279,7 @@ def _check_store(sim: Sim, journal: list[Record]) -> None:
 
 
 def _check_inboxes(sim: Sim, history: History) -> None:
-    """Each message of an inbox that was read has had its effect once, in order; in the end all are read."""
+    """Check that each message read from an inbox had its effect once, in order, and that all are read at the end."""
     for name, stream in sim.broker.streams.items():
         if "_INBOX_" not in name:
             continue
@@ -297,7 +297,7 @@ def _check_inboxes(sim: Sim, history: History) -> None:
             if (there if sim.plan.is_lively else there[: len(here)]) != (
                 here if sim.plan.is_lively else here[: len(there)]
             ):
-                _broken(Promise.INBOX, f"of the inbox of {domain} the {what} {there} are on record; it holds {here}")
+                _broken(Promise.INBOX, f"for the inbox of {domain} the {what} {there} are recorded; it holds {here}")
 
 
 def _broken(promise: Promise, what: str) -> None:

@@ -1,8 +1,8 @@
 """
-The whole system in one loop under one seed: a server, coordinators, followers, node agents, and all who use them.
+The whole system in one loop under one seed: a server, coordinators, followers, node agents, and their users.
 
-All of it is the real code, from the bus upwards; the server, the clocks, the machines and the disks are played. A
-process that is killed comes back after a while under its name. Faults stop at a time, or go on to the end.
+From the bus upwards all code is real; the server, the clocks, the machines and the disks are simulated. A killed
+process is started again after a while with the same name. Faults stop at a given time, or continue to the end.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 3.0
 BOUND_S = 150.0
-"""So long after the last fault everything must have come to its end."""
+"""Everything must have ended this long after the last fault."""
 MEMORY_BYTES = 3 * MIB
 RULES = Rules(
     agents={"task_agent": AgentType(command=("agent",), stop_grace_s=2.0)},
@@ -69,7 +69,7 @@ LIMITS = Limits(turn_commands=7, turn_bytes=12_000, tick_s=0.5, retention_s=1e6)
 
 
 class Store(MemoryStore):
-    """A follower's store, which is busy at times."""
+    """A follower's store that is sometimes busy."""
 
     def __init__(self, dice: Dice) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Store(MemoryStore):
 
 
 class Mark(HighWater):
-    """How far one instance has seen the journal, in a file that outlives its process: no disk is played."""
+    """The high-water mark of one instance, kept across restarts of its process; its disk has no faults."""
 
     async def keep_synced(self) -> NoReturn:
         await asyncio.get_running_loop().create_future()
@@ -90,7 +90,7 @@ class Mark(HighWater):
 
 
 class Sim:
-    """One run; what was seen of it is judged in `check`."""
+    """One run; `check` checks what was recorded of it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -104,7 +104,7 @@ class Sim:
         self.told: list[tuple[Command, Any]] = []
         self.seen_ended: dict[str, Any] = {}
         self.worlds: dict[tuple[int, bytes], dict[str, str]] = defaultdict(dict)
-        """Digests of the worlds of leaders and standbys, by how far they were, and what stood up to there."""
+        """Digests of the worlds of leaders and standbys, by position, with the journal up to there."""
         self.marks: dict[str, HighWater] = defaultdict(Mark)
         self.published: dict[str, set[int]] = defaultdict(set)
         self.store = Store(self.dice)
@@ -115,15 +115,15 @@ class Sim:
         self._over = False
 
     def new_id(self, prefix: str) -> str:
-        """Make an id that counts."""
+        """Return a new id with a counter."""
         return f"{prefix}_{next(self._ids)}"
 
     async def run(self) -> None:
         """
-        Play it to its end.
+        Run to the end.
 
         Raises:
-            Violation: a promise was broken on the way, or something did not come to its end in time.
+            Violation: a promise was broken during the run, or something did not end in time.
         """
         plan = self.plan
         BROKER.set(self.broker)
@@ -148,7 +148,7 @@ class Sim:
                     await _stop(everyone)
 
     async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
-        """Wait until *is_over*, and end with the first promise that is broken meanwhile."""
+        """Wait until *is_over*, or until a promise is broken."""
         give_up_at = self.plan.faulty_s + BOUND_S
         looked_at = 0.0
         while not is_over():
@@ -167,19 +167,19 @@ class Sim:
                 )
 
     def _look(self) -> None:
-        """Take note of what every coordinator holds."""
+        """Record the world of every coordinator."""
         for name, one in self.coordinators.items():
             if self.processes[name].alive:
                 role, world = ("standby", one._world) if one.engine is None else ("leader", one.engine.world)
                 self.worlds[world.position.sequence, world.chain][role] = world.digest()
 
     def leader(self) -> Engine | None:
-        """Give the engine of whoever leads by its own account, the newest reign of them."""
+        """Return the engine of the coordinator that considers itself leader, the newest reign if several do."""
         leading = [one.engine for name, one in self.coordinators.items() if self.processes[name].alive]
         return max((one for one in leading if one is not None), key=lambda one: one.epoch, default=None)
 
     def _is_quiet(self) -> bool:
-        """Say whether everything that was begun has ended, and whoever follows has come up."""
+        """Return True if all started work has ended and the followers are up to date."""
         engine = self.leader()
         if engine is None or engine.committed != engine.world.position:
             return False
@@ -227,7 +227,7 @@ class Sim:
         )
 
     async def _live(self, name: str, body: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
-        """Let a process live, and live again after each death, until it has done what it was to do."""
+        """Run a process, and again after each kill, until its work is done."""
         while not self._over:
             process: Process = Process(
                 name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01)
@@ -250,7 +250,7 @@ class Sim:
             await asyncio.sleep(self.random.uniform(0.2, 3.0))
 
     def kill(self, process: Process) -> None:
-        """End a process as kill -9 does: nothing it does on its way out reaches anyone."""
+        """End a process like kill -9: nothing it does while ending has an effect."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SeededLoop)
         process.alive = False
@@ -277,7 +277,7 @@ class Sim:
         )
         coordinator = self.coordinators[process.name] = Coordinator(instance, clock=process)
         await coordinator.run()
-        raise Unavailable("it was told to stop, and is started again")
+        raise Unavailable("stopped on request; it is started again")
 
     async def _follow(self, process: Process) -> None:
         async with bus.Bus.open(URL, name=process.name) as connection:
@@ -310,11 +310,11 @@ class Sim:
         assert process is not None
         return nullcontext(self.marks[process.name])
 
-    # --- what is played -----------------------------------------------------------------------------------------------
+    # --- what is simulated --------------------------------------------------------------------------------------------
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
-        """Put the played server, ids and clocks where the real ones are."""
+        """Replace the real server, ids and clocks by the simulated ones."""
 
         def clock(_: object) -> Process:
             process = PROCESS.get()
@@ -327,7 +327,9 @@ class Sim:
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),
             mock.patch.object(SystemClock, "wall", lambda own: clock(own).wall()),
             mock.patch.object(SystemClock, "heard", lambda own: clock(own).heard()),
-            mock.patch.object(reign, "gc", mock.Mock()),  # the collector is this process's, not the coordinators'
+            mock.patch.object(
+                reign, "gc", mock.Mock()
+            ),  # the garbage collector belongs to this process, not to a coordinator
         ):
             yield
 

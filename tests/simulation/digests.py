@@ -1,8 +1,8 @@
 """
-Hashes what a run said and kept, byte for byte, so that two versions of the code can be compared seed by seed.
+Hash the messages and stored data of a run, byte for byte, to compare two versions of the code seed by seed.
 
-A change that must not change behaviour leaves every digest as it is. A change of wording alone leaves every *masked*
-digest as it is: texts for people are replaced before hashing, and so are hashes that cover them.
+A refactoring keeps every digest. A change of wording keeps every *masked* digest: texts for people, and hashes that
+cover them, are replaced before hashing.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FREE_TEXTS = frozenset({"message", "error", "reason", "detail"})
-"""JSON fields that hold words for people, or a code; only words are masked."""
+"""JSON fields with text for people or with a code; only text is masked."""
 MASKED_HEADERS = (b"Chain", b"Nats-Service-Error")
-"""The chain covers every text in the journal; the other holds the message of an error."""
+"""The chain covers every text in the journal; the other contains an error message."""
 MASK = "…"
 
 _is_code = re.compile(r"[a-z0-9]*(?:[_.:-][a-z0-9]+)*").fullmatch
 
 
 class Digest(NamedTuple):
-    """What one seed came to; `failure` says what went wrong when it broke a promise."""
+    """The digest of one seed; `failure` has the broken promise, if any."""
 
     seed: int
     value: str
@@ -45,20 +45,20 @@ class Digest(NamedTuple):
 
 
 class Recorder:
-    """Hashes the parts of a run in the order they come, each with its length before it."""
+    """Hashes the parts of a run in order, each with its length first."""
 
     def __init__(self, *, masked: bool) -> None:
         self._hash = hashlib.sha256()
         self._masked = masked
 
     def said(self, subject: str, headers: bytes, data: bytes) -> None:
-        """Take a message that reached the server."""
+        """Add a message that reached the server."""
         self._take(subject.encode())
         self._take(mask_headers(headers) if self._masked else headers)
         self._take(mask_body(data) if self._masked else data)
 
     def kept(self, sim: Sim) -> None:
-        """Take the journal and the read model at the end of a run, and the faults that struck."""
+        """Add the journal and the read model at the end of a run, and the faults that fired."""
         for record in records(sim):
             self.said(f"{record.sequence} {record.kind} {record.message_id}", b"", record.body)
         for kind, rows in sorted(sim.store._rows.items()):
@@ -67,7 +67,7 @@ class Recorder:
         self._take(repr(sorted(sim.dice.fired.items())).encode())
 
     def hexdigest(self) -> str:
-        """Give the digest of all that was taken."""
+        """Return the digest of everything added."""
         return self._hash.hexdigest()
 
     def _take(self, part: bytes) -> None:
@@ -75,7 +75,7 @@ class Recorder:
 
 
 def mask_body(data: bytes) -> bytes:
-    """Replace the free texts of a JSON body; whatever is not JSON stays as it is."""
+    """Replace the free texts of a JSON body; return anything else unchanged."""
     if not data.startswith((b"[", b"{")):
         return data
     try:
@@ -93,7 +93,7 @@ def mask_headers(headers: bytes) -> bytes:
 
 
 def digest_of(seed: int, *, masked: bool) -> Digest:
-    """Play the plan of *seed* and hash it; a broken promise is told beside the digest."""
+    """Run the plan of *seed* and hash it; return a broken promise with the digest."""
     sim = Sim(plan_of(seed))
     recorder = Recorder(masked=masked)
     sim.broker.heard = recorder.said
@@ -101,15 +101,15 @@ def digest_of(seed: int, *, masked: bool) -> Digest:
     try:
         run_seeded(sim.run(), sim.random)
         check(sim)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the seed's line must not be missing
+    except Exception as error:  # noqa: BLE001  # every seed needs its line
         failure = f"{type(error).__name__}: {error}"[:2000]
     recorder.kept(sim)
     return Digest(seed, recorder.hexdigest(), failure)
 
 
 def digests_of(seeds: Iterable[int], *, masked: bool) -> Iterator[Digest]:
-    """Hash seeds on all cores, and give their digests in the order of the seeds."""
-    os.environ["PYTHONHASHSEED"] = "0"  # of the processes that are started here: sets of text are walked in its order
+    """Hash seeds on all cores, and yield their digests in order."""
+    os.environ["PYTHONHASHSEED"] = "0"  # for the processes started here: it fixes the iteration order of sets of text
     pool = ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("spawn"), initializer=quiet)
     try:
         yield from pool.map(partial(digest_of, masked=masked), seeds, chunksize=2)
@@ -122,7 +122,7 @@ def read(path: Path) -> dict[int, str]:
     Read a file of lines `<seed> <sha256>`.
 
     Raises:
-        ValueError: a line is of another form; it says which.
+        ValueError: a line has another form; the message has its number.
     """
     found: dict[int, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):

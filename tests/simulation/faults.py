@@ -1,4 +1,4 @@
-"""What goes wrong in a run: the plan drawn from the seed, and the dice that decide each time whether one strikes."""
+"""The faults of a run: the plan drawn from the seed, and the dice that decide when a fault strikes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
 """Every kind of fault; one that never fires over many seeds fails the run."""
 
 OUTCOMES = ("stale_refused", "cancelled")
-"""What users run into for all that, counted with the faults."""
+"""Effects that users see, counted with the faults."""
 EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
     "container.resumed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused", "node.lost",
     "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed",
     "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
-"""What must come about over many seeds, or they have tried little."""
+"""Events that must occur over many seeds; otherwise the runs cover too little."""
 
 ONCE_EVERY_S = {
     "partitioned": 14.0, "disconnected": 12.0, "coordinator_killed": 16.0, "coordinator_crashed": 12.0,
@@ -39,7 +39,7 @@ ONCE_EVERY_S = {
     "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
     "machine_restarted": 40.0,
 }  # fmt: skip
-"""How often those strike that come by themselves; the others are drawn at each message."""
+"""How often the scheduled faults strike; the others are drawn for each message."""
 
 CHANCE = {
     "message_lost": 0.01, "message_late": 0.01, "message_repeated": 0.01, "message_reordered": 0.02,
@@ -49,10 +49,10 @@ CHANCE = {
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
-    All that a run is made of; a smaller one may fail alike and be easier to read.
+    Everything that defines a run; a smaller plan with the same failure is easier to read.
 
-    In the safety mode faults go on to the end; in the liveness mode they stop after *faulty_s*, and everything must
-    come to its end. *intensity* multiplies how often each kind of fault strikes; what it does not name never does.
+    In safety mode faults continue to the end; in liveness mode they stop after *faulty_s*, and everything must end.
+    *intensity* multiplies how often each kind of fault strikes; a kind that it lacks never does.
     """
 
     seed: int
@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_of(seed: int) -> Plan:
-    """Draw what the run of *seed* is made of: of each kind of fault none, some or much."""
+    """Draw the plan of *seed*: no, some or many faults of each kind."""
     random = Random(f"plan {seed}")
     is_lively = seed % 2 == 0
     intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in KINDS}
@@ -102,10 +102,10 @@ class Dice:
         return True
 
     def pause_s(self, kind: str) -> float | None:
-        """Draw how long to wait before *kind* strikes next; None when it never does."""
+        """Draw the time until *kind* strikes next; None if it never does."""
         intensity = self._intensity.get(kind, 0.0)
         return self.random.expovariate(intensity / ONCE_EVERY_S[kind]) if intensity else None
 
     def kinds_by_themselves(self) -> Iterable[str]:
-        """Give the kinds that strike by themselves in this run."""
+        """Return the kinds of scheduled faults in this run."""
         return [kind for kind in ONCE_EVERY_S if self._intensity.get(kind)]

@@ -1,8 +1,8 @@
 """
-An inbox under a seed: a publisher whose messages and acknowledgements are lost, and what reads it for whoever leads.
+A simulated inbox: a publisher whose messages and acknowledgements are lost, and a reader for the leader.
 
-The stream keeps the server's rules (a message id is known for a while only) and the reader the real one's: it goes on
-from where the journal says, and hands over what the real code makes of each message.
+The stream follows the rules of the server (it remembers a message id for a while only). The reader follows those of the
+real one: it continues at the position in the journal, and passes on what the real code makes of each message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_AT_ONCE = 5
 
 
 class SimInbox:
-    """The stream of one domain; message *n* has the sequence *n*, from 1."""
+    """The stream of one domain; message *n* has sequence *n*, starting at 1."""
 
     def __init__(self, random: Random, fired: Counter[str]) -> None:
         self.messages: list[Incoming] = []
@@ -42,7 +42,7 @@ class SimInbox:
         self._known: dict[str, float] = {}
 
     async def publish_all(self, until_s: float) -> None:
-        """Publish every message until it is acknowledged, spread over the time before *until_s*."""
+        """Publish every message until acknowledged, spread over the time before *until_s*."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(MESSAGES):
                 tasks.create_task(self._publish(number, self._random.random() * until_s * 0.9))
@@ -50,7 +50,7 @@ class SimInbox:
     async def _publish(self, number: int, at_s: float) -> None:
         kind, event, body = self._drawn(number)
         await asyncio.sleep(at_s)
-        while not self._sent(f"m{number}", kind, event, body):  # noqa: ASYNC110  # a publisher waits and tries again
+        while not self._sent(f"m{number}", kind, event, body):  # noqa: ASYNC110  # a publisher waits and retries
             await asyncio.sleep(self._random.uniform(0.1, 2 * WINDOW_S))
 
     def _drawn(self, number: int) -> tuple[str, str, bytes]:
@@ -89,7 +89,7 @@ class SimInbox:
         return True
 
     async def read(self, engine: Engine) -> None:
-        """Hand everything over to *engine*, as long as it leads."""
+        """Pass all messages to *engine* while it leads."""
         _, sequence, skip = engine.inboxes.reached(DOMAIN)
         if skip:
             self._fired["inbox_resumed_within_a_message"] += 1
@@ -106,7 +106,7 @@ def _event(event_id: str, type_: str, data: object) -> dict[str, object]:
 
 
 def faults_of(inbox: SimInbox, events: list[Event]) -> list[str]:
-    """Say how what the journal holds of the inbox differs from what it must: each event's effect once, in order."""
+    """List how the journal differs from the inbox; each event must have its effect once, in order."""
     items = [item for message in inbox.messages for item in items_of(message)]
     due = [_expected(item) for item in items if item.command is None or item.type == "task.cancelled"]
     found = [
@@ -117,7 +117,7 @@ def faults_of(inbox: SimInbox, events: list[Event]) -> list[str]:
     faults = [] if found == due else [f"the inbox held {due}, the journal has {found}"]
     reads = [event for event in events if isinstance(event, InboxRead)]
     if [(one.sequence, one.index) for one in reads] != sorted({(one.sequence, one.index) for one in reads}):
-        faults.append(f"the position in the inbox stood still or went back: {reads}")
+        faults.append(f"the inbox position did not advance or went back: {reads}")
     if not reads or reads[-1].sequence != len(inbox.messages) or reads[-1].index:
         faults.append(f"the inbox holds {len(inbox.messages)} messages and is read to {reads[-1:]}")
     return faults

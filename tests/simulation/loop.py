@@ -1,8 +1,8 @@
 """
-A virtual-time loop whose order of steps is drawn from a seed, so that one number replays a whole run.
+A virtual-time loop that draws the order of steps from a seed, so that one number replays a whole run.
 
-It knows which process each step belongs to: a stopped process runs nothing until it is woken, as under SIGSTOP, and one
-with a lit fuse dies between two of its steps, whichever these are.
+It knows the process of each step: a stopped process runs nothing until woken, as with SIGSTOP, and a process with a
+lit fuse dies between two of its steps.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ T = TypeVar("T")
 RESOLUTION_S = 1e-9
 EPOCH_BEGIN = 1_700_000_000.0
 MOST_WRONG_S = 250.0
-"""Wall clocks are wrong by less than half the time for which the fold remembers commands: see ADR 0009."""
+"""Wall clocks are wrong by less than half the time that the fold remembers commands: see ADR 0009."""
 
 
 class Process:
     """
     One process of the cluster and its machine's clocks.
 
-    `cut_in` and `cut_out` say that nothing reaches it, or comes from it; `alive` that it was not killed; `fuse` after
-    how many of its steps it dies.
+    `cut_in` and `cut_out`: no message reaches it, or leaves it; `alive`: it was not killed; `fuse`: the number of steps
+    after which it dies.
     """
 
     def __init__(self, name: str, *, offset_s: float = 0.0, pace: float = 1.0) -> None:
@@ -51,11 +51,11 @@ class Process:
         self.context.run(PROCESS.set, self)
 
     def wall(self) -> float:
-        """Give the wall clock, which may be wrong and may jump."""
+        """Return the wall clock time, which may be wrong and may jump."""
         return EPOCH_BEGIN + self.offset_s + asyncio.get_running_loop().time()
 
     def heard(self) -> float:
-        """Give the monotonic clock, which may be a little fast or slow."""
+        """Return the monotonic clock time, which may be a little fast or slow."""
         return 1000.0 + self.pace * asyncio.get_running_loop().time()
 
 
@@ -63,10 +63,10 @@ PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that sets hold in the order it was made, not by its address, so that runs repeat."""
+    """A task that hashes by its creation number, not its address, so that runs repeat."""
 
     def __init__(self, coroutine: Any, *, loop: SeededLoop, **options: Any) -> None:
-        self._number = next(loop.numbers)  # first, for the base class puts it into a set
+        self._number = next(loop.numbers)  # first, because the base class puts it into a set
         super().__init__(coroutine, loop=loop, **options)
 
     def __hash__(self) -> int:
@@ -77,7 +77,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class SeededLoop(VirtualLoop):
-    """Runs what is ready in a drawn order; `steps` counts callbacks."""
+    """Runs ready callbacks in a random order; `steps` counts them."""
 
     _ready: Any
     _stopping: bool
@@ -94,13 +94,13 @@ class SeededLoop(VirtualLoop):
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def stop_process(self, process: Process) -> None:
-        """Let *process* run nothing until `wake_process`."""
+        """Stop *process* until `wake_process`."""
         if not process.stopped:
             process.stopped = True
             self._watched += 1
 
     def wake_process(self, process: Process) -> None:
-        """Let *process* go on; what came due meanwhile runs now."""
+        """Continue *process*; overdue callbacks run now."""
         if process.stopped:
             process.stopped = False
             self._watched -= 1
@@ -137,7 +137,7 @@ class SeededLoop(VirtualLoop):
         return handle
 
     def _run_once(self) -> None:
-        # The base class's, without files to wait for: it is what most of the time of a simulation went into.
+        # As in the base class, without waiting for files, which took most of the time of a simulation.
         ready, timers = self._ready, self._timers
         while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
@@ -162,18 +162,18 @@ class SeededLoop(VirtualLoop):
 
 
 def run_seeded(main: Coroutine[Any, Any, T], random: Random) -> tuple[T, int]:
-    """Run to the end; give the result and the number of steps."""
+    """Run to the end; return the result and the number of steps."""
     loop = SeededLoop(random)
     numbers = count(1)
     numbered = {kind: kind.__hash__ for kind in (Subscription, asyncio.Timeout)}
     given: dict[int, tuple[object, int]] = {}
 
     def number(self: object) -> int:
-        # Kept with the object, so that no other comes to its address.
+        # Kept with the object, so that its address is not reused.
         return given.setdefault(id(self), (self, next(numbers)))[1]
 
     for kind in numbered:
-        kind.__hash__ = number  # type: ignore[method-assign]  # sets of these are walked
+        kind.__hash__ = number  # type: ignore[method-assign]  # sets of these are iterated
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             return runner.run(main), loop.steps

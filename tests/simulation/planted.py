@@ -1,7 +1,7 @@
 """
-Ten bugs, each put into the production code while a run lasts, each of which the simulation must find.
+Ten bugs that are patched into the production code during a run; the simulation must find each.
 
-They are put there from outside: the production code has no switch for any of them.
+The production code has no switch for any of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def answer_before_commit() -> Iterator[None]:
-    """Everyone is answered when the turn is sealed, before the journal has it."""
+    """Commands are answered when the turn is sealed, before it is in the journal."""
     original = Turn.seal
 
     def seal(self: Turn) -> tuple[bytes, bytes]:
@@ -53,7 +53,7 @@ def answer_before_commit() -> Iterator[None]:
 
 @contextmanager
 def lease_unchecked() -> Iterator[None]:
-    """Whoever reports on a running task is believed, whatever lease it names."""
+    """A report on a running task is accepted with any lease."""
     original = decide._check_holds
 
     def check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
@@ -66,7 +66,7 @@ def lease_unchecked() -> Iterator[None]:
 
 @contextmanager
 def epoch_header_missing() -> Iterator[None]:
-    """A commit does not say under which claim it was decided."""
+    """A commit does not name the claim of its writer."""
     original = NatsJournal._headers
 
     def headers(self: NatsJournal, draft: Draft) -> dict[str, str]:
@@ -82,7 +82,7 @@ def epoch_header_missing() -> Iterator[None]:
 
 @contextmanager
 def position_outside_transaction() -> Iterator[None]:
-    """A store notes how far it is first, and writes the rows a moment later."""
+    """A store writes its position first, and the rows a moment later."""
 
     async def write(self: MemoryStore, batch: Batch) -> None:
         if self._mark.position != batch.before:
@@ -99,7 +99,7 @@ def position_outside_transaction() -> Iterator[None]:
 
 @contextmanager
 def command_forgotten() -> Iterator[None]:
-    """The fold does not remember which commands were carried out."""
+    """The fold does not remember executed commands."""
     original = World.apply
 
     def apply(self: World, envelope: Envelope, position: Position, time: float) -> None:
@@ -111,14 +111,14 @@ def command_forgotten() -> Iterator[None]:
 
 @contextmanager
 def capacity_freed_twice() -> Iterator[None]:
-    """What a container holds is free when it is told to stop, and again when it has."""
+    """The resources of a container are freed when it is told to stop, and again when it has stopped."""
     with mock.patch.object(container, "HOLDING", container.HOLDING - {ContainerStatus.STOPPING}):
         yield
 
 
 @contextmanager
 def inbox_position_lost() -> Iterator[None]:
-    """A turn takes from inboxes and does not record how far."""
+    """A turn reads from inboxes without recording the position."""
 
     def close(self: InboxTurns, turn: Turn) -> None:
         turn.release()
@@ -130,7 +130,7 @@ def inbox_position_lost() -> Iterator[None]:
 
 
 class _WallClock:
-    """Tells the wall clock's time wherever it is asked."""
+    """Returns the wall clock time for both clocks."""
 
     def __init__(self, clock: Any) -> None:
         self.wall = self.heard = clock.wall
@@ -138,11 +138,11 @@ class _WallClock:
 
 @contextmanager
 def eviction_by_wall_clock() -> Iterator[None]:
-    """Silence is measured by the wall clock, which somebody may set."""
+    """Silence is measured with the wall clock, which may be set."""
     original = Engine.__init__
 
     def init(self: Engine, **given: Any) -> None:
-        # A clock that jumps looks like a standstill, after which nobody is called silent: that would hide the bug.
+        # A clock jump looks like a standstill, after which nothing is declared silent: that would hide the bug.
         limits = msgspec.structs.replace(given["limits"], blind_after_s=math.inf)
         original(self, **(given | {"clock": _WallClock(given["clock"]), "limits": limits}))
 
@@ -152,7 +152,7 @@ def eviction_by_wall_clock() -> Iterator[None]:
 
 @contextmanager
 def repeat_re_decided() -> Iterator[None]:
-    """A claim that is sent again is placed again."""
+    """A repeated claim is placed again."""
 
     def claim(self: Engine, turn: Turn, asked: Any, command: Any) -> None:
         self._scheduling.add(asked)
@@ -163,7 +163,7 @@ def repeat_re_decided() -> Iterator[None]:
 
 @contextmanager
 def grace_forgotten() -> Iterator[None]:
-    """A new writer takes everything for silent that it has not heard yet."""
+    """A new writer treats everything without a heartbeat so far as silent."""
 
     def begin(self: Signs, now: float) -> None:
         self.since = now - 3600.0

@@ -1,8 +1,7 @@
 """
-Plays one plan and judges it; many on all cores; and makes one that failed smaller as long as it fails.
+Run one plan and check it; run many on all cores; shrink a failing plan while it fails.
 
-A run never depends on anything but its plan: one seed in twenty is played twice and must say and keep the same, byte
-for byte.
+A run depends only on its plan: one seed in twenty runs twice and must send and store the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ TRIES_TO_SHRINK = 80
 
 
 class Played(msgspec.Struct, kw_only=True):
-    """What came of one run, or of many; `failure` says what went wrong, and is empty when nothing did."""
+    """The result of one run, or of many; `failure` has the error, or ''."""
 
     seed: int = -1
     failure: str = ""
     kind: str = ""
-    """Which promise was broken, or what was raised instead."""
+    """The broken promise, or the exception raised instead."""
     runs: int = 1
     short: int = 0
-    """Runs of fewer steps or faults than a run should have."""
+    """Runs with fewer steps or faults than a run should have."""
     steps: int = 0
     fired: dict[str, int] = {}
     events: dict[str, int] = {}
 
     def add(self, other: Played) -> None:
-        """Count *other* in."""
+        """Add the counts of *other*."""
         self.runs += other.runs
         self.short += other.short
         self.steps += other.steps
@@ -59,7 +58,7 @@ class Played(msgspec.Struct, kw_only=True):
 
 
 def quiet() -> None:
-    """Let nothing be logged, and garbage be collected seldom: a run has thousands of turns."""
+    """Turn logging off, and collect garbage rarely: a run has thousands of turns."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=True
     )
@@ -71,7 +70,7 @@ def play(plan: Plan, *, twice: bool = False) -> Played:
     Run a plan once, or *twice* and compare.
 
     Raises:
-        Violation: a promise was broken, or the two runs differ. Other exceptions are failures alike.
+        Violation: a promise was broken, or the two runs differ. Other exceptions are failures too.
     """
     sim = Sim(plan)
     _, steps = run_seeded(sim.run(), sim.random)
@@ -89,20 +88,20 @@ def play(plan: Plan, *, twice: bool = False) -> Played:
 
 
 def play_safely(plan: Plan, planted: str = "", *, twice: bool = False) -> Played:
-    """Run a plan, with a bug planted if one is named; whatever is raised becomes `failure`."""
+    """Run a plan, with a planted bug if one is named; an exception becomes `failure`."""
     try:
         with ExitStack() as stack:
             if planted:
                 stack.enter_context(PLANTED[planted]())
             return play(plan, twice=twice)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is what the seed has found
+    except Exception as error:  # noqa: BLE001  # any exception is a finding of the seed
         kind = error.promise.name if isinstance(error, Violation) else type(error).__name__
         return Played(seed=plan.seed, kind=kind, failure=f"{type(error).__name__}: {error}"[:2000])
 
 
 def play_seeds(seeds: Iterable[int], planted: str = "", *, processes: int | None = None) -> Iterator[Played]:
-    """Play seeds on all cores, and give what came of each as it comes, in their order."""
-    os.environ["PYTHONHASHSEED"] = "0"  # of the processes that are started here: sets of text are walked in its order
+    """Run seeds on all cores, and yield the result of each in order."""
+    os.environ["PYTHONHASHSEED"] = "0"  # for the processes started here: it fixes the iteration order of sets of text
     workers = processes or os.cpu_count() or 1
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet)
     try:
@@ -117,7 +116,7 @@ def _one(what: tuple[int, str]) -> Played:
 
 
 def shrink(plan: Plan, planted: str = "") -> tuple[Plan, str]:
-    """Leave out faults and users as long as the plan fails alike; give the smallest that does, and how it fails."""
+    """Remove faults and users while the plan fails the same way; return the smallest plan and its failure."""
     first = play_safely(plan, planted, twice=True)
     failure = first.failure
     tries = 0
@@ -136,7 +135,7 @@ def shrink(plan: Plan, planted: str = "") -> tuple[Plan, str]:
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:
-    """Give plans with less in them, the boldest first."""
+    """Yield smaller plans, the smallest first."""
     replace = msgspec.structs.replace
     kinds = list(plan.intensity)
     for part in (kinds[: len(kinds) // 2], kinds[len(kinds) // 2 :], *([kind] for kind in kinds)):

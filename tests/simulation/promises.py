@@ -1,4 +1,4 @@
-"""What every run must keep, each by a name, so that a failure stays the same failure while it is made smaller."""
+"""The promises that every run must keep; each has a name, which identifies a failure while it is shrunk."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from enum import Enum
 class Promise(Enum):
     """One invariant of the system."""
 
-    ACKNOWLEDGED = "what was acknowledged is in the journal"
-    ONE_ANSWER = "a request is answered in one way"
-    ONCE = "a command is carried out once"
+    ACKNOWLEDGED = "acknowledged commands are in the journal"
+    ONE_ANSWER = "a request has one answer"
+    ONCE = "a command is executed once"
     ONE_END = "a task has one end"
-    LEASE = "only the holder of a lease is believed"
-    CAPACITY = "no more is held than there is"
-    ONE_CONTAINER = "of a container one generation runs, once"
-    REPLAY = "a replay comes to what was live"
-    STORE = "the read model is what a replay gives"
-    INBOX = "each message of an inbox has its effect once, in order"
-    GRACE = "nobody is given up before his time"
-    CLAIM = "a commit names the claim that it is under"
-    IN_TIME = "all ends within its bound once faults stop"
+    LEASE = "only the lease holder can report on a task"
+    CAPACITY = "allocations never exceed capacity"
+    ONE_CONTAINER = "one generation of a container runs, once"
+    REPLAY = "a replay gives the live world"
+    STORE = "the read model equals a replay"
+    INBOX = "each inbox message has its effect once, in order"
+    GRACE = "nothing is declared lost before its limit"
+    CLAIM = "a commit names the claim of its writer"
+    IN_TIME = "everything ends within its bound after faults stop"
     REPEATABLE = "a seed gives one run"
 
 

@@ -1,8 +1,8 @@
 """
-What the simulated server keeps: streams with the checks, codes and time limits of JetStream, and consumers that pull.
+The simulated JetStream: streams with its checks, error codes and time limits, and pull consumers.
 
-Only what the coordinator uses; `tests/contract` holds the same calls against the real server. No faults are drawn here:
-whether a message comes here at all is the broker's affair.
+It has only what the coordinator uses; `tests/contract` makes the same calls to the real server. No faults are drawn
+here: the broker decides whether a message arrives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ encode = msgspec.json.encode
 
 
 class Stored(NamedTuple):
-    """One message of a stream; it is gone after `expires_at` (loop time)."""
+    """One message of a stream; it expires at `expires_at` (loop time)."""
 
     sequence: int
     subject: str
@@ -33,12 +33,12 @@ class Stored(NamedTuple):
 
 
 def fault(code: int, err_code: int, description: str) -> bytes:
-    """Write an answer that says no."""
+    """Return an error answer."""
     return encode({"error": {"code": code, "err_code": err_code, "description": description}})
 
 
 def header_of(raw: bytes, name: bytes) -> str | None:
-    """Find one header of a raw block."""
+    """Return one header of a raw block."""
     start = raw.find(b"\r\n%b: " % name)
     if start < 0:
         return None
@@ -47,7 +47,7 @@ def header_of(raw: bytes, name: bytes) -> str | None:
 
 
 def matches(pattern: list[str], subject: list[str]) -> bool:
-    """Say whether the tokens of a subject fit those of a pattern."""
+    """Return True if the tokens of a subject match those of a pattern."""
     if pattern[-1] == ">":
         return len(subject) >= len(pattern) and matches(pattern[:-1] or [""], subject[: len(pattern) - 1] or [""])
     return len(pattern) == len(subject) and all(
@@ -56,7 +56,7 @@ def matches(pattern: list[str], subject: list[str]) -> bool:
 
 
 class Stream:
-    """One stream; *replicated* gives the order of checks that a stream with replicas has: message ids come first."""
+    """One stream; *replicated* sets the order of checks of a stream with replicas: message ids first."""
 
     def __init__(self, config: dict[str, Any], *, replicated: bool) -> None:
         self.config = _UNLESS_WANTED | config
@@ -67,18 +67,18 @@ class Stream:
         self.last = 0
         self.consumers: dict[str, Consumer] = {}
         self.checked: Callable[[bytes], None] = lambda _: None
-        """Told of each message that is stored: its headers."""
+        """Called with the headers of each stored message."""
         self._replicated = replicated
         self._last_of: dict[str, int] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._one_each = config.get("max_msgs_per_subject", -1) == 1
 
     def takes(self, subject: list[str]) -> bool:
-        """Say whether a subject, by its tokens, belongs here."""
+        """Return True if a subject, given as tokens, belongs to this stream."""
         return any(matches(pattern, subject) for pattern in self.patterns)
 
     def store(self, subject: str, headers: bytes, data: bytes) -> bytes:
-        """Check a message, keep it, and give the answer."""
+        """Check a message, store it, and return the answer."""
         message_id = header_of(headers, b"Nats-Msg-Id")
         known = self._known(message_id)
         if self._replicated and known is not None:
@@ -103,7 +103,7 @@ class Stream:
         return encode({"stream": self.name, "seq": self.last})
 
     def get(self, which: dict[str, Any]) -> Stored | None:
-        """Find one message by its sequence, as the last of a subject, or as the next of a subject."""
+        """Return one message by its sequence, or the last or the next one of a subject."""
         if "last_by_subj" in which:
             return self._living(self._last_of.get(which["last_by_subj"], 0))
         if "next_by_subj" in which:
@@ -146,7 +146,7 @@ class Stream:
 
 
 class Consumer:
-    """An ephemeral consumer: sends what stands behind `next` to whoever pulls, and a sign of life now and then."""
+    """An ephemeral consumer: sends the messages from `next` on to pull requests, and idle heartbeats."""
 
     def __init__(
         self, stream: Stream, name: str, start: int, send: Callable[[str, str, str, bytes, bytes], bool]
@@ -160,7 +160,7 @@ class Consumer:
         self._beat: asyncio.TimerHandle | None = None
 
     def pull(self, request: dict[str, Any], reply: str) -> None:
-        """Take a request for so many messages."""
+        """Accept a pull request."""
         expires_at = _now() + request["expires"] / NANOSECONDS
         self._pulls.append(_Pull(reply, request["batch"], expires_at))
         if self._beat is None:
@@ -168,7 +168,7 @@ class Consumer:
         self.pump()
 
     def pump(self) -> None:
-        """Send what there is to whoever wants it."""
+        """Send available messages to waiting pull requests."""
         while self._pulls and self._next <= self.stream.last:
             sequence, self._next = self._next, self._next + 1
             found = self.stream.messages.get(sequence)
@@ -185,14 +185,14 @@ class Consumer:
                 self._pulls.pop(0)
 
     def end(self) -> None:
-        """Forget the consumer."""
+        """Remove the consumer."""
         self.stream.consumers.pop(self.name, None)
         self._pulls.clear()
         if self._beat is not None:
             self._beat.cancel()
 
     def _sign(self, every_s: float) -> None:
-        """Tell whoever pulls that the consumer lives, and end the pulls whose time is over."""
+        """Send idle heartbeats to pull requests, and end expired ones."""
         for pull in [pull for pull in self._pulls if pull.expires_at <= _now()]:
             self._pulls.remove(pull)
             over = f"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: {pull.left}\r\n\r\n".encode()
@@ -215,7 +215,7 @@ class _Pull:
 
 
 def no_message() -> bytes:
-    """Answer that there is no such message."""
+    """Return the answer for a missing message."""
     return fault(404, NO_MESSAGE, "no message found")
 
 

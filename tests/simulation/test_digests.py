@@ -1,4 +1,4 @@
-"""Digests of runs are repeatable, and say what differs; masked, they do not depend on wording."""
+"""Digests of runs are repeatable and identify differences; masked ones do not depend on wording."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def simulate(*arguments: str) -> tuple[int, str]:
 
 
 def test_texts_are_masked_and_codes_are_not() -> None:
-    """A field of that name is kept where it holds a code, and everywhere else."""
+    """Texts are masked only in the masked fields; codes and other fields are kept."""
     said = b'[{"error":{"code":"refused","message":"No such thing","reason":"bad_text"},"note":"Two words"}]'
     masked = digests.mask_body(said)
     assert masked == '[{"error":{"code":"refused","message":"…","reason":"bad_text"},"note":"Two words"}]'.encode()
@@ -32,14 +32,14 @@ def test_texts_are_masked_and_codes_are_not() -> None:
 
 
 def test_the_chain_is_masked_for_it_covers_texts() -> None:
-    """Every other header stays."""
+    """The chain header is masked, every other header is kept."""
     headers = b"NATS/1.0\r\nNats-Msg-Id: 1.1.6\r\nChain: 0b32\r\n\r\n"
     assert digests.mask_headers(headers) == headers.replace(b"0b32", digests.MASK.encode())
 
 
 @pytest.mark.timeout(120)
 def test_seeds_that_differ_are_named(tmp_path: Path) -> None:
-    """Equal runs give equal digests; a changed line names its seed, and a missing one fails too."""
+    """Equal runs have equal digests; a changed line is reported with its seed, and a missing one fails too."""
     file = tmp_path / "digests.txt"
     assert simulate("--seeds", "2", "--digests", str(file))[0] == 0
     assert simulate("--seeds", "2", "--against", str(file))[0] == 0
@@ -52,7 +52,7 @@ def test_seeds_that_differ_are_named(tmp_path: Path) -> None:
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    """It says which line is wrong."""
+    """The error names the bad line."""
     file = tmp_path / "digests.txt"
     file.write_text("0 abc\n")
     with pytest.raises(ValueError, match=r"digests\.txt:1: '0 abc' is not"):

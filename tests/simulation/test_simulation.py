@@ -1,4 +1,4 @@
-"""The simulation finds nothing in some seeds, and finds bugs that are planted: a check that cannot fail is none."""
+"""The simulation finds nothing in some seeds, and finds planted bugs: a check that cannot fail is useless."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.play import play, play_safely, quiet, shrink
 
 SEEDS = 100
-"""From so many on, each kind of fault must have struck."""
+"""With at least this many seeds, each kind of fault must strike."""
 FOUND_FROM: dict[str, int] = {}
-"""Where the seeds begin among which a bug is looked for, when it is not at 0: few seeds show it."""
+"""First seed of the search for a bug, if not 0: few seeds show it."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _quiet() -> None:
 
 
 def simulate(*arguments: str) -> tuple[int, str]:
-    """Run the simulation as `make sim` does: in processes where sets of text are walked in the same order each time."""
+    """Run the simulation as `make sim` does: in processes with a fixed iteration order of sets of text."""
     ended = subprocess.run(
         [sys.executable, "-m", "tests.simulation", *arguments], capture_output=True, timeout=280, check=False, text=True
     )
@@ -33,7 +33,7 @@ def simulate(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.timeout(300)
 def test_no_promise_is_broken_and_every_fault_strikes() -> None:
-    """Some seeds of both modes: everything promised holds, and each kind of fault has struck."""
+    """Over some seeds of both modes all promises hold, and each kind of fault strikes."""
     code, said = simulate("--seeds", str(SEEDS))
     assert code == 0, said
     assert "no violation" in said
@@ -41,7 +41,7 @@ def test_no_promise_is_broken_and_every_fault_strikes() -> None:
 
 @pytest.mark.timeout(120)
 def test_a_seed_gives_one_run() -> None:
-    """Played twice, it says and keeps the same, byte for byte."""
+    """Two runs of a seed send and store the same, byte for byte."""
     for seed in (0, 1):
         play(plan_of(seed), twice=True)
 
@@ -49,7 +49,7 @@ def test_a_seed_gives_one_run() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_found(name: str) -> None:
-    """Each of the ten is in the production code while seeds run, and one of these fails."""
+    """With each of the ten bugs in the production code, some seed fails."""
     code, said = simulate("--planted", name, "--first", str(FOUND_FROM.get(name, 0)))
     assert code == 0, said
     assert "1 of 1 planted bugs found" in said
@@ -57,7 +57,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_failure_is_made_smaller() -> None:
-    """What is left of a plan that fails has less in it, fails too, and can be handed on as text."""
+    """A failing plan shrinks to a smaller plan that fails too and can be passed as text."""
     whole, bug = plan_of(0), "epoch_header_missing"
     small, failure = shrink(whole, bug)
     assert failure

@@ -1,7 +1,7 @@
 """
-Watches a run as it goes, from outside: what is sent, what arrives, what runs on machines. It never looks into a world.
+Watch a run from outside: messages sent, messages received, containers on machines. It never reads a world.
 
-It knows the true time, which no process does, and so can tell whether whoever was called silent really was.
+It knows the true time, which no process does, and so can check whether something declared silent really was.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from tests.simulation.loop import Process
 
 PATIENCE = 0.97
-"""Of a limit at least so much must have passed: clocks may be a little fast."""
+"""Share of a limit that must have passed: clocks may be a little fast."""
 ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "register_service", "heartbeat_service",
                         "withdraw_claim", "define_pool", "progress_task"})  # fmt: skip
-"""Commands that are sent again on purpose, as new ones."""
+"""Commands that are repeated on purpose, as new ones."""
 
 
 class Watch:
-    """Takes note of messages; the first broken promise stands in `broken`, for a process may catch what is raised."""
+    """Records messages; keeps the first broken promise in `broken`, because a process may catch an exception."""
 
     def __init__(self, namespace: str) -> None:
         self.broken: Violation | None = None
         self.acked: dict[str, list[tuple[str, Any]]] = defaultdict(list)
-        """Definite answers by written order: what it was, and the answer."""
+        """Definite answers by encoded command: the command, and the answer."""
         self._journal = f"{namespace}.journal"
         self._epoch = f"{namespace}.epoch"
         self._rpc = f"{namespace}.rpc."
@@ -52,14 +52,14 @@ class Watch:
         self._syncs: dict[tuple[Process, str], tuple[str, float]] = {}
 
     def violate(self, promise: Promise, what: str) -> None:
-        """Note that a promise was broken; the run ends with the first."""
+        """Record a broken promise; the run ends with the first."""
         if self.broken is None:
             self.broken = Violation(promise, f"at {_now():.3f} s: {what}")
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def sent(self, connection: Connection, subject: str, reply: str, headers: bytes, data: bytes) -> None:
-        """Look at a message that a process sends."""
+        """Check a message that a process sends."""
         if subject == self._journal:
             name = header_of(headers, b"Nats-Msg-Id") or ""
             if name not in self._decided:
@@ -71,7 +71,7 @@ class Watch:
             self._answered(connection.process, subject, data)
 
     def arrived(self, connection: Connection, subject: str, reply: str, data: bytes) -> None:
-        """Look at a message that a process takes."""
+        """Check a message that a process receives."""
         if subject.startswith(self._heartbeat):
             _, kind, entity_id = subject[len(self._heartbeat) - 1 :].split(".")
             said = msgspec.json.decode(data)["data"]
@@ -83,16 +83,14 @@ class Watch:
             self._syncs[connection.process, reply] = (order["data"]["node_id"], _now())
 
     def stored(self, headers: bytes) -> None:
-        """Look at what comes into the journal: a commit names the claim that it is under, and its slot."""
+        """Check a journal message: a commit names the claim of its writer, and its slot."""
         message_id = header_of(headers, b"Nats-Msg-Id") or ""
         if message_id.startswith("claim"):
             return
         _, claim, _ = message_id.split(".")
         named = header_of(headers, b"Nats-Expected-Last-Subject-Sequence")
         if named != claim:
-            self.violate(
-                Promise.CLAIM, f"commit {message_id} was stored and names {named} as the claim that it is under"
-            )
+            self.violate(Promise.CLAIM, f"commit {message_id} was stored but names {named} as the claim of its writer")
 
     def _hear(self, process: Process, kind: str, entity_id: str, at: float) -> None:
         self._heard[process, kind, entity_id] = at
@@ -117,7 +115,7 @@ class Watch:
         name = asked["type"]
         told = _comparable(name, value)
         if code == "ok" and told is None:
-            return  # nothing was given, which nobody relies on
+            return  # an empty claim, which no client relies on
         known = self.acked[order.decode()]
         for before_code, before in known:
             if before_code != code or (before != told and name in _COMPARED):
@@ -156,23 +154,23 @@ class Watch:
         if silent_s < limit_s * PATIENCE:
             self.violate(
                 Promise.GRACE,
-                f"{process.name} gave {kind} {entity_id} up after {silent_s:.2f} s of silence, not {limit_s} s",
+                f"{process.name} declared {kind} {entity_id} lost after {silent_s:.2f} s of silence, limit {limit_s} s",
             )
 
 
 class Machine(FakeRuntime):
-    """A machine that tells when something runs that must not; what it runs outlives the node's agent."""
+    """A machine that reports containers that must not run; its containers outlive the node agent."""
 
     def __init__(self, watch: Watch, others: list[Machine], memory_bytes: int) -> None:
         super().__init__(cluster="sim", now=lambda: asyncio.get_running_loop().time())
         self.memory_bytes = memory_bytes
         self.was_disturbed = False
-        """Its agent was killed or stopped: nobody then kept to the lease, and stopped what was to stop."""
+        """True after its agent was killed or stopped: then no one stops containers when the lease expires."""
         self._watch = watch
         self._others = others
 
     def living(self) -> list[Launch]:
-        """Give what runs."""
+        """Return the running containers."""
         return [one.launch for one in self._containers.values() if one.observed.state is not RuntimeState.EXITED]
 
     def _begin(self, launch: Launch) -> None:
@@ -196,16 +194,16 @@ class Machine(FakeRuntime):
 
 
 _COMPARED = frozenset({"allocate_pool", "release_pool", "submit_task", "create_container"})
-"""What the world does not move on from: such a command has one answer."""
+"""Final states: a command about such a state has one answer."""
 
 
 _FOR_NOW = frozenset({"no_room", "not_startable", "not_running", "not_paused"})
-"""Why something is refused for the moment: refusals are not remembered, and the same request may be accepted later."""
+"""Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 
 
 def _comparable(name: str, value: Any) -> Any:
     if name == "claim_tasks":
-        return value or None  # what a claim was given is judged from the journal
+        return value or None  # the tasks of a claim are checked from the journal
     if name == "allocate_pool":
         return value or None
     return value if name in _COMPARED else "done"

@@ -1,4 +1,4 @@
-"""What the command line writes: tables, JSON, errors in one line, and exit codes; without any coordinator."""
+"""The command line prints tables, JSON and one-line errors, and returns exit codes; no coordinator needed."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None
 
 
 def test_a_table_is_aligned_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there is no terminal a table is text in columns, nothing else."""
+    """Without a terminal a table is plain text in columns."""
     things = [{"id": "t1", "what": "short"}, {"id": "task_22", "what": "a longer one"}]
     show(things, _COLUMNS, output="table", as_json=False)
     assert capsys.readouterr().out == "ID       WHAT\nt1       short\ntask_22  a longer one\n"
 
 
 def test_an_empty_table_has_its_heads(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing found is a table without lines, and an empty array."""
+    """An empty result is a table without rows, or an empty array."""
     show([], _COLUMNS, output="table", as_json=False)
     show([], _COLUMNS, output="json", as_json=False)
     assert capsys.readouterr().out == "ID  WHAT\n[]\n"
@@ -63,7 +63,7 @@ def test_an_empty_table_has_its_heads(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(("output", "as_json"), [("json", False), ("table", True)])
 def test_json_holds_everything(capsys: pytest.CaptureFixture[str], output: str, as_json: bool) -> None:
-    """`-o json` and `--json` are the same, and leave nothing out."""
+    """`-o json` and `--json` are the same and print every field."""
     thing = {"id": "t", "what": "w", "more": [1, None]}
     show([thing], _COLUMNS, output=output, as_json=as_json)
     show_one(thing, _COLUMNS, output=output, as_json=as_json)
@@ -73,14 +73,14 @@ def test_json_holds_everything(capsys: pytest.CaptureFixture[str], output: str, 
 
 
 def test_one_thing_is_told_by_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """Facts that are empty take no line; a zero is a fact."""
+    """Empty facts are left out; a zero is printed."""
     facts = (*_COLUMNS, ("none", lambda _: None), ("tries", lambda _: 0))
     show_one({"id": "t", "what": ""}, facts, output="table", as_json=False)
     assert capsys.readouterr().out == "id     t\ntries  0\n"
 
 
 def test_what_somebody_sent_cannot_drive_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Escapes, control characters, direction marks and halves of characters are shown, in each form of output."""
+    """Escape sequences, control characters, direction marks and lone surrogates are escaped in every output format."""
     thing = {"id": HOSTILE.replace("\ud800", ""), "what": "w"}
     for output in ("table", "json"):
         show([thing], _COLUMNS, output=output, as_json=False)
@@ -93,14 +93,14 @@ def test_what_somebody_sent_cannot_drive_a_terminal(capsys: pytest.CaptureFixtur
 
 @given(st.text())
 def test_cleaning_leaves_only_what_prints(text: str) -> None:
-    """No text gets through that does not print, and what prints stays as it is."""
+    """Unprintable characters are escaped; printable text is unchanged."""
     assert clean(text).isprintable()
     assert clean(text) == text or not text.isprintable()
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
 def test_cleaned_json_means_the_same(value: Any) -> None:
-    """Escaping what does not print changes no value."""
+    """Escaping unprintable characters changes no value."""
     try:
         encoded = msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
@@ -111,7 +111,7 @@ def test_cleaned_json_means_the_same(value: Any) -> None:
 
 
 def test_times_are_in_utc() -> None:
-    """A time is written to the millisecond, no time as nothing."""
+    """A time is printed in milliseconds, None as nothing."""
     assert moment(1_700_000_000.1239) == "2023-11-14T22:13:20.123Z"
     assert moment(None) == ""
 
@@ -122,7 +122,7 @@ def test_times_are_in_utc() -> None:
 def test_a_terminal_gets_more_than_text_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, fancy: bool
 ) -> None:
-    """NO_COLOR and a dumb terminal are heeded; what is no terminal is always plain."""
+    """NO_COLOR and a dumb terminal get plain output; so does anything that is not a terminal."""
     for one in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(one, raising=False)
     monkeypatch.setenv(name, value)
@@ -134,7 +134,7 @@ def test_a_terminal_gets_more_than_text_unless_told_otherwise(
 
 
 def test_a_table_on_a_narrow_terminal_keeps_ids_whole() -> None:
-    """What does not fit is cut, but never the id, which one wants to copy; and no line is folded."""
+    """Wide cells are cut, except the id, which users copy; no line wraps."""
     program = (
         "from coordinator.cli.output import show\n"
         "columns = (('id', lambda t: t[0]), ('why', lambda t: t[1]))\n"
@@ -147,7 +147,7 @@ def test_a_table_on_a_narrow_terminal_keeps_ids_whole() -> None:
 
 
 def on_terminal(argv: list[str], *, columns: str = "100") -> str:
-    """Run a program under a pseudo-terminal and give what it wrote there."""
+    """Run a program in a pseudo-terminal and return its output."""
     main, terminal = pty.openpty()
     env = {**os.environ, "COLUMNS": columns, "TERM": "xterm"}
     env.pop("NO_COLOR", None)
@@ -187,7 +187,7 @@ def on_terminal(argv: list[str], *, columns: str = "100") -> str:
 def test_every_error_has_its_exit_code(
     plant: Callable[[Callable[[], Any]], None], error: BaseException, code: int
 ) -> None:
-    """The exit code tells what kind of error it was; standard output stays empty."""
+    """The exit code depends on the kind of error; standard output stays empty."""
 
     def fail() -> None:
         raise error
@@ -200,7 +200,7 @@ def test_every_error_has_its_exit_code(
 
 
 def test_what_a_command_gives_is_its_exit_code(plant: Callable[[Callable[[], Any]], None]) -> None:
-    """A command may end well and still tell of a failed task."""
+    """A command's return value is its exit code; None is 0."""
     plant(lambda: 6)
     assert call("planted").code == 6
     plant(lambda: None)
@@ -208,7 +208,7 @@ def test_what_a_command_gives_is_its_exit_code(plant: Callable[[Callable[[], Any
 
 
 def test_an_error_is_one_line_that_cannot_drive_a_terminal(plant: Callable[[Callable[[], Any]], None]) -> None:
-    """Whatever a message quotes, and of however many lines, it comes out as one."""
+    """A message with control characters and several lines is printed as one clean line."""
 
     def fail() -> None:
         raise Refused(f"bad {HOSTILE}\n\n  second line\r\nthird")
@@ -221,7 +221,7 @@ def test_an_error_is_one_line_that_cannot_drive_a_terminal(plant: Callable[[Call
 
 
 def test_debug_shows_where_an_error_came_from(plant: Callable[[Callable[[], Any]], None]) -> None:
-    """With `--debug` there is a trace before the line, without what is secret or drives a terminal."""
+    """`--debug` prints a traceback before the error, without secrets and control characters."""
 
     def fail() -> None:
         raise ZeroDivisionError(f"nats://s3cret@localhost {HOSTILE}")
@@ -249,15 +249,15 @@ def test_debug_shows_where_an_error_came_from(plant: Callable[[Callable[[], Any]
         (["task", "get"], "missing argument 'TASK_ID'; see 'coordinator task get --help'"),
         (["task", "get", "t", "--wait", "nan"], "'nan' is not a number of seconds from 0 to 86400"),
         (["task", "get", "t", "--wait", "-1"], "'-1' is not a number of seconds"),
-        (["task", "submit", "n", "--payload", "{"], "--payload is no JSON"),
-        (["task", "submit", "n", "--payload", "[" * 9999], "--payload is no JSON"),
+        (["task", "submit", "n", "--payload", "{"], "--payload is not valid JSON"),
+        (["task", "submit", "n", "--payload", "[" * 9999], "--payload is not valid JSON"),
         (["events", "tail", "--since", "*"], "position '*' is not of the form '<sequence>.<index>', such as '1042.0'"),
         (["worker", "run"], "missing argument 'MODULE'"),
         (["task", "list", "a\x1b[2J\nb"], r"unexpected extra argument (a\x1b[2J | b)"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line_with_what_would_be_right(arguments: list[str], said: str) -> None:
-    """An unknown command or option names the nearest, a wrong value what is right; exit code 2."""
+    """An unknown command or option suggests the nearest, a bad value states what is allowed; exit code 2."""
     ended = call(*arguments)
     assert (ended.code, ended.out) == (2, ""), ended
     assert said in ended.err
@@ -265,7 +265,7 @@ def test_wrong_usage_is_told_in_one_line_with_what_would_be_right(arguments: lis
 
 
 def test_without_a_coordinator_it_says_how_to_start_one() -> None:
-    """Exit code 8, and what to do."""
+    """The exit code is 8, and the error states what to do."""
     ended = call("task", "list")
     assert (ended.code, ended.out) == (8, "")
     assert "no coordinator runs here" in ended.err
@@ -273,7 +273,7 @@ def test_without_a_coordinator_it_says_how_to_start_one() -> None:
 
 
 def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address is named, the token is not."""
+    """The error contains the address and not the token."""
     monkeypatch.setenv("COORDINATOR_NATS__CONNECT_TIMEOUT_S", "0.3")
     began = time.monotonic()
     ended = call("task", "list", "--url", "nats://s3cret@127.0.0.1:1")
@@ -286,14 +286,14 @@ def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("command", [["serve"], ["follow"], ["node", "run"]])
 def test_what_needs_a_nats_says_so(command: list[str]) -> None:
-    """Without an address these refuse and name the option."""
+    """Without a NATS URL these commands fail and name the option."""
     ended = call(*command)
     assert (ended.code, ended.out) == (5, "")
-    assert "use --nats nats://token@host:port, or set COORDINATOR_URL" in ended.err
+    assert "use --nats nats://token@host:port or set COORDINATOR_URL" in ended.err
 
 
 def test_wrong_settings_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A setting that is none is refused with the nearest, several in one line; so is a file that is not there."""
+    """An unknown setting suggests the nearest, several errors share one line; so does a missing file."""
     monkeypatch.setenv("COORDINATOR_SCHEDULR__MAX_RETRIES", "5")
     monkeypatch.setenv("COORDINATOR_ENGINE__TICK_S", "never")
     ended = call("task", "list")
@@ -308,7 +308,7 @@ def test_wrong_settings_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_has_help_and_help_needs_nothing_heavy() -> None:
-    """Help of every command is there, and comes without importing what only running a command needs."""
+    """Every command has help, and `--help` imports nothing that only running a command needs."""
     program = (
         "import sys, click\n"
         "from coordinator.cli import cli, run_line\n"
@@ -329,7 +329,7 @@ def test_every_command_has_help_and_help_needs_nothing_heavy() -> None:
 
 
 def test_help_tells_of_every_command_and_version_of_the_version() -> None:
-    """`--help`, `-h` and `--version` end well."""
+    """`--help`, `-h` and `--version` exit with 0."""
     ended = call("--help")
     assert ended == call("-h")
     assert ended.code == 0
@@ -338,7 +338,7 @@ def test_help_tells_of_every_command_and_version_of_the_version() -> None:
 
 
 def test_a_full_disk_is_an_error_and_no_trace() -> None:
-    """What cannot be written is told in one line."""
+    """A failed write is reported in one line."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123  # a device
         ended = subprocess.run(
             [sys.executable, "-m", "coordinator.cli", "--help"], stdout=full, stderr=subprocess.PIPE, check=False
@@ -348,7 +348,7 @@ def test_a_full_disk_is_an_error_and_no_trace() -> None:
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    """When nobody reads what is written it ends with 0 and without a word."""
+    """A closed pipe ends the command with 0 and without a message."""
     process = subprocess.Popen(
         [sys.executable, "-m", "coordinator.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -361,7 +361,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 def test_an_output_that_knows_no_such_characters_gets_their_numbers() -> None:
-    """An encoding without, say, an arrow is no reason to fail or to leave it out."""
+    """Characters that the encoding lacks, such as an arrow, are escaped."""
     program = "import sys, click; from coordinator import cli; sys.argv[1:] = ['zz→z']; cli.main()"
     ended = subprocess.run(
         [sys.executable, "-c", program],

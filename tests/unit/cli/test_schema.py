@@ -1,4 +1,4 @@
-"""`coordinator schema`: the documents, printed or written to a file, with no coordinator there."""
+"""`coordinator schema` prints the documents or writes them to a file, without a coordinator."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def test_the_json_schema_is_printed() -> None:
-    """What is printed is the schema, and nothing else."""
+    """The output is the schema and nothing else."""
     done = call("schema", "json")
     assert done.code == 0
     assert json.loads(done.out) == json_schema()
 
 
 def test_the_asyncapi_document_is_written(tmp_path: Path) -> None:
-    """It goes to the file, under the namespace of the settings."""
+    """The document is written to the file, with the namespace of the settings."""
     target = tmp_path / "asyncapi.json"
     done = run("schema", "asyncapi", "-o", str(target), COORDINATOR_NAMESPACE="other")
     assert (done.code, done.out) == (0, "")
@@ -29,7 +29,7 @@ def test_the_asyncapi_document_is_written(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """In one line, with the file."""
+    """The error is one line that names the file."""
     done = call("schema", "json", "-o", str(tmp_path / "nowhere/schema.json"))
     assert done.code == 1
     assert "nowhere/schema.json" in done.err

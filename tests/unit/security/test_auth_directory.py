@@ -130,7 +130,7 @@ def test_each_process_finds_the_credentials_of_its_role(tmp_path: Path) -> None:
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Made, added to, listed, checked; what is not in order ends with a code that says so."""
+    """The `auth` commands create, add, list and check users; a check that finds problems exits with 5."""
     folder = str(tmp_path / "auth")
     made = ["auth", "init", folder, "--domain", "execution", "--node", "n1", "--tls", "--host", "nats.example"]
     assert run_line(made) == run_line(made) == 0
@@ -146,6 +146,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run_line(["auth", "check", "--dir", folder]) == 5
     said = capsys.readouterr()
     assert "others may read" in said.out
-    assert "nats-server does not take" in said.out
+    assert "nats-server rejects" in said.out
     assert run_line(["auth", "list"]) == 5
     assert run_line(["auth", "add", "boss", "x", "--dir", folder]) == 5
