@@ -133,7 +133,7 @@ def _node_id(value: str) -> str:
 
 def _urls(value: str) -> str:
     if value and not all(_is_url(one.strip()) for one in value.split(",")):
-        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts an own server")
+        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server")
     return value
 
 

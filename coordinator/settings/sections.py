@@ -189,7 +189,7 @@ class LeadershipSettings(Section):
 class NatsSettings(Section):
     """The connection to NATS."""
 
-    url: Urls = Field(default="", repr=False, description="URL of NATS; empty starts an own server")
+    url: Urls = Field(default="", repr=False, description="URL of NATS; empty starts a local server")
     creds: Location | None = plain(None, "file of credentials")
     auth: Location | None = plain(
         None, "directory of 'coordinator auth'; each process uses the credentials of its role"
@@ -258,7 +258,9 @@ class FollowerSettings(Section):
 class InboxSettings(Section):
     """The inboxes of other domains; limits of a stream apply when `coordinator inbox add` creates it."""
 
-    max_bytes: int = number(1024**3, 1024**2, 1024**4, "size of one inbox; above it the oldest messages are removed")
+    max_bytes: int = number(
+        1024**3, 1024**2, 1024**4, "bytes that one inbox keeps; above it the oldest messages are removed"
+    )
     max_age_s: float = number(7 * DAY_S, 60.0, 365 * DAY_S, "messages older than this are removed, even unread ones")
     max_msg_size_bytes: int = number(512 * 1024, 1024, 960 * 1024, "largest message that an inbox accepts")
     waiting_max: int = number(_LIMITS.inbox_max, 100, 1_000_000, "events of one inbox that may wait for the writer")
