@@ -231,10 +231,10 @@ async def _clock(client: Client) -> list[Finding]:
 
 def _off(check: str, off_s: float, seen: str) -> Finding:
     do = "synchronise the clocks of all machines (NTP)"
-    said = seen.format(abs(off_s))
+    text = seen.format(abs(off_s))
     if abs(off_s) >= CLOCK_FAIL_S:
-        return fail(check, said, do)
-    return warn(check, said, do) if abs(off_s) >= CLOCK_WARN_S else ok(check, said)
+        return fail(check, text, do)
+    return warn(check, text, do) if abs(off_s) >= CLOCK_WARN_S else ok(check, text)
 
 
 async def _leader(client: Client) -> list[Finding]:

@@ -33,7 +33,7 @@ _ROOM = "free twice the read model's size in the temporary directory, or name an
 _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
 _INTACT = "PRAGMA integrity_check(1)"
-# The names are constants of ours; a table's name cannot be a parameter.
+# The names are constants of this module; a table's name cannot be a parameter.
 _MISSING = {
     table: f"SELECT count(*) FROM (SELECT * FROM main.{table} EXCEPT SELECT * FROM other.{table})"  # noqa: S608
     for table in _TABLES

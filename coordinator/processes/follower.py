@@ -32,24 +32,26 @@ if TYPE_CHECKING:
 
 def feed_limits(settings: Settings) -> FeedLimits | None:
     """Return the limits of the feed; None when the feed is off."""
-    given = settings.feed
-    if given.mode == "none":
+    section = settings.feed
+    if section.mode == "none":
         return None
     return FeedLimits(
-        max_age_s=given.max_age_s,
-        max_bytes=given.max_bytes,
+        max_age_s=section.max_age_s,
+        max_bytes=section.max_bytes,
         replicas=settings.nats.replicas,
-        chain=ChainLimits(window_messages=given.window_events, ack_timeout_s=given.ack_timeout_s),
-        stand_by_s=given.stand_by_s,
+        chain=ChainLimits(window_messages=section.window_events, ack_timeout_s=section.ack_timeout_s),
+        stand_by_s=section.stand_by_s,
     )
 
 
 def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
     """Return the limits of snapshots; None when snapshots are off."""
-    given = settings.follower
-    if given.snapshot_events == 0:
+    section = settings.follower
+    if section.snapshot_events == 0:
         return None
-    return SnapshotLimits(every_events=given.snapshot_events, pause_s=given.snapshot_pause_s, kept=given.snapshots_kept)
+    return SnapshotLimits(
+        every_events=section.snapshot_events, pause_s=section.snapshot_pause_s, kept=section.snapshots_kept
+    )
 
 
 @asynccontextmanager

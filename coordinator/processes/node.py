@@ -38,8 +38,8 @@ def machine_capacity() -> Resources:
 def capacity_of(settings: Settings) -> Resources:
     """Return the capacity of this node: that of its machine, unless `node.capacity` overrides it."""
     has = machine_capacity()
-    said = settings.node.capacity.given()
-    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | said)
+    configured = settings.node.capacity.given()
+    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | configured)
 
 
 def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
