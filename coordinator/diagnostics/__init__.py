@@ -1,1 +1,1 @@
-"""Is everything as it must be: doctor and verify."""
+"""Checks for operators: `coordinator doctor` and `coordinator verify`."""

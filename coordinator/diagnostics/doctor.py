@@ -1,8 +1,8 @@
 """
-Looks whether everything the coordinator stands on is as it must be, and says for each thing what to do.
+Checks everything the coordinator depends on: NATS, its streams, the leader, the follower, this machine, the settings.
 
-It only asks: nothing is created, changed or written. What nobody lets it ask is `unknown`, never well. The parts about
-this machine alone are in `doctor_machine`.
+It only reads: nothing is created, changed or written. What it may not read is reported as `unknown`, never as ok.
+`look_here` checks this machine and the settings alone, without NATS.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 5.0
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
-"""Leases and deadlines bear a clock that is off by a second; one off by ten confuses whoever reads times."""
+"""Leases and deadlines tolerate a clock that is off by one second; at ten, the recorded times are misleading."""
 LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
 
@@ -56,9 +56,9 @@ _PRIVATE = ("running.json", "state.db", "state.db-wal", "nats", "nats.log", "sec
 
 async def look(client: Client, settings: Settings, *, monitor: str = "") -> list[Finding]:
     """
-    Look at NATS, the streams, and who serves; *monitor* is the server's monitoring URL, `http://host:port`.
+    Check NATS, the streams, the leader and the follower.
 
-    Raises nothing that a look met: it is in its finding.
+    *monitor* is the server's monitoring URL, `http://host:port`. The error of a check becomes its finding.
     """
     looks: list[tuple[str, Callable[[], Awaitable[list[Finding]]]]] = [
         ("server version", lambda: _server(client)),
@@ -79,47 +79,47 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
 
 
 async def _server(client: Client) -> list[Finding]:
-    told = str(client.bus.server.get("version", ""))
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", told)
+    reported = str(client.bus.server.get("version", ""))
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", reported)
     check, best = "server version", ".".join(map(str, TESTED_VERSION))
     if match is None:
-        return [unknown(check, f"the server calls itself {told!r}")]
+        return [unknown(check, f"the server reports version {reported!r}, which cannot be compared")]
     version = (int(match[1]), int(match[2]), int(match[3]))
     if version < MINIMUM_VERSION:
         least = ".".join(map(str, MINIMUM_VERSION))
-        return [fail(check, f"nats-server {told}", f"upgrade it to {least} or newer, {best} at best")]
+        return [fail(check, f"nats-server {reported}", f"upgrade it to {least} or newer; tested: {best}")]
     if version < TESTED_VERSION:
-        return [warn(check, f"nats-server {told}", f"upgrade it: this release was tested with {best}")]
-    return [ok(check, f"nats-server {told}")]
+        return [warn(check, f"nats-server {reported}", f"upgrade it: this release was tested with {best}")]
+    return [ok(check, f"nats-server {reported}")]
 
 
 async def _payload(client: Client, settings: Settings) -> list[Finding]:
     given, needed = client.bus.max_payload_bytes, settings.engine.turn_bytes + HEADER_BYTES
     if given < needed:
         do = f"raise max_payload in the server's configuration to {needed} or more, or lower engine.turn_bytes"
-        return [fail("max_payload", f"{given} bytes, and a commit may have {needed}", do)]
-    return [ok("max_payload", f"{given} bytes, a commit has at most {needed}")]
+        return [fail("max_payload", f"{given} bytes, but a commit can have {needed}", do)]
+    return [ok("max_payload", f"{given} bytes; a commit has at most {needed}")]
 
 
 # --- fsync and room ---------------------------------------------------------------------------------------------------
 
 
 async def _fsync(client: Client, monitor: str) -> list[Finding]:
-    told = await _jetstream_config(client, monitor)
-    if told is None:
+    reported = await _jetstream_config(client, monitor)
+    if reported is None:
         seen = "the server's configuration cannot be read with these credentials"
-        do = "give --monitor http://host:port, or look for 'sync_interval: always' in the server's configuration"
+        do = "use --monitor http://host:port, or check the server's configuration for 'sync_interval: always'"
         return [unknown("fsync", seen, do)]
-    config, used = told.get("config", {}), told.get("storage", 0)
+    config, used = reported.get("config", {}), reported.get("storage", 0)
     if config.get("sync_always"):
         found = [ok("fsync", "sync_interval: always")]
     else:
         every = config.get("sync_interval", 0) / 1e9
-        do = "set jetstream { sync_interval: always } and restart it; else a power cut loses what was acknowledged"
-        found = [fail("fsync", f"the server syncs every {every:g} s, after it has acknowledged", do)]
+        do = "set jetstream { sync_interval: always } and restart it: a power cut can lose acknowledged commits"
+        found = [fail("fsync", f"the server acknowledges first and syncs every {every:g} s", do)]
     limit = config.get("max_storage", 0)
-    seen = f"{_gib(used)} of max_file {_gib(limit)} are used"
-    do = "raise max_file, or archive old commits: a full store takes nothing"
+    seen = f"{_gib(used)} of {_gib(limit)} (max_file) are used"
+    do = "raise max_file, or archive old commits with 'coordinator archive run': a full store accepts no commits"
     if limit > 0 and used >= FULL_FAIL * limit:
         return [*found, fail("store limit", seen, do)]
     return [
@@ -129,12 +129,12 @@ async def _fsync(client: Client, monitor: str) -> list[Finding]:
 
 
 async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | None:
-    """Ask the server how it keeps streams, over HTTP or as its system account; None where neither is open to us."""
+    """Return the server's JetStream configuration, over HTTP or as its system account; None if neither is available."""
     if monitor:
         try:
             return await asyncio.to_thread(_get, f"{monitor.rstrip('/')}/jsz?config=1")
         except (OSError, ValueError) as error:
-            raise Unavailable(f"{monitor} does not answer as a nats-server's monitoring does: {error}") from error
+            raise Unavailable(f"{monitor} does not answer like the monitoring of a nats-server: {error}") from error
     try:
         raw = await client.bus.request(_SYSTEM, b'{"config":true}', timeout_s=1.0)
     except Unavailable:
@@ -146,11 +146,11 @@ async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | No
 
 def _get(url: str) -> dict[str, Any]:
     if not url.startswith(("http://", "https://")):
-        msg = f"{url} is no URL of http"
+        msg = f"{url} is not an http:// or https:// URL"
         raise ValueError(msg)
-    with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as answer:  # noqa: S310  # http alone: see above
-        told: dict[str, Any] = json.load(answer)
-    return told
+    with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as answer:  # noqa: S310  # only http(s): checked above
+        reported: dict[str, Any] = json.load(answer)
+    return reported
 
 
 def _gib(size: int) -> str:
@@ -182,21 +182,27 @@ async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) ->
         if error.err_code != NO_STREAM:
             return unknown(check, error.message)
         if is_needed:
-            return fail(check, "it is not there", "start a coordinator; if one has run before, 'coordinator verify'")
-        return unknown(check, "it is not there yet: a follower makes it when it first needs it")
+            return fail(
+                check,
+                "it does not exist",
+                "start a coordinator; if one ran before, run 'coordinator verify'",
+            )
+        return unknown(check, "it does not exist yet: a follower creates it on first use")
     differs = drift(info["config"], wanted)
     if differs:
-        do = "put it back with the NATS tools, after a look at what was lost to it; docs/operations.md, Journal drift"
+        do = "check what was lost, then restore the setting with the NATS tools; see docs/operations.md, Journal drift"
         return fail(check, "; ".join(differs), do)
     away = [one["name"] for one in info.get("cluster", {}).get("replicas", []) if not one.get("current")]
     if away:
-        do = "bring these servers back: one more that fails may stop the coordinator"
+        do = "bring these servers back: one more failure can stop the coordinator"
         return warn(check, f"{len(away)} replicas are not up to date: {', '.join(away)}", do)
     replicas = info["config"].get("num_replicas", 1)
-    return ok(check, f"as it must be, {replicas} replica{'s' * (replicas > 1)}, {info['state']['messages']} messages")
+    return ok(
+        check, f"configured as expected, {replicas} replica{'s' * (replicas > 1)}, {info['state']['messages']} messages"
+    )
 
 
-# --- time, and who serves ---------------------------------------------------------------------------------------------
+# --- clocks, leader and follower --------------------------------------------------------------------------------------
 
 
 async def _clock(client: Client) -> list[Finding]:
@@ -207,9 +213,9 @@ async def _clock(client: Client) -> list[Finding]:
     except ApiError as error:
         return [unknown("clock", error.message)]
     after = clock.wall()
-    told = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", info["ts"])).timestamp()
-    # The answer was written at some moment between: only what lies outside is certain.
-    off_s = min(0.0, told - before) + max(0.0, told - after)
+    reported = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", info["ts"])).timestamp()
+    # The server answered at some moment between the two readings: only a time outside of them proves an offset.
+    off_s = min(0.0, reported - before) + max(0.0, reported - after)
     found = [_off("clock", off_s, "the server's clock and this machine's are {:.3f} s apart")]
     last = info["state"]["last_seq"]
     if info["state"]["messages"]:
@@ -224,11 +230,11 @@ async def _clock(client: Client) -> list[Finding]:
 
 
 def _off(check: str, off_s: float, seen: str) -> Finding:
-    do = "have all machines follow one time server (NTP)"
-    said = seen.format(abs(off_s))
+    do = "synchronise the clocks of all machines (NTP)"
+    text = seen.format(abs(off_s))
     if abs(off_s) >= CLOCK_FAIL_S:
-        return fail(check, said, do)
-    return warn(check, said, do) if abs(off_s) >= CLOCK_WARN_S else ok(check, said)
+        return fail(check, text, do)
+    return warn(check, text, do) if abs(off_s) >= CLOCK_WARN_S else ok(check, text)
 
 
 async def _leader(client: Client) -> list[Finding]:
@@ -236,19 +242,19 @@ async def _leader(client: Client) -> list[Finding]:
     try:
         stats = await client.execute(GetStats(), timeout_s=ANSWER_TIMEOUT_S)
     except CoordinationError as error:
-        do = "start 'coordinator serve' or 'coordinator up'; if one runs, its log says why it does not lead"
-        return [fail("leader", f"nobody answers: {error.message}", do)]
+        do = "start 'coordinator serve' or 'coordinator up'; if one is running, its log says why it does not lead"
+        return [fail("leader", f"no coordinator answers: {error.message}", do)]
     took_ms = (time.monotonic() - began) * 1000
-    return [ok("leader", f"{stats.leader} leads since epoch {stats.epoch}, and answered in {took_ms:.0f} ms")]
+    return [ok("leader", f"{stats.leader} leads in epoch {stats.epoch} and answered in {took_ms:.0f} ms")]
 
 
 async def _follower(client: Client) -> list[Finding]:
     subject = client.subjects.read(client.source, "lag")
-    do = "start 'coordinator follow'; without one nothing of the past is answered, and the feed stands still"
+    do = "start 'coordinator follow': without a follower, questions about history fail and the feed gets no events"
     try:
         raw = await client.bus.request(subject, b"{}", timeout_s=ANSWER_TIMEOUT_S)
     except Unavailable as error:
-        return [fail("follower", f"none answers: {error.message}", do)]
+        return [fail("follower", f"no follower answers: {error.message}", do)]
     answer: dict[str, Any] = msgspec.json.decode(raw)
     if "ok" not in answer:
         return [unknown("follower", str(answer.get("error", {}).get("message", answer)))]
@@ -257,31 +263,31 @@ async def _follower(client: Client) -> list[Finding]:
 
 def _behind(check: str, behind: dict[str, Any] | None) -> Finding:
     if behind is None:
-        return unknown(check, "this follower has none, or is starting")
+        return unknown(check, "the follower that answered has none, or is still starting")
     seen = f"{behind['behind']} records and {behind['behind_s']:.1f} s behind the journal"
     reason = behind.get("reason") or ""
     if reason:
-        return warn(check, f"{seen}; it {behind.get('state')}: {reason}", "see what it says, and its log")
+        return warn(check, f"{seen}; state {behind.get('state')}: {reason}", "read the reason, then the follower's log")
     if behind["behind_s"] > LAG_WARN_S:
-        return warn(check, seen, "it catches up by itself unless it waits: look into the follower's log")
+        return warn(check, seen, "wait: it catches up by itself. If the lag does not shrink, read the follower's log")
     return ok(check, seen)
 
 
 def look_here(home: Path, settings: Settings) -> list[Finding]:
-    """Look at the state directory *home*, and at *settings* in themselves."""
-    here = [_permissions(home), _disk(home)] if home.is_dir() else [unknown("home", f"there is no {home}")]
+    """Check the state directory *home*, and whether *settings* contradict each other."""
+    here = [_permissions(home), _disk(home)] if home.is_dir() else [unknown("home", f"{home} does not exist")]
     return [*here, *_settings(settings)]
 
 
 def _permissions(home: Path) -> Finding:
     open_to_others = [path for path in (home, *(home / name for name in _PRIVATE)) if _is_open(path)]
     if not open_to_others:
-        return ok("permissions", f"{home} is its owner's alone")
+        return ok("permissions", f"only its owner may enter {home}")
     if _is_open(home):
-        do = f"chmod 700 {home}: it holds tokens and everything that was ever submitted"
-        return fail("permissions", f"others of this machine may enter {home}", do)
+        do = f"chmod 700 {home}: it holds tokens and all submitted data"
+        return fail("permissions", f"other users of this machine may enter {home}", do)
     names = ", ".join(path.name for path in open_to_others)
-    return warn("permissions", f"{names} in {home} are open to others but for the directory", "chmod go= on them")
+    return warn("permissions", f"others may read {names} if {home} is opened to them", "run chmod go= on them")
 
 
 def _is_open(path: Path) -> bool:
@@ -294,16 +300,16 @@ def _is_open(path: Path) -> bool:
 def _disk(home: Path) -> Finding:
     free = shutil.disk_usage(home).free
     seen = f"{free / 1024**3:.1f} GiB free under {home}"
-    do = "make room: a full disk stops the journal, and with it everything"
+    do = "make room: a full disk stops the journal, and with it the coordinator"
     if free < DISK_FAIL_BYTES:
         return fail("disk", seen, do)
     return warn("disk", seen, do) if free < DISK_WARN_BYTES else ok("disk", seen)
 
 
 def _settings(settings: Settings) -> list[Finding]:
-    """Say what loading the settings lets pass, and makes no sense together."""
-    found = []  # what is wrong in a row, such as a renewal that is longer than its lease, is refused on loading
+    """Check combinations of settings that load but make no sense."""
+    found = []  # contradictions, such as a lease renewed more slowly than it expires, are refused on loading
     if settings.nats.replicas == 1 and "," in (settings.nats.url or ""):
-        seen = "nats.url names several servers, and nats.replicas is 1"
+        seen = "nats.url names several servers, but nats.replicas is 1: streams have one copy"
         found.append(warn("settings", seen, "set nats.replicas to 3 before the first start"))
-    return found or [ok("settings", "they do not contradict each other")]
+    return found or [ok("settings", "no contradictions")]

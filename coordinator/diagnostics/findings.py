@@ -1,7 +1,7 @@
 """
-What `coordinator verify` and `coordinator doctor` found, one line for each thing they looked at.
+The findings of `coordinator verify` and `coordinator doctor`: one line per check.
 
-A line that could not be looked at is `unknown` and says why; it must never be shown as well.
+A check that could not be made is `unknown` and says why; it must never be shown as ok.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """How it stands with one thing; `fail` alone makes the command fail."""
+    """The result of a check; only `fail` makes the command fail."""
 
     OK = "ok"
     WARN = "warn"
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, how it stands, what was seen, and what to do about it."""
+    """One check: its name, its result, what was seen, and what to do about it."""
 
     check: str
     state: State
@@ -34,25 +34,25 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ok(check: str, seen: str) -> Finding:
-    """Say that it is well."""
+    """Return a finding that all is well."""
     return Finding(check=check, state=State.OK, seen=seen)
 
 
 def warn(check: str, seen: str, do: str) -> Finding:
-    """Say that it works, and could be better."""
+    """Return a finding of something that works but needs attention."""
     return Finding(check=check, state=State.WARN, seen=seen, do=do)
 
 
 def fail(check: str, seen: str, do: str) -> Finding:
-    """Say that it is damaged, or will not work."""
+    """Return a finding of something that is damaged or does not work."""
     return Finding(check=check, state=State.FAIL, seen=seen, do=do)
 
 
 def unknown(check: str, seen: str, do: str = "") -> Finding:
-    """Say why it could not be looked at."""
+    """Return a finding of a check that could not be made, and why."""
     return Finding(check=check, state=State.UNKNOWN, seen=seen, do=do)
 
 
 def has_failed(findings: Iterable[Finding]) -> bool:
-    """Say whether anything is damaged, or will not work."""
+    """Return whether any finding is a failure."""
     return any(finding.state is State.FAIL for finding in findings)

@@ -1,8 +1,8 @@
 """
-Holds a read model against the journal: builds another one up to the same position, and compares them row by row.
+Compares a read model with the journal: builds a second one up to the same position and compares them row by row.
 
-The one that is checked is copied first, so that a follower may go on writing it; both copies are on disk, and go away.
-It never changes the read model.
+The read model is copied first, so that a follower may keep writing to it. Both copies are temporary files on disk and
+are deleted afterwards. The read model itself is never changed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 CHECK = "read model"
 BUILD_PATIENCE_S = 10.0
-_DO = "delete it while its follower is stopped: it is built anew"
-_ROOM = "make room in the temporary directory, twice the read model's size, or name a larger one with --folder"
+_DO = "stop its follower and delete it: the follower rebuilds it from the journal"
+_ROOM = "free twice the read model's size in the temporary directory, or name another one with --folder"
 _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
 _INTACT = "PRAGMA integrity_check(1)"
-# The names are constants of ours; a table's name cannot be a parameter.
+# The names are constants of this module; a table's name cannot be a parameter.
 _MISSING = {
     table: f"SELECT count(*) FROM (SELECT * FROM main.{table} EXCEPT SELECT * FROM other.{table})"  # noqa: S608
     for table in _TABLES
@@ -46,17 +46,21 @@ _EXTRA = {
 
 async def compare_store(store: Path | None, source: CommitSource, last: int, *, folder: Path | None = None) -> Finding:
     """
-    Compare the read model in the file *store* with what *source*, which ends at *last*, makes of it.
+    Compare the read model in the file *store* with one built from *source*, which ends at *last*.
 
-    Both copies are made in a temporary directory, in *folder* where that is given.
+    Both copies are made in a temporary directory, below *folder* if given.
     """
     if store is None or not await asyncio.to_thread(store.is_file):
-        return unknown(CHECK, f"there is none at {store}" if store else "none was given", "a follower makes one")
+        return unknown(
+            CHECK,
+            f"{store} does not exist" if store else "none was named",
+            "start a follower: it creates one",
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="coordinator-verify-", dir=folder) as temporary:
             return await _compared(store, source, last, Path(temporary))
     except OSError as error:
-        return unknown(CHECK, f"no copy of {store} can be made: {error}", _ROOM)
+        return unknown(CHECK, f"{store} cannot be copied: {error}", _ROOM)
     except sqlite3.Error as error:
         if is_passing(error):
             return unknown(CHECK, f"{store} could not be copied and compared: {error}", _ROOM)
@@ -68,24 +72,24 @@ async def _compared(store: Path, source: CommitSource, last: int, folder: Path) 
     await asyncio.to_thread(_copy, store, copy)
     seen = seen_by_store(copy)
     if seen is None:
-        return ok(CHECK, f"{store} holds nothing yet")
+        return ok(CHECK, f"{store} is still empty")
     if seen.sequence > last:
-        return unknown(CHECK, f"{store} is at {seen.sequence}, behind the journal's end {last}: not compared")
+        return unknown(CHECK, f"{store} is at {seen.sequence}, but the journal ends at {last}: not compared")
     try:
         async with SqliteStore.open(built) as other:
             limits = ProjectorLimits(patience_s=BUILD_PATIENCE_S)
             await Projector(_Until(source, seen.sequence), other, limits=limits).run()
     except (Corrupt, Unavailable) as error:
         do = _ROOM if error.reason == STORE_BUSY else ""
-        return unknown(CHECK, f"it could not be built a second time: {error.message}", do)
+        return unknown(CHECK, f"a second one could not be built to compare with: {error.message}", do)
     differs = await asyncio.to_thread(_differences, built, copy)
     if differs:
-        return fail(CHECK, f"{store} at {seen.sequence} is not what the journal makes: {'; '.join(differs)}", _DO)
-    return ok(CHECK, f"{store} at {seen.sequence} is row by row what the journal makes")
+        return fail(CHECK, f"{store} at {seen.sequence} differs from the journal: {'; '.join(differs)}", _DO)
+    return ok(CHECK, f"{store} at {seen.sequence} matches the journal row by row")
 
 
 class _Until:
-    """A source that ends."""
+    """A source that ends at a given position."""
 
     def __init__(self, source: CommitSource, until: int) -> None:
         self._source = source
@@ -102,7 +106,7 @@ class _Until:
 
 
 def _copy(store: Path, copy: Path) -> None:
-    """Copy a read model as it stands at one moment."""
+    """Copy a read model, consistent at one moment."""
     live = sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
     try:
         kept = sqlite3.connect(copy)
@@ -126,7 +130,7 @@ def _differences(built: Path, copy: Path) -> list[str]:
             [(missing,)] = connection.execute(_MISSING[table]).fetchall()
             [(extra,)] = connection.execute(_EXTRA[table]).fetchall()
             if missing or extra:
-                found.append(f"{table}: {missing} rows missing or otherwise, {extra} that should not be so")
+                found.append(f"{table}: {missing} rows missing or different, {extra} rows not from the journal")
         return found
     finally:
         connection.close()

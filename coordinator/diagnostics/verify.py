@@ -1,8 +1,8 @@
 """
-Reads the whole journal and says whether it is what was written: every slot, the chain, the fold, and what follows it.
+Reads the whole journal and checks it: every slot, the chain, the fold, and everything derived from it.
 
-It only reads, one batch at a time; what grows with the journal is the world alone, which forgets what ended long ago.
-`accept` writes one claim into it and nothing else. It must never make good what it found, nor pass over a record.
+It only reads, one batch at a time; only the world grows with the journal, and it evicts what ended long ago. `accept`
+writes one claim into the journal and nothing else. It must never repair what it finds, and never skip a record.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 HOLDER = "verify"
 CLAIM_TIMEOUT_S = 60.0
-_RESTORE = "stop everything, copy the store, and restore a backup; docs/operations.md, Corrupt"
-_OTHER_HOME = "name the directory of this namespace with --home"
-_ACCEPT = "put a good copy back, restore a backup, or accept the loss with 'coordinator verify --accept'"
+_RESTORE = "stop all processes, copy the NATS store, then restore a backup; see docs/operations.md, Corrupt"
+_OTHER_HOME = "name the state directory of this namespace with --home"
+_ACCEPT = "put a good copy of the store back, restore a backup, or accept the loss with 'coordinator verify --accept'"
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """What was read; times in seconds."""
+    """How much was read; times in seconds."""
 
     records: int = 0
     commits: int = 0
@@ -57,7 +57,7 @@ class Figures(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, where the fold ended, and how much was read."""
+    """The findings, where the fold ended, and how much was read."""
 
     findings: list[Finding]
     position: str
@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Files(NamedTuple):
-    """What this machine holds that follows the journal, None for what there is not; and the *folder* to copy it to."""
+    """The files of this machine to check, None for a missing one; copies are made in *folder*."""
 
     store: Path | None = None
     mark: Path | None = None
@@ -78,29 +78,29 @@ class Files(NamedTuple):
 
 async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
     """
-    Read the journal, and hold store, mark, snapshots and feed against it.
+    Check the journal, and compare read model, high-water mark, snapshots and feed with it.
 
     Raises:
-        Unavailable: NATS or the store cannot be read now.
+        Unavailable: NATS or the read model cannot be read now.
     """
     journal = NatsJournal(bus, subjects)
     snapshots = Snapshots(bus, subjects)
     manifests = await snapshots.manifests()
-    # Before the journal's end is known: what follows it must not be ahead of it.
-    seen, told, is_other = _seen_at_home(files, subjects.stream_journal)
+    # Read before the journal's end is known: otherwise a follower that goes on would seem ahead of the journal.
+    seen, further, is_other = _seen_at_home(files, subjects.stream_journal)
     try:
         seen.append(await seen_by_feed(bus, subjects))
     except Unavailable as error:
-        told.append(unknown("seen by the feed", error.message, "run it again when NATS answers"))
+        further.append(unknown("seen by the feed", error.message, "run verify again when NATS answers"))
     source: CommitSource = journal if files.archive is None else ArchiveSource(files.archive, journal)
     fold = _Fold(source, {one.position.sequence: one for one in manifests})
     findings = await fold.run()
     if findings[0].state is not State.FAIL:
-        findings += [await _held_against(journal, fold.world, one) for one in seen if one is not None]
+        findings += [await _compare_seen(journal, fold.world, one) for one in seen if one is not None]
         findings.append(await _snapshots(snapshots, manifests, fold))
         if not is_other:
             findings.append(await compare_store(files.store, source, fold.world.position.sequence, folder=files.folder))
-    findings += told
+    findings += further
     world = fold.world
     return Report(
         findings=findings,
@@ -114,16 +114,16 @@ async def verify(bus: Bus, subjects: Subjects, files: Files) -> Report:
 
 async def accept(bus: Bus, subjects: Subjects, *, archive: Path | None = None, replicas: int = 1) -> int:
     """
-    Begin a new generation with the journal as it is, and give it: what was seen beyond is given up for good.
+    Begin a new generation at the current end of the journal and return it; everything seen beyond that end is lost.
 
-    What has left the journal is read from the *archive*; without one, a snapshot stands for it. Whoever leads is
-    deposed; read models, marks and the feed that are ahead are of a generation that is lost. It takes the credentials
-    of a coordinator, and may be run again when it was cut off.
+    Archived records are read from the *archive*; without one, a snapshot replaces them. The current leader is deposed.
+    Read models, marks and the feed that are ahead belong to the lost generation. Requires the credentials of a
+    coordinator. It can be run again if it was interrupted.
 
     Raises:
-        Corrupt: what is left is damaged itself.
-        Unavailable: NATS does not answer: run it again.
-        Forbidden: these credentials may not do it; nothing was changed.
+        Corrupt: the remaining journal is damaged too.
+        Unavailable: NATS does not answer; run it again.
+        Forbidden: the credentials do not allow it; nothing was changed.
     """
     journal, clock = NatsJournal(bus, subjects), SystemClock()
     snapshots = Snapshots(bus, subjects, replicas=replicas)
@@ -133,10 +133,10 @@ async def accept(bus: Bus, subjects: Subjects, *, archive: Path | None = None, r
         fold = _Fold(journal, {}, await _archived(journal, snapshots))
     for finding in await fold.run():
         if finding.state is State.FAIL:
-            msg = f"what is left is damaged itself, so it cannot be gone on with: {finding.seen}; {_RESTORE}"
+            msg = f"the remaining journal is damaged too and cannot be accepted: {finding.seen}; {_RESTORE}"
             raise Corrupt(msg)
     if fold.world.unfoldable:
-        msg = f"the journal holds {fold.world.unfoldable}, which this version does not know: use the newer one"
+        msg = f"the journal holds {fold.world.unfoldable}, which this version does not know: use the newer release"
         raise Refused(msg, reason="unfoldable")
     generation = await _give_up_snapshots(snapshots, fold.world, int(clock.wall()))
     claim = EpochClaim(generation=generation, holder=HOLDER, time=rfc3339(clock.wall()))
@@ -144,27 +144,27 @@ async def accept(bus: Bus, subjects: Subjects, *, archive: Path | None = None, r
         async with asyncio.timeout(CLAIM_TIMEOUT_S):
             await journal.claim(msgspec.json.encode(claim))
     except TimeoutError:
-        msg = f"the new generation could not be claimed within {CLAIM_TIMEOUT_S:g} s: run it again when NATS stores"
+        msg = f"the new generation was not stored within {CLAIM_TIMEOUT_S:g} s: run it again when NATS accepts messages"
         raise Unavailable(msg, reason="timeout") from None
     return generation
 
 
 async def _archived(journal: NatsJournal, snapshots: Snapshots) -> World | None:
-    """Give a world that stands for what has left the journal; None where nothing has."""
+    """Return the world at the point up to which the journal was archived; None if nothing was archived."""
     try:
         first, last = await journal.bounds()
     except Unavailable as error:
         if error.reason != NO_JOURNAL:
             raise
-        return None  # the fold says so
+        return None  # the fold reports it
     if first == 1:
         return None
     await check_archived(snapshots, first)
     world = await snapshots.newest(journal, World.restore, before=last + 1)
     if world is None or world.position.sequence < first - 1:
         msg = (
-            f"the journal begins at {first}, for its beginning was archived, and there is no usable snapshot of what "
-            "came before: name the archive with --archive DIRECTORY"
+            f"the journal begins at {first} because its beginning was archived, and there is no usable snapshot of "
+            "what came before: name the archive with --archive DIRECTORY"
         )
         raise Corrupt(msg, reason="no_snapshot")
     return world
@@ -172,10 +172,10 @@ async def _archived(journal: NatsJournal, snapshots: Snapshots) -> World | None:
 
 async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) -> int:
     """
-    Remove the snapshots of what is behind the end of *world*, and give a generation above all there were.
+    Remove the snapshots of positions after the end of *world*, and return a generation higher than any before.
 
-    A claim behind the end takes the slot that one of them may be of. So they go first, and before that it is noted that
-    the generation must come: cut off at any line, nobody can begin until this was run again.
+    The new claim takes a slot that one of these snapshots may refer to, so they are removed first. Before that, the new
+    generation is recorded as pending: if this is interrupted anywhere, no coordinator can lead until it is run again.
     """
     manifests, noted = await snapshots.manifests(), await snapshots.archived()
     noted = noted if noted is not None else Archived(through=0, chain=GENESIS.hex())
@@ -188,13 +188,13 @@ async def _give_up_snapshots(snapshots: Snapshots, world: World, at_least: int) 
 
 
 class _Fold:
-    """Folds all of *source*, or what is behind *world*; keeps the digests of the world where a snapshot was made."""
+    """Folds all of *source*, or what comes after *world*; keeps the digest of the world at each snapshot's position."""
 
     def __init__(self, source: CommitSource, manifests: dict[int, Manifest], world: World | None = None) -> None:
         self.world = world if world is not None else World()
         self.figures = Figures()
         self.digests: dict[int, tuple[str, str]] = {}
-        """Chain and digest of the world, by the slot of a snapshot."""
+        """Chain and digest of the world, by the slot of the snapshot."""
         self._source = source
         self._manifests = manifests
         self._generation = self.world.generation
@@ -202,14 +202,14 @@ class _Fold:
         self._strays = 0
 
     async def run(self) -> list[Finding]:
-        """Give a finding for each thing that the fold tells; damage is the first, for nothing behind it was read."""
+        """Fold everything and return the findings; damage is the only one, since nothing after it is read."""
         began = time.monotonic()
         try:
             first, last = await self._source.bounds()
             after = self.world.position.sequence
             if first > after + 1:
-                seen = f"the journal begins at slot {first}; what stood before was archived, or is gone"
-                return [fail("slots", seen, "give the archive with --archive DIRECTORY, or restore a backup")]
+                seen = f"the journal begins at slot {first}; the slots before were archived or lost"
+                return [fail("slots", seen, "name the archive with --archive DIRECTORY, or restore a backup")]
             async for records in self._source.read(after, last):
                 for record in records:
                     self._take(record)
@@ -218,10 +218,10 @@ class _Fold:
         except Unavailable as error:
             if error.reason != NO_JOURNAL:
                 raise
-            return [fail("slots", error.message, "start a coordinator if there never was one; else restore a backup")]
+            return [fail("slots", error.message, "start a coordinator if none ever ran; otherwise restore a backup")]
         finally:
             self.figures.took_s = round(time.monotonic() - began, 3)
-        return self._told(after + 1, last)
+        return self._findings(after + 1, last)
 
     def _take(self, record: Record) -> None:
         figures, world = self.figures, self.world
@@ -231,7 +231,9 @@ class _Fold:
             expected = f"{world.generation}.{world.epoch}.{record.sequence}"
             figures.commits += 1
             if record.message_id != expected:
-                self._stray_at(f"commit {record.sequence} has the id {record.message_id}, and its reign is {expected}")
+                self._stray_at(
+                    f"commit {record.sequence} has the id {record.message_id}, but its reign requires {expected}"
+                )
         else:
             figures.claims += 1
         figures.events += len(world.apply_record(record))
@@ -243,83 +245,87 @@ class _Fold:
     def _check_claim(self, record: Record) -> None:
         generation = msgspec.json.decode(record.body, type=EpochClaim).generation
         if generation < self._generation:
-            self._stray_at(f"claim {record.sequence} is of generation {generation}, behind one of {self._generation}")
+            self._stray_at(f"claim {record.sequence} has generation {generation}, after one of {self._generation}")
         self._generation = max(self._generation, generation)
 
     def _stray_at(self, seen: str) -> None:
         self._strays += 1
         self._stray = self._stray or seen
 
-    def _told(self, first: int, last: int) -> list[Finding]:
+    def _findings(self, first: int, last: int) -> list[Finding]:
         figures, world = self.figures, self.world
         found = [
             ok("slots", f"{first} to {last}, none missing: {figures.commits} commits, {figures.claims} claims"),
-            ok("chain", f"holds up to {world.position}: {world.chain.hex()}"),
-            ok("fold", f"{figures.events} events, all decoded and allowed; digest {world.digest()}"),
+            ok("chain", f"unbroken up to {world.position}: {world.chain.hex()}"),
+            ok("fold", f"{figures.events} events, all readable and allowed; digest {world.digest()}"),
         ]
         if world.unfoldable:
-            do = "run the newer release that wrote it"
-            found[-1] = warn("fold", f"{world.unfoldable} is not known to this version", do)
+            do = "verify with the newer release that wrote it"
+            found[-1] = warn("fold", f"{world.unfoldable} is unknown to this version", do)
         if self._strays:
-            do = "something else than a coordinator writes here: look who may publish on the journal's subjects"
-            found.append(fail("reigns", f"{self._stray}; {self._strays} such", do))
+            do = "something other than a coordinator writes here: check who may publish on the journal's subjects"
+            found.append(fail("reigns", f"{self._stray}; {self._strays} in total", do))
         else:
-            found.append(ok("reigns", f"each commit is of the reign it stands in; generation {world.generation}"))
+            found.append(ok("reigns", f"each commit belongs to its reign; generation {world.generation}"))
         return found
 
 
 def _seen_at_home(files: Files, stream: str) -> tuple[list[Seen | None], list[Finding], bool]:
-    """Give what mark and read model have seen of *stream*, what else is to be told, and if the latter is of another."""
+    """Return what mark and read model have seen, findings, and whether the read model is of another *stream*."""
     seen: list[Seen | None] = []
-    told: list[Finding] = []
+    findings: list[Finding] = []
     marked = _marked(files.mark)
     store = seen_by_store(files.store) if files.store is not None else None
     if isinstance(marked, Finding):
-        told.append(marked)
-        return [store], told, False
+        findings.append(marked)
+        return [store], findings, False
     if marked is not None and marked.stream not in ("", stream):
-        told.append(unknown("mark", f"{files.mark} is of stream {marked.stream}: not looked at", _OTHER_HOME))
+        findings.append(unknown("mark", f"{files.mark} is of stream {marked.stream}: not checked", _OTHER_HOME))
     else:
         seen.append(marked)
     is_other = store is not None and is_of_another(store, marked, stream)
     if is_other:
-        told.append(unknown(CHECK, f"{files.store} is of another stream than {stream}: not compared", _OTHER_HOME))
+        findings.append(unknown(CHECK, f"{files.store} is not of stream {stream}: not compared", _OTHER_HOME))
     else:
         seen.append(store)
-    return seen, told, is_other
+    return seen, findings, is_other
 
 
 def _marked(file: Path | None) -> Seen | Finding | None:
-    """Read the mark, None where there is none; one that is damaged is a finding."""
+    """Return what the high-water mark has seen, None if there is no mark, or a finding if it is damaged."""
     if file is None or not file.is_file():
         return None
     try:
         with HighWater.open(file) as high_water:
             return high_water.seen
     except Corrupt as error:
-        return fail(f"mark {file.name}", error.message, "delete it when all else here is sound")
+        return fail(f"mark {file.name}", error.message, "delete it if all other checks are ok")
 
 
-async def _held_against(journal: NatsJournal, world: World, seen: Seen) -> Finding:
-    """Hold against the journal what somebody has seen of it."""
+async def _compare_seen(journal: NatsJournal, world: World, seen: Seen) -> Finding:
+    """Compare the journal with what mark, read model or feed have seen of it."""
     check, reached = f"seen by {seen.by}", world.position.sequence
-    lost = f"generation {seen.generation} is over, and {world.generation} reigns"
+    lost = f"generation {seen.generation} ended, the journal is in {world.generation}"
     if seen.sequence > reached:
-        what = f"it has seen {seen.sequence}, and the journal ends at {reached}"
+        what = f"it has seen {seen.sequence}, but the journal ends at {reached}"
         if world.generation > seen.generation:
             return ok(check, f"{what}: {lost}")
-        return fail(check, f"{what}: it went back, or lost its tail", _ACCEPT)
+        return fail(check, f"{what}: the journal went back to an older state, or lost its end", _ACCEPT)
     found = await chain_at(journal, world, seen.sequence)
     if seen.chain and found and found != seen.chain:
         if world.generation > seen.generation:
-            return ok(check, f"another record {seen.sequence}: {lost}")
-        return fail(check, f"record {seen.sequence} is not the one it has seen: another journal, or changed", _ACCEPT)
-    return ok(check, f"{seen.sequence} of {reached}, the same journal")
+            return ok(check, f"record {seen.sequence} is a different one: {lost}")
+        return fail(
+            check,
+            f"record {seen.sequence} is not the one it has seen: changed, or another journal",
+            _ACCEPT,
+        )
+    return ok(check, f"at {seen.sequence} of {reached}, same journal")
 
 
 async def _snapshots(snapshots: Snapshots, manifests: list[Manifest], fold: _Fold) -> Finding:
     check, wrong, other, gone = "snapshots", [], 0, 0
-    do = "a snapshot that is wrong is passed over at a start, which only takes longer; the next ones replace it"
+    do = "nothing: a wrong snapshot is ignored, so starts take longer until newer ones replace it"
     for manifest in manifests:
         at = manifest.position.sequence
         if manifest.fold_version != FOLD_VERSION:
@@ -331,16 +337,16 @@ async def _snapshots(snapshots: Snapshots, manifests: list[Manifest], fold: _Fol
             if manifest in await snapshots.manifests():
                 wrong.append(error.message)
             else:
-                gone += 1  # a follower wrote a newer one meanwhile, and removed the oldest
+                gone += 1  # a follower has since written a newer one and removed the oldest
             continue
         if fold.digests.get(at) != (manifest.chain, manifest.digest):
-            wrong.append(f"the snapshot of {manifest.position} is not what the journal folds to there")
+            wrong.append(f"the snapshot at {manifest.position} differs from the fold of the journal")
     if wrong:
         return fail(check, f"{wrong[0]}; {len(wrong)} of {len(manifests)} are wrong", do)
     if not manifests:
-        return unknown(check, "there is none: followers make one every so many events")
+        return unknown(check, "there are none yet: followers write one every follower.snapshot_events events")
     if gone == len(manifests):
-        return unknown(check, "newer ones have replaced all there were meanwhile", "run it again")
-    folded = f"{len(manifests) - other - gone} are what the journal folds to"
-    folded += f", {other} of another fold version are not used" if other else ""
-    return ok(check, folded + (f", {gone} were replaced meanwhile" if gone else ""))
+        return unknown(check, "all were replaced by newer ones during the check", "run verify again")
+    folded = f"{len(manifests) - other - gone} match the journal"
+    folded += f", {other} of another fold version are ignored" if other else ""
+    return ok(check, folded + (f", {gone} were replaced during the check" if gone else ""))

@@ -1,1 +1,1 @@
-"""One machine's node agent: makes containers what they are desired to be, and reports what it sees."""
+"""The node agent: brings the containers of one machine to their desired state and reports what it sees."""

@@ -1,4 +1,4 @@
-"""What a node answers about its containers, on `….node.<id>.<verb>`: logs and usage."""
+"""Answers questions about the containers of a node, on `….node.<id>.<verb>`: logs and usage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Answers:
             asked = msgspec.json.decode(message.data, type=NodeQuestion)
             body: dict[str, Any] = {"ok": await question(asked)}
         except UNREADABLE as error:
-            body = {"error": {"code": "refused", "message": f"the question is unreadable: {error}"[:300]}}
+            body = {"error": {"code": "refused", "message": f"the question cannot be decoded: {error}"[:300]}}
         except CoordinationError as error:
             body = {"error": {"code": error.code, "message": error.message}}
         if may_answer(message.reply):
@@ -61,13 +61,13 @@ class _Answers:
         return await self._runtime.usage(*await self._newest(asked))
 
     async def _newest(self, asked: NodeQuestion) -> tuple[str, str]:
-        """Find the generation asked for, or the newest there is."""
+        """Return the requested generation of the container, or its newest one."""
         checked(asked.container_id, "container_id")
         found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
         if asked.generation:
             found = [one for one in found if one.generation == asked.generation]
         if not found:
-            msg = f"node {self._node_id} has no container {asked.container_id!r} that was started and not removed"
+            msg = f"container {asked.container_id!r} not found on node {self._node_id}: never started, or removed"
             raise NotFound(msg)
         newest = max(found, key=lambda one: tuple(map(int, one.generation.split("."))))
         return newest.container_id, newest.generation

@@ -1,4 +1,4 @@
-"""What a container is started with: its environment, and the secrets that it names, which stay on this node."""
+"""Builds the launch of a container: its environment, with secrets read on this node, which never leave it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET_BYTES_MAX = 64 * 1024
 
 
 def launch_of(
-    order: DesiredContainer,
+    desired: DesiredContainer,
     *,
     node_id: str,
     namespace: str,
@@ -28,44 +28,44 @@ def launch_of(
     secrets: Path,
 ) -> Launch:
     """
-    Say how to start the container of *order*; *reach* holds the variables by which it reaches NATS.
+    Return the launch of the container *desired*; *reach* holds the variables with which it connects to NATS.
 
     Raises:
-        Refused: a secret that it names is not in the folder *secrets*.
+        Refused: it names a secret that the folder *secrets* does not have.
     """
     environment = {
         **reach,
         "COORDINATOR_NAMESPACE": namespace,
-        "COORDINATOR_CONTAINER_ID": order.container_id,
-        "COORDINATOR_AGENT_TYPE": order.agent_type,
+        "COORDINATOR_CONTAINER_ID": desired.container_id,
+        "COORDINATOR_AGENT_TYPE": desired.agent_type,
         "COORDINATOR_NODE_ID": node_id,
     }
-    for name, value in order.environment.items():
+    for name, value in desired.environment.items():
         environment[name] = _secret(value, node_id, secrets) if isinstance(value, Secret) else value
     return Launch(
-        container_id=order.container_id,
-        generation=order.generation,
-        name=f"{namespace}-{order.container_id}-{order.generation}",
+        container_id=desired.container_id,
+        generation=desired.generation,
+        name=f"{namespace}-{desired.container_id}-{desired.generation}",
         cluster=namespace,
         epoch=f"{epoch[0]}.{epoch[1]}",
-        image=order.image,
-        command=order.command,
+        image=desired.image,
+        command=desired.command,
         environment=environment,
-        cpu_millis=order.resources.cpu_millis,
-        memory_bytes=order.resources.memory_bytes,
-        stop_grace_s=order.stop_grace_s,
+        cpu_millis=desired.resources.cpu_millis,
+        memory_bytes=desired.resources.memory_bytes,
+        stop_grace_s=desired.stop_grace_s,
     )
 
 
 def _secret(reference: Secret, node_id: str, secrets: Path) -> str:
-    """Read a secret of this node; its name has passed `ids`, so it cannot leave the folder."""
+    """Read a secret of this node; `checked` rejects names that would leave the folder."""
     file = secrets / checked(reference.secret, "secret")
     try:
         content = file.read_bytes()
     except OSError as error:
-        msg = f"secret {reference.secret!r} cannot be read on node {node_id}: put it into its secrets folder"
+        msg = f"secret {reference.secret!r} cannot be read on node {node_id}: put it into the node's secrets folder"
         raise Refused(msg, reason="no_secret") from error
     if len(content) > SECRET_BYTES_MAX:
-        msg = f"secret {reference.secret!r} has {len(content)} bytes: at most {SECRET_BYTES_MAX}"
+        msg = f"secret {reference.secret!r} has {len(content)} bytes: use at most {SECRET_BYTES_MAX}"
         raise Refused(msg, reason="no_secret")
     return content.decode().removesuffix("\n")

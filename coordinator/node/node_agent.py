@@ -1,10 +1,11 @@
 """
-The agent of one node: makes what is desired there true, and reports what is.
+The agent of one node: brings its containers to their desired state and reports their observed state.
 
-Level-triggered: every second, and at once on a notice or when a container ended, it reports everything it sees and is
-told everything that should be; what differs it starts, stops or removes. It keeps no list of its own, so after any
-crash the first sync adopts what runs and removes what should not be. It never decides to restart anything, refuses
-orders of an older epoch, and stops containers that must not run unheard of when its lease was not granted in time.
+Level-triggered: every second, and at once on a notice or when a container exits, it reports everything it sees and
+receives the complete desired state; where the two differ, it starts, stops or removes containers. It keeps no list of
+its own, so after any crash the first sync adopts what runs and removes what should not. It never decides to restart
+anything, and it ignores orders of an older epoch. If its lease is not renewed in time, it stops all containers except
+those with `when_cut_off: keep`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _Key = tuple[str, str]
 
 
 class NodeAgent:
-    """One node's agent; `ready` is set once its first sync was answered. Open it with `NodeAgent.open`."""
+    """The agent of one node; `ready` is set once its first sync was answered. Open it with `NodeAgent.open`."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class NodeAgent:
         self._labels = labels if labels is not None else {}
         self._interval_s = interval_s
         self._clock = clock if clock is not None else SystemClock()
-        self._look = asyncio.Event()
+        self._wake = asyncio.Event()
         self._orders: NodeOrders | None = None
         self._granted_until = 0.0
         self._epoch = (0, 0)
@@ -86,10 +87,10 @@ class NodeAgent:
     @classmethod
     @asynccontextmanager
     async def open(cls, client: Client, runtime: Runtime, **options: Any) -> AsyncIterator[NodeAgent]:
-        """Serve the node while the block runs; containers go on when it ends, unless `stop_all` was called."""
+        """Serve the node while the block runs; containers keep running afterwards, unless `stop_all` was called."""
         agent = cls(client, runtime, **options)
         subjects = client.subjects
-        noticed = await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._look.set())
+        noticed = await client.bus.subscribe(subjects.notice("node", agent.node_id), lambda _: agent._wake.set())
         async with task_group() as agent._tasks, answering(client, runtime, agent.node_id):
             syncing = agent._tasks.create_task(agent._keep_syncing())
             noticing = agent._tasks.create_task(agent._notice_exits())
@@ -103,31 +104,31 @@ class NodeAgent:
 
     async def stop_all(self) -> None:
         """
-        Stop and remove every container here, and start none any more: this machine is going down.
+        Stop and remove every container here and start no more: this machine is going down.
 
-        That is not reported. What should run is found missing when the node is back, and is started again.
+        This is not reported. When the node is back, the missing containers are noticed and started again.
         """
         self._closing = True
-        graces = {(one.container_id, one.generation): one.stop_grace_s for one in self._ordered()}
+        graces = {(one.container_id, one.generation): one.stop_grace_s for one in self._desired()}
         while True:
             living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
             keys = [(one.container_id, one.generation) for one in living]
             await asyncio.gather(
                 *(
-                    self._tried(key, self._stop_and_remove(key, one, force=False, grace_s=graces.get(key, 10.0)))
+                    self._attempt(key, self._stop_and_remove(key, one, force=False, grace_s=graces.get(key, 10.0)))
                     for key, one in zip(keys, living, strict=True)
                 )
             )
             if not self._busy:
                 return
-            await asyncio.sleep(STOP_POLL_S)  # something is being started or stopped at this very moment
+            await asyncio.sleep(STOP_POLL_S)  # other actions are still under way
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def _keep_syncing(self) -> None:
         registered = False
         while not self._closing:
-            self._look.clear()
+            self._wake.clear()
             try:
                 if not registered:
                     await self._register()
@@ -138,15 +139,15 @@ class NodeAgent:
                 continue
             except CoordinationError as error:
                 log.warning("sync_failed", node_id=self.node_id, why=error.message)
-                await self._mind_the_lease()
+                await self._stop_when_cut_off()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
-                    await self._look.wait()
+                    await self._wake.wait()
 
     async def _notice_exits(self) -> None:
         while True:
             if await self._runtime.wait_change(60.0):
-                self._look.set()
+                self._wake.set()
 
     async def _register(self) -> None:
         await self._client.execute(
@@ -157,7 +158,7 @@ class NodeAgent:
         )
 
     async def _sync(self) -> None:
-        """Report, take the orders, and begin to make them true."""
+        """Report the observed containers, receive the orders, and begin to carry them out."""
         orders_id = self._orders.orders_id if self._orders is not None else ""
         seen = {(one.container_id, one.generation): one for one in await self._runtime.list()}
         reports = [_report(one) for one in seen.values()]
@@ -166,7 +167,7 @@ class NodeAgent:
             for key, why in self._failed.items()
             if key not in seen
         ]
-        # What is being started is not there yet, and is not gone either.
+        # A container that is just being started must not be taken for a missing one.
         for key in sorted({(one, generation) for one, generation, _ in self._busy} - seen.keys() - self._failed.keys()):
             reports.append(ObservedContainer(container_id=key[0], generation=key[1], state="busy"))
         sent_at = self._clock.heard()
@@ -181,72 +182,73 @@ class NodeAgent:
         self._granted_until = sent_at + orders.node_lease_s
         self.ready.set()
         if not self._closing:
-            self._make_true(orders, seen)
+            self._carry_out(orders, seen)
 
-    def _make_true(self, orders: NodeOrders, seen: dict[_Key, Observed]) -> None:
+    def _carry_out(self, orders: NodeOrders, seen: dict[_Key, Observed]) -> None:
         wanted = {(one.container_id, one.generation): one for one in orders.containers}
-        # Of one container never two generations at once: the next starts when the former is gone.
+        # Never run two generations of a container at once: the next one starts when the previous one is gone.
         occupied = {key[0] for key, one in seen.items() if one.state is not RuntimeState.EXITED}
         occupied |= {container_id for container_id, _, _ in self._busy}
-        for key, order in wanted.items():
+        for key, target in wanted.items():
             if key not in seen and key[0] in occupied:
                 continue
-            action = self._action(order, seen.get(key))
+            action = self._action(target, seen.get(key))
             if action is not None:
-                self._do(key, action, force=order.force)
+                self._run(key, action, force=target.force)
         for key, one in seen.items():
             if key not in wanted:
-                self._do(key, self._stop_and_remove(key, one, force=False), force=False)
+                self._run(key, self._stop_and_remove(key, one, force=False), force=False)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
 
-    def _action(self, order: DesiredContainer, seen: Observed | None) -> Awaitable[None] | None:
-        """Say what brings a container from what is seen to what is desired; None when nothing does, or it is so."""
-        key = (order.container_id, order.generation)
+    def _action(self, target: DesiredContainer, seen: Observed | None) -> Awaitable[None] | None:
+        """Return the action that brings a container from the seen to the target state, or None if none is needed."""
+        key = (target.container_id, target.generation)
         runtime = self._runtime
         if seen is None:
-            return self._start(order) if order.desired in ("running", "paused") and key not in self._failed else None
-        match order.desired, seen.state:
+            is_startable = target.desired in ("running", "paused") and key not in self._failed
+            return self._start(target) if is_startable else None
+        match target.desired, seen.state:
             case "running", RuntimeState.PAUSED:
                 return runtime.resume(*key)
             case "paused", RuntimeState.RUNNING:
                 return runtime.pause(*key)
             case "stopped", RuntimeState.RUNNING | RuntimeState.PAUSED:
-                return runtime.stop(*key, grace_s=order.stop_grace_s, force=order.force)
+                return runtime.stop(*key, grace_s=target.stop_grace_s, force=target.force)
             case "destroyed", _:
-                return self._stop_and_remove(key, seen, force=order.force, grace_s=order.stop_grace_s)
+                return self._stop_and_remove(key, seen, force=target.force, grace_s=target.stop_grace_s)
             case _:
                 return None
 
-    def _do(self, key: _Key, action: Awaitable[None], *, force: bool) -> None:
-        """Do something about a container beside the loop, one thing at a time; forcing may overtake being gentle."""
+    def _run(self, key: _Key, action: Awaitable[None], *, force: bool) -> None:
+        """Run an action on a container in its own task, one at a time; only a forced one may overtake another."""
         mark = (*key, force)
         if mark in self._busy or (*key, True) in self._busy:
-            _drop(action)
+            _discard(action)
             return
         self._busy.add(mark)
-        self._tasks.create_task(self._done(mark, action))
+        self._tasks.create_task(self._finish(mark, action))
 
-    async def _done(self, mark: tuple[str, str, bool], action: Awaitable[None]) -> None:
+    async def _finish(self, mark: tuple[str, str, bool], action: Awaitable[None]) -> None:
         try:
-            await self._tried(mark[:2], action)
+            await self._attempt(mark[:2], action)
         finally:
             self._busy.discard(mark)
-            self._look.set()
+            self._wake.set()
 
-    async def _tried(self, key: _Key, action: Awaitable[None]) -> None:
+    async def _attempt(self, key: _Key, action: Awaitable[None]) -> None:
         try:
             await action
         except NotFound:
-            pass  # gone by itself meanwhile
+            pass  # the container is already gone
         except CoordinationError as error:
             log.warning("container_action_failed", container_id=key[0], generation=key[1], why=error.message)
 
-    async def _start(self, order: DesiredContainer) -> None:
-        key = (order.container_id, order.generation)
+    async def _start(self, target: DesiredContainer) -> None:
+        key = (target.container_id, target.generation)
         try:
             launch = launch_of(
-                order,
+                target,
                 node_id=self.node_id,
                 namespace=self._client.subjects.namespace,
                 epoch=self._epoch,
@@ -260,7 +262,7 @@ class NodeAgent:
             self._failed[key] = error.message
             return
         log.info("container_started", container_id=key[0], generation=key[1], pid=observed.pid)
-        if order.desired == "paused":
+        if target.desired == "paused":
             await self._runtime.pause(*key)
 
     async def _stop_and_remove(self, key: _Key, seen: Observed, *, force: bool, grace_s: float = 10.0) -> None:
@@ -269,18 +271,18 @@ class NodeAgent:
         await self._runtime.remove(*key)
         log.info("container_removed", container_id=key[0], generation=key[1])
 
-    async def _mind_the_lease(self) -> None:
-        """Stop what must not run while nobody can be told that it does."""
+    async def _stop_when_cut_off(self) -> None:
+        """Stop the containers that must not run while the node is cut off, once its lease has expired."""
         if self._orders is None or self._clock.heard() < self._granted_until:
             return
-        keep = {one.container_id for one in self._ordered() if one.when_cut_off == "keep"}
+        keep = {one.container_id for one in self._desired() if one.when_cut_off == "keep"}
         for one in await self._runtime.list():
             if one.state is not RuntimeState.EXITED and one.container_id not in keep:
                 key = (one.container_id, one.generation)
                 log.warning("container_cut_off", container_id=key[0], generation=key[1])
-                self._do(key, self._runtime.stop(*key, grace_s=5.0, force=False), force=False)
+                self._run(key, self._runtime.stop(*key, grace_s=5.0, force=False), force=False)
 
-    def _ordered(self) -> tuple[DesiredContainer, ...]:
+    def _desired(self) -> tuple[DesiredContainer, ...]:
         return self._orders.containers if self._orders is not None else ()
 
 
@@ -295,7 +297,7 @@ def _report(one: Observed) -> ObservedContainer:
     )
 
 
-def _drop(action: Awaitable[None]) -> None:
-    """Let go of a coroutine that is not to run."""
+def _discard(action: Awaitable[None]) -> None:
+    """Close a coroutine that will not run."""
     if asyncio.iscoroutine(action):
         action.close()

@@ -1,1 +1,1 @@
-"""What each process is made of, and the only place that turns settings into values."""
+"""Assembles each process from its parts; the only place that turns settings into values."""

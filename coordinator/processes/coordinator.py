@@ -1,7 +1,7 @@
 """
-The process of a coordinator, made from settings: who it is, what it goes by, and how it is run until it is stopped.
+The process of a coordinator: builds it from settings and runs it until it is stopped.
 
-Here alone the settings of a coordinator become `Rules`, `Limits` and the other values that its parts take.
+Only here are the settings of a coordinator turned into `Rules`, `Limits` and the other values that its parts take.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from coordinator.settings.model import Settings
 
 GOODBYE_S = 3.0
-"""How long a coordinator that is stopped may take for its last commit."""
+"""How long a stopping coordinator may take for its last commit."""
 
 _KEYS = {"heartbeat_timeout_s": "heartbeat_timeout", "container_start_timeout_s": "start_timeout_s"}
-"""Rules whose setting goes by another name, the requirements' or its section's."""
+"""Rules whose setting has another name, from the requirements or because of its section."""
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Give the numbers that decisions depend on: each is the setting of its name, in whichever section that stands."""
+    """Return the numbers that decisions depend on: each is the setting with its name, in whatever section."""
     sections = (settings.container, settings.registry, settings.scheduler, settings.node, settings.engine)
     given: dict[str, Any] = {key: value for section in sections for key, value in section}
     named = {name: given[_KEYS.get(name, name)] for name in Rules.__struct_fields__ if name != "agents"}
@@ -44,16 +44,16 @@ def rules_of(settings: Settings) -> Rules:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Give the bounds of the engine."""
+    """Return the limits of the engine."""
     given: dict[str, Any] = dict(settings.engine)
-    # One look sees to everything that is due, so the shortest interval asked for holds for all of it.
+    # One check handles everything that is due, so the shortest of the intervals applies to all.
     tick_s = min(given["tick_s"], settings.scheduler.task_timeout_check_interval, settings.registry.cleanup_interval)
     given |= {"tick_s": tick_s, "inbox_max": settings.inbox.waiting_max}
     return Limits(**{name: given[name] for name in Limits.__struct_fields__})
 
 
 def inbox_limits_of(settings: Settings) -> InboxLimits:
-    """Give the bounds of the inboxes' streams, and how they are read."""
+    """Return the limits of the inboxes' streams, and how they are read."""
     inbox = settings.inbox
     return InboxLimits(
         max_bytes=inbox.max_bytes,
@@ -65,7 +65,7 @@ def inbox_limits_of(settings: Settings) -> InboxLimits:
 
 
 def access_of(settings: Settings) -> AccessRules | None:
-    """Give who may do what; None where there are no users and no rules, so that everybody may do everything."""
+    """Return who may do what; None without users and rules, so that everybody may do everything."""
     security = settings.security
     if security == SecuritySettings() and settings.nats.creds is None and settings.nats.auth is None:
         return None
@@ -77,7 +77,7 @@ def access_of(settings: Settings) -> AccessRules | None:
 
 
 def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = None) -> Instance:
-    """Describe an instance; in *home* it remembers how far the journal was."""
+    """Return the description of an instance; it keeps its high-water mark in *home*."""
     return Instance(
         url=url,
         name=name,
@@ -103,7 +103,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
     Run a coordinator, and a follower in a process of its own, until a signal stops them.
 
     Raises:
-        CoordinationError: another one holds the home, or `Coordinator.run` ended with an error.
+        CoordinationError: another coordinator holds the home, or `Coordinator.run` ended with an error.
     """
     collect_seldom()
     home = Home(settings.home_path())
@@ -117,7 +117,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             coordinator.stop("stopped")
-            # Where NATS is away there is nobody to say goodbye to; the next one takes the lease back by our name.
+            # Without NATS the lease cannot be resigned; the next coordinator of this name takes it back.
             if not (await asyncio.wait([serving], timeout=GOODBYE_S))[0]:
                 serving.cancel()
             stopping.cancel()

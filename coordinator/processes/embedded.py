@@ -1,8 +1,8 @@
 """
 A whole cluster in one process: the real nats-server, a coordinator, a follower and a node agent.
 
-What `embedded` programs and tests stand on. The parts are the same as in `coordinator up`, and meet through NATS all
-the same; only the engine may also be asked directly.
+`embedded` programs and tests use it. The parts are the same as in `coordinator up` and also communicate over NATS; only
+the engine can be called directly, too.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ READY_TIMEOUT_S = 10.0
 @asynccontextmanager
 async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple[Coordinator, Client]]:
     """
-    Run everything in *folder* while the block runs.
+    Run the cluster in *folder* while the block runs.
 
     Raises:
         Refused: no usable nats-server, or the folder is in use.
-        Unavailable: something did not come up in time.
+        Unavailable: a part was not ready in time.
     """
     home = Home(folder)
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
@@ -52,7 +52,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
                 open_follower(settings, server.url, home, client, {}),
                 open_node(settings, home, client, {"COORDINATOR_URL": server.url}) as node,
             ):
-                await _within(READY_TIMEOUT_S, node.ready, "take its node in")
+                await _within(READY_TIMEOUT_S, node.ready, "register its node")
                 try:
                     yield coordinator, client
                 finally:
@@ -64,7 +64,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
 
 
 async def _within(timeout_s: float, event: asyncio.Event, what: str) -> None:
-    """Wait for *event*; whatever fails meanwhile cancels this, for it is in the task group."""
+    """Wait for *event*; a failing part cancels this wait, since both are in the task group."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()

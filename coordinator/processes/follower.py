@@ -1,7 +1,7 @@
 """
-The process of a follower, made from settings: the read model, the feed, snapshots, and the checks of services.
+The process of a follower, built from settings: read model, feed, snapshots, and health checks of services.
 
-`open_follower` is the follower without a process around it, for a program that runs all parts in one.
+`open_follower` is the follower without a process, for a program that runs all parts in one.
 """
 
 from __future__ import annotations
@@ -31,25 +31,27 @@ if TYPE_CHECKING:
 
 
 def feed_limits(settings: Settings) -> FeedLimits | None:
-    """Give the feed's bounds; None where no feed is wanted."""
-    given = settings.feed
-    if given.mode == "none":
+    """Return the limits of the feed; None when the feed is off."""
+    section = settings.feed
+    if section.mode == "none":
         return None
     return FeedLimits(
-        max_age_s=given.max_age_s,
-        max_bytes=given.max_bytes,
+        max_age_s=section.max_age_s,
+        max_bytes=section.max_bytes,
         replicas=settings.nats.replicas,
-        chain=ChainLimits(window_messages=given.window_events, ack_timeout_s=given.ack_timeout_s),
-        stand_by_s=given.stand_by_s,
+        chain=ChainLimits(window_messages=section.window_events, ack_timeout_s=section.ack_timeout_s),
+        stand_by_s=section.stand_by_s,
     )
 
 
 def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
-    """Give the bounds of snapshots; None where none are written."""
-    given = settings.follower
-    if given.snapshot_events == 0:
+    """Return the limits of snapshots; None when snapshots are off."""
+    section = settings.follower
+    if section.snapshot_events == 0:
         return None
-    return SnapshotLimits(every_events=given.snapshot_events, pause_s=given.snapshot_pause_s, kept=given.snapshots_kept)
+    return SnapshotLimits(
+        every_events=section.snapshot_events, pause_s=section.snapshot_pause_s, kept=section.snapshots_kept
+    )
 
 
 @asynccontextmanager
@@ -79,15 +81,15 @@ async def open_follower(
 
 async def follow(settings: Settings, url: str) -> None:
     """
-    Run a follower until a signal stops it, or it cannot go on.
+    Run a follower until a signal stops it, or it fails.
 
     Raises:
-        CoordinationError: another one holds the home, or the journal is damaged.
+        CoordinationError: another follower holds the home, or the journal is damaged.
     """
     home = Home(settings.home_path())
     login = credentials(settings, "follower")
     collect_seldom()
-    _stand_back(settings.follower.niceness)
+    _lower_priority(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
@@ -102,9 +104,9 @@ async def follow(settings: Settings, url: str) -> None:
                 task.cancel()
 
 
-def _stand_back(niceness: int) -> None:
-    """Let others come first: what follows may lag, and catches up."""
+def _lower_priority(niceness: int) -> None:
+    """Yield CPU to other processes: a follower may lag, and catches up."""
     os.nice(niceness)
-    # Linux weighs sessions against each other before it looks at what is nice within one.
+    # Linux with autogroups schedules sessions first; nice values count only within one session.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(f"{niceness}\n")

@@ -1,9 +1,9 @@
 """
-Clears up after a program that was killed together with its embedded coordinator: its containers, its temporary folder.
+Cleans up after a killed program with an embedded coordinator: stops its containers, removes its temporary folder.
 
 `python -m coordinator.processes.janitor FOLDER RUNTIME NAMESPACE` waits for its parent to die. It does nothing while
-the parent lives, and a parent that closes in good order ends it before it has anything to do. (A container outlives its
-node agent by design, to be adopted; nobody would adopt one whose folder has a random name.)
+the parent lives, and a parent that closes normally ends the janitor first. (A container outlives its node agent by
+design, to be adopted; but no agent would adopt one whose folder has a random name.)
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from coordinator.settings.model import Settings
 
 PATIENCE_S = 10.0
-"""So long the folder may resist: the nats-server notices its parent's death by itself, and then closes its files."""
+"""How long removing the folder is retried: nats-server notices its parent's death, then closes its files."""
 POLL_S = 0.1
 
 
 @asynccontextmanager
 async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
-    """Have *folder*, and what runs in it, cleared away should this process be killed while the block runs."""
+    """Clean up *folder* and its containers if this process is killed while the block runs."""
     argv = [
         sys.executable,
         "-P",
@@ -45,7 +45,7 @@ async def janitor(folder: Path, settings: Settings) -> AsyncIterator[None]:
 
 
 async def clear(folder: Path, runtime: str, namespace: str) -> None:
-    """End every container that has its files in *folder*, then remove it."""
+    """Kill every container that has its files in *folder*, then remove the folder."""
     from coordinator.home import Home
     from coordinator.processes.node import open_runtime
     from events.errors import CoordinationError
@@ -73,7 +73,7 @@ async def _wait_and_clear(folder: Path, runtime: str, namespace: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Wait for the parent to die, then clear up."""
+    """Wait for the parent to die, then clean up."""
     folder, runtime, namespace = argv
     asyncio.run(_wait_and_clear(Path(folder), runtime, namespace))
 

@@ -1,7 +1,7 @@
 """
-The process of a node agent, made from settings: what the machine offers, its runtime, and what containers are told.
+The process of a node agent, built from settings: capacity, runtime, and the environment of containers.
 
-`open_node` is the agent without a process around it, for a program that runs all parts in one.
+`open_node` is the agent without a process, for a program that runs all parts in one.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 
 
 def machine_capacity() -> Resources:
-    """Say what this machine has: its cores and its memory."""
+    """Return the capacity of this machine: its cores and its memory."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return Resources(cpu_millis=1000 * (os.cpu_count() or 1), memory_bytes=pages * page_bytes)
 
 
 def capacity_of(settings: Settings) -> Resources:
-    """Say what this node offers: what its machine has, unless `node.capacity` says otherwise."""
+    """Return the capacity of this node: that of its machine, unless `node.capacity` overrides it."""
     has = machine_capacity()
-    said = settings.node.capacity.given()
-    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | said)
+    configured = settings.node.capacity.given()
+    return Resources.parse({"cpu": f"{has.cpu_millis}m", "memory": has.memory_bytes, "gpu": has.gpus} | configured)
 
 
 def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
     """
-    Give the runtime that the settings name.
+    Return the runtime of this *kind*.
 
     Raises:
-        Refused: there is none of that name.
+        Refused: the kind is unknown.
     """
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace)
     if kind == "fake":
         return FakeRuntime(cluster=namespace, now=SystemClock().wall)
-    msg = f"node.runtime {kind!r} is not there: use process or fake"
+    msg = f"node.runtime {kind!r} is not available: use process or fake"
     raise Refused(msg, reason="bad_runtime")
 
 
@@ -61,7 +61,7 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
 async def open_node(
     settings: Settings, home: Home, client: Client, reach: dict[str, str], *, node_id: str = ""
 ) -> AsyncIterator[NodeAgent]:
-    """Serve this machine while the block runs, under *node_id* or the name that the settings or *home* give."""
+    """Serve this machine while the block runs, as *node_id* or the name from the settings or *home*."""
     async with (
         open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime,
         NodeAgent.open(
@@ -82,7 +82,7 @@ async def serve_node(settings: Settings, url: str, *, node_id: str = "", stop_co
     Run a node agent until a signal stops it.
 
     Raises:
-        CoordinationError: another one holds the home, or NATS cannot be reached.
+        CoordinationError: another node agent holds the home, or NATS cannot be reached.
     """
     home = Home(settings.home_path())
     login = credentials(settings, "node", node_id or settings.node.node_id)
@@ -99,10 +99,10 @@ async def serve_node(settings: Settings, url: str, *, node_id: str = "", stop_co
 
 def reach_of_containers(settings: Settings, url: str, login: dict[str, Any]) -> dict[str, str]:
     """
-    Give the variables by which what runs in containers reaches NATS: with credentials of its own, never the node's.
+    Return the variables with which containers connect to NATS: with their own credentials, never the node's.
 
     Raises:
-        Refused: the directory of credentials has none for containers, or several.
+        Refused: the credentials directory has none for containers, or several.
     """
     creds = settings.node.container_creds
     if creds is None and settings.nats.auth is not None:

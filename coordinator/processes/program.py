@@ -1,8 +1,8 @@
 """
-Programs and the nats-server are started again when they have ended.
+Restarts programs that have ended.
 
-After a moment when they had been steady, after doubling pauses when they had not. What a program does is none of its
-business: it goes by exit codes alone.
+It waits a moment if the program had been running steadily, and doubling pauses if not. It knows nothing about what a
+program does, only its exit code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HANDOVER_S = 3.0
-"""How long a program waits for one of its own name that is just ending."""
+"""How long a program waits for a previous one of the same name that is just ending."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_S = 10.0
-"""A program that ran this long starts again after the first pause."""
+"""A program that ran this long is restarted after the first pause."""
 FAILURES_MOST = 3
-"""So often in a row may a program that is needed end soon and by itself, saying that it failed."""
+"""How often in a row a required program may fail soon after its start before it is given up."""
 TRY_AGAIN = 8
 """The exit code of a program that could not reach NATS; see `coordinator.cli`."""
 STOP_GRACE_S = 15.0
@@ -38,14 +38,14 @@ STOP_GRACE_S = 15.0
 
 class Program:
     """
-    One child process that is to run, and is started again whenever it ends.
+    One child process that is restarted whenever it ends.
 
     Args:
-        name: for the log.
-        argv: what to start.
+        name: its name in the log.
+        argv: the command to start.
         env: its environment.
-        log_file: what it writes goes there, at the end; None is where this process writes.
-        is_needed: whether to give up when it fails again and again.
+        log_file: its output is appended there; None means the output of this process.
+        is_needed: whether to give up when it fails repeatedly.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Program:
 
     async def keep_running(self) -> None:
         """
-        Start it, and start it again, until `stop`; pauses double while it does not stay up.
+        Start it and restart it until `stop`; pauses double while it does not stay up.
 
         Raises:
-            Unavailable: it is needed, and failed too often in a row.
+            Unavailable: it is required and failed too often in a row.
         """
         loop = asyncio.get_running_loop()
         pause_s, failures = FIRST_PAUSE_S, 0
@@ -81,12 +81,12 @@ class Program:
                 pause_s, failures = FIRST_PAUSE_S, 0
             else:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            # One that was killed, which gives a negative number, did not fail by itself.
+            # A negative code means it was killed: it did not fail by itself.
             failures += code is not None and code > 0 and code != TRY_AGAIN
             if self._stopping.is_set():
                 return
             if self._is_needed and failures >= FAILURES_MOST:
-                where = f"look into {self._log_file}" if self._log_file else "it wrote why, above"
+                where = f"see {self._log_file}" if self._log_file else "see its output above"
                 msg = f"the {self.name} failed {failures} times in a row, now with exit code {code}: {where}"
                 raise Unavailable(msg, reason="program_fails")
             log.warning("program_ended", program=self.name, code=code, again_in_s=pause_s)
@@ -95,13 +95,13 @@ class Program:
                     await self._stopping.wait()
 
     async def stop(self) -> None:
-        """End it for good."""
+        """Stop it and do not restart it."""
         self._stopping.set()
         if self._child is not None:
             await self._child.terminate()
 
     async def _run(self) -> int | None:
-        """Run it once; give its exit code, None when it could not be started."""
+        """Run it once; return its exit code, or None when it could not be started."""
         self.starts += 1
         with ExitStack() as files:
             sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
@@ -117,8 +117,8 @@ class Program:
 
 def collect_seldom() -> None:
     """
-    Let the collector of cycles look less often: what is made here in numbers has none.
+    Make the garbage collector run less often: the objects created here in large numbers have no cycles.
 
-    By Python's thresholds it takes a tenth of the writer's time (docs/performance.md).
+    With Python's default thresholds it takes a tenth of the writer's time (docs/performance.md).
     """
     gc.set_threshold(50_000, 20, 100)

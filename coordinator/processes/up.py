@@ -1,11 +1,11 @@
 """
-Everything on this machine: the real nats-server, a coordinator, a follower and a node agent, each a process of its own.
+A whole cluster on this machine: nats-server, a coordinator, a follower and a node agent, each in its own process.
 
-Where the settings name a NATS (`nats.url`), it is used, and no server is started here.
+If the settings name a NATS (`nats.url`), it is used, and no server is started here.
 
-Whatever dies is started again; whatever was acknowledged is in the journal, so nothing else has to be said to it. A
-coordinator that says, again and again, that it cannot work here is not: then all of it ends, and says why. When this
-process ends, however it ends, the others notice by a pipe and end as well.
+A process that dies is restarted; everything acknowledged is in the journal, so no other recovery is needed. But if the
+coordinator fails repeatedly, everything is stopped and the reason is reported. When this process ends, for whatever
+reason, the others notice it by a pipe and end too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READY_TIMEOUT_S = 60.0
 
 
 class Cluster:
-    """What `coordinator up` runs; `programs` by name, `url` where clients connect."""
+    """The running processes: `programs` by name; clients connect to `url`."""
 
     def __init__(self, url: str, programs: dict[str, Program], server: EmbeddedServer | None) -> None:
         self.url = url
@@ -43,13 +43,13 @@ class Cluster:
     @property
     def server(self) -> EmbeddedServer:
         """
-        The nats-server that runs here.
+        The nats-server that this cluster started.
 
         Raises:
-            Refused: it runs elsewhere.
+            Refused: it uses another NATS.
         """
         if self._server is None:
-            raise Refused("no nats-server was started here: nats.url names another", reason="no_server")
+            raise Refused("no nats-server was started here: the one of nats.url is used", reason="no_server")
         return self._server
 
 
@@ -58,20 +58,20 @@ async def run_cluster(
     home: Home, settings: Any, *, environment: dict[str, str] | None = None, quiet: bool = False
 ) -> AsyncIterator[Cluster]:
     """
-    Run everything while the block runs; it begins when commands are answered.
+    Run everything while the block runs; the block begins once commands are answered.
 
     Args:
-        home: where all state is; held under a lock.
-        settings: what the programs go by; they load them again from the same places.
-        environment: more variables for the programs, such as settings.
+        home: directory of all state; locked while the block runs.
+        settings: the settings of the programs, which load them again from the same sources.
+        environment: additional variables for the programs, such as settings.
         quiet: let the programs log to `<home>/logs/` instead of this process's standard error.
 
     Raises:
         Refused: the home is in use, or there is no usable nats-server.
-        Unavailable: it did not come up in time, or the coordinator cannot work here.
+        Unavailable: it was not ready in time, or the coordinator failed repeatedly.
     """
     with home.lock("up"):
-        home.remove_running()  # of one that was killed: until we are up, nothing runs here
+        home.remove_running()  # left by a killed process; nothing runs here until this one is ready
         async with _nats(home, settings) as (url, server), task_group() as tasks:
             programs = _programs(home, url, environment or {}, quiet)
             keeping = [tasks.create_task(program.keep_running()) for program in programs.values()]
@@ -83,7 +83,7 @@ async def run_cluster(
                 yield Cluster(url, programs, server)
             finally:
                 home.remove_running()
-                # The node's agents say goodbye to a coordinator that still answers.
+                # The node goes first: its containers can then deregister while the coordinator still answers.
                 for name in ("node", "follower", "coordinator"):
                     await programs[name].stop()
                 for task in keeping:
@@ -92,7 +92,7 @@ async def run_cluster(
 
 @asynccontextmanager
 async def _nats(home: Home, settings: Any) -> AsyncIterator[tuple[str, EmbeddedServer | None]]:
-    """Give the URL of the NATS to use, and the server that runs there while the block does, if it is ours."""
+    """Yield the URL of the NATS to use, and its server if it is started here, for the duration of the block."""
     if settings.nats.url:
         yield settings.nats.url, None
         return
@@ -133,5 +133,5 @@ async def _until_answered(url: str, settings: Any) -> None:
                     what = "the node agent did not register"
                     await asyncio.sleep(0.05)
         except (TimeoutError, Unavailable) as error:
-            msg = f"{what} within {READY_TIMEOUT_S:g} s; look into its log"
+            msg = f"{what} within {READY_TIMEOUT_S:g} s: see its log"
             raise Unavailable(msg, reason="timeout") from error

@@ -1,1 +1,1 @@
-"""Container runtimes: one protocol, and a folder or file for each that keeps it."""
+"""Container runtimes: one protocol, and a folder or file for each implementation."""

@@ -1,8 +1,8 @@
 """
-A runtime in memory, for simulations and tests: the same contract, no processes, threads, clock or randomness.
+A runtime in memory for simulations and tests: the same contract without processes, threads, clock or randomness.
 
-Containers live in this object alone, so closing and opening it again adopts them. What a real machine does by itself,
-a test does by hand: `exit`, `lose_all`, `fail_next_start`, `print`, `use`.
+Containers exist only in this object, so they survive closing and opening it again. What happens by itself on a real
+machine is triggered by the test: `exit`, `lose_all`, `fail_next_start`, `print`, `use`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class _Container:
 
 class FakeRuntime:
     """
-    Plays a machine for one cluster; *now* gives the wall time in seconds that is shown as start.
+    Simulates a machine of one cluster; *now* returns the wall time in seconds, used as start time.
 
-    `launches` lists every launch that has begun, in order. A *deaf* container, by its id, ignores SIGTERM.
+    `launches` lists every launch that began, in order. A container whose id is in `deaf` ignores SIGTERM.
     """
 
     name = "fake"
@@ -121,7 +121,7 @@ class FakeRuntime:
     async def usage(self, container_id: str, generation: str) -> Usage:
         container = self._find(container_id, generation)
         if container.observed.state is RuntimeState.EXITED:
-            raise NotFound(f"container {container.observed.name} does not run: only what runs has usage")
+            raise NotFound(f"container {container.observed.name} is not running, so it has no usage")
         return container.usage
 
     async def wait_change(self, timeout_s: float) -> bool:
@@ -136,17 +136,17 @@ class FakeRuntime:
         return True
 
     def exit(self, container_id: str, generation: str, code: int, reason: str = EXITED) -> None:
-        """Let a container end by itself."""
+        """Let a container exit by itself."""
         self._end(self._living(container_id, generation, closed=True), code, reason)
 
     def lose_all(self) -> None:
-        """Let the machine restart: everything that lived is gone, and nobody saw how."""
+        """Let the machine restart: all containers that had not exited end as `lost`."""
         for container in self._containers.values():
             if container.observed.state is not RuntimeState.EXITED:
                 self._end(container, None, LOST)
 
     def fail_next_start(self, error: CoordinationError, *, begins: bool = False) -> None:
-        """Raise *error* from the next start; with *begins* the container runs all the same, only the answer is lost."""
+        """Raise *error* from the next start; with *begins* the container still starts, only the answer is lost."""
         self._failures.append((error, begins))
 
     def print(self, container_id: str, generation: str, *lines: str) -> None:
@@ -154,7 +154,7 @@ class FakeRuntime:
         self._find(container_id, generation, closed=True).lines.extend(lines)
 
     def use(self, container_id: str, generation: str, usage: Usage) -> None:
-        """Set what a container is measured to use from now on."""
+        """Set the usage that is measured for a container from now on."""
         self._find(container_id, generation, closed=True).usage = usage
 
     def _begin(self, launch: Launch) -> None:
@@ -188,14 +188,14 @@ class FakeRuntime:
             self._check_open()
         container = self._containers.get(check_key(container_id, generation))
         if container is None:
-            raise NotFound(f"there is no container {container_id} of generation {generation} on this node")
+            raise NotFound(f"container {container_id} of generation {generation} not found on this node")
         return container
 
     def _living(self, container_id: str, generation: str, *, closed: bool = False) -> _Container:
         container = self._find(container_id, generation, closed=closed)
         if container.observed.state is RuntimeState.EXITED:
             raise Refused(
-                f"container {container.observed.name} has exited: only what runs can be paused or resumed",
+                f"container {container.observed.name} has exited: only running containers can be paused or resumed",
                 reason="has_exited",
             )
         return container

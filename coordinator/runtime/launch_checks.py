@@ -1,8 +1,8 @@
 """
-What a launch must look like before any runtime may act on it.
+Validates a launch before any runtime acts on it.
 
-Names are built from nothing but what passed here, so no path, label or signal can be steered from outside. Messages
-never hold a value of the environment: those may be secrets.
+Names, paths and labels are built only from values that passed here, so a caller cannot redirect them. Messages never
+contain a value of the environment, since it may be a secret.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ IMAGE_LENGTH_MAX = 512
 STOP_GRACE_S_MAX = 3_600.0
 LOG_LINES_MAX = 10_000
 
-# These change what the dynamic loader or the shell runs before the command, so whoever may set them may run anything.
-# ENV is not among them: only interactive shells read it.
+# These change what the dynamic loader or the shell runs before the command, so setting them can run anything.
+# ENV is not listed: only interactive shells read it.
 LOADER_PREFIXES = ("LD_", "DYLD_", "BASH_")
 LOADER_VARIABLES = {
     "BASHOPTS",
@@ -54,15 +54,15 @@ _is_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 def check_launch(launch: Launch, *, cluster: str) -> None:
     """
-    Pass a launch that may be started by a runtime of *cluster*.
+    Check that a runtime of *cluster* may start this launch.
 
     Raises:
-        Refused: some value is wrong; the message names it and what would be right.
+        Refused: a value is wrong; the message names it and what is allowed.
     """
     check_key(launch.container_id, launch.generation)
     checked(launch.cluster, "cluster")
     if launch.cluster != cluster:
-        raise _refused("cluster", launch.cluster, f"this runtime serves the cluster {cluster!r}")
+        raise _refused("cluster", launch.cluster, f"use {cluster!r}, the cluster of this runtime")
     check_position(launch.epoch, "epoch")
     _check_name(launch)
     if type(launch.image) is not str or len(launch.image) > IMAGE_LENGTH_MAX or _is_control(launch.image):
@@ -78,33 +78,33 @@ def check_launch(launch: Launch, *, cluster: str) -> None:
 
 
 def check_key(container_id: object, generation: object) -> tuple[str, str]:
-    """Give id and generation back when they may name a container; else raise `Refused`."""
+    """Return id and generation if they can name a container; otherwise raise `Refused`."""
     return checked(container_id, "container_id"), check_position(generation, "generation")
 
 
 def check_position(value: object, name: str) -> str:
-    """Give *value* back when it is two numbers and a dot; else raise `Refused`."""
+    """Return *value* if it is two numbers and a dot; otherwise raise `Refused`."""
     if type(value) is str and _is_position(value):
         return value
     raise _refused(name, value, "use two numbers and a dot, such as '1042.0'")
 
 
 def check_grace(value: object, name: str) -> float:
-    """Give *value* back when it is a number of seconds one may wait; else raise `Refused`."""
+    """Return *value* if it is an allowed grace period in seconds; otherwise raise `Refused`."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= STOP_GRACE_S_MAX:
         return float(value)
     raise _refused(name, value, f"use 0 to {STOP_GRACE_S_MAX:.0f} seconds")
 
 
 def check_timeout(value: object) -> float:
-    """Give *value* back when it is a finite time-out in seconds; else raise `Refused`."""
+    """Return *value* if it is a finite timeout in seconds; otherwise raise `Refused`."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return float(value)
     raise _refused("timeout_s", value, "use a finite number of seconds, 0 or more")
 
 
 def check_lines(value: object) -> int:
-    """Give *value* back when it is a number of log lines one may ask for; else raise `Refused`."""
+    """Return *value* if it is an allowed number of log lines; otherwise raise `Refused`."""
     if type(value) is int and 1 <= value <= LOG_LINES_MAX:
         return value
     raise _refused("lines", value, f"use 1 to {LOG_LINES_MAX}")
@@ -129,15 +129,21 @@ def _check_command(command: object) -> None:
 
 def _check_environment(environment: object) -> None:
     if type(environment) is not dict or len(environment) > VARIABLES_MAX:
-        raise Refused(f"environment is no mapping of at most {VARIABLES_MAX} names to texts", reason="bad_launch")
+        raise Refused(
+            f"environment cannot be used: use a dict of at most {VARIABLES_MAX} names and strings", reason="bad_launch"
+        )
     for name, value in environment.items():
         if type(name) is not str or not _is_variable(name):
-            raise _refused("environment name", name, "use 1 to 128 of A-Z a-z 0-9 _, not beginning with a digit")
+            raise _refused(
+                "environment name", name, "use 1 to 128 characters of A-Z a-z 0-9 _, not starting with a digit"
+            )
         if name.startswith(LOADER_PREFIXES) or name in LOADER_VARIABLES:
-            raise _refused("environment name", name, "it steers the loader or the shell: build it into the command")
+            raise _refused(
+                "environment name", name, "it controls the loader or the shell; set it within the command instead"
+            )
         if not _is_text(value):
             raise Refused(
-                f"the environment's value of {name!r} cannot be passed to a process: use {_TEXT}", reason="bad_launch"
+                f"the value of environment variable {name!r} cannot be used: use {_TEXT}", reason="bad_launch"
             )
 
 
@@ -165,8 +171,8 @@ def _check_count(value: object, name: str) -> None:
         raise _refused(name, value, "use a whole number, 0 for no limit")
 
 
-def _refused(name: str, value: object, right: str) -> Refused:
+def _refused(name: str, value: object, allowed: str) -> Refused:
     shown = repr(value)
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}… ({len(shown)} characters)"
-    return Refused(f"{name} {shown} cannot be used: {right}", reason="bad_launch")
+    return Refused(f"{name} {shown} cannot be used: {allowed}", reason="bad_launch")

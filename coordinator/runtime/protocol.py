@@ -1,8 +1,8 @@
 """
-What a container runtime is, whatever runs the containers: the values it takes and gives, and the one protocol.
+The protocol of a container runtime, and the values it takes and returns.
 
-A runtime does what it is told and reports what it sees. It never decides: it holds no desired state, restarts nothing,
-and never touches what this cluster did not start.
+A runtime executes and reports. It never decides: it holds no desired state, restarts nothing, and never touches
+anything that this cluster did not start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, Self, TypeAlias
 import msgspec
 
 KILLED = 128
-"""A command ended by signal N has the exit code 128 + N, as with Docker and in every shell."""
+"""A command that signal N ended has the exit code 128 + N, as in Docker and in every shell."""
 
 EXITED = "exited"
 OOM = "oom"
@@ -22,11 +22,11 @@ LOST = "lost"
 
 
 Lines: TypeAlias = list[str]
-"""What `logs` gives; beside a method `list`, the type cannot be spelled."""
+"""What `logs` returns; in a class with a method `list`, the type `list[str]` cannot be written."""
 
 
 class RuntimeState(enum.StrEnum):
-    """What a container does at this moment, as the operating system sees it."""
+    """The state of a container now, as the operating system sees it."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -35,12 +35,12 @@ class RuntimeState(enum.StrEnum):
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    All a runtime must know to start one container.
+    Everything a runtime needs to start one container.
 
     `generation` is the position of the start event, `"1042.0"`, and `epoch` that of the writer, `"1.17"`; `name` is
-    `<namespace>-<container_id>-<generation>`. `command` is an argument array and never a shell line. 0 for `cpu_millis`
-    or `memory_bytes` means no limit. `environment` holds resolved secrets, so its values appear in no record, log,
-    message or `repr`.
+    `<namespace>-<container_id>-<generation>`. `command` is an argument array, never a shell line. 0 for `cpu_millis`
+    or `memory_bytes` means no limit. `environment` contains resolved secrets, so its values never appear in a record,
+    log, message or `repr`.
     """
 
     container_id: str
@@ -63,9 +63,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     What a runtime sees of one container.
 
-    `reason` is empty while it lives; then `exited`, `killed by signal N`, `oom`, or `lost` when it is gone and nobody
-    saw how (`exit_code` is then None). For display alone: `pid`, that of its first process, and `started_at`, wall time
-    in seconds.
+    `reason` is empty until it exits; then `exited`, `killed by signal N`, `oom`, or `lost` if how it ended is unknown
+    (`exit_code` is then None). `pid`, that of its first process, and `started_at`, wall time in seconds, are only for
+    display.
     """
 
     container_id: str
@@ -79,7 +79,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a container has used of the processor so far, and holds now; None where the runtime cannot tell."""
+    """The CPU time a container has used and the resources it holds now; None where the runtime cannot measure."""
 
     cpu_seconds: float
     memory_bytes: int
@@ -92,14 +92,14 @@ class Runtime(Protocol):
     """
     Starts, stops and observes the containers of one cluster on one machine.
 
-    Opened with `async with`; opening adopts what earlier openings started, closing leaves every container running.
-    A container is named by its id and generation. Every method raises `Refused` for a malformed name and `Unavailable`
-    when the machine cannot do it now; those that take id and generation raise `NotFound` for an unknown container.
+    Open it with `async with`; opening adopts the containers that are there, closing leaves them running. A container is
+    identified by its id and generation. Every method raises `Refused` for a malformed name and `Unavailable` when the
+    machine cannot do it now; those with id and generation raise `NotFound` for an unknown container.
     """
 
     @property
     def name(self) -> str:
-        """The word the settings use for this runtime, such as `process`."""
+        """The name of this runtime in the settings, such as `process`."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -109,27 +109,27 @@ class Runtime(Protocol):
     ) -> None: ...
 
     async def list(self) -> list[Observed]:
-        """List all containers of this cluster, the exited ones until they are removed, ordered by name."""
+        """Return all containers of this cluster, exited ones until they are removed, ordered by name."""
         ...
 
     async def start(self, launch: Launch) -> Observed:
         """
         Start a container and return once its command has been launched.
 
-        A generation runs at most once: a repeated call returns what was started then, even if it has ended since.
+        A generation runs at most once: a repeated call returns the container of the first one, even if it has exited.
 
         Raises:
-            Refused: the launch cannot be right; the message names the value and what would be.
-            Unavailable: it was not started, and nothing of it is left.
+            Refused: the launch is invalid; the message names the value and what is allowed.
+            Unavailable: it was not started, and nothing of it remains.
         """
         ...
 
     async def stop(self, container_id: str, generation: str, *, grace_s: float, force: bool = False) -> None:
         """
-        End a container and return when all its processes are gone; the record of its exit stays until `remove`.
+        Stop a container and return when all its processes are gone; the record of its exit stays until `remove`.
 
-        SIGTERM first and SIGKILL after `grace_s` seconds; with `force` SIGKILL at once. A paused one is resumed for it.
-        Stopping what has ended is already so.
+        It sends SIGTERM, then SIGKILL after `grace_s` seconds; with `force` SIGKILL at once. A paused container is
+        resumed first. Stopping an exited container does nothing.
 
         Raises:
             Unavailable: even SIGKILL did not end it in time.
@@ -138,7 +138,7 @@ class Runtime(Protocol):
 
     async def pause(self, container_id: str, generation: str) -> None:
         """
-        Freeze all processes of a container; pausing a paused one is already so.
+        Freeze all processes of a container; pausing a paused one does nothing.
 
         Raises:
             Refused: it has exited.
@@ -147,7 +147,7 @@ class Runtime(Protocol):
 
     async def resume(self, container_id: str, generation: str) -> None:
         """
-        Let a paused container go on; resuming a running one is already so.
+        Resume a paused container; resuming a running one does nothing.
 
         Raises:
             Refused: it has exited.
@@ -156,7 +156,7 @@ class Runtime(Protocol):
 
     async def remove(self, container_id: str, generation: str) -> None:
         """
-        Forget an exited container and delete its record, logs and files.
+        Remove an exited container with its record, logs and files.
 
         Raises:
             Refused: it has not exited.
@@ -167,8 +167,8 @@ class Runtime(Protocol):
         """
         Return the last *lines* (1 to 10,000) lines of output, oldest first, without line ends.
 
-        Standard output and error in the order they were written; control characters are as the container wrote them,
-        so whoever shows them must escape them.
+        Standard output and error are in the order they were written. Control characters are not escaped; the caller
+        must do that before it displays them.
         """
         ...
 
@@ -177,14 +177,14 @@ class Runtime(Protocol):
         Measure a container that has not exited.
 
         Raises:
-            NotFound: also when it has exited.
+            NotFound: it is unknown, or has exited.
         """
         ...
 
     async def wait_change(self, timeout_s: float) -> bool:
         """
-        Wait until some container has exited since the last call that returned True; False when time ran out.
+        Return True once a container has exited since the last call that returned True; False after *timeout_s*.
 
-        For one waiter, who lists again after each return: exits that come together wake it once.
+        For one waiter, which lists again after each return: several exits may wake it only once.
         """
         ...

@@ -1,1 +1,1 @@
-"""Who may do what: keys, certificates, permissions, and the server's configuration made of them."""
+"""Who may do what: keys, certificates, permissions, and the server configuration generated from them."""

@@ -1,11 +1,11 @@
 """
-The directory that `coordinator auth` keeps: the keys of users, what the server is told of them, and certificates.
+The directory that `coordinator auth` manages: keys of users, the server configuration, and certificates.
 
-    nats.conf      of the server, made once, yours           users.json     who there is, with public keys
-    accounts.conf  made anew with each user                  creds/         one file of credentials per user, 0600
-    tls.conf       made with the certificates                tls/           ca.pem ca.key server.pem server.key
+    nats.conf      server, written once, yours to edit       users.json     all users with their public keys
+    accounts.conf  rewritten whenever a user is added        creds/         one credentials file per user, 0600
+    tls.conf       written with the certificates             tls/           ca.pem ca.key server.pem server.key
 
-A key that exists is never replaced, and a file of credentials that was taken elsewhere, as it should be, is not made
+An existing key is never replaced, and a credentials file that was moved elsewhere, as it should be, is not created
 again: another key would lock its user out.
 """
 
@@ -45,37 +45,37 @@ class _Users(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(NamedTuple):
-    """Something that `check` found wrong, and what to do about it."""
+    """A problem that `check` found, and what to do about it."""
 
     what: str
     remedy: str
 
 
 class AuthDirectory:
-    """What `coordinator auth` keeps in *path*; nothing is made before `prepare`."""
+    """The files of `coordinator auth` in *path*; `prepare` creates them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def authority(self) -> Path:
-        """The certificate that clients are to trust; there is none without TLS."""
+        """The certificate that clients must trust; it does not exist without TLS."""
         return self.path / "tls/ca.pem"
 
     def credentials(self, user: User) -> Path:
-        """Give the file of a user's credentials; it may be kept elsewhere."""
+        """Return the path of a user's credentials file; the file may have been moved elsewhere."""
         return self.path / "creds" / f"{user.token}.nk"
 
     def authority_or_none(self) -> Path | None:
-        """Give the certificate to trust where there is one."""
+        """Return the certificate to trust, or None without TLS."""
         return self.authority if self.authority.exists() else None
 
     def find(self, role: str, name: str = "") -> Path:
         """
-        Give the credentials of the user of *role* named *name*; without a name, of the only one of that role here.
+        Return the credentials file of the user of *role* named *name*; without a name, that of the role's only user.
 
         Raises:
-            Refused: they are not here, or there are several.
+            Refused: there is no such file, or there are several.
         """
         if name or role not in NAMED:
             found = [self.credentials(user_of(role, name))]
@@ -83,40 +83,41 @@ class AuthDirectory:
             found = sorted((self.path / "creds").glob(f"{role}-*.nk"))
         found = [file for file in found if file.exists()]
         if len(found) != 1:
-            msg = f"{self.path}/creds has {len(found)} files for {role} {name}: name one by nats.creds, or make it"
+            who = f"{role} {name}".rstrip()
+            msg = f"{self.path}/creds has {len(found)} credentials files for {who}: set nats.creds, or create one"
             raise Refused(f"{msg} with 'coordinator auth add {role} NAME'", reason="no_credentials")
         return found[0]
 
     @property
     def namespace(self) -> str:
-        """The namespace that it was made for."""
+        """The namespace it was created for."""
         return self._users().namespace
 
     def known(self) -> list[Known]:
         """
-        Give all users.
+        Return all users.
 
         Raises:
-            NotFound: this directory holds none. Refused: what it holds cannot be read.
+            NotFound: this directory has no users. Refused: its files cannot be read.
         """
         return self._users().users
 
     def prepare(self, namespace: str, *, listen: str, store: Path) -> None:
         """
-        Make the directory with the users that every cluster has; what is there stays.
+        Create the directory with the users that every cluster has; existing files stay.
 
         Raises:
-            Refused: it is of another namespace, or cannot be made.
+            Refused: it belongs to another namespace, or cannot be created.
         """
         try:
             for folder in (self.path, self.path / "creds"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            msg = f"{error.filename} cannot be made: {error.strerror}; name another directory"
+            msg = f"{error.filename} cannot be created: {error.strerror}; use another directory"
             raise Refused(msg, reason="bad_directory") from None
         with suppress(NotFound):
             if self.namespace != namespace:
-                msg = f"{self.path} is of namespace {self.namespace!r}, and {namespace!r} is wanted: use another one"
+                msg = f"{self.path} belongs to namespace {self.namespace!r}, not {namespace!r}: use another directory"
                 raise Refused(msg, reason="bad_directory")
         self._write_users(_Users(namespace=namespace, users=self._known_or_none()))
         for role in OWN:
@@ -126,7 +127,7 @@ class AuthDirectory:
 
     def add(self, user: User) -> bool:
         """
-        Make *user*'s key, and tell the server's configuration of it; says whether there was none before.
+        Create the key of *user* and add it to the server configuration; return False if the user existed.
 
         Raises:
             NotFound: the directory was not prepared.
@@ -135,7 +136,7 @@ class AuthDirectory:
         is_new = user not in [one.user for one in users.users]
         if is_new:
             seed = secrets.token_bytes(SEED_BYTES)
-            # The secret first: a public key alone would be of a user that nobody can be.
+            # Write the secret first: with only a public key nobody could log in as this user.
             self._write(self.credentials(user), written_login(user.token, seed).encode())
             made = Known(role=user.role, name=user.name, public=public_nkey(seed))
             users = _Users(namespace=users.namespace, users=[*users.users, made])
@@ -144,7 +145,7 @@ class AuthDirectory:
         return is_new
 
     def make_certificates(self, hosts: Sequence[str], now: dt.datetime) -> bool:
-        """Make an authority and a certificate for a server reached by *hosts*; says whether there was none before."""
+        """Create an authority and a server certificate for *hosts*; return False if the certificate existed."""
         from coordinator.security.certificates import make_authority, make_server
 
         folder = self.path / "tls"
@@ -164,7 +165,7 @@ class AuthDirectory:
         return is_new
 
     def check(self) -> list[Trouble]:
-        """Look for what is wrong: files that others may read, keys that are not the server's, a stale configuration."""
+        """Return problems: files that others may read, keys the server does not know, an outdated configuration."""
         users = self._users()
         found = []
         for one in users.users:
@@ -175,8 +176,8 @@ class AuthDirectory:
             found += _check_mode(file)
         configuration = self.path / "accounts.conf"
         if not configuration.exists() or configuration.read_text() != self._accounts(users):
-            remedy = f"'coordinator auth init {self.path}' makes it anew"
-            found.append(Trouble(f"{configuration} is not what follows from {self._file}", remedy))
+            remedy = f"run 'coordinator auth init {self.path}', which rewrites it"
+            found.append(Trouble(f"{configuration} does not match {self._file}", remedy))
         return found
 
     @property
@@ -187,7 +188,7 @@ class AuthDirectory:
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=_Users)
         except FileNotFoundError:
-            msg = f"{self.path} holds no users: 'coordinator auth init {self.path}' makes them"
+            msg = f"{self.path} has no users: run 'coordinator auth init {self.path}' to create them"
             raise NotFound(msg) from None
         except OSError as error:
             raise Refused(f"{self._file} cannot be read: {error.strerror}", reason="bad_directory") from None
@@ -208,11 +209,11 @@ class AuthDirectory:
             self._write(self.path / name, content)
 
     def _write(self, file: Path, content: bytes) -> None:
-        """Replace a file whole, or say that this is no place to write to."""
+        """Replace a file atomically; raises `Refused` when it cannot be written."""
         try:
             write_whole(file, content)
         except OSError as error:
-            msg = f"{file} cannot be written: {error.strerror}; name a directory of your own"
+            msg = f"{file} cannot be written: {error.strerror}; use a directory that you may write to"
             raise Refused(msg, reason="bad_directory") from error
 
 
@@ -220,11 +221,11 @@ def _check_credentials(file: Path, known: Known) -> list[Trouble]:
     try:
         login = read_login(file)
     except Refused as error:
-        return [Trouble(error.message, "take it from a backup, or remove the user from users.json and add it again")]
+        return [Trouble(error.message, "restore it from a backup, or remove the user from users.json and add it again")]
     found = _check_mode(file)
     if login.public_nkey != known.public or login.user != known.user.token:
-        what = f"{file} holds another key than the server knows {known.user.token} by"
-        found.append(Trouble(what, "put the right file there, or remove the user from users.json and add it again"))
+        what = f"{file} holds another key than the server configuration has for {known.user.token}"
+        found.append(Trouble(what, "restore the right file, or remove the user from users.json and add it again"))
     return found
 
 

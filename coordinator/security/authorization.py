@@ -1,8 +1,8 @@
 """
-Who may order what, for which tenant, and how much of it: decided from rules and the world alone. Pure.
+Who may send which command, for which tenant, and how many: decided from rules and the world alone. Pure.
 
-NATS vouches for who somebody is, by the source in the subject; this says what that source may do. What it says no to
-changes nothing and is not recorded, so that a replay, which folds events and never decides, needs to know none of it.
+NATS authenticates the sender, by the source in the subject; this module decides what that source may do. A forbidden
+command changes nothing and is not recorded, so a replay, which folds events and never decides, does not need the rules.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _NAMES = {command: name for name, command in COMMANDS.items()}
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How much a source or a tenant may have or do at a time; None where there is no bound."""
+    """Limits of a source or a tenant; None means no limit."""
 
     max_pending_tasks: int | None = None
     max_services: int | None = None
     submits_per_s: float | None = None
     submit_burst: int = 1
-    """So many submits may come at once after a pause."""
+    """How many submits may come at once after a pause."""
 
 
 FREE = Quota()
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one source may: commands and tenants, None for all; `own` binds a field of commands to one value."""
+    """What one source may do: commands and tenants, None for all; `own` restricts a field of commands to one value."""
 
     may: frozenset[type[Command]] | None = None
     tenants: frozenset[str] | None = None
@@ -48,7 +48,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules of sources by name, that of all others, and the quotas of tenants."""
+    """The rules of sources by name, the rule of all others, and the quotas of tenants."""
 
     default: Rule = Rule()
     sources: dict[str, Rule] = {}
@@ -59,7 +59,7 @@ _OWN_FIELD = {"worker": "worker_id", "node": "node_id"}
 
 
 def rule_of(rules: AccessRules, source: str) -> Rule:
-    """Say which rule holds for *source*: its own, that of the role which its name tells, or that of all others."""
+    """Return the rule of *source*: its own, that of the role in its name, or the default."""
     named = rules.sources.get(source)
     if named is not None:
         return named
@@ -72,22 +72,22 @@ def rule_of(rules: AccessRules, source: str) -> Rule:
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What holds for a source, a tenant and a kind of command: `why` it is forbidden, else what is to be looked at."""
+    """The verdict for a source, a tenant and a command type: `why` it is forbidden, or what must be checked."""
 
     why: str = ""
     own: tuple[str, str] | None = None
     quotas: tuple[tuple[str, str, Quota], ...] = ()
-    """Whose (`source` or `tenant`), the name, and the quota."""
+    """Whose quota (`source` or `tenant`), the name, and the quota."""
 
 
 def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]) -> Verdict:
-    """Judge all commands of one kind that *source* gives for *tenant*."""
+    """Return the verdict for all commands of one type that *source* sends for *tenant*."""
     rule = rule_of(rules, source)
     if rule.may is not None and command not in rule.may:
         return Verdict(why=_not_among(source, command, rule.may))
     if rule.tenants is not None and tenant not in rule.tenants:
-        right = ", ".join(sorted(rule.tenants)) or "none"
-        return Verdict(why=f"{source} may not act for tenant {tenant!r}: its tenants are {right}")
+        allowed = ", ".join(sorted(rule.tenants)) or "none"
+        return Verdict(why=f"{source} may not act for tenant {tenant!r}: its tenants are {allowed}")
     quotas: tuple[tuple[str, str, Quota], ...] = ()
     if command is SubmitTask or command is RegisterService:
         both = ("source", source, rule.quota), ("tenant", tenant, rules.tenants.get(tenant, FREE))
@@ -98,15 +98,16 @@ def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]
 def _not_among(source: str, command: type[Command], may: frozenset[type[Command]]) -> str:
     able = ", ".join(sorted(f"{one.KIND}.{one.VERB}" for one in may)) or "nothing"
     allowed = [role for role, names in COMMANDS_OF.items() if _NAMES[command] in names and role != "coordinator"]
-    return f"{source} may not {command.KIND}.{command.VERB}, but {able}: use credentials of {' or '.join(allowed)}"
+    name = f"{command.KIND}.{command.VERB}"
+    return f"{source} may not send {name}, only {able}: use credentials of {' or '.join(allowed)}"
 
 
 def check(world: World, found: Verdict, command: Command) -> None:
     """
-    Let *command* pass, or say why not.
+    Check that *command* is allowed.
 
     Raises:
-        Forbidden: whoever asks may not do this. Refused: a quota is used up; the same may pass later.
+        Forbidden: the sender may not do this. Refused: a quota is used up; the same command may be allowed later.
     """
     if found.why:
         raise Forbidden(found.why)
@@ -114,7 +115,7 @@ def check(world: World, found: Verdict, command: Command) -> None:
         field, name = found.own
         given = getattr(command, field, name)
         if given not in (name, ""):
-            raise Forbidden(f"{field} is {shown(given)}: these credentials are those of {name!r} alone")
+            raise Forbidden(f"{field} is {shown(given)}: these credentials are only for {name!r}")
     if found.quotas and isinstance(command, SubmitTask) and command.task_id not in world.tasks:
         _check_pending(world, found)
     if found.quotas and isinstance(command, RegisterService):
@@ -128,7 +129,7 @@ def _check_pending(world: World, found: Verdict) -> None:
     for whose, name, quota in found.quotas:
         counts = indexes.pending_by_source if whose == "source" else indexes.pending_by_tenant
         if quota.max_pending_tasks is not None and counts.get(name, 0) >= quota.max_pending_tasks:
-            msg = f"{quota.max_pending_tasks} tasks of {whose} {name} are pending, as many as it may have: submit later"
+            msg = f"{quota.max_pending_tasks} tasks of {whose} {name} are pending, the most it may have: submit later"
             raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
 
 
@@ -137,7 +138,7 @@ def _check_services(world: World, found: Verdict) -> None:
     for whose, name, quota in found.quotas:
         counts = indexes.services_by_source if whose == "source" else indexes.services_by_tenant
         if quota.max_services is not None and counts.get(name, 0) >= quota.max_services:
-            msg = f"{whose} {name} has {quota.max_services} services, as many as it may have: deregister one first"
+            msg = f"{whose} {name} has {quota.max_services} services, the most it may have: deregister one first"
             raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
 
 
@@ -145,14 +146,14 @@ def _check_services(world: World, found: Verdict) -> None:
 
 
 class Bucket(msgspec.Struct, frozen=True, gc=False):
-    """What is left of a burst, as of a commit time."""
+    """The submits left of a burst, as of a commit time."""
 
     left: float
     at: float
 
 
 def poured(bucket: Bucket | None, quota: Quota, now: float) -> Bucket:
-    """Say what the bucket of *quota* holds at *now*; a full one where there was none."""
+    """Return the bucket of *quota* refilled up to *now*; a full one if there was none."""
     assert quota.submits_per_s is not None
     if bucket is None:
         return Bucket(float(quota.submit_burst), now)
@@ -161,8 +162,8 @@ def poured(bucket: Bucket | None, quota: Quota, now: float) -> Bucket:
 
 
 def too_fast(whose: str, name: str, quota: Quota, bucket: Bucket) -> Unavailable:
-    """Say that *name* submits faster than its quota allows, and when it may go on."""
+    """Return the error that *name* submits faster than its quota allows, with the time to wait."""
     assert quota.submits_per_s is not None
     wait_s = (1.0 - bucket.left) / quota.submits_per_s
-    msg = f"{whose} {name} submits faster than {quota.submits_per_s:g} tasks a second: go on in {wait_s:.2g} s"
+    msg = f"{whose} {name} submits faster than {quota.submits_per_s:g} tasks a second: retry in {wait_s:.2g} s"
     return Unavailable(msg, reason="rate_limited", retry_after_s=wait_s)

@@ -1,7 +1,7 @@
 """
-Makes an authority of our own and certificates of servers, for clusters that have no other.
+Creates a certificate authority and server certificates, for clusters that have no other.
 
-Keys never leave the folder they are made in, readable by their owner alone; nothing that exists is replaced.
+It only returns bytes; `AuthDirectory` writes them, readable only by their owner, and never replaces existing ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 825
-"""Longer ones are not believed everywhere."""
+"""Some clients reject certificates that are valid for longer."""
 _EARLY = dt.timedelta(hours=1)
-"""Clocks differ."""
+"""Certificates are valid from this long ago, since clocks differ."""
 
 
 def make_authority(name: str, now: dt.datetime) -> tuple[bytes, bytes]:
-    """Make a certificate authority; gives its key and its certificate, as PEM."""
+    """Create a certificate authority; return its key and its certificate as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(f"{name} authority")
     usage = x509.KeyUsage(**(_NO_USAGE | {"key_cert_sign": True, "crl_sign": True}))
@@ -37,7 +37,7 @@ def make_authority(name: str, now: dt.datetime) -> tuple[bytes, bytes]:
 
 
 def make_server(hosts: Sequence[str], authority_key: bytes, authority: bytes, now: dt.datetime) -> tuple[bytes, bytes]:
-    """Make the certificate of a server reached by *hosts*, names or addresses; gives its key and it, as PEM."""
+    """Create a server certificate for *hosts*, names or addresses; return its key and the certificate as PEM."""
     signer: Any = serialization.load_pem_private_key(authority_key, None)
     issuer = x509.load_pem_x509_certificate(authority)
     key = ec.generate_private_key(ec.SECP256R1())

@@ -1,4 +1,4 @@
-"""Which NATS credentials a process uses."""
+"""The NATS credentials of a process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 def credentials(settings: Any, role: str = "admin", name: str = "") -> dict[str, Any]:
     """
-    Give what the settings say of NATS credentials, as the connections take it: those named, else those of *role*.
+    Return the NATS credentials from the settings as keyword arguments: those named, otherwise those of *role*.
 
     Raises:
-        Refused: the directory of credentials has none for *role*.
+        Refused: the credentials directory has none for *role*.
     """
     nats = settings.nats
     creds, tls_ca = nats.creds, nats.tls_ca

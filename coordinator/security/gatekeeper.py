@@ -1,8 +1,8 @@
 """
-The writer's gatekeeper: applies the rules of `authorization` to each command, at the cost of looking up a dict.
+The writer's gatekeeper: applies the rules of `authorization` to each command, at the cost of one dict lookup.
 
-What it keeps beside the rules are judgements it made before and how fast submits come; a new writer begins with full
-buckets. It must never let a command pass that a rule forbids, and never record anything.
+Besides the rules it keeps cached verdicts and the rate of submits; a new writer begins with full buckets. It must never
+allow a command that a rule forbids, and never record anything.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
     from projections.world import World
 
 MOST_KEPT = 10_000
-"""Judgements and buckets; callers choose tenants, so there may be any number of them."""
+"""Limit of cached verdicts and of buckets: callers choose tenant names, so their number is unbounded."""
 
 _PASSES = Verdict()
 
 
 class Access:
-    """Decides by *rules* for one reign over *world*."""
+    """Applies *rules* to commands during one reign over *world*."""
 
     def __init__(self, rules: AccessRules, world: World) -> None:
         self._rules = rules
         self._world = world
-        self._judged: dict[tuple[str, str, type[Command]], Verdict | None] = {}
+        self._verdicts: dict[tuple[str, str, type[Command]], Verdict | None] = {}
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
     def check(self, caller: Caller, command: Command) -> Verdict | None:
         """
-        Let a command pass; gives what is to be metered of it.
+        Check that a command is allowed; return the quotas to meter it by, if any.
 
         Raises:
-            Forbidden: whoever asks may not do this. Refused: a quota is used up.
+            Forbidden: the sender may not do this. Refused: a quota is used up.
         """
         key = caller.actor, caller.tenant, type(command)
         try:
-            found = self._judged[key]
+            found = self._verdicts[key]
         except KeyError:
-            found = self._judge(key)
+            found = self._cache_verdict(key)
         if found is not None:
             check(self._world, found, command)
         return found
 
     def meter(self, command: Command, found: Verdict, now: float) -> None:
         """
-        Take note of a command that passed, and came in at commit time *now*.
+        Count a command that was allowed and arrived at commit time *now*.
 
         Raises:
             Unavailable: its source or tenant submits too fast.
@@ -69,9 +69,9 @@ class Access:
             self._buckets.clear()
         self._buckets.update(taken)
 
-    def _judge(self, key: tuple[str, str, type[Command]]) -> Verdict | None:
+    def _cache_verdict(self, key: tuple[str, str, type[Command]]) -> Verdict | None:
         found = verdict(self._rules, *key)
-        if len(self._judged) >= MOST_KEPT:
-            self._judged.clear()
-        kept = self._judged[key] = None if found == _PASSES else found
+        if len(self._verdicts) >= MOST_KEPT:
+            self._verdicts.clear()
+        kept = self._verdicts[key] = None if found == _PASSES else found
         return kept

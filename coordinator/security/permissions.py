@@ -1,11 +1,11 @@
 """
-Who may do what on NATS: the one table of roles, from which the server's configuration and its test are made. Pure.
+Who may do what on NATS: the one table of roles, the source of the server configuration and of its test. Pure.
 
-Everything that is not granted here is denied. Two accounts keep users away from what JetStream would do for them: a
-server answers *any* request on whatever reply subject its sender names, with the server's own rights, so that whoever
-may publish into some stream of an account could have the acknowledgement written into the journal of that account.
+Everything not granted here is denied. Users are split into two accounts because of how JetStream answers: the server
+sends the answer to *any* request to the reply subject that the sender names, with the server's own rights. So anyone
+who may publish into some stream of an account could have the acknowledgement written into the journal of that account.
 Only the coordinator, its followers, the archive and the administrator are in the account that holds the streams; all
-others reach it by subjects that it exports, and answers to them stay in their own.
+others reach it through subjects that it exports, and the answers stay in their own account.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ CORE_ROLES = ("coordinator", "follower", "archive", "admin")
 CLIENT_ROLES = ("domain", "worker", "agents", "node", "monitor")
 ROLES = CORE_ROLES + CLIENT_ROLES
 NAMED = ("domain", "worker", "agents", "node")
-"""Roles whose users each have a name: of the domain, the worker, the node; of others there is one by itself."""
+"""Roles whose users have a name, that of the domain, worker or node; every other role has exactly one user."""
 
 INBOXES_ALL = "_INBOX.>"
 IMPORTED_REPLIES = "_R_.>"
-"""What NATS makes of the reply subject of a request from another account."""
+"""The reply subjects that NATS generates for requests from another account."""
 
 COMMANDS_OF: dict[str, frozenset[str]] = {
     role: frozenset(name for name, command in COMMANDS.items() if role in {"admin", *command.FOR}) for role in ROLES
 }
-"""Which orders and questions each role may send; who of a role may do less is told by the settings of `security`."""
+"""The commands each role may send; the settings in `security` can restrict single users further."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Somebody with credentials of their own; `token` is what subjects and logs call them."""
+    """A user with its own credentials; `token` is its name in subjects and logs."""
 
     role: str
     name: str = ""
@@ -56,7 +56,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one user may: patterns of subjects. `answers` is whether requests that came may be answered."""
+    """What one user may do, as subject patterns. `answers` allows it to answer requests it received."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -66,26 +66,27 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def user_of(role: str, name: str = "") -> User:
     """
-    Give the user of *role* named *name*.
+    Return the user of *role* named *name*.
 
     Raises:
-        Refused: there is no such role, or the name is none, is missing, or would be taken for another's.
+        Refused: the role is unknown, or the name is invalid, missing, or could be confused with a role.
     """
     if role not in ROLES:
         raise Refused(f"role {shown(role)} is not known: use {', '.join(ROLES)}", reason="bad_role")
     if role in NAMED and not name:
-        raise Refused(f"a {role} needs a name: that of the {role}", reason="bad_name")
+        raise Refused(f"role {role} needs a name: add that of the {role}", reason="bad_name")
     if role == "domain":
         checked_domain(name)
         if name == OWN_NAME or name.partition("-")[0] in ROLES:
-            raise Refused(f"domain {shown(name)} would be taken for a {name.partition('-')[0]}: use another name")
+            role_name = name.partition("-")[0]
+            raise Refused(f"domain {shown(name)} could be confused with the role {role_name}: use another name")
     user = User(role=role, name=checked(name, f"name of the {role}") if name else "")
     checked(user.token, f"name of the {role}")
     return user
 
 
 def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Grant:
-    """Say what *user* may; *domains* are those whose inboxes the coordinator reads."""
+    """Return the grant of *user*; *domains* are those whose inboxes the coordinator reads."""
     token = user.token
     publish = [subjects.rpc(token, COMMANDS[one].KIND, COMMANDS[one].VERB) for one in sorted(COMMANDS_OF[user.role])]
     if user.role == "admin":
@@ -126,7 +127,7 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
 
 
 def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
-    """What the writer publishes, and what it asks of JetStream."""
+    """Return the subjects the writer publishes to, including its JetStream requests."""
     lease = f"KV_{subjects.bucket_lease}"
     asked = [
         *_reads_stream(subjects.stream_journal),
@@ -136,7 +137,7 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         _api("STREAM.INFO", subjects.stream_events),
         _api("DIRECT.GET", subjects.stream_heartbeats),
         "$JS.API.STREAM.NAMES",
-        # It reads them as it begins; a restore writes them, and whoever accepts a loss removes those of what is lost.
+        # It reads them at its start; a restore writes them, and `verify --accept` removes those of lost positions.
         *(_api(verb, subjects.stream_snapshots) for verb in (*_SNAPSHOTS, "STREAM.MSG.DELETE")),
     ]
     for domain in domains:
@@ -151,7 +152,7 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
 
 
 def _follows(subjects: Subjects) -> list[str]:
-    """What a follower publishes, and what it asks of JetStream."""
+    """Return the subjects a follower publishes to, including its JetStream requests."""
     events = subjects.stream_events
     feed = [_api(verb, events) for verb in ("STREAM.INFO", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.GET")]
     reads = [*_reads_stream(subjects.stream_journal), *_keeps_snapshots(subjects)]
@@ -162,13 +163,13 @@ _SNAPSHOTS = ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET")
 
 
 def _keeps_snapshots(subjects: Subjects) -> list[str]:
-    """What it takes to write snapshots and to remove old ones; what was archived may be noted by few of those."""
+    """Return the subjects for writing snapshots and removing old ones, without the record of what was archived."""
     asked = [_api(verb, subjects.stream_snapshots) for verb in (*_SNAPSHOTS, "STREAM.PURGE")]
     return [subjects.snapshot_chunk, subjects.snapshot_manifest, *asked]
 
 
 def _reads_stream(stream: str) -> list[str]:
-    """What reading a stream takes: a consumer of one's own, and single messages from the stream's leader."""
+    """Return the subjects for reading a stream: an own consumer, and single messages from the stream's leader."""
     consumer = [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("CREATE", "MSG.NEXT", "DELETE")]
     return [_api("STREAM.INFO", stream), _api("STREAM.MSG.GET", stream), *consumer]
 
@@ -181,16 +182,16 @@ def _api(verb: str, stream: str) -> str:
 
 
 class Bridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What passes from one account to the other: requests one way, streams of messages the other."""
+    """What one account exports to the other: subjects of requests and of messages."""
 
     requests_in: tuple[str, ...]
-    """From the clients' account into that of the streams."""
+    """From the clients' account to the account of the streams."""
     requests_out: tuple[str, ...]
     messages_out: tuple[str, ...]
 
 
 def bridge_of(subjects: Subjects) -> Bridge:
-    """Say what passes between the accounts."""
+    """Return what passes between the accounts."""
     return Bridge(
         requests_in=(subjects.rpc_all, subjects.read_all, subjects.heartbeats, f"{subjects.inboxes_all[:-1]}*.*.*"),
         requests_out=(subjects.nodes_all,),
@@ -199,7 +200,7 @@ def bridge_of(subjects: Subjects) -> Bridge:
 
 
 def account_of(user: User, subjects: Subjects) -> str:
-    """Name the account that *user* belongs to."""
+    """Return the name of the account that *user* belongs to."""
     core = subjects.namespace.upper()
     return core if user.role in CORE_ROLES else f"{core}_CLIENTS"
 
@@ -208,12 +209,12 @@ def account_of(user: User, subjects: Subjects) -> str:
 
 
 def may_publish(grant: Grant, subject: str) -> bool:
-    """Say whether the server lets somebody with *grant* publish on *subject*."""
+    """Return whether the server allows a user with *grant* to publish on *subject*."""
     return _among(grant.publish, subject) and not _among(grant.publish_never, subject)
 
 
 def may_subscribe(grant: Grant, subject: str) -> bool:
-    """Say whether the server lets somebody with *grant* subscribe to *subject*."""
+    """Return whether the server allows a user with *grant* to subscribe to *subject*."""
     return _among(grant.subscribe, subject)
 
 
@@ -222,7 +223,7 @@ def _among(patterns: tuple[str, ...], subject: str) -> bool:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Say whether all that *subject*, which may be a pattern too, stands for is in *pattern*."""
+    """Return whether *pattern* matches everything that *subject*, which may be a pattern too, matches."""
     tokens, wanted = pattern.split("."), subject.split(".")
     for index, one in enumerate(tokens):
         if one == ">":
@@ -233,5 +234,5 @@ def covers(pattern: str, subject: str) -> bool:
 
 
 def commands_of(role: str) -> frozenset[type[Command]]:
-    """Give the commands that *role* may send."""
+    """Return the commands that *role* may send."""
     return frozenset(COMMANDS[name] for name in COMMANDS_OF[role])

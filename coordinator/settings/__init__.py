@@ -1,1 +1,1 @@
-"""What a process is told: one model, read from environment and YAML."""
+"""The settings of a process: one model, read from environment and YAML."""

@@ -1,4 +1,4 @@
-"""Kinds of fields and sections: what a value may be, and what is said where it is not. Nothing is read here."""
+"""Types of fields and sections: which values are allowed, and the error for any other. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
 
 
 def number(default: float, least: float, most: float, about: str) -> Any:
-    """Declare a number from *least* to *most*; a whole one where the annotation says `int`."""
+    """Declare a number from *least* to *most*; a whole number if the annotation is `int`."""
     return Field(default=default, ge=least, le=most, description=about)
 
 
 def plain(default: Any, about: str) -> Any:
-    """Declare anything else."""
+    """Declare any other field."""
     return Field(default=default, description=about)
 
 
 def wrong(right: str) -> PydanticCustomError:
-    """Make the error of one key: *right* says what would be right."""
+    """Return the error of one key: *right* says what is allowed."""
     return PydanticCustomError("wrong", "{right}", {"right": right})
 
 
 def apart(problem: str) -> PydanticCustomError:
-    """Make the error of keys that are right alone and do not go together: *problem* is the whole message."""
+    """Return the error of keys that are valid alone but contradict each other: *problem* is the whole message."""
     return PydanticCustomError("apart", "{problem}", {"problem": problem})
 
 
 def keys_of(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Give every key below *model*, dotted; `<name>` stands for a name of the user's own."""
+    """Yield every key below *model*, dotted; `<name>` stands for a name that the user chooses."""
     for name, field in model.model_fields.items():
         section = section_of(field)
         if section is None:
@@ -73,24 +73,24 @@ def keys_of(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, Fie
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Give the section that a key, or each entry of a mapping, holds; None for a plain value."""
+    """Return the section that a key, or each entry of a mapping, holds; None for a plain value."""
     annotation = get_args(field.annotation)[1] if is_mapping(field) else field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def is_mapping(field: FieldInfo) -> bool:
-    """Say whether the keys below *field* are names of the user's own."""
+    """Return whether the keys below *field* are names that the user chooses."""
     return get_origin(field.annotation) is dict
 
 
 def _listed(value: object, split: Callable[[str], list[str]]) -> object:
-    """Read a list the way an environment variable holds one: as JSON, or as text that *split* takes apart."""
+    """Parse a list from an environment variable: as JSON, or as text that *split* splits."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value) if value.lstrip().startswith("[") else split(value)
     except ValueError:
-        raise wrong('use a list, in an environment variable as JSON: ["one","two"]') from None
+        raise wrong('use a list; in an environment variable, as JSON: ["one","two"]') from None
 
 
 def _command(value: object) -> object:
@@ -114,12 +114,10 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
     try:
-        # A number would pass for an address.
+        # ip_network would accept a number as an address.
         return ip_network(value) if isinstance(value, str) else ip_network("")
     except ValueError:
-        raise wrong(
-            f"{str(value)[:80]!r} in it is no network: use such as 10.0.0.0/8, 192.168.1.7 or fd00::/8"
-        ) from None
+        raise wrong(f"{str(value)[:80]!r} is not a network: use e.g. 10.0.0.0/8, 192.168.1.7 or fd00::/8") from None
 
 
 def _identifier(value: str) -> str:
@@ -135,9 +133,7 @@ def _node_id(value: str) -> str:
 
 def _urls(value: str) -> str:
     if value and not all(_is_url(one.strip()) for one in value.split(",")):
-        raise wrong(
-            "use nats://host:4222 or tls://host:4222, several with commas between; empty for a server of our own"
-        )
+        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server")
     return value
 
 
@@ -147,12 +143,12 @@ def _path(value: Path) -> Path:
     try:
         return value.expanduser().absolute()
     except RuntimeError:
-        raise wrong("write the home directory out: which one `~` means is not known here") from None
+        raise wrong("write the full path: the home directory that `~` means is unknown here") from None
 
 
 def _image(value: str) -> str:
     if value and not _is_image(value):
-        raise wrong("use the name of an image, such as images.example/reviewer:1.2")
+        raise wrong("use an image name, such as images.example/reviewer:1.2")
     return value
 
 
@@ -176,7 +172,7 @@ def _lower(value: object) -> object:
 
 
 def _advice(refused: Refused) -> str:
-    """Give what would be right out of a message that also says what was wrong."""
+    """Return the part of a message that says what is allowed, without what was given."""
     return refused.message.rpartition(": ")[2]
 
 
@@ -197,23 +193,23 @@ Amount = Annotated[str | float | None, PlainValidator(_amount)]
 
 
 class Section(BaseModel):
-    """A mapping of known keys; frozen once read."""
+    """A mapping of known keys, frozen after it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
     IN_ORDER: ClassVar[tuple[tuple[str, str, float, str], ...]] = ()
-    """What must hold between keys: the first, times the figure, is at most the second; and why."""
+    """Constraints between keys: the first, times the factor, must be at most the second; and why."""
 
     @model_validator(mode="before")
     @classmethod
     def _take_empty(cls, given: object) -> object:
-        """Take a section whose keys are all commented out for one that is not there."""
+        """Treat a section whose keys are all commented out as missing."""
         return {} if given is None else given
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_booleans(cls, value: object) -> object:
-        """Refuse what YAML makes of `yes` and `off`: no key is one, and Python takes `True` for 1."""
+        """Refuse booleans, which YAML makes of `yes` and `off`: no key is one, and Python would accept `True` as 1."""
         if isinstance(value, bool):
             raise PydanticCustomError("boolean", "a boolean")
         return value
@@ -225,17 +221,17 @@ class Section(BaseModel):
             small, large = getattr(self, less), getattr(self, more)
             if small * times > large:
                 least = f"{name}.{less} ({small:.10g})" if times == 1 else f"{times:g} × {name}.{less} ({small:.10g})"
-                raise apart(f"{name}.{more} is {large:.10g}: use at least {least}, for {why}")
+                raise apart(f"{name}.{more} is {large:.10g}: use at least {least}, because {why}")
         return self
 
 
 class Amounts(Section):
-    """Amounts of compute as Kubernetes writes them; None where nothing is said."""
+    """Amounts of compute as Kubernetes writes them; None if not set."""
 
     cpu: Amount = plain(None, "cores: 2, 0.5 or 500m")
     memory: Amount = plain(None, "bytes: 512Mi, 8Gi")
     gpu: Amount = plain(None, "whole GPUs")
 
     def given(self) -> dict[str, str | float]:
-        """Give what is said, for `Resources.parse` or to lay over something else."""
+        """Return the amounts that are set, for `Resources.parse` or to override others."""
         return {key: value for key, value in self if value is not None}

@@ -1,4 +1,4 @@
-"""The settings file: found, read, and the line where each key stands."""
+"""Finds and reads the settings file, with the line number of each key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Keys = tuple[str | int, ...]
 
 def find_file(config: Path | None = None) -> Path | None:
     """
-    Give the file to read: *config*, `$COORDINATOR_CONFIG`, `./coordinator.yaml` or the user's own; None without any.
+    Return the file to read: *config*, `$COORDINATOR_CONFIG`, `./coordinator.yaml`, the user's own, or None.
 
     Raises:
         Refused: the file that *config* or the variable names does not exist.
@@ -29,7 +29,7 @@ def find_file(config: Path | None = None) -> Path | None:
     if config is not None or named:
         path, how = (config, "--config") if config is not None else (Path(named), f"${PREFIX}CONFIG")
         if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises where a parent may not be read
-            raise _unusable(path, f"does not exist: name one that does ({how})")
+            raise _unusable(path, f"does not exist: name an existing file ({how})")
         return path
     own = os.environ.get("XDG_CONFIG_HOME", "")
     parent = own if os.path.isabs(own) else os.path.expanduser("~/.config")  # noqa: PTH111, PTH117  # raise without a home
@@ -38,7 +38,7 @@ def find_file(config: Path | None = None) -> Path | None:
 
 
 class SettingsFile(NamedTuple):
-    """A file's name and content, and the line where each key stands; empty when there is none."""
+    """A file's name, content, and the line of each key; empty if there is no file."""
 
     name: str
     content: dict[Any, Any]
@@ -50,7 +50,7 @@ def read(path: Path) -> SettingsFile:
     Read a file.
 
     Raises:
-        Refused: it cannot be read, is not YAML, or gives a key twice.
+        Refused: it cannot be read, is not YAML, or has a key twice.
     """
     try:
         with path.open("rb") as stream:
@@ -68,19 +68,19 @@ def read(path: Path) -> SettingsFile:
     except (ValueError, RecursionError) as error:  # not UTF-8, an impossible date, ten thousand brackets
         raise _unusable(path, f"is not YAML in UTF-8: {str(error)[:200]}") from None
     if len(raw) > FILE_BYTES_MOST or not isinstance(content, dict | None):
-        raise _unusable(path, f"is no mapping of at most {FILE_BYTES_MOST} bytes: write such as {_EXAMPLE!r}")
+        raise _unusable(path, f"is not a mapping of at most {FILE_BYTES_MOST} bytes: use e.g. {_EXAMPLE!r}")
     return SettingsFile(str(path), content or {}, lines)
 
 
 def _note_lines(node: Any, at: Keys, lines: dict[Keys, int], seen: set[int], path: Path) -> None:
-    """Note where keys stand; refuse one that stands twice, for YAML takes the last in silence."""
+    """Record the line of each key; refuse a repeated key, since YAML would silently use the last one."""
     if not isinstance(node, yaml.MappingNode) or id(node) in seen:
         return
-    seen.add(id(node))  # by an alias a node may stand in many places, itself included
+    seen.add(id(node))  # with aliases, a node may occur in several places, even in itself
     for key, value in node.value:
         here, line = (*at, str(key.value)), key.start_mark.line + 1
         if here in lines:
-            raise _unusable(path, f"gives {dotted(here)} again, which line {lines[here]} has: remove one", line)
+            raise _unusable(path, f"repeats {dotted(here)} of line {lines[here]}: remove one of them", line)
         lines[here] = line
         _note_lines(value, here, lines, seen, path)
 
@@ -91,5 +91,5 @@ def _unusable(path: Path, problem: str, line: int | None = None) -> Refused:
 
 
 def dotted(keys: Keys) -> str:
-    """Spell a key as users write it, with no credential in it."""
+    """Return a key as users write it, without credentials."""
     return redact(".".join(str(key) if str(key).isprintable() else ascii(key) for key in keys))[:200]

@@ -1,4 +1,4 @@
-"""Reads the settings once, and tells everything that is wrong with them in one message."""
+"""Reads the settings once, and reports everything that is wrong with them in one message."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-# Kubernetes tells every pod of a service named `coordinator` where it is, by variables under that name.
+# Kubernetes injects these variables into every pod when a service is named `coordinator`.
 _is_injected = re.compile(
     r"COORDINATOR_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
 ).fullmatch
@@ -31,19 +31,19 @@ _is_injected = re.compile(
 
 def load(config: Path | None = None) -> Settings:
     """
-    Read the settings from the environment and *config*, or the file that `find_file` finds.
+    Return the settings from the environment and *config*, or the file that `find_file` finds.
 
     Raises:
-        Refused: the file cannot be read, or settings are wrong; the message lists every one of them.
+        Refused: the file cannot be read, or settings are wrong; the message lists all of them.
     """
     path = find_file(config)
     file = SettingsFile("", {}, {}) if path is None else read(path)
     known = {key: value for key, value in file.content.items() if key in Settings.model_fields}
-    problems = [*_stray_names(), *(_told_unknown((key,), file) for key in file.content if key not in known)]
+    problems = [*_stray_names(), *(_unknown_key((key,), file) for key in file.content if key not in known)]
     try:
         settings = Settings(**known)
     except ValidationError as error:
-        problems += [_told(details, file) for details in error.errors(include_url=False)]
+        problems += [_problem(details, file) for details in error.errors(include_url=False)]
     else:
         if not problems:
             return settings
@@ -52,7 +52,7 @@ def load(config: Path | None = None) -> Settings:
 
 
 def _stray_names() -> Iterator[str]:
-    """Tell of variables that look like ours and are none."""
+    """Yield an error for each variable with our prefix that is not a setting."""
     known = [*map(_variable, KNOWN_KEYS), *PLAIN_NAMES]
     for name in sorted(os.environ):
         upper = name.upper()
@@ -60,13 +60,13 @@ def _stray_names() -> Iterator[str]:
             continue
         head, *rest = upper.removeprefix(PREFIX).lower().split(DELIMITER)
         field = Settings.model_fields.get(head)
-        # What is below a section is looked at with everything else.
+        # Names below a section are checked with the file's keys.
         if field is None or (rest and section_of(field) is None):
             nearest = get_close_matches(upper, known, n=1, cutoff=0.0)[0]
             yield f"${redact(name)} is not a setting: the nearest is ${nearest}"
 
 
-def _told_unknown(keys: Keys, file: SettingsFile) -> str:
+def _unknown_key(keys: Keys, file: SettingsFile) -> str:
     name = dotted(keys)
     known = {leaf: key for key in KNOWN_KEYS for leaf in (key.rpartition(".")[2], key)}
     known |= {section: section for section in Settings.model_fields}
@@ -74,23 +74,23 @@ def _told_unknown(keys: Keys, file: SettingsFile) -> str:
     return f"{name} is not a setting{_where(keys, file)}: the nearest is {nearest}"
 
 
-def _told(details: ErrorDetails, file: SettingsFile) -> str:
-    """Tell one problem: the key, its value, where it stands, what would be right."""
+def _problem(details: ErrorDetails, file: SettingsFile) -> str:
+    """Return the message of one problem: the key, its value, its place, and what is allowed."""
     keys = tuple(key for key in details["loc"] if key != "[key]")
     context: dict[str, Any] = details.get("ctx", {})
     if details["type"] == "apart":
         return str(context["problem"])
     if details["type"] in {"extra_forbidden", "invalid_key"}:
-        return _told_unknown(keys, file)
+        return _unknown_key(keys, file)
     field = _field_at(keys)
     right = str(context["right"]) if details["type"] == "wrong" else _right(keys, field)
-    # Where a URL belongs, whatever stands there may be a token.
+    # A value in place of a URL may be a token.
     shown = "not right" if keys == ("nats",) or not field.repr else _shown(details["input"])[:160]
     return f"{dotted(keys)} is {shown}{_where(keys, file)}: {right}"
 
 
 def _right(keys: Keys, field: FieldInfo) -> str:
-    """Say what is right for *field*, from how it is declared."""
+    """Return what is allowed for *field*, from its declaration."""
     section = section_of(field)
     if section is not None:
         name = ".<name>" if is_mapping(field) and len(keys) == 1 else ""
@@ -102,14 +102,14 @@ def _right(keys: Keys, field: FieldInfo) -> str:
     elif get_origin(field.annotation) is Literal:
         use = " or ".join(get_args(field.annotation))
     elif get_origin(field.annotation) is tuple:
-        use = "a list of texts"
+        use = "a list of strings"
     else:
-        use = "text, quoted if YAML reads it otherwise" if field.annotation is str else "a path"
+        use = "text, in quotes if YAML reads it as something else" if field.annotation is str else "a path"
     return f"use {use} ({field.description})"
 
 
 def _field_at(keys: Keys) -> FieldInfo:
-    """Find the setting that *keys* lead to, or into where the last of them are places in a list."""
+    """Return the setting at *keys*; the last keys may be indexes into its list."""
     field, is_name = Settings.model_fields[str(keys[0])], False
     for key in keys[1:]:
         is_name = is_mapping(field) and not is_name
@@ -119,7 +119,7 @@ def _field_at(keys: Keys) -> FieldInfo:
 
 
 def _where(keys: Keys, file: SettingsFile) -> str:
-    """Say which variable or line holds what *keys* lead to, or the nearest thing around it."""
+    """Return the variable or line that sets *keys*, or the nearest section around them."""
     parts = tuple(str(key) for key in keys)
     around = [parts[:length] for length in range(len(parts), 0, -1)]
     names = {name.upper(): name for name, value in os.environ.items() if value}
@@ -131,7 +131,7 @@ def _where(keys: Keys, file: SettingsFile) -> str:
 
 
 class _Shortened(Repr):
-    """Shows any value in a few words, a credential in none."""
+    """Shows any value shortened, and never a credential."""
 
     def repr_str(self, x: str, level: int) -> str:
         return super().repr_str(redact(x), level)

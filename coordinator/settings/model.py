@@ -4,9 +4,9 @@ The settings of a process: environment over YAML file over defaults, read once, 
     coordinator.yaml    scheduler: {max_retries: 5}
     environment         COORDINATOR_SCHEDULER__MAX_RETRIES=5      an empty value counts as not set
 
-Nothing is taken silently: what is not a setting is refused with the nearest one that is, and one message lists all that
-is wrong, each with its key, its value, where it stands, and what would be right. Importing this costs half a second, so
-only processes that need settings do; decisions see `Rules` and the engine `Limits`, never this.
+Nothing is accepted silently: an unknown key is refused with the nearest known one, and one message lists everything
+that is wrong, each with its key, its value, its place, and what is allowed. Importing this takes half a second, so only
+processes that need settings do so; decisions get `Rules` and the engine `Limits`, never this.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ PLAIN_NAMES = frozenset(
         *("AGENT_TYPE", "CONTAINER_ID", "NODE_ID", "HANDLERS", "WORKER_SLOTS"),  # in containers
     )
 )
-"""Variables of ours that are no settings: whatever else a process of ours reads or is given stands here."""
+"""Variables with our prefix that are not settings but are read by, or passed to, a process."""
 
 BUILT_IN = Rules().agents
-"""The catalogue before any settings."""
+"""The agent types without any settings."""
 
 DELIMITER = "__"
 
 
 class Settings(BaseSettings):
-    """All settings; what is given here stands where the file's content does, below the environment."""
+    """All settings; arguments take the place of the file's content, so the environment overrides them."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     @field_validator("agents")
     @classmethod
     def _complete(cls, given: dict[str, AgentSettings]) -> dict[str, AgentSettings]:
-        """Add what is built in; what an entry of that name leaves out stays as it was."""
+        """Add the built-in agent types; an entry of the same name keeps the built-in command unless it sets its own."""
         catalogue = {name: AgentSettings() for name in BUILT_IN} | given
         for name, agent in catalogue.items():
             try:
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
             if agent.image or agent.command:
                 continue
             if name not in BUILT_IN:
-                raise apart(f"agents.{name} says neither image nor command: give at least one of them")
+                raise apart(f"agents.{name} has neither image nor command: set at least one of them")
             catalogue[name] = agent.model_copy(update={"command": BUILT_IN[name].command})
         return catalogue
 
@@ -105,32 +105,26 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         payload, turn = self.scheduler.payload_bytes_max, self.engine.turn_bytes
         if payload * 2 > turn:
-            why = f"use at least 2 × scheduler.payload_bytes_max ({payload}), for quoting makes a payload longer"
+            why = f"use at least 2 × scheduler.payload_bytes_max ({payload}), because quoting makes a payload longer"
             raise apart(f"engine.turn_bytes is {turn}: {why}")
         return self
 
     def home_path(self) -> Path:
         """
-        Give the directory of all state; it may not exist yet.
+        Return the directory of all state; it may not exist yet.
 
         Raises:
-            Refused: neither the settings nor the system say where that is.
+            Refused: neither the settings nor the system define it.
         """
         if self.home is not None:
             return self.home
         state = Path(os.environ.get("XDG_STATE_HOME", ""))
         try:
-            # Its specification has a relative path ignored.
+            # The XDG specification says that a relative path is ignored.
             return (state if state.is_absolute() else Path.home() / ".local/state") / "coordinator"
         except RuntimeError:
-            raise Refused(f"there is no home directory: set {PREFIX}HOME", reason="no_home") from None
+            raise Refused(f"the home directory of this user is unknown: set {PREFIX}HOME", reason="no_home") from None
 
 
 KNOWN_KEYS = dict(keys_of(Settings))
-"""Every key, dotted, with what is known of it; `<name>` stands for a name of the user's own."""
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+"""Every key, dotted, with its field; `<name>` stands for a name that the user chooses."""

@@ -1,4 +1,4 @@
-"""The section `security` of the settings: who may do what, and how much; see `authorization` for what comes of it."""
+"""The section `security` of the settings: who may do what, and how much; `authorization` applies it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = "*"
 
 
 def _words(value: object) -> object:
-    """Read a list as an environment variable holds one: words with commas between."""
+    """Parse a list from an environment variable: words separated by commas."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
@@ -30,7 +30,7 @@ def _command_names(value: tuple[str, ...]) -> tuple[str, ...]:
     for one in value[:ENTRIES_MOST]:
         if one not in known:
             nearest = get_close_matches(one, known, n=1, cutoff=0.0)[0]
-            raise wrong(f"{one[:80]!r} in it is no command: the nearest is {nearest!r}; * is all, task.* all of tasks")
+            raise wrong(f"{one[:80]!r} is not a command: the nearest is {nearest!r}; * allows all, task.* all of tasks")
     return value[:ENTRIES_MOST]
 
 
@@ -54,21 +54,23 @@ Names = Annotated[Words, AfterValidator(_names)]
 
 
 def _bound(most: float, about: str) -> Any:
-    return Field(default=None, ge=0, le=most, description=f"{about}; none is no bound")
+    return Field(default=None, ge=0, le=most, description=f"{about}; not set means no limit")
 
 
 class QuotaSettings(Section):
-    """How much of everything somebody may have or do."""
+    """Limits of one source or tenant."""
 
-    max_pending_tasks: int | None = _bound(10_000_000, "tasks that may wait at a time")
+    max_pending_tasks: int | None = _bound(10_000_000, "tasks that may be pending at a time")
     max_services: int | None = _bound(1_000_000, "services that may be registered at a time")
     submits_per_s: float | None = Field(
-        default=None, ge=0.001, le=1_000_000, description="tasks submitted a second over RPC; none is no bound"
+        default=None, ge=0.001, le=1_000_000, description="tasks submitted per second over RPC; not set means no limit"
     )
-    submit_burst: int = Field(default=100, ge=1, le=1_000_000, description="tasks that may come at once after a pause")
+    submit_burst: int = Field(
+        default=100, ge=1, le=1_000_000, description="tasks that may be submitted at once after a pause"
+    )
 
     def quota(self) -> Quota:
-        """Give it as decisions take it."""
+        """Return it as decisions use it."""
         from coordinator.security.authorization import FREE, Quota
 
         bounds = self.max_pending_tasks, self.max_services, self.submits_per_s
@@ -83,13 +85,13 @@ class QuotaSettings(Section):
 
 
 class SourceSettings(QuotaSettings):
-    """What one source may: whoever sends under its name."""
+    """What one source may do, for all users that send under its name."""
 
     may: CommandNames = plain((ALL,), "commands such as task.submit; task.* for all of tasks, * for all")
     tenants: Names = plain((ALL,), "tenants it may act for; * for all")
 
     def rule(self) -> Rule:
-        """Give it as decisions take it."""
+        """Return it as decisions use it."""
         from coordinator.commands import COMMANDS
         from coordinator.security.authorization import Rule
 
@@ -104,11 +106,11 @@ class SourceSettings(QuotaSettings):
 
 
 class SecuritySettings(Section):
-    """Who may do what; names of roles, such as worker-w1, go by what their role may unless they are named here."""
+    """Who may do what; a source named after a role, such as worker-w1, has the role's rights unless listed here."""
 
     default: SourceSettings = SourceSettings()
-    sources: dict[str, SourceSettings] = plain({}, "what each source may")
-    tenants: dict[str, QuotaSettings] = plain({}, "how much all sources together may have for each tenant")
+    sources: dict[str, SourceSettings] = plain({}, "what each source may do")
+    tenants: dict[str, QuotaSettings] = plain({}, "limits of each tenant, for all sources together")
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -309,7 +309,7 @@ async def test_usage_is_of_what_runs(machine: Machine, runtime: Runtime) -> None
     assert usage.pids >= 1
     assert usage.cpu_seconds >= 0
     await runtime.stop(*key(launched), grace_s=1)
-    with pytest.raises(NotFound, match="does not run"):
+    with pytest.raises(NotFound, match="is not running"):
         await runtime.usage(*key(launched))
 
 

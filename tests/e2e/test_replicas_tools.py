@@ -109,7 +109,7 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
         async with Client.open(cluster.url) as client:
             await submit(client, 10)
             well = await command(cluster, tmp_path / "home", "doctor")
-            assert "as it must be, 3 replicas" in well.out
+            assert "configured as expected, 3 replicas" in well.out
             assert "not up to date" not in well.out
             away = await cluster.leader_of(JOURNAL)
             await cluster.kill(away)
@@ -148,7 +148,9 @@ async def test_snapshots_have_as_many_copies_as_the_journal(tmp_path: Path) -> N
                     await asyncio.sleep(0.1)
         assert (await cluster.info(stream))["config"]["num_replicas"] == 3
         well = await command(cluster, home, "doctor")
-        assert [line for line in well.out.splitlines() if stream in line and "as it must be, 3 replicas" in line], well
+        assert [
+            line for line in well.out.splitlines() if stream in line and "configured as expected, 3 replicas" in line
+        ], well
         await cluster.kill(await cluster.leader_of(stream))
         await keeper.crash()
         keeper = Keeper(cluster.url, tmp_path, tasks)

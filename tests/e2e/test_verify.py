@@ -84,7 +84,7 @@ async def test_a_sound_journal_is_called_sound(bus: Bus, store: Path) -> None:
     ["UPDATE tasks SET status = 'lost'", "DELETE FROM events WHERE place = (SELECT min(place) FROM events)"],
 )
 async def test_a_read_model_that_was_changed_is_found(bus: Bus, store: Path, change: str) -> None:
-    """A state that is otherwise, an event that is missing: what the journal makes is compared row by row."""
+    """A changed state and a missing event are both found: every row is compared with the journal."""
     connection = sqlite3.connect(store)
     with connection:
         connection.execute(change)
@@ -92,7 +92,7 @@ async def test_a_read_model_that_was_changed_is_found(bus: Bus, store: Path, cha
     report = await verify(bus, SUBJECTS, Files(store=store))
     found = of(report.findings, "read model")
     assert found.state is State.FAIL
-    assert "is not what the journal makes" in found.seen
+    assert "differs from the journal" in found.seen
     assert "delete it" in found.do
 
 
@@ -179,10 +179,10 @@ async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> Non
     before = await snapshots.manifests()
     fold = _Fold(journal, {one.position.sequence: one for one in before})
     assert {one.state for one in await fold.run()} == {State.OK}
-    assert (await _snapshots(snapshots, before, fold)).seen == "2 are what the journal folds to"
+    assert (await _snapshots(snapshots, before, fold)).seen == "2 match the journal"
     await snapshots.write((await folded(journal, last - 1)).frozen())
     found = await _snapshots(snapshots, before, fold)
-    assert (found.state, found.seen) == (State.OK, "1 are what the journal folds to, 1 were replaced meanwhile")
+    assert (found.state, found.seen) == (State.OK, "1 match the journal, 1 were replaced during the check")
     await snapshots.write((await folded(journal, last)).frozen())
     assert (await _snapshots(snapshots, before, fold)).state is State.UNKNOWN
     broken = msgspec.structs.replace((await snapshots.manifests())[0], chunks=[999_999])

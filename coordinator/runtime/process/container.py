@@ -1,8 +1,8 @@
 """
-One container of the process runtime: from the forked shim to the end of its group.
+One container of the process runtime: from the forked shim to the end of its process group.
 
-All it holds can be read again from its directory, so it may be dropped at any moment. It changes nothing but this
-directory's files and this group's processes.
+All its state can be read again from its directory, so the object may be dropped at any time. It changes only the files
+of this directory and the processes of this group.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ProcessContainer:
     """
     Follows one container; `on_exit` is called once, when it is first seen to have ended.
 
-    First it is known by its shim, a child of ours; then it is *recorded*: the shim has written who it is; then it has
-    *begun*: signals reach the command.
+    At first only its shim is known, a child of this process. Then it is *recorded*: the shim has written its identity.
+    Then it has *begun*: signals reach the command.
     """
 
     def __init__(
@@ -61,25 +61,25 @@ class ProcessContainer:
         self._pidfd: int | None = None
         self._begun = False
         self.void = False
-        """Whether it was given up before it began, so that nothing of it is left to keep."""
+        """Whether the start was given up before it began; its directory is then deleted."""
 
     @property
     def begun(self) -> bool:
-        """Whether the command has been launched, so that signals reach it, or reached it."""
+        """Whether the command was launched, so signals reach it (or reached it before it ended)."""
         return self._begun or self.outcome is not None
 
     @property
     def recorded(self) -> bool:
-        """Whether the shim has written who it is, so that this generation has run or will."""
+        """Whether the shim has written its identity, so this generation runs, ran or will run."""
         return self._group is not None or self.outcome is not None
 
     @property
     def watched(self) -> bool:
-        """Whether the system wakes us when it ends, or has done so; otherwise it must be settled now and then."""
+        """Whether the system reports its end, or has done so; otherwise `settle` must be called periodically."""
         return self._pidfd is not None or self.outcome is not None
 
     def observed(self) -> Observed:
-        """Say what is seen of it; settle it first."""
+        """Return its observed state; call `settle` first."""
         exit_code, reason = self.outcome or (None, "")
         return Observed(
             container_id=self.record.container_id,
@@ -93,27 +93,27 @@ class ProcessContainer:
         )
 
     def follow(self, identity: Identity | None) -> None:
-        """Take up the shim of that identity, and ask to be woken when it ends; without one it ended unseen."""
+        """Follow the shim with this identity until it ends; without an identity the container has already ended."""
         if identity is None:
             self._end()
             return
         self._group = ProcessGroup(self._table, identity, self.record.name)
         if sys.platform == "linux":
-            # First the handle, then the look: whatever becomes of the pid, the handle stays with the one looked at.
+            # Open the handle before reading the process: even if the pid is reused later, the handle keeps its process.
             with suppress(OSError):
                 self._pidfd = os.pidfd_open(identity.pid)
                 asyncio.get_running_loop().add_reader(self._pidfd, self._woken)
         self.settle()
 
     def unfollow(self) -> None:
-        """Let go of what the event loop and the system hold for it."""
+        """Release its handle and its event loop reader."""
         if self._pidfd is not None:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
 
     def settle(self) -> None:
-        """See whether it has begun, or ended; if ended, end what it left behind and remember how."""
+        """Check whether it has begun or ended; if ended, kill the processes left in its group and keep the outcome."""
         if self._group is None and self.outcome is None and not self.void:
             identity = on_disk.read_identity(self.directory)
             if identity is not None:
@@ -126,16 +126,16 @@ class ProcessContainer:
 
     async def begin(self, timeout_s: float) -> None:
         """
-        Wait until the command runs, or has run; a shim that is recorded but slow is taken to have begun in the end.
+        Wait until the command runs, or has run; after *timeout_s* a shim that is recorded counts as begun.
 
         Raises:
-            Unavailable: the shim did not write who it is in time, and now never will.
+            Unavailable: the shim did not write its identity in time, and cannot any more.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         wait_s = _FIRST_WAIT_S
         while True:
             late = asyncio.get_running_loop().time() >= deadline
-            # First whether the shim has ended, then what it wrote: it may have run and ended in between.
+            # Check the shim first, then read what it wrote: it may write and end in between.
             never = late or (not self.recorded and self._shim_ended())
             self.settle()
             self._begun = self._begun or (late and self.recorded)
@@ -143,29 +143,29 @@ class ProcessContainer:
                 return
             if self.void or (never and self._give_up()):
                 await self._end_shim()
-                words = " ".join(tail(self.directory, _LAST_WORDS)) or "its directory has no record of it"
+                words = " ".join(tail(self.directory, _LAST_WORDS)) or "its log is empty"
                 raise Unavailable(f"container {self.record.name} did not begin within {timeout_s:g} s: {words}")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
 
     async def stop(self, *, grace_s: float, force: bool, kill_timeout_s: float) -> None:
-        """Climb the ladder: SIGTERM, *grace_s*, SIGKILL; return when the whole group is gone."""
+        """Send SIGTERM, wait *grace_s*, send SIGKILL; return when the whole group is gone."""
         if not force:
             self._signal(signal.SIGTERM)
-            # A frozen group gets the signal only when it goes on.
+            # A stopped group handles SIGTERM only after it is continued.
             self._signal(signal.SIGCONT)
             if await self._gone(grace_s):
                 return
         self.settle()
         if self.outcome is None:
-            with suppress(OSError):  # A full disk must not keep a container alive; it then ends as lost.
+            with suppress(OSError):  # A full disk must not keep a container alive; it is then reported as lost.
                 on_disk.mark_killed(self.directory)
             self._signal(signal.SIGKILL)
         if not await self._gone(kill_timeout_s):
             raise Unavailable(f"container {self.record.name} still runs {kill_timeout_s:g} s after SIGKILL")
 
     async def bring_to(self, wanted: RuntimeState, number: signal.Signals) -> None:
-        """Send *number* until the group is seen in the wanted state."""
+        """Send signal *number* repeatedly until the group is in the state *wanted*."""
         deadline = asyncio.get_running_loop().time() + _SIGNAL_TIMEOUT_S
         while True:
             self.settle()
@@ -174,7 +174,7 @@ class ProcessContainer:
                 return
             if state is RuntimeState.EXITED:
                 raise Refused(
-                    f"container {self.record.name} has exited: only what runs can be paused or resumed",
+                    f"container {self.record.name} has exited: only running containers can be paused or resumed",
                     reason="has_exited",
                 )
             if asyncio.get_running_loop().time() >= deadline:
@@ -185,10 +185,10 @@ class ProcessContainer:
             await asyncio.sleep(_FIRST_WAIT_S)
 
     def usage(self) -> Usage:
-        """Measure it; raises `NotFound` when nothing of it runs."""
+        """Measure it; raises `NotFound` when it is not running."""
         self.settle()
         if self._group is None or self.outcome is not None:
-            raise NotFound(f"container {self.record.name} does not run: only what runs has usage")
+            raise NotFound(f"container {self.record.name} is not running, so it has no usage")
         return self._group.usage()
 
     def _state(self) -> RuntimeState:
@@ -202,7 +202,7 @@ class ProcessContainer:
             self._group.signal(number)
 
     async def _gone(self, timeout_s: float) -> bool:
-        """Wait until neither leader nor group is left; False when time ran out."""
+        """Wait until leader and group are gone; return False after *timeout_s*."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         wait_s = _FIRST_WAIT_S
         while True:
@@ -215,18 +215,18 @@ class ProcessContainer:
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
 
     def _give_up(self) -> bool:
-        """Declare the start void and end the shim; False when it has written who it is after all."""
+        """Declare the start void; return False if the shim has written its identity first."""
         try:
             if not on_disk.declare_void(self.directory) and on_disk.read_identity(self.directory) is not None:
                 return False
         except OSError as error:
-            # The shim cannot begin without its directory either, and that is deleted next.
-            log.warning("container_start_not_voided", name=self.record.name, error=str(error))
+            # The directory is deleted next, and without it the shim cannot begin either.
+            log.warning("container_void_failed", name=self.record.name, error=str(error))
         self.void = True
         return True
 
     def _shim_ended(self) -> bool:
-        """Say whether the shim, while it is known only as our child, has ended; its pid is then free for others."""
+        """Return whether the shim, still known only as a child process, has ended; its pid may then be reused."""
         if self._shim is not None and reap(self._shim):
             self._shim = None
         return self._shim is None
@@ -251,6 +251,6 @@ class ProcessContainer:
         try:
             self.settle()
         except CoordinationError as error:
-            # The handle stays readable and would wake us without end: look now and then instead.
-            log.warning("container_exit_not_read", name=self.record.name, error=error.message)
+            # The handle stays readable and would wake the loop forever: fall back to polling.
+            log.warning("container_exit_read_failed", name=self.record.name, error=error.message)
             self.unfollow()

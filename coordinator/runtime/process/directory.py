@@ -1,14 +1,14 @@
 """
-What the process runtime keeps on disk of one container, in `<root>/<name>/`.
+The files of one container of the process runtime, in `<root>/<name>/`.
 
-- `record.json`: the facts of the launch, written by the runtime before it forks; never a value of the environment
-- `pid`: the shim's pid and start, written by the shim before the command begins
-- `begun`: made by the shim when signals to the group reach the command
-- `kill`: made by the runtime before it sends SIGKILL, which ends the shim too
+- `record.json`: the launch, written by the runtime before it forks; never a value of the environment
+- `pid`: the shim's pid and start time, written by the shim before the command begins
+- `begun`: created by the shim once signals to the group reach the command
+- `kill`: created by the runtime before it sends SIGKILL, which ends the shim too
 - `exit`: the command's exit code, written by the shim
 - `log`, `log.1`, `work`: the command's output, and its working directory
 
-Each appears whole or not at all, and a directory gets its name only once its record is in it.
+Each file appears complete or not at all, and a directory gets its name only after its record is in it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.E
 
 
 class LaunchRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The facts of a launch that may be written to disk, and the wall time in seconds at which it was made."""
+    """The parts of a launch that may be written to disk, and the wall time in seconds of its creation."""
 
     container_id: str
     generation: str
@@ -63,7 +63,7 @@ class LaunchRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Identity(NamedTuple):
-    """The shim. It leads its group, so `pid` is the group's id too; `start` tells it from a later owner of the pid."""
+    """Identity of a shim. `pid` is also its group id; `start` distinguishes it from a later process with that pid."""
 
     pid: int
     start: str
@@ -78,10 +78,10 @@ class Ending(NamedTuple):
 
 def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchRecord]:
     """
-    Make a container's directory with its record, complete under its name or not at all.
+    Create a container's directory with its record, either completely or not at all.
 
     Raises:
-        OSError: there is one already, or the disk does not take it.
+        OSError: it exists already, or cannot be written.
     """
     unfinished = root / f"{_UNFINISHED}{launch.name}"
     directory = root / launch.name
@@ -99,7 +99,7 @@ def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchR
 
 
 def directories(root: Path) -> Iterator[Path]:
-    """Clean up what was half made or half deleted, and give the directories that hold a record, ordered by name."""
+    """Delete half-created and half-deleted directories; yield those that hold a record, ordered by name."""
     for path in sorted(root.iterdir()):
         if path.name.startswith((_UNFINISHED, _DISCARDED)):
             shutil.rmtree(path, ignore_errors=True)
@@ -108,7 +108,7 @@ def directories(root: Path) -> Iterator[Path]:
 
 
 def discard(directory: Path) -> None:
-    """Delete a container's directory; killed on the way, the rest is deleted at the next opening."""
+    """Delete a container's directory; if interrupted, the rest is deleted at the next opening."""
     gone = directory.with_name(f"{_DISCARDED}{directory.name}")
     shutil.rmtree(gone, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -117,7 +117,7 @@ def discard(directory: Path) -> None:
 
 
 def read_record(directory: Path) -> LaunchRecord | None:
-    """Read the record; None when it is unreadable or another's, as after a power cut."""
+    """Read the record; None when it is unreadable or of another container, as after a power cut."""
     try:
         record = msgspec.json.decode(_text(directory / _RECORD, _RECORD_BYTES_MAX), type=LaunchRecord)
     except msgspec.DecodeError:
@@ -126,9 +126,9 @@ def read_record(directory: Path) -> LaunchRecord | None:
 
 
 def read_identity(directory: Path) -> Identity | None:
-    """Read who the shim is; None when it has not said so, or when the start was declared void."""
+    """Read the identity of the shim; None when it has not written it, or when the start was declared void."""
     match = re.fullmatch(r"([1-9][0-9]{0,9}) (\S[^\n]*)\n?", _text(directory / _PID))
-    # 0 and 1 would make a group signal reach ourselves or everyone.
+    # A group signal to 0 or 1 would reach this process's own group or every process.
     if match is None or not 1 < int(match[1]) <= _PID_MAX:
         return None
     return Identity(int(match[1]), match[2])
@@ -136,10 +136,10 @@ def read_identity(directory: Path) -> Identity | None:
 
 def declare_void(directory: Path) -> bool:
     """
-    Keep a shim that has not written its record from ever running the command; False when it was faster.
+    Prevent a shim that has not written its identity from ever running the command; False when it was faster.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the file cannot be written.
     """
     claim = directory / f"{_PID}.{_VOID}"
     _write(claim, _VOID.encode())
@@ -151,17 +151,17 @@ def declare_void(directory: Path) -> bool:
 
 
 def has_begun(directory: Path) -> bool:
-    """Say whether signals to the group reach the command."""
+    """Return whether signals to the group reach the command."""
     return (directory / _BEGUN).exists()
 
 
 def mark_killed(directory: Path) -> None:
-    """Note, before SIGKILL ends the shim too, that what follows is our doing."""
+    """Record that the runtime is about to send SIGKILL, since it ends the shim too."""
     _write(directory / _KILL, b"")
 
 
 def read_outcome(directory: Path) -> Ending:
-    """Tell how a container whose shim is gone has ended."""
+    """Return how a container ended whose shim is gone."""
     match = re.fullmatch(r"([0-9]{1,3})\n", _text(directory / _EXIT))
     if match is not None and int(match[1]) <= _EXIT_CODE_MAX:
         return outcome_of(int(match[1]))
@@ -171,7 +171,7 @@ def read_outcome(directory: Path) -> Ending:
 
 
 def outcome_of(code: int) -> Ending:
-    """Name an exit code's reason; a shell cannot tell `exit 143` from a death by signal 15."""
+    """Return the ending for an exit code; a shell cannot distinguish `exit 143` from an end by signal 15."""
     number = code - KILLED
     return Ending(code, f"killed by signal {number}" if number in signal.valid_signals() else EXITED)
 
@@ -204,10 +204,10 @@ def _write(path: Path, content: bytes) -> None:
 
 def _text(path: Path, max_bytes: int = _SMALL_FILE_BYTES) -> str:
     """
-    Read the beginning of a file, without following a link or waiting for a writer; nothing when there is no such file.
+    Read the beginning of a file, without following a link or waiting for a writer; '' when there is no such file.
 
     Raises:
-        Unavailable: there may be one, but it cannot be read now; taken for missing, a living container would be lost.
+        Unavailable: it cannot be read now; treated as missing, a running container would be reported as lost.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
 """
-Signals to the process group of one container, and only to that.
+Sends signals to the process group of one container, and only to that.
 
-A group is signalled while its leader, the shim, is the very process that the record names, pid and start; when the
-leader is gone, only while a member shows this container's mark. Everything else is a stranger's.
+A group is signalled only while its leader, the shim, has the recorded pid and start; after the leader is gone, only
+while a member carries this container's mark. All other processes belong to somebody else.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from coordinator.runtime.process.table import Process, ProcessTable
 from coordinator.runtime.protocol import Usage
 
 MARKER = "RUNTIME_CONTAINER_NAME"
-"""Set in every container to its name: it shows whose a process is when the leader of its group is gone."""
+"""Set in every container to its name: it identifies a process after the leader of its group is gone."""
 
 
 class ProcessGroup:
-    """The processes of one container, as the operating system has them now."""
+    """The current processes of one container."""
 
     def __init__(self, table: ProcessTable, identity: Identity, name: str) -> None:
         self.pid = identity.pid
@@ -29,37 +29,37 @@ class ProcessGroup:
         self._mark = f"{MARKER}={name}"
 
     def leader(self) -> Process | None:
-        """Look the shim up, alive or a zombie; None when its pid is free or another's by now."""
+        """Return the shim, alive or a zombie; None when its pid is free or reused."""
         found = self._table.read(self.pid)
         if found is None or found.start != self._start or found.group != self.pid:
             return None
         return found
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal all members while the leader lives; nothing happens when it does not."""
+        """Signal all members while the leader is alive; otherwise do nothing."""
         leader = self.leader()
         if leader is not None and leader.state != "dead":
             send(self.pid, number)
 
     def finish(self) -> bool:
-        """End the group when its leader has ended, and reap the leader; False while the leader lives."""
+        """Kill the group when its leader has ended, and reap the leader; return False while the leader is alive."""
         leader = self.leader()
         if leader is None:
             self.end_stragglers()
             return True
         if leader.state != "dead":
             return False
-        # A zombie keeps its number, and with it the group's, until it is reaped: this reaches no stranger.
+        # A zombie keeps its pid, and so the group id, until it is reaped: no other group can get this signal.
         send(self.pid, signal.SIGKILL)
         reap(self.pid)
         return True
 
     def end_stragglers(self) -> bool:
         """
-        Kill what is left of a group without leader; say whether there was something.
+        Kill the remaining members of a group without leader; return whether there were any.
 
-        While a member lives, the group's number is not given out again, so one that shows our mark vouches for all.
-        Where marks cannot be seen, nothing is touched.
+        While a member is alive, the group id is not reused, so one member with this container's mark identifies all.
+        Where marks cannot be read, nothing is killed.
         """
         try:
             os.killpg(self.pid, 0)
@@ -71,11 +71,11 @@ class ProcessGroup:
         return found
 
     def usage(self) -> Usage:
-        """Add up what the members use."""
+        """Return the sum of what the members use."""
         members = self._table.members(self.pid)
         own = [member for member in members if member.pid != self.pid]
         return Usage(
-            # The shim counts here for what it has reaped; its few pages are ours, not the container's.
+            # The shim counts here for the children it reaped; its own memory is not the container's.
             cpu_seconds=sum(member.cpu_seconds for member in members),
             memory_bytes=sum(member.memory_bytes for member in own),
             pids=len(own),
@@ -83,13 +83,13 @@ class ProcessGroup:
 
 
 def send(group: int, number: signal.Signals) -> None:
-    """Signal a whole group; one that is gone, or holds but zombies, is already so."""
+    """Signal a whole group; does nothing when it is gone or has only zombies."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def reap(pid: int) -> bool:
-    """Free the pid of a child that has ended; False while it lives, True when it is none of ours."""
+    """Reap a child that has ended; False while it is alive, True when it is no child of this process."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:

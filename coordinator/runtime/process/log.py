@@ -1,8 +1,8 @@
 """
-A container's output on disk: `log`, which its processes append to, and `log.1`, what was before.
+A container's output on disk: `log`, which its processes append to, and `log.1`, the output before it.
 
-The processes hold `log` open and know nothing of us, so a full one is copied away and cut to nothing under their
-hands. What is written between copy and cut is lost, so each copy ends with a line that says so. Never follows a link.
+The processes keep `log` open, so a full one is copied to `log.1` and truncated while they write. Output written between
+copy and truncation is lost, so each copy ends with a line that says so. Never follows a link.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def create_log(directory: Path) -> int:
-    """Make the log and return it open for appending; the caller closes it."""
+    """Create the log and return its descriptor, open for appending; the caller closes it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(directory / LOG, flags, 0o600)
 
 
 def rotate(directory: Path, max_bytes: int) -> bool:
     """
-    Cut the log when it has more than half of *max_bytes*; say whether it was cut.
+    Rotate the log when it has more than half of *max_bytes*; return whether it was rotated.
 
-    `log.1` then holds the newest *max_bytes*, and at most as much again that was written while it was copied. So both
-    together have at most two and a half times *max_bytes*, and what is written between two calls.
+    `log.1` then holds the newest *max_bytes*, and at most as much again that was written during the copy. Both together
+    have at most two and a half times *max_bytes*, plus what is written between two calls.
 
     Raises:
-        OSError: the disk does not take it, or a link stands where the log should be.
+        OSError: it cannot be written, or the log is a link.
     """
     descriptor = os.open(directory / LOG, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -49,9 +49,9 @@ def rotate(directory: Path, max_bytes: int) -> bool:
 
 def tail(directory: Path, lines: int) -> list[str]:
     """
-    Return the last *lines* lines, oldest first; fewer when they are beyond the last MiB.
+    Return the last *lines* lines, oldest first, but only those within the last MiB.
 
-    The first of them may be the end of a longer line, which then begins with `…`.
+    A first line whose beginning was cut off starts with `…`.
 
     Raises:
         Unavailable: the log cannot be read.
@@ -74,16 +74,16 @@ def _move(source: int, target: Path, start: int, max_bytes: int) -> None:
     with os.fdopen(descriptor, "wb") as older:
         end = _copy(source, older, start, max_bytes)
         temporary.rename(target)
-        # What was written meanwhile; then cut at once, for what comes in between is lost.
+        # Copy what was written during the first copy, then truncate at once: what is written in between is lost.
         end = _copy(source, older, end, max_bytes)
         begins_line = os.pread(source, 1, end - 1) == b"\n"
         os.ftruncate(source, 0)
-        # Not into the log itself: there its place would depend on who writes first after the cut.
+        # Not into the log itself: there its position would depend on who writes first after the truncation.
         older.write(_mark(start, begins_line=begins_line))
 
 
 def _copy(source: int, target: BinaryIO, start: int, max_bytes: int) -> int:
-    """Copy what is there, at most *max_bytes*; return where it ends."""
+    """Copy from *start* on, at most *max_bytes*; return where the copy ended."""
     limit = start + max_bytes
     while start < limit and (chunk := os.pread(source, min(limit - start, _CHUNK_BYTES), start)):
         target.write(chunk)
@@ -94,12 +94,12 @@ def _copy(source: int, target: BinaryIO, start: int, max_bytes: int) -> int:
 
 def _mark(dropped: int, *, begins_line: bool) -> bytes:
     lost = f"{dropped} bytes were dropped before, and " if dropped else ""
-    line = f"[log rotated here: {lost}what was written at this instant may be missing]\n"
+    line = f"[log rotated here: {lost}output written at this moment may be missing]\n"
     return line.encode() if begins_line else f"\n{line}".encode()
 
 
 def _end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
-    """Read the last bytes of a file, and whether that is all of it."""
+    """Return the last bytes of a file, and whether that is the whole file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -2,12 +2,11 @@
 The process runtime: a container is a process group of this machine.
 
 It does not isolate. A container has the rights of the node agent's user and sees its files and network; limits of
-memory and processor are recorded, not enforced, so no end is ever reported as `oom`. What is done is what is cheap and
-safe: a clean environment, no inherited files, a directory of its own, no core dumps, first choice when the kernel runs
-out of memory. A process that leaves its group (`setsid`) leaves the container. Use it for trusted commands, tests and
-laptops.
+memory and CPU are recorded but not enforced, so `oom` is never reported. It gets what is cheap and safe: a clean
+environment, no inherited files, a directory of its own, no core dumps; when the kernel runs out of memory, it is killed
+first. A process that leaves its group (`setsid`) leaves the container. Use it for trusted commands, tests and laptops.
 
-Containers outlive this process and are known again by their directories. Nothing else on the machine is ever touched.
+Containers outlive this process and are adopted from their directories. Nothing else on the machine is ever touched.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ log = structlog.get_logger(__name__)
 
 class ProcessRuntime:
     """
-    Runs containers as process groups, recorded under *root*; one runtime at a time may hold a root.
+    Runs containers as process groups, recorded under *root*; only one runtime at a time may use a root.
 
-    Commands run in *working_directory*, or each in an empty one of its own. The logs of a container have at most two
-    and a half times *max_log_bytes*, looked at each *log_check_s*. Exits are seen at once where the system has
-    pidfds, else within *poll_s*. The *clock*'s wall time is shown as start.
+    Commands run in *working_directory*, or each in an empty directory of its own. The logs of a container have at most
+    two and a half times *max_log_bytes*, checked every *log_check_s*. Exits are seen at once where the system has
+    pidfds, otherwise within *poll_s*. The *clock*'s wall time is reported as start.
     """
 
     name = "process"
@@ -87,7 +86,7 @@ class ProcessRuntime:
 
     async def __aenter__(self) -> Self:
         if self._lock is not None:
-            raise Unavailable(f"the process runtime of {self._root} is open already: open it once")
+            raise Unavailable(f"the process runtime of {self._root} is already open: open it only once")
         try:
             self._lock = _locked(self._root)
             for directory in on_disk.directories(self._root):
@@ -98,7 +97,7 @@ class ProcessRuntime:
         except BaseException:
             self._release()
             raise
-        self._look_around()
+        self._check_all()
         return self
 
     async def __aexit__(
@@ -174,7 +173,7 @@ class ProcessRuntime:
         for container in self._containers.values():
             if (container.record.container_id, container.record.generation) == key:
                 return container
-        raise NotFound(f"there is no container {container_id} of generation {generation} on this node")
+        raise NotFound(f"container {container_id} of generation {generation} not found on this node")
 
     async def _begun(self, container: ProcessContainer) -> ProcessContainer:
         if not container.begun:
@@ -186,14 +185,14 @@ class ProcessRuntime:
         return container
 
     def _launch(self, launch: Launch) -> ProcessContainer:
-        """Make directory, record and process without giving way, so that no second start comes in between."""
+        """Create directory, record and process without awaiting, so that no second start can come in between."""
         environment = self._environment(launch)
         command = (_program(launch.command[0], environment["PATH"]), *launch.command[1:])
         try:
             directory, record = on_disk.create(self._root, launch, self._clock.wall())
         except OSError as error:
             raise Unavailable(
-                f"the directory of container {launch.name} cannot be made under {self._root}: {error}"
+                f"the directory of container {launch.name} cannot be created under {self._root}: {error}"
             ) from error
         try:
             shim = self._spawn(directory, command, environment)
@@ -223,7 +222,7 @@ class ProcessRuntime:
             os.close(descriptor)
 
     def _adopt(self, directory: Path) -> None:
-        """Take over what an earlier runtime left; what had not begun is kept from beginning and deleted."""
+        """Adopt a container of an earlier runtime; one that had not begun is prevented from beginning and deleted."""
         record = on_disk.read_record(directory)
         if record is not None and record.cluster != self._cluster:
             return
@@ -231,11 +230,11 @@ class ProcessRuntime:
         if identity is None:
             if on_disk.declare_void(directory):
                 on_disk.discard(directory)
-                log.info("container_never_begun", name=directory.name)
+                log.info("container_start_discarded", name=directory.name)
                 return
             identity = on_disk.read_identity(directory)
         if record is None:
-            # What cannot be told apart cannot be kept: it would run beside its own successor.
+            # Without a record it cannot be identified, and would run next to its own successor.
             log.warning("container_record_unreadable", name=directory.name)
             if identity is not None:
                 group = ProcessGroup(self._table, identity, directory.name)
@@ -250,7 +249,7 @@ class ProcessRuntime:
 
     def _forget(self, container: ProcessContainer) -> None:
         container.unfollow()
-        # Another waiter may have forgotten it before, and a new start have taken its name since.
+        # Another waiter may have removed it already, and a new start may have taken its name since.
         if self._containers.get(container.record.name) is container:
             del self._containers[container.record.name]
             on_disk.discard(container.directory)
@@ -266,29 +265,29 @@ class ProcessRuntime:
             os.close(self._lock)
             self._lock = None
 
-    def _look_around(self) -> None:
-        """Look after what nothing wakes us for: exits where the system does not tell, and the size of logs."""
+    def _check_all(self) -> None:
+        """Check what the system does not report: exits without a pidfd, and the size of logs."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(self._poll_s, self._log_check_s), self._look_around)
+        self._timer = loop.call_later(min(self._poll_s, self._log_check_s), self._check_all)
         check_logs = loop.time() >= self._logs_due
         if check_logs:
             self._logs_due = loop.time() + self._log_check_s
         for container in list(self._containers.values()):
-            self._look_after(container, check_logs=check_logs)
+            self._check_one(container, check_logs=check_logs)
 
-    def _look_after(self, container: ProcessContainer, *, check_logs: bool) -> None:
+    def _check_one(self, container: ProcessContainer, *, check_logs: bool) -> None:
         try:
             if not container.watched:
                 container.settle()
             if check_logs:
                 rotate(container.directory, self._max_log_bytes)
         except (CoordinationError, OSError) as error:
-            log.warning("container_not_looked_after", name=container.record.name, error=str(error))
+            log.warning("container_check_failed", name=container.record.name, error=str(error))
 
 
 def _program(program: str, path: str) -> str:
     """
-    Find the program to run: an absolute path, a name on *path*, or `python`, which is the one that runs us.
+    Return the program to run: an absolute path, a name on *path*, or `python`, the interpreter of this process.
 
     Raises:
         Refused: there is no such program here.
@@ -296,17 +295,17 @@ def _program(program: str, path: str) -> str:
     if program == "python" and sys.executable:
         return sys.executable
     found = shutil.which(program, path=path)
-    # Relative, it would depend on a directory that whoever asked for it cannot know.
+    # A relative path would depend on a directory that the caller cannot know.
     if found is None or not Path(found).is_absolute():
         raise Refused(
-            f"command[0] {program[:_LINE_BYTES]!r} is no program here: use one on the PATH, or an absolute path",
+            f"command[0] {program[:_LINE_BYTES]!r} not found on this node: use one on the PATH, or an absolute path",
             reason="bad_launch",
         )
     return found
 
 
 def _locked(root: Path) -> int:
-    """Take the lock of a root, which ends with this process; raises `Unavailable` when another holds it."""
+    """Lock a root until this process ends; raises `Unavailable` when another process holds the lock."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -315,7 +314,7 @@ def _locked(root: Path) -> int:
         holder = os.pread(descriptor, _LINE_BYTES, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise Unavailable(
-            f"process {holder or 'unknown'} already runs the containers under {root}: one runtime per directory"
+            f"process {holder or 'unknown'} already runs the containers under {root}: use one runtime per directory"
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -1,9 +1,9 @@
 """
-The few lines of POSIX shell that stand between the process runtime and a container's command.
+The few lines of POSIX shell between the process runtime and a container's command.
 
-The shim leads the container's process group and outlives a node agent that is killed: it writes down who it is before
-the command runs, and how the command ended after. Nothing from a launch ever becomes shell text: the command comes in
-as arguments, the environment as environment, the files by names relative to its working directory.
+The shim leads the container's process group and survives a killed node agent: it records its identity before the
+command runs, and how the command ended afterwards. Nothing of a launch ever becomes shell text: the command is passed
+as arguments, the environment as environment, and files have names relative to the working directory.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Literal
 
 SHELL = "/bin/sh"
 
-# - The shim survives what its group is sent: a trap that is not "ignore" is put back to default in the command. In the
-#   foreground, the shell runs traps only after the command has ended, so `$?` is always the command's.
-# - Between fork and command a shell may swallow a signal it traps. So the part that becomes the command says when it is
-#   past that, with `begun`, and the runtime sends nothing before.
-# - The parts that set variables are subshells: a variable that is set here and came in the environment would otherwise
-#   reach the command changed.
-# - `ln` is the one moment of truth: it fails when the runtime has meanwhile declared this start void. Then the runtime
-#   renames the directory, and only then deletes the claim: so a link made after that is known by the name being
-#   nobody's, or another directory's. All other names are relative to this very directory, whatever its name now is.
-# - What the shell itself has to say about the command's end, such as "Terminated", is no part of the output.
-# - The command is made the kernel's first choice when memory runs out, not the shim and not the node agent.
-# - What the command leaves behind in its group ends with it, as in any container.
+# - The shim survives signals to its group: a trapped signal, unlike an ignored one, is back at its default in the
+#   command. The shell runs traps only after its foreground command has ended, so `$?` is always the command's.
+# - Between fork and exec a shell may swallow a signal it traps. So the part that becomes the command creates `begun`
+#   once it is past that, and the runtime sends no signal before.
+# - The parts that set variables are subshells: otherwise a variable of the same name in the environment would reach the
+#   command changed.
+# - `ln` decides: it fails when the runtime has declared this start void. The runtime then renames the directory, and
+#   only after that deletes its claim. So a link made later is detected: the directory's name no longer exists, or
+#   belongs to another directory. All other names are relative to this directory, even after it is renamed.
+# - Messages of the shell itself about the command's end, such as "Terminated", are not part of the output.
+# - When memory runs out, the kernel kills the command first, not the shim or the node agent.
+# - Processes that the command leaves in its group end with it, as in any container.
 SCRIPT = r"""
 ended() {
   trap '' HUP INT QUIT TERM
@@ -74,12 +74,12 @@ def spawn(
     kind: Literal["proc", "ps"],
 ) -> int:
     """
-    Start the shim of a container in *directory*, in a session and group of its own, and return its pid.
+    Start the shim of a container in *directory*, in its own session and process group, and return its pid.
 
-    All paths and `command[0]` must be absolute; output goes to the open file *log*. The caller must reap the pid.
+    All paths and `command[0]` must be absolute. Output goes to the descriptor *log*. The caller must reap the pid.
 
     Raises:
-        OSError: the machine could not start it.
+        OSError: it could not be started.
     """
     process = subprocess.Popen(
         (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, *command),
@@ -91,6 +91,6 @@ def spawn(
         close_fds=True,
         start_new_session=True,
     )
-    # A container outlives this object by design and is reaped by pid; told so, Popen neither warns nor reaps.
+    # A container outlives this object and is reaped by pid; with a return code, Popen neither warns nor reaps.
     process.returncode = 0
     return process.pid

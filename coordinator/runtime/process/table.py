@@ -1,8 +1,8 @@
 """
-The machine's processes, as far as the process runtime must know them: `/proc` on Linux, `ps` elsewhere.
+The machine's process table for the process runtime: `/proc` on Linux, `ps` elsewhere.
 
-Reads only; nothing here sends a signal. A process is identified by its pid *and* its start as the operating system
-tells it, for pids are reused.
+It only reads and never sends a signal. A process is identified by its pid *and* its start time as the operating system
+reports it, because pids are reused.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from events.errors import Unavailable
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
 _PS_TIMEOUT_S = 5.0
-# The start as text is compared byte by byte, so it must not depend on the language or zone of whoever asks.
+# The start is compared as text, so it must not depend on the locale or time zone of the caller.
 _PS_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC0"}
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One process; `dead` is a zombie: it has ended, but its pid is not free yet."""
+    """One process; `dead` means a zombie: it has ended, but its pid is not free yet."""
 
     pid: int
     group: int
@@ -37,33 +37,33 @@ class Process(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ProcessTable(Protocol):
-    """Tells what runs on this machine; raises `Unavailable` when it cannot be seen, which is not "nothing runs"."""
+    """Reads the processes of this machine; raises `Unavailable` when they cannot be read, never an empty answer."""
 
     @property
     def kind(self) -> Literal["proc", "ps"]:
-        """How the shim must find out its own start, so that both sides see the same text."""
+        """How the shim must determine its own start, so that both sides get the same text."""
         ...
 
     def read(self, pid: int) -> Process | None:
-        """Look one process up; None when there is none of that pid."""
+        """Return one process; None when no process has that pid."""
         ...
 
     def members(self, group: int) -> list[Process]:
-        """List the processes of a group, without those that are dead."""
+        """Return the processes of a group, without zombies."""
         ...
 
     def has_variable(self, pid: int, variable: str) -> bool:
-        """Say whether a process was started with `NAME=value`; False where that cannot be seen."""
+        """Return whether a process was started with `NAME=value`; False where that cannot be read."""
         ...
 
 
 def process_table() -> ProcessTable:
-    """Choose the table for this machine."""
+    """Return the process table for this machine."""
     return ProcTable() if sys.platform == "linux" else PsTable()
 
 
 class ProcTable:
-    """`/proc` of Linux. The start is counted from boot, so the boot's id is part of it."""
+    """`/proc` of Linux. The start is counted from boot, so the boot id is part of it."""
 
     kind: Literal["proc"] = "proc"
 
@@ -82,7 +82,7 @@ class ProcTable:
             return None
         except OSError as error:
             raise Unavailable(f"process {pid} cannot be looked up: {error.strerror}") from error
-        # The program's name stands in brackets and may itself hold blanks and brackets.
+        # The program's name is in parentheses and may itself contain blanks and parentheses.
         fields = text.rpartition(") ")[2].split()
         state: Literal["alive", "stopped", "dead"] = "alive"
         if fields[0] in "Tt":
@@ -94,7 +94,7 @@ class ProcTable:
             group=int(fields[2]),
             state=state,
             start=f"{self._boot}/{fields[19]}",
-            # With the children it has waited for: what a member has reaped is still the container's.
+            # Includes the children it has reaped: they belonged to the container too.
             cpu_seconds=sum(map(int, fields[11:15])) / self._ticks,
             memory_bytes=int(fields[21]) * self._page_bytes,
         )
@@ -113,7 +113,7 @@ class ProcTable:
 
 
 class PsTable:
-    """`ps`, for macOS. Its start counts whole seconds, which still tells a reused pid from the one recorded."""
+    """`ps`, for macOS. Its start has whole seconds, enough to distinguish a reused pid from the recorded one."""
 
     kind: Literal["ps"] = "ps"
 
@@ -140,7 +140,7 @@ class PsTable:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"ps, which tells what runs here, did not answer: {error}") from error
+            raise Unavailable(f"the processes of this machine cannot be read: ps failed: {error}") from error
         return [_row(line) for line in answer.stdout.splitlines() if line.strip()]
 
 
@@ -162,7 +162,7 @@ def _row(line: str) -> Process:
 
 
 def _seconds(text: str) -> float:
-    """Read ps's `[days-][hours:]minutes:seconds`."""
+    """Parse the `[days-][hours:]minutes:seconds` of ps."""
     days, _, clock = text.rpartition("-")
     seconds = 0.0
     with suppress(ValueError):

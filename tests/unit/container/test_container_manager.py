@@ -44,7 +44,7 @@ async def test_a_containers_life(embedded_app: App) -> None:
     assert await manager.stop_container(container_id, force=True)  # it has stopped already
     with pytest.raises(Refused, match="only a running one can be paused"):
         await manager.pause_container(container_id)
-    with pytest.raises(NotFound, match="only what runs has usage"):
+    with pytest.raises(NotFound, match="is not running, so it has no usage"):
         await manager.get_resource_usage(container_id)
     assert await manager.start_container(container_id)
     assert await manager.destroy_container(container_id, force=True)

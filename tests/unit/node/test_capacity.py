@@ -1,4 +1,4 @@
-"""Whatever happens to containers and nodes, in whatever order: no node ever holds more than it offers."""
+"""Whatever happens to containers and nodes, in any order: no node ever holds more than it offers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATES = st.sampled_from(["running", "paused", "exited", "failed", "absent"])
 
 
 class Cluster(RuleBasedStateMachine):
-    """Two nodes and up to six containers, ordered about, seen, lost and restarted at random."""
+    """Two nodes and up to six containers get random commands, reports, losses and restarts."""
 
     @initialize()
     def begin(self) -> None:

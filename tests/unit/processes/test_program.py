@@ -1,4 +1,4 @@
-"""Programs are started again when they end, and given up when they say again and again that they cannot work."""
+"""Programs are restarted when they end, and given up when they fail repeatedly."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def until_started(one: Program, times: int, log_file: Path) -> None:
 
 
 async def test_one_that_is_killed_runs_again(tmp_path: Path) -> None:
-    """It has another pid then, and what it writes goes on in the same file."""
+    """After a restart it has another pid and appends to the same file."""
     log_file = tmp_path / "log"
     one = program(STAYS, log_file, is_needed=True)
     pids = [one.pid]
@@ -64,7 +64,7 @@ async def test_one_that_is_killed_runs_again(tmp_path: Path) -> None:
 
 
 async def test_one_that_is_stopped_stays_stopped(tmp_path: Path) -> None:
-    """Stopping ends it and the keeping of it, in the pause before a new start as well."""
+    """Stopping ends the program and its restarts, also in the pause before a restart."""
     log_file = tmp_path / "log"
     one = program(STAYS, log_file)
     async with kept(one) as keeping:
@@ -91,13 +91,13 @@ async def test_one_that_is_needed_and_fails_again_and_again_is_given_up(tmp_path
     with pytest.raises(Unavailable) as caught:
         async with kept(one) as keeping:
             await keeping
-    assert caught.value.message == f"the tested failed 3 times in a row, now with exit code 5: look into {log_file}"
+    assert caught.value.message == f"the tested failed 3 times in a row, now with exit code 5: see {log_file}"
     assert one.starts == FAILURES_MOST
     assert log_file.read_text() == "no\n" * FAILURES_MOST
 
 
 async def test_others_are_tried_for_ever() -> None:
-    """One that is not needed, could not reach NATS, or ended well is started again however often it ends."""
+    """A program that is not required, could not reach NATS, or exited with 0 is restarted however often it ends."""
     cases = ((5, False), (TRY_AGAIN, True), (0, True))
     tried = [program(f"raise SystemExit({code})", is_needed=is_needed) for code, is_needed in cases]
     async with kept(tried[0]) as first, kept(tried[1]) as second, kept(tried[2]) as third:
@@ -107,7 +107,7 @@ async def test_others_are_tried_for_ever() -> None:
 
 
 async def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
-    """A program that is not there may come: it is looked for again, and nothing else is disturbed."""
+    """A missing program may be installed later: the start is retried, and nothing else is affected."""
     missing = tmp_path / "missing"
     one = Program("tested", [str(missing)], dict(os.environ), None, is_needed=True)
     async with kept(one):

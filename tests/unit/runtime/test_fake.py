@@ -1,4 +1,4 @@
-"""What a simulation can do to the runtime in memory; the rest is in the contract that all runtimes keep."""
+"""What a simulation can do with the runtime in memory; the rest is in the contract suite of all runtimes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def fake() -> FakeRuntime:
 
 
 async def test_a_start_can_be_made_to_fail(fake: FakeRuntime) -> None:
-    """The next start fails as told and leaves nothing; the one after it runs."""
+    """The next start fails with the given error and leaves nothing; the one after it runs."""
     fake.fail_next_start(Unavailable("no room"))
     async with fake:
         with pytest.raises(Unavailable, match="no room"):
@@ -37,7 +37,7 @@ async def test_an_answer_can_be_lost(fake: FakeRuntime) -> None:
 
 
 async def test_a_machine_can_lose_everything(fake: FakeRuntime) -> None:
-    """After a reboot what lived is lost, and what had ended keeps its end."""
+    """After a reboot running containers are lost, and exited ones keep their exit."""
     async with fake:
         await fake.start(launch("a"))
         await fake.start(launch("b"))
@@ -51,7 +51,7 @@ async def test_a_machine_can_lose_everything(fake: FakeRuntime) -> None:
 
 
 async def test_an_end_may_have_any_reason(fake: FakeRuntime) -> None:
-    """A simulation can let memory run out; what has ended cannot end again."""
+    """A simulation can let memory run out; an exited container cannot exit again."""
     async with fake:
         await fake.start(launch())
         fake.use("a", "7.0", Usage(cpu_seconds=1.5, memory_bytes=7, pids=3))

@@ -63,7 +63,7 @@ def test_nothing_is_made_again(tmp_path: Path) -> None:
 def test_a_directory_of_another_namespace_is_left_alone(tmp_path: Path) -> None:
     """Its users may not be used for another cluster by mistake."""
     directory = directory_of(tmp_path)
-    with pytest.raises(Refused, match="is of namespace 'coordination', and 'other' is wanted"):
+    with pytest.raises(Refused, match="belongs to namespace 'coordination', not 'other'"):
         directory.prepare("other", listen="127.0.0.1:-1", store=tmp_path)
 
 
@@ -78,22 +78,22 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     (tmp_path / "accounts.conf").write_text("# mine")
     found = " | ".join(f"{one.what}: {one.remedy}" for one in directory.check())
     for said in (
-        "admin.nk (mode 644)", "ca.key (mode 640)", "chmod 600", "holds another key than the server knows follower by",
-        "archive.nk holds no credentials", "accounts.conf is not what follows from",
+        "admin.nk (mode 644)", "ca.key (mode 640)", "chmod 600", "holds another key than the server configuration",
+        "archive.nk holds no credentials", "accounts.conf does not match",
     ):  # fmt: skip
         assert said in found
 
 
 def test_a_directory_that_is_none_says_so(tmp_path: Path) -> None:
-    """And how to make one; a damaged list of users is not taken for an empty one."""
-    with pytest.raises(NotFound, match=r"'coordinator auth init .*' makes them"):
+    """The error says how to create one; a damaged list of users is not treated as empty."""
+    with pytest.raises(NotFound, match=r"run 'coordinator auth init .*' to create them"):
         AuthDirectory(tmp_path).known()
     (tmp_path / "users.json").write_text("{")
     for call in (AuthDirectory(tmp_path).known, AuthDirectory(tmp_path).check):
         with pytest.raises(Refused, match=r"users\.json is damaged"):
             call()
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match="cannot be made"):
+    with pytest.raises(Refused, match="cannot be created"):
         AuthDirectory(tmp_path / "file/auth").prepare("coordination", listen="x", store=tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_a_certificate_is_for_the_hosts_named(tmp_path: Path) -> None:
 
 
 def test_each_process_finds_the_credentials_of_its_role(tmp_path: Path) -> None:
-    """By `nats.auth`; what is named itself goes first; where it is not clear which, it is refused."""
+    """From `nats.auth`; a file named explicitly has precedence; an ambiguous one is refused."""
     directory = directory_of(tmp_path, tls=True)
     settings = Settings(nats=NatsSettings(auth=tmp_path), follower=FollowerSettings(creds=tmp_path / "mine.nk"))
     assert credentials(settings, "coordinator") == {
@@ -122,7 +122,7 @@ def test_each_process_finds_the_credentials_of_its_role(tmp_path: Path) -> None:
     directory.add(user_of("node", "n2"))
     assert credentials(settings, "node", "n2")["creds"] == str(tmp_path / "creds/node-n2.nk")
     for name in ("", "n3"):
-        with pytest.raises(Refused, match=r"name one by nats\.creds, or make it"):
+        with pytest.raises(Refused, match=r"credentials files for node.*: set nats\.creds, or create one with"):
             credentials(settings, "node", name)
     named = Settings(nats=NatsSettings(auth=tmp_path, creds=tmp_path / "one.nk"))
     assert credentials(named, "node")["creds"] == str(tmp_path / "one.nk")

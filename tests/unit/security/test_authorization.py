@@ -1,4 +1,4 @@
-"""Who may order what, for whom, how much and how fast."""
+"""Who may send which command, for which tenant, how many and how fast."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def judged(rules: AccessRules, command: Command, source: str = "execution", tena
 
 
 def test_a_source_may_what_its_rule_names() -> None:
-    """And nothing else: the message says what it may, and whose credentials would do."""
+    """A source may send only the commands of its rule; the message names them and the roles that may send this one."""
     judged(RULES, submit())
     with pytest.raises(
-        Forbidden, match=r"execution may not node.register, but task.cancel, task.submit: use cred"
+        Forbidden, match=r"execution may not send node.register, only task.cancel, task.submit: use cred"
     ) as no:
         judged(RULES, RegisterNode(node_id="n", capacity=submit().resources, runtime="fake"))
     assert no.value.code == no.value.reason == "forbidden"
@@ -46,7 +46,7 @@ def test_a_source_may_what_its_rule_names() -> None:
 
 
 def test_a_source_acts_for_its_tenants_alone() -> None:
-    """A tenant that is not among them is forbidden, by name."""
+    """A tenant that the rule does not list is forbidden, by name."""
     with pytest.raises(Forbidden, match="execution may not act for tenant 'red': its tenants are blue"):
         judged(RULES, submit(), tenant="red")
     nobody = AccessRules(default=Rule(tenants=frozenset()))
@@ -55,23 +55,23 @@ def test_a_source_acts_for_its_tenants_alone() -> None:
 
 
 def test_who_is_not_named_goes_by_the_default() -> None:
-    """Which may be nothing at all."""
+    """A source without a rule has the default rule, which may allow nothing."""
     judged(RULES, GetStats(), source="somebody")
-    with pytest.raises(Forbidden, match=r"somebody may not task\.get, but coordinator\.stats"):
+    with pytest.raises(Forbidden, match=r"somebody may not send task\.get, only coordinator\.stats"):
         judged(RULES, GetTask(task_id="t"), source="somebody")
-    with pytest.raises(Forbidden, match=r"may not task\.get, but nothing"):
+    with pytest.raises(Forbidden, match=r"may not send task\.get, only nothing"):
         judged(AccessRules(default=Rule(may=frozenset())), GetTask(task_id="t"), source="somebody")
 
 
 @pytest.mark.parametrize("source", ["worker-w1", "worker", "node-n1", "agents-n1", "follower", "monitor", "admin"])
 def test_a_role_in_a_name_brings_what_the_role_may(source: str) -> None:
-    """Whatever the default: a strict one must not stop the cluster's own parts."""
+    """A strict default rule must not stop the cluster's own processes."""
     rules = AccessRules(default=Rule(may=frozenset()))
     assert rule_of(rules, source).may == commands_of(source.partition("-")[0])
 
 
 def test_a_name_that_is_given_a_rule_goes_by_that_alone() -> None:
-    """Even one that sounds like a role; the coordinator itself may everything; a domain has no such name."""
+    """Even one named like a role; the coordinator itself may do everything; no domain has such a name."""
     assert rule_of(AccessRules(sources={"worker-w1": TASKS}), "worker-w1") is TASKS
     assert rule_of(RULES, "coordinator").may is None
     assert rule_of(RULES, "domain-x") is RULES.default
@@ -88,7 +88,7 @@ def test_a_name_that_is_given_a_rule_goes_by_that_alone() -> None:
 def test_a_worker_or_node_speaks_for_itself_alone(source: str, good: Command, bad: Command) -> None:
     """Its credentials are those of one id."""
     judged(RULES, good, source=source)
-    with pytest.raises(Forbidden, match=r"_id is '.2': these credentials are those of '.1' alone"):
+    with pytest.raises(Forbidden, match=r"_id is '.2': these credentials are only for '.1'"):
         judged(RULES, bad, source=source)
 
 
@@ -108,7 +108,7 @@ class TestQuotas:
         return ""
 
     def test_pending_tasks_of_a_source(self) -> None:
-        """As many as it may have, no more; what runs does not count, and a repeat is no further task."""
+        """Pending tasks are limited; running tasks do not count, and a repeated submit is not another task."""
         two = [said(submitted(one), actor="execution", tenant="x") for one in ("a", "b")]
         world = fold(*two)
         assert "2 tasks of source execution are pending" in self.refused(world, submit("c"))
@@ -152,7 +152,7 @@ class TestRates:
         assert poured(Bucket(1.0, 5.0), self.QUOTA, 4.0) == Bucket(1.0, 5.0)
 
     def test_a_burst_passes_and_then_so_many_a_second(self) -> None:
-        """What is too much is told when it may come again."""
+        """A submit over the limit is told when to retry."""
         access, caller = Access(AccessRules(default=Rule(quota=self.QUOTA)), World()), Caller(actor="a")
 
         def submit_at(now: float, task_id: str) -> None:
@@ -162,7 +162,7 @@ class TestRates:
 
         for task_id in "abc":
             submit_at(10.0, task_id)
-        with pytest.raises(Unavailable, match=r"source a submits faster than 2 tasks a second: go on in 0\.5") as fast:
+        with pytest.raises(Unavailable, match=r"source a submits faster than 2 tasks a second: retry in 0\.5") as fast:
             submit_at(10.0, "d")
         assert (fast.value.reason, fast.value.retry_after_s) == ("rate_limited", 0.5)
         submit_at(10.5, "d")
@@ -170,7 +170,7 @@ class TestRates:
             submit_at(10.5, "e")
 
     def test_a_tenant_and_its_sources_share_a_rate(self) -> None:
-        """What the tenant does not get is not taken from the source either."""
+        """A submit over the tenant's limit does not count against the source either."""
         rules = AccessRules(default=Rule(quota=self.QUOTA), tenants={"blue": Quota(submits_per_s=1.0, submit_burst=1)})
         access = Access(rules, World())
         caller = Caller(actor="a", tenant="blue")
@@ -188,14 +188,14 @@ class TestRates:
 
 
 def test_what_is_kept_of_callers_is_bounded() -> None:
-    """Tenants are of the callers' choosing, and there may be any number."""
+    """Callers choose tenant names, so their number is unbounded."""
     access = Access(AccessRules(default=Rule(quota=Quota(submits_per_s=1.0))), World())
     for number in range(MOST_KEPT + 10):
         caller = Caller(actor=f"a{number}")
         found = access.check(caller, submit())
         assert found is not None
         access.meter(submit(), found, 1.0)
-    assert len(access._judged) <= MOST_KEPT
+    assert len(access._verdicts) <= MOST_KEPT
     assert len(access._buckets) <= MOST_KEPT
 
 
@@ -211,7 +211,7 @@ class TestInTheWriter:
     )
 
     async def test_what_is_forbidden_changes_nothing(self) -> None:
-        """Orders and questions alike; nothing of it is in the journal."""
+        """Commands and questions are checked alike; nothing of it is in the journal."""
         async with leading(access=self.RULES) as rig:
             before = len(rig.events())
             for command in (CancelTask(task_id="t"), GetStats(), FindServices(), claim()):
@@ -245,7 +245,7 @@ class TestInTheWriter:
             assert error.retry_after_s > 100
 
     async def test_an_inbox_goes_by_the_same_rules(self) -> None:
-        """What its domain may not order is on record as refused, and what follows is taken up."""
+        """A command that its domain may not send is recorded as refused, and the next ones are processed."""
         async with leading(access=self.RULES) as rig:
             items = [
                 Item(sequence=1, command=CancelTask(task_id="t"), type="task.cancelled", event_id="1"),
@@ -255,7 +255,7 @@ class TestInTheWriter:
             await rig.settle()
             assert set(rig.world.tasks) == {"a"}
             (refused,) = [event for event in rig.events() if isinstance(event, InboxRefused)]
-            assert "may not task.cancel" in refused.message
+            assert "may not send task.cancel" in refused.message
 
 
 def test_a_role_needs_no_command_that_does_not_exist() -> None:

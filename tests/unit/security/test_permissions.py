@@ -1,4 +1,4 @@
-"""Roles, what each may, and the configuration that follows: the pure part; a real server probes it in tests/e2e."""
+"""Roles, their permissions and the generated configuration: the pure part; tests/e2e checks it with a real server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ S = Subjects()
     ],
 )
 def test_a_pattern_covers_what_nats_says_it_does(pattern: str, subject: str, does: bool) -> None:
-    """Patterns too are covered only by what covers all they stand for."""
+    """A pattern is covered only by a pattern that matches all of its subjects."""
     assert covers(pattern, subject) is does
 
 
@@ -72,7 +72,7 @@ def test_every_role_has_a_grant_of_its_own(role: str) -> None:
 
 
 def test_the_roles_are_told_apart() -> None:
-    """Each is in one account, and every command can be given by somebody beside the administrator, or is meant not."""
+    """Each role is in one account, and every command can be sent by another role than admin, or is meant not to."""
     assert set(ROLES) == {*CORE_ROLES, *CLIENT_ROLES} == set(COMMANDS_OF)
     assert {account_of(user_of(role, "x"), S) for role in CORE_ROLES} == {"COORDINATION"}
     assert {account_of(user_of(role, "x"), S) for role in CLIENT_ROLES} == {"COORDINATION_CLIENTS"}
@@ -86,13 +86,13 @@ def test_the_roles_are_told_apart() -> None:
     ("role", "name", "said"),
     [
         ("boss", "x", "role 'boss' is not known: use coordinator, follower"),
-        ("worker", "", "a worker needs a name"),
+        ("worker", "", "role worker needs a name"),
         ("worker", "a.b", "name of the worker 'a.b' is not an identifier"),
         ("worker", "x" * 64, "is not an identifier"),
         ("monitor", ">", "is not an identifier"),
         ("domain", "Execution", "is not a name for one"),
-        ("domain", "worker-w1", "would be taken for a worker"),
-        ("domain", "admin", "would be taken for a admin"),
+        ("domain", "worker-w1", "could be confused with the role worker"),
+        ("domain", "admin", "could be confused with the role admin"),
         ("domain", "coordinator", "is not a name for one"),
     ],
 )

@@ -204,10 +204,10 @@ class TestAgents:
     @pytest.mark.parametrize(
         ("entry", "said"),
         [
-            ("{a: {}}", "agents.a says neither image nor command: give at least one of them"),
+            ("{a: {}}", "agents.a has neither image nor command: set at least one of them"),
             ("{'a b': {image: x}}", "agents: the name 'a b' is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"),
-            ("{a: {image: 'x y'}}", "agents.a.image is 'x y' (some.yaml line 1): use the name of an image"),
-            ("{a: {command: [x, 5]}}", "agents.a.command.1 is 5 (some.yaml line 1): use a list of texts"),
+            ("{a: {image: 'x y'}}", "agents.a.image is 'x y' (some.yaml line 1): use an image name"),
+            ("{a: {command: [x, 5]}}", "agents.a.command.1 is 5 (some.yaml line 1): use a list of strings"),
             ("{a: {command: ['']}}", "use at most 256 words, each of 1 to 4096 characters without NUL"),
             ("{a: {command: 'x \"y'}}", "agents.a.command is 'x \"y' (some.yaml line 1): use a list"),
             ("{a: {when_cut_off: no}}", "agents.a.when_cut_off is False (some.yaml line 1): use stop or keep"),
@@ -226,7 +226,7 @@ class TestAgents:
 
 
 class TestRulesAndLimits:
-    """What decisions and the engine get of the settings."""
+    """The settings as decisions and the engine see them."""
 
     def test_defaults_agree(self) -> None:
         """Rules and limits made from default settings are those that code without settings uses."""
@@ -254,12 +254,12 @@ class TestRulesAndLimits:
 
     @pytest.mark.parametrize("key", ["scheduler.task_timeout_check_interval", "registry.cleanup_interval"])
     def test_intervals_bound_the_tick(self, key: str) -> None:
-        """Who asks for a look at deadlines or silence more often than the tick gets it; less often changes nothing."""
+        """A shorter check interval shortens the tick; a longer one changes nothing."""
         assert limits_of(with_one(key, 0.1)).tick_s == 0.1
         assert limits_of(with_one(key, 20)).tick_s == Limits().tick_s
 
     def test_agrees_with_others(self) -> None:
-        """What stands here and elsewhere is the same there."""
+        """Values that are defined here and elsewhere agree."""
         assert get_args(KNOWN_KEYS["scheduler.default_strategy"].annotation) == tuple(
             one.value for one in SchedulingStrategy
         )
@@ -278,7 +278,7 @@ class TestRulesAndLimits:
 
 
 class TestWrongValues:
-    """What is said of a value that cannot be."""
+    """The message about a wrong value."""
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -300,9 +300,9 @@ class TestWrongValues:
             ),
             (
                 "registry: {health_check_networks: [10.0.0.1/8]}",
-                "'10.0.0.1/8' in it is no network: use such as 10.0.0.0/8",
+                "'10.0.0.1/8' is not a network: use e.g. 10.0.0.0/8",
             ),
-            ("registry: {health_check_networks: [7]}", "'7' in it is no network"),
+            ("registry: {health_check_networks: [7]}", "'7' is not a network"),
             ("registry: {health_check_networks: 7}", "use a list of at most 256 networks, such as 10.0.0.0/8"),
             ("namespace: a.b", "namespace is 'a.b' (some.yaml line 1): use 1 to 64 of A-Z a-z 0-9 _ -"),
             ("node: {node_id: a.b}", "node.node_id is 'a.b' (some.yaml line 1): use 1 to 64 of A-Z"),
@@ -311,7 +311,10 @@ class TestWrongValues:
             ("nats: {replicas: x}", "nats.replicas is 'x' (some.yaml line 1): use a whole number from 1 to 5"),
             ("nats: {creds: 5}", "nats.creds is 5 (some.yaml line 1): use a path (file of credentials)"),
             ("nats: {creds: ''}", "nats.creds is '' (some.yaml line 1): use the path of a file or directory, or leave"),
-            ("nats: {creds: ~nobody-of-this-name/x}", "write the home directory out: which one `~` means is not known"),
+            (
+                "nats: {creds: ~nobody-of-this-name/x}",
+                "write the full path: the home directory that `~` means is unknown",
+            ),
         ],
     )
     def test_refused(self, text: str, said: str) -> None:
@@ -321,14 +324,14 @@ class TestWrongValues:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("leadership: {renew_s: 9}", "leadership.fresh_s is 6: use at least leadership.renew_s (9), for"),
+            ("leadership: {renew_s: 9}", "leadership.fresh_s is 6: use at least leadership.renew_s (9), because"),
             (
                 "leadership: {ttl_s: 12, stop_after_s: 13}",
                 "leadership.ttl_s is 12: use at least leadership.stop_after_s",
             ),
             (
                 "leadership: {renew_s: 7.8, fresh_s: 8}",
-                "leadership.ttl_s is 12: use at least 2 × leadership.renew_s (7.8), for",
+                "leadership.ttl_s is 12: use at least 2 × leadership.renew_s (7.8), because",
             ),
             (
                 "scheduler: {retry_backoff_s: 61}",
@@ -346,10 +349,10 @@ class TestWrongValues:
                 "registry: {health_check_interval: 1}",
                 "registry.health_check_interval is 1: use at least registry.health",
             ),
-            ("node: {node_lease_s: 2}", "node.node_lease_s is 2: use at least 3 × node.sync_interval_s (1), for"),
+            ("node: {node_lease_s: 2}", "node.node_lease_s is 2: use at least 3 × node.sync_interval_s (1), because"),
             (
                 "client: {call_timeout_s: 1}",
-                "client.call_timeout_s is 1: use at least client.attempt_timeout_s (2), for",
+                "client.call_timeout_s is 1: use at least client.attempt_timeout_s (2), because",
             ),
             (
                 "engine: {turn_bytes: 100000}",
@@ -362,14 +365,12 @@ class TestWrongValues:
         assert said in refusal(text)
 
     def test_variable_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A wrong value from the environment is told by its variable, as it is spelled there."""
+        """A wrong value from the environment is reported with the name of its variable, as spelled there."""
         monkeypatch.setenv("COORDINATOR_SCHEDULER__MAX_RETRIES", "many")
         monkeypatch.setenv("coordinator_engine__tick_s", "0")
         message = refusal("scheduler: {max_retries: 2}")
         assert "scheduler.max_retries is 'many' ($COORDINATOR_SCHEDULER__MAX_RETRIES): use" in message
-        assert (
-            "engine.tick_s is '0' ($coordinator_engine__tick_s): use a number from 0.01 to 60 (between two" in message
-        )
+        assert "engine.tick_s is '0' ($coordinator_engine__tick_s): use a number from 0.01 to 60 (interval" in message
 
     def test_section_is_no_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A whole section in one variable is refused with the name of one that would do."""
@@ -409,7 +410,7 @@ class TestWrongValues:
 
 
 class TestUnknownKeys:
-    """What is said of a key or variable that is none."""
+    """The message about an unknown key or variable."""
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -427,7 +428,7 @@ class TestUnknownKeys:
         ],
     )
     def test_in_the_file(self, text: str, said: str) -> None:
-        """A key that is none is refused with the nearest that is one."""
+        """An unknown key is refused with the nearest known one."""
         assert said in refusal(text)
 
     @pytest.mark.parametrize(
@@ -441,12 +442,12 @@ class TestUnknownKeys:
         ],
     )
     def test_in_the_environment(self, name: str, nearest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A variable of our name that is no setting is refused with the nearest that is; its value stays untold."""
+        """An unknown variable with our prefix is refused with the nearest known one, without its value."""
         monkeypatch.setenv(name, "sesame")
         assert refusal() == f"${name} is not a setting: the nearest is ${nearest}"
 
     def test_below_a_section(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """So is one that names a section rightly and the key wrongly."""
+        """A variable with a known section and an unknown key is refused too."""
         monkeypatch.setenv("COORDINATOR_SCHEDULER__MAX_RETRYS", "5")
         assert refusal() == (
             "scheduler.max_retrys is not a setting ($COORDINATOR_SCHEDULER__MAX_RETRYS):"
@@ -454,7 +455,7 @@ class TestUnknownKeys:
         )
 
     def test_plain_names_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Variables of ours that are no settings, and what Kubernetes injects under our name, are let be."""
+        """Variables with our prefix that are not settings, and those that Kubernetes injects, are ignored."""
         injected = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"]
         for name in PLAIN_NAMES - {"COORDINATOR_CONFIG"} | {f"COORDINATOR_{name}" for name in injected}:
             monkeypatch.setenv(name, "x")
@@ -470,13 +471,13 @@ class TestUnknownKeys:
         assert {"COORDINATOR_HOME", "COORDINATOR_URL"} <= named <= settings | PLAIN_NAMES
 
     def test_twice(self) -> None:
-        """A key that stands twice in one section is refused, where YAML takes the last."""
+        """A repeated key in one section is refused; YAML would use the last one."""
         message = refusal("scheduler:\n  lease_s: 1\n  max_retries: 1\n  lease_s: 2")
-        assert message == "config file some.yaml line 4 gives scheduler.lease_s again, which line 2 has: remove one"
+        assert message == "config file some.yaml line 4 repeats scheduler.lease_s of line 2: remove one of them"
 
 
 class TestFile:
-    """Which file is read, and what is said when it cannot be."""
+    """Which file is read, and the message when it cannot be read."""
 
     def test_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The argument comes before the variable, that before the current directory, that before the user's own."""
@@ -500,7 +501,7 @@ class TestFile:
 
     def test_named_and_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file that is named must exist."""
-        with pytest.raises(Refused, match=r"config file no\.yaml does not exist: name one that does \(--config\)"):
+        with pytest.raises(Refused, match=r"config file no\.yaml does not exist: name an existing file \(--config\)"):
             load(Path("no.yaml"))
         monkeypatch.setenv("COORDINATOR_CONFIG", "none.yaml")
         with pytest.raises(Refused, match=r"config file none\.yaml does not exist: .* \(\$COORDINATOR_CONFIG\)"):
@@ -522,8 +523,8 @@ class TestFile:
             ("a: 2026-99-99", "config file some.yaml is not YAML in UTF-8: month must be in 1..12"),
             ("[" * 20_000, "config file some.yaml is not YAML in UTF-8: maximum recursion depth exceeded"),
             ("a: \x00", "config file some.yaml is not YAML: special characters are not allowed"),
-            ("[1, 2]", "config file some.yaml is no mapping of at most 1048576 bytes: write such as 'scheduler: "),
-            ("#" * (FILE_BYTES_MOST + 1), "config file some.yaml is no mapping of at most 1048576 bytes"),
+            ("[1, 2]", "config file some.yaml is not a mapping of at most 1048576 bytes: use e.g. 'scheduler: "),
+            ("#" * (FILE_BYTES_MOST + 1), "config file some.yaml is not a mapping of at most 1048576 bytes"),
         ],
     )
     def test_not_yaml(self, text: str, said: str) -> None:
@@ -569,7 +570,7 @@ class TestHome:
         assert load(written("home: here")).home_path() == tmp_path / "here"
 
     def test_unknown_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where no home is known, that is said."""
+        """An unknown home directory is reported."""
         monkeypatch.delenv("COORDINATOR_HOME")
         monkeypatch.delenv("XDG_STATE_HOME")
 
@@ -577,7 +578,7 @@ class TestHome:
             raise RuntimeError
 
         monkeypatch.setattr(Path, "home", without_home)
-        with pytest.raises(Refused, match="there is no home directory: set COORDINATOR_HOME"):
+        with pytest.raises(Refused, match="the home directory of this user is unknown: set COORDINATOR_HOME"):
             load().home_path()
 
 

@@ -30,7 +30,7 @@ async def _no_container_left(root: Path) -> AsyncIterator[None]:
 
 
 async def test_a_log_stays_within_its_bounds(root: Path) -> None:
-    """However much a container writes, the disk it takes is bounded; what is kept is whole lines but at marked gaps."""
+    """However much a container writes, its disk use is bounded; whole lines are kept, except at marked gaps."""
     script = 'n=0; while [ $n -lt 20000 ]; do n=$((n+1)); echo "line $n"; done; sleep 0.1; echo last'
     async with opened(root, max_log_bytes=20_000, log_check_s=0.005) as runtime:
         await runtime.start(launch("a", "sh", "-c", script))
@@ -47,7 +47,7 @@ async def test_a_log_stays_within_its_bounds(root: Path) -> None:
 
 
 def test_rotation_keeps_the_newest_and_says_what_it_dropped(tmp_path: Path) -> None:
-    """What does not fit is counted in the line that marks the cut."""
+    """Dropped bytes are counted in the line that marks the rotation."""
     (tmp_path / "log").write_bytes(b"x" * 900 + b"\n" + b"y" * 99 + b"\n")
     assert rotate(tmp_path, 101)
     with (tmp_path / "log").open("ab") as file:
@@ -59,7 +59,7 @@ def test_rotation_keeps_the_newest_and_says_what_it_dropped(tmp_path: Path) -> N
 
 
 def test_a_cut_within_a_line_leaves_the_mark_on_its_own(tmp_path: Path) -> None:
-    """What has not ended its line when the log is cut is shown as two parts, with the mark between."""
+    """A line that is unfinished when the log is rotated is shown in two parts, with the mark between."""
     (tmp_path / "log").write_bytes(b"x" * 60)
     assert rotate(tmp_path, 100)
     with (tmp_path / "log").open("ab") as file:
@@ -68,7 +68,7 @@ def test_a_cut_within_a_line_leaves_the_mark_on_its_own(tmp_path: Path) -> None:
 
 
 def test_rotation_follows_no_link(tmp_path: Path) -> None:
-    """A container that puts a link in the place of its log makes the runtime cut nothing else."""
+    """When a container replaces its log by a link, the runtime truncates nothing else."""
     (tmp_path / "precious").write_text("x" * 1_000)
     (tmp_path / "log").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="log"):
@@ -79,7 +79,7 @@ def test_rotation_follows_no_link(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
-    """One endless line costs a bounded read, and shows that it is not whole."""
+    """One endless line costs a bounded read and is marked as incomplete."""
     (tmp_path / "log").write_bytes(b"\xff" * 3_000_000 + b"end\nlast")
     first, last = tail(tmp_path, 10)
     assert first.startswith("…")

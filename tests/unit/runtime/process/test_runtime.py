@@ -99,7 +99,7 @@ async def test_python_is_the_one_that_runs_us(root: Path) -> None:
 
 @needs_proc
 async def test_no_file_is_inherited(root: Path, tmp_path: Path) -> None:
-    """A command has its three standard files, even when the node agent has inheritable ones open."""
+    """A command has only its three standard files, even when the node agent has inheritable ones open."""
     with (tmp_path / "secret").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         async with opened(root) as runtime:
@@ -121,7 +121,7 @@ async def test_signals_have_their_defaults(root: Path) -> None:
 
 @pytest.mark.parametrize("program", ["no-such-program", "./sleep", "bin/sleep", "/no/such", "/etc/passwd", "/", "-c"])
 async def test_a_program_that_is_not_there_is_refused(root: Path, program: str) -> None:
-    """The mistake is told before anything is made, with the name and what would be right."""
+    """The error is raised before anything is created, with the name and what is allowed."""
     async with opened(root) as runtime:
         with pytest.raises(Refused, match="on the PATH, or an absolute path"):
             await runtime.start(launch("a", program))
@@ -137,7 +137,7 @@ async def test_a_path_may_not_be_relative(root: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     async with opened(root) as runtime:
         for path in ("", ".", "./", "sub/.."):
-            with pytest.raises(Refused, match="no program"):
+            with pytest.raises(Refused, match="not found on this node"):
                 await runtime.start(launch("a", "tool", environment={"PATH": path or ":"}))
 
 
@@ -253,7 +253,7 @@ async def test_a_signal_is_told_by_its_number(root: Path, number: signal.Signals
 
 @needs_proc
 async def test_a_container_whose_shim_is_killed_is_lost_whole(root: Path, tmp_path: Path) -> None:
-    """Somebody kills the shim alone: nobody knows the command's end, so the command is ended too."""
+    """Somebody kills only the shim: the command's end would be unknown, so the command is killed too."""
     async with opened(root) as runtime:
         script = 'echo $$ >"$1"; exec sleep 300'
         seen = await runtime.start(launch("a", "sh", "-c", script, "sh", str(tmp_path / "command")))
@@ -267,7 +267,7 @@ async def test_a_container_whose_shim_is_killed_is_lost_whole(root: Path, tmp_pa
 
 
 async def test_exits_are_seen_without_handles(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system gives no pidfd, the runtime looks now and then, and wakes its waiter all the same."""
+    """Without pidfds the runtime polls, and still wakes its waiter."""
     monkeypatch.setattr(os, "pidfd_open", _no_handle, raising=False)
     async with opened(root, poll_s=0.02) as runtime:
         await runtime.start(launch("a", "sh", "-c", "sleep 0.1; exit 9"))
@@ -278,7 +278,7 @@ async def test_exits_are_seen_without_handles(root: Path, monkeypatch: pytest.Mo
 
 @needs_proc
 async def test_an_exit_that_cannot_be_read_at_once_is_seen_later(root: Path) -> None:
-    """While the machine does not let us look, nothing is taken for lost; when it does again, the exit is seen."""
+    """While processes cannot be read, nothing is reported as lost; once they can, the exit is seen."""
     table = Blind()
     async with opened(root, poll_s=0.02, table=table) as runtime:
         await runtime.start(launch("a", "sh", "-c", "sleep 0.1; exit 9"))

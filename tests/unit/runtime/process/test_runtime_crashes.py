@@ -162,7 +162,7 @@ async def test_what_never_began_or_was_removed_is_cleaned_up(root: Path, point: 
 
 
 async def test_a_crash_right_after_the_fork_makes_no_twin(root: Path, tmp_path: Path) -> None:
-    """Whether the shim or the next agent is faster: after a repeated start the command runs once."""
+    """Whether the shim or the next agent is first: after a repeated start the command runs once."""
     runs = tmp_path / "runs"
     launched = launch("a", "sh", "-c", 'echo $$ >>"$1"; exec sleep 300', "sh", str(runs))
     for _ in range(4):
@@ -236,7 +236,7 @@ async def test_a_crash_before_sigkill_loses_no_container(root: Path) -> None:
 
 
 async def test_a_record_without_process_and_exit_is_lost(root: Path) -> None:
-    """After a reboot, or a crash between exit and file, the container has exited, and nobody saw how."""
+    """After a reboot, or a crash between exit and exit file, the container has exited as lost."""
     directory = forge(root, launch(), "2147483647 no-such-boot/1\n")
     async with opened(root) as runtime:
         (seen,) = await runtime.list()
@@ -247,7 +247,7 @@ async def test_a_record_without_process_and_exit_is_lost(root: Path) -> None:
 
 
 async def test_a_kill_that_nobody_saw_succeed_is_ours(root: Path) -> None:
-    """The note before SIGKILL tells, after a crash, why there is no exit code of the shim's."""
+    """After a crash, the mark made before SIGKILL explains why the shim left no exit code."""
     directory = forge(root, launch(), "2147483647 no-such-boot/1\n")
     on_disk.mark_killed(directory)
     async with opened(root) as runtime:
@@ -256,7 +256,7 @@ async def test_a_kill_that_nobody_saw_succeed_is_ours(root: Path) -> None:
 
 
 async def test_a_root_has_one_runtime(root: Path) -> None:
-    """A second agent on the same directory does not start: it would take living containers for its own."""
+    """A second agent on the same directory does not start: it would adopt running containers of the first."""
     async with opened(root):
         with pytest.raises(Unavailable, match=str(os.getpid())):
             async with opened(root):
@@ -266,7 +266,7 @@ async def test_a_root_has_one_runtime(root: Path) -> None:
 
 
 async def test_a_reused_pid_is_never_touched(root: Path, stranger: subprocess.Popen[bytes]) -> None:
-    """A record whose pid now belongs to another process, of another start, is lost; no order reaches that process."""
+    """A container whose pid now belongs to a process with another start is lost; that process gets no signal."""
     forge(root, launch(), f"{stranger.pid} another-boot/12345\n")
     async with opened(root) as runtime:
         (seen,) = await runtime.list()
@@ -283,7 +283,7 @@ async def test_a_reused_pid_is_never_touched(root: Path, stranger: subprocess.Po
 
 @needs_proc
 async def test_a_reused_group_without_leader_is_never_touched(root: Path, tmp_path: Path) -> None:
-    """A daemon's group whose leader has left, and whose number is that of a lost container, is a stranger's."""
+    """The group of a daemon without leader, with the id of a lost container's group, is not signalled."""
     script = 'sleep 300 & echo $! >"$1"'
     leader = subprocess.Popen(("sh", "-c", script, "sh", str(tmp_path / "daemon")), start_new_session=True)
     leader.wait()
@@ -299,7 +299,7 @@ async def test_a_reused_group_without_leader_is_never_touched(root: Path, tmp_pa
 
 
 async def test_a_process_that_leads_no_group_is_no_container(root: Path) -> None:
-    """Even with the right start: a signal to its pid's group would reach somebody else's, here our own."""
+    """Even with the right start: a signal to the group of its pid would reach another one, here this process's own."""
     process = subprocess.Popen(("sleep", "300"))
     try:
         found = process_table().read(process.pid)
@@ -318,7 +318,7 @@ async def test_a_process_that_leads_no_group_is_no_container(root: Path) -> None
     "pid", ["0 x", "1 x", "-1 x", "-5 x", "+5 x", " 5 x", "5", "5 ", "", "x", "\0", "9" * 30 + " x", "٣ x"]
 )
 async def test_a_mad_pid_is_nobody(root: Path, pid: str) -> None:
-    """0, 1 and negative numbers would signal ourselves or everyone; what is no pid is a container that was lost."""
+    """0, 1 and negative numbers would signal this process or all; without a valid pid the container is lost."""
     directory = forge(root, launch(), f"{pid}\n")
     assert on_disk.read_identity(directory) is None
     async with opened(root) as runtime:
@@ -335,13 +335,13 @@ async def test_what_is_not_ours_stays(root: Path) -> None:
     before = sorted(path.name for path in root.rglob("*"))
     async with opened(root) as runtime:
         assert await runtime.list() == []
-        with pytest.raises(Unavailable, match="cannot be made"):
+        with pytest.raises(Unavailable, match="cannot be created"):
             await runtime.start(launch("b"))
     assert sorted(path.name for path in root.rglob("*") if path.name != ".lock") == before
 
 
 async def test_a_container_that_cannot_be_told_is_ended(root: Path) -> None:
-    """A record that no longer can be read names no container to keep; left running it would be its successor's twin."""
+    """A container whose record is unreadable is killed; otherwise it would run next to its successor."""
     run_agent("running", launch(), root)
     directory = root / launch().name
     identity = on_disk.read_identity(directory)
@@ -357,7 +357,7 @@ async def test_a_container_that_cannot_be_told_is_ended(root: Path) -> None:
 
 @given(st.text(max_size=100), st.text(max_size=30))
 def test_no_text_becomes_a_path(container_id: str, generation: str) -> None:
-    """Whatever passes the checks names one folder directly under the root."""
+    """Every name that passes the checks is one folder directly under the root."""
     hostile = msgspec.structs.replace(
         launch(), container_id=container_id, generation=generation, name=f"coordination-{container_id}-{generation}"
     )
