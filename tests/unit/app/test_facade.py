@@ -178,7 +178,7 @@ async def test_other_facades(app: App) -> None:
         ServiceDiscovery(None)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="registry 5 is not a ServiceRegistry"):
         HealthChecker(5)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="interval_s 0 is not above 0"):
+    with pytest.raises(Refused, match="interval_s 0 is not allowed: use a number of seconds above 0"):
         HealthChecker(registry, interval_s=0)
     with pytest.raises(Refused, match="timeout_s '1' is not a number"):
         HealthChecker(registry, timeout_s="1")  # type: ignore[arg-type]
@@ -217,9 +217,9 @@ async def test_custom_checks(app: App) -> None:
     async def well(_: Any) -> bool:
         return True
 
-    with pytest.raises(Refused, match="check 5 of service 'a' is none"):
+    with pytest.raises(Refused, match="check 5 of service 'a' is invalid"):
         await checker.register_custom_health_check("a", 5)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="service '' is none"):
+    with pytest.raises(Refused, match="service '' is invalid"):
         await checker.register_custom_health_check("", well)
     with pytest.raises(Refused, match="service_name 5 is not text"):
         await checker.register_custom_health_check(5, well)  # type: ignore[arg-type]
