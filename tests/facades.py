@@ -1,7 +1,7 @@
 """
-Facades over an engine that leads over a journal in memory, with hands on its clock: no network, no other process.
+Fixtures for facades over an engine in memory, with a clock that the test moves: no network and no other process.
 
-Only containers need more, for it takes a node to make them real; see `embedded_app`.
+Containers also need a node that runs them; see `embedded_app`.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ class Here(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
-    """Undo what opening an app says about logging where nobody has."""
+    """Undo the logging configuration that opening an app makes when the program has made none."""
     yield
     structlog.reset_defaults()
 
 
 @pytest.fixture
 async def here(request: pytest.FixtureRequest) -> AsyncIterator[Here]:
-    """An app over an engine of this test's own; `parametrize("here", [Rules(…)], indirect=True)` sets its rules."""
+    """An app over a new engine; `parametrize("here", [Rules(…)], indirect=True)` sets its rules."""
     async with in_one_task(opened_here(getattr(request, "param", None))) as opened:
         yield opened
 
 
 @pytest.fixture
 async def app(here: Here) -> App:
-    """The app alone."""
+    """The app of `here`."""
     return here.app
 
 
 @pytest.fixture
 async def embedded_app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[App]:
-    """A whole embedded coordinator whose node plays its containers; settings by indirect parameters."""
+    """A whole embedded coordinator with the fake runtime; indirect parameters are its settings."""
     settings = Settings(**{"node": {"runtime": "fake", "sync_interval_s": 0.05}} | getattr(request, "param", {}))
     async with in_one_task(embedded(tmp_path, settings)) as opened:
         yield opened
@@ -80,7 +80,7 @@ async def opened_here(rules: Rules | None = None, **settings: Any) -> AsyncItera
 
 @asynccontextmanager
 async def in_one_task(context: AbstractAsyncContextManager[Opened]) -> AsyncIterator[Opened]:
-    """Enter and leave *context* in one task, which task groups want and pytest's fixtures do not do."""
+    """Enter and leave *context* in the same task: task groups require it, and pytest's fixtures do not do it."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[Opened] = loop.create_future()
     over = asyncio.Event()
