@@ -57,7 +57,7 @@ class InProcess:
                         last = error
                         await asyncio.sleep(error.retry_after_s or POLL_S)
         except TimeoutError:
-            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: {last.message}"
+            msg = f"{type(command).__name__} was not answered within {wait_s:g} s: {last.message}"
             raise Unavailable(msg, reason="timeout") from last
         raise last
 

@@ -71,7 +71,8 @@ class Door(Protocol):
 
         Args:
             command: the command.
-            timeout_s: seconds to wait for the answer, on top of the command's own `wait_s`; the default is 30.
+            timeout_s: seconds to wait for the answer, on top of the command's own `wait_s`; by default 30 s, or
+                `client.call_timeout_s` of the settings.
 
         Raises:
             CoordinationError: the command was refused, or not answered in time (`Unavailable`).
@@ -118,7 +119,7 @@ class Client:
 
         Args:
             url: the NATS server.
-            source: who the commands are from; the user of *creds* takes precedence.
+            source: the sender of the commands; the user of *creds* takes precedence.
             namespace: the first part of all subjects, as in the coordinator's settings.
             tenant: the tenant that the commands are for.
             name: the connection's name, shown by NATS.

@@ -61,8 +61,8 @@ class Lane:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Call] = deque()
-        self._under_way: dict[asyncio.Task[None] | None, list[_Call]] = {}
-        self._moving: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None] | None, list[_Call]] = {}
+        self._senders: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
 
     def ride(self, encoded: bytes, deadline: float) -> asyncio.Future[Answer]:
@@ -75,17 +75,17 @@ class Lane:
         self._waiting.append(call)
         # With enough calls, a further request is sent while the first is in flight, so that client and coordinator
         # work in parallel.
-        if not self._moving or (len(self._waiting) >= ENOUGH and len(self._moving) < MOST_UNDER_WAY):
-            self._moving.add(self._tasks.create_task(self._move()))
+        if not self._senders or (len(self._waiting) >= ENOUGH and len(self._senders) < MOST_UNDER_WAY):
+            self._senders.add(self._tasks.create_task(self._send_requests()))
         if self._late is None or deadline < self._late.when():
             self._watch(deadline)
         return call.answer
 
     def close(self) -> None:
         """Fail the calls that wait and those in flight."""
-        for moving in self._moving:
-            moving.cancel()
-        self._give_up()
+        for sender in self._senders:
+            sender.cancel()
+        self._fail_waiting()
 
     def _watch(self, deadline: float) -> None:
         if self._late is not None:
@@ -96,7 +96,7 @@ class Lane:
         """Fail the calls whose deadline has passed, and set the timer to the next deadline."""
         self._late = None
         now = self._loop.time()
-        left = [call for call in (*chain(*self._under_way.values()), *self._waiting) if not call.answer.done()]
+        left = [call for call in (*chain(*self._in_flight.values()), *self._waiting) if not call.answer.done()]
         for call in left:
             if call.deadline <= now:
                 call.fail(too_late(self.subject))
@@ -104,27 +104,27 @@ class Lane:
         if deadlines:
             self._watch(min(deadlines))
 
-    async def _move(self) -> None:
+    async def _send_requests(self) -> None:
         me = asyncio.current_task()
         assert me is not None
         try:
-            while taken := self._load():
-                self._under_way[me] = taken
-                await self._go(taken)
+            while taken := self._take_batch():
+                self._in_flight[me] = taken
+                await self._send_batch(taken)
         finally:
-            self._under_way.pop(me, None)
-            self._moving.discard(me)
-            if not self._moving:
-                self._give_up()
+            self._in_flight.pop(me, None)
+            self._senders.discard(me)
+            if not self._senders:
+                self._fail_waiting()
 
-    def _give_up(self) -> None:
+    def _fail_waiting(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(closed())
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
-    def _load(self) -> list[_Call]:
+    def _take_batch(self) -> list[_Call]:
         """Take the calls of the next request, up to the limits of count and bytes; skip calls that were cancelled."""
         taken: list[_Call] = []
         size = 0
@@ -139,7 +139,7 @@ class Lane:
                 taken.append(call)
         return taken
 
-    async def _go(self, taken: list[_Call]) -> None:
+    async def _send_batch(self, taken: list[_Call]) -> None:
         failure: Exception = closed()
         try:
             answers = await self._send(

@@ -159,7 +159,7 @@ class ServiceWatch:
         return table.find(service_name, status)
 
     def ordered(self, command: Command) -> None:
-        """Take note of an answered command of this process: `find` returns no state older than its effect."""
+        """Record an answered command of this process: from now on `find` returns no state older than its effect."""
         if isinstance(command, RegisterService | DeregisterService):
             self._unseen = max(self._unseen, self._client.position)
         elif isinstance(command, HeartbeatService):

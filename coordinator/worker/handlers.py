@@ -106,7 +106,7 @@ class Context:
         Report progress from a handler that is not async; see `progress`. Returns when the progress is recorded.
 
         Raises:
-            Refused: it was called in an async handler, or as `progress`.
+            Refused: it was called in an async handler, or an argument is invalid as for `progress`.
             StaleLease: the lease was lost.
             TimeoutError: the coordinator did not answer within 10 s.
         """
@@ -224,7 +224,7 @@ def handlers_of(module: ModuleType) -> dict[str, Handler]:
         if home == module.__name__ or home.startswith(f"{module.__name__}.") or id(handler.function) in imported:
             add_handler(found, handler)
     if not found:
-        msg = f"module {module.__name__} has no handlers: put @task('some_name') above a function in it"
+        msg = f"module {module.__name__} has no handlers: decorate a function in it with @task('some_name')"
         raise Refused(msg, reason="no_handlers")
     return found
 

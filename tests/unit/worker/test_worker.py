@@ -162,7 +162,7 @@ def test_handlers_come_from_a_file_or_a_dotted_name(folder: Path) -> None:
         ("nowhere", "module 'nowhere' not found"),
         ("nowhere.at.all", "module 'nowhere.at.all' not found"),
         ("nowhere.py", "file 'nowhere.py' not found"),
-        ("empty_one", "module empty_one has no handlers: put @task"),
+        ("empty_one", "module empty_one has no handlers: decorate a function"),
         ("broken_one", "'broken_one' cannot be imported: ZeroDivisionError"),
         ("needs_more", "'needs_more' cannot be imported: ModuleNotFoundError: No module named 'missing_one'"),
         ("broken_one.py", "'broken_one.py' cannot be imported: ZeroDivisionError"),
