@@ -1,7 +1,7 @@
 """
-Run an agent in a container, give it work, and take it down again: `python examples/containers.py`.
+Run an agent in a container, submit a task to it, and destroy it: `python examples/containers.py`.
 
-The built-in `task_agent` registers itself as a service and executes tasks with the handlers of `worker.py`.
+The built-in `task_agent` registers itself as a service, and executes tasks with the handlers of `worker.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HANDLERS = Path(__file__).with_name("worker.py").resolve()
 
 
 async def main() -> None:
-    """Start one agent, let it count words, look at it, stop it."""
+    """Start an agent, submit a task that counts words, show the agent's service and usage, and stop it."""
     async with ContainerManager() as containers, ServiceRegistry() as registry, TaskScheduler() as scheduler:
         config = ContainerConfig(
             agent_id="agent_001",

@@ -1,8 +1,8 @@
 """
-A scheduling policy of one's own: `python examples/custom_policy.py`.
+A custom scheduling policy: `python examples/custom_policy.py`.
 
-A policy chooses among the tasks and workers that it is shown. It serves programs that deal out work themselves; what
-a worker gets from the coordinator is decided by the built-in strategies.
+A policy chooses among the tasks and workers that it is given. It is for programs that distribute work themselves; the
+coordinator itself uses the built-in strategies.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class ShortestFirst(SchedulingPolicy):
-    """The task that may take least time goes first; the worker that is least loaded gets it."""
+    """Chooses the task with the shortest time-out, and the worker with the lowest load."""
 
     def __init__(self) -> None:
         super().__init__(PolicyType.CUSTOM)
 
     def select_task(self, available_tasks: Sequence[Any], available_workers: Sequence[Any], **_: Any) -> Any:
-        """Choose the task with the smallest time-out."""
+        """Return the task with the shortest time-out."""
         if not available_workers:
             return None
         return min(available_tasks, key=lambda task: task.timeout or float("inf"), default=None)
 
 
 async def main() -> None:
-    """Submit three tasks, and plan who should run which, and in which order."""
+    """Submit three tasks, and choose their order and a worker for each."""
     policy = ShortestFirst()
     loads = {"worker_001": 0.2, "worker_002": 0.0}
     async with TaskScheduler() as scheduler:

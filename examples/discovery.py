@@ -1,4 +1,4 @@
-"""Register instances of a service, choose among them, and avoid those that fail: `python examples/discovery.py`."""
+"""Register instances of a service, choose one by several strategies, and fail over: `python examples/discovery.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from coordinator.registry import HealthChecker, LoadBalancingStrategy, ServiceDi
 
 
 async def main() -> None:
-    """Register three instances and show what each strategy chooses."""
+    """Register three instances, and show what each strategy chooses."""
     async with ServiceRegistry() as registry, HealthChecker(registry) as checker:
         ids = [
             await registry.register_service("search", "http", "127.0.0.1", 8000 + number, weight=number)
@@ -26,14 +26,14 @@ async def main() -> None:
             await registry.update_heartbeat(service_id, load=load)
         print("least loaded:", await chosen(LoadBalancingStrategy.LEAST_LOADED, 2))
 
-        # Whoever uses an instance says how it went; failover then leaves those alone that have just failed.
+        # Report the result of each request: failover then avoids instances that have just failed.
         discovery.report_result(ids[0], ok=False)
         service = await discovery.discover_service_with_failover("search", LoadBalancingStrategy.ROUND_ROBIN)
         print("failover avoids 8001:", service is not None and service.port != 8001)  # noqa: PLR2004
 
-        # A health check of one's own, run in this process for every instance; two failures in a row make it UNHEALTHY.
+        # A custom health check runs in this process for every instance. Two failures in a row make it UNHEALTHY.
         async def answers(instance: ServiceInfo) -> bool:
-            return instance.port != 8002  # noqa: PLR2004  # stands for a real question to the instance
+            return instance.port != 8002  # noqa: PLR2004  # replace it with a real request to the instance
 
         await checker.register_custom_health_check("search", answers)
         await checker.check_service(ids[1])

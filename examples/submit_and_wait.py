@@ -1,7 +1,7 @@
 """
 Submit tasks, execute them, and wait for their results: `python examples/submit_and_wait.py`.
 
-With COORDINATOR_URL, or while `coordinator up` runs, it talks to that coordinator; else it brings one of its own.
+With COORDINATOR_URL, or while `coordinator up` runs, it uses that coordinator; otherwise it starts an embedded one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from coordinator.scheduler import TaskScheduler
 
 
 async def execute(scheduler: TaskScheduler, count: int) -> None:
-    """Be a worker by hand: ask for a task, do it, report on it."""
+    """Work without the worker SDK: claim a task, execute it, report its outcome."""
     for _ in range(count):
         task = await scheduler.get_next_task("worker_001", wait_s=10)
         if task is None:
@@ -24,7 +24,7 @@ async def execute(scheduler: TaskScheduler, count: int) -> None:
 
 
 async def main() -> None:
-    """Submit some numbers and print what became of each."""
+    """Submit a task for each number, and print the results."""
     numbers = [2, 9, -1]
     async with TaskScheduler() as scheduler, asyncio.TaskGroup() as group:
         # When `submit_task` returns, the task is on disk.

@@ -1,5 +1,5 @@
 """
-A worker: functions that execute tasks, by the task's name.
+A worker: functions that execute tasks, each for one task name.
 
     coordinator up                                  # in one terminal
     coordinator worker run examples/worker.py       # in another; or: COORDINATOR_URL=… python examples/worker.py
@@ -26,10 +26,10 @@ async def word_count(context: Context, text: str) -> dict[str, int]:
 
 @task("digest")
 def digest(payload: dict[str, str]) -> str:
-    """Hash a text. A handler that is not async runs in a thread, and may take its time."""
+    """Hash a text. A handler that is not async runs in a thread, so it may block."""
     if payload["algorithm"] not in hashlib.algorithms_guaranteed:
-        # Any other exception is tried again, up to the task's `max_retries`.
-        message = f"there is no algorithm {payload['algorithm']!r}"
+        # After any other exception the task is retried, up to its `max_retries`.
+        message = f"unknown algorithm {payload['algorithm']!r}"
         raise DoNotRetry(message)
     return hashlib.new(payload["algorithm"], payload["text"].encode()).hexdigest()
 

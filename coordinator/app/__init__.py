@@ -1,1 +1,1 @@
-"""What the public faces stand on: one app per program, its leases, and where its coordinator is."""
+"""What all facades use: the app of the process, the leases it holds, and the address of its coordinator."""

@@ -1,12 +1,12 @@
 """
-The one app behind all facades of a process: a connection to a coordinator, or a whole coordinator of its own.
+The app that all facades of a process share: a connection to a coordinator, or an embedded coordinator.
 
-    COORDINATOR_URL or nats.url set     a client of that coordinator
-    a `coordinator up` of this user     a client of it, by its running.json
-    else                                embedded: a whole cluster for this process, in a temporary folder
+    COORDINATOR_URL or nats.url set            a client of that coordinator
+    `coordinator up` of this user is running   a client of it, found by its running.json
+    otherwise                                  embedded: a whole cluster in this process, files in a temporary folder
 
-Facades share it and count references; the last to let go closes it. All of it lives in one task, so that it opens and
-closes in order however the program ends. Each event loop has its own: nothing here is safe between threads.
+Facades share the app and count references; releasing the last reference closes it. The app runs in one task, so that it
+opens and closes in order however the program ends. Each event loop has its own app. Nothing here is thread-safe.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ log = structlog.get_logger(__name__)
 
 OPEN_TIMEOUT_S = 60.0
 BEAT_S = 5.0
-"""Leases claimed through facades are renewed so often, or three times in `scheduler.lease_s` where that is shorter."""
+"""Leases claimed through facades are renewed this often, or three times per `scheduler.lease_s` if that is shorter."""
 BEATS_A_LEASE = 3.0
 
 _ids = TimeOrderedIds()
 
 
 class Backend(Protocol):
-    """What the app stands on: a client, or the coordinator of this process."""
+    """What executes the app's commands: a client, or the coordinator in this process."""
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any: ...
     def renew(self, worker_id: str, leases: list[str]) -> None: ...
@@ -57,7 +57,7 @@ class Backend(Protocol):
 
 
 class App:
-    """What facades work with; got by `acquire_app`, or given to them in tests."""
+    """The connection that facades use. `acquire_app` returns it; tests pass one to the facade."""
 
     def __init__(
         self, backend: Backend, client: Client, settings: Settings, tasks: asyncio.TaskGroup, *, where: str
@@ -67,7 +67,7 @@ class App:
         self.where = where
         self.held = Held()
         self.services: ServiceWatch | None = None
-        """The services as a watcher knows them; None where the world itself is in this process."""
+        """The services, kept current by watching. None when the coordinator runs in this process."""
         self.is_open = True
         self.failure: Exception | None = None
         self._backend = backend
@@ -76,10 +76,11 @@ class App:
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """
-        Order or ask something; see `client.Door`.
+        Execute a command and return its answer; see `client.Door`.
 
         Raises:
-            Unavailable: the app is closed, beside what the door raises.
+            Unavailable: the app is closed.
+            CoordinationError: as `Door.execute`.
         """
         if not self.is_open:
             raise self.closed()
@@ -87,7 +88,7 @@ class App:
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """
-        Run *work* beside the app until it ends, is cancelled, or the app closes; what it raises is logged.
+        Run *work* in the background until it ends, is cancelled, or the app closes. Exceptions are logged.
 
         Raises:
             Unavailable: the app is closed.
@@ -95,14 +96,14 @@ class App:
         if not self.is_open:
             work.close()
             raise self.closed()
-        task = self._tasks.create_task(_minded(work))
+        task = self._tasks.create_task(_logged(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never begun
+        task.add_done_callback(lambda _: work.close())  # a task cancelled before its first step never starts *work*
         return task
 
     async def keep_leases(self) -> None:
-        """Renew what this process holds, for ever."""
+        """Renew the leases that this process holds, until cancelled."""
         beat_s = min(BEAT_S, self.settings.scheduler.lease_s / BEATS_A_LEASE)
         while True:
             await asyncio.sleep(beat_s)
@@ -110,23 +111,23 @@ class App:
                 self._backend.renew(worker_id, leases)
 
     def close(self) -> None:
-        """Take nothing more, and end what was started."""
+        """Refuse further commands and cancel the background work."""
         self.is_open = False
         self._backend.close()
         for task in self._running:
             task.cancel()
 
     def closed(self) -> Unavailable:
-        """Make the error that says why nothing can be asked any more."""
+        """Return the error for a command sent after the app has closed or failed."""
         if self.failure is not None:
-            return Unavailable(f"the coordinator of this process has ended: {self.failure}", reason="closed")
+            return Unavailable(f"the coordinator in this process has failed: {self.failure}", reason="closed")
         return Unavailable("this connection to the coordinator is closed: open a new one", reason="closed")
 
 
-async def _minded(work: Coroutine[Any, Any, None]) -> None:
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
-    except Exception:  # what runs beside the app must never end it: said here
+    except Exception:  # background work must never end the app
         log.exception("background_work_failed", work=repr(work))
 
 
@@ -147,14 +148,14 @@ class _Remote:
         self._client.beat_worker(worker_id, tuple(leases))
 
     def close(self) -> None:
-        """Leave the client to whoever opened it."""
+        """Do nothing: the client is closed by the code that opened it."""
 
 
-# --- which one, and for how long --------------------------------------------------------------------------------------
+# --- the app of an event loop -----------------------------------------------------------------------------------------
 
 
 class _Shared:
-    """The app of one event loop and how many facades hold it."""
+    """The app of one event loop, and the number of references to it."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -162,7 +163,7 @@ class _Shared:
         self.stop = asyncio.Event()
         self.app: App | None = None
         self.ready: asyncio.Future[App] = loop.create_future()
-        # The app outlives the call that first needed it, so it has a task of its own: the only one of a loop.
+        # The app outlives the call that opens it, so it runs in its own task: the only one outside a task group.
         self.task = loop.create_task(self._host(), name="coordinator-app")
 
     async def _host(self) -> None:
@@ -170,7 +171,7 @@ class _Shared:
             async with _open() as self.app:
                 self.ready.set_result(self.app)
                 await self.stop.wait()
-        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait for the app are told
+        except Exception as error:  # noqa: BLE001  # any failure must reach the callers that wait for the app
             self._failed(error)
         finally:
             self.ready.cancel()
@@ -189,16 +190,17 @@ _closing: set[asyncio.Task[None]] = set()
 
 async def acquire_app() -> App:
     """
-    Give the app of this event loop, opened when nobody holds it; each call is to be matched by one of `release_app`.
+    Return the app of this event loop, opening it if needed. Call `release_app` once for each call.
 
     Raises:
-        Unavailable: the coordinator that COORDINATOR_URL names cannot be reached, or the embedded one has failed.
-        Refused: the settings are wrong, or there is no usable nats-server.
+        Unavailable: the coordinator that COORDINATOR_URL names cannot be reached, the embedded coordinator has failed,
+            or the app did not open within 60 s.
+        Refused: the settings are invalid, or no usable nats-server was found.
     """
     loop = asyncio.get_running_loop()
     shared = _apps.get(loop)
     if shared is not None and shared.app is not None and shared.app.failure is not None:
-        # Another in its place would be empty: whoever still holds the one that failed shall know.
+        # A new embedded coordinator would be empty; callers must learn that the one they used has failed.
         raise shared.app.closed()
     if shared is None or shared.task.done():
         shared = _apps[loop] = _Shared()
@@ -207,21 +209,21 @@ async def acquire_app() -> App:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             return await asyncio.shield(shared.ready)
     except TimeoutError:
-        await _let_go(shared)
+        await _release(shared)
         raise Unavailable(f"the coordinator did not open within {OPEN_TIMEOUT_S:g} s", reason="timeout") from None
     except BaseException:
-        await _let_go(shared)
+        await _release(shared)
         raise
 
 
 async def release_app(app: App) -> None:
-    """Let go of an app; the last to do so closes it."""
+    """Release one reference to *app*; releasing the last one closes it."""
     shared = _apps.get(asyncio.get_running_loop())
     if shared is not None and shared.app is app:
-        await _let_go(shared)
+        await _release(shared)
 
 
-async def _let_go(shared: _Shared) -> None:
+async def _release(shared: _Shared) -> None:
     shared.references -= 1
     if shared.references > 0:
         return
@@ -231,7 +233,7 @@ async def _let_go(shared: _Shared) -> None:
     if shared.app is None:
         shared.task.cancel()
     shared.stop.set()
-    # Who waits here may be cancelled; closing goes on all the same.
+    # The caller may be cancelled while it waits here; the reference in `_closing` lets the task finish.
     _closing.add(shared.task)
     shared.task.add_done_callback(_closing.discard)
     await asyncio.wait([shared.task])
@@ -239,7 +241,7 @@ async def _let_go(shared: _Shared) -> None:
 
 @asynccontextmanager
 async def _open() -> AsyncIterator[App]:
-    """Open whichever app this process is to use, and say which."""
+    """Open the app that the environment and the settings select, and log which one it is."""
     from coordinator.settings.load import load
 
     settings = load()
@@ -260,7 +262,7 @@ async def _open() -> AsyncIterator[App]:
 
 
 def _log_to_stderr(level: str) -> None:
-    """Have our lines on standard error where the program does not say where they go: its output is its own."""
+    """Log to standard error unless the program has configured structlog: standard output belongs to the program."""
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -270,7 +272,7 @@ def _log_to_stderr(level: str) -> None:
 
 @asynccontextmanager
 async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
-    """Run a whole coordinator in this process, its files in *folder*."""
+    """Run a whole coordinator in this process, with its files in *folder*."""
     from coordinator.processes.embedded import local_cluster
 
     async with local_cluster(folder, settings) as (coordinator, client):
@@ -281,7 +283,7 @@ async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
 
 @asynccontextmanager
 async def _running(backend: Backend, client: Client, settings: Settings, where: str) -> AsyncIterator[App]:
-    """Keep an app, the leases it holds, and what it was asked to run."""
+    """Open an app over *backend*; when the block ends, close it and cancel its background work."""
     async with task_group() as tasks:
         app = App(backend, client, settings, tasks, where=where)
         app.start(app.keep_leases())

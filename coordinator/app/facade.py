@@ -1,8 +1,9 @@
 """
-What all facades share: they open at their first await, on the one app of the event loop, and let go of it when closed.
+The base of all facades, and the type checks of their arguments.
 
-A facade is thin: it checks the shape of what it is given, builds one command, executes it, and returns a value. It
-never decides anything, and keeps nothing that another process would need.
+A facade opens at its first call, shares the app of the event loop, and releases it when closed. It checks the types of
+its arguments, builds one command, executes it and returns a value. It never decides anything, and keeps no state that
+another process would need.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ new_id = TimeOrderedIds().new
 
 
 class Facade:
-    """Base of the facades; `async with` closes it, and so does `close()`. It opens again when used again."""
+    """Base class of the facades. `close()` or the end of `async with` closes it; the next call opens it again."""
 
     def __init__(self, app: App | None = None) -> None:
         self._given = app
@@ -30,12 +31,12 @@ class Facade:
 
     @property
     def given_app(self) -> App | None:
-        """The app it was made with; None when it uses the one of the event loop."""
+        """The app passed to the constructor; None if the facade uses the app of the event loop."""
         return self._given
 
     async def initialize(self) -> None:
         """
-        Open the connection now rather than at the first call.
+        Open the connection now instead of at the first call.
 
         Raises:
             Unavailable: the coordinator cannot be reached.
@@ -43,21 +44,26 @@ class Facade:
         await self.opened()
 
     async def opened(self) -> App:
-        """Give the app, opened if need be; raises `Unavailable`."""
+        """
+        Return the app, opening it if needed.
+
+        Raises:
+            Unavailable: the coordinator cannot be reached.
+        """
         app = self._app
         if app is not None and (app.is_open or app.failure is not None or app is self._given):
             return app
-        # None yet, or one of an event loop that has ended.
+        # There is no app yet, or it belongs to an event loop that has ended.
         fresh = await acquire_app()
         if self._app is app:
             self._app = fresh
             return fresh
-        # Another call on this facade opened it meanwhile.
+        # A concurrent call on this facade opened the app first.
         await release_app(fresh)
         return await self.opened()
 
     async def close(self) -> None:
-        """Let go of the connection; the last facade to do so ends an embedded coordinator."""
+        """Release the connection. Closing the last facade stops an embedded coordinator."""
         app, self._app = self._app, self._given
         if app is not None and app is not self._given:
             await release_app(app)
@@ -70,7 +76,7 @@ class Facade:
         await self.close()
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        """Execute one command; see `client.Door`."""
+        """Execute one command and return its answer; see `client.Door`."""
         app = self._app
         if app is None or not app.is_open:
             app = await self.opened()
@@ -79,10 +85,16 @@ class Facade:
 
 def wanted(name: str, value: Any, kind: type | tuple[type, ...], right: str) -> Any:
     """
-    Give *value* back when it is of *kind*; a bool is no number here.
+    Return *value* if it is an instance of *kind*. A bool is not accepted as a number.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument.
+        kind: the accepted types.
+        right: what is accepted, for the error message, such as "a whole number".
 
     Raises:
-        Refused: it is not; names the value and what would be right.
+        Refused: *value* has another type.
     """
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
         return value
@@ -91,23 +103,23 @@ def wanted(name: str, value: Any, kind: type | tuple[type, ...], right: str) -> 
 
 
 def text(name: str, value: Any) -> str:
-    """Give *value* back when it is text; raises `Refused` else."""
+    """Return *value* if it is a string; raise `Refused` if not."""
     return str(wanted(name, value, str, "text"))
 
 
 def texts(name: str, values: Any) -> tuple[str, ...]:
-    """Give *values* as a tuple when it is several texts, and not one; raises `Refused` else."""
+    """Return a list, tuple or set of strings as a tuple; raise `Refused` for anything else, also for one string."""
     several = wanted(name, values, (list, tuple, set, frozenset), "a list of texts")
     return tuple(text(f"{name}: {shown(values)} holds", one) for one in several)
 
 
 def whole(name: str, value: Any) -> int:
-    """Give *value* back when it is a whole number; raises `Refused` else."""
+    """Return *value* if it is an int; raise `Refused` if not."""
     return int(wanted(name, value, int, "a whole number"))
 
 
 def number(name: str, value: Any) -> float:
-    """Give *value* back when it is a finite number; raises `Refused` else."""
+    """Return *value* as a float if it is a finite number; raise `Refused` if not."""
     given = wanted(name, value, (int, float), "a number")
     try:
         if isfinite(given):
@@ -118,16 +130,16 @@ def number(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Give *value* back when it is True or False; raises `Refused` else."""
+    """Return *value* if it is True or False; raise `Refused` if not."""
     return bool(wanted(name, value, bool, "True or False"))
 
 
 def member(name: str, value: Any, of: type[Any]) -> Any:
-    """Give the member of the enum *of* that *value* is or names; raises `Refused` else."""
+    """Return the member of the enum *of* that is *value* or has that value; raise `Refused` if there is none."""
     if isinstance(value, of):
         return value
     try:
         return of(value)
     except ValueError:
-        msg = f"{name} {shown(value)} is none of {', '.join(one.value for one in of)}"
+        msg = f"{name} {shown(value)} is not one of {', '.join(one.value for one in of)}"
         raise Refused(msg, reason="bad_type") from None

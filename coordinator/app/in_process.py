@@ -1,4 +1,4 @@
-"""The door into a coordinator that leads in this very process."""
+"""The door to a coordinator that runs in this process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ids = TimeOrderedIds()
 
 
 class Leader(Protocol):
-    """Whoever has the engine of the present reign, None while nobody leads: `leadership.coordinator.Coordinator`."""
+    """Holds the engine of the current reign, None while no instance leads; see `leadership.coordinator.Coordinator`."""
 
     @property
     def engine(self) -> Engine | None: ...
 
 
 class InProcess:
-    """The coordinator of this very process: no network between the facade and the engine."""
+    """A coordinator in this process: there is no network between the facade and the engine."""
 
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
@@ -38,11 +38,11 @@ class InProcess:
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         engine = self._leader.engine
         if engine is not None and isinstance(command, FindServices):
-            with suppress(Unavailable):  # this machine slept; it is asked again below
+            with suppress(Unavailable):  # after a standstill of this machine; the loop below retries
                 return engine.ask_now(command)
         caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
         wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
-        last = Unavailable("no instance leads")
+        last = Unavailable("no instance is leading")
         try:
             async with asyncio.timeout(wait_s):
                 while not self._is_closed:
@@ -51,13 +51,13 @@ class InProcess:
                         await asyncio.sleep(POLL_S)
                         continue
                     try:
-                        # After a take-over it is asked again under the same ids, so that nothing is done twice.
+                        # A retry after a take-over uses the same ids, so that the command takes effect only once.
                         return await engine.execute(command, caller)
                     except Unavailable as error:
                         last = error
                         await asyncio.sleep(error.retry_after_s or POLL_S)
         except TimeoutError:
-            msg = f"{type(command).__name__} was not decided within {wait_s:g} s: {last.message}"
+            msg = f"{type(command).__name__} was not answered within {wait_s:g} s: {last.message}"
             raise Unavailable(msg, reason="timeout") from last
         raise last
 
@@ -67,5 +67,5 @@ class InProcess:
             engine.listening.hear_worker(worker_id, tuple(leases), 0.0)
 
     def close(self) -> None:
-        """Ask nothing again: the coordinator is about to end."""
+        """Stop retrying: the coordinator is about to stop."""
         self._is_closed = True

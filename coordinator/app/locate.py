@@ -1,4 +1,4 @@
-"""Which coordinator a program talks to."""
+"""Find the coordinator that a program connects to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def where(settings: Settings) -> tuple[str, str]:
-    """Say where the coordinator to use is, and who says so; nowhere when this process is to run its own."""
+    """
+    Return the URL of the coordinator to use, and where the URL was found.
+
+    Looks at COORDINATOR_URL, then the setting `nats.url`, then a running `coordinator up` of this user. Without any of
+    them returns ("", "embedded"): the process runs its own coordinator.
+    """
     from coordinator.home import Home
 
     if url := os.environ.get("COORDINATOR_URL", ""):
@@ -26,10 +31,10 @@ def where(settings: Settings) -> tuple[str, str]:
 
 def find_url(settings: Settings) -> str:
     """
-    Give the URL of the coordinator to talk to.
+    Return the URL of the coordinator to connect to.
 
     Raises:
-        Unavailable: none is named and none runs here.
+        Unavailable: no URL is configured and no coordinator runs here.
     """
     url, _ = where(settings)
     if not url:

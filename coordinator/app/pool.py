@@ -1,4 +1,4 @@
-"""What `ResourceManager` and `ResourceAllocator` share: a facade over one named pool of resources."""
+"""The base of `ResourceManager` and `ResourceAllocator`: a facade over one named pool of resources."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 
 class PoolFacade(Facade):
-    """One pool: `POOL` names it; all facades of the cluster with that name share it."""
+    """The resource pool named `POOL`. All processes of the cluster share it."""
 
     POOL = ""
 
     async def initialize(self, capacity: Mapping[str, Any] | None = None) -> None:
         """
-        Give the pool its capacity, such as `{"cpu": 8, "memory": 16 * 1024**3, "gpu": 2}`.
+        Set the capacity of the pool; without an argument, only open the connection and keep the capacity.
 
-        Without one it keeps what it has.
+        Args:
+            capacity: `cpu` in cores, `memory` in bytes, `gpu` as a count, such as
+                `{"cpu": 8, "memory": 16 * 1024**3, "gpu": 2}`; quantities such as "500m" and "2Gi" are accepted.
 
         Raises:
-            Refused: an amount is no quantity.
+            Refused: an amount is not a quantity.
+            Unavailable: the coordinator cannot be reached.
         """
         if capacity is None:
             await self.opened()
@@ -45,16 +48,17 @@ class PoolFacade(Facade):
         return granted
 
     async def release_resources(self, request_id: str) -> bool:
-        """Give back what a request holds; False when it held nothing."""
+        """Release the resources that *request_id* holds; return False if it holds none."""
         released: bool = await self.execute(ReleasePool(pool_id=self.POOL, request_id=text("request_id", request_id)))
         return released
 
     async def get_resource_status(self) -> dict[str, Any]:
         """
-        Say what there is and who holds it.
+        Return the pool's capacity and its allocations.
 
-        `total`, `allocated`, `available` and `utilization` (0 to 1) by cpu (cores), memory (bytes) and gpu, and
-        `allocations` by request.
+        The keys `total`, `allocated`, `available` and `utilization` (0 to 1) each hold a dict with `cpu` (cores),
+        `memory` (bytes) and `gpu` (count). `allocations` maps each request id to its amounts, its `priority`, and
+        `since`, in seconds since 1970.
 
         Raises:
             NotFound: the pool was never initialized.
@@ -74,5 +78,5 @@ class PoolFacade(Facade):
 
 
 def amounts(resources: Resources) -> dict[str, float]:
-    """Write resources as cores, bytes and GPUs."""
+    """Return resources as `cpu` in cores, `memory` in bytes and `gpu` as a count."""
     return {"cpu": resources.cpu_millis / 1000, "memory": resources.memory_bytes, "gpu": resources.gpus}

@@ -1,12 +1,12 @@
 """
-Subscribe to events: what was, from any point on, and then what comes; each once, in order, over every interruption.
+Subscribe to events: past events from any position on, then new ones; each once, in order, across reconnects.
 
     async with subscribe(["task.*", "service.health_changed"], since="1042.0") as events:
         async for envelope in events:
             print(envelope.id, envelope.type, envelope.data)
 
-It follows the journal itself, not the feed: nothing ages out of it, and positions are exact. It only reads; what it
-hands out is decoded only if it is wanted.
+A subscription reads the journal, not the feed: events never age out of it, and positions are exact. It never writes.
+Only events that match are decoded.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ Found = tuple[Position, Envelope]
 ALL = "*"
 PATTERNS_MAX = 100
 TYPES = frozenset(EVENTS) - HEARTBEATS
-"""What stands in the journal as far as this release knows."""
+"""The event types in the journal that this release knows."""
 _is_pattern = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*|\*)").fullmatch
 
 
 class EventStream:
     """
-    The events of a subscription, for one `async for`; `position` is that of the last one handed out.
+    The events of a subscription, for one `async for`. `position` is the position of the last event returned.
 
-    Whoever keeps `position` with what was made of the events goes on there with `subscribe(…, since=position)`.
+    To continue later without gaps or duplicates, store `position` together with the result of the events, and pass it
+    to `subscribe(…, since=position)`.
     """
 
     def __init__(self, found: AsyncGenerator[Found], position: Position) -> None:
@@ -59,13 +60,18 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Envelope:
-        """Wait, without limit, for the next event; raises `Corrupt` when the journal is damaged or was made anew."""
+        """
+        Wait for the next event, without a time limit, and return it.
+
+        Raises:
+            Corrupt: the journal is damaged, or was replaced by a new one.
+        """
         self.position, envelope = await anext(self._found)
         return envelope
 
 
 class Begin(NamedTuple):
-    """Where reading begins: behind a record; events up to a position, or before a time, are passed over."""
+    """Where reading begins: after a record. Events up to a position, or before a time, are skipped."""
 
     after: int
     past: Position
@@ -77,14 +83,18 @@ async def subscribe(
     kinds: str | Iterable[str] = ALL, since: Since = None, *, url: str | None = None
 ) -> AsyncIterator[EventStream]:
     """
-    Give the events that *kinds* (`task.*`, `task.failed`, `*`) describe, while the block runs.
+    Subscribe to the events that match *kinds*, while the block runs.
 
-    *since* is the position behind which to begin (`"0.0"`: with the first event there is), a time from which on, or
-    None for what happens from now on. Without *url* it is the coordinator that the facades use.
+    Args:
+        kinds: one pattern or up to 100: `task.*`, `task.failed`, or `*` for all events.
+        since: the position of the last event already seen (`"0.0"` starts with the first event of the journal), a
+            datetime with a zone to start at, or None for new events only.
+        url: the NATS server to connect to; by default, the coordinator that the facades use.
 
     Raises:
-        Refused: a pattern, the position or the time makes no sense; says what would.
-        Unavailable: the coordinator cannot be reached, or there is no journal yet. Later outages only make it wait.
+        Refused: a pattern, the position or the time is invalid or not in the journal.
+        Unavailable: the coordinator cannot be reached, or there is no journal yet. After the start, the subscription
+            waits through outages.
     """
     wanted = EventFilter(kinds)
     async with _reach(url) as (bus, subjects):
@@ -96,10 +106,10 @@ async def subscribe(
 
 async def begin_at(journal: NatsJournal, since: object) -> Begin:
     """
-    Find where *since* is in the journal.
+    Return where to begin reading the journal for *since*.
 
     Raises:
-        Refused: there is no such place in it.
+        Refused: *since* is not a position or time in the journal.
     """
     bounds = await journal.bounds()
     match since:
@@ -110,14 +120,14 @@ async def begin_at(journal: NatsJournal, since: object) -> Begin:
         case Position() | str():
             return _behind(Position.parse(str(since)), bounds)
         case _:
-            msg = f"since {shown(since)} is no place: use a position, such as '1042.0', a datetime with zone, or None"
+            msg = f"since {shown(since)} is invalid: use a position such as '1042.0', a datetime with a zone, or None"
             raise Refused(msg, reason="bad_position")
 
 
 async def events_from(
     journal: CommitSource, wanted: EventFilter, begin: Begin, until: int | None = None
 ) -> AsyncGenerator[Found]:
-    """Give the wanted events from *begin* on with their positions, up to record *until* or for ever."""
+    """Yield the wanted events from *begin* on with their positions, up to record *until*, or without end."""
     records = journal.follow(begin.after) if until is None else journal.read(begin.after, until)
     check = ChainCheck()
     async with aclosing(cast("AsyncGenerator[list[Record]]", records)) as batches:
@@ -157,7 +167,7 @@ def _behind(position: Position, bounds: Bounds) -> Begin:
 
 async def _from_time(journal: NatsJournal, since: datetime, bounds: Bounds) -> Begin:
     if since.tzinfo is None:
-        msg = f"time {since.isoformat()} has no zone: use such as datetime.now(UTC)"
+        msg = f"time {since.isoformat()} has no zone: use one such as datetime.now(UTC)"
         raise Refused(msg, reason="bad_time")
     begin = await first_since(journal, since.timestamp())
     if begin == bounds.first:
@@ -166,7 +176,7 @@ async def _from_time(journal: NatsJournal, since: datetime, bounds: Bounds) -> B
 
 
 async def _end_of(journal: NatsJournal, sequence: int) -> Position:
-    """Give the position of the last event in a record, so that going on behind it repeats none of them."""
+    """Return the position of the last event in a record, so that reading after it repeats no event of the record."""
     record = await journal.slot(sequence) if sequence else None
     if record is None or record.kind != "commit":
         return Position(sequence, 0)
@@ -175,7 +185,7 @@ async def _end_of(journal: NatsJournal, sequence: int) -> Position:
 
 def _check_begin(needed: int, first: int, what: str) -> None:
     if needed < first:
-        msg = f"the journal begins at {first}, behind {what}: what stood before is in the archive; use '{first - 1}.0'"
+        msg = f"the journal begins at {first}, after {what}: earlier events are in the archive; use '{first - 1}.0'"
         raise Refused(msg, reason="bad_position")
 
 
@@ -197,16 +207,16 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
 
 class EventFilter:
     """
-    What passes any of *kinds*, one pattern or several; unknown types of a known kind pass `kind.*`.
+    Selects the events that match any of *kinds*, one pattern or several. `kind.*` also matches unknown types of a kind.
 
     Raises:
-        Refused: a pattern is malformed, or no event of this release could ever pass it.
+        Refused: a pattern is malformed, or matches no event type of this release.
     """
 
     def __init__(self, kinds: str | Iterable[str] = ALL) -> None:
         patterns = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         if not 0 < len(patterns) <= PATTERNS_MAX:
-            msg = f"{len(patterns)} patterns are given: use 1 to {PATTERNS_MAX}, such as 'task.*', or '*' for all"
+            msg = f"{len(patterns)} patterns given: use 1 to {PATTERNS_MAX}, such as 'task.*', or '*' for all"
             raise Refused(msg, reason="bad_pattern")
         for pattern in patterns:
             _check(pattern)
@@ -215,7 +225,7 @@ class EventFilter:
         self._kinds = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(".*"))
 
     def takes(self, event_type: str) -> bool:
-        """Say whether an event of this type is wanted."""
+        """Return whether an event of this type is wanted."""
         return self.takes_all or event_type in self._types or event_type.startswith(self._kinds)
 
 
@@ -224,13 +234,13 @@ def _check(pattern: object) -> None:
         return
     match = _is_pattern(pattern) if isinstance(pattern, str) else None
     if match is None:
-        msg = f"{shown(pattern)} is no pattern of events: use 'task.*', 'task.failed', or '*' for all"
+        msg = f"{shown(pattern)} is not an event pattern: use 'task.*', 'task.failed', or '*' for all"
         raise Refused(msg, reason="bad_pattern")
     if match[0] in HEARTBEATS:
-        msg = f"{shown(pattern)} never stands in the journal: signs of life are on the subjects ….heartbeat.<kind>.<id>"
+        msg = f"{shown(pattern)} is not in the journal: heartbeats are on the subjects ….heartbeat.<kind>.<id>"
         raise Refused(msg, reason="bad_pattern")
     families = {f"{event_type.partition('.')[0]}.*" for event_type in TYPES}
     if match[0] not in families:
         nearest = get_close_matches(match[0], sorted(TYPES | families), n=1, cutoff=0.0)[0]
-        msg = f"{shown(pattern)} fits no event of this release: the nearest is '{nearest}'"
+        msg = f"{shown(pattern)} matches no event type of this release: the nearest is '{nearest}'"
         raise Refused(msg, reason="bad_pattern")

@@ -1,1 +1,1 @@
-"""The remote side: asks a coordinator over NATS, and keeps a watched copy of its services."""
+"""The client of a coordinator: sends commands over NATS, and keeps a watched copy of the services."""

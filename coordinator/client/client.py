@@ -1,10 +1,10 @@
 """
-The remote side of the RPC door: sends commands, waits out take-overs, and gives values or errors of the one family.
+The client of the RPC door: sends commands, retries through take-overs, and returns values or raises errors.
 
-Concurrent calls of one kind share requests: the first goes at once, what comes while it is under way rides in the
-next. A request without an answer is sent again, byte for byte, until the time of all its calls is over: ids are made by
-whoever calls, so that nothing is done twice. Answers of an older reign than one already seen are dropped. A call must
-never wait longer than its own time, whatever else shares its request.
+Concurrent calls of one command share requests: the first call is sent at once, calls that arrive while it is in flight
+share the next request. A request without an answer is sent again, byte for byte, until the deadlines of all its calls
+have passed. The caller makes the ids, so a repeated command takes effect only once. Answers from an older reign than
+one already seen are dropped. A call must never wait past its own deadline, whatever else shares its request.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ _ids = TimeOrderedIds()
 
 
 def name_in(creds: str | None, role: str) -> str:
-    """Give the name that the file *creds* gives a *role*, which may go by no other; empty when it says none."""
+    """
+    Return the name that the credentials file *creds* allows a *role*, such as "worker", to use.
+
+    Returns '' if there is no file, or if it is not for that role.
+    """
     return _name_as(role, read_login(creds).user) if creds else ""
 
 
@@ -59,14 +63,19 @@ def _name_as(role: str, user: str) -> str:
 
 
 class Door(Protocol):
-    """Where commands go in: the RPC client, or the engine of this process."""
+    """Executes commands: the RPC client, or the engine in this process."""
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
         """
-        Order or ask something; the value is of the command's `Answer` type.
+        Execute a command or a question; return a value of its `Answer` type.
+
+        Args:
+            command: the command.
+            timeout_s: seconds to wait for the answer, on top of the command's own `wait_s`; by default 30 s, or
+                `client.call_timeout_s` of the settings.
 
         Raises:
-            CoordinationError: it was refused, or could not be answered in *timeout_s* seconds.
+            CoordinationError: the command was refused, or not answered in time (`Unavailable`).
         """
         ...
 
@@ -89,7 +98,7 @@ class Client:
         self._is_closed = False
         self._clock = SystemClock()
         self.position = START
-        """The newest position that any answer was as of."""
+        """The newest journal position that any answer was based on."""
 
     @classmethod
     @asynccontextmanager
@@ -106,7 +115,17 @@ class Client:
         connect_timeout_s: float = 5.0,
     ) -> AsyncIterator[Client]:
         """
-        Connect to the NATS that the coordinator is on; *source* is who the commands are from, unless *creds* say.
+        Connect to the coordinator through its NATS server.
+
+        Args:
+            url: the NATS server.
+            source: the sender of the commands; the user of *creds* takes precedence.
+            namespace: the first part of all subjects, as in the coordinator's settings.
+            tenant: the tenant that the commands are for.
+            name: the connection's name, shown by NATS.
+            creds: the path of a credentials file.
+            tls_ca: the path of the CA certificate, for TLS.
+            connect_timeout_s: seconds to wait for the server.
 
         Raises:
             Unavailable: no server answered.
@@ -122,7 +141,7 @@ class Client:
             await bus.subscribe(client.subjects.leader, client._leader_changed)
             try:
                 yield client
-            except Exception as error:  # noqa: BLE001  # raised again below, where no group wraps it
+            except Exception as error:  # noqa: BLE001  # raised below, outside the task group, which would wrap it
                 failure = error
             finally:
                 client._close()
@@ -130,31 +149,33 @@ class Client:
             raise failure
 
     def name_as(self, role: str) -> str:
-        """Give the name that the credentials give a *role*, such as a node; empty when they are not of that role."""
+        """Return the name that the credentials allow a *role*, such as "node", to use; '' if they are not for it."""
         return _name_as(role, self.bus.user)
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
-        """Order or ask something; see `Door.execute`."""
+        """Execute a command or a question and return its value; see `Door.execute`."""
         return value_of(await self.answer(command, timeout_s=timeout_s), command)
 
     async def answer(self, command: Command, *, timeout_s: float | None = None) -> Answer:
-        """Order or ask something, and give the answer as it came: an error, or a value as of a position of a reign."""
+        """Execute a command or a question; return the answer as received: an error or a value, epoch and position."""
         loop = asyncio.get_running_loop()
-        # Only what is remembered needs an id; what makes something is known by the id of that.
+        # Only remembered commands need an id: a command that creates something is identified by the id of that.
         command_id = _ids.new("cmd") if command.REMEMBERED else ""
-        order = encode_command(WIRE_COMMANDS[type(command)](data=command, id=command_id, tenant=self._tenant))
+        encoded = encode_command(WIRE_COMMANDS[type(command)](data=command, id=command_id, tenant=self._tenant))
         lane = self._lane(type(command))
         wait_s = _wait_of(command)
         deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
                 answer = await (
-                    self._alone(lane.subject, order, deadline, wait_s) if wait_s > 0 else lane.ride(order, deadline)
+                    self._request_one(lane.subject, encoded, deadline, wait_s)
+                    if wait_s > 0
+                    else lane.ride(encoded, deadline)
                 )
             except asyncio.CancelledError:
                 self._withdraw(command)
                 raise
-            # What could not be taken now is asked again, with the same ids, while there is time.
+            # A command that is refused as unavailable is retried with the same ids until the deadline.
             if answer.error is None or answer.error.code != Unavailable.code:
                 return answer
             pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
@@ -163,11 +184,11 @@ class Client:
             await asyncio.sleep(pause_s)
 
     def _withdraw(self, command: Command) -> None:
-        """Take a claim back that nobody waits for any more, lest it be given tasks; what is lost lapses by itself."""
+        """Withdraw the claim of a cancelled call, so that it gets no tasks. If the message is lost, it expires."""
         if isinstance(command, ClaimTasks):
-            back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
-            order = encode_command(WIRE_COMMANDS[WithdrawClaim](data=back, tenant=self._tenant))
-            self.bus.send(self.subjects.rpc(self.source, back.KIND, back.VERB), request_of([order]))
+            withdraw = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
+            encoded = encode_command(WIRE_COMMANDS[WithdrawClaim](data=withdraw, tenant=self._tenant))
+            self.bus.send(self.subjects.rpc(self.source, withdraw.KIND, withdraw.VERB), request_of([encoded]))
 
     def _lane(self, command: type[Command]) -> Lane:
         lane = self._lanes.get(command)
@@ -178,20 +199,34 @@ class Client:
             raise closed()
         return lane
 
-    async def _alone(self, subject: str, order: bytes, deadline: float, wait_s: float) -> Answer:
-        """Get one answer, in time, to what may take long, so that nothing else waits for it."""
+    async def _request_one(self, subject: str, encoded: bytes, deadline: float, wait_s: float) -> Answer:
+        """Send a command that may take long in a request of its own, so that no other call waits for its answer."""
         try:
             async with asyncio.timeout_at(deadline):
-                return (await self.request(subject, [order], deadline, wait_s))[0]
+                return (await self.request(subject, [encoded], deadline, wait_s))[0]
         except TimeoutError:
             raise too_late(subject) from None
 
     def beat_worker(self, worker_id: str, leases: tuple[str, ...], load: float = 0.0) -> bool:
-        """Publish a worker's heartbeat, which renews exactly *leases*; say whether it could leave."""
+        """
+        Publish a worker's heartbeat, which renews exactly *leases*; return whether it could be sent.
+
+        Args:
+            worker_id: the worker.
+            leases: the leases to renew, at most 10,000.
+            load: the share of the worker's slots in use, 0 to 1.
+        """
         return self._beat("worker", WorkerHeartbeat(worker_id=worker_id, leases=leases, load=load))
 
     def beat_service(self, service_id: str, *, load: float = 0.0, connections: int = 0) -> bool:
-        """Publish a service's heartbeat; say whether it could leave."""
+        """
+        Publish a service's heartbeat; return whether it could be sent.
+
+        Args:
+            service_id: the service instance.
+            load: the share of its capacity in use, 0 to 1.
+            connections: the connections it has open.
+        """
         return self._beat("service", ServiceHeartbeat(service_id=service_id, load=load, connections=connections))
 
     def _beat(self, kind: str, beat: WorkerHeartbeat | ServiceHeartbeat) -> bool:
@@ -199,15 +234,21 @@ class Client:
         envelope = codec_envelope(beat, position=_ids.new("beat"), time=now, source=f"/{self.source}")
         return self.bus.send(self.subjects.heartbeat(kind, beat.subject), encode(envelope))
 
-    async def request(self, subject: str, orders: list[bytes], deadline: float, wait_s: float = 0.0) -> list[Answer]:
+    async def request(self, subject: str, encoded: list[bytes], deadline: float, wait_s: float = 0.0) -> list[Answer]:
         """
-        Send written commands until they are answered by a writer no older than any seen before.
+        Send encoded commands until a writer answers whose reign is not older than any seen before.
+
+        Args:
+            subject: the subject of the commands.
+            encoded: the commands; there is one answer for each.
+            deadline: when to stop retrying, in loop time.
+            wait_s: seconds that the coordinator may take to answer.
 
         Raises:
-            Unavailable: the time is over.
+            Unavailable: the deadline has passed, or the client was closed.
         """
         loop = asyncio.get_running_loop()
-        body = request_of(orders)
+        body = request_of(encoded)
         while not self._is_closed:
             left_s = deadline - loop.time()
             try:
@@ -216,7 +257,7 @@ class Client:
                         subject, body, timeout_s=max(0.001, min(left_s, wait_s + self.attempt_timeout_s))
                     )
             except TimeoutError:
-                continue  # another leads now: ask it at once
+                continue  # another instance leads now: send to it at once
             except Unavailable as error:
                 if loop.time() + RETRY_PAUSE_S >= deadline:
                     raise
@@ -225,13 +266,13 @@ class Client:
                 continue
             answers = decode_answers(raw)
             if self._is_current(answers):
-                return _one_each(answers, len(orders))
+                return _one_each(answers, len(encoded))
             await asyncio.sleep(RETRY_PAUSE_S)
         raise closed()
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
-        """Bear with one attempt until `_interrupt`, which gives TimeoutError."""
+        """Run one attempt; `_interrupt` ends it with TimeoutError."""
         async with asyncio.timeout(None) as attempt:
             self._attempts.add(attempt)
             try:
@@ -240,17 +281,17 @@ class Client:
                 self._attempts.discard(attempt)
 
     def _interrupt(self) -> None:
-        """End every attempt that is under way; what asked begins anew."""
+        """End every attempt in flight; each request then starts a new attempt."""
         now = asyncio.get_running_loop().time()
         for attempt in self._attempts:
             if not attempt.expired():
                 attempt.reschedule(now)
 
     def _is_current(self, answers: list[Answer]) -> bool:
-        """Say whether a writer no older than any before has answered; one that was deposed may not have noticed yet."""
+        """Return whether the answers are of the newest reign seen: a deposed writer may not have noticed yet."""
         epoch = position = ""
         for answer in answers:
-            if answer.epoch != epoch:  # the answers to one request are nearly always of one turn
+            if answer.epoch != epoch:  # the answers to one request are nearly always of the same turn
                 epoch = answer.epoch
                 reign = Position.parse(epoch)
                 if reign < self._reign:
@@ -262,7 +303,7 @@ class Client:
         return True
 
     def _leader_changed(self, message: Message) -> None:
-        """Send what is outstanding again at once, to whoever leads now; a reign that is told again is no news."""
+        """Send outstanding requests to the new leader at once; a repeated announcement of a known reign is ignored."""
         try:
             reign = Position.parse(msgspec.json.decode(message.data, type=Announcement).epoch)
         except (*UNREADABLE, CoordinationError) as error:
@@ -280,7 +321,7 @@ class Client:
 
 
 def _wait_of(command: Command) -> float:
-    """Say how long the coordinator may take over a command; what is no such time, it will refuse."""
+    """Return the command's `wait_s`, 0 if it has none. The coordinator refuses an invalid value."""
     wait_s = getattr(command, "wait_s", 0.0)
     return float(wait_s) if isinstance(wait_s, int | float) and wait_s > 0 else 0.0
 
@@ -290,5 +331,5 @@ def _one_each(answers: list[Answer], count: int) -> list[Answer]:
         return answers
     if len(answers) == 1 and answers[0].error is not None:
         return answers * count  # the request was refused as a whole
-    msg = f"{count} commands were answered by {len(answers)} answers"
+    msg = f"received {len(answers)} answers to {count} commands"
     raise CoordinationError(msg, reason="bad_answer")

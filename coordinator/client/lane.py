@@ -1,9 +1,9 @@
 """
-The calls of one kind that share requests: one request under way, the next one filling.
+The calls of one command that share requests: one request is in flight while the next one fills.
 
-The first call goes at once, what comes while it is under way rides in the next: load makes requests larger, and a lone
-call waits for nothing. A call must never wait longer than its own time, whatever else shares its request; one timer, at
-the earliest of their deadlines, sees to all of them.
+The first call is sent at once; calls that arrive while it is in flight share the next request. So load makes requests
+larger, and a single call waits for nothing. A call must never wait past its own deadline, whatever else shares its
+request; one timer, set to the earliest deadline, fails the calls that are late.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     from coordinator.commands.wire import Answer
 
 MOST_TOGETHER = 250
-"""Commands in one request; fewer than a request may have, for whoever answers can begin with the first meanwhile."""
+"""Commands in one request. More are allowed, but with fewer the coordinator can start on the first ones sooner."""
 MOST_UNDER_WAY = 4
-"""Requests of one lane; their commands reach the coordinator in order, as one connection carries them."""
+"""Requests of one lane in flight. Their commands reach the coordinator in order, because they use one connection."""
 ENOUGH = 100
-"""So many calls wait before another request sets out beside the one under way."""
+"""Waiting calls from which a further request is sent while one is in flight."""
 REQUEST_BYTES = 400_000
-"""Commands ride together up to so many bytes; a single larger one travels alone."""
+"""Bytes of commands in one request; a single command larger than this is sent alone."""
 
 
 class Send(Protocol):
-    """Sends written commands until they are answered or the deadline (loop time) is over; one answer each."""
+    """Sends encoded commands until they are answered or the deadline (loop time) passes; returns one answer each."""
 
-    async def __call__(self, subject: str, orders: list[bytes], deadline: float, /) -> list[Answer]: ...
+    async def __call__(self, subject: str, encoded: list[bytes], deadline: float, /) -> list[Answer]: ...
 
 
 class _Call:
-    """One call: its written command, until when it waits, and where its answer goes."""
+    """One call: its encoded command, its deadline (loop time), and the future of its answer."""
 
-    __slots__ = ("answer", "deadline", "order")
+    __slots__ = ("answer", "deadline", "encoded")
 
-    def __init__(self, order: bytes, deadline: float, answer: asyncio.Future[Answer]) -> None:
-        self.order = order
+    def __init__(self, encoded: bytes, deadline: float, answer: asyncio.Future[Answer]) -> None:
+        self.encoded = encoded
         self.deadline = deadline
         self.answer = answer
 
     def fail(self, error: Exception) -> None:
-        """Raise *error* to whoever waits still; each gets one of its own, for a traceback grows where it is raised."""
+        """Raise a copy of *error* in the caller if it still waits. A copy, because raising extends the traceback."""
         if not self.answer.done():
             self.answer.set_exception(copy(error))
-            self.answer.exception()  # whoever was cancelled meanwhile does not look
+            self.answer.exception()  # mark it as retrieved: a cancelled caller never does
 
 
 class Lane:
-    """All calls that go to *subject*; its requests run in *tasks*."""
+    """All calls to *subject*; *send* sends their requests, in *tasks*."""
 
     def __init__(self, subject: str, send: Send, tasks: asyncio.TaskGroup) -> None:
         self.subject = subject
@@ -61,30 +61,31 @@ class Lane:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Call] = deque()
-        self._under_way: dict[asyncio.Task[None] | None, list[_Call]] = {}
-        self._moving: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None] | None, list[_Call]] = {}
+        self._senders: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
 
-    def ride(self, order: bytes, deadline: float) -> asyncio.Future[Answer]:
+    def ride(self, encoded: bytes, deadline: float) -> asyncio.Future[Answer]:
         """
-        Let a command go with the next request; the future gives its answer.
+        Add a command to the next request; return the future of its answer.
 
-        It raises `Unavailable` at *deadline* (loop time), or when the client is closed.
+        The future raises `Unavailable` at *deadline* (loop time), or when the client is closed.
         """
-        call = _Call(order, deadline, self._loop.create_future())
+        call = _Call(encoded, deadline, self._loop.create_future())
         self._waiting.append(call)
-        # A second request sets out while the first is under way only once it is worth one: both ends work meanwhile.
-        if not self._moving or (len(self._waiting) >= ENOUGH and len(self._moving) < MOST_UNDER_WAY):
-            self._moving.add(self._tasks.create_task(self._move()))
+        # With enough calls, a further request is sent while the first is in flight, so that client and coordinator
+        # work in parallel.
+        if not self._senders or (len(self._waiting) >= ENOUGH and len(self._senders) < MOST_UNDER_WAY):
+            self._senders.add(self._tasks.create_task(self._send_requests()))
         if self._late is None or deadline < self._late.when():
             self._watch(deadline)
         return call.answer
 
     def close(self) -> None:
-        """Give up what is under way and what waits."""
-        for moving in self._moving:
-            moving.cancel()
-        self._give_up()
+        """Fail the calls that wait and those in flight."""
+        for sender in self._senders:
+            sender.cancel()
+        self._fail_waiting()
 
     def _watch(self, deadline: float) -> None:
         if self._late is not None:
@@ -92,10 +93,10 @@ class Lane:
         self._late = self._loop.call_at(deadline, self._fail_late)
 
     def _fail_late(self) -> None:
-        """Fail the calls whose time is over, and see to the next one."""
+        """Fail the calls whose deadline has passed, and set the timer to the next deadline."""
         self._late = None
         now = self._loop.time()
-        left = [call for call in (*chain(*self._under_way.values()), *self._waiting) if not call.answer.done()]
+        left = [call for call in (*chain(*self._in_flight.values()), *self._waiting) if not call.answer.done()]
         for call in left:
             if call.deadline <= now:
                 call.fail(too_late(self.subject))
@@ -103,46 +104,46 @@ class Lane:
         if deadlines:
             self._watch(min(deadlines))
 
-    async def _move(self) -> None:
+    async def _send_requests(self) -> None:
         me = asyncio.current_task()
         assert me is not None
         try:
-            while taken := self._load():
-                self._under_way[me] = taken
-                await self._go(taken)
+            while taken := self._take_batch():
+                self._in_flight[me] = taken
+                await self._send_batch(taken)
         finally:
-            self._under_way.pop(me, None)
-            self._moving.discard(me)
-            if not self._moving:
-                self._give_up()
+            self._in_flight.pop(me, None)
+            self._senders.discard(me)
+            if not self._senders:
+                self._fail_waiting()
 
-    def _give_up(self) -> None:
+    def _fail_waiting(self) -> None:
         while self._waiting:
             self._waiting.popleft().fail(closed())
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
-    def _load(self) -> list[_Call]:
-        """Take what goes together: many, up to a limit of count and bytes; what nobody waits for any more stays."""
+    def _take_batch(self) -> list[_Call]:
+        """Take the calls of the next request, up to the limits of count and bytes; skip calls that were cancelled."""
         taken: list[_Call] = []
         size = 0
         while self._waiting and len(taken) < MOST_TOGETHER:
-            size += len(self._waiting[0].order) + 1
+            size += len(self._waiting[0].encoded) + 1
             if taken and size > REQUEST_BYTES:
                 break
             call = self._waiting.popleft()
             if call.answer.done():
-                size -= len(call.order) + 1
+                size -= len(call.encoded) + 1
             else:
                 taken.append(call)
         return taken
 
-    async def _go(self, taken: list[_Call]) -> None:
+    async def _send_batch(self, taken: list[_Call]) -> None:
         failure: Exception = closed()
         try:
             answers = await self._send(
-                self.subject, [call.order for call in taken], max(call.deadline for call in taken)
+                self.subject, [call.encoded for call in taken], max(call.deadline for call in taken)
             )
             for call, answer in zip(taken, answers, strict=True):
                 if not call.answer.done():
@@ -155,11 +156,11 @@ class Lane:
 
 
 def too_late(subject: str) -> Unavailable:
-    """Make the error of a call whose time is over."""
-    msg = f"no answer on {subject} in time; it may have been received: repeat it with the same ids"
+    """Return the error of a call whose deadline has passed."""
+    msg = f"no answer on {subject} in time; the command may have been received: repeat it with the same ids"
     return Unavailable(msg, reason="timeout")
 
 
 def closed() -> Unavailable:
-    """Make the error of a call whose client was closed."""
+    """Return the error of a call whose client was closed."""
     return Unavailable("the client was closed before an answer came", reason="closed")

@@ -1,7 +1,7 @@
 """
-What may be asked of a node's agent about its containers, and how: over NATS, past the coordinator.
+Ask a node's agent about its containers, over NATS and without the coordinator.
 
-Logs and measurements are no facts of the cluster, so they never enter the journal nor pass through the writer.
+Logs and measurements are not facts of the cluster: they never enter the journal and never pass through the writer.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:
     """
-    Ask a node's agent for `logs` or `usage` of a container.
+    Ask a node's agent for the `logs` or the `usage` of a container.
+
+    Args:
+        client: the connection.
+        node_id: the node.
+        verb: "logs" or "usage".
+        question: the container, and for logs the number of lines.
+        timeout_s: seconds to wait for the answer.
 
     Raises:
         Unavailable: the agent does not answer.
-        NotFound: it has no such container.
+        NotFound: the agent has no such container.
     """
     subject = client.subjects.node(node_id, verb)
     try:

@@ -1,7 +1,8 @@
 """
-What may be asked of followers, and how: over NATS, past the writer. See `read_door` for the questions.
+Ask the followers, over NATS and without the writer. See `read_door` for the questions.
 
-Answers come from the read model, which holds all that ever was, and may be behind: it is told up to where it must be.
+Answers come from the read model. It holds everything that ever existed, and may be out of date: a question can name the
+position that the read model must have reached.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 READ_TIMEOUT_S = 5.0
 ATTEMPT_S = 2.0
 WAIT_S = 10.0
-"""How long a follower waits to be as far as asked, where the question does not say."""
+"""How long a follower waits to reach the position asked for, when the question does not say."""
 AGAIN_S = 0.1
 
 
@@ -33,18 +34,25 @@ async def ask_follower(
     client: Client, verb: str, question: Mapping[str, Any], *, type: Any = Any, timeout_s: float = READ_TIMEOUT_S
 ) -> Any:
     """
-    Ask a follower, again while it is not ready, and give what it answers as *type*.
+    Ask a follower, retrying while it is not ready, and return its answer as *type*.
+
+    Args:
+        client: the connection.
+        verb: the question's name, such as "get".
+        question: its arguments; `at_least` is a position that the read model must have reached.
+        type: the type to decode the answer as.
+        timeout_s: seconds until the last attempt.
 
     Raises:
-        Unavailable: no follower answers within *timeout_s*, or none is far enough.
-        NotFound: there never was such a thing.
-        Refused: the question is none.
+        Unavailable: no follower answers within *timeout_s*, or none has reached the position.
+        NotFound: no such thing ever existed.
+        Refused: the question is invalid.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     body = msgspec.json.encode(question)
     subject = client.subjects.read(client.source, verb)
-    # What a follower took that was killed is answered by nobody: it is asked again once an answer is overdue.
+    # A question received by a follower that was then killed is never answered: ask again once the answer is overdue.
     waits_s = question.get("timeout_s", WAIT_S) if verb == "wait" or "at_least" in question else 0.0
     attempt_most_s = waits_s + ATTEMPT_S
     while True:
@@ -61,10 +69,15 @@ async def ask_follower(
 
 async def find_task(client: Client, task_id: str, *, timeout_s: float = READ_TIMEOUT_S) -> Task:
     """
-    Give a task, one that the writer has forgotten too; a follower gets *timeout_s* to answer.
+    Return a task, from the writer, or from a follower if the writer has already evicted it.
+
+    Args:
+        client: the connection.
+        task_id: the task.
+        timeout_s: seconds that a follower gets to answer.
 
     Raises:
-        NotFound: there never was such a task; or the writer has none, and no follower answers for older ones.
+        NotFound: no such task ever existed; or the writer does not have it and no follower answers.
     """
     try:
         living: Task = await client.execute(GetTask(task_id=task_id))
@@ -73,7 +86,7 @@ async def find_task(client: Client, task_id: str, *, timeout_s: float = READ_TIM
         try:
             ended: Task = await ask_follower(client, "get", question, type=Task, timeout_s=timeout_s)
         except Unavailable as unanswered:
-            msg = f"{error.message}, and no follower answers for older ones: {unanswered.message}"
+            msg = f"{error.message}; no follower answers for older tasks: {unanswered.message}"
             raise NotFound(msg) from unanswered
         return ended
     return living

@@ -1,4 +1,4 @@
-"""Reads all instances of services page by page, so that no answer is larger than a message may be."""
+"""List service instances page by page, so that no answer exceeds the size limit of a message."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ if TYPE_CHECKING:
     from events.service import ServiceStatus
 
 PAGE = 500
-"""Instances in one answer; fewer are asked for where so many do not fit into a message."""
+"""Instances in one answer; the page is halved when they do not fit into a message."""
 
 
 async def list_services(
     door: Door, *, service_name: str = "", status: ServiceStatus | None = None, page: int = PAGE
 ) -> list[ServiceView]:
     """
-    Give all registered instances that match, in the order of their ids.
+    Return all registered instances that match, ordered by id.
 
-    They are as of several moments: one that is registered meanwhile may be missing.
+    The pages are read one after the other: an instance registered during the call may be missing.
+
+    Args:
+        door: where to ask.
+        service_name: the name to match; '' matches all.
+        status: the status to match; None matches all.
+        page: instances per answer, halved when they do not fit into a message.
 
     Raises:
-        CoordinationError: the door could not be asked, or a single instance is too large for an answer.
+        CoordinationError: the coordinator did not answer, or a single instance is too large for an answer.
     """
     found: list[ServiceView] = []
     while True:

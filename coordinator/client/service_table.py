@@ -1,8 +1,8 @@
 """
-The services as a watcher holds them: frozen values by name and status, folded from notices by the journal's own fold.
+The table of services that a watcher keeps: frozen values by name and status, folded from notices by the journal's fold.
 
-It has no clock and waits for nothing. It must never hold what the fold would not: what does not fit raises `Corrupt`,
-and whoever holds the table fetches it anew.
+It has no clock and never waits. It must never hold a state that the fold would not produce: an event that does not fit
+raises `Corrupt`, and the watcher then fetches the table again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 class ServiceTable:
-    """Registered services; finding by name looks at that name's instances alone."""
+    """The registered services, indexed by name."""
 
     def __init__(self, views: Iterable[ServiceView] = ()) -> None:
         self._views: dict[str, ServiceView] = {}
         self._names: dict[str, dict[str, None]] = {}
-        self._ordered: dict[str, ByStatus] = {}
+        self._sorted: dict[str, ByStatus] = {}
         for view in views:
             self._put(view)
 
@@ -47,42 +47,44 @@ class ServiceTable:
         return service_name in self._names
 
     def find(self, service_name: str, status: ServiceStatus) -> Sequence[ServiceView]:
-        """Give the instances of that name and status, in the order of their ids."""
-        ordered = self._ordered.get(service_name)
-        if ordered is None:
+        """Return the instances of that name and status, ordered by id."""
+        by_status = self._sorted.get(service_name)
+        if by_status is None:
             if service_name not in self._names:
-                return ()  # kept for nobody: there is no end of names that are not there
-            ordered = self._ordered[service_name] = self._order(service_name)
-        return ordered.get(status, ())
+                return ()  # not cached: the number of unknown names has no limit
+            by_status = self._sorted[service_name] = self._sort(service_name)
+        return by_status.get(status, ())
 
     def apply(self, envelopes: Iterable[Envelope]) -> set[str]:
         """
-        Fold the events of one commit, and give the names of the services that they concern.
+        Fold the events of one commit; return the names of the services that changed.
 
-        What the table holds already stays: pages are read while the writer goes on, and may be ahead of the notices.
+        Events that the table already contains are skipped: pages are read while the writer continues, so the table may
+        be ahead of the notices.
 
         Raises:
-            Corrupt: an event does not follow on what is held, or is none that this release knows.
+            Corrupt: an event does not fit the state in the table, or its type is unknown to this release.
         """
         touched: set[str] = set()
         held: dict[str, bool] = {}
         for envelope in envelopes:
             event, time = envelope.data, seconds_of(envelope.time)
             if not isinstance(event, ServiceRegistered | ServiceHealthChanged | ServiceDeregistered):
-                msg = f"{envelope.type} at {envelope.id} is no event about services that this release knows"
+                msg = f"{envelope.type} at {envelope.id} is not a service event that this release knows"
                 raise Corrupt(msg)
             view = self._views.get(event.service_id)
-            # By the state before the commit: several of its events may be about one service, all at one time.
+            # Compare with the state before the commit: all its events have the same time, and several may concern one
+            # service.
             if held.setdefault(event.service_id, view is not None and view.service.changed_at >= time):
                 continue
             if view is None and not isinstance(event, ServiceRegistered):
-                continue  # it was gone already when its page was read
+                continue  # the service was deregistered before its page was read
             stamp = Stamp(Position.parse(envelope.id), time, envelope.tenant, envelope.actor)
             touched |= self._change(view, evolve(view.service if view is not None else None, event, stamp))
         return touched
 
     def renew_load(self, service_id: str, reported: ServiceLoad | None) -> None:
-        """Take over what a service last reported; what it is, notices alone tell."""
+        """Set what a service last reported, such as its load. Everything else changes by notices only."""
         held = self._views.get(service_id)
         if held is not None and held.reported != reported:
             self._put(msgspec.structs.replace(held, reported=reported))
@@ -100,7 +102,7 @@ class ServiceTable:
         service = view.service
         self._views[service.service_id] = view
         self._names.setdefault(service.service_name, {})[service.service_id] = None
-        self._ordered.pop(service.service_name, None)
+        self._sorted.pop(service.service_name, None)
 
     def _remove(self, service: Service) -> None:
         del self._views[service.service_id]
@@ -108,9 +110,9 @@ class ServiceTable:
         del members[service.service_id]
         if not members:
             del self._names[service.service_name]
-        self._ordered.pop(service.service_name, None)
+        self._sorted.pop(service.service_name, None)
 
-    def _order(self, service_name: str) -> ByStatus:
+    def _sort(self, service_name: str) -> ByStatus:
         groups: dict[ServiceStatus, list[ServiceView]] = {}
         for service_id in sorted(self._names[service_name]):
             view = self._views[service_id]

@@ -1,14 +1,16 @@
 """
-The services of the cluster, kept in this process by watching.
+The services of the cluster, kept current in this process by watching.
 
     subscribe to `….services` → fetch all, page by page → fold each notice, as long as it follows on the one before
 
-A notice that does not follow (one was lost, or another writer leads), or a connection that was broken, puts everything
-in doubt, and all is fetched anew. Until then, and for as long as nothing is heard, the last known state is given, with
-`stale_for_s`; when that is longer than `client.discovery_stale_s`, nothing is: whoever asks then asks the coordinator.
-Loads are no events: they are asked for again, of the names that somebody chose by load.
+When a notice does not follow (one was lost, or another writer leads), or the connection was broken, the table is in
+doubt, and all services are fetched again. Until then, and while no notices arrive, `find` returns the last known state,
+and `stale_for_s` says how old it is. After `client.discovery_stale_s` without notices `find` returns None, and the
+caller asks the coordinator instead. Loads are not events: they are fetched again for the names that callers choose by
+load.
 
-It must never give what an order of this process has changed since, nor grow beyond its bound.
+It must never return a state older than a command of this process that was answered, nor hold more services than its
+limit.
 """
 
 from __future__ import annotations
@@ -49,37 +51,37 @@ STALE_S = 10.0
 SERVICES_MAX = 20_000
 PAGE_TIMEOUT_S = 10.0
 SPREAD_S = 0.5
-"""When all watchers must fetch anew at once, as at a take-over, they do so spread over this time."""
+"""When all watchers must fetch at once, as after a take-over, they spread their fetches over this time."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-"""Between attempts to fetch that fail, or do not last."""
+"""The range of pauses between fetches that fail, or whose table is in doubt again soon."""
 TOO_MANY_PAUSE_S = 60.0
 PENDING_MAX = 10_000
-"""Notices kept while pages are fetched; beyond it the fetch begins anew."""
+"""Notices kept while pages are fetched; with more of them the services are fetched again."""
 NAMES_AT_ONCE = 10
 NAME_MAX = 1000
-"""Instances of one name whose loads are asked for: more do not fit into one answer."""
+"""Instances of one name whose loads are fetched: more do not fit into one answer."""
 
 _ids = TimeOrderedIds()
 _notices = msgspec.json.Decoder(ServiceNotice)
 
 
 class _TooMany(CoordinationError):
-    """There are more services than may be kept here"""
+    """There are more services than this process may keep"""
 
 
 class ServiceWatch:
     """
-    Watches the services through *client*; *begin* runs its work, from the first `find` on.
+    Watches the services of the cluster, from the first `find` on.
 
     `on_change` holds plain functions, called with the names of the services that a notice changed.
 
     Args:
         client: the connection to the coordinator.
         begin: runs a coroutine in the background, such as `App.start`.
-        refresh_s: how often loads are asked for, of names that somebody chooses among by load.
-        stale_s: after so long without word nothing is given any more.
-        services_max: with more services nothing is kept.
+        refresh_s: seconds between fetches of the loads, for names that callers choose by load.
+        stale_s: seconds without notices after which `find` returns None.
+        services_max: the number of services beyond which none are kept, and `find` returns None.
     """
 
     def __init__(
@@ -93,9 +95,9 @@ class ServiceWatch:
     ) -> None:
         self.on_change: list[Callable[[set[str]], None]] = []
         self.fetches = 0
-        """How often all services were fetched."""
+        """How many times all services were fetched."""
         self.ready = asyncio.Event()
-        """Set once services are known."""
+        """Set once the services were fetched."""
         self._client = client
         self._begin = begin
         self._refresh_s = refresh_s
@@ -117,7 +119,7 @@ class ServiceWatch:
     @classmethod
     @asynccontextmanager
     async def open(cls, client: Client, **settings: Any) -> AsyncIterator[ServiceWatch]:
-        """Watch while the block runs, beginning at once."""
+        """Watch while the block runs, starting at once instead of at the first `find`."""
         async with task_group() as tasks:
             watch = cls(client, tasks.create_task, **settings)
             watch._has_begun = True
@@ -129,7 +131,7 @@ class ServiceWatch:
 
     @property
     def stale_for_s(self) -> float:
-        """For how long what is held is not known to be right, in seconds; 0 while nothing seems amiss."""
+        """Seconds since the table was last known to be current; 0 while it is current or not yet fetched."""
         if self._table is None:
             return 0.0
         silent_s = self._clock() - self._heard_at
@@ -139,9 +141,9 @@ class ServiceWatch:
         self, service_name: str, status: ServiceStatus, *, with_loads: bool = False
     ) -> Sequence[ServiceView] | None:
         """
-        Give the instances of that name and status in the order of their ids; None when the coordinator is to be asked.
+        Return the instances of that name and status, ordered by id; None if the caller must ask the coordinator.
 
-        *with_loads* only gives them when their loads are not older than two refreshes.
+        With *with_loads*, return them only if their loads are not older than two refresh intervals.
         """
         table = self._table
         if table is None:
@@ -157,14 +159,14 @@ class ServiceWatch:
         return table.find(service_name, status)
 
     def ordered(self, command: Command) -> None:
-        """Give nothing from here on that is older than what *command* did: an order of this process, answered."""
+        """Record an answered command of this process: from now on `find` returns no state older than its effect."""
         if isinstance(command, RegisterService | DeregisterService):
             self._unseen = max(self._unseen, self._client.position)
         elif isinstance(command, HeartbeatService):
-            said = {name: getattr(command, name) for name in ("load", "connections", "response_time_ms")}
-            load = ServiceLoad(heard_s_ago=0.0, **said)
+            reported = {name: getattr(command, name) for name in ("load", "connections", "response_time_ms")}
+            load = ServiceLoad(heard_s_ago=0.0, **reported)
             if self._pending is not None:
-                self._own_loads[command.service_id] = load  # the page with it may have been read before
+                self._own_loads[command.service_id] = load  # the page with this service may have been read earlier
             if self._table is not None:
                 self._table.renew_load(command.service_id, load)
 
@@ -180,55 +182,55 @@ class ServiceWatch:
             notice = _notices.decode(message.data)
         except codec.UNREADABLE as error:
             log.warning("service_notice_unreadable", why=str(error)[:200])
-            self._doubt_it()
+            self._set_doubt()
             return
         if self._pending is None:
             self._follow(notice)
         elif len(self._pending) < PENDING_MAX:
             self._pending.append(notice)
         else:
-            self._doubt_it()
+            self._set_doubt()
 
     def _follow(self, notice: ServiceNotice) -> None:
-        """Fold a notice that follows on what is held; any other one puts that in doubt."""
+        """Fold a notice that follows on the table's position; any other notice puts the table in doubt."""
         if self._table is None:
             return
         try:
             reign, position = Position.parse(notice.epoch), Position.parse(notice.position)
             previous = Position.parse(notice.previous)
             if reign < self._reign:
-                return  # of a writer that was deposed and has not noticed yet
+                return  # from a deposed writer that has not noticed yet
             if reign > self._reign or previous > self._position:
                 log.debug("services_in_doubt", reign=notice.epoch, previous=notice.previous, held=str(self._position))
-                self._doubt_it(spread=reign > self._reign)
+                self._set_doubt(spread=reign > self._reign)
                 return
             if position > self._position:
                 touched = self._table.apply(codec.decode(bytes(notice.events)))
                 self._position = position
                 if touched:
-                    self._tell(touched)
+                    self._call_hooks(touched)
         except CoordinationError as error:
-            log.warning("service_notice_not_folded", why=error.message)
-            self._doubt_it()
+            log.warning("service_notice_rejected", why=error.message)
+            self._set_doubt()
             return
         if not self._doubt.is_set():
             self._heard_at = self._clock()
         if len(self._table) > self._services_max:
-            self._doubt_it()
+            self._set_doubt()
 
-    def _tell(self, names: set[str]) -> None:
+    def _call_hooks(self, names: set[str]) -> None:
         for hook in tuple(self.on_change):
             try:
                 hook(names)
-            except Exception:  # whoever watches must not end the watching
-                log.exception("service_watcher_failed")
+            except Exception:  # an error in a hook must not stop the watch
+                log.exception("service_hook_failed")
 
-    def _doubt_it(self, *, spread: bool = False) -> None:
+    def _set_doubt(self, *, spread: bool = False) -> None:
         self._spread = self._spread or (spread and not self._doubt.is_set())
         self._doubt.set()
 
     def _reconnected(self) -> None:
-        self._doubt_it(spread=True)
+        self._set_doubt(spread=True)
 
     # --- fetching -----------------------------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class ServiceWatch:
                     async with asyncio.timeout(self._refresh_s):
                         await self._doubt.wait()
                 if self._doubt.is_set():
-                    await asyncio.sleep(pause_s + (SPREAD_S * _share() if self._spread else 0.0))
+                    await asyncio.sleep(pause_s + (SPREAD_S * _random_share() if self._spread else 0.0))
                     lasted = self._clock() - self._fetched_at > LONGEST_PAUSE_S
                     pause_s = 0.0 if await self._fetch() and lasted else _longer(pause_s)
                 else:
@@ -256,7 +258,7 @@ class ServiceWatch:
             await subscription.unsubscribe()
 
     async def _fetch(self) -> bool:
-        """Fetch all services, fold what came meanwhile, and say whether that went well."""
+        """Fetch all services and fold the notices received during the fetch; return whether the fetch succeeded."""
         self._spread = False
         self._doubt.clear()
         self._pending = []
@@ -267,7 +269,7 @@ class ServiceWatch:
         except CoordinationError as error:
             self._pending = None
             self._doubt.set()
-            log.warning("services_not_watched", why=error.message)
+            log.warning("services_fetch_failed", why=error.message)
             if isinstance(error, _TooMany):
                 self._table = None
                 await asyncio.sleep(TOO_MANY_PAUSE_S)
@@ -286,10 +288,11 @@ class ServiceWatch:
 
     async def _pages(self) -> tuple[list[ServiceView], Answer]:
         """
-        Give all services, and the answer that held the first of them: they are as of its position, or newer.
+        Return all services, and the answer with the first page: the services are as of its position or newer.
 
         Raises:
-            CoordinationError: the coordinator did not answer, another one took over meanwhile, or they are too many.
+            CoordinationError: the coordinator did not answer, another instance took over during the fetch, or there are
+                more services than the limit.
         """
         views: list[ServiceView] = []
         first: Answer | None = None
@@ -303,20 +306,20 @@ class ServiceWatch:
             except Refused:
                 if page == 1:
                     raise
-                page //= 2  # so many do not fit into a message
+                page //= 2  # a full page does not fit into a message
                 continue
             first = first or answer
             if answer.epoch != first.epoch:
-                raise Unavailable("another coordinator took over while services were fetched", reason="not_leading")
+                raise Unavailable("another instance took over while services were fetched", reason="not_leading")
             views += found
             if len(views) > self._services_max:
-                msg = f"there are over {self._services_max} services: raise client.discovery_services_max"
+                msg = f"more than {self._services_max} services are registered: raise client.discovery_services_max"
                 raise _TooMany(msg)
             if len(found) < page:
                 return views, first
 
     async def _renew_loads(self) -> None:
-        """Ask for the loads of the names that somebody chose among by load since the last time."""
+        """Fetch the loads of the names that callers chose by load since the last refresh."""
         names, self._by_load = sorted(self._by_load), set()
         for begin in range(0, len(names), NAMES_AT_ONCE):
             try:
@@ -337,10 +340,10 @@ class ServiceWatch:
 
 
 def _longer(pause_s: float) -> float:
-    """Double a pause, give or take a quarter, so that many watchers do not keep step."""
-    return min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause_s) * (0.75 + 0.5 * _share()))
+    """Double a pause, plus or minus a quarter, so that many watchers do not retry at the same time."""
+    return min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause_s) * (0.75 + 0.5 * _random_share()))
 
 
-def _share() -> float:
-    """Draw a number from 0 to 1."""
+def _random_share() -> float:
+    """Return a random number from 0 to 1."""
     return crc32(_ids.new("share").encode()) / 2**32

@@ -1,4 +1,4 @@
-"""Agent containers: create, start, stop, destroy them, and the resources they hold."""
+"""Agent containers: create, start, stop and destroy them, and allocate their resources."""
 
 from typing import TYPE_CHECKING
 

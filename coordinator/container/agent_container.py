@@ -1,4 +1,4 @@
-"""One container as an object: its life, what it uses, what it writes."""
+"""One container as an object: its life cycle, resource usage and logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ RUNS = frozenset({ContainerStatus.RUNNING, ContainerStatus.PAUSED})
 
 
 class AgentContainer:
-    """The container *container_id*; `start` creates it by *config* when there is none of that id yet."""
+    """
+    The container with the id *container_id*. `start` creates it from *config* if it does not exist yet.
+
+    Args:
+        container_id: the id of the container.
+        config: what to create.
+        app: the app to use; by default, the app of the event loop.
+
+    Raises:
+        Refused: an argument has the wrong type.
+    """
 
     def __init__(self, container_id: str, config: ContainerConfig, app: App | None = None) -> None:
         self.container_id = text("container_id", container_id)
@@ -24,7 +34,14 @@ class AgentContainer:
         self._manager = ContainerManager(app)
 
     async def start(self) -> bool:
-        """Start it and wait until it runs; False when it does not fit or does not start."""
+        """
+        Start the container, creating it if needed, and wait until it runs.
+
+        Returns False when no node has room or it does not start within `container.default_timeout` seconds.
+
+        Raises:
+            Refused: the config is invalid, or the container is paused, stopping or destroyed.
+        """
         try:
             return await self._manager.start_container(self.container_id)
         except NotFound:
@@ -33,31 +50,58 @@ class AgentContainer:
             return await self._manager.start_container(self.container_id)
 
     async def stop(self, *, force: bool = False) -> bool:
-        """Stop it and wait until it has stopped, at once when *force*; False when it was not in time."""
+        """
+        Stop the container and wait until it has stopped; with *force*, kill it at once.
+
+        Returns False when it has not stopped within `container.default_timeout` seconds.
+
+        Raises:
+            NotFound: the container does not exist.
+        """
         return await self._manager.stop_container(self.container_id, force=force)
 
     async def pause(self) -> bool:
-        """Freeze it; False when that did not happen in time."""
+        """
+        Freeze the running container; return False when it is not paused within `container.default_timeout` seconds.
+
+        Raises:
+            Refused: the container is not running.
+            NotFound: the container does not exist.
+        """
         return await self._manager.pause_container(self.container_id)
 
     async def resume(self) -> bool:
-        """Let it run on; False when that did not happen in time."""
+        """
+        Resume the paused container; return False when it does not run within `container.default_timeout` seconds.
+
+        Raises:
+            Refused: the container is not paused.
+            NotFound: the container does not exist.
+        """
         return await self._manager.resume_container(self.container_id)
 
     async def destroy(self, *, force: bool = False) -> bool:
-        """Stop and remove it; False when it was not gone in time."""
+        """
+        Stop and remove the container; with *force*, kill it at once.
+
+        Returns False when it is not removed within `container.default_timeout` seconds.
+
+        Raises:
+            NotFound: the container does not exist.
+        """
         return await self._manager.destroy_container(self.container_id, force=force)
 
     async def get_status(self) -> ContainerStatus:
-        """Give its status; raises `NotFound`."""
+        """Return the container's status; raise `NotFound` if it does not exist."""
         return await self._manager.get_container_status(self.container_id)
 
     async def get_resource_usage(self) -> dict[str, Any]:
         """
-        Measure it; see `ContainerManager.get_resource_usage`. What does not run uses nothing.
+        Return the container's resource usage, zeros if it is not running; see `ContainerManager.get_resource_usage`.
 
         Raises:
-            NotFound: there is no such container. Unavailable: its node does not answer.
+            NotFound: the container does not exist.
+            Unavailable: its node does not answer.
         """
         try:
             return await self._manager.get_resource_usage(self.container_id)
@@ -68,10 +112,13 @@ class AgentContainer:
 
     async def get_logs(self, lines: int = 100) -> list[str]:
         """
-        Give the last lines it has written, oldest first; none of what is destroyed, or was never started.
+        Return the last *lines* lines that the container wrote, oldest first.
+
+        Returns [] if the container was never started or is destroyed.
 
         Raises:
-            NotFound: there is no such container. Unavailable: its node does not answer.
+            NotFound: the container does not exist.
+            Unavailable: its node does not answer.
         """
         try:
             return await self._manager.get_container_logs(self.container_id, lines=lines)
@@ -81,7 +128,7 @@ class AgentContainer:
             return []
 
     async def close(self) -> None:
-        """Let go of the connection; the container goes on."""
+        """Release the connection. The container keeps running."""
         await self._manager.close()
 
     async def __aenter__(self) -> Self:

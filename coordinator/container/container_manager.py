@@ -1,7 +1,7 @@
 """
 Create, start, stop and destroy agent containers.
 
-Calls that change a container return when the change has happened on its node, not when it was ordered.
+Calls that change a container return when the change has happened on its node, not when the command was accepted.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from projections.container import Container
 
 WAIT_S = 20.0
-"""One question waits so long at the coordinator; longer waits are asked again."""
+"""How long one question waits at the coordinator; a longer wait repeats the question."""
 
 NO_ROOM = "no_room"
-"""The reason why a container is refused that no node has room for."""
+"""The reason code when no node has room for a container."""
 
 _S = ContainerStatus
 
@@ -45,13 +45,14 @@ _S = ContainerStatus
 @dataclass(frozen=True, kw_only=True)
 class ContainerConfig:
     """
-    What a container is to be.
+    The specification of a container.
 
     Args:
-        agent_id: the agent that lives in it.
-        agent_type: an entry of the settings' catalogue `agents:`; `task_agent` is built in.
-        resources: what it holds on its node, such as `{"cpu": "2", "memory": "2Gi"}`.
-        environment: its variables; a value `{"secret": "name"}` is resolved on the node and never recorded.
+        agent_id: the agent that runs in it.
+        agent_type: an entry of the catalogue `agents:` in the settings; `task_agent` is built in.
+        resources: what it holds on its node: `cpu` in cores, `memory` in bytes, `gpu` as a count, or quantities such
+            as `{"cpu": "500m", "memory": "2Gi"}`.
+        environment: its environment variables. A value `{"secret": "name"}` is resolved on the node and never recorded.
         session_id: the session it serves, if any.
     """
 
@@ -63,10 +64,10 @@ class ContainerConfig:
 
     def command(self, container_id: str) -> CreateContainer:
         """
-        Make the order that creates this container.
+        Return the command that creates this container.
 
         Raises:
-            Refused: a part of it is of the wrong type or no quantity.
+            Refused: a field has the wrong type, or an amount is not a quantity.
         """
         return CreateContainer(
             container_id=container_id,
@@ -94,10 +95,10 @@ class ContainerManager(Facade):
 
     async def create_container(self, config: ContainerConfig) -> str:
         """
-        Place a container on a node with room and give its id.
+        Place a container on a node that has room for it, and return its id. It is not started yet.
 
         Raises:
-            Refused: the config is wrong, or no node has room; says which node lacks what.
+            Refused: the config is invalid, or no node has room; the message says what each node lacks.
         """
         wanted("config", config, ContainerConfig, "a ContainerConfig")
         made: str = await self.execute(config.command(new_id("container")))
@@ -105,11 +106,13 @@ class ContainerManager(Facade):
 
     async def start_container(self, container_id: str) -> bool:
         """
-        Start a container and wait until it runs; False when it does not fit or does not start.
+        Start a container and wait until it runs.
+
+        Returns False when no node has room or it does not start within `container.default_timeout` seconds.
 
         Raises:
-            NotFound: there is no such container.
-            Refused: it is paused, stopping or destroyed.
+            NotFound: the container does not exist.
+            Refused: the container is paused, stopping or destroyed.
         """
         try:
             await self.execute(StartContainer(container_id=text("container_id", container_id)))
@@ -121,92 +124,103 @@ class ContainerManager(Facade):
 
     async def stop_container(self, container_id: str, *, force: bool = False) -> bool:
         """
-        Stop a container and wait until it has stopped, at once when *force*; False when it did not stop in time.
+        Stop a container and wait until it has stopped; with *force*, kill it at once.
+
+        Returns False when it has not stopped within `container.default_timeout` seconds.
 
         Raises:
-            NotFound: there is no such container.
+            NotFound: the container does not exist.
         """
-        order = StopContainer(container_id=text("container_id", container_id), force=flag("force", force))
-        await self.execute(order)
+        command = StopContainer(container_id=text("container_id", container_id), force=flag("force", force))
+        await self.execute(command)
         status = await self._until_not(container_id, (_S.STARTING, _S.STOPPING, _S.RUNNING, _S.PAUSED))
         return status in {_S.STOPPED, _S.CREATED, _S.DESTROYED}
 
     async def pause_container(self, container_id: str) -> bool:
         """
-        Freeze a running container; False when that did not happen in time.
+        Freeze a running container; return False when it is not paused within `container.default_timeout` seconds.
 
         Raises:
-            Refused: it does not run. NotFound: there is none.
+            Refused: the container is not running.
+            NotFound: the container does not exist.
         """
         await self.execute(PauseContainer(container_id=text("container_id", container_id)))
         return await self._until_not(container_id, (_S.RUNNING,)) is _S.PAUSED
 
     async def resume_container(self, container_id: str) -> bool:
         """
-        Let a paused container run on; False when that did not happen in time.
+        Resume a paused container; return False when it does not run within `container.default_timeout` seconds.
 
         Raises:
-            Refused: it is not paused. NotFound: there is none.
+            Refused: the container is not paused.
+            NotFound: the container does not exist.
         """
         await self.execute(ResumeContainer(container_id=text("container_id", container_id)))
         return await self._until_not(container_id, (_S.PAUSED,)) is _S.RUNNING
 
     async def destroy_container(self, container_id: str, *, force: bool = False) -> bool:
         """
-        Stop and remove a container and wait until it is gone, at once when *force*; False when it was not in time.
+        Stop and remove a container and wait until it is removed; with *force*, kill it at once.
+
+        Returns False when it is not removed within `container.default_timeout` seconds.
 
         Raises:
-            NotFound: there is no such container.
+            NotFound: the container does not exist.
         """
-        order = DestroyContainer(container_id=text("container_id", container_id), force=flag("force", force))
-        await self.execute(order)
+        command = DestroyContainer(container_id=text("container_id", container_id), force=flag("force", force))
+        await self.execute(command)
         return await self._until_not(container_id, tuple(set(_S) - {_S.DESTROYED})) is _S.DESTROYED
 
     async def get_container(self, container_id: str) -> Container:
-        """Give all that is known of a container; raises `NotFound`."""
+        """Return a container with all its fields; raise `NotFound` if it does not exist."""
         found: Container = await self.execute(GetContainer(container_id=text("container_id", container_id)))
         return found
 
     async def get_container_status(self, container_id: str) -> ContainerStatus:
-        """Give a container's status; raises `NotFound`."""
+        """Return a container's status; raise `NotFound` if it does not exist."""
         return (await self.get_container(container_id)).status
 
     async def list_containers(self, limit: int = 100) -> list[Container]:
-        """Give containers, newest first."""
+        """Return at most *limit* containers, newest first."""
         found: list[Container] = await self.execute(ListContainers(limit=whole("limit", limit)))
         return found
 
     async def get_container_logs(self, container_id: str, lines: int = 100) -> list[str]:
         """
-        Give the last lines a container has written, oldest first.
+        Return the last *lines* lines that a container wrote, oldest first.
 
         Raises:
-            NotFound: it was never started, or is gone. Unavailable: its node does not answer.
+            NotFound: the container was never started, or is destroyed.
+            Unavailable: its node does not answer.
         """
         return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines)))
 
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """
-        Measure a running container: `cpu_seconds` used so far, `memory_bytes` and `pids` now, network bytes if known.
+        Measure a running container on its node.
+
+        Returns `cpu_seconds` used since the start, `memory_bytes` and `pids` (number of processes) now, and
+        `network_rx_bytes` and `network_tx_bytes`, None if the runtime does not know them.
 
         Raises:
-            NotFound: it does not run. Unavailable: its node does not answer.
+            NotFound: the container is not running.
+            Unavailable: its node does not answer.
         """
         return dict(await self._ask_node(container_id, "usage"))
 
     async def get_container_stats(self) -> dict[str, Any]:
         """
-        Count containers.
+        Return the numbers of containers and starts.
 
-        `total_containers` (without the destroyed), `running_containers`, `by_status`, and `success_rate`, the share of
-        starts that did not fail, 0 to 1; 1 when nothing was started.
+        The keys are `total_containers` (without destroyed ones), `running_containers`, `by_status`, `starts`,
+        `failures`, and `success_rate`: the share of starts that did not fail, 0 to 1, or 1 before the first start.
         """
         stats: ClusterStats = await self.execute(GetStats())
-        standing = {status: count for status, count in stats.containers.items() if status != _S.DESTROYED.value}
+        present = {status: count for status, count in stats.containers.items() if status != _S.DESTROYED.value}
         starts = stats.container_starts
         return {
-            "total_containers": sum(standing.values()),
-            "running_containers": standing.get(_S.RUNNING.value, 0),
+            "total_containers": sum(present.values()),
+            "running_containers": present.get(_S.RUNNING.value, 0),
             "by_status": {status.value: stats.containers.get(status.value, 0) for status in ContainerStatus},
             "starts": starts,
             "failures": stats.container_failures,
@@ -214,7 +228,7 @@ class ContainerManager(Facade):
         }
 
     async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
-        """Wait until the container's status is none of *unless*, for `container.default_timeout` at most."""
+        """Wait while the status is one of *unless*, at most `container.default_timeout` seconds; return the status."""
         left_s = (await self.opened()).settings.container.default_timeout
         while True:
             portion_s = min(left_s, WAIT_S)

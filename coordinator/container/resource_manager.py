@@ -1,4 +1,4 @@
-"""Allocate the resources that containers ask for, from one pool."""
+"""Allocate resources for containers from one pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from events.resources import Resources
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceLimits:
-    """What a request may use: cores, bytes, GPUs; quantities such as `"500m"` and `"2Gi"` are read too."""
+    """
+    The resources of a request.
+
+    Args:
+        cpu_limit: cores, or a quantity such as "500m".
+        memory_limit: bytes, or a quantity such as "2Gi".
+        gpu_limit: the number of GPUs.
+    """
 
     cpu_limit: Any = 0
     memory_limit: Any = 0
@@ -20,16 +27,18 @@ class ResourceLimits:
 
 
 class ResourceManager(PoolFacade):
-    """The pool `containers`."""
+    """The resource pool `containers`."""
 
     POOL = "containers"
 
     async def allocate_resources(self, request_id: str, limits: ResourceLimits) -> bool:
         """
-        Hold resources under *request_id*; False when they do not fit. The same request again is already so.
+        Allocate resources to *request_id*; return False when they do not fit into what is free.
+
+        Repeating a granted request changes nothing and returns True.
 
         Raises:
-            Refused: a limit is no quantity, or the id already holds something else.
+            Refused: a limit is not a quantity, or *request_id* already holds other amounts.
             NotFound: the pool was never initialized.
         """
         wanted("limits", limits, ResourceLimits, "a ResourceLimits")

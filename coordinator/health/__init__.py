@@ -1,1 +1,1 @@
-"""Looks at services: probes by HTTP, TCP or a custom check, and reports the outcome."""
+"""Health checks of services: probe them by HTTP, TCP or a custom check, and report the outcomes."""

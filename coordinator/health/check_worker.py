@@ -1,9 +1,9 @@
 """
-Checks the services that have a health URL: a new one at once, then each every `registry.health_check_interval`.
+Check the services that have a health URL: a new one at once, then each every `registry.health_check_interval` seconds.
 
-It runs beside the follower, knows of services by asking for them, and reports what it saw; what that means for a
-service's health the coordinator decides. Where it may not look (`probes`) it reports nothing, and the service stays
-UNKNOWN. It keeps nothing that it would not learn anew after a restart.
+The checks run in the follower's process, which lists the services and reports the outcomes; the coordinator decides
+what they mean for a service's health. A service whose URL must not be probed (see `probes`) is not reported and stays
+UNKNOWN. Nothing is kept that cannot be listed again after a restart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FOLLOW_S = 1.0
-"""How often it asks for services that were not checked yet; all are asked for once an interval."""
+"""Seconds between lists of the services of UNKNOWN health. All services are listed once per check interval."""
 REPORT_TIMEOUT_S = 5.0
 
 
@@ -38,9 +38,9 @@ async def run_health_checks(door: Door, settings: Any, *, resolve: Resolve | Non
     Check services until cancelled.
 
     Args:
-        door: where services are asked for and outcomes reported.
-        settings: all settings; those of `registry` count.
-        resolve: gives the addresses of a host name; the operating system's own when not given.
+        door: where services are listed and outcomes reported.
+        settings: all settings; `registry` and `engine.text_chars_max` are used.
+        resolve: returns the addresses of a host name; by default the operating system's resolver.
     """
     registry = settings.registry
     prober = Prober(registry.health_check_networks, timeout_s=registry.health_check_timeout_s, resolve=resolve)
@@ -65,7 +65,17 @@ class _Watched(NamedTuple):
 
 
 class HealthChecks:
-    """The services that are being checked, each by a task of its own in *tasks*; at most *at_once* checks run."""
+    """
+    Checks each service in a task of its own.
+
+    Args:
+        door: where services are listed and outcomes reported.
+        prober: probes the URLs.
+        tasks: the group that the tasks run in.
+        interval_s: seconds between two checks of a service.
+        at_once: how many checks run at the same time.
+        detail_chars_max: the length to which details are cut.
+    """
 
     def __init__(
         self,
@@ -86,26 +96,26 @@ class HealthChecks:
         self._watched: dict[str, _Watched] = {}
 
     async def keep_following(self) -> NoReturn:
-        """Keep checking what is registered, for ever."""
+        """Keep checking the registered services, until cancelled."""
         loop = asyncio.get_running_loop()
         all_due_at = loop.time()
-        can_ask = True
+        can_list = True
         while True:
             is_all = loop.time() >= all_due_at
             try:
                 await self._follow(is_all=is_all)
             except CoordinationError as error:
-                if can_ask:
+                if can_list:
                     log.warning("services_not_listed", reason=error.message)
-                can_ask = False
+                can_list = False
             else:
-                can_ask = True
+                can_list = True
                 if is_all:
                     all_due_at = loop.time() + max(self._interval_s, FOLLOW_S)
             await asyncio.sleep(FOLLOW_S)
 
     async def _follow(self, *, is_all: bool) -> None:
-        """Begin with what is new; where all are asked for, end with what is no longer there."""
+        """Start checking new services; when all are listed, stop checking those that are gone."""
         views = await list_services(self._door, status=None if is_all else ServiceStatus.UNKNOWN)
         listed = [view.service for view in views if view.service.health_check_url]
         for service in listed:
@@ -127,26 +137,26 @@ class HealthChecks:
     async def _keep_checking(self, service_id: str, url: str) -> None:
         loop = asyncio.get_running_loop()
         due_at = loop.time()
-        why_not = ""
+        last_refusal = ""
         while True:
             outcome = None
             try:
                 async with self._room:
                     outcome = await self._prober.look(url)
             except Refused as error:
-                if error.message != why_not:
+                if error.message != last_refusal:
                     log.warning("service_not_checked", service_id=service_id, reason=error.message)
-                why_not = error.message
-            except Exception:  # what one service makes of a probe must never stop the others' checks
+                last_refusal = error.message
+            except Exception:  # a failure of one probe must never stop the checks of other services
                 log.exception("check_crashed", service_id=service_id)
             if outcome is not None and not await self._report(service_id, url, outcome):
                 return
-            # By the clock, so that checks do not drift; what is overdue by then is not made up for.
+            # Fixed times, so that checks do not drift; checks that were missed are not repeated.
             due_at = max(due_at + self._interval_s, loop.time())
             await asyncio.sleep(due_at - loop.time())
 
     async def _report(self, service_id: str, url: str, outcome: CheckResult) -> bool:
-        """Report what was seen; False when the service is not registered any more."""
+        """Report an outcome; return False when the service is no longer registered."""
         report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max)
         try:
             await self._door.execute(report, timeout_s=REPORT_TIMEOUT_S)

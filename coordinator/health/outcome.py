@@ -1,4 +1,4 @@
-"""What is told of a health check, in one line of printable text: errors of others may hold anything."""
+"""The outcome of a health check as one line of printable text: errors of other code may contain anything."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ DETAIL_CHARS_MAX = 200
 
 
 def one_line(text: str) -> str:
-    """Give *text* without what is not printable, cut where it is long."""
+    """Return *text* with unprintable characters replaced by `�`, cut to 200 characters."""
     return "".join(one if one.isprintable() else "�" for one in text[:DETAIL_CHARS_MAX])
 
 
 def told(error: BaseException) -> str:
-    """Tell an error: its class, and what it says of itself."""
+    """Return an error as one line: its class and its message."""
     name = type(error).__name__
     try:
-        said = str(error)
-    except Exception:  # noqa: BLE001  # an error of the caller's own making may not even say what it is
-        said = ""
-    return one_line(f"{name}: {said}" if said else name)
+        message = str(error)
+    except Exception:  # noqa: BLE001  # `__str__` of a user's exception may raise
+        message = ""
+    return one_line(f"{name}: {message}" if message else name)
 
 
 class CheckResult(NamedTuple):
-    """What one look saw; `latency_ms` counts from resolving the name to the end of the answer."""
+    """The result of one probe. `latency_ms` is measured from resolving the name to the end of the answer."""
 
     ok: bool
     detail: str
@@ -33,7 +33,7 @@ class CheckResult(NamedTuple):
 
 
 def report_of(service_id: str, url: str, outcome: CheckResult, *, detail_chars_max: int) -> ReportCheck:
-    """Make the report of one look at a service."""
+    """Return the command that reports the result of one probe."""
     return ReportCheck(
         service_id=service_id,
         ok=outcome.ok,

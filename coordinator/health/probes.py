@@ -1,10 +1,10 @@
 """
-One look at a service's health URL: http and https through httpx2, tcp through asyncio.
+Probe a service's health URL once: http and https through httpx2, tcp through asyncio.
 
-Whoever registered the service wrote the URL, so nothing in it is trusted. Its host is resolved once, every address must
-be inside the networks that the settings allow, and the connection goes to the very address that was checked. No
-redirect is followed, no proxy or environment is asked, no cookie or credential is kept or sent, and no byte of an
-answer's body is shown to anyone. Each look has a connection of its own.
+The URL comes from the service's registration, so nothing in it is trusted. Its host is resolved once, every address
+must be inside the networks that the settings allow, and the connection goes to exactly the address that was checked. No
+redirect is followed, no proxy or environment variable is used, no cookie or credential is stored or sent, and nothing
+of an answer's body is reported. Each probe opens its own connection.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 BODY_BYTES_MAX = 64 * 1024
-"""So much of an answer is read, that an honest server is not cut off; more is not waited for."""
+"""How much of an answer is read: enough not to cut off an honest server."""
 ADDRESSES_MAX = 8
-"""So many addresses of one name are tried; all of them, however many, must be allowed."""
+"""How many addresses of a host are tried. All its addresses, however many, must be allowed."""
 NETWORKS_KEY = "registry.health_check_networks"
 
 _PORTS = {"http": 80, "https": 443}
@@ -38,7 +38,15 @@ _OK = range(200, 300)
 
 
 class Prober:
-    """Looks at health URLs inside *networks*, each for at most *timeout_s* seconds."""
+    """
+    Probes health URLs.
+
+    Args:
+        networks: the networks whose addresses may be probed.
+        timeout_s: seconds that one probe may take.
+        resolve: returns the addresses of a host name; by default the operating system's resolver.
+        tls: the TLS context for https; by default the system's CA certificates.
+    """
 
     def __init__(
         self,
@@ -52,16 +60,16 @@ class Prober:
         self._timeout_s = timeout_s
         self._resolve = resolve if resolve is not None else resolve_by_system
         self._tls = tls
-        # httpx2 wants a context even where it does not use one, and loading certificates takes a third of a second.
+        # httpx2 requires a context even for http, and loading the certificates takes a third of a second.
         self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     async def look(self, url: str) -> CheckResult:
         """
-        Look at *url* once.
+        Probe *url* once and return the result.
 
         Raises:
-            Refused: it is no URL to probe, or an address of its host is outside of the networks; that says nothing
-                about the service's health.
+            Refused: *url* cannot be probed, or an address of its host is outside the networks. This says nothing about
+                the service's health.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -69,7 +77,7 @@ class Prober:
         try:
             async with asyncio.timeout(self._timeout_s):
                 addresses = await self._addresses(target.raw_host.decode())
-                ok, detail = await self._look_at_any(target, addresses)
+                ok, detail = await self._probe_any(target, addresses)
         except TimeoutError:
             ok, detail = False, f"no answer within {self._timeout_s:g} s"
         except (OSError, ValueError, httpx2.TransportError) as error:
@@ -77,30 +85,30 @@ class Prober:
         return CheckResult(ok, detail, round((loop.time() - began) * 1000, 3))
 
     async def _addresses(self, host: str) -> list[Address]:
-        """Resolve *host*, once, and give its addresses if all of them are allowed."""
+        """Resolve *host* once; return its addresses if all of them are allowed."""
         found = [_plain(ip_address(text)) for text in await self._resolve(host)]
         for address in found:
             if not any(_allows(network, address) for network in self._networks):
                 msg = (
-                    f"{shown(host)} is at {address}, outside of {NETWORKS_KEY}: it is not checked; to have it checked,"
-                    f" add {address}/{address.max_prefixlen} there"
+                    f"{shown(host)} is not checked: its address {address} is outside {NETWORKS_KEY}; to check it,"
+                    f" add {address}/{address.max_prefixlen} to the setting"
                 )
                 raise Refused(msg, reason="outside_networks")
         if not found:
             raise OSError(f"{host} has no address")
         return list(dict.fromkeys(found))[:ADDRESSES_MAX]
 
-    async def _look_at_any(self, target: httpx2.URL, addresses: Sequence[Address]) -> tuple[bool, str]:
-        """Look at the first address that takes the connection."""
+    async def _probe_any(self, target: httpx2.URL, addresses: Sequence[Address]) -> tuple[bool, str]:
+        """Probe the first address that accepts a connection."""
         *others, last = addresses
         for address in others:
             try:
-                return await self._look_at(target, address)
+                return await self._probe(target, address)
             except (OSError, httpx2.ConnectError):
                 continue
-        return await self._look_at(target, last)
+        return await self._probe(target, last)
 
-    async def _look_at(self, target: httpx2.URL, address: Address) -> tuple[bool, str]:
+    async def _probe(self, target: httpx2.URL, address: Address) -> tuple[bool, str]:
         if target.scheme == "tcp":
             return await _connect(address, target.port or 0)
         tls = await self._certificates() if target.scheme == "https" else self._unused_tls
@@ -114,13 +122,13 @@ class Prober:
 
 async def resolve_by_system(host: str) -> list[str]:
     """
-    Give the addresses of *host* as the operating system knows them.
+    Return the addresses of *host* from the operating system's resolver.
 
     Raises:
-        OSError: it knows none.
+        OSError: the host cannot be resolved.
     """
     try:
-        # Whatever the system takes for a number (`2130706433`, `0x7f.1`) is turned into the address it stands for.
+        # Numeric forms that the system accepts (`2130706433`, `0x7f.1`) become the address they stand for.
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -128,11 +136,11 @@ async def resolve_by_system(host: str) -> list[str]:
 
 
 def _target(url: str) -> httpx2.URL:
-    """Read a URL; that it was checked when the service registered is not relied on."""
+    """Parse and check a URL, without relying on the check at registration."""
     try:
         target = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise Refused(f"health_check_url {shown(url)} is none: {told(error)}", reason="bad_url") from None
+        raise Refused(f"health_check_url {shown(url)} is not a URL: {told(error)}", reason="bad_url") from None
     port = target.port if target.port is not None else _PORTS.get(target.scheme, 0)
     if target.scheme not in {*_PORTS, "tcp"} or not target.raw_host or target.userinfo or not 0 < port <= 65_535:  # noqa: PLR2004  # 16 bits
         msg = f"health_check_url {shown(url)} cannot be probed: use http://host:port/path, https://… or tcp://host:port"
@@ -141,17 +149,17 @@ def _target(url: str) -> httpx2.URL:
 
 
 def _plain(address: Address) -> Address:
-    """Give the IPv4 address where an IPv6 one only wraps it (`::ffff:127.0.0.1`): that is where it leads."""
+    """Return the IPv4 address inside a mapped IPv6 one (`::ffff:127.0.0.1`): the connection goes there."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped if mapped is not None else address
 
 
 def _allows(network: Network, address: Address) -> bool:
     """
-    Say whether *network* lets *address* be connected to.
+    Return whether *network* allows a connection to *address*.
 
-    What lies there on every machine (link-local: a cloud's credentials) or means another (unspecified: this machine
-    itself) is allowed only by a network of nothing else, never by a wide one such as `0.0.0.0/0`.
+    Link-local addresses (a cloud's credentials service), multicast addresses, and the unspecified address (this
+    machine) are allowed only by a network that contains nothing else, never by a wide one such as `0.0.0.0/0`.
     """
     if address not in network:
         return False
@@ -169,7 +177,7 @@ async def _connect(address: Address, port: int) -> tuple[bool, str]:
 
 
 async def _get(target: httpx2.URL, address: Address, tls: ssl.SSLContext) -> tuple[bool, str]:
-    """Ask the server at *address* for *target*; the name travels in the Host header and the TLS handshake alone."""
+    """Request *target* from *address*; the host name appears only in the Host header and the TLS handshake."""
     request = httpx2.Request(
         "GET",
         target.copy_with(host=str(address)),

@@ -1,4 +1,4 @@
-"""Services: register them, find them, choose among them, watch their health."""
+"""Services: register them, find them, choose an instance, check their health."""
 
 from typing import TYPE_CHECKING
 

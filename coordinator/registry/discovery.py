@@ -1,9 +1,9 @@
 """
-Choose an instance of a service: balance load, and move away from instances that fail.
+Choose an instance of a service: balance the load, and avoid instances that fail.
 
-Choosing looks at the candidates and at where the round has got to, and at nothing else. A `ServiceDiscovery` keeps
-that, and what its own caller told it of instances lately; which instances there are, it never keeps: the process's one
-`ServiceWatch` does, and where that does not know, the coordinator is asked.
+A choice depends only on the candidates and on the state of the round. A `ServiceDiscovery` keeps that state, and the
+results that its caller recently reported. It never keeps the list of instances: the `ServiceWatch` of the process does,
+and when that is out of date, the coordinator is asked.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ if TYPE_CHECKING:
     from coordinator.commands.service import ServiceView
 
 AVOID_S = 10.0
-"""An instance reported as failed is not chosen for so long, while there is another."""
+"""Seconds for which an instance reported as failed is not chosen, if there is another one."""
 SMOOTHING = 0.2
-"""How much one more response time counts in the average."""
+"""The weight of a new response time in the moving average."""
 KEPT = 10_000
-"""Instances and services that are remembered; beyond it the oldest is forgotten."""
+"""Instances and services that are remembered; beyond this number the oldest is forgotten."""
 CANDIDATES_MAX = 1000
-"""Instances that are chosen among: more do not fit into one answer, and a service that large needs no more."""
+"""The most candidates of a choice: more do not fit into one answer, and such a large service needs no more."""
 
 
 class LoadBalancingStrategy(Enum):
-    """By what an instance is chosen."""
+    """
+    How an instance is chosen; ties take turns.
+
+    ROUND_ROBIN: each in turn. LEAST_CONNECTIONS: the fewest open connections. LEAST_LOADED: the lowest reported load.
+    WEIGHTED_ROUND_ROBIN: in turn, each as often as its weight.
+    """
 
     ROUND_ROBIN = "round_robin"
     LEAST_CONNECTIONS = "least_connections"
@@ -46,7 +51,7 @@ _BY_LOAD = (LoadBalancingStrategy.LEAST_CONNECTIONS, LoadBalancingStrategy.LEAST
 
 
 class Round:
-    """Where choosing among the instances of one service has got to: the turns taken, and each one's weighted credit."""
+    """The state of the choices among the instances of one service: turns taken, and weighted credit per instance."""
 
     __slots__ = ("credits", "turns")
 
@@ -62,9 +67,13 @@ def choose(
     open_here: Mapping[str, int] | None = None,
 ) -> ServiceView:
     """
-    Choose one of *candidates*, which is not empty, and take one turn of *round_*.
+    Return one of *candidates*, and advance *round_* by one turn. Ties take turns.
 
-    *open_here* are connections that the caller itself holds, on top of those reported. Ties go round.
+    Args:
+        candidates: the instances, at least one.
+        strategy: how to choose.
+        round_: the state of the choices among these instances.
+        open_here: connections that the caller itself has open, by service id, in addition to those reported.
     """
     return _choose(sorted(candidates, key=_id), strategy, round_, open_here or {})
 
@@ -72,7 +81,7 @@ def choose(
 def _choose(
     ordered: Sequence[ServiceView], strategy: LoadBalancingStrategy, round_: Round, here: Mapping[str, int]
 ) -> ServiceView:
-    """Choose as `choose` does, among candidates in the order of their ids."""
+    """Choose as `choose` does, among candidates ordered by id."""
     first = round_.turns % len(ordered)
     round_.turns += 1
     if strategy is LoadBalancingStrategy.ROUND_ROBIN:
@@ -89,9 +98,10 @@ def _choose(
 
 def _weighted(ordered: Sequence[ServiceView], round_: Round) -> ServiceView:
     """
-    Give each instance as many turns as its weight, spread over the round.
+    Choose each instance as often as its weight, spread evenly over the round.
 
-    Each turn all earn their weight, and the richest pays for all: the smooth weighted round-robin of nginx.
+    This is the smooth weighted round-robin of nginx: in each turn every instance earns its weight as credit; the one
+    with the most credit is chosen, and pays the sum of all weights.
     """
     round_.credits = {_id(one): round_.credits.get(_id(one), 0) + one.service.weight for one in ordered}
     chosen = max(ordered, key=lambda one: round_.credits[_id(one)])
@@ -112,7 +122,7 @@ def _connections(view: ServiceView) -> int:
 
 
 class _Seen:
-    """What a caller did with one instance and told of it."""
+    """The requests of this caller to one instance, and the results it reported."""
 
     __slots__ = ("failed_at", "failures", "open", "requests", "response_time_ms")
 
@@ -125,7 +135,15 @@ class _Seen:
 
 
 class ServiceDiscovery:
-    """Finds an instance to talk to, through a `ServiceRegistry`."""
+    """
+    Chooses an instance of a service to connect to.
+
+    Args:
+        registry: the registry to find instances in.
+
+    Raises:
+        Refused: *registry* is not a `ServiceRegistry`.
+    """
 
     def __init__(self, registry: ServiceRegistry) -> None:
         self._registry: ServiceRegistry = wanted("registry", registry, ServiceRegistry, "a ServiceRegistry")
@@ -136,7 +154,7 @@ class ServiceDiscovery:
 
     @property
     def stale_for_s(self) -> float:
-        """For how long what is chosen from is not known to be right, in seconds; 0 while nothing seems amiss."""
+        """Seconds since the watched list of instances was last known to be current; 0 while it is current."""
         return self._watch.stale_for_s if self._watch is not None else 0.0
 
     async def discover_service(
@@ -145,10 +163,15 @@ class ServiceDiscovery:
         strategy: LoadBalancingStrategy | str = LoadBalancingStrategy.ROUND_ROBIN,
     ) -> ServiceInfo | None:
         """
-        Choose a HEALTHY instance, or one of UNKNOWN health when there is none; None when there is neither.
+        Return a HEALTHY instance, or an UNKNOWN one if none is HEALTHY; None if there is neither.
+
+        Args:
+            service_name: the name of the service.
+            strategy: how to choose, as a member or its value.
 
         Raises:
-            Refused: the name is no text, or the strategy is none.
+            Refused: the name is not text, or the strategy is unknown.
+            Unavailable: the coordinator did not answer.
         """
         chosen = member("strategy", strategy, LoadBalancingStrategy)
         candidates = await self._candidates(service_name, chosen)
@@ -160,46 +183,59 @@ class ServiceDiscovery:
         strategy: LoadBalancingStrategy | str = LoadBalancingStrategy.ROUND_ROBIN,
     ) -> ServiceInfo | None:
         """
-        Choose as `discover_service` does, or at the worst one that failed rather than none.
+        Return an instance as `discover_service` does, avoiding those reported as failed.
 
-        One that `report_result` said had failed in the last 10 s is not chosen while there is another, be it of UNKNOWN
-        health.
+        An instance that `report_result` reported as failed in the last 10 s is chosen only if there is no other one,
+        HEALTHY or UNKNOWN.
+
+        Raises:
+            Refused: the name is not text, or the strategy is unknown.
+            Unavailable: the coordinator did not answer.
         """
         chosen = member("strategy", strategy, LoadBalancingStrategy)
         now = self._clock.heard()
-        worst: Sequence[ServiceView] = ()
+        failed: Sequence[ServiceView] = ()
         for status in (ServiceStatus.HEALTHY, ServiceStatus.UNKNOWN):
             candidates = await self._find(service_name, status, chosen)
-            well = [one for one in candidates if not self._failed_lately(_id(one), now)]
-            if well:
-                return self._take(service_name, well, chosen)
-            worst = worst or candidates
-        return self._take(service_name, worst, chosen) if worst else None
+            usable = [one for one in candidates if not self._failed_lately(_id(one), now)]
+            if usable:
+                return self._take(service_name, usable, chosen)
+            failed = failed or candidates
+        return self._take(service_name, failed, chosen) if failed else None
 
     def report_result(self, service_id: str, *, ok: bool, response_time_ms: float | None = None) -> None:
         """
-        Tell how a request to a chosen instance went, and in what time; it also ends the connection counted for it.
+        Report the result of a request to a chosen instance. It also ends the connection that was counted for it.
+
+        Args:
+            service_id: the instance.
+            ok: whether the request succeeded.
+            response_time_ms: how long the request took, in milliseconds.
 
         Raises:
-            Refused: an argument is of the wrong type.
+            Refused: an argument has the wrong type.
         """
-        went_well = flag("ok", ok)
+        succeeded = flag("ok", ok)
         took_ms = None if response_time_ms is None else number("response_time_ms", response_time_ms)
         seen = self._remembered(text("service_id", service_id))
         seen.open = max(0, seen.open - 1)
         seen.requests += 1
-        seen.failures += not went_well
-        seen.failed_at = None if went_well else self._clock.heard()
+        seen.failures += not succeeded
+        seen.failed_at = None if succeeded else self._clock.heard()
         if took_ms is not None:
             before = seen.response_time_ms
             seen.response_time_ms = took_ms if before is None else before + SMOOTHING * (took_ms - before)
 
     async def get_service_stats(self, service_name: str) -> dict[str, Any]:
         """
-        Say how a service does: instances by status, `requests` and `failures` reported here, and `avg_response_time`.
+        Return statistics of a service.
 
-        That is in milliseconds, over the instances of which one is known: what was reported here, or else what the
-        instance itself said; 0 when nothing is known.
+        The keys are `service_name`, `total_instances`, the number of instances by status (`healthy_instances` and so
+        on), `requests` and `failures` reported to this object, and `avg_response_time` in milliseconds: the mean over
+        the instances whose response time was reported here or by the instance itself; 0 if there is none.
+
+        Raises:
+            Refused: the name is not text.
         """
         found = await self._registry.find_services(
             service_name=text("service_name", service_name), limit=CANDIDATES_MAX
@@ -229,10 +265,10 @@ class ServiceDiscovery:
     async def _find(
         self, service_name: str, status: ServiceStatus, strategy: LoadBalancingStrategy
     ) -> Sequence[ServiceView]:
-        """Give the instances of that status in the order of their ids, as watched, or else as the coordinator says."""
+        """Return the instances of that status, ordered by id: from the watch, or else from the coordinator."""
         name = text("service_name", service_name)
         if not name:
-            return ()  # no service bears the empty name; to the question it would mean all
+            return ()  # no service has an empty name, and `FindServices` would return all services for it
         watch = self._watch = (await self._registry.opened()).services
         watched = watch.find(name, status, with_loads=strategy in _BY_LOAD) if watch is not None else None
         if watched is not None:

@@ -1,9 +1,10 @@
 """
-Health checks of the caller's own, and what all checks have seen.
+Custom health checks, and the history of all health checks.
 
-A custom check is a function of this process: it runs here, for every instance of a service, and only its outcomes
-leave. What they mean for a service's health the coordinator decides, as with its own probes: the first outcome decides
-what was UNKNOWN, after that `registry.check_rise` good or `registry.check_fall` bad ones in a row change it.
+A custom check is a function that runs in this process, for every instance of a service. Only its outcomes are sent to
+the coordinator, which decides the service's health from them, as from its own probes: the first outcome decides while
+the health is UNKNOWN; after that, `registry.check_rise` passed or `registry.check_fall` failed checks in a row change
+it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 CUSTOM = "custom"
 AT_ONCE = 20
-"""Custom checks of one service under way at a time."""
+"""Custom checks of one service that run at the same time."""
 
 
 class _Registered(NamedTuple):
@@ -47,12 +48,15 @@ class _Registered(NamedTuple):
 
 class HealthChecker(Facade):
     """
-    Checks the services of *registry* with functions of this process, until it is closed.
+    Checks services with functions of this process, until it is closed.
 
     Args:
-        registry: whose services; both speak with the same coordinator.
+        registry: the registry of the services; the checker uses the same coordinator.
         interval_s: seconds between two checks of an instance.
-        timeout_s: seconds after which a check that has not ended has failed.
+        timeout_s: seconds after which a check that has not ended fails.
+
+    Raises:
+        Refused: an argument has the wrong type, or a time is not above 0.
     """
 
     def __init__(self, registry: ServiceRegistry, *, interval_s: float = 30.0, timeout_s: float = 10.0) -> None:
@@ -64,18 +68,23 @@ class HealthChecker(Facade):
 
     async def register_custom_health_check(self, service_name: str, check: Check) -> None:
         """
-        Check every instance of a service with *check*, at once and then every `interval_s`; replaces an earlier one.
+        Check every instance of a service with *check*, now and then every `interval_s` seconds.
 
-        It is awaited with the `ServiceInfo` of an instance and says True where that is well; anything else, an error
-        and a time-out are failures. When this returns, every instance has been checked once.
+        It replaces an earlier check of the service. When this returns, every instance has been checked once.
+
+        Args:
+            service_name: the name of the service.
+            check: an async function that takes the `ServiceInfo` of an instance and returns True if it is healthy. Any
+                other value, an exception and a time-out are failures.
 
         Raises:
-            Refused: the name is no text, or *check* cannot be called.
+            Refused: the name is not text or is empty, or *check* is not callable.
         """
         name = text("service_name", service_name)
         if not name or not callable(check):
             msg = (
-                f"check {shown(check)} of service {name!r} is none: give a name and an async function of a ServiceInfo"
+                f"check {shown(check)} of service {name!r} is invalid: use a name and an async function that takes a"
+                " ServiceInfo"
             )
             raise Refused(msg, reason="bad_type")
         app = await self.opened()
@@ -88,11 +97,14 @@ class HealthChecker(Facade):
 
     async def check_service(self, service_id: str) -> CheckOutcome:
         """
-        Check one instance now, with the custom check registered here for its service, else by its health URL.
+        Check one instance now and return the outcome.
+
+        Uses the custom check registered here for its service, or its health URL if there is none.
 
         Raises:
-            NotFound: there is no such instance.
-            Refused: it has neither, or its URL is outside of `registry.health_check_networks`.
+            NotFound: the instance is not registered.
+            Refused: there is no custom check here and no health URL, or the URL is outside
+                `registry.health_check_networks`.
         """
         view: ServiceView = await self.execute(GetService(service_id=text("service_id", service_id)))
         service = service_info(view)
@@ -102,7 +114,7 @@ class HealthChecker(Facade):
         elif service.health_check_url:
             report = await self._probe(service)
         else:
-            msg = f"service {service_id!r} has no health_check_url and no custom check here: register one"
+            msg = f"service {service_id!r} has no health_check_url and no custom check in this process: register one"
             raise Refused(msg, reason="nothing_to_check")
         await self.execute(report)
         after: ServiceView = await self.execute(GetService(service_id=service_id))
@@ -117,20 +129,24 @@ class HealthChecker(Facade):
 
     async def get_health_history(self, service_id: str, limit: int = 50) -> list[CheckOutcome]:
         """
-        Give the last outcomes of an instance's checks, whoever reported them, newest first.
+        Return the last outcomes of an instance's checks from all sources, newest first.
 
-        The last hundred are kept, by the coordinator that leads: after a take-over they begin anew.
+        The leading coordinator keeps the last hundred in memory: after a take-over the history is empty.
+
+        Args:
+            service_id: the instance.
+            limit: how many outcomes, 1 to 10,000.
 
         Raises:
-            NotFound: there is no such instance.
-            Refused: the limit is not 1 to 10,000.
+            NotFound: the instance is not registered.
+            Refused: the limit is out of range.
         """
         question = GetHealthHistory(service_id=text("service_id", service_id), limit=whole("limit", limit))
         found: list[CheckOutcome] = await self.execute(question)
         return found
 
     async def close(self) -> None:
-        """End all custom checks and let go of the connection."""
+        """Stop all custom checks and release the connection."""
         ended = [one.task for one in self._checks.values() if not one.task.done()]
         self._checks.clear()
         for task in ended:
@@ -143,7 +159,7 @@ class HealthChecker(Facade):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(due_at - loop.time())
-            # By the clock, so that checks do not drift; what is overdue by then is not made up for.
+            # Fixed times, so that checks do not drift; checks that were missed are not repeated.
             due_at = max(due_at + self._interval_s, loop.time())
             try:
                 await self._check_all(app, service_name, check)
@@ -153,7 +169,7 @@ class HealthChecker(Facade):
                 log.warning("services_not_checked", service_name=service_name, reason=error.message)
 
     async def _check_all(self, app: App, service_name: str, check: Check) -> None:
-        """Check every instance once, a few at a time."""
+        """Check every instance once, at most `AT_ONCE` at a time."""
         views = await list_services(app, service_name=service_name)
         room = asyncio.Semaphore(AT_ONCE)
 
@@ -170,24 +186,25 @@ class HealthChecker(Facade):
                 tasks.create_task(one(service_info(view)))
 
     async def _run(self, app: App, check: Check, service: ServiceInfo) -> ReportCheck:
-        """Run a custom check; whatever comes of it is an outcome."""
+        """Run a custom check; every result, also an exception, becomes an outcome."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(self._timeout_s):
-                said: Any = check(service)
-                if isawaitable(said):
-                    said = await said
+                returned: Any = check(service)
+                if isawaitable(returned):
+                    returned = await returned
         except TimeoutError:
             ok, detail = False, f"no answer within {self._timeout_s:g} s"
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
             ok, detail = False, told(error)
-        except Exception as error:  # noqa: BLE001  # the caller's own code may raise anything
+        except Exception as error:  # noqa: BLE001  # the user's check may raise anything
             ok, detail = False, told(error)
         else:
-            ok, detail = said is True, "" if isinstance(said, bool) else f"it gave a {type(said).__name__}, no bool"
+            ok = returned is True
+            detail = "" if isinstance(returned, bool) else f"the check returned {type(returned).__name__}, not bool"
         return ReportCheck(
             service_id=service.service_id,
             ok=ok,
@@ -197,7 +214,7 @@ class HealthChecker(Facade):
         )
 
     async def _probe(self, service: ServiceInfo) -> ReportCheck:
-        """Look at an instance's health URL from this process."""
+        """Probe an instance's health URL from this process."""
         from coordinator.health.outcome import report_of
         from coordinator.health.probes import Prober
 
@@ -212,9 +229,9 @@ class HealthChecker(Facade):
 
 def _is_cancelled() -> bool:
     """
-    Say whether somebody wants the running task to end.
+    Return whether the current task is being cancelled.
 
-    A cancel that comes together with an error inside of a task group is shown as that error alone, before Python 3.13.
+    Before Python 3.13, a task group raises only the error when a cancel and an error arrive together.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -223,5 +240,5 @@ def _is_cancelled() -> bool:
 def _seconds(name: str, value: Any) -> float:
     given = number(name, value)
     if given <= 0:
-        raise Refused(f"{name} {given:g} is not above 0 seconds", reason="bad_number")
+        raise Refused(f"{name} {given:g} is not allowed: use a number of seconds above 0", reason="bad_number")
     return given

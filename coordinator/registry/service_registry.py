@@ -1,4 +1,4 @@
-"""Register services, find them, and keep them known by their heartbeats."""
+"""Register services, find them, and send their heartbeats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceInfo:
-    """A service instance as its caller sees it; load is a share of 0 to 1, as it last reported."""
+    """
+    A service instance as callers see it.
+
+    `registered_at` is in seconds since 1970. `load` (0 to 1), `connections` and `response_time_ms` are what the
+    instance last reported. `health_rule` says what decides its health.
+    """
 
     service_id: str
     service_name: str
@@ -41,7 +46,7 @@ class ServiceInfo:
 
 
 def service_info(view: ServiceView) -> ServiceInfo:
-    """Show a folded service, with what it last reported, to its caller."""
+    """Convert a folded service, and what it last reported, to a `ServiceInfo`."""
     service, reported = view.service, view.reported
     return ServiceInfo(
         service_id=service.service_id,
@@ -81,13 +86,26 @@ class ServiceRegistry(Facade):
         service_id: str | None = None,
     ) -> str:
         """
-        Offer a service instance and give its id.
+        Register a service instance and return its id.
 
-        With a health check URL (http, https or tcp) its checks decide its health, UNKNOWN until the first; without one
-        it is HEALTHY until no heartbeat was heard for `registry.heartbeat_timeout`.
+        With a health check URL, the outcomes of its checks decide the instance's health, which is UNKNOWN until the
+        first one. Without a URL it is HEALTHY until there is no heartbeat for `registry.heartbeat_timeout` seconds, and
+        then OFFLINE.
+
+        Args:
+            service_name: the name that others find it by.
+            service_type: a word to group services by.
+            host: the host name or address.
+            port: the port.
+            health_check_url: the URL to probe: http, https or tcp.
+            tags: words to find it by.
+            metadata: further text, by key.
+            weight: its share in weighted choices.
+            service_id: an id chosen by the caller. Registering it again replaces the instance; the same content again
+                changes nothing.
 
         Raises:
-            Refused: something of it is wrong, or the registry is full; says what, and what would be right.
+            Refused: an argument is invalid, or the registry is full.
         """
         registered: str = await self.execute(
             RegisterService(
@@ -105,7 +123,12 @@ class ServiceRegistry(Facade):
         return registered
 
     async def deregister_service(self, service_id: str, reason: str = "requested") -> None:
-        """Take a service instance off; taken off already is already so. Raises `NotFound` if it never was there."""
+        """
+        Deregister a service instance. Deregistering it again changes nothing.
+
+        Raises:
+            NotFound: the instance was never registered.
+        """
         await self.execute(DeregisterService(service_id=text("service_id", service_id), reason=text("reason", reason)))
 
     async def find_services(
@@ -117,7 +140,12 @@ class ServiceRegistry(Facade):
         tag: str | None = None,
         limit: int = 1000,
     ) -> list[ServiceInfo]:
-        """Give the registered instances that match, by name, status, type and tag."""
+        """
+        Return at most *limit* registered instances that match all given criteria, in no particular order.
+
+        Raises:
+            Refused: an argument is invalid.
+        """
         question = FindServices(
             service_name="" if service_name is None else text("service_name", service_name),
             service_type="" if service_type is None else text("service_type", service_type),
@@ -128,7 +156,7 @@ class ServiceRegistry(Facade):
         return [service_info(view) for view in await self.execute(question)]
 
     async def get_service(self, service_id: str) -> ServiceInfo:
-        """Give one instance; raises `NotFound`."""
+        """Return one instance; raise `NotFound` if it is not registered."""
         return service_info(await self.execute(GetService(service_id=text("service_id", service_id))))
 
     async def update_heartbeat(
@@ -140,10 +168,16 @@ class ServiceRegistry(Facade):
         response_time_ms: float | None = None,
     ) -> None:
         """
-        Tell that an instance lives, and how loaded it is (0 to 1).
+        Send the heartbeat of an instance.
+
+        Args:
+            service_id: the instance.
+            load: the share of its capacity in use, 0 to 1.
+            connections: the connections it has open.
+            response_time_ms: its mean response time in milliseconds, if known.
 
         Raises:
-            NotFound: it is not registered; register it anew.
+            NotFound: the instance is not registered; register it again.
         """
         await self.execute(
             HeartbeatService(
@@ -155,7 +189,7 @@ class ServiceRegistry(Facade):
         )
 
     async def get_registry_stats(self) -> dict[str, Any]:
-        """Count the registered instances: `total_services`, `healthy_services` and so on by status."""
+        """Return the number of registered instances: `total_services`, `healthy_services` and so on by status."""
         stats: ClusterStats = await self.execute(GetStats())
         by_status = {status.value: stats.services.get(status.value, 0) for status in ServiceStatus}
         return {

@@ -1,4 +1,4 @@
-"""Tasks: submit them, hand them out by policy, report on them; and the resources they ask for."""
+"""Tasks: submit them, give them to workers by policy, report their outcome; and allocate resources for them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Allocate the resources that tasks ask for, from a pool of their own."""
+"""Allocate resources for tasks from one pool."""
 
 from __future__ import annotations
 
@@ -19,25 +19,36 @@ if TYPE_CHECKING:
 
 
 class ResourceAllocator(PoolFacade):
-    """The pool `tasks`."""
+    """The resource pool `tasks`."""
 
     POOL = "tasks"
 
     async def request_resources(self, request_id: str, resources: Mapping[str, Any], priority: int = 0) -> bool:
         """
-        Hold resources under *request_id*; False when they do not fit. The same request again is already so.
+        Allocate resources to *request_id*; return False when they do not fit into what is free.
+
+        Repeating a granted request changes nothing and returns True.
+
+        Args:
+            request_id: the id to allocate to, such as a task id.
+            resources: `cpu` in cores, `memory` in bytes, `gpu` as a count, or quantities such as "500m" and "2Gi".
+            priority: recorded with the allocation.
 
         Raises:
-            Refused: an amount is no quantity, or the id already holds something else.
+            Refused: an amount is not a quantity, or *request_id* already holds other amounts.
             NotFound: the pool was never initialized.
         """
         return await self._allocate(request_id, Resources.parse(resources), priority)
 
     async def optimize_allocations(self) -> dict[str, Any]:
         """
-        Release what is held for nothing: allocations named after a task or container that has ended.
+        Release the allocations whose request id is that of a task or container that has ended. Call it periodically.
 
-        Gives `optimizations_applied`, how many were released, and `actions`, which and why. Call it periodically.
+        Returns `optimizations_applied`, the number of released allocations, and `actions`, a list of the request ids
+        (`released`) and the reasons (`why`).
+
+        Raises:
+            NotFound: the pool was never initialized.
         """
         pool: Pool = await self.execute(GetPool(pool_id=self.POOL))
         actions = []
@@ -48,7 +59,7 @@ class ResourceAllocator(PoolFacade):
         return {"optimizations_applied": len(actions), "actions": actions}
 
     async def _ended(self, request_id: str) -> str:
-        """Say why whoever asked no longer needs it; empty when that is not known."""
+        """Return why the allocation is no longer needed; '' if its owner has not ended or is unknown."""
         questions: tuple[Question, ...] = (GetTask(task_id=request_id), GetContainer(container_id=request_id))
         for question in questions:
             try:

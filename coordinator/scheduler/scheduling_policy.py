@@ -1,9 +1,8 @@
 """
-Which task goes to which worker: the policies, and the one function that places tasks. Pure.
+Scheduling policies for programs that distribute tasks themselves. Pure: no I/O and no clock.
 
-`schedule` deals ready tasks to waiting claims; it looks at heads of ordered groups (`projections.indexes`) and never at
-all tasks. `SchedulingPolicy` offers the same strategies to users over plain lists, and is what they subclass for their
-own.
+`SchedulingPolicy` offers the coordinator's scheduling strategies over plain lists of tasks and workers. Subclass it for
+an algorithm of your own. The coordinator itself places tasks with `deciders.matching.schedule`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PolicyType(Enum):
-    """What a `SchedulingPolicy` goes by; CUSTOM is for subclasses."""
+    """The strategy of a `SchedulingPolicy`; CUSTOM is for subclasses."""
 
     FIFO = SchedulingStrategy.FIFO.value
     PRIORITY = SchedulingStrategy.PRIORITY.value
@@ -33,16 +32,23 @@ class PolicyType(Enum):
 
 class SchedulingPolicy:
     """
-    Choose among tasks and workers at hand; subclass it with `PolicyType.CUSTOM` for an algorithm of your own.
+    Chooses among the given tasks and workers. Subclass it with `PolicyType.CUSTOM` for an algorithm of your own.
 
-    Tasks are objects or mappings with `priority` (a number, or a label that `priority_weights` ranks); workers are ids,
-    or objects or mappings with `worker_id` and perhaps `load` (0 to 1) and `weight`. Both lists are taken in the order
-    given, oldest first.
+    Tasks are objects or mappings with `priority`: a number, or a label that `priority_weights` ranks. Workers are ids,
+    or objects or mappings with `worker_id` and optionally `load` (0 to 1) and `weight`. Both lists are ordered, oldest
+    first.
+
+    Args:
+        policy_type: the strategy.
+
+    Raises:
+        Refused: *policy_type* is not a `PolicyType`.
     """
 
     def __init__(self, policy_type: PolicyType = PolicyType.FIFO) -> None:
         if getattr(policy_type, "name", None) not in PolicyType.__members__:
-            msg = f"policy_type {policy_type!r} is none: use PolicyType.{', PolicyType.'.join(PolicyType.__members__)}"
+            allowed = ", PolicyType.".join(PolicyType.__members__)
+            msg = f"policy_type {policy_type!r} is not a policy type: use PolicyType.{allowed}"
             raise Refused(msg, reason="bad_policy")
         self.policy_type = policy_type
         self._priority_weights: dict[str, float] = {"high": 3, "medium": 2, "low": 1}
@@ -55,11 +61,11 @@ class SchedulingPolicy:
         Set `priority_weights` (label → rank, higher first) or `worker_weights` (worker id → share).
 
         Raises:
-            Refused: another option, or a weight that is not a number above 0.
+            Refused: an option is unknown, or a weight is not a finite number above 0.
         """
         for name, weights in options.items():
             if name not in ("priority_weights", "worker_weights"):
-                msg = f"policy option {name!r} is not known: use priority_weights, worker_weights"
+                msg = f"policy option {name!r} is unknown: use priority_weights or worker_weights"
                 raise Refused(msg, reason="bad_policy")
             if not isinstance(weights, Mapping):
                 msg = f"{name} is {weights!r}: use a mapping such as {{'high': 3}}"
@@ -75,17 +81,17 @@ class SchedulingPolicy:
         self,
         available_tasks: Sequence[Any],
         available_workers: Sequence[Any],
-        **kwargs: Any,  # noqa: ARG002  # whatever a subclass of the user's takes
+        **kwargs: Any,  # noqa: ARG002  # for the options of subclasses
     ) -> Any:
-        """Choose the task to run next, None when there is no task or nobody to run it."""
+        """Return the task to run next; None if there are no tasks or no workers."""
         if not available_tasks or not available_workers:
             return None
         if self.policy_type is PolicyType.PRIORITY:
             return max(available_tasks, key=self._rank)
         return available_tasks[0]
 
-    def select_worker(self, task: Any, available_workers: Sequence[Any]) -> Any:  # noqa: ARG002  # subclasses look at it
-        """Choose the worker that gets *task*, None when there is none."""
+    def select_worker(self, task: Any, available_workers: Sequence[Any]) -> Any:  # noqa: ARG002  # for subclasses
+        """Return the worker that gets *task*; None if there are no workers."""
         if not available_workers:
             return None
         chosen = min(available_workers, key=self._use)
@@ -94,7 +100,12 @@ class SchedulingPolicy:
         return chosen
 
     def update_worker_load(self, worker_id: str, load: float) -> None:
-        """Note what share of its capacity a worker has in use, 0 to 1."""
+        """
+        Set the load of a worker: the share of its capacity in use, 0 to 1.
+
+        Raises:
+            Refused: the load is out of range.
+        """
         if not 0.0 <= load <= 1.0:
             msg = f"load {load!r} of worker {worker_id!r} is out of range: use 0 to 1"
             raise Refused(msg, reason="bad_number")
@@ -107,7 +118,7 @@ class SchedulingPolicy:
         return float(priority)
 
     def _use(self, worker: Any) -> float:
-        """Say how much a worker has been used, by what the policy goes by; the least used is chosen."""
+        """Return how much a worker has been used, by the measure of the policy; the least used worker is chosen."""
         worker_id = _worker_id(worker)
         load = self._loads.get(worker_id, float(_part(worker, "load", 0.0)))
         served = self._served.get(worker_id, 0.0)

@@ -1,8 +1,8 @@
 """
-Submit tasks, hand them out, and report on them.
+Submit tasks, claim them, and report their outcome.
 
-Whoever gets a task gets a lease on it, which this process renews until the task is reported on; a process that dies
-lets its leases lapse, and its tasks go back to the queue.
+A claimed task comes with a lease, which this process renews until the task's outcome is reported. When the process
+dies, its leases expire, and its tasks return to the queue.
 """
 
 from __future__ import annotations
@@ -36,14 +36,19 @@ if TYPE_CHECKING:
     from projections.task import Task
 
 WAIT_S = 20.0
-"""One question waits so long at the coordinator; longer waits are asked again."""
+"""How long one question waits at the coordinator; a longer wait repeats the question."""
 ALREADY_ENDED = "already_ended"
-"""The reason why a report on a task is refused that has ended otherwise."""
+"""The reason code when a report is refused because the task has already ended with another outcome."""
 
 
 @dataclass(kw_only=True)
 class TaskInfo:
-    """A task as its caller sees it; times are seconds since 1970."""
+    """
+    A task as callers see it.
+
+    `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
+    `progress` is 0 to 1, and `lease` is '' unless the task is running.
+    """
 
     task_id: str
     task_name: str
@@ -66,28 +71,28 @@ class TaskInfo:
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
 
-    # Read when asked for: one that somebody sent damaged must not hide the task, nor the others in a list.
+    # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
     def payload(self) -> Any:
-        """What the task was submitted with; raises `Refused` or `Corrupt` when it cannot be read."""
+        """The payload of the task, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
         return value_of(self.sent_payload)
 
     @property
     def result(self) -> Any:
-        """What it was completed with; raises `Refused` or `Corrupt` when it cannot be read."""
+        """The result of the task, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
         return value_of(self.sent_result)
 
     def can_retry(self) -> bool:
-        """Whether one more failure would leave another try."""
+        """Return whether the task would be retried after another failure."""
         return self.retry_count < self.max_retries
 
     def increment_retry(self) -> None:
-        """Count one more failure on this object; the queue's own count changes by `fail_task` alone."""
+        """Add one failure to this object. Only `fail_task` changes the count of the coordinator."""
         self.retry_count += 1
 
 
 def task_info(task: Task) -> TaskInfo:
-    """Show a folded task to its caller."""
+    """Convert a folded task to a `TaskInfo`."""
     return TaskInfo(
         task_id=task.task_id,
         task_name=task.task_name,
@@ -129,21 +134,22 @@ class TaskScheduler(Facade):
         task_id: str | None = None,
     ) -> str:
         """
-        Put a task into the queue and give its id; when this returns it is durable.
+        Submit a task to the queue and return its id. When this returns, the task is durable.
 
         Args:
-            task_name: which handler is to run it.
+            task_name: the name of the handler that executes it.
             task_type: a word to group tasks by.
-            priority: higher is sooner, for workers that ask by PRIORITY.
-            timeout: seconds one attempt may take; then the task ends as TIMEOUT.
+            priority: a higher one starts sooner, for workers that claim by PRIORITY.
+            timeout: seconds that one attempt may take; after that the task ends with the status TIMEOUT.
             resources: what it needs of a worker, such as `{"cpu": 2, "memory": "4Gi"}`.
-            payload: anything that is JSON, or bytes; at most 64 KiB.
-            max_retries: tries after the first; `scheduler.max_retries` when not given.
-            idempotency_key: the same key again makes no second task and gives the id of the first.
-            task_id: an id of the caller's own; the same id and content again is the same task.
+            payload: any JSON value, or bytes; at most 64 KiB.
+            max_retries: how many failed attempts are retried; by default `scheduler.max_retries`.
+            idempotency_key: submitting with the same key again creates no second task and returns the id of the first.
+            task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
 
         Raises:
-            Refused: something of it is wrong, or the queue is full; says what, and what would be right.
+            Refused: an argument is invalid, or the queue is full.
+            Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         submitted: str = await self.execute(
             SubmitTask(
@@ -164,17 +170,23 @@ class TaskScheduler(Facade):
         self, worker_id: str, strategy: SchedulingStrategy | str | None = None, *, wait_s: float = 0.0
     ) -> TaskInfo | None:
         """
-        Give the worker its next task, None when there is none within *wait_s* seconds.
+        Claim the next task for a worker and return it; None when there is none within *wait_s* seconds.
 
-        An unknown *worker_id* is registered without limits. This process holds the task's lease from then on.
+        This process then holds the task's lease and renews it.
+
+        Args:
+            worker_id: the worker; an unknown one is registered without limits.
+            strategy: how to choose the task, as a member or its value; by default the coordinator's strategy.
+            wait_s: seconds to wait for a task.
 
         Raises:
-            Refused: the id or strategy is wrong, or the worker is draining.
+            Refused: an argument is invalid, or the worker is draining.
         """
         chosen = "" if strategy is None else member("strategy", strategy, SchedulingStrategy).value
         left_s = number("wait_s", wait_s)
         app = await self.opened()
-        # A claim counts only while its worker was heard lately; asking anew is being heard.
+        # A claim is valid only while its worker sends signs of life. Each claim is one, so wait in portions shorter
+        # than the lease.
         longest_s = app.settings.scheduler.lease_s / 2
         while True:
             portion_s = min(left_s, longest_s)
@@ -198,68 +210,96 @@ class TaskScheduler(Facade):
         self, task_id: str, execution_time: float | None = None, *, result: Any = None, lease: str | None = None
     ) -> None:
         """
-        Report that a task ended well, after *execution_time* seconds; reported already is already so.
+        Report that a task completed. Repeating the report changes nothing.
 
-        Without *lease* the one this process claimed is used; a task that nobody has claimed needs none.
+        Args:
+            task_id: the task.
+            execution_time: how long it took, in seconds.
+            result: any JSON value, or bytes.
+            lease: the lease of the attempt; by default the one that this process claimed. A task that is not claimed
+                needs none.
 
         Raises:
-            StaleLease: the task is someone else's by now. Refused: it has ended otherwise. NotFound: there is none.
+            StaleLease: the lease is no longer held: another attempt holds the task.
+            Refused: the task has ended with another outcome, or an argument is invalid.
+            NotFound: the task does not exist.
         """
-        order = CompleteTask(
+        command = CompleteTask(
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
             execution_time_s=None if execution_time is None else number("execution_time", execution_time),
             result=payload_of(result),
         )
-        await self._report(task_id, order)
+        await self._report(task_id, command)
 
     async def fail_task(self, task_id: str, error: str, *, lease: str | None = None, retry: bool = True) -> TaskStatus:
         """
-        Report that an attempt failed, and give the task's status then: PENDING while retries are left, else FAILED.
+        Report that an attempt failed; return the task's new status: PENDING if it will be retried, or FAILED.
+
+        Args:
+            task_id: the task.
+            error: what went wrong.
+            lease: the lease of the attempt; by default the one that this process claimed.
+            retry: False ends the task as FAILED even if retries are left.
 
         Raises:
-            StaleLease: the task is someone else's by now. Refused: it has ended otherwise. NotFound: there is none.
+            StaleLease: the lease is no longer held: another attempt holds the task.
+            Refused: the task has ended with another outcome, or an argument is invalid.
+            NotFound: the task does not exist.
         """
-        order = FailTask(
+        command = FailTask(
             task_id=text("task_id", task_id),
             error=text("error", error),
             lease=await self._lease(task_id, lease),
             retry=flag("retry", retry),
         )
-        status: TaskStatus = await self._report(task_id, order)
+        status: TaskStatus = await self._report(task_id, command)
         return status
 
     async def report_progress(
         self, task_id: str, progress: float, message: str = "", *, lease: str | None = None
     ) -> None:
-        """Tell how far a task is, 0 to 1; raises `StaleLease` when it is not this process's."""
-        order = ProgressTask(
+        """
+        Report the progress of a running task.
+
+        Args:
+            task_id: the task.
+            progress: the share that is done, 0 to 1.
+            message: a short text for people.
+            lease: the lease of the attempt; by default the one that this process claimed.
+
+        Raises:
+            StaleLease: the lease is no longer held.
+            Refused: *progress* is out of range, or *message* is not short printable text.
+        """
+        command = ProgressTask(
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
             progress=number("progress", progress),
             message=text("message", message),
         )
-        await self.execute(order)
+        await self.execute(command)
 
     async def cancel_task(self, task_id: str, reason: str = "") -> None:
         """
-        Call a task off, waiting or running.
+        Cancel a pending or running task.
 
         Raises:
-            Refused: it has ended already. NotFound: there is none.
+            Refused: the task has already ended.
+            NotFound: the task does not exist.
         """
         await self._report(task_id, CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
     async def get_task(self, task_id: str) -> TaskInfo:
-        """Give all that is known of a task; raises `NotFound`."""
+        """Return a task with all its fields; raise `NotFound` if it does not exist or was evicted."""
         return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))))
 
     async def wait_for_task(self, task_id: str, wait_s: float = 60.0) -> TaskInfo:
         """
-        Wait until a task has ended, at most *wait_s* seconds, and give it as it then is.
+        Wait until a task has ended, at most *wait_s* seconds, and return it, whether it has ended or not.
 
         Raises:
-            NotFound: there is no such task.
+            NotFound: the task does not exist or was evicted.
         """
         left_s = number("wait_s", wait_s)
         while True:
@@ -270,17 +310,24 @@ class TaskScheduler(Facade):
                 return task_info(task)
 
     async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskInfo]:
-        """Give tasks, newest first: all that live and the recently ended."""
+        """
+        Return at most *limit* tasks, newest first: pending, running and recently ended ones.
+
+        Args:
+            status: return only tasks with this status.
+            limit: how many tasks.
+        """
         chosen = None if status is None else member("status", status, TaskStatus)
         tasks: list[Task] = await self.execute(ListTasks(status=chosen, limit=whole("limit", limit)))
         return [task_info(task) for task in tasks]
 
     async def get_scheduler_stats(self) -> dict[str, Any]:
         """
-        Count tasks.
+        Return the numbers of tasks and workers.
 
-        `pending_tasks`, `running_tasks`; over the cluster's life `completed_tasks`, `failed_tasks`, `cancelled_tasks`,
-        `timeout_tasks`; `success_rate`, the share of those run that completed, 0 to 1, 1 when none was.
+        The keys are `pending_tasks` and `running_tasks`; since the cluster was created, `completed_tasks`,
+        `failed_tasks`, `cancelled_tasks` and `timeout_tasks`; `workers`; and `success_rate`: the share of completed
+        tasks among those that completed, failed or timed out, 0 to 1, or 1 if there are none.
         """
         stats: ClusterStats = await self.execute(GetStats())
         ended = {
@@ -301,16 +348,16 @@ class TaskScheduler(Facade):
             return text("lease", lease)
         return (await self.opened()).held.lease(task_id)
 
-    async def _report(self, task_id: str, order: CompleteTask | FailTask | CancelTask) -> Any:
+    async def _report(self, task_id: str, command: CompleteTask | FailTask | CancelTask) -> Any:
         """
-        Execute what ends an attempt, and forget the lease held on it once it is over.
+        Execute a command that ends an attempt, and then drop the lease of the attempt.
 
-        One that turns out stale is kept: without it the next report would pass for one on a task that nobody holds.
+        A stale lease is kept: without it, the next report would be taken for one on a task that is not claimed.
         """
         held = (await self.opened()).held
-        lease = held.lease(task_id) if isinstance(order, CancelTask) else order.lease
+        lease = held.lease(task_id) if isinstance(command, CancelTask) else command.lease
         try:
-            answer = await self.execute(order)
+            answer = await self.execute(command)
         except NotFound:
             held.drop(task_id, lease)
             raise

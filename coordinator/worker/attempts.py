@@ -1,8 +1,8 @@
 """
-What a worker is executing: at most so many handlers at once, each attempt under its lease, each outcome reported once.
+The attempts that a worker executes: at most one handler per slot, a lease for each attempt, one report of each outcome.
 
-A handler's exception ends its attempt, never the worker. What a handler returned is reported until the coordinator has
-answered; a lost lease ends the handler, and nothing is reported. Nothing here decides whether a task is tried again.
+A handler's exception ends its attempt, never the worker. An outcome is reported again until the coordinator has
+answered. A lost lease ends the handler, and nothing is reported. Nothing here decides whether a task is retried.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 REPORT_RETRY_S = 0.5
 PROGRESS_TIMEOUT_S = 5.0
 CANCEL_GRACE_S = 1.0
-"""How long handlers that are given up may clean up."""
+"""Seconds that cancelled handlers have to clean up."""
 ERROR_CHARS_MAX = 1000
 
 
 class Attempt:
-    """One attempt at a task; `lost` once its outcome is nobody's business any more."""
+    """One attempt at a task. `lost` is set when its lease is lost and its outcome must not be reported."""
 
     __slots__ = ("began", "context", "handler", "lost", "running", "task")
 
@@ -53,9 +53,16 @@ class Attempt:
 
 class Attempts:
     """
-    The attempts of one worker; `leases` holds those to renew, and may be read from another thread.
+    The attempts of one worker. `leases` maps the leases to renew to their attempts; other threads may read it.
 
-    A handler in a thread cannot be ended: it keeps its slot until it returns, also when its lease was lost.
+    A handler in a thread cannot be cancelled: it keeps its slot until it returns, even after its lease is lost.
+
+    Args:
+        handlers: the handlers by task name.
+        door: where outcomes are reported.
+        tasks: the group that the attempts run in.
+        worker_id: the worker.
+        slots: how many handlers run at the same time.
     """
 
     def __init__(
@@ -76,11 +83,11 @@ class Attempts:
 
     @property
     def usable(self) -> int:
-        """How many slots there are but for those that handlers without a lease still fill."""
+        """The number of slots, without those that are occupied by handlers whose lease was lost."""
         return self._slots - self._stray
 
     def start(self, task: Task) -> None:
-        """Execute a task as soon as a slot is free; one that is being executed already goes on."""
+        """Execute a task as soon as a slot is free. Starting an attempt again changes nothing."""
         if task.lease in self.leases:
             return
         context = Context(
@@ -99,9 +106,9 @@ class Attempts:
 
     def lose(self, leases: Iterable[str]) -> None:
         """
-        Let go of attempts that are not this worker's any more: end their handlers and report nothing.
+        Drop attempts whose leases were lost: cancel their handlers and report nothing.
 
-        One that is being reported goes on: a lease ends by its report, which may not be answered yet.
+        An attempt that is being reported continues: its lease may have ended by its own report, not yet answered.
         """
         for lease in leases:
             attempt = self.leases.get(lease)
@@ -113,7 +120,7 @@ class Attempts:
             if attempt.running is None:
                 self._queued.remove(attempt)
             elif not attempt.began:
-                # Cancelled before its first step, it will never take one: nobody else would free its slot.
+                # A task that is cancelled before its first step never runs, so its slot must be freed here.
                 self._running.discard(attempt)
                 attempt.running.cancel()
             else:
@@ -124,7 +131,7 @@ class Attempts:
         self._changed.set()
 
     def take_queued(self) -> list[Task]:
-        """Give the tasks that wait for a slot, and forget them."""
+        """Remove and return the tasks that wait for a slot."""
         tasks = [attempt.task for attempt in self._queued]
         for attempt in self._queued:
             del self.leases[attempt.task.lease]
@@ -133,20 +140,20 @@ class Attempts:
         return tasks
 
     async def until_usable(self) -> int:
-        """Wait until there is a slot that no handler without a lease fills; give how many there are."""
+        """Wait until at least one slot is usable; return the number of usable slots."""
         while self.usable <= 0:
             self._changed.clear()
             await self._changed.wait()
         return self.usable
 
     async def until_idle(self) -> None:
-        """Wait until everything has ended and is reported."""
+        """Wait until all attempts have ended and are reported."""
         while self.leases:
             self._changed.clear()
             await self._changed.wait()
 
     async def give_up(self) -> None:
-        """End what still runs and report nothing: within a second, but for threads, which are left behind."""
+        """Cancel all attempts and report nothing. Waits at most one second; handlers in threads are left running."""
         self.take_queued()
         left = {attempt.running for attempt in (*self.leases.values(), *self._running) if attempt.running is not None}
         for attempt in (*self.leases.values(), *self._running):
@@ -184,7 +191,7 @@ class Attempts:
             self._changed.set()
 
     async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | None:
-        """Run the handler; give what is to be reported, None when the attempt was taken away meanwhile."""
+        """Run the handler; return the command that reports its outcome, or None if the lease was lost."""
         task = attempt.task
         began = time.monotonic()
         try:
@@ -200,10 +207,10 @@ class Attempts:
                 return None
             if (running := asyncio.current_task()) is not None and running.cancelling():
                 raise
-            return self._failed(task, error, retry=True)  # the handler's own doing
+            return self._failed(task, error, retry=True)  # the handler raised CancelledError itself
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever a handler raises, SystemExit too, ends its attempt alone
+        except BaseException as error:  # noqa: BLE001  # any exception, even SystemExit, ends only the attempt
             return self._failed(task, error, retry=True)
         try:
             result = payload_of(value)
@@ -241,7 +248,7 @@ class Attempts:
     # --- reporting ----------------------------------------------------------------------------------------------------
 
     async def _report(self, report: CompleteTask | FailTask) -> None:
-        """Report until it is answered: what was done must not be done again because an answer was slow."""
+        """Report until the coordinator answers: a task must not run again because an answer was slow."""
         while True:
             try:
                 await self._door.execute(report)
@@ -256,7 +263,8 @@ class Attempts:
                 log.warning("report_refused", task_id=report.task_id, code=error.reason, why=error.message)
                 if isinstance(report, FailTask) or report.result is None:
                     return
-                # The coordinator allows less than what fits here: unreported, the task would run again for nothing.
+                # The coordinator's limit for results is lower than ours. Report a failure: without a report, the task
+                # would run again for nothing.
                 text = error_text(error)
                 report = FailTask(
                     task_id=report.task_id, lease=report.lease, worker_id=self._worker_id, error=text, retry=False
@@ -268,16 +276,16 @@ class Attempts:
             try:
                 await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
             except Unavailable as error:
-                log.debug("progress_not_told", task_id=task.task_id, why=error.message)
+                log.debug("progress_not_reported", task_id=task.task_id, why=error.message)
 
         return report
 
 
 def error_text(error: BaseException) -> str:
-    """Write an error as `Type: message`, printable, on one line, and cut where it is long."""
+    """Return an error as `Type: message`: printable, on one line, and cut to 1000 characters."""
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001  # an exception that cannot say what it is must not hide that it was raised
+    except Exception:  # noqa: BLE001  # `__str__` of a user's exception may raise; the error must be reported anyway
         message = "(its message cannot be read)"
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     text = "".join(one if one.isprintable() else " " for one in text[: ERROR_CHARS_MAX + 1])

@@ -1,8 +1,8 @@
 """
-How a worker comes by tasks: it registers, keeps one claim waiting at the coordinator, and starts what it is given.
+Claim tasks for a worker: register it, keep one claim waiting at the coordinator, and start the tasks it returns.
 
-One claim always waits while a slot is free. Every question is repeated with the same ids until it is answered. What
-cannot be run here is given back at once.
+One claim always waits while a slot is free. Every command is repeated with the same ids until it is answered. A task
+that cannot run here is released at once.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ _ids = TimeOrderedIds()
 
 class Claiming:
     """
-    Claims for one worker until *stopping* is set.
+    Claims tasks for one worker until *stopping* is set.
 
     Args:
-        registration: what the worker says of itself; said again after each reconnect.
+        client: the connection.
+        attempts: executes the tasks.
+        tasks: the group in which tasks are released.
+        registration: the command that registers the worker, sent again after each reconnect.
         registered: called with the terms of each registration.
+        stopping: set when the worker stops.
         stop: called with the reason when the coordinator drains this worker.
     """
 
@@ -71,35 +75,40 @@ class Claiming:
         return self._registration.worker_id
 
     def register_again(self) -> None:
-        """Register before the next claim: the coordinator may have forgotten this worker, or what it handles."""
+        """Register before the next claim: the coordinator may have lost this worker or the names it handles."""
         self._is_registered = False
 
     async def run(self) -> None:
-        """Claim until stopped; a worker that was taken once does not end because a single claim is refused."""
-        was_taken = False
+        """
+        Claim until stopped.
+
+        Raises:
+            Refused: the registration or the first claim was refused. Later refusals are logged and retried.
+        """
+        was_accepted = False
         while not self._stopping.is_set():
             try:
                 if not self._is_registered:
                     await self._register()
-                for given in await self._claim():
-                    self._take(given)
-                was_taken = True
+                for claimed in await self._claim():
+                    self._take(claimed)
+                was_accepted = True
             except Refused as error:
                 if error.reason == "worker_draining":
-                    self._stop("the coordinator drains it")
-                elif not was_taken:
+                    self._stop("drained by the coordinator")
+                elif not was_accepted:
                     raise
                 else:
                     log.warning("claim_refused", worker_id=self._worker_id, code=error.reason, why=error.message)
                     await asyncio.sleep(RETRY_S)
 
-    async def release(self, given: Task, reason: str) -> None:
-        """Give a task back; where that cannot be said, its lease expires."""
-        command = ReleaseTask(task_id=given.task_id, lease=given.lease, reason=reason)
+    async def release(self, claimed: Task, reason: str) -> None:
+        """Release a task back to the queue. If the command fails, the task returns when its lease expires."""
+        command = ReleaseTask(task_id=claimed.task_id, lease=claimed.lease, reason=reason)
         try:
             await self._client.execute(command, timeout_s=RELEASE_TIMEOUT_S)
         except CoordinationError as error:
-            log.warning("release_failed", task_id=given.task_id, why=error.message)
+            log.warning("release_failed", task_id=claimed.task_id, why=error.message)
 
     async def _register(self) -> None:
         self._is_registered = True
@@ -110,26 +119,26 @@ class Claiming:
     async def _claim(self) -> list[Task]:
         slots = min(await self._attempts.until_usable(), CLAIM_SLOTS_MAX)
         command = ClaimTasks(claim_id=_ids.new("claim"), worker_id=self._worker_id, slots=slots, wait_s=CLAIM_WAIT_S)
-        given: list[Task] = await self._ask(command)
-        return given
+        claimed: list[Task] = await self._ask(command)
+        return claimed
 
     async def _ask(self, command: RegisterWorker | ClaimTasks) -> Any:
-        """Ask until there is an answer, always with the same ids."""
+        """Repeat a command with the same ids until it is answered."""
         while True:
             try:
                 return await self._client.execute(command)
             except Unavailable as error:
-                log.warning("coordinator_silent", worker_id=self._worker_id, why=error.message)
+                log.warning("command_unanswered", worker_id=self._worker_id, why=error.message)
                 await asyncio.sleep(RETRY_S)
 
-    def _take(self, given: Task) -> None:
-        """Execute a task, or give it back when it came too late or has no handler here."""
-        if given.status is not TaskStatus.RUNNING or given.worker_id != self._worker_id:
+    def _take(self, claimed: Task) -> None:
+        """Execute a task, or release it if the worker is stopping or has no handler for it."""
+        if claimed.status is not TaskStatus.RUNNING or claimed.worker_id != self._worker_id:
             return
         if self._stopping.is_set():
-            self._tasks.create_task(self.release(given, "the worker drains"))
-        elif given.task_name in self._registration.handles:
-            self._attempts.start(given)
+            self._tasks.create_task(self.release(claimed, "the worker is draining"))
+        elif claimed.task_name in self._registration.handles:
+            self._attempts.start(claimed)
         else:
             self.register_again()
-            self._tasks.create_task(self.release(given, f"the worker has no handler for {given.task_name}"))
+            self._tasks.create_task(self.release(claimed, f"the worker has no handler for {claimed.task_name}"))

@@ -1,7 +1,7 @@
 """
-Handlers: the functions that execute tasks, how they are named, and what they are told of the attempt they run.
+Handlers: the functions that execute tasks, their registration by task name, and the context they receive.
 
-A handler is checked when it is registered, never when its first task comes. Nothing here talks to the coordinator.
+A handler is checked when it is registered, not when its first task arrives. Nothing here talks to the coordinator.
 
     @task("invoice.extract")
     async def extract(context: Context, payload: dict[str, str]) -> dict[str, int]: ...
@@ -40,16 +40,26 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 class DoNotRetry(Exception):
-    """The task cannot succeed however often it is tried; raised by a handler, it fails the task for good"""
+    """Raised by a handler when retrying cannot help: the task ends as FAILED without a retry"""
 
 
 class Context:
     """
     One attempt at a task, as its handler sees it.
 
-    `deadline` is when the coordinator gives the attempt up, in seconds since 1970 by its clock, None without a limit.
-    `cancelled` turns true when the attempt is not ours any more, or the worker cannot wait for it: an async handler is
-    cancelled as well, one in a thread is to look.
+    `deadline` is when the attempt times out, in seconds since 1970 by the coordinator's clock; None without a limit.
+    `cancelled` becomes True when the lease is lost or the worker stops waiting for the handler. An async handler is
+    cancelled too; a handler in a thread should check `cancelled` from time to time.
+
+    Args:
+        task_id: the task.
+        task_name: its name.
+        attempt: the number of the attempt, from 1.
+        lease: the lease of the attempt.
+        worker_id: the worker that executes it.
+        deadline: see above.
+        report: sends progress; without it, progress is ignored, as in unit tests of handlers.
+        loop: the event loop of *report*.
     """
 
     __slots__ = ("_loop", "_report", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "worker_id")
@@ -78,21 +88,32 @@ class Context:
 
     async def progress(self, fraction: float, message: str = "") -> None:
         """
-        Tell how far the attempt is, 0 to 1.
+        Report the progress of the attempt. The report is dropped if the coordinator does not answer within 5 s.
+
+        Args:
+            fraction: the share that is done, 0 to 1.
+            message: a short text for people.
 
         Raises:
-            Refused: *fraction* is out of range, or *message* is no short printable text.
-            StaleLease: the attempt is not ours any more.
+            Refused: *fraction* is out of range, or *message* is not short printable text.
+            StaleLease: the lease was lost.
         """
         if self._report is not None:
             await self._report(fraction, message)
 
     def progress_from_thread(self, fraction: float, message: str = "") -> None:
-        """Do as `progress` does, for a handler that is not async; it returns when it is recorded."""
+        """
+        Report progress from a handler that is not async; see `progress`. Returns when the progress is recorded.
+
+        Raises:
+            Refused: it was called in an async handler, or an argument is invalid as for `progress`.
+            StaleLease: the lease was lost.
+            TimeoutError: the coordinator did not answer within 10 s.
+        """
         if self._report is None or self._loop is None:
             return
         if _running_loop() is self._loop:
-            msg = "progress_from_thread was called in an async handler: await progress() there"
+            msg = "progress_from_thread() was called in an async handler: use `await context.progress()` there"
             raise Refused(msg, reason="bad_handler")
         asyncio.run_coroutine_threadsafe(self.progress(fraction, message), self._loop).result(PROGRESS_TIMEOUT_S)
 
@@ -106,24 +127,24 @@ class Handler(NamedTuple):
     wants_context: bool
 
     def bound(self, context: Context, payload: Any) -> Callable[[], Any]:
-        """Give what calls it for one attempt."""
+        """Return the function without its arguments: a call of it executes one attempt."""
         return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
 
 
 def handler_of(name: Any, function: Callable[..., Any]) -> Handler:
     """
-    Make a handler for the tasks named *name*.
+    Return a handler for the tasks named *name*.
 
     Raises:
-        Refused: the name is none, or *function* takes something else than a payload, or a context and a payload.
+        Refused: the name is invalid, or *function* is a generator or does not take (payload) or (context, payload).
     """
     if not isinstance(name, str):
-        msg = f"the name of a task is {shown(name)}: use @task('some_name')"
+        msg = f"the name of a task must be text, not {shown(name)}: use @task('some_name')"
         raise Refused(msg, reason="bad_handler")
     check_text("the name of a task", name, 128, least=1)
     called = inspect.unwrap(function) if inspect.isroutine(function) else function
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        msg = f"handler {_where(function)} of task {name!r} yields: return the result instead"
+        msg = f"handler {_where(function)} of task {name!r} is a generator: return the result instead of yielding it"
         raise Refused(msg, reason="bad_handler")
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether it can be called, but how
     return Handler(name, function, is_async, _wants_context(name, function))
@@ -134,7 +155,7 @@ def _wants_context(name: str, function: Callable[..., Any]) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
-        raise Refused(wrong % f"nobody can say what ({error})", reason="bad_handler") from error
+        raise Refused(wrong % f"unknown arguments ({error})", reason="bad_handler") from error
     taken = [one for one in parameters if one.kind in _POSITIONAL]
     needed = [one.name for one in taken if one.default is one.empty]
     keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
@@ -142,7 +163,7 @@ def _wants_context(name: str, function: Callable[..., Any]) -> bool:
         raise Refused(wrong % f"({', '.join(map(str, parameters))})", reason="bad_handler")
     if len(taken) == 1:
         if _is_context(taken[0]):
-            raise Refused(wrong % f"({taken[0]}), a context alone", reason="bad_handler")
+            raise Refused(wrong % f"({taken[0]}), only a context", reason="bad_handler")
         return False
     return len(needed) == 2 or _is_context(taken[0])  # noqa: PLR2004  # as above
 
@@ -168,15 +189,18 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 # --- the handlers of a module -----------------------------------------------------------------------------------------
 
 _registered: list[Handler] = []
-"""What `task` was applied to in this process, in order; `handlers_of` picks from it by module."""
+"""All handlers that `task` registered in this process, in order; `handlers_of` selects those of a module."""
 
 
 def task(name: str) -> Callable[[Function], Function]:
     """
-    Make the function below it a handler of tasks named *name*, for whatever worker runs its module.
+    Register the decorated function as the handler of tasks named *name*, for the workers that run its module.
+
+    An async function runs in the worker's event loop, any other function in a thread. It takes the payload, or a
+    `Context` and the payload, and returns the result: any JSON value, or bytes.
 
     Raises:
-        Refused: see `handler_of`.
+        Refused: the name is invalid, or the function is a generator or does not take (payload) or (context, payload).
     """
 
     def register(function: Function) -> Function:
@@ -188,10 +212,10 @@ def task(name: str) -> Callable[[Function], Function]:
 
 def handlers_of(module: ModuleType) -> dict[str, Handler]:
     """
-    Give the handlers that *module*, or a module below it, defines or has imported, by task name.
+    Return the handlers that *module* or its submodules define or that *module* imports, by task name.
 
     Raises:
-        Refused: there is none, or two are of one name.
+        Refused: there is no handler, or two handlers have the same name.
     """
     imported = {id(value) for value in vars(module).values()}
     found: dict[str, Handler] = {}
@@ -200,17 +224,17 @@ def handlers_of(module: ModuleType) -> dict[str, Handler]:
         if home == module.__name__ or home.startswith(f"{module.__name__}.") or id(handler.function) in imported:
             add_handler(found, handler)
     if not found:
-        msg = f"module {module.__name__} has no handlers: put @task('some_name') above a function in it"
+        msg = f"module {module.__name__} has no handlers: decorate a function in it with @task('some_name')"
         raise Refused(msg, reason="no_handlers")
     return found
 
 
 def add_handler(handlers: dict[str, Handler], handler: Handler) -> None:
     """
-    Add a handler; the same function again, of a module that was executed anew, takes the place of the first.
+    Add a handler. The same function of a module that was imported again replaces the first.
 
     Raises:
-        Refused: another function has the name.
+        Refused: another function is the handler of that name.
     """
     known = handlers.get(handler.name)
     if known is not None and _where(known.function) != _where(handler.function):
@@ -223,12 +247,12 @@ def add_handler(handlers: dict[str, Handler], handler: Handler) -> None:
 
 def load_handlers(module: str) -> dict[str, Handler]:
     """
-    Import *module*, a dotted name or the path of a file, and give its handlers by task name.
+    Import *module*, a dotted name or the path of a file, and return its handlers by task name.
 
-    A dotted name is looked for in the working directory as well.
+    A dotted name is also searched in the working directory.
 
     Raises:
-        Refused: there is no such module, importing it fails, or it has no handlers.
+        Refused: the module does not exist, importing it fails, or it has no handlers.
     """
     is_file = module.endswith(".py") or os.sep in module
     here = str(Path.cwd())
@@ -238,10 +262,10 @@ def load_handlers(module: str) -> dict[str, Handler]:
         imported = _import_file(Path(module)) if is_file else importlib.import_module(module)
     except Refused:
         raise
-    except Exception as error:  # whatever the module raises is its author's to read
+    except Exception as error:  # the user's module may raise anything
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and not is_file and f"{module}.".startswith(f"{missing}."):
-            msg = f"there is no module {module!r}, in {here} or elsewhere: use pkg.module or path/to/file.py"
+            msg = f"module {module!r} not found in {here} or on sys.path: use pkg.module or path/to/file.py"
             raise Refused(msg, reason="no_module") from error
         msg = f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
         raise Refused(msg, reason="no_module") from error
@@ -250,14 +274,14 @@ def load_handlers(module: str) -> dict[str, Handler]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        msg = f"there is no file {str(path)!r} in {Path.cwd()}: use pkg.module or path/to/file.py"
+        msg = f"file {str(path)!r} not found in {Path.cwd()}: use pkg.module or path/to/file.py"
         raise Refused(msg, reason="no_module")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        msg = f"file {str(path)!r} is no Python module: its name must end in .py"
+        msg = f"file {str(path)!r} is not a Python module: its name must end in .py"
         raise Refused(msg, reason="no_module")
     imported = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = imported

@@ -1,9 +1,9 @@
 """
-Heartbeats that nothing in the process can starve: a thread of its own, with a loop and a connection of its own.
+Heartbeats that blocked handlers cannot delay: they have their own thread, event loop and connection.
 
-A lease is lost when its worker is not heard, and a handler that computes for a minute without `await` would silence
-everything that shares its loop. So nothing here may run on that loop or wait for it; it is only watched, and a log line
-says when it stands still. (What keeps the interpreter's lock, as some C extensions do, silences this thread too.)
+A lease is lost when its worker sends no heartbeats, and a handler that computes for a minute without `await` blocks
+everything on its event loop. So nothing here may run on that loop or wait for it. This thread only watches the loop,
+and logs when it is blocked. (Code that holds the interpreter's lock, as some C extensions do, blocks this thread too.)
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.25
-"""How often the watched loop is looked at, and a beat that could not leave is tried again."""
+"""Seconds between checks of the watched loop, and between attempts to send a heartbeat that could not be sent."""
 BLOCKED_S = 1.0
-"""A loop that took longer than this to answer is reported."""
+"""A loop that does not answer for longer than this is logged as blocked."""
 RECONNECT_S = 1.0
 END_TIMEOUT_S = 3.0
 _FRAMES_SHOWN = 3
@@ -42,7 +42,7 @@ class Heartbeats:
     """
     Calls *beat* every *every_s* seconds from a thread; open it with `Heartbeats.open`.
 
-    `failed` is done, with the error, when the thread cannot go on: the server does not accept its login.
+    `failed` is done, with the error, when the thread cannot continue: the server does not accept its login.
     """
 
     def __init__(self, beat: Callable[[Client], bool], *, every_s: float) -> None:
@@ -71,7 +71,20 @@ class Heartbeats:
         creds: str | None = None,
         tls_ca: str | None = None,
     ) -> AsyncIterator[Heartbeats]:
-        """Beat while the block runs; *beat* says whether it could send, and shares nothing but what it reads."""
+        """
+        Send heartbeats while the block runs.
+
+        Args:
+            beat: called in the thread with its client; sends the heartbeats and returns whether they could be sent. It
+                must only read what other threads share with it.
+            every_s: seconds between two calls of *beat*.
+            url: the NATS server.
+            source: see `Client.open`.
+            namespace: see `Client.open`.
+            name: the worker's id, for the names of the thread and the connection.
+            creds: see `Client.open`.
+            tls_ca: see `Client.open`.
+        """
         beats = cls(beat, every_s=every_s)
 
         def connect() -> AbstractAsyncContextManager[Client]:
@@ -89,10 +102,10 @@ class Heartbeats:
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await beats._ended.wait()
             if beats.failed.done() and not beats.failed.cancelled():
-                beats.failed.exception()  # whoever waited for it has it; nobody else need be told
+                beats.failed.exception()  # mark it as retrieved: the worker that waits for it has already raised it
 
     def at_least_every(self, seconds: float) -> None:
-        """Beat more often from now on, if need be."""
+        """Send heartbeats at least every *seconds* from now on."""
         self._every_s = min(self._every_s, seconds)
 
     # --- in the thread ------------------------------------------------------------------------------------------------
@@ -101,7 +114,7 @@ class Heartbeats:
         error: Exception | None = None
         try:
             asyncio.run(self._stay_connected(connect))
-        except Exception as caught:  # noqa: BLE001  # it is raised in the watched loop
+        except Exception as caught:  # noqa: BLE001  # raised in the watched loop
             error = caught
         _call_soon(self._loop, self._end, error)
 
@@ -113,7 +126,7 @@ class Heartbeats:
                 async with connect() as client:
                     await self._keep_beating(client, woken)
             except Unavailable as error:
-                log.warning("heartbeats_cannot_connect", why=error.message)
+                log.warning("heartbeat_connection_failed", why=error.message)
                 await asyncio.sleep(RECONNECT_S)
 
     async def _keep_beating(self, client: Client, woken: asyncio.Event) -> None:
@@ -128,7 +141,7 @@ class Heartbeats:
                     await woken.wait()
 
     def _look(self, now: float) -> None:
-        """Ask the watched loop for a sign, and say once when it gave none for too long: what is it doing?"""
+        """Ask the watched loop for an answer; if it has been blocked too long, log once where it is."""
         silent_for_s = now - self._answered_at
         if silent_for_s <= BLOCKED_S:
             self._reported = False
@@ -149,13 +162,13 @@ class Heartbeats:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *given: object) -> None:
-    with suppress(RuntimeError):  # that loop is closed: there is nobody left to tell
+    with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(call, *given)
 
 
 def _where(thread: int) -> str:
-    """Name the lines that a thread is at, the innermost first."""
-    frame = sys._current_frames().get(thread)  # noqa: SLF001  # documented, in spite of its name
+    """Return the source lines that a thread is executing, innermost first."""
+    frame = sys._current_frames().get(thread)  # noqa: SLF001  # documented API in spite of its name
     shown: list[str] = []
     while frame is not None and len(shown) < _FRAMES_SHOWN:
         shown.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")

@@ -1,8 +1,8 @@
 """
-Threads for handlers that are not async: started when needed, kept, at most one for each slot.
+Threads for handlers that are not async: started when needed and reused, at most one per slot.
 
-They are daemons, which those of `concurrent.futures` are not: a handler that never returns must not keep a process
-alive that has drained and given its tasks back. For the same reason nothing here waits for a thread.
+They are daemon threads, unlike those of `concurrent.futures`: a handler that never returns must not keep a process
+alive that has drained and released its tasks. For the same reason nothing here waits for a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Threads:
-    """Runs plain functions beside the loop it was made in; whoever uses it sees to how many run at once."""
+    """Runs functions in threads, for the event loop it was created in. The caller limits how many run at once."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,7 +33,7 @@ class Threads:
         self._idle = 0
 
     async def run(self, call: Callable[[], Any]) -> Any:
-        """Give what *call* returns or raises in a thread; cancelled, it stops waiting and the thread goes on."""
+        """Run *call* in a thread; return or raise its result. When cancelled, stop waiting; the thread continues."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._idle:
             self._idle -= 1
@@ -48,22 +48,22 @@ class Threads:
         return value
 
     def close(self) -> None:
-        """Let the threads end, each when it has returned from what it runs."""
+        """Let each thread end when its current call returns."""
         for _ in range(self._count):
             self._jobs.put(None)
 
     def _work(self) -> None:
-        # The loop is closed when a handler returns after the worker is gone.
+        # The loop is closed if a handler returns after the worker has ended.
         with suppress(RuntimeError):
             while (job := self._jobs.get()) is not None:
                 call, future = job
                 outcome: Outcome
                 try:
                     outcome = call(), None
-                except BaseException as error:  # noqa: BLE001  # it is raised again where the call is awaited
+                except BaseException as error:  # noqa: BLE001  # raised again where the call is awaited
                     outcome = None, error
                 self._loop.call_soon_threadsafe(self._done, future, outcome)
-                del job, call, future, outcome  # an idle thread must not keep what it was given
+                del job, call, future, outcome  # an idle thread must not keep references to its last job
 
     def _done(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
         self._idle += 1

@@ -8,9 +8,9 @@ The worker SDK: executes tasks with the functions of a module.
 
     coordinator worker run my_module
 
-One claim always waits at the coordinator, which knows how many slots are free: the report that ends a task and the
-start of the next are in one commit. A worker never decides whether a task is tried again, never holds on to one that it
-cannot run, and never stops beating while a handler runs.
+One claim always waits at the coordinator, which knows how many slots are free: the report of one task and the start of
+the next are in one commit. A worker never decides whether a task is retried, never keeps a task that it cannot run, and
+never stops its heartbeats while a handler runs.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BEAT_S = 10.0
-"""At most; more often where the coordinator's leases are short."""
+"""The longest time between two heartbeats; it is shorter when the coordinator's leases are short."""
 BEATS_A_LEASE = 3.0
-"""So that two beats may be lost."""
+"""Heartbeats per lease, so that two of them may be lost."""
 DRAIN_S = 30.0
 LEASES_A_BEAT = 1000
 DRAIN_TIMEOUT_S = 5.0
@@ -60,10 +60,26 @@ _ids = TimeOrderedIds()
 
 class Worker:
     """
-    One worker: claims tasks of the names it has handlers for and executes up to *slots* of them at once.
+    A worker: claims tasks for which it has handlers, and executes up to *slots* of them at once.
 
-    Async handlers share the loop, the others get a thread each. *beat_s* must be well below the coordinator's lease;
-    *drain_s* is how long `stop` lets running handlers finish. *beat_beside* is called with each beat, in their thread.
+    Async handlers share the event loop; other handlers run in one thread each.
+
+    Args:
+        name: the start of the worker's id, if *worker_id* is not given.
+        url: the NATS server of the coordinator.
+        namespace: the first part of all subjects, as in the coordinator's settings.
+        worker_id: the worker's id; by default the name in *creds*, or a new one that starts with *name*.
+        slots: how many tasks run at the same time, 1 to 10,000.
+        handlers: the handlers by task name; more can be added with `task`.
+        beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
+        drain_s: seconds that `stop` gives running handlers to finish.
+        beat_beside: called in the heartbeat thread with each heartbeat.
+        container_id: the container that the worker runs in, if any.
+        creds: the path of a credentials file.
+        tls_ca: the path of the CA certificate, for TLS.
+
+    Raises:
+        Refused: an id is invalid, or a number is out of range.
     """
 
     def __init__(
@@ -113,16 +129,16 @@ class Worker:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """The leases of the attempts that are under way; may be read from any thread."""
+        """The leases of the current attempts; may be read from any thread."""
         attempts: Attempts | None = getattr(self, "_attempts", None)
         return tuple(attempts.leases) if attempts is not None else ()
 
     def task(self, name: str) -> Callable[[_Function], _Function]:
         """
-        Make the function below it this worker's handler of tasks named *name*.
+        Register the decorated function as this worker's handler of tasks named *name*.
 
         Raises:
-            Refused: it takes something else than a payload, or a context and a payload.
+            Refused: the name is invalid or taken, or the function does not take (payload) or (context, payload).
         """
 
         def register(function: _Function) -> _Function:
@@ -133,14 +149,17 @@ class Worker:
 
     async def run(self, client: Client | None = None) -> None:
         """
-        Execute tasks until `stop`, over take-overs and lost connections; *client* is an open connection to use.
+        Execute tasks until `stop` is called, through take-overs and lost connections.
+
+        Args:
+            client: an open connection to use; by default the worker opens its own.
 
         Raises:
-            Refused: it has no handlers, or the coordinator does not take it.
+            Refused: the worker has no handlers, or the coordinator refused its registration.
             Unavailable: no server answered at the start.
         """
         if not self._handlers:
-            msg = f"worker {self.worker_id} has no handlers: put @worker.task('some_name') above a function"
+            msg = f"worker {self.worker_id} has no handlers: decorate a function with @worker.task('some_name')"
             raise Refused(msg, reason="no_handlers")
         if client is not None:
             await self._run(client)
@@ -156,18 +175,18 @@ class Worker:
             await self._run(opened)
 
     async def run_as_process(self) -> None:
-        """Do as `run` does until SIGTERM, SIGINT, or the death of the parent that spawned this process."""
+        """Run as `run` does, and stop on SIGTERM, on SIGINT, or when the parent that spawned this process dies."""
         async with stop_on_signals(self.stop, self.force):
             await self.run()
 
     def stop(self, reason: str = "stopped") -> None:
-        """Claim nothing more, let running handlers finish within *drain_s*, then end `run`."""
+        """Stop claiming, let running handlers finish within *drain_s* seconds, then end `run`."""
         if not self._stopping.is_set():
             self._reason = reason
             self._stopping.set()
 
     def force(self) -> None:
-        """Stop, and give back at once what still runs."""
+        """Stop without waiting: release the running tasks at once."""
         self.stop("forced")
         self._drain_s = 0.0
         if self._draining is not None:
@@ -209,7 +228,7 @@ class Worker:
             stopping=self._stopping,
             stop=self.stop,
         )
-        # It may be given up and forgotten meanwhile, and what claims unregistered is offered every task.
+        # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
         self._client.bus.on_reconnect.append(self._claiming.register_again)
         notices = await self._client.bus.subscribe(
             self._client.subjects.notice("worker", self.worker_id), self._noticed
@@ -229,7 +248,7 @@ class Worker:
             self._client.bus.on_reconnect.remove(self._claiming.register_again)
 
     def _beat(self, client: Client) -> bool:
-        """Renew what is held; runs in the heartbeats' thread, and takes its copy of the leases in one step."""
+        """Renew the held leases. Runs in the heartbeat thread, so it copies the leases in one step."""
         if self._beat_beside is not None:
             self._beat_beside(client)
         leases, load = self.running, self.load
@@ -239,7 +258,7 @@ class Worker:
         )
 
     def _noticed(self, message: Message) -> None:
-        """Take a hint of the coordinator: leases that were lost."""
+        """Handle a notice from the coordinator about lost leases."""
         try:
             lost = msgspec.json.decode(message.data, type=LostLeases).lost
         except msgspec.MsgspecError as error:
@@ -250,22 +269,22 @@ class Worker:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _drain(self, claiming: asyncio.Task[None]) -> None:
-        """Take nothing more, and let what runs finish while there is time."""
+        """Stop claiming, release queued tasks, and let running handlers finish within *drain_s*."""
         log.info("worker_draining", worker_id=self.worker_id, reason=self._reason, running=len(self.running))
         try:
             async with asyncio.timeout(self._drain_s) as self._draining:
                 await self._end_claim(claiming)
                 for queued in self._attempts.take_queued():
-                    self._tasks.create_task(self._claiming.release(queued, "the worker drains"))
+                    self._tasks.create_task(self._claiming.release(queued, "the worker is draining"))
                 await self._attempts.until_idle()
         except TimeoutError:
-            log.warning("worker_gave_up", worker_id=self.worker_id, running=len(self.running))
+            log.warning("drain_timed_out", worker_id=self.worker_id, running=len(self.running))
 
     async def _end_claim(self, claiming: asyncio.Task[None]) -> None:
         """
         Withdraw the claim that waits at the coordinator.
 
-        A draining worker is given nothing, and what it was given before is answered before this order is.
+        A draining worker gets no more tasks, and a claim that was granted before is answered before this command.
         """
         with suppress(CoordinationError):
             await self._client.execute(
@@ -275,13 +294,13 @@ class Worker:
         await asyncio.wait([claiming])
 
     async def _leave(self) -> None:
-        """Say that it is gone; what it still holds goes back to the queue and does not count as a try."""
+        """Leave: tasks that the worker still holds return to the queue, which does not count as a failed attempt."""
         try:
             await self._client.execute(
                 LeaveWorker(worker_id=self.worker_id, reason=self._reason), timeout_s=LEAVE_TIMEOUT_S
             )
         except CoordinationError as error:
-            log.warning("leave_not_told", worker_id=self.worker_id, why=error.message)
+            log.warning("leave_not_reported", worker_id=self.worker_id, why=error.message)
         log.info("worker_left", worker_id=self.worker_id, reason=self._reason)
 
 
@@ -298,10 +317,21 @@ async def run_worker(
     tls_ca: str | None = None,
 ) -> None:
     """
-    Run a worker with the handlers of *module*, a dotted name or a file, until this process is told to stop.
+    Run a worker with the handlers of *module* until SIGTERM or SIGINT.
+
+    Args:
+        module: a dotted name or the path of a file.
+        url: see `Worker`, as for the other arguments.
+        namespace: see `Worker`.
+        worker_id: see `Worker`; by default it starts with the name of the module.
+        slots: see `Worker`.
+        beat_s: see `Worker`.
+        drain_s: see `Worker`.
+        creds: see `Worker`.
+        tls_ca: see `Worker`.
 
     Raises:
-        Refused: the module cannot be imported or has no handlers, or a limit is out of range.
+        Refused: the module cannot be imported or has no handlers, or an argument is invalid.
         Unavailable: no server answered at the start.
     """
     handlers = load_handlers(module)

@@ -136,7 +136,7 @@ def test_the_example_of_a_worker_executes_tasks_until_it_is_stopped(up: Up, how:
         payload = '{"algorithm":"rot13","text":"x"}'
         refused = cli(up, "task", "submit", "digest", "--payload", payload, "--wait", "20")
         assert refused.returncode == 1
-        assert "DoNotRetry: there is no algorithm 'rot13'" in refused.stdout
+        assert "DoNotRetry: unknown algorithm 'rot13'" in refused.stdout
     finally:
         worker.send_signal(signal.SIGTERM)
         _, said = worker.communicate(timeout=LIMIT_S)

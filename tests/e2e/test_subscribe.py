@@ -187,8 +187,8 @@ async def test_a_journal_that_was_made_anew_ends_the_subscription(server: RealSe
     [
         ("99.0", "position 99.0 is not in the journal, which ends at"),
         ("x", "position 'x' is not of the form '<sequence>.<index>', such as '1042.0'"),
-        (datetime(2026, 1, 1), "time 2026-01-01T00:00:00 has no zone: use such as datetime.now(UTC)"),  # noqa: DTZ001
-        (7, "since 7 is no place: use a position, such as '1042.0', a datetime with zone, or None"),
+        (datetime(2026, 1, 1), "time 2026-01-01T00:00:00 has no zone: use one such as datetime.now(UTC)"),  # noqa: DTZ001
+        (7, "since 7 is invalid: use a position such as '1042.0', a datetime with a zone, or None"),
     ],
 )
 async def test_a_place_that_is_none_is_refused(server: RealServer, engine: Engine, since: Any, says: str) -> None:
@@ -205,7 +205,7 @@ async def test_what_was_archived_is_not_passed_over_in_silence(server: RealServe
     async with Bus.open(server.url, name="archive") as bus:
         await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", {"seq": 4}, timeout_s=5)
     for since in ("1.0", datetime(1999, 1, 1, tzinfo=UTC)):
-        with pytest.raises(Refused, match=r"the journal begins at 4, behind .* use '3\.0'"):
+        with pytest.raises(Refused, match=r"the journal begins at 4, after .* use '3\.0'"):
             async with subscribe(since=since, url=server.url):
                 pass
     async with subscribe(since="3.0", url=server.url) as events:

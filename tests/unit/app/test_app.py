@@ -1,5 +1,5 @@
 """
-The one app behind all facades of an event loop: opened by the first that needs it, closed by the last that lets go.
+The app that all facades of an event loop share: the first facade opens it, the last one to be closed closes it.
 
 What is opened here is an engine in memory; `tests/e2e/test_app.py` opens the real thing.
 """
@@ -75,7 +75,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 async def test_facades_share_one_app(opened: Opened) -> None:
-    """The second facade finds the first one's app; closing one leaves the other at work; the last closes it."""
+    """A second facade uses the app of the first; closing one does not affect the other; the last closes the app."""
     scheduler, registry = TaskScheduler(), ServiceRegistry()
     assert opened.opened == 0  # making a facade opens nothing
     task_id = await scheduler.submit_task("a")
@@ -92,7 +92,7 @@ async def test_facades_share_one_app(opened: Opened) -> None:
 
 
 async def test_closing_twice(opened: Opened) -> None:
-    """A facade holds the app once, however often it is used, initialized or closed."""
+    """A facade holds one reference to the app, however often it is used, initialized or closed."""
     scheduler, registry = TaskScheduler(), ServiceRegistry()
     await registry.initialize()
     for _ in range(3):
@@ -105,7 +105,7 @@ async def test_closing_twice(opened: Opened) -> None:
 
 
 async def test_opening_again(opened: Opened) -> None:
-    """A facade that is used after it was closed opens again, and starts anew if nobody held the app meanwhile."""
+    """A facade that is used after it was closed opens again, with a new app if the old one had been closed."""
     scheduler = TaskScheduler()
     await scheduler.submit_task("a")
     await scheduler.close()
@@ -116,7 +116,7 @@ async def test_opening_again(opened: Opened) -> None:
 
 
 async def test_many_at_once(opened: Opened) -> None:
-    """However many calls come first together, one app is opened, and closed once."""
+    """Concurrent first calls open one app, which is closed once."""
     opened.takes_s = 0.02
     scheduler, other = TaskScheduler(), TaskScheduler()
     await asyncio.gather(*(facade.submit_task("a") for facade in (scheduler, other) for _ in range(20)))
@@ -129,7 +129,7 @@ async def test_many_at_once(opened: Opened) -> None:
 
 
 async def test_a_cancel_while_opening(opened: Opened) -> None:
-    """Whoever is cancelled while the app opens leaves nothing behind; others that wait for it get it."""
+    """A caller cancelled while the app opens leaves no reference; other waiting callers still get the app."""
     opened.takes_s = 0.1
     before = asyncio.all_tasks()
     alone = asyncio.ensure_future(TaskScheduler().initialize())
@@ -152,7 +152,7 @@ async def test_a_cancel_while_opening(opened: Opened) -> None:
 
 
 async def test_a_cancel_while_closing(opened: Opened) -> None:
-    """Closing goes on when whoever asked for it is cancelled."""
+    """Closing continues when the caller that closes is cancelled."""
     scheduler = TaskScheduler()
     await scheduler.initialize()
     opened.may_close.clear()
@@ -169,7 +169,7 @@ async def test_a_cancel_while_closing(opened: Opened) -> None:
 
 
 async def test_what_cannot_be_opened(opened: Opened) -> None:
-    """Everybody who waits is told why, and the next call tries again."""
+    """A failure to open is raised to every waiting caller, and the next call tries again."""
     opened.failure = Refused("there is no usable nats-server")
     scheduler, other = TaskScheduler(), TaskScheduler()
     told = await asyncio.gather(scheduler.initialize(), other.submit_task("a"), return_exceptions=True)
@@ -182,7 +182,7 @@ async def test_what_cannot_be_opened(opened: Opened) -> None:
 
 
 async def test_opening_has_a_time_limit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An app that does not open in time is given up, whole."""
+    """An app that does not open in time is cancelled and leaves nothing behind."""
     monkeypatch.setattr(app_module, "OPEN_TIMEOUT_S", 0.05)
     opened.takes_s = 60
     with pytest.raises(Unavailable, match=r"did not open within 0\.05 s"):
@@ -192,9 +192,9 @@ async def test_opening_has_a_time_limit(opened: Opened, monkeypatch: pytest.Monk
 
 async def test_an_app_that_fails(opened: Opened) -> None:
     """
-    When the coordinator of this process fails, facades say so rather than start an empty one in its place.
+    When the coordinator in this process fails, facades raise an error instead of starting an empty one.
 
-    Once all have let go a new one may be opened.
+    Once all facades are closed, a new coordinator can be opened.
     """
     scheduler = TaskScheduler()
     await scheduler.submit_task("a")
@@ -239,7 +239,7 @@ async def test_a_given_app_is_left_open(app: App) -> None:
 
 
 async def test_work_beside_the_app() -> None:
-    """It ends with the app; what it raises is logged and ends nothing else; none is taken once the app is closed."""
+    """Background work ends with the app; its errors are logged and stop nothing else; a closed app refuses new work."""
     ended: list[str] = []
 
     async def forever() -> None:
@@ -264,7 +264,7 @@ async def test_work_beside_the_app() -> None:
 
 
 async def test_letting_go_of_what_is_not_held(opened: Opened) -> None:
-    """Releasing an app of another time changes nothing."""
+    """Releasing an app that is already closed changes nothing."""
     old = await acquire_app()
     await release_app(old)
     current = await acquire_app()
@@ -275,7 +275,7 @@ async def test_letting_go_of_what_is_not_held(opened: Opened) -> None:
 
 
 def test_where_the_coordinator_is(coordinator_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment before the settings, those before what runs here, and else one of our own."""
+    """The environment wins over the settings, they win over a coordinator that runs here; otherwise it is embedded."""
     home = Home(coordinator_home)
     settings = Settings()
     assert where(settings) == ("", "embedded")
@@ -290,7 +290,7 @@ def test_where_the_coordinator_is(coordinator_home: Path, monkeypatch: pytest.Mo
 
 
 def test_a_programs_output_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where nobody has said where logs go, ours go to standard error; where somebody has, it is left so."""
+    """Logs go to standard error unless the program has configured structlog, which is then left unchanged."""
     app_module._log_to_stderr("info")
     structlog.get_logger("x").info("said")
     structlog.get_logger("x").debug("not said")
@@ -307,7 +307,7 @@ def test_a_programs_output_is_its_own(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_leases_that_are_held() -> None:
-    """One lease a task, given up only under its own name; beyond the bound the oldest goes."""
+    """One lease is held per task, and dropped only by its own name; beyond the limit the oldest is dropped."""
     held = Held()
     held.take("a", "w1", "1")
     held.take("b", "w2", "2")

@@ -1,4 +1,4 @@
-"""Whatever a facade is given that is of the wrong kind is refused at once, with the value and what would be right."""
+"""An argument of the wrong type is refused at once; the message names the value and what is accepted."""
 
 from __future__ import annotations
 
@@ -149,36 +149,36 @@ async def _expect(facade: Any, case: tuple[str, dict[str, Any], list[str]]) -> N
 
 @pytest.mark.parametrize("case", TASKS, ids=_ids(TASKS))
 async def test_tasks(app: App, case: tuple[str, dict[str, Any], list[str]]) -> None:
-    """The scheduler says what was wrong with an argument."""
+    """The scheduler names the wrong argument and what is accepted."""
     await _expect(TaskScheduler(app), case)
 
 
 @pytest.mark.parametrize("case", SERVICES, ids=_ids(SERVICES))
 async def test_services(app: App, case: tuple[str, dict[str, Any], list[str]]) -> None:
-    """So does the registry."""
+    """The registry names the wrong argument and what is accepted."""
     await _expect(ServiceRegistry(app), case)
 
 
 @pytest.mark.parametrize("case", CONTAINERS, ids=_ids(CONTAINERS))
 async def test_containers(app: App, case: tuple[str, dict[str, Any], list[str]]) -> None:
-    """So does the container manager."""
+    """The container manager names the wrong argument and what is accepted."""
     await _expect(ContainerManager(app), case)
 
 
 @pytest.mark.parametrize("case", POOLS, ids=_ids(POOLS))
 async def test_pools(app: App, case: tuple[str, dict[str, Any], list[str]]) -> None:
-    """So does a pool of resources."""
+    """A resource pool names the wrong argument and what is accepted."""
     await _expect(ResourceAllocator(app), case)
 
 
 async def test_other_facades(app: App) -> None:
-    """So do those that are made from something."""
+    """Constructors and methods that take objects of ours name the wrong argument too."""
     registry = ServiceRegistry(app)
     with pytest.raises(Refused, match="registry None is not a ServiceRegistry"):
         ServiceDiscovery(None)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="registry 5 is not a ServiceRegistry"):
         HealthChecker(5)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="interval_s 0 is not above 0"):
+    with pytest.raises(Refused, match="interval_s 0 is not allowed: use a number of seconds above 0"):
         HealthChecker(registry, interval_s=0)
     with pytest.raises(Refused, match="timeout_s '1' is not a number"):
         HealthChecker(registry, timeout_s="1")  # type: ignore[arg-type]
@@ -193,12 +193,12 @@ async def test_other_facades(app: App) -> None:
 
 
 async def test_discovery(app: App) -> None:
-    """Discovery refuses what is no name and no strategy, and a report that says neither yes nor no."""
+    """Discovery refuses an invalid name, an invalid strategy, and a result that is not True or False."""
     discovery = ServiceDiscovery(ServiceRegistry(app))
     with pytest.raises(Refused, match="service_name 5 is not text"):
         await discovery.discover_service(5)  # type: ignore[arg-type]
     for find in (discovery.discover_service, discovery.discover_service_with_failover):
-        with pytest.raises(Refused, match="strategy 'best' is none of round_robin, least_connections"):
+        with pytest.raises(Refused, match="strategy 'best' is not one of round_robin, least_connections"):
             await find("a", strategy="best")
     with pytest.raises(Refused, match="ok 'yes' is not True or False"):
         discovery.report_result("a", ok="yes")  # type: ignore[arg-type]
@@ -211,15 +211,15 @@ async def test_discovery(app: App) -> None:
 
 
 async def test_custom_checks(app: App) -> None:
-    """A custom check is something that can be called, for a service with a name."""
+    """A custom check must be callable, and its service must have a name."""
     checker = HealthChecker(ServiceRegistry(app))
 
     async def well(_: Any) -> bool:
         return True
 
-    with pytest.raises(Refused, match="check 5 of service 'a' is none"):
+    with pytest.raises(Refused, match="check 5 of service 'a' is invalid"):
         await checker.register_custom_health_check("a", 5)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="service '' is none"):
+    with pytest.raises(Refused, match="service '' is invalid"):
         await checker.register_custom_health_check("", well)
     with pytest.raises(Refused, match="service_name 5 is not text"):
         await checker.register_custom_health_check(5, well)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ GIB = 1024**3
 
 
 async def test_two_pools(app: App) -> None:
-    """What containers hold, tasks do not: the facades name pools of their own, and share them with their like."""
+    """The two facades use separate pools; facades of the same class share one pool."""
     manager, allocator = ResourceManager(app), ResourceAllocator(app)
     await manager.initialize({"cpu": 8, "memory": 16 * GIB, "gpu": 2})
     await allocator.initialize({"cpu": 16, "memory": "32Gi", "gpu": 4})
@@ -34,7 +34,7 @@ async def test_two_pools(app: App) -> None:
 
 
 async def test_what_does_not_fit(app: App) -> None:
-    """Asking for more than is free gives False and takes nothing; what is given back is free again."""
+    """Asking for more than is free returns False and allocates nothing; released resources are free again."""
     allocator = ResourceAllocator(app)
     await allocator.initialize({"cpu": 2})
     assert await allocator.request_resources("a", {"cpu": "1500m"})
@@ -47,7 +47,7 @@ async def test_what_does_not_fit(app: App) -> None:
 
 
 async def test_the_same_request_again(app: App) -> None:
-    """A repeated request is already so; with other amounts its id is taken."""
+    """Repeating a request changes nothing; the same id with other amounts is refused."""
     allocator = ResourceAllocator(app)
     await allocator.initialize({"cpu": 4})
     assert await allocator.request_resources("a", {"cpu": 3})
@@ -57,7 +57,7 @@ async def test_the_same_request_again(app: App) -> None:
 
 
 async def test_a_pool_never_initialized(app: App) -> None:
-    """There is nothing to allocate from; initializing without a capacity makes none, and keeps one that is."""
+    """A pool without a capacity is not found; initializing without one neither creates a pool nor changes it."""
     allocator = ResourceAllocator(app)
     await allocator.initialize()
     with pytest.raises(NotFound):
@@ -70,7 +70,7 @@ async def test_a_pool_never_initialized(app: App) -> None:
 
 
 async def test_optimizing(app: App) -> None:
-    """Allocations named after a task that has ended are released; those of others, and of living tasks, stay."""
+    """Allocations named after an ended task are released; others, and those of tasks that have not ended, stay."""
     allocator, scheduler = ResourceAllocator(app), TaskScheduler(app)
     await allocator.initialize({"cpu": 10})
     ended, living = [await scheduler.submit_task("a") for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Patterns of event types: what passes them, and what is refused with what would be right."""
+"""Patterns of event types: what they match, and which are refused with a suggestion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_passes(kinds: Any, takes: tuple[str, ...], leaves: tuple[str, ...]
 
 @pytest.mark.parametrize("event_type", sorted(TYPES))
 def test_every_type_of_the_journal_can_be_asked_for(event_type: str) -> None:
-    """By its own name, and by its kind."""
+    """Every event type can be selected by its own name and by its kind."""
     assert EventFilter(event_type).takes(event_type)
     assert EventFilter(f"{event_type.partition('.')[0]}.*").takes(event_type)
 
@@ -37,21 +37,21 @@ def test_every_type_of_the_journal_can_be_asked_for(event_type: str) -> None:
 @pytest.mark.parametrize(
     ("kinds", "says"),
     [
-        ("task", "'task' is no pattern of events: use 'task.*'"),
-        ("task.>", "'task.>' is no pattern"),
-        ("task.a.b", "'task.a.b' is no pattern"),
-        ("Task.*", "'Task.*' is no pattern"),
-        ("", "'' is no pattern"),
-        ((), "0 patterns are given: use 1 to 100"),
+        ("task", "'task' is not an event pattern: use 'task.*'"),
+        ("task.>", "'task.>' is not an event pattern"),
+        ("task.a.b", "'task.a.b' is not an event pattern"),
+        ("Task.*", "'Task.*' is not an event pattern"),
+        ("", "'' is not an event pattern"),
+        ((), "0 patterns given: use 1 to 100"),
         (["task.*"] * 101, "101 patterns"),
-        (["task.*", 7], "7 is no pattern"),
-        ("tsk.*", "'tsk.*' fits no event of this release: the nearest is 'task.*'"),
-        ("task.faild", "'task.faild' fits no event of this release: the nearest is 'task.failed'"),
-        ("service.heartbeat", "never stands in the journal: signs of life are on"),
+        (["task.*", 7], "7 is not an event pattern"),
+        ("tsk.*", "'tsk.*' matches no event type of this release: the nearest is 'task.*'"),
+        ("task.faild", "'task.faild' matches no event type of this release: the nearest is 'task.failed'"),
+        ("service.heartbeat", "is not in the journal: heartbeats are on"),
     ],
 )
 def test_what_makes_no_sense_is_refused(kinds: Any, says: str) -> None:
-    """Nobody waits for ever for what cannot come."""
+    """A pattern that can never match is refused with the reason, instead of waiting forever."""
     with pytest.raises(Refused) as refused:
         EventFilter(kinds)
     assert refused.value.reason == "bad_pattern"

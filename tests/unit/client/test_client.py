@@ -1,4 +1,4 @@
-"""The client against a real server, with a writer whose answers the test chooses."""
+"""The client against a real NATS server and a writer whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 SUBJECTS = Subjects()
 SOON_S = 5.0
-"""Nothing here takes as long."""
+"""Longer than any step of these tests takes."""
 
 
 class Writer:
-    """Sees each request; answers it at once, or when told where the test holds answers back."""
+    """Records each request, and answers it at once, or on `release` while the test holds answers back."""
 
     def __init__(self, bus: Bus) -> None:
         self.requests: list[list[dict[str, Any]]] = []
@@ -52,19 +52,19 @@ class Writer:
             self._reply(message)
 
     def release(self) -> None:
-        """Answer what is held back, and hold nothing more."""
+        """Answer the held requests, and stop holding answers."""
         self.held = False
         for message in self._unanswered:
             self._reply(message)
         self._unanswered.clear()
 
     def forget(self) -> None:
-        """Never answer what is held back."""
+        """Drop the held requests without answering."""
         self.held = False
         self._unanswered.clear()
 
     def announce(self, epoch: str) -> None:
-        """Say that another reign has begun."""
+        """Announce a new reign."""
         self.epoch = epoch
         self._bus.send(SUBJECTS.leader, json.dumps({"epoch": epoch}).encode())
 
@@ -101,7 +101,7 @@ def task(number: int, **more: Any) -> SubmitTask:
 
 
 async def test_calls_at_once_share_requests_and_keep_their_order(server: RealServer) -> None:
-    """The first call goes at once; the hundred that come meanwhile ride in one request, in order, each answered."""
+    """The first call is sent at once; a hundred calls made during it share one request, in order, each answered."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         writer.held = True
         first = calls.create_task(client.execute(task(0)))
@@ -115,7 +115,7 @@ async def test_calls_at_once_share_requests_and_keep_their_order(server: RealSer
 
 
 async def test_kinds_of_calls_do_not_wait_for_each_other(server: RealServer) -> None:
-    """A request that is not answered holds up its own kind alone."""
+    """A request without an answer delays only calls of the same command."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         writer.held = True
         stuck = calls.create_task(client.execute(task(1)))
@@ -130,7 +130,7 @@ async def test_kinds_of_calls_do_not_wait_for_each_other(server: RealServer) -> 
 
 
 async def test_more_than_fits_is_split_by_count_and_by_bytes(server: RealServer) -> None:
-    """No request holds more commands or bytes than are taken; a single larger one travels alone."""
+    """No request exceeds the limits of commands and bytes; a single larger command is sent alone."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         writer.held = True
         calls.create_task(client.execute(task(0)))
@@ -152,7 +152,7 @@ async def test_more_than_fits_is_split_by_count_and_by_bytes(server: RealServer)
 
 
 async def test_what_cannot_be_written_harms_its_own_caller_alone(server: RealServer) -> None:
-    """A command that JSON cannot hold is Refused where it was made; the calls beside it, and the client, go on."""
+    """A command that JSON cannot hold raises Refused in its own call; other calls and the client are unaffected."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         bad: Any = object()
         outcomes = await asyncio.gather(
@@ -172,7 +172,7 @@ async def test_what_cannot_be_written_harms_its_own_caller_alone(server: RealSer
 
 
 async def test_a_lost_answer_has_the_same_bytes_sent_again(server: RealServer) -> None:
-    """When the answer is lost on the way the very same request is made again, ids and all."""
+    """When an answer is lost, the same request is sent again with the same ids."""
     async with (
         writer_at(server.url) as writer,
         proxy(server.port) as between,
@@ -191,7 +191,7 @@ async def test_a_lost_answer_has_the_same_bytes_sent_again(server: RealServer) -
 
 
 async def test_no_answer_has_the_same_bytes_sent_again(server: RealServer) -> None:
-    """A writer that stays silent is asked again after a while, with the same bytes."""
+    """When a writer does not answer, the request is sent again after the attempt time-out, with the same bytes."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         client.attempt_timeout_s = 0.05
         writer.held = True
@@ -203,7 +203,7 @@ async def test_no_answer_has_the_same_bytes_sent_again(server: RealServer) -> No
 
 
 async def test_a_new_leader_is_asked_at_once(server: RealServer) -> None:
-    """What is outstanding is sent again the moment a new reign is announced, not when an attempt times out."""
+    """Outstanding requests are sent again as soon as a new reign is announced, not when the attempt times out."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         client.attempt_timeout_s = 60.0
         writer.held = True
@@ -219,7 +219,7 @@ async def test_a_new_leader_is_asked_at_once(server: RealServer) -> None:
 
 
 async def test_announcements_that_are_no_news_are_ignored(server: RealServer) -> None:
-    """An old reign, the same one again, or garbage does not make clients ask again: nobody can make them a flood."""
+    """Announcements of an old or the same reign, and garbage, cause no retries: they cannot trigger a flood."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         await client.execute(task(0))
         writer.held = True
@@ -235,7 +235,7 @@ async def test_announcements_that_are_no_news_are_ignored(server: RealServer) ->
 
 
 async def test_answers_of_an_older_reign_are_dropped(server: RealServer) -> None:
-    """A writer that was deposed and does not know it cannot tell a client anything once it has heard a newer one."""
+    """Once a client has an answer from a newer reign, it ignores answers from a deposed writer."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer.epoch = "2.5"
         assert await client.execute(task(0)) == "task_0"
@@ -248,7 +248,7 @@ async def test_answers_of_an_older_reign_are_dropped(server: RealServer) -> None
 
 
 async def test_overload_is_waited_out_with_the_same_ids(server: RealServer) -> None:
-    """`Unavailable` is asked again after the pause it names, until it is taken."""
+    """A command answered with `Unavailable` is retried after the pause that the error names, until it is accepted."""
     turned_away: list[str] = []
 
     def answer(order: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,7 @@ async def test_overload_is_waited_out_with_the_same_ids(server: RealServer) -> N
 
 
 async def test_overload_that_lasts_is_told_in_time(server: RealServer) -> None:
-    """When the pause would lead beyond the call's time the reason comes at once, not a time-out later."""
+    """When the pause would pass the call's deadline, the error is raised at once instead of a time-out later."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer.answer = lambda _: {"error": {"code": "unavailable", "message": "full", "retry_after_s": 30}}
         async with asyncio.timeout(SOON_S):
@@ -279,7 +279,7 @@ async def test_overload_that_lasts_is_told_in_time(server: RealServer) -> None:
 
 
 async def test_each_call_has_its_own_time(server: RealServer) -> None:
-    """A call gives up when its own time is over, whatever shares its request; the others go on."""
+    """A call fails at its own deadline, whatever shares its request; the other calls continue."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
         writer.held = True
         calls.create_task(client.execute(task(0)))
@@ -296,7 +296,7 @@ async def test_each_call_has_its_own_time(server: RealServer) -> None:
 
 
 async def test_nobody_who_leads_is_told_as_such(server: RealServer) -> None:
-    """Without a writer a call ends in time, and says that nobody listens."""
+    """Without a writer a call fails at its deadline, and the error says that nobody listens."""
     async with Client.open(server.url) as client:
         began = asyncio.get_running_loop().time()
         with pytest.raises(Unavailable, match="nobody listens"):
@@ -305,7 +305,7 @@ async def test_nobody_who_leads_is_told_as_such(server: RealServer) -> None:
 
 
 async def test_a_cancelled_call_disturbs_no_other(server: RealServer) -> None:
-    """Callers that are cancelled, waiting or under way, leave the others their answers."""
+    """Cancelling calls that wait or are in flight does not affect the answers of the others."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer.held = True
         calls = [asyncio.ensure_future(client.execute(task(number))) for number in range(10)]
@@ -320,7 +320,7 @@ async def test_a_cancelled_call_disturbs_no_other(server: RealServer) -> None:
 
 
 async def test_closing_wakes_whoever_waits(server: RealServer) -> None:
-    """Calls under way, waiting, and long ones end with `Unavailable` when the client is closed, later ones at once."""
+    """Closing the client fails calls in flight, waiting and long ones with `Unavailable`, and later calls at once."""
     calls: list[asyncio.Future[Any]] = []
     async with writer_at(server.url) as writer:
         async with Client.open(server.url) as client:
@@ -339,7 +339,7 @@ async def test_closing_wakes_whoever_waits(server: RealServer) -> None:
 
 
 async def test_what_the_block_raises_comes_out_bare(server: RealServer) -> None:
-    """An error of the caller's own is not wrapped, even with calls under way."""
+    """An exception raised in the caller's block is not wrapped, even with calls in flight."""
     calls: list[asyncio.Future[Any]] = []
 
     async def fail() -> None:
@@ -355,7 +355,7 @@ async def test_what_the_block_raises_comes_out_bare(server: RealServer) -> None:
 
 
 async def test_a_refused_request_refuses_all_its_calls(server: RealServer) -> None:
-    """One error for a whole request, as for one that is no array, reaches every call in it."""
+    """An error for a whole request, such as for one that is not an array, is raised in each of its calls."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer._reply = lambda message: writer._bus.send(  # type: ignore[method-assign,assignment]
             message.reply, b'[{"error": {"code": "refused", "message": "no"}}]'
@@ -370,7 +370,7 @@ async def test_a_refused_request_refuses_all_its_calls(server: RealServer) -> No
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"\xff\xff", b"[1]", b"[]", b'[{"epoch": "x", "ok": 1}]', b"[" * 9999])
 async def test_garbage_for_an_answer_is_an_error_of_that_call(server: RealServer, garbage: bytes) -> None:
-    """An unreadable answer fails the call with an error of the family, and the next one works."""
+    """An unreadable answer fails the call with a CoordinationError, and the next call works."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         usual = writer._reply
         writer._reply = lambda message: writer._bus.send(message.reply, garbage)  # type: ignore[method-assign,assignment]
@@ -384,7 +384,7 @@ async def test_garbage_for_an_answer_is_an_error_of_that_call(server: RealServer
 
 
 async def test_a_follower_that_is_not_ready_is_asked_again(server: RealServer) -> None:
-    """A question to the read model waits for a follower that starts, and gives what it answers."""
+    """A question to the read model waits for a follower to start, and returns its answer."""
     asked: list[bytes] = []
 
     async with Bus.open(server.url, name="follower") as bus, Client.open(server.url) as client:
@@ -403,8 +403,8 @@ async def test_a_follower_that_is_not_ready_is_asked_again(server: RealServer) -
 
 
 async def test_a_task_nobody_knows_is_not_found_even_without_followers(server: RealServer) -> None:
-    """What the writer has forgotten is looked for in the read model; without one that is said."""
+    """A task that the writer has evicted is found in the read model; without a follower the error says so."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
         writer.answer = lambda _: {"error": {"code": "not_found", "message": "there is no task 'x'"}}
-        with pytest.raises(NotFound, match="there is no task 'x', and no follower answers"):
+        with pytest.raises(NotFound, match=r"'x'.*; no follower answers for older tasks"):
             await find_task(client, "x", timeout_s=0.2)

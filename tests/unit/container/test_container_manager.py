@@ -1,4 +1,4 @@
-"""Containers through their facades, over a real node agent whose runtime plays the machine."""
+"""Containers through their facades, with a real node agent and the fake runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOO_BIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"mem
 
 
 async def test_a_containers_life(embedded_app: App) -> None:
-    """Each call returns when it has happened, and the figures follow."""
+    """Each call returns when the change has happened on the node, and the counts agree."""
     manager = ContainerManager(embedded_app)
     assert (await manager.get_container_stats())["success_rate"] == 1.0
     container_id = await manager.create_container(CONFIG)
@@ -56,7 +56,7 @@ async def test_a_containers_life(embedded_app: App) -> None:
 
 
 async def test_what_does_not_fit(embedded_app: App) -> None:
-    """Creating says which node lacks what; an `AgentContainer` that does not fit does not start."""
+    """The error of a create says what each node lacks; starting an `AgentContainer` that does not fit returns False."""
     manager = ContainerManager(embedded_app)
     with pytest.raises(Refused, match=r"no node has room.*memory: asked") as refused:
         await manager.create_container(TOO_BIG)
@@ -72,7 +72,7 @@ async def test_what_does_not_fit(embedded_app: App) -> None:
 
 
 async def test_one_container_as_an_object(embedded_app: App) -> None:
-    """It is created when it is first started, and found again under its id by another object."""
+    """An `AgentContainer` is created by its first start; another object with the same id finds it."""
     container = AgentContainer("mine", CONFIG, embedded_app)
     with pytest.raises(NotFound):
         await container.get_status()
@@ -99,7 +99,7 @@ async def test_one_container_as_an_object(embedded_app: App) -> None:
     indirect=True,
 )
 async def test_what_does_not_start(embedded_app: App) -> None:
-    """One that ends badly as soon as it starts did not start; by hand it is stopped and started as often as wanted."""
+    """A container that fails right after its start counts as not started; it can be stopped and started repeatedly."""
     manager = ContainerManager(embedded_app)
     container_id = await manager.create_container(ContainerConfig(agent_id="a", agent_type="ill"))
     await manager.start_container(container_id)
@@ -118,7 +118,7 @@ async def test_what_does_not_start(embedded_app: App) -> None:
 
 @pytest.mark.parametrize("embedded_app", [{"container": {"default_timeout": 0.3}}], indirect=True)
 async def test_a_node_that_does_nothing(embedded_app: App) -> None:
-    """Calls give False when `container.default_timeout` is over; what only the node knows is unavailable."""
+    """Calls return False after `container.default_timeout`; logs and usage of a node that is gone are unavailable."""
     plenty = Resources(cpu_millis=1_000_000, memory_bytes=2**50)
     await embedded_app.execute(RegisterNode(node_id="ghost", capacity=plenty, runtime="none"))
     manager = ContainerManager(embedded_app)

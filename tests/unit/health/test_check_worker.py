@@ -1,4 +1,4 @@
-"""The worker that checks health URLs: what it checks, when, and what it does when it may not or cannot."""
+"""The worker that checks health URLs: what it checks, when, and what it does when a check is not allowed or fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERVAL_S = 0.1
 
 
 class Door:
-    """The app's door, which notes what goes through it and can be shut."""
+    """The app's door, which records the commands and can be closed."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -49,7 +49,7 @@ class Door:
 
 
 class Looks:
-    """Stands in for the probes: what each URL shows, and which were looked at when."""
+    """Replaces the probes: holds the result of each URL, and records which URL was probed when."""
 
     def __init__(self) -> None:
         self.shows: dict[str, CheckResult | Exception] = {}
@@ -100,7 +100,7 @@ async def _until(condition: Any) -> None:
 
 
 async def test_a_new_service_is_checked_at_once_and_then_in_intervals(app: App, looks: Looks) -> None:
-    """The first check decides; the next come an interval apart, without drifting."""
+    """The first check decides the health; the next checks follow at fixed intervals, without drifting."""
     registry, door = ServiceRegistry(app), Door(app)
     async with checking(door):
         await asyncio.sleep(0.05)
@@ -126,7 +126,7 @@ async def _is(registry: ServiceRegistry, service_id: str, status: ServiceStatus)
 
 
 async def test_what_was_registered_before_it_started(app: App, looks: Looks) -> None:
-    """A worker that starts anew checks what is there, known to be healthy or not."""
+    """A restarted worker checks all services, whatever their health."""
     registry, door = ServiceRegistry(app), Door(app)
     service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
     await app.execute(ReportCheck(service_id=service_id, ok=True, check="http"))
@@ -137,7 +137,7 @@ async def test_what_was_registered_before_it_started(app: App, looks: Looks) -> 
 
 
 async def test_what_is_taken_off_is_not_checked_any_more(app: App, looks: Looks) -> None:
-    """It stops with the first report that finds no such service; registered again, it is checked again."""
+    """Checks stop at the first report that finds the service gone, and start again when it is registered again."""
     registry, door = ServiceRegistry(app), Door(app)
     url = "http://localhost/a"
     async with checking(door):
@@ -153,7 +153,7 @@ async def test_what_is_taken_off_is_not_checked_any_more(app: App, looks: Looks)
 
 
 async def test_another_url(app: App, looks: Looks) -> None:
-    """A service that registers with another URL is checked by that alone."""
+    """A service that registers with another URL is checked only by the new URL."""
     registry, door = ServiceRegistry(app), Door(app)
     async with checking(door):
         for path in ("a", "b"):
@@ -168,7 +168,7 @@ async def test_another_url(app: App, looks: Looks) -> None:
 
 
 async def test_where_it_may_not_look(app: App, looks: Looks) -> None:
-    """No verdict: the service stays UNKNOWN, and the log says why, once, however often it is tried."""
+    """A service that must not be probed stays UNKNOWN, and the reason is logged once, however often it is tried."""
     registry, door = ServiceRegistry(app), Door(app)
     looks.shows["http://192.0.2.1/"] = Refused("it is outside", reason="outside_networks")
     with capture_logs() as logs:
@@ -183,7 +183,7 @@ async def test_where_it_may_not_look(app: App, looks: Looks) -> None:
 
 
 async def test_a_probe_that_crashes_stops_no_other(app: App, looks: Looks) -> None:
-    """Whatever one URL brings about, the others are checked, and it is tried again."""
+    """When a probe crashes, the other services are still checked, and the probe is tried again."""
     registry, door = ServiceRegistry(app), Door(app)
     looks.shows["http://localhost/bad"] = RuntimeError("a defect")
     with capture_logs() as logs:
@@ -197,7 +197,7 @@ async def test_a_probe_that_crashes_stops_no_other(app: App, looks: Looks) -> No
 
 
 async def test_no_more_than_so_many_at_once(app: App, looks: Looks) -> None:
-    """Checks under way are bounded; all get their turn."""
+    """The number of concurrent checks is limited, and all services are checked."""
     registry, door = ServiceRegistry(app), Door(app)
     looks.takes_s = 0.02
     ids = [
@@ -211,7 +211,7 @@ async def test_no_more_than_so_many_at_once(app: App, looks: Looks) -> None:
 
 
 async def test_while_the_coordinator_is_away(app: App, looks: Looks) -> None:
-    """It goes on trying and says so once; when the coordinator is back, so are the reports."""
+    """While the coordinator is away the worker keeps trying and logs it once; afterwards it reports again."""
     registry, door = ServiceRegistry(app), Door(app)
     service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
     with capture_logs() as logs:
@@ -231,7 +231,7 @@ async def test_while_the_coordinator_is_away(app: App, looks: Looks) -> None:
 
 
 async def test_asking_is_cheap(app: App, looks: Looks) -> None:
-    """Between intervals it asks for those that were not checked yet, and only each interval for all."""
+    """The worker lists UNKNOWN services often, and all services only once per interval."""
     door = Door(app)
     async with checking(door, health_check_interval=30):
         await asyncio.sleep(0.2)

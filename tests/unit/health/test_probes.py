@@ -1,8 +1,8 @@
 """
-Health URLs are hostile until shown otherwise: a probe connects to nothing outside of the networks that are allowed.
+Health URLs are treated as hostile: a probe connects to nothing outside the allowed networks.
 
-Only 127.0.0.1 is allowed here, and canaries listen beside it, on 127.0.0.2 and ::1: none may ever see a connection.
-Names are resolved by a stub, so nothing leaves the machine.
+Only 127.0.0.1 is allowed here. Canary servers listen on 127.0.0.2 and ::1, and must never see a connection. Names are
+resolved by a stub, so nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ HOSTILE = [
 
 
 class Listener:
-    """A server on loopback: it counts connections, keeps what it is sent, and says *answer*."""
+    """A server on loopback: counts connections, keeps what it receives, and sends *answer*."""
 
     def __init__(self, answer: bytes = b"") -> None:
         self.answer = answer
@@ -143,7 +143,7 @@ class Listener:
 
 
 class Place(NamedTuple):
-    """A server that may be looked at, those that may not, and their common port."""
+    """A server that may be probed, servers that may not, and their common port."""
 
     server: Listener
     canary: Listener
@@ -156,7 +156,7 @@ def answer(status: str = "200 OK", *headers: str, body: bytes = b"") -> bytes:
 
 
 async def resolve(host: str) -> list[str]:
-    """Give what a number stands for, as the system does, or what the table says; ask nobody."""
+    """Resolve numeric forms as the system does, and names by the table, without DNS."""
     if host.lower().rstrip(".") in NAMES:
         return NAMES[host.lower().rstrip(".")]
     socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)  # raises for a name
@@ -180,7 +180,7 @@ async def listening(tls: ssl.SSLContext | None = None) -> AsyncIterator[Place]:
 
 @pytest.mark.parametrize("url", HOSTILE)
 async def test_hostile_urls(url: str) -> None:
-    """No verdict where it may not look; at most a failure where the name leads nowhere; and no connection ever."""
+    """A forbidden address is refused, an unresolvable name is at most a failure, and no connection is ever made."""
     async with listening() as place:
         with suppress(Refused):
             outcome = await prober().look(url.replace("P", str(place.port)))
@@ -190,7 +190,7 @@ async def test_hostile_urls(url: str) -> None:
 
 
 async def test_the_canaries_sing() -> None:
-    """The canaries do see a connection where it is allowed: the test above can fail."""
+    """The canary servers see a connection when it is allowed: the test above can fail."""
     async with listening() as place:
         for host in (CANARY, "2130706434", "evil.test", f"[::ffff:{CANARY}]"):
             before = place.canary.connections
@@ -201,7 +201,7 @@ async def test_the_canaries_sing() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "good.test", "GOOD.test.", "2130706433", "wrapped.test"])
 async def test_what_is_allowed_is_looked_at(host: str) -> None:
-    """However it is written, the address that was checked is the one connected to; the host is asked by its name."""
+    """The connection goes to the address that was checked, however it is written; the request carries the host name."""
     async with listening() as place:
         outcome = await prober().look(f"http://{host}:{place.port}/health?deep=1")
         assert (outcome.ok, outcome.detail) == (True, "answered 200")
@@ -215,7 +215,7 @@ async def test_what_is_allowed_is_looked_at(host: str) -> None:
 
 
 async def test_a_name_is_resolved_once() -> None:
-    """A name that changes its mind between check and connection (DNS rebinding) gains nothing."""
+    """A name whose address changes between check and connection (DNS rebinding) gains nothing."""
     asked: list[str] = []
 
     async def rebinding(host: str) -> list[str]:
@@ -231,7 +231,7 @@ async def test_a_name_is_resolved_once() -> None:
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 async def test_no_redirect_is_followed(status: str) -> None:
-    """A redirect is a failure, wherever it leads."""
+    """A redirect is a failure, wherever it points."""
     async with listening() as place:
         place.server.answer = answer(
             status, f"Location: http://{CANARY}:{place.port}/", "Content-Length: 0", "Refresh: 0; url=http://127.0.0.2/"
@@ -242,7 +242,7 @@ async def test_no_redirect_is_followed(status: str) -> None:
 
 
 async def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment says of proxies, the probe goes straight."""
+    """The probe ignores proxies set in the environment."""
     async with listening() as place:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{CANARY}:{place.port}")
@@ -251,7 +251,7 @@ async def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nothing_is_kept_between_looks() -> None:
-    """No cookie and no connection of one look is used by the next."""
+    """No cookie and no connection of one probe is used by the next."""
     async with listening() as place:
         place.server.answer = answer("200 OK", "Set-Cookie: id=1; Path=/", "Content-Length: 0")
         looking = prober()
@@ -275,13 +275,13 @@ async def test_nothing_is_kept_between_looks() -> None:
     ],
 )
 async def test_wide_networks_do_not_mean_everything(network: str, host: str) -> None:
-    """A cloud's credentials, multicast and this machine's other names must be allowed by a network of their own."""
+    """Link-local, multicast and unspecified addresses must be allowed by a network that contains nothing else."""
     with pytest.raises(Refused, match="health_check_networks"):
         await prober(network).look(f"http://{host}:9/")
 
 
 async def test_the_message_says_what_would_allow_it() -> None:
-    """Whoever reads the log knows which setting to change, and to what."""
+    """The message names the setting to change, and the value to add."""
     with pytest.raises(Refused) as refused:
         await prober().look("http://192.168.1.100:8080/health")
     assert "192.168.1.100" in refused.value.message
@@ -306,7 +306,7 @@ async def test_the_message_says_what_would_allow_it() -> None:
     ],
 )
 async def test_answers(said: bytes, ok: bool, detail: str | None) -> None:
-    """2xx is well and everything else is not; nothing of a body is ever told."""
+    """2xx passes and every other status fails; nothing of the body is reported."""
     async with listening() as place:
         place.server.answer = said
         outcome = await prober().look(f"http://127.0.0.1:{place.port}/")
@@ -317,7 +317,7 @@ async def test_answers(said: bytes, ok: bool, detail: str | None) -> None:
 
 
 async def test_an_endless_answer_is_cut_off() -> None:
-    """No more than a bounded part of an answer is read."""
+    """Only a limited part of an answer is read."""
     async with listening() as place:
         place.server.answer = answer("200 OK", "X: y")
         place.server.endless = b"x" * 4096
@@ -327,7 +327,7 @@ async def test_an_endless_answer_is_cut_off() -> None:
 
 
 async def test_silence_fails() -> None:
-    """A server that accepts and says nothing fails when the time is over, be it in the middle of its answer."""
+    """A server that accepts and does not answer fails at the time-out, also in the middle of its answer."""
     async with listening() as place:
         place.server.hangs = True
         for said in (b"", b"HTTP/1.1 200", answer("200 OK", "Content-Length: 5")):
@@ -338,7 +338,7 @@ async def test_silence_fails() -> None:
 
 
 async def test_resolving_takes_time_too() -> None:
-    """A resolver that hangs uses up the same two seconds."""
+    """The time-out includes a resolver that hangs."""
 
     async def hang(_: str) -> list[str]:
         await asyncio.sleep(60)
@@ -349,7 +349,7 @@ async def test_resolving_takes_time_too() -> None:
 
 
 async def test_names_that_lead_nowhere() -> None:
-    """A name without address is a failure of the service; so is one whose resolver talks nonsense."""
+    """A name without an address is a failure of the service; so is an invalid answer of the resolver."""
     assert not (await prober().look("http://nowhere.test/")).ok
     assert not (await prober().look("http://unknown.test/")).ok
     assert not (await prober().look(f"http://{'a' * 64}.test/")).ok
@@ -357,7 +357,7 @@ async def test_names_that_lead_nowhere() -> None:
 
 
 async def test_one_address_after_the_other() -> None:
-    """Where a name has several addresses, one that does not listen is passed over."""
+    """When a name has several addresses, those that do not accept a connection are skipped."""
     server = Listener(answer())
     async with await asyncio.start_server(server.take, "127.0.0.1", 0) as allowed:
         port = allowed.sockets[0].getsockname()[1]
@@ -368,7 +368,7 @@ async def test_one_address_after_the_other() -> None:
 
 
 async def test_tcp() -> None:
-    """A tcp probe is well when the connection is accepted; it says nothing over it."""
+    """A tcp probe passes when the connection is accepted, and sends nothing."""
     async with listening() as place:
         outcome = await prober().look(f"tcp://good.test:{place.port}")
         assert (outcome.ok, outcome.detail) == (True, "accepted a connection")
@@ -379,7 +379,7 @@ async def test_tcp() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate of `good.test`, its key in the same file."""
+    """Make a certificate for `good.test`, with its key in the same file."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip(reason="there is no openssl to make a certificate with")
@@ -393,7 +393,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_https(certificate: Path) -> None:
-    """The certificate is checked against the name in the URL, though the connection goes to its address."""
+    """The certificate is checked against the name in the URL, although the connection goes to the address."""
     named: list[str | None] = []
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(certificate)
@@ -420,7 +420,7 @@ _urls = st.builds(
 
 @given(_urls)
 def test_any_text_is_survived(url: str) -> None:
-    """Whatever stands in a URL, looking at it gives an outcome or is refused; with no network allowed, never well."""
+    """Probing any URL returns a result or is refused; without allowed networks it never passes."""
 
     async def look() -> CheckResult:
         return await Prober([], timeout_s=0.5, resolve=resolve).look(url)
@@ -430,14 +430,14 @@ def test_any_text_is_survived(url: str) -> None:
 
 
 def test_what_is_told_of_an_error() -> None:
-    """One line of printable text, cut where it is long."""
+    """The detail is one line of printable text, cut to a limit."""
     assert told(ValueError()) == "ValueError"
     assert told(ValueError("a\x00b")) == "ValueError: a�b"
     assert len(told(ValueError("x" * 5000))) == DETAIL_CHARS_MAX
 
 
 def test_the_report_of_a_look() -> None:
-    """It names the kind of check and carries what was seen, cut to what the coordinator takes."""
+    """The report names the kind of check and carries the detail, cut to the coordinator's limit."""
     report = report_of("s", "HTTPS://a/", CheckResult(ok=False, detail="x" * 100, latency_ms=1.5), detail_chars_max=64)
     assert (report.service_id, report.ok, report.check, report.latency_ms) == ("s", False, "https", 1.5)
     assert report.detail == "x" * 64

@@ -1,4 +1,4 @@
-"""Choosing an instance: every strategy, turning away from what fails, and what is told of a service."""
+"""Choosing an instance: every strategy, failover, and the statistics of a service."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def turns(candidates: Sequence[ServiceView], strategy: LoadBalancingStrategy, co
 
 
 def test_round_robin_goes_round() -> None:
-    """Each in turn by id, whatever order they are listed in."""
+    """Round robin chooses the instances in turn by id, regardless of the order of the list."""
     assert turns([view("c"), view("a"), view("b")], ROUND_ROBIN, 7, Round()) == "abcabca"
 
 
 def test_weights_are_shares_spread_over_the_round() -> None:
-    """An instance of weight 5 gets five of seven turns, and the others their turns in between."""
+    """An instance of weight 5 gets five of seven turns, with the turns of the others in between."""
     assert turns([view("a", weight=5), view("b"), view("c")], WEIGHTED, 14, Round()) == "aabacaa" * 2
 
 
 def test_weights_are_exact_however_large() -> None:
-    """Over one whole round each gets exactly its weight, at no more cost than with small weights."""
+    """Over a whole round each instance is chosen exactly as often as its weight; large weights cost no more time."""
     candidates = [view("a", weight=1000), view("b", weight=999), view("c", weight=1)]
     assert Counter(turns(candidates, WEIGHTED, 2000, Round())) == {"a": 1000, "b": 999, "c": 1}
 
 
 def test_weights_survive_a_change_of_instances() -> None:
-    """Who leaves takes its credit along, who joins gets its share."""
+    """An instance that leaves loses its credit, and one that joins gets its share of the turns."""
     round_ = Round()
     turns([view("a", weight=3), view("b")], WEIGHTED, 3, round_)
     assert Counter(turns([view("a"), view("c")], WEIGHTED, 40, round_)) == pytest.approx({"a": 20, "c": 20}, abs=3)
@@ -71,12 +71,12 @@ def test_weights_survive_a_change_of_instances() -> None:
 
 @pytest.mark.parametrize("strategy", [LEAST_CONNECTIONS, LEAST_LOADED])
 def test_ties_go_round(strategy: LoadBalancingStrategy) -> None:
-    """Instances that are loaded alike are chosen in turn, not the first of them always."""
+    """Instances with equal load are chosen in turn, instead of always the first."""
     assert turns([view("a"), view("b"), view("c")], strategy, 6, Round()) == "abcabc"
 
 
 def test_least_connections_counts_those_of_the_caller() -> None:
-    """What an instance reported and what the caller itself holds open count together."""
+    """The connections that an instance reported and those that the caller has open are added."""
     candidates = [view("a", load=0.0, connections=3), view("b", load=0.9, connections=2), view("c", connections=9)]
     candidates[2] = view("c", load=0.0, connections=9)
     assert choose(candidates, LEAST_CONNECTIONS, Round()).service.service_id == "b"
@@ -84,7 +84,7 @@ def test_least_connections_counts_those_of_the_caller() -> None:
 
 
 def test_least_loaded() -> None:
-    """The smallest reported load; equal loads are told apart by what the caller holds open."""
+    """The lowest reported load is chosen; among equal loads, the instance with the fewest connections open here."""
     candidates = [view("a", load=0.5), view("b", load=0.2), view("c", load=0.2)]
     assert turns(candidates, LEAST_LOADED, 4, Round()) == "bbcb"
     assert choose(candidates, LEAST_LOADED, Round(), {"b": 1}).service.service_id == "c"
@@ -96,7 +96,7 @@ async def registry(app: App) -> ServiceRegistry:
 
 
 async def test_healthy_before_unknown(registry: ServiceRegistry) -> None:
-    """One of UNKNOWN health is chosen only where none is HEALTHY, one that is UNHEALTHY never."""
+    """An UNKNOWN instance is chosen only if none is HEALTHY, and an UNHEALTHY one never."""
     discovery = ServiceDiscovery(registry)
     assert await discovery.discover_service("agent") is None
     assert await discovery.discover_service("") is None
@@ -114,7 +114,7 @@ async def test_healthy_before_unknown(registry: ServiceRegistry) -> None:
 
 
 async def test_each_service_has_its_own_round(registry: ServiceRegistry) -> None:
-    """Asking for one service does not turn the round of another."""
+    """Choosing an instance of one service does not advance the round of another."""
     for name in ("a", "b"):
         for number in (1, 2):
             await registry.register_service(name, "worker", "localhost", 80, service_id=f"{name}{number}")
@@ -124,7 +124,7 @@ async def test_each_service_has_its_own_round(registry: ServiceRegistry) -> None
 
 
 async def test_reported_load_decides(registry: ServiceRegistry) -> None:
-    """LEAST_LOADED goes by the heartbeats, and follows them."""
+    """LEAST_LOADED uses the loads of the latest heartbeats."""
     ids = [await registry.register_service("agent", "worker", "localhost", 80) for _ in range(2)]
     discovery = ServiceDiscovery(registry)
     for loads, chosen in (((0.9, 0.1), ids[1]), ((0.1, 0.9), ids[0])):
@@ -154,7 +154,7 @@ async def test_connections_are_open_until_reported(registry: ServiceRegistry) ->
 
 
 async def test_failover(registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller reported as failed is avoided for a while, but chosen rather than nothing."""
+    """An instance that the caller reported as failed is avoided for a while, but chosen if there is no other."""
     for service_id in ("a", "b"):
         await registry.register_service("agent", "worker", "localhost", 80, service_id=service_id)
     discovery = ServiceDiscovery(registry)
@@ -179,7 +179,7 @@ async def test_failover(registry: ServiceRegistry, monkeypatch: pytest.MonkeyPat
 
 
 async def test_failover_to_unknown_health(registry: ServiceRegistry) -> None:
-    """When every HEALTHY instance has failed lately, one of UNKNOWN health is better."""
+    """When every HEALTHY instance failed recently, an UNKNOWN one is chosen."""
     await registry.register_service("agent", "worker", "localhost", 80, service_id="failing")
     await registry.register_service("agent", "worker", "192.0.2.1", 80, "http://192.0.2.1/", service_id="unknown")
     discovery = ServiceDiscovery(registry)
@@ -190,7 +190,7 @@ async def test_failover_to_unknown_health(registry: ServiceRegistry) -> None:
 
 
 async def test_statistics(registry: ServiceRegistry) -> None:
-    """Response times are what was reported here, smoothed, or else what an instance said of itself."""
+    """The response time is the moving average reported here, or what the instance itself reported."""
     discovery = ServiceDiscovery(registry)
     empty = await discovery.get_service_stats("agent")
     assert (empty["total_instances"], empty["avg_response_time"]) == (0, 0.0)
@@ -207,7 +207,7 @@ async def test_statistics(registry: ServiceRegistry) -> None:
 
 
 async def test_what_is_remembered_is_bounded(registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that meets ever new services and instances does not grow without end."""
+    """Memory stays bounded when a caller sees ever new services and instances."""
     monkeypatch.setattr(discovery_module, "KEPT", 3)
     discovery = ServiceDiscovery(registry)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""Custom checks run in the process that registered them; what they mean is decided as with any other check."""
+"""Custom checks run in the process that registered them; the coordinator decides the health as with any check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordinator.registry import ServiceInfo
 
 URL = "http://192.0.2.1/health"
-"""An address that is documentation's own, outside of what may be checked: no check of the coordinator's interferes."""
+"""A documentation address, outside the networks that may be checked: the coordinator's probes do not interfere."""
 
 
 async def well(_: ServiceInfo) -> bool:
@@ -47,7 +47,7 @@ async def _until(registry: ServiceRegistry, service_id: str, status: ServiceStat
 
 
 async def test_the_first_round_is_over_when_it_is_registered(registry: ServiceRegistry) -> None:
-    """Every instance of that name, and no other, is checked before the call returns."""
+    """Every instance of the name, and no other instance, is checked before the call returns."""
     ids = [await _registered(registry) for _ in range(30)]
     other = await _registered(registry, "other")
     seen: list[str] = []
@@ -67,7 +67,7 @@ async def test_the_first_round_is_over_when_it_is_registered(registry: ServiceRe
 
 
 async def test_checks_are_repeated(registry: ServiceRegistry) -> None:
-    """A service that stops being well is noticed by later rounds, after as many bad checks in a row as it takes."""
+    """A service that becomes unhealthy is detected by later rounds, after the required number of failures in a row."""
     service_id = await _registered(registry)
     answers = [True, False, True, False, False]
 
@@ -94,7 +94,7 @@ async def test_instances_that_come_later(registry: ServiceRegistry) -> None:
 
 
 async def test_whatever_goes_wrong_is_a_failure(registry: ServiceRegistry) -> None:
-    """An error, a time-out, and an answer that is neither True nor False are failures that say what happened."""
+    """An exception, a time-out, and a return value that is not a bool are failures whose detail says what happened."""
 
     async def raises(_: ServiceInfo) -> bool:
         raise RuntimeError("the model\nis \x1b[31mred")
@@ -125,8 +125,8 @@ async def test_whatever_goes_wrong_is_a_failure(registry: ServiceRegistry) -> No
     told = {
         raises: "RuntimeError: the model�is �[31mred",
         hangs: "no answer within 0.05 s",
-        says_nothing: "it gave a NoneType, no bool",
-        says_one: "it gave a int, no bool",
+        says_nothing: "the check returned NoneType, not bool",
+        says_one: "the check returned int, not bool",
         cancels_itself: "CancelledError",
         raises_the_unspeakable: "Speechless",
         at_once: "",
@@ -141,7 +141,7 @@ async def test_whatever_goes_wrong_is_a_failure(registry: ServiceRegistry) -> No
 
 
 async def test_one_check_a_service(registry: ServiceRegistry) -> None:
-    """A check registered again replaces the first, which is not run any more."""
+    """A check registered again replaces the first, which no longer runs."""
     await _registered(registry)
     seen: list[str] = []
 
@@ -162,7 +162,7 @@ async def test_one_check_a_service(registry: ServiceRegistry) -> None:
 
 
 async def test_closing_ends_the_checks(registry: ServiceRegistry) -> None:
-    """After `close` nothing is checked any more, though the registry goes on."""
+    """After `close` no check runs, while the registry stays open."""
     await _registered(registry)
     count = 0
 
@@ -182,7 +182,7 @@ async def test_closing_ends_the_checks(registry: ServiceRegistry) -> None:
 
 
 async def test_the_app_ends_the_checks_of_a_checker_left_open() -> None:
-    """A checker that nobody closed leaves no task behind when the app closes."""
+    """A checker that was not closed leaves no task behind when the app closes."""
     before = asyncio.all_tasks()
     async with opened_here() as (app, _):
         registry = ServiceRegistry(app)
@@ -193,7 +193,7 @@ async def test_the_app_ends_the_checks_of_a_checker_left_open() -> None:
 
 
 async def test_checking_now(registry: ServiceRegistry) -> None:
-    """`check_service` runs the custom check, else a look at the URL; where it can do neither it says why."""
+    """`check_service` runs the custom check, or probes the URL; if it can do neither, the error says why."""
     service_id = await _registered(registry)
     plain = await registry.register_service("plain", "worker", "localhost", 80)
     async with HealthChecker(registry) as checker:
@@ -214,7 +214,7 @@ async def test_checking_now(registry: ServiceRegistry) -> None:
 
 
 async def test_checking_a_url_now(registry: ServiceRegistry) -> None:
-    """A URL inside of the networks is looked at from this process, and the outcome is reported."""
+    """A URL inside the networks is probed from this process, and the outcome is reported."""
 
     async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()

@@ -1,4 +1,4 @@
-"""Services through the registry's facade."""
+"""Services through the registry facade."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def registry(app: App) -> ServiceRegistry:
 
 
 async def test_registering_and_finding(registry: ServiceRegistry) -> None:
-    """What was registered is found by name, type, tag and status."""
+    """A registered instance is found by name, type, tag and status."""
     first = await registry.register_service(
         "agent", "worker", "10.0.0.1", 80, tags=["blue", "eu"], metadata={"version": "1"}, weight=3
     )
@@ -48,7 +48,7 @@ async def test_registering_and_finding(registry: ServiceRegistry) -> None:
 
 
 async def test_deregistering(registry: ServiceRegistry) -> None:
-    """One that is taken off is not found; again is already so; one that never was is not found."""
+    """A deregistered instance is not found; deregistering it again changes nothing; an unknown one raises NotFound."""
     service_id = await registry.register_service("agent", "worker", "localhost", 80)
     await registry.deregister_service(service_id)
     await registry.deregister_service(service_id, "again")
@@ -61,14 +61,14 @@ async def test_deregistering(registry: ServiceRegistry) -> None:
 
 
 async def test_an_id_of_the_callers_own(registry: ServiceRegistry) -> None:
-    """Registering again under one id replaces what was offered."""
+    """Registering an id again replaces the instance."""
     assert await registry.register_service("agent", "worker", "localhost", 80, service_id="mine") == "mine"
     await registry.register_service("agent", "worker", "localhost", 81, service_id="mine")
     assert [(one.service_id, one.port) for one in await registry.find_services()] == [("mine", 81)]
 
 
 async def test_heartbeats(here: Here) -> None:
-    """A service without URL goes OFFLINE when it is silent for too long, and its heartbeat brings it back."""
+    """A service without a URL becomes OFFLINE without heartbeats, and a heartbeat brings it back."""
     registry = ServiceRegistry(here.app)
     service_id = await registry.register_service("agent", "worker", "localhost", 80)
     await registry.update_heartbeat(service_id, load=0.7, connections=12, response_time_ms=3.5)
@@ -83,7 +83,7 @@ async def test_heartbeats(here: Here) -> None:
 
 @pytest.mark.parametrize("here", [Rules(max_services=2)], indirect=True)
 async def test_a_full_registry(here: Here) -> None:
-    """The message says how many there are and which setting bounds them."""
+    """When the registry is full, the error says how many services there are and which setting limits them."""
     registry = ServiceRegistry(here.app)
     for _ in range(2):
         await registry.register_service("agent", "worker", "localhost", 80)
@@ -92,7 +92,7 @@ async def test_a_full_registry(here: Here) -> None:
 
 
 async def test_statistics(registry: ServiceRegistry) -> None:
-    """Registered instances are counted by status; those taken off are not."""
+    """Registered instances are counted by status, without deregistered ones."""
     ids = [await registry.register_service("agent", "worker", "localhost", 80) for _ in range(3)]
     await registry.register_service("agent", "worker", "localhost", 80, "http://192.0.2.1/")
     await registry.deregister_service(ids[0])
@@ -106,7 +106,7 @@ async def test_statistics(registry: ServiceRegistry) -> None:
 
 
 class _Narrow:
-    """A door through which no answer of more than *most* services fits."""
+    """A door whose answers hold at most *most* services."""
 
     def __init__(self, app: App, most: int) -> None:
         self.app = app
@@ -122,7 +122,7 @@ class _Narrow:
 
 
 async def test_reading_all_page_by_page(app: App) -> None:
-    """All are read whatever fits into one answer, each once; when not even one fits, it says so."""
+    """All instances are listed once, whatever fits into one answer; if not even one fits, an error is raised."""
     registry = ServiceRegistry(app)
     ids = {await registry.register_service("agent", "worker", "localhost", 80) for _ in range(7)}
     await registry.register_service("other", "worker", "localhost", 80)

@@ -1,4 +1,4 @@
-"""The fixtures of the facades' tests."""
+"""The fixtures of the facade tests."""
 
 from tests.facades import app, embedded_app, here, logs_as_before
 

@@ -1,4 +1,4 @@
-"""The policies that users choose from, and those they write themselves."""
+"""The built-in scheduling policies, and subclasses by users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.deciders.facts import INFINITY, NAN
 
 @dataclass
 class Job:
-    """A task as users have them."""
+    """A task as a user's program may represent it."""
 
     name: str
     priority: Any = 0
@@ -23,7 +23,7 @@ class Job:
 
 @dataclass
 class Machine:
-    """A worker as users have them."""
+    """A worker as a user's program may represent it."""
 
     worker_id: str
     load: float = 0.0
@@ -34,7 +34,7 @@ WORKERS = ["w1", "w2"]
 
 
 def test_a_policy_is_first_come_first_served_unless_told() -> None:
-    """The oldest task stands first in the list."""
+    """The first task of the list, the oldest, is chosen."""
     policy = SchedulingPolicy()
     assert policy.policy_type is PolicyType.FIFO
     assert policy.select_task([Job("old"), Job("urgent", 9)], WORKERS) == Job("old")
@@ -42,7 +42,7 @@ def test_a_policy_is_first_come_first_served_unless_told() -> None:
 
 @pytest.mark.parametrize("policy_type", list(PolicyType))
 def test_without_tasks_or_workers_nothing_is_chosen(policy_type: PolicyType) -> None:
-    """That is no error."""
+    """Without tasks or workers the result is None, not an error."""
     policy = SchedulingPolicy(policy_type)
     assert policy.select_task([], WORKERS) is None
     assert policy.select_task([Job("t")], []) is None
@@ -57,7 +57,7 @@ def test_a_higher_priority_goes_first_and_ties_go_by_age() -> None:
 
 
 def test_labels_of_priority_rank_as_configured() -> None:
-    """As in the requirements; an unknown label ranks last."""
+    """Priority labels rank by their weights, as the requirements show; an unknown label ranks last."""
     policy = SchedulingPolicy(PolicyType.PRIORITY)
     policy.configure({"priority_weights": {"high": 3, "medium": 2, "low": 1}})
     jobs = [Job("a", "unheard"), Job("b", "low"), Job("c", "high"), Job("d", "medium")]
@@ -67,7 +67,7 @@ def test_labels_of_priority_rank_as_configured() -> None:
 
 
 def test_what_is_not_configured_stays() -> None:
-    """Each option by itself."""
+    """Configuring one option does not change the other."""
     policy = SchedulingPolicy(PolicyType.PRIORITY)
     policy.configure({"worker_weights": {"w1": 2}})
     assert policy.select_task([Job("a", "low"), Job("b", "high")], WORKERS) == Job("b", "high")
@@ -76,14 +76,14 @@ def test_what_is_not_configured_stays() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"weights": {}}, "'weights' is not known"),
+        ({"weights": {}}, "'weights' is unknown"),
         ({"priority_weights": 3}, "priority_weights is 3"),
         ({"priority_weights": {"high": "3"}}, "['high'] is '3'"),
         *[({"worker_weights": {"w": weight}}, f"['w'] is {weight!r}") for weight in (0, -1, NAN, INFINITY, None)],
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_and_changes_nothing(options: Any, named: str) -> None:
-    """The refusal names the value and what would be right, and what came with it is not taken either."""
+    """The error names the value and what is allowed; the other options of the call are not applied either."""
     policy = SchedulingPolicy(PolicyType.PRIORITY)
     with pytest.raises(Refused) as refused:
         policy.configure({"priority_weights": {"low": 99}, **options})
@@ -94,20 +94,20 @@ def test_an_option_that_makes_no_sense_is_refused_and_changes_nothing(options: A
 
 @pytest.mark.parametrize("policy_type", ["fifo", None, 3])
 def test_a_policy_type_is_one_of_the_enumeration(policy_type: Any) -> None:
-    """The refusal names those there are."""
+    """The error lists the policy types."""
     with pytest.raises(Refused, match=r"PolicyType\.FIFO, PolicyType\.PRIORITY"):
         SchedulingPolicy(policy_type)
 
 
 def test_round_robin_deals_in_turn() -> None:
-    """Over many choices everyone gets the same."""
+    """Over many choices each worker is chosen equally often."""
     policy = SchedulingPolicy(PolicyType.ROUND_ROBIN)
     chosen = [policy.select_worker(Job("t"), ["w1", "w2", "w3"]) for _ in range(6)]
     assert chosen == ["w1", "w2", "w3", "w1", "w2", "w3"]
 
 
 def test_weighted_round_robin_deals_in_proportion() -> None:
-    """By configured weights, else by the workers' own."""
+    """Workers are chosen by the configured weights, or by their own if none are configured."""
     policy = SchedulingPolicy(PolicyType.WEIGHTED_ROUND_ROBIN)
     policy.configure({"worker_weights": {"w1": 3}})
     assert Counter(policy.select_worker(Job("t"), WORKERS) for _ in range(12)) == {"w1": 9, "w2": 3}
@@ -120,7 +120,7 @@ def test_weighted_round_robin_deals_in_proportion() -> None:
     "policy_type", [PolicyType.LEAST_LOADED, PolicyType.PRIORITY, PolicyType.FIFO, PolicyType.CUSTOM]
 )
 def test_other_policies_choose_the_least_loaded(policy_type: PolicyType) -> None:
-    """By what was reported last, else by what the workers say of themselves; ties go by the order given."""
+    """The worker with the lowest load is chosen: the load set last, or the worker's own; ties go to the first."""
     policy = SchedulingPolicy(policy_type)
     assert policy.select_worker(Job("t"), WORKERS) == "w1"
     policy.update_worker_load("w1", 0.75)
@@ -133,14 +133,14 @@ def test_other_policies_choose_the_least_loaded(policy_type: PolicyType) -> None
 
 @pytest.mark.parametrize("load", [-0.01, 1.01, NAN, INFINITY, -INFINITY])
 def test_a_load_is_a_share(load: float) -> None:
-    """The refusal names the worker and the value."""
+    """The error names the worker and what is allowed."""
     policy = SchedulingPolicy(PolicyType.LEAST_LOADED)
     with pytest.raises(Refused, match="'w1' is out of range: use 0 to 1"):
         policy.update_worker_load("w1", load)
 
 
 def test_a_users_own_policy_chooses_as_it_likes() -> None:
-    """As the requirements show it: a subclass with an algorithm of its own, and keywords of its own."""
+    """A subclass may use its own algorithm and its own keyword arguments, as the requirements show."""
 
     class CustomSchedulingPolicy(SchedulingPolicy):
         def __init__(self) -> None:
@@ -160,5 +160,5 @@ def test_a_users_own_policy_chooses_as_it_likes() -> None:
 
 
 def test_a_custom_policy_that_overrides_nothing_is_first_come_first_served() -> None:
-    """It works from the start."""
+    """A CUSTOM policy without overrides chooses the oldest task."""
     assert SchedulingPolicy(PolicyType.CUSTOM).select_task([Job("a", 1), Job("b", 9)], WORKERS) == Job("a", 1)

@@ -1,4 +1,4 @@
-"""Tasks through the scheduler's facade: who may report on them, who keeps them, and how they are counted."""
+"""Tasks through the scheduler facade: reports, leases and statistics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def scheduler(app: App) -> TaskScheduler:
 
 
 async def test_a_task_from_submit_to_result(scheduler: TaskScheduler) -> None:
-    """What was submitted is what the worker gets, and what it gives back is what the submitter sees."""
+    """The worker gets what was submitted, and the submitter sees the result that the worker reported."""
     task_id = await scheduler.submit_task(
         "resize", "batch", 5, 60.0, {"cpu": 2, "memory": "4Gi"}, payload={"width": 7}, max_retries=1
     )
@@ -46,13 +46,13 @@ async def test_a_task_from_submit_to_result(scheduler: TaskScheduler) -> None:
 
 
 async def test_no_task_is_none(scheduler: TaskScheduler) -> None:
-    """A worker that does not wait, or waited for nothing, gets None."""
+    """A claim returns None when there is no task, at once or after its wait."""
     assert await scheduler.get_next_task("worker_1") is None
     assert await scheduler.get_next_task("worker_1", wait_s=0.02) is None
 
 
 async def test_waiting_for_a_task(scheduler: TaskScheduler) -> None:
-    """A worker that waits gets the task as soon as it is submitted."""
+    """A waiting claim returns a task as soon as it is submitted."""
     waiting = asyncio.ensure_future(scheduler.get_next_task("worker_1", wait_s=5))
     await asyncio.sleep(0.02)
     task_id = await scheduler.submit_task("a")
@@ -63,7 +63,7 @@ async def test_waiting_for_a_task(scheduler: TaskScheduler) -> None:
 
 @pytest.mark.parametrize("strategy", [SchedulingStrategy.PRIORITY, "priority"])
 async def test_priority(scheduler: TaskScheduler, strategy: SchedulingStrategy | str) -> None:
-    """PRIORITY takes the highest number first and keeps order among equals; without it the oldest comes first."""
+    """PRIORITY returns the highest priority first, the oldest among equals; by default the oldest task comes first."""
     ids = [await scheduler.submit_task("a", priority=priority) for priority in (1, 9, 9, 5)]
     by_priority = [await scheduler.get_next_task("worker_1", strategy) for _ in range(3)]
     assert [task.task_id for task in by_priority if task] == [ids[1], ids[2], ids[3]]
@@ -73,7 +73,7 @@ async def test_priority(scheduler: TaskScheduler, strategy: SchedulingStrategy |
 
 
 async def test_reporting_without_a_lease(scheduler: TaskScheduler) -> None:
-    """Completing uses the lease this process claimed; reported again is already so, another outcome is refused."""
+    """Completing uses the lease that this process claimed; repeating it changes nothing; another outcome is refused."""
     task_id = await scheduler.submit_task("a")
     await scheduler.get_next_task("worker_1")
     await scheduler.complete_task(task_id)
@@ -86,14 +86,14 @@ async def test_reporting_without_a_lease(scheduler: TaskScheduler) -> None:
 
 
 async def test_a_task_nobody_holds(scheduler: TaskScheduler) -> None:
-    """One that was never claimed may be reported on without a lease: it began and ended at once."""
+    """A task that was never claimed can be reported without a lease: it starts and ends at once."""
     task_id = await scheduler.submit_task("a")
     await scheduler.complete_task(task_id, 120.5)
     assert (await scheduler.get_task(task_id)).execution_time == 120.5
 
 
 async def test_only_the_holder_reports(here: Here) -> None:
-    """Another process needs the lease; with a wrong one, or none, it is told that the task is somebody else's."""
+    """Another process needs the lease of the task; with a wrong one or none it gets StaleLease."""
     scheduler = TaskScheduler(here.app)
     task_id = await scheduler.submit_task("a")
     task = await scheduler.get_next_task("worker_1")
@@ -107,9 +107,9 @@ async def test_only_the_holder_reports(here: Here) -> None:
 
 async def test_a_lost_lease_stays_lost() -> None:
     """
-    A worker given up for lost cannot report, not even by trying twice.
+    A worker whose lease is lost cannot report, not even by trying twice.
 
-    Forgetting its lease after the first refusal would make the second report one on a task that nobody holds.
+    If its lease were dropped after the first refusal, the second report would count as one without a claim.
     """
     async with opened_here(SOON) as (app, rig):
         scheduler = TaskScheduler(app)
@@ -130,7 +130,7 @@ async def test_a_lost_lease_stays_lost() -> None:
 
 @pytest.mark.parametrize("here", [SOON], indirect=True)
 async def test_failures_and_retries(here: Here) -> None:
-    """A failed task waits again while retries are left, then it has failed; `retry=False` ends it at once."""
+    """A failed task is pending again while retries are left, and then FAILED; `retry=False` ends it at once."""
     scheduler = TaskScheduler(here.app)
     task_id = await scheduler.submit_task("a", max_retries=1)
     first = await scheduler.get_next_task("worker_1")
@@ -149,7 +149,7 @@ async def test_failures_and_retries(here: Here) -> None:
 
 
 async def test_counting_a_retry_is_the_callers_own(scheduler: TaskScheduler) -> None:
-    """`increment_retry` counts on the object; the queue's own count is changed by failing alone."""
+    """`increment_retry` changes only the object; only `fail_task` changes the coordinator's count."""
     task_id = await scheduler.submit_task("a", max_retries=1)
     task = await scheduler.get_task(task_id)
     task.increment_retry()
@@ -158,7 +158,7 @@ async def test_counting_a_retry_is_the_callers_own(scheduler: TaskScheduler) -> 
 
 
 async def test_the_same_idempotency_key(scheduler: TaskScheduler) -> None:
-    """The same key makes no second task; with other content it is refused."""
+    """The same idempotency key creates no second task; with other content it is refused."""
     first = await scheduler.submit_task("a", payload=[1], idempotency_key="order 7")
     assert await scheduler.submit_task("a", payload=[1], idempotency_key="order 7") == first
     assert await scheduler.submit_task("a", payload=[1], idempotency_key="order 8") != first
@@ -168,7 +168,7 @@ async def test_the_same_idempotency_key(scheduler: TaskScheduler) -> None:
 
 
 async def test_an_id_of_the_callers_own(scheduler: TaskScheduler) -> None:
-    """The same id with the same content is the same task, with another it is taken."""
+    """Submitting the same id and content again returns the same task; other content is refused."""
     assert await scheduler.submit_task("a", task_id="mine") == "mine"
     assert await scheduler.submit_task("a", task_id="mine") == "mine"
     with pytest.raises(Refused, match="taken by a task with another task_name"):
@@ -176,7 +176,7 @@ async def test_an_id_of_the_callers_own(scheduler: TaskScheduler) -> None:
 
 
 async def test_waiting_for_the_end(scheduler: TaskScheduler) -> None:
-    """`wait_for_task` returns as the task ends; when it does not in time, it gives it as it stands."""
+    """`wait_for_task` returns when the task ends, or after its time-out with the task as it is."""
     task_id = await scheduler.submit_task("a")
     assert (await scheduler.wait_for_task(task_id, wait_s=0.02)).status is TaskStatus.PENDING
     assert (await scheduler.wait_for_task(task_id, wait_s=0)).status is TaskStatus.PENDING
@@ -190,7 +190,7 @@ async def test_waiting_for_the_end(scheduler: TaskScheduler) -> None:
 
 
 async def test_cancelling(scheduler: TaskScheduler) -> None:
-    """A task is called off whether it waits or runs, and its worker's report is then refused."""
+    """Pending and running tasks can be cancelled; the worker's report is then refused."""
     waiting, running = [await scheduler.submit_task("a") for _ in range(2)]
     await scheduler.cancel_task(waiting, "not needed")
     task = await scheduler.get_next_task("worker_1")
@@ -204,7 +204,7 @@ async def test_cancelling(scheduler: TaskScheduler) -> None:
 
 
 async def test_a_damaged_payload_hides_nothing(here: Here) -> None:
-    """What somebody else sent damaged is refused where it is read, not where its task is claimed or listed."""
+    """A damaged payload raises when it is read, not when its task is claimed or listed."""
     damaged = Payload(encoding="json", digest="0" * 64, data="{}")
     await here.app.execute(SubmitTask(task_id="bad", task_name="a", payload=damaged))
     scheduler = TaskScheduler(here.app)
@@ -218,9 +218,9 @@ async def test_a_damaged_payload_hides_nothing(here: Here) -> None:
 
 async def test_leases_are_kept_while_the_process_lives() -> None:
     """
-    A lease much shorter than the work is renewed until the task is reported on.
+    A lease much shorter than the work is renewed until the task is reported.
 
-    The coordinator's clock runs by real time here.
+    The coordinator uses real time here.
     """
     rules = Rules(lease_s=0.3)
     async with opened_here(rules, scheduler={"lease_s": 0.3}) as (app, rig):
@@ -237,7 +237,7 @@ async def test_leases_are_kept_while_the_process_lives() -> None:
 
 
 async def test_leases_lapse_with_the_process() -> None:
-    """What nobody renews goes back to the queue and counts as a try."""
+    """A task whose lease is not renewed returns to the queue, which counts as a failed attempt."""
     rules = Rules(lease_s=0.3, retry_backoff_s=0.0)
     async with opened_here(rules) as (app, rig):  # this app believes in leases of 30 s, and renews too late
         scheduler = TaskScheduler(app)
@@ -251,7 +251,7 @@ async def test_leases_lapse_with_the_process() -> None:
 
 
 async def test_statistics(scheduler: TaskScheduler) -> None:
-    """What waits and runs is counted now, what has ended over the cluster's life; nothing run is a full success."""
+    """Pending and running tasks are counted now, ended ones since the start; the success rate is 1 before any ran."""
     empty = await scheduler.get_scheduler_stats()
     assert (empty["pending_tasks"], empty["running_tasks"], empty["success_rate"]) == (0, 0, 1.0)
     ids = [await scheduler.submit_task("a", max_retries=0) for _ in range(6)]

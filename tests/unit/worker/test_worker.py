@@ -1,4 +1,4 @@
-"""What a worker does by itself: its handlers, its threads, and what it makes of their outcomes."""
+"""The worker without a coordinator: handlers, threads, and reports of their outcomes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PATIENCE_S = 5.0
 
 
 class Called:
-    """A handler that is no function."""
+    """A handler that is an object instead of a function."""
 
     async def __call__(self, payload: object) -> object:
         return payload
@@ -75,7 +75,7 @@ def with_optional(ctx: Context, payload: object = None) -> object:
 def test_handlers_are_known_by_what_they_take(
     function: Callable[..., Any], is_async: bool, wants_context: bool
 ) -> None:
-    """One parameter is the payload; a context before it is given when it is asked for."""
+    """A single parameter is the payload; a first parameter for the context receives it."""
     handler = handler_of("some.name", function)
     assert (handler.is_async, handler.wants_context) == (is_async, wants_context)
 
@@ -91,13 +91,13 @@ def _generator(payload: object) -> Any:
         (lambda a, b, c: (a, b, c), r"takes \(a, b, c\)"),
         (lambda *given: given, r"takes \(\*given\)"),
         (lambda payload, *, needed: (payload, needed), r"takes \(payload, needed\)"),
-        (lambda context: context, "a context alone"),
-        (_generator, "yields"),
-        (7, "nobody can say what"),
+        (lambda context: context, "only a context"),
+        (_generator, "is a generator"),
+        (7, "unknown arguments"),
     ],
 )
 def test_a_handler_that_could_not_be_called_is_refused_at_once(function: Any, why: str) -> None:
-    """What is wrong with a handler is said when it is registered, not when its first task comes."""
+    """A handler with wrong parameters is refused when it is registered, not when its first task arrives."""
     with pytest.raises(Refused, match=why) as caught:
         Worker("billing", url=URL).task("invoice")(function)
     assert caught.value.reason == "bad_handler"
@@ -105,13 +105,13 @@ def test_a_handler_that_could_not_be_called_is_refused_at_once(function: Any, wh
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", with_context])
 def test_a_handler_needs_a_name(name: Any) -> None:
-    """`@task` without a name is told apart from one with a name."""
+    """`@task` without a valid name is refused."""
     with pytest.raises(Refused, match="the name of a task"):
         task(name)(alone)
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:
-    """A task has one handler; the same function again, after a reload, takes the place of the first."""
+    """A task name has one handler; the same function again, after a reload, replaces the first."""
     handlers: dict[str, Handler] = {}
     add_handler(handlers, handler_of("one", alone))
     add_handler(handlers, handler_of("one", alone))
@@ -134,7 +134,7 @@ def half(payload):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of modules, which is the working directory."""
+    """A folder of modules as the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "modules", {**sys.modules})
@@ -142,7 +142,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_handlers_come_from_a_file_or_a_dotted_name(folder: Path) -> None:
-    """Both ways of naming a module give its handlers, those of modules below it and those it imports."""
+    """A module, by name or by path, provides its own handlers, those of its submodules, and those that it imports."""
     (folder / "plain_handlers.py").write_text(HANDLERS)
     package = folder / "handler_package"
     package.mkdir()
@@ -159,17 +159,17 @@ def test_handlers_come_from_a_file_or_a_dotted_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "why"),
     [
-        ("nowhere", "there is no module 'nowhere'"),
-        ("nowhere.at.all", "there is no module 'nowhere.at.all'"),
-        ("nowhere.py", "there is no file 'nowhere.py'"),
-        ("empty_one", "module empty_one has no handlers: put @task"),
+        ("nowhere", "module 'nowhere' not found"),
+        ("nowhere.at.all", "module 'nowhere.at.all' not found"),
+        ("nowhere.py", "file 'nowhere.py' not found"),
+        ("empty_one", "module empty_one has no handlers: decorate a function"),
         ("broken_one", "'broken_one' cannot be imported: ZeroDivisionError"),
         ("needs_more", "'needs_more' cannot be imported: ModuleNotFoundError: No module named 'missing_one'"),
         ("broken_one.py", "'broken_one.py' cannot be imported: ZeroDivisionError"),
     ],
 )
 def test_a_module_that_gives_no_handlers_is_refused(folder: Path, module: str, why: str) -> None:
-    """The message says which of the ways to be wrong it is."""
+    """The message says what is wrong with the module."""
     (folder / "empty_one.py").write_text("")
     (folder / "broken_one.py").write_text("1 / 0\n")
     (folder / "needs_more.py").write_text("import missing_one\n")
@@ -178,7 +178,7 @@ def test_a_module_that_gives_no_handlers_is_refused(folder: Path, module: str, w
 
 
 async def test_a_worker_without_handlers_does_not_start() -> None:
-    """A worker that handles nothing would be offered everything."""
+    """A worker without handlers is refused: it would be given tasks of any name."""
     with pytest.raises(Refused, match="has no handlers"):
         await Worker("idle", url=URL).run()
     with pytest.raises(Refused, match="has no handlers"):
@@ -187,7 +187,7 @@ async def test_a_worker_without_handlers_does_not_start() -> None:
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"slots": 10_001}, {"beat_s": 0}, {"drain_s": -1}])
 def test_limits_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    """A limit that makes no sense is refused with its range."""
+    """A number out of range is refused with its range."""
     with pytest.raises(Refused, match="out of range"):
         Worker("w", url=URL, **options)
 
@@ -196,7 +196,7 @@ def test_limits_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 class Reports:
-    """A door that keeps what came in; what stands in `answers` is raised first, one per command."""
+    """A door that records the commands; it raises the errors in `answers` first, one per command."""
 
     def __init__(self, *answers: Exception) -> None:
         self.commands: list[Any] = []
@@ -212,7 +212,7 @@ class Reports:
 
 
 class Rig:
-    """Attempts over a door that keeps what they report."""
+    """Attempts with a door that records their reports."""
 
     def __init__(self, attempts: Attempts, door: Reports, handlers: dict[str, Handler]) -> None:
         self.attempts = attempts
@@ -263,7 +263,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 async def test_what_a_handler_returns_is_the_result(rig: Rig) -> None:
-    """The result goes out under the lease, with how long it took."""
+    """The result is reported with the lease and the execution time."""
     report = await rig.outcome(alone, payload=payload_of({"n": 1}))
     assert isinstance(report, CompleteTask)
     assert (report.task_id, report.lease, value_of(report.result)) == ("t-c.1.1", "c.1.1", {"n": 1})
@@ -272,7 +272,7 @@ async def test_what_a_handler_returns_is_the_result(rig: Rig) -> None:
 
 
 async def test_a_handler_sees_its_attempt(rig: Rig) -> None:
-    """The context says which attempt it is, and when the coordinator gives it up."""
+    """The context holds the number of the attempt and its deadline."""
 
     def see(context: Context, payload: object) -> object:
         return [context.task_id, context.attempt, context.lease, context.worker_id, context.deadline, context.cancelled]
@@ -314,7 +314,7 @@ def _raising(error: BaseException, *, is_async: bool) -> Callable[..., Any]:
 async def test_what_a_handler_raises_fails_its_attempt_alone(
     rig: Rig, error: BaseException, text: str, retry: bool, is_async: bool
 ) -> None:
-    """One line of it is reported; whether it is tried again is the coordinator's, unless the handler says no."""
+    """An error is reported as one line; the coordinator decides on a retry, unless the handler raises DoNotRetry."""
     report = await rig.outcome(_raising(error, is_async=is_async))
     assert (type(report), report.error, report.retry) == (FailTask, text, retry)
     assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
@@ -327,21 +327,21 @@ async def test_stop_iteration_from_a_thread_fails_its_attempt(rig: Rig) -> None:
 
 
 async def test_a_result_that_cannot_travel_is_not_tried_again(rig: Rig) -> None:
-    """The next attempt would return the same."""
+    """A result that cannot be encoded fails the task without a retry: the next attempt would return the same."""
     report = await rig.outcome(lambda _payload: object())
     assert (type(report), report.retry) == (FailTask, False)
     assert "of type object" in report.error
 
 
 async def test_an_unreadable_payload_never_reaches_the_handler(rig: Rig) -> None:
-    """A payload whose digest is wrong fails the task for good."""
+    """A payload with a wrong digest fails the task without a retry."""
     report = await rig.outcome(alone, payload=Payload(encoding="json", data="1", digest="0" * 64))
     assert (type(report), report.retry) == (FailTask, False)
     assert report.error.startswith("Corrupt: ")
 
 
 async def test_an_outcome_is_reported_until_it_is_answered(rig: Rig) -> None:
-    """Nothing is done twice because an answer did not come; the lease is held until it does."""
+    """A report without an answer is repeated, and the lease is held until the answer arrives."""
     rig.door.answers = [Unavailable(), Unavailable()]
     await rig.outcome(alone)
     assert [type(command) for command in rig.door.commands] == [CompleteTask] * 3
@@ -349,21 +349,21 @@ async def test_an_outcome_is_reported_until_it_is_answered(rig: Rig) -> None:
 
 
 async def test_a_stale_outcome_is_dropped(rig: Rig) -> None:
-    """Another holds the task now, so that there is nothing left to say."""
+    """After StaleLease nothing more is reported: another attempt holds the task."""
     rig.door.answers = [StaleLease()]
     await rig.outcome(alone)
     assert len(rig.door.commands) == 1
 
 
 async def test_a_result_the_coordinator_refuses_fails_the_task(rig: Rig) -> None:
-    """Unreported, the lease would lapse and the task run again for the same refusal."""
+    """A refused result is reported as a failure: otherwise the lease would expire and the task run again in vain."""
     rig.door.answers = [Refused("too large", reason="payload_too_large")]
     report = await rig.outcome(alone, payload=payload_of(1))
     assert (type(report), report.error, report.retry) == (FailTask, "Refused: too large", False)
 
 
 async def test_no_more_run_at_once_than_there_are_slots(rig: Rig) -> None:
-    """What is more than fits waits; threads and coroutines count alike."""
+    """Tasks beyond the slots wait; handlers in threads and coroutines both occupy slots."""
     now = most = 0
 
     async def work(payload: object) -> None:
@@ -381,7 +381,7 @@ async def test_no_more_run_at_once_than_there_are_slots(rig: Rig) -> None:
 
 
 async def test_a_lost_lease_ends_the_handler_and_nothing_is_reported(rig: Rig) -> None:
-    """An async handler is cancelled, waiting or running, and its slot is free again."""
+    """When a lease is lost, an async handler is cancelled, queued or running, and its slot is free again."""
     ended: list[str] = []
     started = asyncio.Event()
 
@@ -404,7 +404,7 @@ async def test_a_lost_lease_ends_the_handler_and_nothing_is_reported(rig: Rig) -
 
 
 async def test_a_lease_lost_before_the_handler_began_frees_its_slot(rig: Rig) -> None:
-    """A coroutine that is cancelled before its first step never gets to clean up after itself."""
+    """An attempt that is cancelled before its first step frees its slot, although its coroutine never runs."""
     leases = [rig.give(alone, lease=f"c.{number}.1") for number in range(2)]
     rig.attempts.lose(leases)
     assert rig.attempts.usable == 2
@@ -413,7 +413,7 @@ async def test_a_lease_lost_before_the_handler_began_frees_its_slot(rig: Rig) ->
 
 
 async def test_a_lost_lease_is_told_to_a_thread_which_keeps_its_slot(rig: Rig) -> None:
-    """A thread cannot be ended: it is told, and as long as it does not listen, its slot is not free."""
+    """A thread cannot be cancelled: `context.cancelled` is set, and its slot stays occupied until it returns."""
     told = threading.Event()
     listening = 0
 
@@ -437,7 +437,7 @@ async def test_a_lost_lease_is_told_to_a_thread_which_keeps_its_slot(rig: Rig) -
 
 
 async def test_a_notice_does_not_stop_a_report(rig: Rig) -> None:
-    """The coordinator ends the lease with the report, and a beat that crosses it is told that the lease is lost."""
+    """A lease reported as lost while its own report is in flight is ignored: the report itself ended the lease."""
     rig.door.open.clear()
     lease = rig.give(alone)
     await asyncio.sleep(0.01)
@@ -448,7 +448,7 @@ async def test_a_notice_does_not_stop_a_report(rig: Rig) -> None:
 
 
 async def test_giving_up_leaves_threads_behind(rig: Rig) -> None:
-    """Whoever drains is not held up by a handler that does not return."""
+    """A handler that does not return does not delay the end of a draining worker."""
     release = threading.Event()
     rig.give(lambda _payload: release.wait(PATIENCE_S))
     rig.give(lambda _payload: None, lease="c.2.1")
@@ -461,7 +461,7 @@ async def test_giving_up_leaves_threads_behind(rig: Rig) -> None:
 
 
 async def test_progress_is_reported_from_coroutines_and_threads(rig: Rig) -> None:
-    """Both ways reach the coordinator; in a coroutine the blocking one is refused instead of hanging."""
+    """Progress from coroutines and threads reaches the coordinator; the blocking call is refused in a coroutine."""
 
     async def tell(context: Context, payload: object) -> str:
         await context.progress(0.5, "half")
@@ -472,14 +472,14 @@ async def test_progress_is_reported_from_coroutines_and_threads(rig: Rig) -> Non
         return ""
 
     report = await rig.outcome(tell)
-    assert "await progress()" in value_of(report.result)
+    assert "await context.progress()" in value_of(report.result)
     await rig.outcome(lambda context, _payload: context.progress_from_thread(0.75), lease="c.2.1")
     told = [command for command in rig.door.commands if isinstance(command, ProgressTask)]
     assert [(one.lease, one.progress, one.message) for one in told] == [("c.1.1", 0.5, "half"), ("c.2.1", 0.75, "")]
 
 
 async def test_a_context_can_be_made_for_a_test() -> None:
-    """A handler can be called by hand: progress goes nowhere."""
+    """A handler can be called directly with a context; its progress is ignored."""
     context = Context(task_id="t")
     await context.progress(0.5)
     context.progress_from_thread(0.5)
@@ -487,7 +487,7 @@ async def test_a_context_can_be_made_for_a_test() -> None:
 
 
 async def test_threads_are_used_again() -> None:
-    """An idle thread takes the next call; only as many are made as run at once."""
+    """An idle thread runs the next call; only as many threads are started as calls run at once."""
     threads = Threads("test")
     names = {await threads.run(lambda: threading.current_thread().name) for _ in range(5)}
     assert names == {"test-1"}
@@ -497,5 +497,5 @@ async def test_threads_are_used_again() -> None:
 
 
 def test_a_long_error_is_cut() -> None:
-    """What enters the journal of an error is bounded."""
+    """The length of an error's text in the journal is limited."""
     assert len(error_text(ValueError("x" * 5000))) == 1000
