@@ -1,4 +1,4 @@
-"""Which pending tasks go to which waiting claims. Pure."""
+"""Matches ready tasks to waiting claims. Pure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 SCHEDULE_VERSION = 1
-"""Raised when the same inputs give other placements."""
+"""Increase it when the same inputs lead to other placements."""
 CLAIM_BYTES = 512 * 1024
-"""A claim that has been given so much is answered: with one task more the answer must still fit into one message."""
+"""A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
 _TASK_BYTES = 640
-"""What a task takes without its ids, texts and payload, were all its numbers as long as they may be."""
+"""Size of an encoded task without its ids, texts and payload, with every number at its longest."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,11 +35,11 @@ def schedule(
     world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float], *, most: int
 ) -> Iterator[TaskStarted]:
     """
-    Deal up to *most* ready tasks to waiting claims, one at a time, the worker served least first.
+    Assign up to *most* ready tasks to waiting claims, one at a time, least served worker first.
 
     FIFO, PRIORITY and ROUND_ROBIN serve the claims in turn, LEAST_LOADED the worker with the smallest share of its
-    capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, higher first, all
-    others by age. *loads* are what workers last reported, 0 to 1.
+    capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, highest first; all
+    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1.
     """
     menus: dict[tuple[str, tuple[str, ...]], _Menu] = {}
     rooms = {worker_id: _room(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
@@ -52,7 +52,7 @@ def schedule(
     taken: set[str] = set()
     while seats and len(taken) < most:
         score, number, seat = seats[0]
-        if score < seat.score():  # its worker was served on another claim meanwhile
+        if score < seat.score():  # the worker got a task through another of its claims since
             heapq.heapreplace(seats, (seat.score(), number, seat))
             continue
         menu_key = (seat.ordering, seat.room.worker.handles)
@@ -69,7 +69,7 @@ def schedule(
 
 
 class _Room:
-    """What one worker can still take while tasks are dealt; all its claims share it."""
+    """What one worker can still take while tasks are assigned; all its claims share it."""
 
     __slots__ = ("busy", "free", "load", "worker")
 
@@ -81,7 +81,7 @@ class _Room:
 
 
 class _Seat:
-    """A waiting claim while tasks are dealt; false when it can get no more."""
+    """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
     __slots__ = ("claim", "given", "given_bytes", "ordering", "room")
 
@@ -99,7 +99,7 @@ class _Seat:
         return slots is None or self.room.busy < slots
 
     def score(self) -> float:
-        """Say how well served the seat is; the lowest is served next."""
+        """Return how well the claim is served; the lowest score is served next."""
         if self.claim.strategy == "least_loaded":
             return self.room.load + self.room.busy / (self.room.worker.slots or 1)
         if self.claim.strategy == "weighted_round_robin":
@@ -110,7 +110,7 @@ class _Seat:
         return self.room.free is None or task.resources.fits_in(self.room.free)
 
     def give(self, task: Task) -> TaskStarted:
-        """Give a task under a lease that no other attempt bears: not of this task, not of this claim."""
+        """Assign a task under a lease that is unique among the attempts of this task and of this claim."""
         self.given += 1
         self.given_bytes += _answer_bytes(task, self.claim)
         self.room.busy += 1
@@ -127,14 +127,14 @@ class _Seat:
 
 
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
-    """Say how many bytes *task* takes in an answer at most; encoding it would tell exactly, and cost more than it."""
+    """Return an upper bound of the encoded size of *task*; to encode it costs more than the exact size is worth."""
     payload = task.payload
     if payload is None or payload.encoding == "text" or not payload.data.isascii():
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
     texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
     texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
-    # JSON and base64 hold no control characters, and of the others JSON writes none as more than two bytes.
+    # JSON and base64 contain no control characters; JSON escapes any other ASCII character to at most two bytes.
     return _TASK_BYTES + ids + 6 * texts + 2 * len(payload.data)
 
 
@@ -151,7 +151,7 @@ def _room(world: World, worker_id: str, loads: Mapping[str, float]) -> _Room | N
 
 
 class _Menu:
-    """The ready tasks that workers of some kind may run, in order, over all shapes."""
+    """The ready tasks that workers with the same `handles` may run, in order, over all shapes."""
 
     def __init__(self, world: World, ordering: str, handles: tuple[str, ...]) -> None:
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
@@ -162,12 +162,12 @@ class _Menu:
                 self._push(shape.ordered(ordering), number)
 
     def is_barren(self, seat: _Seat) -> bool:
-        """Whether one with as much room as the seat has found nothing here already."""
+        """Whether a claim with at least as much room already found no task here."""
         free = seat.room.free
         return free is not None and any(free.fits_in(one) for one in self._barren)
 
     def take(self, seat: _Seat, taken: set[str]) -> Task | None:
-        """Take the first task that fits the seat; what does not fit stays for others."""
+        """Take the first task that fits the claim; tasks that do not fit stay for others."""
         passed = []
         found = None
         while self._heads and found is None:

@@ -405,6 +405,6 @@ async def test_a_follower_that_is_not_ready_is_asked_again(server: RealServer) -
 async def test_a_task_nobody_knows_is_not_found_even_without_followers(server: RealServer) -> None:
     """What the writer has forgotten is looked for in the read model; without one that is said."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
-        writer.answer = lambda _: {"error": {"code": "not_found", "message": "there is no task 'x'"}}
-        with pytest.raises(NotFound, match="there is no task 'x', and no follower answers"):
+        writer.answer = lambda _: {"error": {"code": "not_found", "message": "task 'x' not found"}}
+        with pytest.raises(NotFound, match="task 'x' not found, and no follower answers"):
             await find_task(client, "x", timeout_s=0.2)

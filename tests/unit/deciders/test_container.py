@@ -102,13 +102,13 @@ def test_cores_are_overcommitted_and_memory_is_not() -> None:
 )
 def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: object, lacking: str) -> None:
     """For each node."""
-    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too little", lacking)
+    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too few free resources", lacking)
 
 
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ((), "there is no node"),
+        ((), "no node is registered"),
         ((node(), lost()), "node n is lost"),
         ((node(), CORDONED), "node n is cordoned"),
         ((node(), NodeRemoved(node_id="n")), "node n is removed"),
@@ -258,7 +258,7 @@ def test_a_container_whose_node_has_left_the_world_starts_elsewhere() -> None:
 def test_a_container_with_no_room_anywhere_is_not_started() -> None:
     """It stays as it is."""
     before = (node(), created(resources=FULL), starting(), running(), stopping(), stopped())
-    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too little")
+    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too few free resources")
 
 
 def test_what_a_created_container_holds_is_its_own() -> None:
@@ -458,7 +458,7 @@ def test_the_node_of_these_tests_is_what_they_say() -> None:
 def test_an_environment_has_a_size_in_all() -> None:
     """Names and values together; it travels to the node with its orders."""
     environment: dict[str, Any] = {f"NAME_{number}": "x" * 1000 for number in range(40)}
-    given(node()).when(create(environment=environment)).then_refused("bad_environment", "in all", "32768")
+    given(node()).when(create(environment=environment)).then_refused("bad_environment", "in total", "32768")
 
 
 def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,4 +469,4 @@ def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.Monke
     monkeypatch.setattr("coordinator.deciders.session.SESSIONS_A_CONTAINER", 1)
     given(*facts).when(bind).then_refused("too_many", "serves 1")
     monkeypatch.setattr("coordinator.deciders.session.MOST_SESSIONS", 1)
-    given(*facts).when(bind).then_refused("too_many", "1 sessions are known")
+    given(*facts).when(bind).then_refused("too_many", "there are 1 sessions")

@@ -252,11 +252,11 @@ def test_a_heartbeat_is_not_on_record() -> None:
 def test_a_heartbeat_brings_back_what_was_given_up() -> None:
     """Without a URL it is healthy again, with one it is for the next check to say."""
     back = ServiceHealthChanged(
-        service_id="s", status=HEALTHY, previous=OFFLINE, rule="heartbeat", detail="it was heard again"
+        service_id="s", status=HEALTHY, previous=OFFLINE, rule="heartbeat", detail="it sent a heartbeat again"
     )
     given(service(), health(OFFLINE, HEALTHY)).when(HeartbeatService(service_id="s")).then(back)
     unknown = ServiceHealthChanged(
-        service_id="s", status=UNKNOWN, previous=OFFLINE, rule="heartbeat", detail="it was heard again"
+        service_id="s", status=UNKNOWN, previous=OFFLINE, rule="heartbeat", detail="it sent a heartbeat again"
     )
     given(*probed(OFFLINE)).when(HeartbeatService(service_id="s")).then(unknown)
 
@@ -280,7 +280,7 @@ def test_a_service_that_never_was_is_not_found(order: DeregisterService) -> None
 def test_a_deregistered_service_has_no_heartbeat() -> None:
     """It must register again, and learns that from the error."""
     for order in (HeartbeatService(service_id="s"), report(ok=True)):
-        given(service(), GONE).when(order).then_refused("not_found", "(again)")
+        given(service(), GONE).when(order).then_refused("not_found", "was deregistered")
     with pytest.raises(NotFound):
         living(fold(service(), GONE), "s")
     with pytest.raises(Refused, match="service_id"):
