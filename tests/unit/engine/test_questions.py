@@ -92,7 +92,7 @@ def test_one_asks_by_ids(bad: str) -> None:
 
 def test_what_is_no_question_is_not_answered() -> None:
     """Orders are decided."""
-    with pytest.raises(Refused, match="SubmitTask is no question"):
+    with pytest.raises(Refused, match="SubmitTask is not a question"):
         answered(fold(), submit())
 
 

@@ -71,7 +71,7 @@ def test_a_turn_that_is_full_takes_all_or_none() -> None:
 def test_what_fits_into_no_turn_is_refused() -> None:
     """It says how large it is and how large it may be."""
     filling = turn(World(), bytes_max=100)
-    with pytest.raises(Refused, match=r"has \d+ bytes: at most 100 fit into one commit") as refused:
+    with pytest.raises(Refused, match=r"have \d+ bytes: at most 100 fit into one commit") as refused:
         filling.record([submitted()], CALLER)
     assert refused.value.reason == "too_large"
     assert (filling.events, filling.world.tasks) == ([], {})
