@@ -185,7 +185,7 @@ def heartbeat(world: World, command: HeartbeatService, context: Context) -> Even
     if service.status is not ServiceStatus.OFFLINE:
         return ()
     back = ServiceStatus.UNKNOWN if service.health_check_url else ServiceStatus.HEALTHY
-    return (_changed(service, back, "heartbeat", "it sent a heartbeat again"),)
+    return (_changed(service, back, "heartbeat", "it was heard again"),)
 
 
 def check(world: World, command: ReportCheck, context: Context) -> Events:

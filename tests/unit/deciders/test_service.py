@@ -252,11 +252,11 @@ def test_a_heartbeat_is_not_on_record() -> None:
 def test_a_heartbeat_brings_back_what_was_given_up() -> None:
     """Without a URL it is healthy again, with one it is for the next check to say."""
     back = ServiceHealthChanged(
-        service_id="s", status=HEALTHY, previous=OFFLINE, rule="heartbeat", detail="it sent a heartbeat again"
+        service_id="s", status=HEALTHY, previous=OFFLINE, rule="heartbeat", detail="it was heard again"
     )
     given(service(), health(OFFLINE, HEALTHY)).when(HeartbeatService(service_id="s")).then(back)
     unknown = ServiceHealthChanged(
-        service_id="s", status=UNKNOWN, previous=OFFLINE, rule="heartbeat", detail="it sent a heartbeat again"
+        service_id="s", status=UNKNOWN, previous=OFFLINE, rule="heartbeat", detail="it was heard again"
     )
     given(*probed(OFFLINE)).when(HeartbeatService(service_id="s")).then(unknown)
 
