@@ -123,17 +123,17 @@ class Projector:
         finally:
             self._listeners.discard(listener)
 
-    def _begin(self, snapshot: bytes | None) -> _NotingWorld:
+    def _begin(self, snapshot: bytes | None) -> _TrackingWorld:
         if snapshot is not None:
             try:
-                world = _NotingWorld.restore(snapshot)
+                world = _TrackingWorld.restore(snapshot)
             except Corrupt as error:
                 log.warning("snapshot_ignored", reason=error.message)
-                return _NotingWorld()
+                return _TrackingWorld()
             if world.position <= self._stored.position:
-                return cast("_NotingWorld", world)
+                return cast("_TrackingWorld", world)
             log.info("snapshot_skipped", position=str(world.position), store=str(self._stored.position))
-        return _NotingWorld()
+        return _TrackingWorld()
 
     async def _check_journal(self) -> None:
         """Stop when the journal ends before the store: it is another journal, was restored, or is damaged."""
@@ -278,7 +278,7 @@ class Listener:
             self._news.set()
 
 
-class _NotingWorld(World):
+class _TrackingWorld(World):
     """A world that keeps the state after each event: an entity may end and be evicted in the same commit."""
 
     def __init__(self) -> None:

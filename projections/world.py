@@ -192,11 +192,11 @@ class World:
             getattr(world, name).update(getattr(snapshot, name))
         world.indexes.advance(snapshot.time)
         for name, (key, changed) in _TABLES.items():
-            table, tell = getattr(world, name), getattr(world.indexes, changed, None)
+            table, update_index = getattr(world, name), getattr(world.indexes, changed, None)
             for value in getattr(snapshot, name):
                 table[getattr(value, key)] = value
-                if tell is not None:
-                    tell(None, value)
+                if update_index is not None:
+                    update_index(None, value)
             ended = sorted((v for v in table.values() if getattr(v, "is_ended", False)), key=lambda v: v.ended)
             world._ended[name].update((getattr(value, key), value.ended_at) for value in ended)
         return world
@@ -239,11 +239,11 @@ class World:
                     break
                 del ended[entity_id]
                 value = getattr(self, name).pop(entity_id)
-                tell = getattr(self.indexes, _TABLES[name][1], None)
-                if tell is not None:
-                    tell(value, None)
-        _forget(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
-        _forget(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
+                update_index = getattr(self.indexes, _TABLES[name][1], None)
+                if update_index is not None:
+                    update_index(value, None)
+        _drop_oldest(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
+        _drop_oldest(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
 
     def note_end(self, table: str, entity_id: str, value: Any) -> None:
         """Keep the order in which entities of one kind ended; one that came back is removed from it."""
@@ -271,7 +271,7 @@ _TABLES = {
 }
 
 
-def _forget(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
+def _drop_oldest(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
     """Drop the oldest entries that are too many or too old; the entries are in order of arrival."""
     while kept:
         key = next(iter(kept))
@@ -304,14 +304,14 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
 def _fold(world: World, name: str, evolve: Callable[..., Any]) -> Callable[[Any, Stamp], None]:
     table = getattr(world, name)
     key, changed = _TABLES[name]
-    tell = getattr(world.indexes, changed, None)
+    update_index = getattr(world.indexes, changed, None)
 
     def fold(event: Any, stamp: Stamp) -> None:
         entity_id = getattr(event, key)
         before = table.get(entity_id)
         after = table[entity_id] = evolve(before, event, stamp)
-        if tell is not None:
-            tell(before, after)
+        if update_index is not None:
+            update_index(before, after)
         if after.is_ended or (before is not None and before.is_ended):
             world.note_end(name, entity_id, after)
 
@@ -326,7 +326,7 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
 
 
 def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
-    table, evolve, tell = world.tasks, task.evolve, world.indexes.task_changed
+    table, evolve, update_index = world.tasks, task.evolve, world.indexes.task_changed
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
 
@@ -334,7 +334,7 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         task_id = event.task_id
         before = table.get(task_id)
         after = table[task_id] = evolve(before, event, stamp)
-        tell(before, after)
+        update_index(before, after)
         status = after.status
         if before is None:
             if after.idempotency_key:

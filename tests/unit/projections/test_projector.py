@@ -293,14 +293,14 @@ async def test_events_of_another_release_are_kept_and_stop_nothing(monkeypatch: 
     assert await rows_of(store) == states_of(world)
 
     # A release that folds it: its world has nothing unfoldable where the store says there was something.
-    plain = module._NotingWorld.apply_record
+    plain = module._TrackingWorld.apply_record
 
     def apply_record(self: Any, record: Record) -> Any:
         envelopes = plain(self, record)
         self.unfoldable = ""
         return envelopes
 
-    monkeypatch.setattr(module._NotingWorld, "apply_record", apply_record)
+    monkeypatch.setattr(module._TrackingWorld, "apply_record", apply_record)
     with pytest.raises(StoreUnfit, match="robot"):
         await Projector(Given([*records, commit]), store).run()
 
