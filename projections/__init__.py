@@ -1,1 +1,1 @@
-"""What is: the folds of what happened, and the read models kept from them. Nothing here decides."""
+"""The folds of events into states, and the read model made from them. Nothing here decides."""

@@ -1,7 +1,7 @@
 """
-Containers as the journal tells them: state, legal transitions, and the fold. Pure.
+Containers: state, legal transitions, and the fold of their events. Pure.
 
-`desired` is what was asked for, `status` what the node has reported; the node agent drives the second to the first.
+`desired` is the requested state, `status` the state reported by the node; the node agent brings `status` to `desired`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Desired(Enum):
-    """What a container is to be."""
+    """The requested state of a container."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -67,7 +67,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     """
     One container; `generation` is the position of the event that last started it.
 
-    `started_at` is when that generation was first seen to run, None before; `failed_at` is when one last failed.
+    `started_at` is the time when that generation was first reported as running, None before; `failed_at` is the time of
+    the last failure, of any generation.
     """
 
     container_id: str
@@ -209,7 +210,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
 
 
 def _desired(container: Container, event: ContainerStarting) -> Desired:
-    """Say what a start makes desired: to run, unless it only brings back what was paused."""
+    """Return the desired state after a start: RUNNING, except after the restart of a container that was paused."""
     if event.reason == "restart" and container.desired is Desired.PAUSED:
         return Desired.PAUSED
     return Desired.RUNNING

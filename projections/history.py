@@ -1,7 +1,7 @@
 """
-Any state of the past, folded anew from the journal.
+Any past state, folded again from the journal.
 
-It never keeps what it folds and never writes; a long journal takes its time, about ten microseconds for each event.
+It stores and writes nothing; a long journal takes about ten microseconds per event.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 async def world_at(source: CommitSource, position: Position) -> World:
     """
-    Fold the journal up to and including the event at *position*, which may stand in the middle of a commit.
+    Fold the journal up to and including the event at *position*, which may be in the middle of a commit.
 
     Raises:
         Refused: the journal has no such position.
-        Corrupt: it is damaged before it.
-        Unavailable: it cannot be read now.
+        Corrupt: the journal is damaged before *position*.
+        Unavailable: the journal cannot be read now.
     """
     last = (await source.bounds()).last
     if not 0 <= position.sequence <= last:
-        msg = f"position {position} is not in the journal, which ends at {last}"
+        msg = f"position {position} is not in the journal: use a position up to record {last}, where it ends"
         raise Refused(msg, reason="bad_position")
     world = _WorldUntil(position)
     async for records in source.read(0, position.sequence):
@@ -42,7 +42,7 @@ async def world_at(source: CommitSource, position: Position) -> World:
 
 
 async def replay_digest(source: CommitSource, until: int | None = None) -> str:
-    """Fold the journal up to sequence *until* (default: its end) and hash the world; every replay gives the same."""
+    """Return a hash of the world at sequence *until* (default: the end of the journal), equal in every replay."""
     last = (await source.bounds()).last if until is None else until
     world = World()
     async for records in source.read(0, last):
@@ -52,7 +52,7 @@ async def replay_digest(source: CommitSource, until: int | None = None) -> str:
 
 
 class _WorldUntil(World):
-    """A world that folds nothing behind a position."""
+    """A world that ignores events after a position."""
 
     def __init__(self, until: Position) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The inboxes of other domains as the journal tells them: how far each is read, and what came of it. Pure."""
+"""The inboxes of other domains: how far each is read, what came of it, and the fold of their events. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 class Inbox(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    How far the inbox of one domain is read; a new writer goes on from here and from nowhere else.
+    How far the inbox of one domain is read; a new writer continues exactly here.
 
-    Whole messages up to `sequence`, and the first `index` events of the next. `read_at` is when, `missed` how many
-    messages were gone before they were read.
+    Read are the whole messages up to `sequence` and the first `index` events of the next. `read_at` is the time of the
+    last read; `missed` counts messages that were gone before they were read.
     """
 
     domain: str
@@ -33,7 +33,7 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
     @property
     def is_ended(self) -> bool:
-        """Never: were its position forgotten, everything in the stream would be taken in again."""
+        """Always false: if the position were evicted, the whole stream would be read again."""
         return False
 
 

@@ -1,9 +1,9 @@
 """
-What policies and views need to find fast, kept by the fold and rebuilt from the tables after a restore.
+Indexes for policies and views, updated by the fold and rebuilt from the tables after a restore.
 
 Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world. Ready
-tasks are grouped by *shape*, all that decides who may run them, with one lazily cleaned heap per shape and ordering;
-reading a heap in order never changes it, so deciders may look as far as they like.
+tasks are grouped by *shape*, which is everything that decides which workers may run them, with one lazily cleaned heap
+per shape and ordering; to read a heap in order never changes it, so deciders may read as far as they need.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _EMPTY_SHAPES_KEPT = 256
 
 
 def fifo_key(task: Task) -> Key:
-    """Order by submission; every key ends like this one, and tells by it whether it still is its task's own."""
+    """Order by submission; every key ends like this one, which identifies the task and its attempt."""
     return (*task.submitted, task.attempt, task.task_id)
 
 
 def priority_key(task: Task) -> Key:
-    """Order by priority, higher first, ties by submission."""
+    """Order by priority, highest first; equal priorities by submission."""
     return (-task.priority, *task.submitted, task.attempt, task.task_id)
 
 
@@ -55,12 +55,12 @@ class ShapeKey(msgspec.Struct, frozen=True, gc=False):
 
 
 def shape_of(task: Task) -> ShapeKey:
-    """Say which shape a task has."""
+    """Return the shape of a task."""
     return ShapeKey(task.task_name, task.task_type, task.resources)
 
 
 class Shape:
-    """The ready tasks of one shape, in as many orders as have been asked for."""
+    """The ready tasks of one shape, with a heap for each ordering that was used."""
 
     __slots__ = ("heaps", "key", "members")
 
@@ -80,7 +80,7 @@ class Shape:
             _prune(heap, self._is_live, len(self.members))
 
     def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
-        """Give the ready tasks in order, without changing anything they are kept in."""
+        """Yield the ready tasks in order, without changing the heap."""
         heap = self.heaps.get(ordering)
         if heap is None:
             heap = sorted(map(ORDERINGS[ordering], self.members.values()))
@@ -97,12 +97,12 @@ class Shape:
 
 
 def _is_of(task: Task, key: Key) -> bool:
-    """Whether *key* is of that very task and attempt: an id may come back once its first task has left the world."""
+    """Whether *key* belongs to this task and attempt: an id may be used again after its first task was evicted."""
     return task.attempt == key[-2] and task.submitted == key[-4:-2]
 
 
 def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
-    """Drop stale entries where it is cheap: from the top always, everywhere once they are the greater part."""
+    """Drop stale entries where it is cheap: always from the top, everywhere once most entries are stale."""
     while heap and not is_live(heap[0]):
         heapq.heappop(heap)
     if len(heap) > 2 * living + _SPARE_ENTRIES:
@@ -111,7 +111,7 @@ def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None
 
 
 def walk(heap: list[Key]) -> Iterator[Key]:
-    """Give a heap's entries in order without popping: each entry seen puts its two children in question."""
+    """Yield the entries of a heap in order without popping: each entry makes its two children the next candidates."""
     if not heap:
         return
     front = [(heap[0], 0)]
@@ -124,7 +124,7 @@ def walk(heap: list[Key]) -> Iterator[Key]:
 
 
 def _count(counts: dict[str, int], name: str, by: int) -> None:
-    """Keep a count by name; names that count nothing are let go, for anybody may bring new ones."""
+    """Change the count of a name; names with a count of 0 are removed, because callers may bring ever new names."""
     now = counts.get(name, 0) + by
     if now:
         counts[name] = now
@@ -133,7 +133,7 @@ def _count(counts: dict[str, int], name: str, by: int) -> None:
 
 
 class Indexes:
-    """All indexes of one world; each `…_changed` is told the value before and after, None for absent."""
+    """All indexes of one world; each `…_changed` gets the value before and after, None for absent."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -150,18 +150,18 @@ class Indexes:
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
-        self.service_ids: list[str] = []  # in order, so that pages of them begin anywhere
-        self.service_changes = 0  # told of here: tells cheaply whether there was one, and means nothing elsewhere
+        self.service_ids: list[str] = []  # sorted, so that a page may begin anywhere
+        self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
 
     @property
     def ready(self) -> int:
-        """How many tasks wait for nothing but a worker."""
+        """How many tasks wait only for a worker."""
         return self.task_counts[_PENDING] - len(self.parked_members)
 
     def advance(self, now: float) -> None:
-        """Let tasks whose time has come join the ready ones."""
+        """Make the parked tasks ready whose retry time has come."""
         self.now = max(now, self.now)
         while self.parked and float(self.parked[0][0]) <= self.now:
             key = heapq.heappop(self.parked)
@@ -221,7 +221,7 @@ class Indexes:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
     def overdue(self, now: float) -> Iterator[str]:
-        """Give the ids of running tasks whose attempt has run into its time limit."""
+        """Yield the ids of running tasks whose attempt has reached its time limit."""
         for key in walk(self.deadlines):
             if float(key[0]) > now:
                 return
@@ -245,7 +245,7 @@ class Indexes:
             self._ready(task)
 
     def _still_pending(self, task: Task) -> None:
-        """Keep the new value where the old one waits: another entry beside its own would give the task twice."""
+        """Replace the old value where it waits: a second entry would return the task twice."""
         members = self.parked_members if task.task_id in self.parked_members else self.shapes[shape_of(task)].members
         members[task.task_id] = task
 

@@ -1,4 +1,4 @@
-"""Nodes as the journal tells them: state, legal transitions, and the fold. Pure."""
+"""Nodes: state, legal transitions, and the fold of their events. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class NodeStatus(Enum):
-    """Whether a node may be given containers."""
+    """Whether a node may get containers."""
 
     READY = "ready"
     CORDONED = "cordoned"
@@ -45,7 +45,7 @@ LEGAL: dict[NodeStatus, frozenset[NodeStatus]] = {
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One node; `cordoned` outlasts being lost."""
+    """One node; `cordoned` is kept while the node is lost."""
 
     node_id: str
     status: NodeStatus
@@ -73,7 +73,7 @@ def evolve(node: Node | None, event: AnyNodeEvent, stamp: Stamp) -> Node:
     if node is None or node.is_ended or isinstance(event, NodeHeartbeat):
         missing(event, stamp)
     if node.status is _S.LOST and isinstance(event, NodeCordoned | NodeUncordoned):
-        # Only the node itself can end its being lost; this tells what it is when it returns.
+        # Only the node itself can end its LOST status; `cordoned` decides its status when it returns.
         return msgspec.structs.replace(node, cordoned=isinstance(event, NodeCordoned))
     after = _evolve(node, event, stamp)
     check_legal(LEGAL, node.status, after.status, event, stamp)

@@ -1,4 +1,4 @@
-"""Resource pools as the journal tells them: state and the fold. Pure. What is held is the sum of what was granted."""
+"""Resource pools: state, and the fold of their events. Pure. What is held is the sum of the allocations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One request's share of a pool."""
+    """The resources that one request holds of a pool."""
 
     request_id: str
     resources: Resources
@@ -27,7 +27,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One pool and what stands granted from it, by request."""
+    """One pool and its allocations, by request."""
 
     pool_id: str
     capacity: Resources
@@ -36,12 +36,12 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def held(self) -> Resources:
-        """What is granted now."""
+        """The resources that are allocated now."""
         return reduce(add, (one.resources for one in self.allocations.values()), NONE)
 
     @property
     def free(self) -> Resources:
-        """What could still be granted."""
+        """The resources that can still be allocated."""
         return self.capacity - self.held
 
 

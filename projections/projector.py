@@ -1,9 +1,9 @@
 """
-Takes the journal into a store: folds every commit, and writes events, last states and position, batch by batch.
+Writes the journal into a store: folds every commit, and writes events, last states and position in batches.
 
-It follows the journal from the start, for only who has folded all of it knows the state after each event; what the
-store has already is folded and not written again. It decides nothing and changes no journal. A damaged journal stops it
-with the message, after all that stands before the damage is written; a full disk only makes it wait.
+It follows the journal from the start, because the state after an event needs the fold of all events before; records
+that the store already has are folded but not written again. It decides nothing and changes no journal. A damaged
+journal stops it with an error, after everything before the damage is written; a full disk only makes it wait.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ FIRST_PAUSE_S = 0.05
 
 
 class ProjectorLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """When a batch is written, and how much waits for listeners; a batch always has at least one record."""
+    """When a batch is written, and how many records wait for listeners; a batch has at least one record."""
 
     batch_events: int = 5000
     batch_bytes: int = 4 * 1024 * 1024
     batch_s: float = 0.05
-    """Folding holds the event loop up for about so long at most."""
+    """Folding blocks the event loop for about this long at most."""
     retry_max_s: float = 5.0
     patience_s: float = math.inf
-    """How long a store that cannot be written is waited for, about."""
+    """About how long to retry while the store cannot be written."""
     listener_records: int = 1000
-    """A listener further behind than this is dropped."""
+    """A listener with more waiting records than this is dropped."""
 
 
 class Told(NamedTuple):
-    """One record of the journal and the events it held; a claim holds none."""
+    """One record of the journal and its events; a claim has none."""
 
     record: Record
     envelopes: list[Envelope]
@@ -61,7 +61,8 @@ class Projector:
     """
     Brings *store* up to the end of *source* and keeps it there.
 
-    A *snapshot* (of `World.snapshot`, from this journal) spares folding what it holds, unless it is ahead of the store.
+    A *snapshot* (of `World.snapshot`, from this journal) saves the fold up to its position, unless it is ahead of the
+    store.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Projector:
         self.store = store
         self.limits = limits if limits is not None else ProjectorLimits()
         self.folded = 0
-        """Events folded here; what a snapshot spared is not among them."""
+        """Number of events folded here, without those of a snapshot."""
         self._stored = store.position()
         self._world = self._begin(snapshot)
         self._pending = _Pending(self._stored)
@@ -84,7 +85,7 @@ class Projector:
 
     @property
     def world(self) -> World:
-        """What is folded so far; it may be ahead of the store, and changes with every await."""
+        """The world folded so far; it may be ahead of the store, and may change at every `await`."""
         return self._world
 
     async def run(self) -> None:
@@ -92,8 +93,8 @@ class Projector:
         Follow the journal until cancelled.
 
         Raises:
-            Corrupt: the journal is damaged, or went back behind what the store has of it.
-            StoreUnfit: the store must be built anew: open another and run again.
+            Corrupt: the journal is damaged, or ends before the position of the store.
+            StoreUnfit: the store must be rebuilt: open another and run again.
             Unavailable: journal or store cannot be used now: run again later.
         """
         end: CoordinationError | None = None
@@ -110,10 +111,10 @@ class Projector:
     @contextmanager
     def listen(self, most: int | None = None) -> Iterator[Listener]:
         """
-        Give each record from now on, once it is in the store: `with projector.listen() as told: async for one in told`.
+        Iterate over each new record once it is in the store: `with projector.listen() as told: async for one in told`.
 
-        The iteration ends with the projector. It raises `Unavailable`, reason `fell_behind`, when *most* records wait;
-        what was missed is in the store.
+        The iteration ends with the projector. It raises `Unavailable`, reason `fell_behind`, when more than *most*
+        records wait; the missed records are in the store.
         """
         listener = Listener(self.limits.listener_records if most is None else most)
         self._listeners.add(listener)
@@ -122,20 +123,20 @@ class Projector:
         finally:
             self._listeners.discard(listener)
 
-    def _begin(self, snapshot: bytes | None) -> _NotingWorld:
+    def _begin(self, snapshot: bytes | None) -> _TrackingWorld:
         if snapshot is not None:
             try:
-                world = _NotingWorld.restore(snapshot)
+                world = _TrackingWorld.restore(snapshot)
             except Corrupt as error:
                 log.warning("snapshot_ignored", reason=error.message)
-                return _NotingWorld()
+                return _TrackingWorld()
             if world.position <= self._stored.position:
-                return cast("_NotingWorld", world)
-            log.info("snapshot_not_used", position=str(world.position), store=str(self._stored.position))
-        return _NotingWorld()
+                return cast("_TrackingWorld", world)
+            log.info("snapshot_skipped", position=str(world.position), store=str(self._stored.position))
+        return _TrackingWorld()
 
     async def _check_journal(self) -> None:
-        """A journal that ends before the store does is another one, restored from a backup, or damaged."""
+        """Stop when the journal ends before the store: it is another journal, was restored, or is damaged."""
         stored = self._stored.position.sequence
         if stored == START.sequence:
             return
@@ -147,16 +148,16 @@ class Projector:
             async for records in self.source.read(0, last):
                 for record in records:
                     world.apply_record(record)
-        self._mismatch(world, f"the journal ends at {last}, but {stored} was there")
+        self._mismatch(world, f"the journal ends at {last}, but the store contains record {stored}")
 
     def _mismatch(self, world: World, what: str) -> NoReturn:
         if world.generation > self._stored.generation:
-            # A restore from a backup raises the generation: the journal is right, and the store is of the lost one.
+            # A restore from a backup raises the generation: the journal is right, and the store must be rebuilt.
             msg = f"{what}: it was restored, now generation {world.generation}"
             raise StoreUnfit(msg)
         msg = (
-            f"{what}: it went backwards, lost its tail, or is another cluster's. If it is right as it is, delete the "
-            "store and start again"
+            f"{what}: the journal went backwards, lost its tail, or belongs to another cluster. If the journal is "
+            "right, delete the store and start again"
         )
         raise Corrupt(msg)
 
@@ -168,7 +169,7 @@ class Projector:
                 began = loop.time()
                 for record in records:
                     if record.sequence <= self._world.position.sequence:
-                        continue  # a source may give a record twice, for instance after a reconnect
+                        continue  # a source may repeat a record, for instance after a reconnect
                     try:
                         self._take(record)
                     except Corrupt:
@@ -176,12 +177,12 @@ class Projector:
                         raise
                     if self._is_full() or loop.time() - began >= self.limits.batch_s:
                         await self._write()
-                        await asyncio.sleep(0)  # there was nothing to write while the store is ahead
+                        await asyncio.sleep(0)  # `_write` does not wait while the store is ahead
                         began = loop.time()
                 await self._write()
 
     def _take(self, record: Record) -> None:
-        """Fold one record, and note what is to be written of it."""
+        """Fold one record and add it to the pending batch."""
         world = self._world
         world.touched = {}
         envelopes = world.apply_record(record)
@@ -199,10 +200,10 @@ class Projector:
             self._check_store(mark)
 
     def _check_store(self, mark: Mark) -> None:
-        """The fold has come to where the store stands: what the store holds must have come from the same."""
+        """Check, when the fold reaches the position of the store, that the store was written from this journal."""
         stored = self._stored
         if mark.chain != stored.chain:
-            self._mismatch(self._world, f"the journal up to {mark.position} is not the one that the store has taken in")
+            self._mismatch(self._world, f"the store was not written from this journal up to {mark.position}")
         if mark.unfoldable != stored.unfoldable:
             msg = f"the store was written by a release that could not fold {stored.unfoldable or mark.unfoldable}"
             raise StoreUnfit(msg)
@@ -228,8 +229,8 @@ class Projector:
             except Unavailable as error:
                 if error.reason != STORE_BUSY or waited_s >= self.limits.patience_s:
                     raise
-                if attempt.bit_count() == 1:  # 1, 2, 4, 8 …: a full disk is the last place for a flood of lines
-                    log.warning("store_waits", position=str(batch.before), attempt=attempt, reason=error.message)
+                if attempt.bit_count() == 1:  # 1, 2, 4, 8 …: many log lines would not help a full disk
+                    log.warning("store_write_failed", position=str(batch.before), attempt=attempt, reason=error.message)
                 await asyncio.sleep(pause_s)
                 waited_s += pause_s
                 pause_s = min(2 * pause_s, self.limits.retry_max_s)
@@ -238,7 +239,7 @@ class Projector:
 
 
 class Listener:
-    """What `Projector.listen` gives: an iterator of `Told`."""
+    """The iterator of `Told` that `Projector.listen` returns."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -261,24 +262,24 @@ class Listener:
         return self._told.popleft()
 
     def tell(self, told: list[Told]) -> None:
-        """Queue what was written; the projector calls this."""
+        """Queue the written records; the projector calls this."""
         if self._ended:
             return
         self._told.extend(told[: self._most - len(self._told)])
         if len(told) > 0 and self._told[-1] is not told[-1]:
-            msg = f"{self._most} records wait and are not taken: read on from the store"
+            msg = f"more than {self._most} records wait for this listener: read the missed ones from the store"
             self.end(Unavailable(msg, reason="fell_behind"))
         self._news.set()
 
     def end(self, error: CoordinationError | None) -> None:
-        """Let the iteration end after what is queued, with *error* if there is one; the projector calls this."""
+        """End the iteration after the queued records, with *error* if there is one; the projector calls this."""
         if not self._ended:
             self._ended, self._error = True, error
             self._news.set()
 
 
-class _NotingWorld(World):
-    """A world that notes the state after each event: what ends in a commit may leave the world with that commit."""
+class _TrackingWorld(World):
+    """A world that keeps the state after each event: an entity may end and be evicted in the same commit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,7 +296,7 @@ class _NotingWorld(World):
 
 
 class _Pending:
-    """The batch being gathered, behind the mark *before*."""
+    """The batch that is being collected, after the mark *before*."""
 
     def __init__(self, before: Mark) -> None:
         self.before = self.mark = before
@@ -321,13 +322,13 @@ class _Pending:
 
 
 def _event_rows(record: Record, envelopes: list[Envelope]) -> list[EventRow]:
-    """Make the rows of a commit; called for every event there is, so each is made by as few steps as there can be."""
+    """Return the rows of a commit; written for speed, because it runs for every event of the journal."""
     place = record.sequence << INDEX_BITS
     rows = []
     for one, body in zip(envelopes, _parts(record.body), strict=True):
         name, kind = _NAMES.get(type(one.data)) or _names_of(one.type)
         columns = (place, name, kind, one.subject, one.time, one.tenant, one.actor, one.commandid, bytes(body))
-        rows.append(tuple.__new__(EventRow, columns))  # half the time that its own constructor takes
+        rows.append(tuple.__new__(EventRow, columns))  # takes half the time of the constructor
         place += 1
     return rows
 
@@ -338,7 +339,7 @@ def _names_of(name: str) -> tuple[str, str]:
 
 _parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _NAMES: dict[type[Event], tuple[str, str]] = {event: _names_of(name) for name, event in codec.EVENTS.items()}
-"""Type and kind of each event as they are called on the wire."""
+"""Type and kind of each event, as on the wire."""
 
 
 def _subject(event: type[Event], kind: str) -> tuple[str, str]:
@@ -349,4 +350,4 @@ _SUBJECTS: dict[type[Event], tuple[str, str]] = {
     **{event: _subject(event, kind) for event, (_, kind) in _NAMES.items()},
     UnknownEvent: ("", ""),
 }
-"""Of which kind of thing an event type is, and the field with its id; an empty field where there is no such thing."""
+"""Kind of the entity of each event type, and the field with its id; "" where the event has no such entity."""

@@ -1,7 +1,7 @@
 """
-Services as the journal tells them: state, legal transitions, and the fold. Pure.
+Services: state, legal transitions, and the fold of their events. Pure.
 
-Only changes of health are folded; when a service was last heard is a sign, known to the writer alone.
+Only changes of health are folded; when a service was last heard is a sign of life, which only the writer knows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _ALL = frozenset(ServiceStatus)
 LEGAL: dict[ServiceStatus, frozenset[ServiceStatus]] = {status: _ALL - {status} for status in ServiceStatus}
-"""Health may change from anything to anything; the table says so rather than leaving it unsaid."""
+"""Health may change from any status to any other; the table states this explicitly."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One service instance; `health_rule` is why its status is what it is."""
+    """One service instance; `health_rule` is the reason of its status."""
 
     service_id: str
     service_name: str

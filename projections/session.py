@@ -1,4 +1,4 @@
-"""Sessions as the journal tells them: which container serves which session. Pure."""
+"""Sessions: which container serves which session, and the fold of their events. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
 
     @property
     def is_ended(self) -> bool:
-        """Whether the session is over."""
+        """Whether the session is closed."""
         return self.ended_at is not None
 
 

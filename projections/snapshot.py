@@ -1,7 +1,7 @@
 """
-A world as a value, and how it is written: in pieces, so that whoever writes a large one need not hold up anybody.
+A world as a value, and its encoding in pieces, so that encoding a large world does not block the event loop.
 
-The pieces, joined, are one MessagePack map. It never looks into a world: what is handed over must not change any more.
+The joined pieces are one MessagePack map. This file never reads a world: the values in a snapshot must not change.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIECE = 1000
-"""Values in a piece; encoding so many takes about a millisecond."""
+"""Values in a piece; to encode them takes about a millisecond."""
 
 
 class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Which task an idempotency key made, and when."""
+    """The task that an idempotency key created, and when."""
 
     task_id: str
     at: float
@@ -30,9 +30,9 @@ class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class MassSilence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    Many of one kind fell silent at *since*: none is given up for its silence; or, once *accepted*, each is.
+    A mass silence of one kind since *since*: until it is *accepted*, no entity of that kind is declared lost.
 
-    Of *alive* then alive *silent* were not heard.
+    At its beginning *silent* of *alive* entities were silent.
     """
 
     since: float
@@ -42,7 +42,7 @@ class MassSilence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A world as a value; tables are lists in the order of the world's own."""
+    """A world as a value; its tables are lists in the order of the tables of the world."""
 
     fold_version: int
     position: Position
@@ -72,11 +72,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Snapshot).decode
-"""Read joined pieces; raises what `events.codec.UNREADABLE` names."""
+"""Decode joined pieces; raises the errors in `events.codec.UNREADABLE`."""
 
 
 def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
-    """Write *snapshot* in pieces of at most *size* values; equal snapshots give equal bytes, whatever the size."""
+    """Encode *snapshot* in pieces of at most *size* values; equal snapshots give equal bytes for any size."""
     names = snapshot.__struct_fields__
     yield _head(len(names), _MAP)
     for name in names:
@@ -103,7 +103,7 @@ _FEW, _MANY = 16, 65_536
 
 
 def _head(count: int, codes: tuple[int, int, int]) -> bytes:
-    """Write how MessagePack begins an array or a map of *count*."""
+    """Return the MessagePack header of an array or a map of *count* entries."""
     fixed, short, long = codes
     if count < _FEW:
         return bytes((fixed | count,))

@@ -1,8 +1,8 @@
 """
-The port through which commits are read and followed, and the hash chain that ties them together.
+The port to read and follow the journal, and the hash chain of its records.
 
 A record is one message of the journal: a commit, or a claim of the right to write. Every reader checks what it reads:
-sequences without a gap, and each commit's `Chain` header equal to the hash of all that stands before it.
+sequences have no gap, and the `Chain` header of each commit equals the hash of the journal before it.
 """
 
 from __future__ import annotations
@@ -40,31 +40,35 @@ class Bounds(NamedTuple):
 
 
 def chain_after(before: bytes, sequence: int, body: bytes) -> bytes:
-    """Hash the journal up to and including the record at *sequence*: h(n) = sha256(h(n-1) ‖ n ‖ body)."""
+    """Return the hash of the journal up to and including record *sequence*: h(n) = sha256(h(n-1) ‖ n ‖ body)."""
     chain = sha256(before + sequence.to_bytes(8, "big"))
-    chain.update(body)  # apart: a commit is large, and copying it costs as much as hashing it
+    chain.update(body)  # separately: a commit is large, and to copy it costs as much as to hash it
     return chain.digest()
 
 
 class ChainCheck:
-    """Checks record after record, from any point on: it takes the first commit's word for what stands before it."""
+    """Checks record after record, from any point on; it trusts the chain of the first commit that it gets."""
 
     def __init__(self) -> None:
         self._before: bytes | None = None
 
     def take(self, record: Record) -> None:
         """
-        Make sure that *record* is the one that was written behind those before it.
+        Check that *record* was written after the records taken before.
 
         Raises:
-            Corrupt: it carries no chain, or another than that of what was read.
+            Corrupt: its chain is missing, or differs from the hash of the records before.
         """
         before = self._before
         if record.kind == "commit":
             carried = record.chain or ""
             if not _is_hash(carried) or (before is not None and carried != before.hex()):
-                right = "a hash in hexadecimal is due" if before is None else f"what stands before is {before.hex()}"
-                msg = f"commit {record.sequence} carries the chain {record.chain}, and {right}: the journal was changed"
+                right = (
+                    "which is not a hexadecimal hash"
+                    if before is None
+                    else f"but the journal before it hashes to {before.hex()}"
+                )
+                msg = f"commit {record.sequence} carries the chain {record.chain}, {right}: the journal was changed"
                 raise Corrupt(msg)
             before = bytes.fromhex(carried)
         if before is not None:
@@ -75,13 +79,13 @@ class CommitSource(Protocol):
     """Read the journal. Implementations raise `Corrupt` on a gap and `Unavailable` when it cannot be reached."""
 
     async def bounds(self) -> Bounds:
-        """Say which sequences there are."""
+        """Return the first and last sequence."""
         ...
 
     def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
-        """Give all records with after < sequence ≤ until, in batches, in order."""
+        """Yield all records with after < sequence ≤ until, in batches, in order."""
         ...
 
     def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        """Give all records with sequence > after, in order, and then new ones as they come, for ever."""
+        """Yield all records with sequence > after, in order, and then new ones as they arrive, without end."""
         ...

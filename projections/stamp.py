@@ -1,4 +1,4 @@
-"""Where and when an event stands, and who caused it: what a reducer may know beside the event itself."""
+"""Position, time and actor of an event: what a reducer may use besides the event; and checks that reducers share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
 
 def missing(event: Event, stamp: Stamp) -> NoReturn:
     """
-    Stop at an event about a thing that does not exist.
+    Stop at an event about an entity that does not exist.
 
     Raises:
         Corrupt: always.
@@ -40,13 +40,13 @@ def missing(event: Event, stamp: Stamp) -> NoReturn:
 
 def existing(event: Event, stamp: Stamp) -> NoReturn:
     """
-    Stop at an event that makes a thing anew which is there.
+    Stop at an event that creates an entity that exists.
 
     Raises:
         Corrupt: always.
     """
     msg = (
-        f"event {stamp.position} is {type_of(type(event))} about {event.subject!r}, which exists already at that point"
+        f"event {stamp.position} is {type_of(type(event))} about {event.subject!r}, which already exists at that point"
     )
     raise Corrupt(msg)
 
@@ -55,10 +55,10 @@ def check_legal(
     legal: Mapping[Status, frozenset[Status]], before: Status, after: Status, event: Event, stamp: Stamp
 ) -> None:
     """
-    Stop at a transition that the table does not allow; to become what one is must stand there too.
+    Stop at a transition that the table does not allow; it must list a transition to the same status, too.
 
     Raises:
-        Corrupt: *after* is not reachable from *before*.
+        Corrupt: the table has no transition from *before* to *after*.
     """
     if after not in legal[before]:
         msg = (
@@ -70,14 +70,14 @@ def check_legal(
 
 def check_status(allowed: Collection[Status], status: Status, event: Event, stamp: Stamp) -> None:
     """
-    Stop at an event that leaves the status as it is, but does not belong to this one.
+    Stop at an event that is not allowed in the current status.
 
     Raises:
-        Corrupt: *status* is not among *allowed*.
+        Corrupt: *status* is not in *allowed*.
     """
     if status not in allowed:
         msg = (
-            f"event {stamp.position} ({type_of(type(event))}) finds {event.subject!r} {status.value}, "
-            f"which is not allowed"
+            f"event {stamp.position} ({type_of(type(event))}) is not allowed for {event.subject!r}, "
+            f"which is {status.value} at that point"
         )
         raise Corrupt(msg)

@@ -1,7 +1,7 @@
 """
-Tasks as the journal tells them: state, legal transitions, and the fold. Pure.
+Tasks: state, legal transitions, and the fold of their events. Pure.
 
-A task is PENDING until a worker is given it, RUNNING under exactly one lease, and ends once.
+A task is PENDING until a worker gets it, RUNNING under exactly one lease, and ends once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One task; times are commit times in seconds, `attempt` counts starts, `failures` those that count as tries."""
+    """One task; times are commit times in seconds, `attempt` counts starts, `failures` failed ones."""
 
     task_id: str
     task_name: str
@@ -88,7 +88,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
 
 def digest_of(payload: Payload | None) -> str:
-    """Give what a payload is known by; empty for none."""
+    """Return what identifies the content of a payload; "" for no payload."""
     return "" if payload is None else f"{payload.encoding}:{payload.digest}"
 
 
@@ -97,7 +97,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     kind = type(event)
     if task is None:
         if kind is TaskSubmitted:
-            return _submitted(event, stamp)  # type: ignore[arg-type]  # its very type was just asked
+            return _submitted(event, stamp)  # type: ignore[arg-type]  # its exact type was checked above
         missing(event, stamp)
     if kind is TaskSubmitted:
         existing(event, stamp)
@@ -133,7 +133,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
 
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
     if event.attempt != task.attempt + 1:
-        msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after {task.attempt}"
+        msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after attempt {task.attempt}"
         raise Corrupt(msg)
     return msgspec.structs.replace(
         task,
@@ -189,7 +189,7 @@ def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
 
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
-    """End the task; its payload has served and leaves the world (the store keeps it)."""
+    """End the task; its payload is not needed any more and leaves the world (the store keeps it)."""
     return msgspec.structs.replace(
         task, ended_at=stamp.time, ended=stamp.position, ended_by=stamp.actor, payload=None, **changes
     )
@@ -204,4 +204,4 @@ _STEPS: dict[type[TaskEvent], tuple[TaskStatus, Callable[[Task, Any, Stamp], Tas
     TaskCancelled: (TaskStatus.CANCELLED, _cancelled),
     TaskTimedOut: (TaskStatus.TIMEOUT, _timed_out),
 }
-"""Where each event takes a task, and how. A table, for the fold is where replay spends its time."""
+"""The status after each event, and the function that makes the new state: a table, as the fold dominates a replay."""

@@ -1,4 +1,4 @@
-"""Workers as the journal tells them: state, legal transitions, and the fold. Pure."""
+"""Workers: state, legal transitions, and the fold of their events. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WorkerStatus(Enum):
-    """Whether a worker may be given tasks."""
+    """Whether a worker may get tasks."""
 
     ACTIVE = "active"
     DRAINING = "draining"
@@ -35,7 +35,7 @@ LEGAL: dict[WorkerStatus, frozenset[WorkerStatus]] = {
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One worker; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
+    """One worker; None in `slots` or `resources` means no limit, empty `handles` means every task name."""
 
     worker_id: str
     status: WorkerStatus

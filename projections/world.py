@@ -2,8 +2,8 @@
 All state of one cluster, folded in memory: frozen values by id, and the indexes over them.
 
 The same class folds everywhere: in the writer as it decides, in followers, in replays and in tests. It never reads a
-clock, never does I/O, and ends up the same from the same records, whatever lies between. An ended thing leaves the
-world when it is too old or too many have ended after it; that, too, follows from the records alone.
+clock, never does I/O, and the same records always lead to the same world. An ended entity is evicted when it ended too
+long ago or too many have ended after it; this, too, depends on the records alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Event
 
 FOLD_VERSION = 4
-"""Raised when the same records fold to another world; snapshots of other versions are not used."""
+"""Increase it when the same records fold to another world; snapshots of other versions are not used."""
 
 COMMANDS_REMEMBERED_S = 600.0
 COMMANDS_KEPT = 100_000
@@ -56,11 +56,11 @@ IDEMPOTENCY_KEPT = 1_000_000
 
 class World:
     """
-    The state after some record; `position` is that of the last event folded, `time` its commit time.
+    The state after some record; `position` is that of the last folded event, `time` its commit time.
 
-    `generation` and `epoch` say which reign the journal is in, `leader` which instance announced it; `unfoldable` names
-    the first event seen that this release does not know (such a world may be read, never decided upon).
-    `restored_at` is the commit time before the present generation began, 0 in the first.
+    `generation` and `epoch` identify the reign, `leader` is the instance that announced it; `unfoldable` names the
+    first event that this release does not know (such a world may be read, but nothing may be decided from it).
+    `restored_at` is the last commit time before the current generation, 0 in the first.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class World:
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
-        # Ordered, for they are emptied from the front: a plain dict would step over all it ever lost there.
+        # Ordered, because entries are removed from the front: a plain dict would step over all removed ones each time.
         self.remembered: OrderedDict[str, float] = OrderedDict()
         self.keyed: OrderedDict[str, KeyedTask] = OrderedDict()
         self.totals: dict[str, int] = {}
@@ -94,10 +94,10 @@ class World:
 
     def apply_record(self, record: Record) -> list[Envelope]:
         """
-        Fold one journal record and give the events it held.
+        Fold one journal record and return its events.
 
         Raises:
-            Corrupt: it does not follow on what was folded before, or holds what no coordinator wrote.
+            Corrupt: it does not follow the last folded record, or no coordinator can have written it.
         """
         if record.sequence != self.position.sequence + 1:
             msg = (
@@ -109,13 +109,13 @@ class World:
             return []
         if record.chain != self.chain.hex():
             msg = (
-                f"commit {record.sequence} carries the chain {record.chain}, but what stands before it hashes to "
+                f"commit {record.sequence} carries the chain {record.chain}, but the journal before it hashes to "
                 f"{self.chain.hex()}: the journal was changed"
             )
             raise Corrupt(msg)
         envelopes = codec.decode(record.body)
         if not envelopes:
-            msg = f"commit {record.sequence} holds no event"
+            msg = f"commit {record.sequence} contains no event"
             raise Corrupt(msg)
         time = codec.seconds_of(envelopes[0].time)
         self.indexes.advance(time)
@@ -125,7 +125,7 @@ class World:
         return envelopes
 
     def apply(self, envelope: Envelope, position: Position, time: float) -> None:
-        """Fold one event of a commit that `seal` will close."""
+        """Fold one event of a commit; call `seal` after the last one."""
         event = envelope.data
         fold = self._folds.get(type(event))
         if fold is None:
@@ -136,7 +136,7 @@ class World:
             self.remembered.setdefault(f"{envelope.actor}/{envelope.commandid}", time)
 
     def seal(self, sequence: int, count: int, body: bytes, time: float) -> None:
-        """Close the commit of *count* events: extend the chain, let go of what is past keeping."""
+        """Close the commit of *count* events: extend the chain and evict what is too old."""
         self.chain = chain_after(self.chain, sequence, body)
         self.position = Position(sequence, count - 1)
         self.time = time
@@ -152,30 +152,30 @@ class World:
         self.chain = chain_after(self.chain, sequence, body)
         self.position = Position(sequence, 0)
         if claim.generation > self.generation:
-            # A restore from a backup: who acted before it may know of a future that never was.
+            # A restore from a backup: workers and nodes may know of events that the restored journal does not have.
             self.restored_at = self.time
         self.generation = max(self.generation, claim.generation)
         self.epoch = sequence
         self.holder = claim.holder
 
     def frozen(self) -> Snapshot:
-        """Give the world as a value that stays as it is while the world goes on; copies references alone."""
+        """Return the world as a value that does not change when the world does; it copies only references."""
         scalars: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
         maps: dict[str, Any] = {name: dict(getattr(self, name)) for name in _MAPS}
         tables: dict[str, Any] = {name: list(getattr(self, name).values()) for name in _TABLES}
         return Snapshot(fold_version=FOLD_VERSION, **scalars, **maps, **tables)
 
     def snapshot(self) -> bytes:
-        """Write the whole world as bytes; equal worlds give equal bytes."""
+        """Encode the whole world; equal worlds give equal bytes."""
         return b"".join(pieces(self.frozen()))
 
     @classmethod
     def restore(cls, data: bytes) -> World:
         """
-        Read a world back.
+        Decode a world.
 
         Raises:
-            Corrupt: the bytes are no snapshot, or one of another fold version.
+            Corrupt: the bytes are not a snapshot, or are one of another fold version.
         """
         try:
             snapshot = decode_snapshot(data)
@@ -192,17 +192,17 @@ class World:
             getattr(world, name).update(getattr(snapshot, name))
         world.indexes.advance(snapshot.time)
         for name, (key, changed) in _TABLES.items():
-            table, tell = getattr(world, name), getattr(world.indexes, changed, None)
+            table, update_index = getattr(world, name), getattr(world.indexes, changed, None)
             for value in getattr(snapshot, name):
                 table[getattr(value, key)] = value
-                if tell is not None:
-                    tell(None, value)
+                if update_index is not None:
+                    update_index(None, value)
             ended = sorted((v for v in table.values() if getattr(v, "is_ended", False)), key=lambda v: v.ended)
             world._ended[name].update((getattr(value, key), value.ended_at) for value in ended)
         return world
 
     def digest(self) -> str:
-        """Hash the world; replays of the same records give the same."""
+        """Return a hash of the world; every replay of the same records gives the same hash."""
         return sha256(self.snapshot()).hexdigest()
 
     def _apply_other(self, event: Event, position: Position, time: float) -> None:
@@ -224,11 +224,11 @@ class World:
             case UnknownEvent():
                 self.unfoldable = self.unfoldable or f"{event.type} at {position}"
             case _:
-                msg = f"event {position} is {type_of(type(event))}, which never belongs in the journal"
+                msg = f"event {position} is {type_of(type(event))}, a type that is never written into the journal"
                 raise Corrupt(msg)
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a total over the whole life of the cluster."""
+        """Add to a total over the lifetime of the cluster."""
         self.totals[name] = self.totals.get(name, 0) + by
 
     def _evict(self) -> None:
@@ -239,14 +239,14 @@ class World:
                     break
                 del ended[entity_id]
                 value = getattr(self, name).pop(entity_id)
-                tell = getattr(self.indexes, _TABLES[name][1], None)
-                if tell is not None:
-                    tell(value, None)
-        _forget(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
-        _forget(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
+                update_index = getattr(self.indexes, _TABLES[name][1], None)
+                if update_index is not None:
+                    update_index(value, None)
+        _drop_oldest(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
+        _drop_oldest(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
 
     def note_end(self, table: str, entity_id: str, value: Any) -> None:
-        """Keep the order in which things of one kind ended; one that came back is no longer ended."""
+        """Keep the order in which entities of one kind ended; one that came back is removed from it."""
         ended = self._ended[table]
         ended.pop(entity_id, None)
         if value.is_ended:
@@ -271,8 +271,8 @@ _TABLES = {
 }
 
 
-def _forget(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
-    """Drop the oldest entries that are too many or too old; entries stand in the order they came."""
+def _drop_oldest(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
+    """Drop the oldest entries that are too many or too old; the entries are in order of arrival."""
     while kept:
         key = next(iter(kept))
         if len(kept) <= most and at(kept[key]) >= before:
@@ -281,7 +281,7 @@ def _forget(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], 
 
 
 def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
-    """Bind each event type to the table, reducer and index that it concerns."""
+    """Return the fold of each event type: it updates the table and the index, using the reducer."""
     by_base: dict[type[Event], Callable[[Any, Stamp], None]] = {
         ContainerEvent: _fold(world, "containers", container.evolve),
         ServiceEvent: _fold(world, "services", service.evolve),
@@ -304,14 +304,14 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
 def _fold(world: World, name: str, evolve: Callable[..., Any]) -> Callable[[Any, Stamp], None]:
     table = getattr(world, name)
     key, changed = _TABLES[name]
-    tell = getattr(world.indexes, changed, None)
+    update_index = getattr(world.indexes, changed, None)
 
     def fold(event: Any, stamp: Stamp) -> None:
         entity_id = getattr(event, key)
         before = table.get(entity_id)
         after = table[entity_id] = evolve(before, event, stamp)
-        if tell is not None:
-            tell(before, after)
+        if update_index is not None:
+            update_index(before, after)
         if after.is_ended or (before is not None and before.is_ended):
             world.note_end(name, entity_id, after)
 
@@ -326,7 +326,7 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
 
 
 def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
-    table, evolve, tell = world.tasks, task.evolve, world.indexes.task_changed
+    table, evolve, update_index = world.tasks, task.evolve, world.indexes.task_changed
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
 
@@ -334,7 +334,7 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         task_id = event.task_id
         before = table.get(task_id)
         after = table[task_id] = evolve(before, event, stamp)
-        tell(before, after)
+        update_index(before, after)
         status = after.status
         if before is None:
             if after.idempotency_key:

@@ -1,1 +1,1 @@
-"""Decisions, one file per kind: pure functions of a command, the state and the time. No clock, no I/O."""
+"""The deciders, one file per kind: pure functions of a command, the state and the time. No clock, no I/O."""

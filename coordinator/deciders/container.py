@@ -1,7 +1,7 @@
 """
-What an order about containers and sessions makes of the world. Pure.
+Deciders of the container commands. Pure.
 
-Orders change what is *desired*; only what a node reports (`decide_node`) changes what *is*.
+A command changes the *desired* state; only the report of a node (`deciders.node.sync`) changes the actual state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from events.container import (
     ContainerStopping,
     Secret,
 )
-from events.errors import NotFound, Refused
+from events.errors import Refused
 from events.ids import checked
 from events.session import SessionBound, SessionClosed
 from projections.container import Desired
@@ -53,7 +53,7 @@ _INSTEAD_OF_START = {
 
 
 def create(world: World, command: CreateContainer, context: Context) -> Events:
-    """Place a container on the node that has room and runs fewest; know a repeat by its id."""
+    """Create a container on the node that has room and holds the fewest; a repeat is recognized by its id."""
     agent = _agent(command, context.rules)
     known = world.containers.get(command.container_id)
     if known is not None:
@@ -61,11 +61,11 @@ def create(world: World, command: CreateContainer, context: Context) -> Events:
             command.agent_id, command.agent_type, command.resources, command.environment, command.session_id,
         ):  # fmt: skip
             return ()
-        msg = f"container_id {command.container_id!r} is taken by another container: use a new id"
+        msg = f"container_id {command.container_id!r} is already used by another container: use a new id"
         raise Refused(msg, reason="id_taken")
-    standing = sum(1 for container in world.containers.values() if not container.is_ended)
-    if standing >= context.rules.max_containers:
-        msg = f"{standing} containers stand, as many as container.max_containers allows: destroy some or raise it"
+    count = sum(1 for container in world.containers.values() if not container.is_ended)
+    if count >= context.rules.max_containers:
+        msg = f"there are {count} containers, the limit of container.max_containers: destroy some or raise the limit"
         raise Refused(msg, reason="too_many_containers")
     node_id, why_not = place(world, command.resources, context.rules)
     if not node_id:
@@ -97,28 +97,32 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
     if command.session_id:
         checked(command.session_id, "session_id")
     if len(command.environment) > MOST_ENTRIES:
-        msg = f"environment has {len(command.environment)} entries: at most {MOST_ENTRIES}"
+        msg = f"environment has {len(command.environment)} entries: use at most {MOST_ENTRIES}"
         raise Refused(msg, reason="too_many")
     for name, value in command.environment.items():
         checked(name, "environment name")
         if isinstance(value, Secret):
             checked(value.secret, f"secret of environment {name!r}")
-        elif "\0" in value or len(value) > 32_768:  # noqa: PLR2004  # what an operating system takes
-            msg = f"environment {name!r} holds a NUL or has {len(value)} characters: at most 32768, without NUL"
+        elif "\0" in value or len(value) > 32_768:  # noqa: PLR2004  # the limit of operating systems
+            msg = f"environment {name!r} has {len(value)} characters or contains NUL: use at most 32768, without NUL"
             raise Refused(msg, reason="bad_environment")
     size = sum(len(name) + len(value) for name, value in command.environment.items() if isinstance(value, str))
     if size > ENVIRONMENT_CHARS_MAX:
-        msg = f"environment has {size} characters in all: at most {ENVIRONMENT_CHARS_MAX}; pass a file or a reference"
+        msg = (
+            f"environment has {size} characters in total: use at most {ENVIRONMENT_CHARS_MAX}, and pass more as a file "
+            "or a reference"
+        )
         raise Refused(msg, reason="bad_environment")
     agent = rules.agents.get(command.agent_type)
     if agent is None:
-        msg = f"agent_type {command.agent_type!r} is not in the catalogue: use {', '.join(sorted(rules.agents))}"
+        known = ", ".join(sorted(rules.agents))
+        msg = f"agent_type {command.agent_type!r} is not in the catalogue: use one of {known}"
         raise Refused(msg, reason="unknown_agent_type")
     return agent
 
 
 def start(world: World, command: StartContainer, context: Context) -> Events:
-    """Make RUNNING what is desired, on the container's node if it still has room, else on another."""
+    """Set the desired state to RUNNING, on the container's node if it still has room, else on another."""
     container = standing_container(world, command.container_id)
     match container.status:
         case _S.STARTING | _S.RUNNING:
@@ -132,7 +136,7 @@ def start(world: World, command: StartContainer, context: Context) -> Events:
 
 
 def stop(world: World, command: StopContainer, context: Context) -> Events:
-    """Make STOPPED what is desired; a stop that is under way may still be forced."""
+    """Set the desired state to STOPPED; a stop in progress may still be forced."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     container = standing_container(world, command.container_id)
     match container.status:
@@ -151,7 +155,7 @@ def stop(world: World, command: StopContainer, context: Context) -> Events:
 
 
 def destroy(world: World, command: DestroyContainer, context: Context) -> Events:
-    """Remove a container; one that runs is stopped first."""
+    """Destroy a container; a running one is stopped first."""
     container = standing_container(world, command.container_id)
     match container.status:
         case _S.DESTROYED:
@@ -160,13 +164,13 @@ def destroy(world: World, command: DestroyContainer, context: Context) -> Events
             return destroyed(world, container)
         case _S.STOPPING if container.desired is Desired.DESTROYED and (container.force or not command.force):
             return ()
-    # A forced stop under way stays forced.
+    # A forced stop in progress stays forced.
     force = command.force or container.force
     return (ContainerStopping(container_id=container.container_id, force=force, destroy=True, reason="destroy"),)
 
 
 def destroyed(world: World, container: Container) -> Events:
-    """End a container and the sessions it served."""
+    """Return the events that end a container and the sessions it served."""
     closed = (
         SessionClosed(session_id=session.session_id, reason="its container was destroyed")
         for session in world.sessions.values()
@@ -176,18 +180,20 @@ def destroyed(world: World, container: Container) -> Events:
 
 
 def pause(world: World, command: PauseContainer, context: Context) -> Events:
-    """Make PAUSED what is desired."""
+    """Set the desired state to PAUSED."""
     container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
         return ()
     if container.status is not _S.RUNNING:
-        msg = f"container {container.container_id!r} is {container.status.value}: only a running one can be paused"
+        msg = (
+            f"container {container.container_id!r} is {container.status.value}: only a running container can be paused"
+        )
         raise Refused(msg, reason="not_running")
     return (ContainerPausing(container_id=container.container_id),)
 
 
 def resume(world: World, command: ResumeContainer, context: Context) -> Events:
-    """Let a paused container run on."""
+    """Set the desired state of a paused container to RUNNING."""
     container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
         return (ContainerResuming(container_id=container.container_id),)
@@ -198,12 +204,13 @@ def resume(world: World, command: ResumeContainer, context: Context) -> Events:
 
 
 def standing_container(world: World, container_id: str) -> Container:
-    """Give a container that has not ended."""
-    container = world.containers.get(checked(container_id, "container_id"))
-    if container is None:
-        msg = f"there is no container {container_id!r} among the living and the recently ended"
-        raise NotFound(msg)
-    return container
+    """
+    Return a container, also a destroyed one that is still in memory.
+
+    Raises:
+        NotFound: it does not exist, or was destroyed long ago.
+    """
+    return standing(world.containers, checked(container_id, "container_id"), "container")
 
 
 def _state(world: World, command: StartContainer, context: Context, done: bool) -> Container:

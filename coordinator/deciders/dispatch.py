@@ -1,8 +1,8 @@
 """
-The one way into the deciders: what a command makes of the world, and what its caller is told. Pure.
+The only entry to the deciders: which events a command leads to, and what its caller is answered. Pure.
 
-Each file of this folder has its own `DECIDERS` and `TELLERS`; here they are only joined. A repeated command finds that
-it is already so and is told the same.
+Each file of this folder has its own `DECIDERS` and `TELLERS`; this file only joins them. A repeated command changes
+nothing and gets the same answer.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _TELLERS: dict[type[Command], Teller] = {
 
 def decide(world: World, command: Command, context: Context) -> Events:
     """
-    Say what *command* makes of the world; an empty tuple means it is already so.
+    Return the events that follow from *command*; an empty tuple when nothing has to change.
 
     Raises:
-        CoordinationError: it is not allowed; its `facts` are on record all the same.
+        CoordinationError: the command is refused; the events in `facts` of the error are recorded nevertheless.
     """
     return DECIDERS[type(command)](world, command, context)
 
 
 def answer(world: World, command: Command, context: Context, events: Events, *, again: bool = False) -> Any:
     """
-    Say what the caller of *command* is told, the events it led to being folded.
+    Return the answer for the caller of *command*; its events must be folded already.
 
-    *again*: it is a repeat, remembered by its command id; what it led to is in the world since.
+    *again* marks a repeat, recognized by its command id: its events were folded in an earlier turn.
     """
     tell = _TELLERS.get(type(command))
     return None if tell is None else tell(world, command, context, bool(events) or again)

@@ -1,8 +1,8 @@
 """
-What time now owes: lapsed leases, attempts that ran too long, the silent, and failed containers whose pause is over.
+What is due now: expired leases, attempts past their timeout, silent entities, failed containers whose pause is over.
 
-Pure. `now` (in the context) is commit time, for deadlines that stand in the journal; `heard_now` is the writer's
-monotonic clock, for silence. Each event carries the evidence: for how long there was silence, against which limit.
+Pure. `now` (in the context) is commit time, for deadlines recorded in the journal; `heard_now` is the writer's
+monotonic clock, for silence. Each event carries the evidence: how long the silence lasted, and its limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give everything that is due; each event is to be applied before the next is asked for."""
+    """Yield every event that is due; the caller folds each one before it takes the next."""
     yield from task.due(world, signs, context, heard_now)
     yield from silence.due(world, signs, context, heard_now)
     yield from worker.due(world, signs, context, heard_now)

@@ -1,4 +1,4 @@
-"""Which pending tasks go to which waiting claims. Pure."""
+"""Matches ready tasks to waiting claims. Pure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 SCHEDULE_VERSION = 1
-"""Raised when the same inputs give other placements."""
+"""Increase it when the same inputs lead to other placements."""
 CLAIM_BYTES = 512 * 1024
-"""A claim that has been given so much is answered: with one task more the answer must still fit into one message."""
+"""A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
 _TASK_BYTES = 640
-"""What a task takes without its ids, texts and payload, were all its numbers as long as they may be."""
+"""Size of an encoded task without its ids, texts and payload, with every number at its longest."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,41 +35,41 @@ def schedule(
     world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float], *, most: int
 ) -> Iterator[TaskStarted]:
     """
-    Deal up to *most* ready tasks to waiting claims, one at a time, the worker served least first.
+    Assign up to *most* ready tasks to waiting claims, one at a time, least served worker first.
 
     FIFO, PRIORITY and ROUND_ROBIN serve the claims in turn, LEAST_LOADED the worker with the smallest share of its
-    capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, higher first, all
-    others by age. *loads* are what workers last reported, 0 to 1.
+    capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, highest first; all
+    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1.
     """
-    menus: dict[tuple[str, tuple[str, ...]], _Menu] = {}
-    rooms = {worker_id: _room(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
-    seats = [
-        (seat.score(), number, seat)
+    queues: dict[tuple[str, tuple[str, ...]], _Queue] = {}
+    capacities = {worker_id: _capacity(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
+    candidates = [
+        (candidate.score(), number, candidate)
         for number, claim in enumerate(claims)
-        if (room := rooms[claim.worker_id]) is not None and (seat := _Seat(claim, room))
+        if (capacity := capacities[claim.worker_id]) is not None and (candidate := _Candidate(claim, capacity))
     ]
-    heapq.heapify(seats)
+    heapq.heapify(candidates)
     taken: set[str] = set()
-    while seats and len(taken) < most:
-        score, number, seat = seats[0]
-        if score < seat.score():  # its worker was served on another claim meanwhile
-            heapq.heapreplace(seats, (seat.score(), number, seat))
+    while candidates and len(taken) < most:
+        score, number, candidate = candidates[0]
+        if score < candidate.score():  # the worker got a task through another of its claims since
+            heapq.heapreplace(candidates, (candidate.score(), number, candidate))
             continue
-        menu_key = (seat.ordering, seat.room.worker.handles)
-        menu = menus.get(menu_key)
-        if menu is None:
-            menu = menus[menu_key] = _Menu(world, *menu_key)
-        task = menu.take(seat, taken) if seat and not menu.is_barren(seat) else None
+        queue_key = (candidate.ordering, candidate.capacity.worker.handles)
+        queue = queues.get(queue_key)
+        if queue is None:
+            queue = queues[queue_key] = _Queue(world, *queue_key)
+        task = queue.take(candidate, taken) if candidate and not queue.has_no_fit(candidate) else None
         if task is None:
-            heapq.heappop(seats)
+            heapq.heappop(candidates)
             continue
         taken.add(task.task_id)
-        yield seat.give(task)
-        heapq.heapreplace(seats, (seat.score(), number, seat))
+        yield candidate.assign(task)
+        heapq.heapreplace(candidates, (candidate.score(), number, candidate))
 
 
-class _Room:
-    """What one worker can still take while tasks are dealt; all its claims share it."""
+class _Capacity:
+    """What one worker can still take while tasks are assigned; all its claims share it."""
 
     __slots__ = ("busy", "free", "load", "worker")
 
@@ -80,65 +80,65 @@ class _Room:
         self.load = load
 
 
-class _Seat:
-    """A waiting claim while tasks are dealt; false when it can get no more."""
+class _Candidate:
+    """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
-    __slots__ = ("claim", "given", "given_bytes", "ordering", "room")
+    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "ordering")
 
-    def __init__(self, claim: WaitingClaim, room: _Room) -> None:
+    def __init__(self, claim: WaitingClaim, capacity: _Capacity) -> None:
         self.claim = claim
-        self.room = room
-        self.given = 0
-        self.given_bytes = 0
+        self.capacity = capacity
+        self.assigned = 0
+        self.assigned_bytes = 0
         self.ordering = "priority" if claim.strategy == "priority" else "fifo"
 
     def __bool__(self) -> bool:
-        slots = self.room.worker.slots
-        if self.given >= self.claim.slots or self.given_bytes >= CLAIM_BYTES:
+        slots = self.capacity.worker.slots
+        if self.assigned >= self.claim.slots or self.assigned_bytes >= CLAIM_BYTES:
             return False
-        return slots is None or self.room.busy < slots
+        return slots is None or self.capacity.busy < slots
 
     def score(self) -> float:
-        """Say how well served the seat is; the lowest is served next."""
+        """Return how well the claim is served; the lowest score is served next."""
         if self.claim.strategy == "least_loaded":
-            return self.room.load + self.room.busy / (self.room.worker.slots or 1)
+            return self.capacity.load + self.capacity.busy / (self.capacity.worker.slots or 1)
         if self.claim.strategy == "weighted_round_robin":
-            return self.given / (self.room.worker.slots or 1)
-        return self.given
+            return self.assigned / (self.capacity.worker.slots or 1)
+        return self.assigned
 
     def fits(self, task: Task) -> bool:
-        return self.room.free is None or task.resources.fits_in(self.room.free)
+        return self.capacity.free is None or task.resources.fits_in(self.capacity.free)
 
-    def give(self, task: Task) -> TaskStarted:
-        """Give a task under a lease that no other attempt bears: not of this task, not of this claim."""
-        self.given += 1
-        self.given_bytes += _answer_bytes(task, self.claim)
-        self.room.busy += 1
-        if self.room.free is not None:
-            self.room.free -= task.resources
+    def assign(self, task: Task) -> TaskStarted:
+        """Assign a task under a lease that is unique among the attempts of this task and of this claim."""
+        self.assigned += 1
+        self.assigned_bytes += _answer_bytes(task, self.claim)
+        self.capacity.busy += 1
+        if self.capacity.free is not None:
+            self.capacity.free -= task.resources
         attempt = task.attempt + 1
         return TaskStarted(
             task_id=task.task_id,
             worker_id=self.claim.worker_id,
             claim_id=self.claim.claim_id,
             attempt=attempt,
-            lease=f"{self.claim.claim_id}.{self.given}.{attempt}",
+            lease=f"{self.claim.claim_id}.{self.assigned}.{attempt}",
         )
 
 
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
-    """Say how many bytes *task* takes in an answer at most; encoding it would tell exactly, and cost more than it."""
+    """Return an upper bound of the encoded size of *task*; to encode it costs more than the exact size is worth."""
     payload = task.payload
     if payload is None or payload.encoding == "text" or not payload.data.isascii():
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
     texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
     texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
-    # JSON and base64 hold no control characters, and of the others JSON writes none as more than two bytes.
+    # JSON and base64 contain no control characters; JSON escapes any other ASCII character to at most two bytes.
     return _TASK_BYTES + ids + 6 * texts + 2 * len(payload.data)
 
 
-def _room(world: World, worker_id: str, loads: Mapping[str, float]) -> _Room | None:
+def _capacity(world: World, worker_id: str, loads: Mapping[str, float]) -> _Capacity | None:
     worker = world.workers.get(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
         return None
@@ -147,42 +147,42 @@ def _room(world: World, worker_id: str, loads: Mapping[str, float]) -> _Room | N
     if free is not None:
         for task_id in held:
             free -= world.tasks[task_id].resources
-    return _Room(worker, len(held), free, loads.get(worker_id, 0.0))
+    return _Capacity(worker, len(held), free, loads.get(worker_id, 0.0))
 
 
-class _Menu:
-    """The ready tasks that workers of some kind may run, in order, over all shapes."""
+class _Queue:
+    """The ready tasks that workers with the same `handles` may run, in order, over all shapes."""
 
     def __init__(self, world: World, ordering: str, handles: tuple[str, ...]) -> None:
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
-        self._barren: list[Resources] = []
+        self._no_fit: list[Resources] = []
         allowed = frozenset(handles)
         for number, (key, shape) in enumerate(world.indexes.shapes.items()):
             if shape.members and (not allowed or key.task_name in allowed):
                 self._push(shape.ordered(ordering), number)
 
-    def is_barren(self, seat: _Seat) -> bool:
-        """Whether one with as much room as the seat has found nothing here already."""
-        free = seat.room.free
-        return free is not None and any(free.fits_in(one) for one in self._barren)
+    def has_no_fit(self, candidate: _Candidate) -> bool:
+        """Whether a claim with at least as much room already found no task here."""
+        free = candidate.capacity.free
+        return free is not None and any(free.fits_in(one) for one in self._no_fit)
 
-    def take(self, seat: _Seat, taken: set[str]) -> Task | None:
-        """Take the first task that fits the seat; what does not fit stays for others."""
+    def take(self, candidate: _Candidate, taken: set[str]) -> Task | None:
+        """Take the first task that fits the claim; tasks that do not fit stay for others."""
         passed = []
         found = None
         while self._heads and found is None:
             key, number, task, rest = heapq.heappop(self._heads)
             if task.task_id in taken:
                 self._push(rest, number)
-            elif seat.fits(task):
+            elif candidate.fits(task):
                 found = task
                 self._push(rest, number)
             else:
                 passed.append((key, number, task, rest))
         for head in passed:
             heapq.heappush(self._heads, head)
-        if found is None and seat.room.free is not None:
-            self._barren.append(seat.room.free)
+        if found is None and candidate.capacity.free is not None:
+            self._no_fit.append(candidate.capacity.free)
         return found
 
     def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:

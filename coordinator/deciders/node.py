@@ -1,8 +1,8 @@
 """
-What a node's registration and reports make of the world, and what the node is to do. Pure.
+Deciders of the node commands, and the orders of a node. Pure.
 
-A report about another generation than the one that was last started is about the past and changes nothing; nor does
-what an old report does not name.
+A report about another generation than the last started one is about the past and changes nothing. A container that an
+outdated report does not name does not change either.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 _S = ContainerStatus
 
 STARTS_A_SYNC = 16
-"""So many containers at once a node is told to start; the others when these have."""
+"""A node starts this many containers at a time; the orders name the others once these have started."""
 
 LATER = "later"
-"""Desired of a container whose start is still to come: it is to be left as it is."""
+"""Desired state of a container that has to wait for its start: the node leaves it as it is."""
 _WORD = 2**32
-"""No system gives larger process ids or exit codes."""
+"""No system has larger process ids or exit codes."""
 
 
 def register_node(world: World, command: RegisterNode, context: Context) -> Events:
-    """Offer a node; the same again only wakes it when it was lost."""
+    """Register a node; a repeat with the same values only brings a lost node back."""
     checked(command.node_id, "node_id")
     check_resources("capacity", command.capacity)
     check_text("runtime", command.runtime, 64, least=1)
     if len(command.labels) > MOST_ENTRIES:
-        msg = f"labels has {len(command.labels)} entries: at most {MOST_ENTRIES}"
+        msg = f"labels has {len(command.labels)} entries: use at most {MOST_ENTRIES}"
         raise Refused(msg, reason="too_many")
     for key, value in command.labels.items():
         check_text("label name", key, 128, least=1)
@@ -72,14 +72,14 @@ def register_node(world: World, command: RegisterNode, context: Context) -> Even
 
 
 def cordon_node(world: World, command: CordonNode, context: Context) -> Events:
-    """Give a node no new containers."""
+    """Place no new containers on a node."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     node = _node(world, command.node_id)
     return () if node.cordoned else (NodeCordoned(node_id=node.node_id, reason=command.reason),)
 
 
 def uncordon_node(world: World, command: UncordonNode, context: Context) -> Events:
-    """Give a node containers again."""
+    """Place containers on a node again."""
     node = _node(world, command.node_id)
     return (NodeUncordoned(node_id=node.node_id),) if node.cordoned else ()
 
@@ -87,13 +87,13 @@ def uncordon_node(world: World, command: UncordonNode, context: Context) -> Even
 def _node(world: World, node_id: str) -> Node:
     node = world.nodes.get(checked(node_id, "node_id"))
     if node is None or node.is_ended:
-        msg = f"there is no node {node_id!r}: its agent must register it first"
+        msg = f"node {node_id!r} not found: its agent must register it first"
         raise NotFound(msg)
     return node
 
 
 def sync(world: World, command: SyncNode, context: Context) -> Events:
-    """Fold what a node saw into what is known, each container once."""
+    """Compare the report of a node with the world, each container once."""
     node = _node(world, command.node_id)
     for one in command.observed:
         check_number("pid", one.pid, 0, _WORD)
@@ -104,14 +104,15 @@ def sync(world: World, command: SyncNode, context: Context) -> Events:
         container = world.containers[container_id]
         if not container.is_ended and container.generation:
             found = seen.get((container_id, container.generation))
-            # What is missing may have been started since the node looked, unless it had the last orders then.
+            # A container missing in the report may have been started after the node looked, unless the node had the
+            # last orders then.
             if found is not None or command.orders_id:
                 events.extend(observed(world, container, found, context))
     return tuple(events)
 
 
 def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
-    """Say all that a node is to make true; what is not named there is to be removed."""
+    """Return the orders of a node: its whole desired state; the node removes every container that is not named."""
     containers = (world.containers[one] for one in world.indexes.containers_on.get(node_id, ()))
     named = []
     starting = 0
@@ -128,9 +129,10 @@ def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
 
 
 def _desired(container: Container) -> DesiredContainer:
-    # A container in ERROR keeps its exited remains until it starts anew; nothing is to run meanwhile.
+    # A container in ERROR keeps its exited remains until its next start; until then nothing may run.
     desired = Desired.STOPPED if container.status is _S.ERROR else container.desired
-    # What only a start needs is told only while it is to start, lest the orders of a full node outgrow a message.
+    # The fields that only a start needs are sent only while the container has to start; otherwise the orders of a full
+    # node would not fit into one message.
     is_starting = container.status is _S.STARTING
     return DesiredContainer(
         container_id=container.container_id,
@@ -148,7 +150,7 @@ def _desired(container: Container) -> DesiredContainer:
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is due of nodes: the silent are lost, what they ran has failed, and in the end they are removed."""
+    """Yield what is due for nodes: a silent node is lost, its containers have failed, and it is removed in the end."""
     limit_s, is_spared = patience_s(Watched.NODE, context.rules), is_held(world, Watched.NODE)
     for node in tuple(world.nodes.values()):
         if node.is_ended:
@@ -158,7 +160,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
             if silent_for_s <= limit_s or is_spared:
                 continue
             yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
-        # Not only as it is lost: a commit holds so many events, and a writer may die between two of them.
+        # Repeated while the node is lost: a commit is limited in size, and a writer may die between two of them.
         for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
             yield from _cut_off(world, world.containers[container_id], context)
         lost = world.nodes[node.node_id]
@@ -175,7 +177,7 @@ def _holds(world: World, node_id: str) -> bool:
 
 
 def _cut_off(world: World, container: Container, context: Context) -> Iterator[Event]:
-    """Give what follows for a container whose node is lost: what was to stop has, by the node's own clock."""
+    """Yield what follows for a container of a lost node: if it had to stop, it has, as the node's lease expired."""
     if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
         yield failed(container, f"node {container.node_id} is lost", context)
     elif container.status is ContainerStatus.STOPPING:

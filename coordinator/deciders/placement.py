@@ -1,4 +1,4 @@
-"""Which node a container goes to. Pure."""
+"""Selects the node for a container. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
-    """Choose the node for *resources*: of those with room the one holding fewest containers; or say why not."""
+    """Return the node with room for *resources* that holds the fewest containers; or "" and the reasons if none has."""
     best: tuple[int, str] | None = None
     why_not = []
     for node in world.nodes.values():
@@ -28,15 +28,15 @@ def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
             continue
         free = free_on(world, node, rules)
         if lacking := resources.lacking(free):
-            why_not.append(f"node {node.node_id} has too little ({lacking})")
+            why_not.append(f"node {node.node_id} has too few free resources ({lacking})")
             continue
         found = (len(world.indexes.containers_on.get(node.node_id, ())), node.node_id)
         best = found if best is None else min(best, found)
-    return (best[1], "") if best else ("", "; ".join(why_not[:5]) or "there is no node")
+    return (best[1], "") if best else ("", "; ".join(why_not[:5]) or "no node is registered")
 
 
 def free_on(world: World, node: Node, rules: Rules) -> Resources:
-    """Say what a node can still take: its memory and GPUs, and its cores times the overcommit."""
+    """Return the free resources of a node: of its memory and GPUs, and of its cores times the overcommit."""
     containers = (world.containers[one] for one in world.indexes.containers_on.get(node.node_id, ()))
     held = reduce(add, (one.resources for one in containers if one.holds), NONE)
     offered = Resources(
@@ -49,7 +49,7 @@ def free_on(world: World, node: Node, rules: Rules) -> Resources:
 
 def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:
     """
-    Say where a container starts next.
+    Return the event that starts a container, on its node if that has room, else on another.
 
     Raises:
         Refused: no node has room.

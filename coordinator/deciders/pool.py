@@ -1,4 +1,4 @@
-"""What an order about resource pools makes of the world. Pure."""
+"""Deciders of the resource pool commands. Pure."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ MOST_ALLOCATIONS = 5000
 
 
 def define(world: World, command: DefinePool, context: Context) -> Events:
-    """Give a pool its capacity; what is granted already stays granted."""
+    """Define a pool or change its capacity; existing allocations stay."""
     check_resources("capacity", command.capacity)
     known = world.pools.get(checked(command.pool_id, "pool_id"))
     if known is not None and known.capacity == command.capacity:
         return ()
     if known is None and len(world.pools) >= MOST_POOLS:
-        msg = f"there are {len(world.pools)} pools, the most there may be"
+        msg = f"there are {len(world.pools)} pools, the maximum: use an existing pool"
         raise Refused(msg, reason="too_many")
     return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
 
 
 def allocate(world: World, command: AllocatePool, context: Context) -> Events:
-    """Grant a share of a pool when it fits; nothing happens when it does not."""
+    """Allocate resources of a pool if they fit; return no event if they do not."""
     checked(command.request_id, "request_id")
     check_number("priority", command.priority, -1_000_000, 1_000_000)
     check_resources("resources", command.resources)
     pool = world.pools.get(checked(command.pool_id, "pool_id"))
     if pool is None:
-        msg = f"there is no pool {command.pool_id!r}: initialize it with its capacity first"
+        msg = f"pool {command.pool_id!r} not found: initialize it with its capacity first"
         raise NotFound(msg)
     held = pool.allocations.get(command.request_id)
     if held is not None:
         if held.resources == command.resources:
             return ()
-        msg = f"request_id {command.request_id!r} already holds {held.resources}: release it before asking anew"
+        msg = f"request_id {command.request_id!r} already holds {held.resources}: release it first, or use a new id"
         raise Refused(msg, reason="id_taken")
     if len(pool.allocations) >= MOST_ALLOCATIONS:
-        msg = f"pool {pool.pool_id!r} has {len(pool.allocations)} allocations, the most it may: release some"
+        msg = f"pool {pool.pool_id!r} has {len(pool.allocations)} allocations, the maximum: release some"
         raise Refused(msg, reason="too_many")
     if not command.resources.fits_in(pool.free):
         return ()
@@ -63,7 +63,7 @@ def allocate(world: World, command: AllocatePool, context: Context) -> Events:
 
 
 def release(world: World, command: ReleasePool, context: Context) -> Events:
-    """Take a share back."""
+    """Release an allocation of a pool."""
     pool = world.pools.get(checked(command.pool_id, "pool_id"))
     if pool is None or checked(command.request_id, "request_id") not in pool.allocations:
         return ()

@@ -1,4 +1,4 @@
-"""The numbers that decisions depend on, as one value made from the settings; deciders never see a settings file."""
+"""The limits and times of decisions, as values made from the settings; deciders never read a settings file."""
 
 from __future__ import annotations
 
@@ -60,34 +60,39 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
-    """What a decider may know beside the world and the order: commit time, rules, and whose order it is."""
+    """What a decider may use besides the world and the command: commit time, rules, tenant and actor."""
 
     now: float
     rules: Rules
     tenant: str = ""
     actor: str = ""
     streak: int = 1
-    """How many health checks in a row had the outcome that is reported now."""
+    """How many health checks in a row, with this one, had the reported outcome."""
 
 
 Decider = Callable[[World, Any, Context], Events]
-"""Says what a command makes of the world; nothing when it is already so. Raises `CoordinationError` to refuse."""
+"""Returns the events of a command; none when nothing has to change. Raises `CoordinationError` to refuse."""
 Teller = Callable[[World, Any, Context, bool], Any]
-"""Says what the caller is told once the events are folded; the flag says whether this command changed anything."""
+"""Returns the answer for the caller after the events are folded; the flag is whether this command changed anything."""
 
 
 def standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
-    """Give what a command was about; a repeat that is remembered may be about what has left the world since."""
+    """
+    Return the entity of an id, ended or not.
+
+    Raises:
+        NotFound: it does not exist, or ended long ago and was evicted from memory.
+    """
     found = table.get(entity_id)
     if found is None:
-        msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"
+        msg = f"{kind} {entity_id!r} not found: it does not exist or ended longer ago than engine.retention_s"
         raise NotFound(msg)
     return found
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:
-    """Say how long to pause after *times* pauses that each doubled the one before, at most *most_s*."""
-    # A power beyond what a float holds would raise, and what crash-loops for days gets there.
+    """Return the pause after *times* pauses, each of which doubled the previous one; at most *most_s*."""
+    # A power too large for a float raises, and an entity that crash-loops for days reaches it.
     return min(first_s * 2.0 ** min(times, 64), most_s)
 
 

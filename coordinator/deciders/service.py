@@ -1,8 +1,8 @@
 """
-What an order about services makes of the world. Pure: the time comes in with the context.
+Deciders of the service commands. Pure: the context carries the time.
 
-Health has hysteresis: the first check decides at once, after that `check_rise` good or `check_fall` bad ones in a row
-change it. How many there were in a row is a sign, kept by the writer and passed in.
+Health has hysteresis: the first check decides at once; after that, `check_rise` passed or `check_fall` failed checks in
+a row change it. The length of the row is a sign: the writer keeps it and passes it in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 
 
 def register(world: World, command: RegisterService, context: Context) -> Events:
-    """Offer a service instance, or replace what it offered before; the same again is already so."""
+    """Register a service instance or replace its registration; a repeat with the same values changes nothing."""
     _check(command, context.rules)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
@@ -59,7 +59,9 @@ def register(world: World, command: RegisterService, context: Context) -> Events
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
     living = len(world.indexes.service_ids)
     if living >= context.rules.max_services:
-        msg = f"{living} services are registered, as many as registry.max_services allows: deregister some or raise it"
+        msg = (
+            f"{living} services are registered, the limit of registry.max_services: deregister some or raise the limit"
+        )
         raise Refused(msg, reason="registry_full")
     return (offered,)
 
@@ -83,7 +85,10 @@ def _check(command: RegisterService, rules: Rules) -> None:
     check_number("port", command.port, 0, 65_535)
     check_number("weight", command.weight, 1, 1000)
     if len(command.tags) > _MOST_TAGS or len(command.metadata) > _MOST_TAGS:
-        msg = f"{len(command.tags)} tags and {len(command.metadata)} metadata entries: at most {_MOST_TAGS} of each"
+        msg = (
+            f"there are {len(command.tags)} tags and {len(command.metadata)} metadata entries: "
+            f"use at most {_MOST_TAGS} of each"
+        )
         raise Refused(msg, reason="too_many")
     for tag in command.tags:
         check_text("tags", tag, 128, least=1)
@@ -103,7 +108,7 @@ def check_host(name: str, host: str) -> None:
     """
     check_text(name, host, 253, least=1)
     if not _is_host(host):
-        msg = f"{name} {host[:80]!r} is neither a host name nor an IP address"
+        msg = f"{name} {host[:80]!r} is not a host name or an IP address: use one, without port or path"
         raise Refused(msg, reason="bad_host")
 
 
@@ -112,7 +117,7 @@ def _is_host(host: str) -> bool:
         address = ip_address(host)
     except ValueError:
         return all(map(_is_label, host.split(".")))
-    # Python takes anything for the zone of a link-local address.
+    # Python accepts any text as the zone of a link-local address.
     zone = address.scope_id if isinstance(address, IPv6Address) else None
     return zone is None or _is_label(zone) is not None
 
@@ -122,7 +127,7 @@ def check_url(url: str) -> None:
     Accept a health check URL: http, https or tcp, with a host and without credentials.
 
     Raises:
-        Refused: it is none.
+        Refused: it is not such a URL.
     """
     check_text("health_check_url", url, 2048, least=1)
     try:
@@ -132,21 +137,22 @@ def check_url(url: str) -> None:
         parts, port = urlsplit(""), None
     if parts.scheme not in _PROBES or not parts.hostname or parts.username is not None or parts.fragment:
         msg = (
-            f"health_check_url {url[:120]!r} cannot be probed: use http://host:port/path, https://… or tcp://host:port"
+            f"health_check_url {url[:120]!r} cannot be checked: use http://host:port/path, https://… or "
+            "tcp://host:port, without user or fragment"
         )
         raise Refused(msg, reason="bad_url")
     if parts.scheme == "tcp" and port is None:
-        msg = f"health_check_url {url[:120]!r} names no port: use tcp://host:port"
+        msg = f"health_check_url {url[:120]!r} has no port: use tcp://host:port"
         raise Refused(msg, reason="bad_url")
     check_host("the host of health_check_url", parts.hostname)
 
 
 def deregister(world: World, command: DeregisterService, context: Context) -> Events:
-    """Take a service instance off."""
+    """Deregister a service instance."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     service = world.services.get(checked(command.service_id, "service_id"))
     if service is None:
-        _nowhere(command.service_id)
+        _not_registered(command.service_id)
     if service.is_ended:
         return ()
     return (ServiceDeregistered(service_id=service.service_id, reason=command.reason),)
@@ -154,24 +160,24 @@ def deregister(world: World, command: DeregisterService, context: Context) -> Ev
 
 def living(world: World, service_id: str) -> Service:
     """
-    Give a registered service.
+    Return a registered service.
 
     Raises:
-        NotFound: it was never registered, or no longer is.
+        NotFound: it is not registered.
     """
     service = world.services.get(checked(service_id, "service_id"))
     if service is None or service.is_ended:
-        _nowhere(service_id)
+        _not_registered(service_id)
     return service
 
 
-def _nowhere(service_id: str) -> NoReturn:
-    msg = f"there is no service {service_id!r} registered: register it (again)"
+def _not_registered(service_id: str) -> NoReturn:
+    msg = f"service {service_id!r} not found: it was never registered or was deregistered; register it first"
     raise NotFound(msg)
 
 
 def heartbeat(world: World, command: HeartbeatService, context: Context) -> Events:
-    """Bring a service back that had been given up for its silence; otherwise a heartbeat changes nothing on record."""
+    """Bring an OFFLINE service back; any other heartbeat is a sign of life and records no event."""
     service = living(world, command.service_id)
     check_number("load", command.load, 0.0, 1e9)
     check_number("connections", command.connections, 0, 1e9)
@@ -183,7 +189,7 @@ def heartbeat(world: World, command: HeartbeatService, context: Context) -> Even
 
 
 def check(world: World, command: ReportCheck, context: Context) -> Events:
-    """Say what one more check means, the `context.streak`-th in a row with this outcome."""
+    """Decide what one more check changes; it is the `context.streak`-th in a row with this outcome."""
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
     _check_time("latency_ms", command.latency_ms)
@@ -212,7 +218,7 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is due of services: the silent, and those whose checks nobody reports."""
+    """Yield what is due for services: silent ones, and those whose checks are not reported any more."""
     limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
     for service in tuple(world.services.values()):
         if service.is_ended:
@@ -237,7 +243,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
 
 
 def _unchecked(service: Service, context: Context, silent_for_s: float) -> Iterator[Event]:
-    """Give what follows for a service whose checks speak for it, when they say nothing, or bad news for too long."""
+    """Yield what is due for a service with health checks: it is unhealthy, or was not checked, for too long."""
     limit_s = context.rules.heartbeat_timeout_s
     if (
         service.status is ServiceStatus.UNHEALTHY

@@ -1,4 +1,4 @@
-"""Sessions: which container serves which. Pure."""
+"""Deciders of the session commands: which container serves which session. Pure."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 MOST_SESSIONS = 100_000
 SESSIONS_A_CONTAINER = 500
-"""They all end with their container, in one commit."""
+"""All sessions of a container end with it, in one commit."""
 
 
 def bind_session(world: World, command: BindSession, context: Context) -> Events:
-    """Let a session be served by a container that stands."""
+    """Bind a session to a container that is not destroyed."""
     checked(command.session_id, "session_id")
     container = standing_container(world, command.container_id)
     if container.is_ended:
-        msg = f"container {container.container_id!r} is destroyed and cannot serve a session"
+        msg = f"container {container.container_id!r} is destroyed: bind the session to another container"
         raise Refused(msg, reason="not_standing")
     known = world.sessions.get(command.session_id)
     if known is not None and not known.is_ended and known.container_id == command.container_id:
         return ()
     if len(world.sessions) >= MOST_SESSIONS:
-        msg = f"{len(world.sessions)} sessions are known, the most there may be: close some"
+        msg = f"there are {len(world.sessions)} sessions, the maximum: close some"
         raise Refused(msg, reason="too_many")
     bound = sum(1 for one in world.sessions.values() if one.container_id == command.container_id and not one.is_ended)
     if bound >= SESSIONS_A_CONTAINER:
-        msg = f"container {command.container_id!r} serves {bound} sessions already, the most it may"
+        msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"
         raise Refused(msg, reason="too_many")
     return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
 
 
 def close_session(world: World, command: CloseSession, context: Context) -> Events:
-    """End a session."""
+    """Close a session."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     known = world.sessions.get(checked(command.session_id, "session_id"))
     if known is None:
-        msg = f"there is no session {command.session_id!r}"
+        msg = f"session {command.session_id!r} not found: it was never bound or was closed long ago"
         raise NotFound(msg)
     return () if known.is_ended else (SessionClosed(session_id=known.session_id, reason=command.reason),)
 

@@ -1,8 +1,9 @@
 """
-When each service, worker, node and lease was last heard, by the writer's monotonic clock, and what it said of itself.
+Signs of life: when each service, worker, node and lease was last heard, and the load that it reported.
 
-Signs are input, never state: they are not folded, a new writer starts without any, and whatever it finds living gets a
-whole period of grace from that moment on. Nothing here reads a clock; every method is told the time.
+Times are of the writer's monotonic clock. Signs are input, never state: they are not folded, and a new writer starts
+without any, so everything alive gets one full period of grace from then on. Nothing here reads a clock; every method
+gets the time as an argument.
 """
 
 from __future__ import annotations
@@ -47,27 +48,27 @@ class Signs:
         self.workers: dict[str, float] = {}
         self.nodes: dict[str, float] = {}
         self.orders: dict[str, str] = {}
-        """By node, the id of the orders it was last given."""
+        """The id of the last orders sent to each node."""
         self.leases: dict[str, float] = {}
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
         self.checks: dict[str, Checks] = {}
 
     def begin(self, now: float) -> None:
-        """Start listening: everything counts as heard now."""
+        """Start the period of grace: everything counts as heard now."""
         self.since = now
 
     def silent_for(self, heard: dict[str, float], entity_id: str, now: float) -> float:
-        """Say for how long something was not heard, counting from when this writer began to listen."""
+        """Return for how long something was not heard; at most since this writer began to listen."""
         return now - max(heard.get(entity_id, self.since), self.since)
 
     def hear_service(self, service_id: str, now: float, load: ServiceLoad) -> None:
-        """Note a service's heartbeat; `load.heard_s_ago` is ignored."""
+        """Keep the heartbeat of a service; `load.heard_s_ago` is ignored."""
         self.services[service_id] = now
         self.loads[service_id] = load
 
     def hear_worker(self, worker_id: str, now: float, leases: tuple[str, ...], load: float) -> None:
-        """Note a worker's heartbeat; it renews exactly the leases it names."""
+        """Keep the heartbeat of a worker; it renews exactly the leases it names."""
         self.workers[worker_id] = now
         self.worker_loads[worker_id] = max(0.0, min(1.0, load))
         for lease in leases:
@@ -75,21 +76,21 @@ class Signs:
                 self.leases[lease] = now
 
     def recall_service(self, service_id: str, load: ServiceLoad) -> None:
-        """Note what a service last said of itself to the writer before; that is no sign of life."""
+        """Keep the load that a service last reported to the previous writer; this is not a sign of life."""
         self.loads.setdefault(service_id, load)
 
     def recall_worker(self, worker_id: str, load: float) -> None:
-        """Note what a worker last said of itself to the writer before; that is no sign of life."""
+        """Keep the load that a worker last reported to the previous writer; this is not a sign of life."""
         self.worker_loads.setdefault(worker_id, max(0.0, min(1.0, load)))
 
     def before(self, command: Command, now: float) -> Command:
         """
-        Note the sign of life that counts even where the command is refused, and give it as it is to be decided.
+        Keep the sign of life that counts even if the command is refused, and return the command to decide.
 
-        A node's report is taken as it is when the node had our last orders when it looked, else without their id.
+        The report of a node keeps its `orders_id` only if the node had our last orders at the time of the report.
 
         Raises:
-            Refused: the id of the orders is none.
+            Refused: `orders_id` is not an identifier.
         """
         match command:
             case ClaimTasks():
@@ -101,7 +102,7 @@ class Signs:
         return command
 
     def accepted(self, command: Command, now: float, at: float, world: World) -> None:
-        """Note the sign of life that lies in a command that was accepted, at commit time *at*."""
+        """Keep the sign of life of a command that was accepted at commit time *at*."""
         if type(command) not in _SIGNS_OF_LIFE:
             return
         match command:
@@ -127,14 +128,14 @@ class Signs:
                 pass
 
     def after(self, command: Command, told: Any, turn_id: str) -> Any:
-        """Note what the caller is told, and give it: a node's orders get the id of the turn they are from."""
+        """Return the answer *told*; the orders of a node get the id of their turn, which is kept here."""
         if not isinstance(command, SyncNode):
             return told
         self.orders[command.node_id] = turn_id
         return msgspec.structs.replace(told, orders_id=turn_id)
 
     def streak(self, report: Command) -> int:
-        """Say how many checks in a row have had the outcome reported, with this one; 1 for any other command."""
+        """Return how many checks in a row, with this one, had the reported outcome; 1 for any other command."""
         if not isinstance(report, ReportCheck):
             return 1
         checks = self.checks.get(report.service_id)
@@ -143,7 +144,7 @@ class Signs:
         return checks.streak + 1
 
     def keep_check(self, report: ReportCheck, at: float, status: ServiceStatus) -> None:
-        """Keep a check together with the status it led to."""
+        """Keep a check with the status it led to."""
         streak = self.streak(report)
         if len(self.checks) >= _CHECKED_SERVICES and report.service_id not in self.checks:
             del self.checks[next(iter(self.checks))]
@@ -161,7 +162,7 @@ class Signs:
         )
 
     def forget(self, world: World) -> None:
-        """Drop the signs of what the world no longer holds, so that they cannot outgrow it."""
+        """Drop the signs of entities that left the world, so that the signs cannot outgrow it."""
         for heard, table in (
             (self.services, world.services),
             (self.loads, world.services),

@@ -1,9 +1,9 @@
 """
-When many fall silent at once: whether that is taken for their end, or for a fault between them and us. Pure.
+Mass silence: too many entities of one kind are silent at once, which points to a fault between them and us. Pure.
 
-A cut cable, a blind writer or a lost switch silences everything behind it, and all of it is still there. So when too
-large a share of one kind is silent as the first of them is overdue, none of that kind is given up, until signs return
-or somebody says that they are gone. Leases of tasks are not among it: a worker gives those up by its own clock.
+A cut cable, a paused writer or a failed switch silences everything behind it, although all of it still runs. So when
+too large a share of one kind is silent as the first of them exceeds its limit, none of that kind is declared lost until
+heartbeats return or somebody accepts the silence. Leases are excluded: a worker gives them up by its own clock.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from projections.world import World
 
 NODE_LOST_AFTER = 1.5
-"""A node is given up this many times its lease after it was last heard; by then it has stopped what it must."""
+"""A node is lost after a silence of this many times its lease; by then its agent has stopped what it must stop."""
 SILENT_AFTER = 0.75
-"""What was not heard for this part of its limit counts as silent: those of one fault are overdue one by one."""
+"""An entity counts as silent after this part of its limit: entities behind one fault exceed the limit one by one."""
 
 
 def patience_s(kind: Watched, rules: Rules) -> float:
-    """Say for how many seconds one of *kind* may be silent."""
+    """Return for how many seconds an entity of *kind* may be silent."""
     if kind is Watched.SERVICE:
         return rules.heartbeat_timeout_s
     return rules.worker_timeout_s if kind is Watched.WORKER else rules.node_lease_s * NODE_LOST_AFTER
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is to be recorded of each kind: that a mass silence began, or ended by itself."""
+    """Yield the beginning of a mass silence of each kind, or its end when heartbeats return."""
     rules = context.rules
     for kind in Watched:
         limit = patience_s(kind, rules)
         standing = world.silences.get(kind)
         is_accepted = standing is not None and standing.accepted and context.now - standing.since <= limit
-        # A writer that has just begun to listen cannot tell who is silent.
+        # A writer that has just begun to listen cannot know yet what is silent.
         if is_accepted or heard_now - signs.since <= limit * SILENT_AFTER:
             continue
         silences = _silences(kind, world, signs, heard_now)
@@ -68,17 +68,20 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
 
 
 def is_held(world: World, kind: Watched) -> bool:
-    """Say whether none of *kind* is given up for its silence now."""
+    """Return whether a mass silence now keeps every entity of *kind* from being declared lost."""
     standing = world.silences.get(kind)
     return standing is not None and not standing.accepted
 
 
 def accept(world: World, command: AcceptSilence, context: Context) -> tuple[Event, ...]:
-    """Let what is silent be given up."""
+    """Accept a mass silence: the silent entities are declared lost."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     standing = world.silences.get(command.kind)
     if standing is None:
-        msg = f"no mass silence of {command.kind}s is noticed: what is silent is given up when its time comes"
+        msg = (
+            f"there is no mass silence of {command.kind}s to accept: "
+            f"a silent {command.kind} is declared lost or offline when its limit is exceeded"
+        )
         raise NotFound(msg)
     if standing.accepted:
         return ()
@@ -90,7 +93,7 @@ def accept(world: World, command: AcceptSilence, context: Context) -> tuple[Even
 
 
 def _silences(kind: Watched, world: World, signs: Signs, heard_now: float) -> list[float]:
-    """Give for how long each that is alive was not heard; services that are checked do not speak by themselves."""
+    """Return for how long each live entity of *kind* was silent; services with health checks are excluded."""
     if kind is Watched.SERVICE:
         heard, alive = (
             signs.services,

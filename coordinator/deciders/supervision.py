@@ -1,4 +1,4 @@
-"""What is made of a container that was seen, failed, or takes too long to start. Pure."""
+"""What follows when a container was observed by its node, has failed, or takes too long to start. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _S = ContainerStatus
 
 
 def observed(world: World, container: Container, seen: ObservedContainer | None, context: Context) -> Events:
-    """Say what one observation means for one container; None means the node knows nothing of that generation."""
+    """Return the events of one observation of a container; None means that the node does not have that generation."""
     container_id = container.container_id
     state = seen.state if seen is not None else "absent"
     match container.status, state:
@@ -47,7 +47,7 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             return (ContainerPaused(container_id=container_id),)
         case _S.STOPPING, "exited" if container.desired is Desired.STOPPED:
             return (ContainerStopped(container_id=container_id, exit_code=seen.exit_code if seen else None),)
-        case _S.STOPPING, "absent" | "failed":  # what failed to start is not there either
+        case _S.STOPPING, "absent" | "failed":  # a container that failed to start does not run either
             if container.desired is Desired.DESTROYED:
                 return destroyed(world, container)
             return (ContainerStopped(container_id=container_id),)
@@ -69,7 +69,7 @@ def _started(container: Container, seen: ObservedContainer | None) -> ContainerS
 
 
 def failed(container: Container, reason: str, context: Context, *, exit_code: int | None = None) -> ContainerFailed:
-    """Say that a container failed and when it starts again: pauses double, and start over after a good long run."""
+    """Return the failure of a container and the time of its restart: pauses double, and reset after a long run."""
     rules = context.rules
     restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
     pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
@@ -83,7 +83,7 @@ def failed(container: Container, reason: str, context: Context, *, exit_code: in
 
 
 def restart(world: World, container: Container, context: Context) -> Events:
-    """Start a failed container again."""
+    """Restart a failed container."""
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
     return starting(world, container, context.rules, "restart", restarts=restarts + 1)
@@ -94,7 +94,7 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is due of containers: starts that took too long, and failed ones whose pause is over."""
+    """Yield what is due for containers: starts that took too long, and restarts whose pause is over."""
     for container_id in tuple(world.containers):
         yield from _due(world, world.containers[container_id], context, heard_now - signs.since)
 
@@ -102,7 +102,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
 def _due(world: World, container: Container, context: Context, led_for_s: float) -> Iterator[Event]:
     if container.status is ContainerStatus.STARTING and container.starting_at is not None:
         limit_s = context.rules.container_start_timeout_s
-        # Its node must have had the time to tell this writer that it runs.
+        # The node must have had the time to report to this writer that the container runs.
         if min(context.now - container.starting_at, led_for_s) > limit_s:
             yield failed(container, f"did not start within {limit_s:g} s", context)
     elif (
@@ -114,4 +114,4 @@ def _due(world: World, container: Container, context: Context, led_for_s: float)
         try:
             yield from restart(world, container, context)
         except Refused:
-            return  # no room now; it stays due
+            return  # no node has room now; the restart stays due

@@ -1,8 +1,8 @@
 """
-What an order about tasks and workers makes of the world. Pure: the time comes in as `now`.
+Deciders of the task commands. Pure: the time comes in as `context.now`.
 
-Each decider gives the events that follow, an empty tuple when it is already so, or raises. An error may carry `facts`:
-events that are on record although the order is refused.
+Each decider returns the events that follow, an empty tuple when nothing has to change, or raises. An error may carry
+`facts`: events that are recorded although the command is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.rules import Decider, Teller, doubled, standing
-from events.errors import NotFound, Refused, StaleLease
+from events.errors import Refused, StaleLease
 from events.ids import checked
 from events.task import (
     TaskAttemptFailed,
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     from projections.world import World
 
 DIRECT = "direct"
-"""Worker and claim of an attempt that was reported without ever having been claimed."""
+"""Worker and claim of an attempt that was reported without a claim."""
 
 LEASE_CHARS_MAX = 80
-"""No lease that was ever given is longer: a claim's id and two numbers."""
+"""No granted lease is longer: the id of a claim and two numbers."""
 
 
 _is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
 def submit(world: World, command: SubmitTask, context: Context) -> Events:
-    """Accept a task, know a repeat by its id or its idempotency key."""
+    """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
     submitted = _submitted(command, context.rules)
@@ -68,7 +68,7 @@ def submit(world: World, command: SubmitTask, context: Context) -> Events:
             return ()
     if world.indexes.task_counts[TaskStatus.PENDING] >= context.rules.max_pending_tasks:
         most = context.rules.max_pending_tasks
-        msg = f"{most} tasks are pending, as many as scheduler.max_pending_tasks allows: submit later"
+        msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
     return (submitted,)
 
@@ -98,33 +98,33 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
 
 
 def _same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSubmitted) -> None:
-    """Accept a repeat of the submit that its idempotency key was first used for, however long ago."""
+    """Accept a repeat of the command that first used the idempotency key, even if its task was evicted."""
     taken = f"idempotency_key {command.idempotency_key!r}"
     if keyed.task_id in world.tasks:
         _same_task(world.tasks[keyed.task_id], command, event, taken)
     elif keyed.payload_digest != digest_of(event.payload):
-        msg = f"{taken} is taken by a task with another payload: use a new one"
+        msg = f"{taken} is already used by a task with another payload: use a new one"
         raise Refused(msg, reason="id_taken")
 
 
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
-    """Accept a repeat of the submit that made *task*; its payload may have left the world, its digest has not."""
+    """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
     differs = [
         name
         for name in ("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key")
         if getattr(task, name) != getattr(event, name)
     ]
     if command.max_retries is None and "max_retries" in differs:
-        differs.remove("max_retries")  # whoever left it to the settings does not ask for another number
+        differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
     if task.payload_digest != digest_of(event.payload):
         differs.append("payload")
     if differs:
-        msg = f"{taken} is taken by a task with another {', '.join(differs)}: use a new one"
+        msg = f"{taken} is already used by a task with another {', '.join(differs)}: use a new one"
         raise Refused(msg, reason="id_taken")
 
 
 def complete(world: World, command: CompleteTask, context: Context) -> Events:
-    """End a task well, for the holder of its lease."""
+    """Complete a task for the holder of its lease."""
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
@@ -132,7 +132,7 @@ def complete(world: World, command: CompleteTask, context: Context) -> Events:
     if task.is_ended and command.lease in ("", task.lease):
         if task.status is TaskStatus.COMPLETED:
             return ()
-        _ended_otherwise(task, "completed")
+        _already_ended(task, "completed")
     started, lease = _reported(task, command.lease, command.worker_id, "completed")
     completed = TaskCompleted(
         task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
@@ -141,13 +141,13 @@ def complete(world: World, command: CompleteTask, context: Context) -> Events:
 
 
 def fail(world: World, command: FailTask, context: Context) -> Events:
-    """End an attempt badly: back to the queue while retries are left, else the task has failed."""
+    """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = command.error[: context.rules.text_chars_max]
     task = _task(world, command.task_id)
     if task.is_ended and command.lease in ("", task.lease):
         if task.status is TaskStatus.FAILED:
             return ()
-        _ended_otherwise(task, "failed")
+        _already_ended(task, "failed")
     started, lease = _reported(task, command.lease, command.worker_id, "failed")
     return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
 
@@ -164,7 +164,7 @@ def failed_attempt(
     silent_for_s: float | None = None,
     limit_s: float | None = None,
 ) -> TaskAttemptFailed | TaskFailed:
-    """Say what one more failed attempt makes of a task: another try after a pause, or its end."""
+    """Return what follows a failed attempt: a retry after a pause, or the failure of the task."""
     if retry and task.failures < task.max_retries:
         return TaskAttemptFailed(
             task_id=task.task_id,
@@ -182,10 +182,10 @@ def failed_attempt(
 
 def backoff_s(task: Task, rules: Rules) -> float:
     """
-    Say how long a failed task waits: doubling from `retry_backoff_s`, less up to half of it.
+    Return the pause before a retry: doubling from `retry_backoff_s`, minus a jitter of up to half.
 
-    The jitter keeps tasks that failed together from coming back together; it is drawn from the id, so that replaying
-    the decision gives the same pause.
+    The jitter spreads the retries of tasks that failed together. It is derived from the task id, so that a replay of
+    the decision gets the same pause.
     """
     most = doubled(rules.retry_backoff_s, task.failures, rules.retry_backoff_max_s)
     drawn = crc32(f"{task.task_id}/{task.attempt}".encode()) / 2**32
@@ -193,7 +193,7 @@ def backoff_s(task: Task, rules: Rules) -> float:
 
 
 def release(world: World, command: ReleaseTask, context: Context) -> Events:
-    """Give an attempt back unstarted."""
+    """Release an attempt that was not started: the task goes back to the queue."""
     task = _task(world, command.task_id)
     _check_holds(task, command.lease, "", "released")
     error = command.reason[: context.rules.text_chars_max]
@@ -205,7 +205,7 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
 
 
 def progress(world: World, command: ProgressTask, context: Context) -> Events:
-    """Note how far an attempt is."""
+    """Record the progress of an attempt."""
     check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _task(world, command.task_id)
@@ -218,34 +218,30 @@ def progress(world: World, command: ProgressTask, context: Context) -> Events:
 
 
 def cancel(world: World, command: CancelTask, context: Context) -> Events:
-    """Call a task off."""
+    """Cancel a task."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     task = _task(world, command.task_id)
     if task.status is TaskStatus.CANCELLED:
         return ()
     if task.is_ended:
-        _ended_otherwise(task, "cancelled")
+        _already_ended(task, "cancelled")
     return (TaskCancelled(task_id=task.task_id, reason=command.reason),)
 
 
 def _task(world: World, task_id: str) -> Task:
-    task = world.tasks.get(checked(task_id, "task_id"))
-    if task is None:
-        msg = f"there is no task {task_id!r} among the living and the recently ended"
-        raise NotFound(msg)
-    return task
+    return standing(world.tasks, checked(task_id, "task_id"), "task")
 
 
-def _ended_otherwise(task: Task, outcome: str) -> NoReturn:
-    msg = f"task {task.task_id!r} has already ended as {task.status.value}; it cannot be {outcome} any more"
+def _already_ended(task: Task, outcome: str) -> NoReturn:
+    msg = f"task {task.task_id!r} has already ended as {task.status.value}: it cannot be {outcome} any more"
     raise Refused(msg, reason="already_ended")
 
 
 def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Events, str]:
     """
-    Check that whoever reports an outcome may, and give the lease it is of.
+    Check that the reporter holds the lease, and return the events to record first and the lease.
 
-    A task nobody holds may be reported on without a lease: that is an attempt of its own, begun and ended at once.
+    The outcome of a pending task may be reported without a lease: this is an attempt that starts and ends at once.
     """
     if task.status is TaskStatus.PENDING and not lease:
         attempt = task.attempt + 1
@@ -259,10 +255,10 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Eve
 
 def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     """
-    Accept whoever holds the lease: a worker given up for lost must not overwrite the attempt that replaced it.
+    Accept the holder of the lease: a worker that lost its lease must not overwrite the attempt that replaced its own.
 
     Raises:
-        StaleLease: the lease is not, or no longer, held; that it was named is on record, once.
+        StaleLease: the lease is not held, or not any more; the refused report is recorded, once per lease.
     """
     if task.status is TaskStatus.RUNNING and lease == task.lease:
         return
@@ -270,9 +266,13 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     if worker_id:
         checked(worker_id, "worker_id")
     if not lease and task.status is TaskStatus.RUNNING:
-        msg = f"task {task.task_id!r} is held by worker {task.worker_id!r}: give its lease to report on it"
+        msg = (
+            f"task {task.task_id!r} is held by worker {task.worker_id!r}: pass the lease of the attempt to report on it"
+        )
     else:
-        msg = f"lease {lease!r} of task {task.task_id!r} is not held; the task is {task.status.value}"
+        msg = (
+            f"lease {lease!r} of task {task.task_id!r} is not held, the task is {task.status.value}: drop this attempt"
+        )
     error = StaleLease(msg)
     if lease and task.refused_lease != lease:
         error.facts = (TaskReportRefused(task_id=task.task_id, lease=lease, outcome=outcome, worker_id=worker_id),)
@@ -280,16 +280,16 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
 
 
 def released(task: Task, why: str, context: Context) -> TaskAttemptFailed:
-    """Give an attempt back to the queue; it does not count as a try."""
+    """Return the event that puts a task back into the queue; the attempt does not count against its retries."""
     return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)
 
 
 def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
     """
-    Accept a payload that may stand inline in the journal.
+    Accept a payload that may be stored inline in the journal.
 
     Raises:
-        Refused: it is too large, its encoding is unknown, or its digest is none.
+        Refused: it is too large, its encoding is unknown, or its digest is not a SHA-256 digest.
     """
     if payload is None:
         return
@@ -298,16 +298,16 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
         raise Refused(msg, reason="bad_payload")
     size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
     if size > rules.payload_bytes_max:
-        msg = f"{name} has {size} bytes: at most {rules.payload_bytes_max} fit inline"
+        msg = f"{name} has {size} bytes: use at most {rules.payload_bytes_max}, and pass more by reference"
         raise Refused(msg, reason="payload_too_large")
     if not _is_sha256(payload.digest):
-        msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest of 64 hexadecimal digits"
+        msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest: use 64 hexadecimal digits"
         raise Refused(msg, reason="bad_payload")
     check_text(f"{name}.ref", payload.ref, rules.text_chars_max)
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is due of tasks: expired leases, and attempts that ran too long."""
+    """Yield what is due for tasks: expired leases, and attempts that exceeded their timeout."""
     for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
         task = world.tasks.get(task_id)
         if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
@@ -324,7 +324,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
             if has_left:
                 yield released(task, "the worker left", context)
                 continue
-            # Commit time never stands still, so no attempt of the present generation begins at that very moment.
+            # Commit time strictly increases, so no attempt of the current generation starts at exactly that time.
             if task.started_at is not None and task.started_at <= world.restored_at:
                 yield released(task, "the journal was restored from a backup", context)
                 continue

@@ -1,4 +1,4 @@
-"""What an order about workers makes of the world. Pure: the time comes in with the context."""
+"""Deciders of the worker and claim commands. Pure: the context carries the time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRATEGIES = frozenset(strategy.value for strategy in SchedulingStrategy)
 
 
 def register(world: World, command: RegisterWorker, context: Context) -> Events:
-    """Offer a worker."""
+    """Register a worker."""
     checked(command.worker_id, "worker_id")
     if command.container_id:
         checked(command.container_id, "container_id")
@@ -41,8 +41,8 @@ def register(world: World, command: RegisterWorker, context: Context) -> Events:
         check_number("slots", command.slots, 1, 100_000)
     if command.resources is not None:
         check_resources("resources", command.resources)
-    if len(command.handles) > 1000:  # noqa: PLR2004  # a bound against nonsense, not a rule of its own
-        msg = f"handles names {len(command.handles)} tasks: at most 1000"
+    if len(command.handles) > 1000:  # noqa: PLR2004  # a sanity bound, not a rule
+        msg = f"handles names {len(command.handles)} tasks: use at most 1000"
         raise Refused(msg, reason="too_many")
     for name in command.handles:
         check_text("handles", name, 128, least=1)
@@ -62,7 +62,7 @@ def register(world: World, command: RegisterWorker, context: Context) -> Events:
 
 
 def drain(world: World, command: DrainWorker, context: Context) -> Events:
-    """Give a worker no new tasks."""
+    """Drain a worker: it gets no new tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
     if worker.status is not WorkerStatus.ACTIVE:
@@ -71,12 +71,12 @@ def drain(world: World, command: DrainWorker, context: Context) -> Events:
 
 
 def leave(world: World, command: LeaveWorker, context: Context) -> Events:
-    """Take a worker off and its attempts back; they do not count as tries."""
+    """End a worker and release its attempts; they do not count against the retries of their tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
     if worker.status is WorkerStatus.LEFT:
         return ()
-    # A commit holds so many events: what is left over of very many attempts is due, now that the worker has left.
+    # A commit is limited in size: `task.due` releases the remaining attempts, as the worker has left.
     held = islice(world.indexes.held.get(worker.worker_id, ()), RELEASED_AT_ONCE)
     back = (released(world.tasks[task_id], "the worker left", context) for task_id in held)
     return (*back, WorkerLeft(worker_id=worker.worker_id, reason=command.reason))
@@ -85,13 +85,13 @@ def leave(world: World, command: LeaveWorker, context: Context) -> Events:
 def _worker(world: World, worker_id: str) -> Worker:
     worker = world.workers.get(checked(worker_id, "worker_id"))
     if worker is None:
-        msg = f"there is no worker {worker_id!r}: register it first"
+        msg = f"worker {worker_id!r} not found: register it first"
         raise NotFound(msg)
     return worker
 
 
 def claim(world: World, command: ClaimTasks, context: Context) -> Events:
-    """Admit a claim; a worker nobody registered is registered without limits. Placing is the scheduler's."""
+    """Admit a claim; an unknown worker is registered without limits. The scheduler places the tasks."""
     checked(command.claim_id, "claim_id")
     checked(command.worker_id, "worker_id")
     check_number("slots", command.slots, 1, context.rules.claim_slots_max)
@@ -104,7 +104,7 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
     if claimed := world.indexes.claims.get(command.claim_id):
         if world.tasks[claimed[0]].worker_id == command.worker_id:
             return ()
-        msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
+        msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
         raise Refused(msg, reason="id_taken")
     worker = world.workers.get(command.worker_id)
     if worker is None:
@@ -113,13 +113,13 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
     if worker.status is WorkerStatus.ACTIVE:
         return ()
     if worker.status is WorkerStatus.DRAINING:
-        msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to undo that"
+        msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to end that"
         raise Refused(msg, reason="worker_draining")
     return (again(worker),)
 
 
 def again(worker: Worker) -> WorkerRegistered:
-    """Offer a known worker as it was."""
+    """Return the registration of a known worker with its current values."""
     return WorkerRegistered(
         worker_id=worker.worker_id,
         slots=worker.slots,
@@ -130,7 +130,7 @@ def again(worker: Worker) -> WorkerRegistered:
 
 
 def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
-    """Give back all that a claim was given: whoever made it did not wait for the answer."""
+    """Release every task of a claim: its caller did not wait for the answer."""
     checked(command.claim_id, "claim_id")
     checked(command.worker_id, "worker_id")
     tasks = (world.tasks[task_id] for task_id in world.indexes.claims.get(command.claim_id, ()))
@@ -143,15 +143,15 @@ def check_room_for_worker(world: World) -> None:
     Accept one more worker.
 
     Raises:
-        Refused: there are too many, the lately ended among them.
+        Refused: there are too many, recently ended ones included.
     """
     if len(world.workers) >= MOST_WORKERS:
-        msg = f"{len(world.workers)} workers are known, the most there may be: let some leave, or use their ids again"
+        msg = f"there are {len(world.workers)} workers, the maximum: reuse worker ids, or let some leave"
         raise Refused(msg, reason="too_many")
 
 
 def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
-    """Give what is due of workers: the silent are lost."""
+    """Yield what is due for workers: a silent one without tasks is lost."""
     if is_held(world, Watched.WORKER):
         return
     limit_s = patience_s(Watched.WORKER, context.rules)

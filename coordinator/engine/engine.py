@@ -1,13 +1,14 @@
 """
-The writer's turn: the one place where orders become facts.
+The writer's turn: the only place where commands become events.
 
-    1 take what was asked         4 place ready tasks with waiting claims
-    2 answer questions            5 record what time now owes
-    3 decide each order           6 commit all of it as one message       7 answer
+    1 take the waiting commands   4 place ready tasks with waiting claims
+    2 answer questions            5 append events for what is due
+    3 decide each command         6 commit all events as one message      7 answer
 
-The next turn starts when the commit is acknowledged; what came in meanwhile is its batch, so load makes batches larger
-and a lone order waits for one fsync. Nothing is answered before the commit that holds it. There is no `await` between
-reading the world and folding what was decided. Only `journal.commit` writes; only this file calls it.
+The next turn starts when the commit is acknowledged; it takes all commands that arrived until then, so load makes
+batches larger and a single command waits for one fsync. Nothing is answered before its commit is acknowledged. There is
+no `await` between reading the world and folding the decided events. Only `journal.commit` writes; only this file calls
+it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PLACEMENT_BYTES = 800
-"""What a placement takes in a commit at most; only to guess how many still fit."""
+"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
 
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
@@ -118,9 +119,9 @@ class Engine:
         Lead until `resign` is called.
 
         Raises:
-            Deposed: another instance writes now; this world is no longer to be used.
-            FoldFailed: this world is no longer to be used; begin anew.
-            Corrupt: the journal is not what it was.
+            Deposed: another instance leads now; this world must not be used any more.
+            FoldFailed: this world must not be used any more; start with a new one.
+            Corrupt: the journal was changed, or lost records.
         """
         self.listening.begin()
         limits = self._limits
@@ -135,21 +136,23 @@ class Engine:
             )
             while not self._resigning:
                 await self.intake.wait()
-                if self._is_over():  # woken after a long sleep: whoever led since has not claimed, and may any moment
+                if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
                     raise _not_leading()
                 await self._turn()
             self.listening.end()
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
         finally:
-            self._stop(Unavailable("this instance does not lead any more: ask again", reason="not_leading"))
+            self._stop(
+                Unavailable("this instance does not lead any more: send the command again", reason="not_leading")
+            )
 
     def resign(self, reason: str) -> None:
-        """Give the lead away: `run` ends after a last commit that says so."""
+        """Stop leading: `run` ends after a last commit that records *reason*."""
         self._resigning = reason
         self.intake.wake()
 
     def put(self, asked: Asked) -> None:
-        """Take a command from a door; its reply comes when it is decided and kept, or refused."""
+        """Queue a command from a door; its reply is called when it is decided and committed, or refused."""
         if not self.listening.is_on or self._is_over():
             asked.reply(None, _not_leading())
             return
@@ -157,7 +160,7 @@ class Engine:
 
     async def execute(self, command: Any, caller: Caller) -> Any:
         """
-        Order or ask something from inside this process.
+        Execute a command or question from inside this process and return its answer.
 
         Raises:
             CoordinationError: it was refused.
@@ -175,14 +178,14 @@ class Engine:
         try:
             return await future
         except asyncio.CancelledError:
-            if isinstance(command, ClaimTasks):  # nobody would see what it is given
+            if isinstance(command, ClaimTasks):  # nobody would run the tasks that it gets
                 back = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
                 self.put(Asked(back, caller, lambda *_: None))
             raise
 
     def ask_now(self, question: Any, caller: Caller | None = None) -> Any:
-        """Answer a discovery question at once, from the world as it stands; *caller* is None in this process."""
-        if self._is_over():  # one that was stopped for a minute wakes, and others have led since
+        """Answer a discovery question at once, from the current world; *caller* is None in this process."""
+        if self._is_over():  # after a long standstill another instance may have led since
             raise _not_leading()
         if self._access is not None and caller is not None:
             self._access.check(caller, question)
@@ -197,15 +200,17 @@ class Engine:
                 turn.record([about_itself], COORDINATOR)
             self._take(turn)
             self._place(turn)
-            self._owe(turn)
+            self._record_due(turn)
             self.inboxes.close(turn)
             if turn.events:
                 await self._commit(turn)
             elif turn.answers and not self._is_fresh():
-                turn.withhold(Unavailable("this instance is not sure that it leads: ask again", retry_after_s=0.5))
+                msg = "this instance does not know whether it still leads: ask again"
+                turn.withhold(Unavailable(msg, retry_after_s=0.5))
         except BaseException:
-            # Whether the commit is kept is not known here; the same order sent again finds out.
-            turn.withhold(Unavailable("this instance stopped leading before the commit was acknowledged: ask again"))
+            # It is not known here whether the commit was stored; the same command, sent again, gets the right answer.
+            msg = "this instance stopped leading before the commit was acknowledged: send the command again"
+            turn.withhold(Unavailable(msg))
             raise
         finally:
             turn.answer_all()
@@ -225,7 +230,7 @@ class Engine:
     def _take(self, turn: Turn) -> None:
         self.inboxes.take_share(turn)
         for _ in range(self._limits.turn_commands):
-            # Half of a turn is kept for what follows from orders: a flood of them must not stop placing, nor time.
+            # Half of a turn is reserved for placements and due events: a flood of commands must not stop them.
             asked = self.intake.take() if turn.room > self._limits.turn_bytes // 2 else None
             if asked is None:
                 self.inboxes.take_rest(turn)
@@ -236,9 +241,9 @@ class Engine:
                 self.intake.put_back(asked)
                 self.inboxes.stand_back()
                 return
-            except Exception as error:  # one order must never stop the writer: refuse it, say so
+            except Exception as error:  # one command must never stop the writer: refuse and log it
                 refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
-                if isinstance(error, FoldFailed):  # not to be asked of the next writer again
+                if isinstance(error, FoldFailed):  # the next writer must refuse this command
                     asked.reply(None, refused)
                     error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
                     raise
@@ -258,12 +263,12 @@ class Engine:
         except FoldFailed:
             raise
         except CoordinationError as error:
-            # What is on record all the same is written down; where it does not fit, the order waits for the next turn.
+            # The facts of a refusal are recorded; if they do not fit, the command waits for the next turn.
             turn.record(error.facts, asked.caller)
             turn.answers.append((asked, None, error))
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
-        """Answer from what is committed, or from this turn's own events once they are."""
+        """Answer from the world; events of this turn are committed before the answer is sent."""
         value = ask(self.world, self.signs, asked.command, self._heard)
         if Waiting.must_wait(asked.command, value):
             self._waiting.add(asked)
@@ -271,7 +276,7 @@ class Engine:
             turn.answers.append((asked, value, None))
 
     def _decide_from_inbox(self, turn: Turn, asked: Asked) -> None:
-        """Decide an order of another domain; how fast these come is bounded by their inbox."""
+        """Decide a command of another domain; its inbox limits the rate, so it is not metered here."""
         if self._access is not None:
             self._access.check(asked.caller, asked.command)
         self._decide(turn, asked)
@@ -324,7 +329,7 @@ class Engine:
                 self.intake.wake()
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
-    def _owe(self, turn: Turn) -> None:
+    def _record_due(self, turn: Turn) -> None:
         heard_now = self._heard
         if heard_now < self._next_tick:
             return
@@ -352,4 +357,4 @@ class Engine:
 
 
 def _not_leading() -> Unavailable:
-    return Unavailable("this instance does not lead", reason="not_leading", retry_after_s=0.2)
+    return Unavailable("this instance does not lead: ask the leader", reason="not_leading", retry_after_s=0.2)

@@ -1,8 +1,8 @@
 """
-What follows from events beside the world: leases to watch, workers and nodes to nudge, waiting questions to look at.
+The side effects of events: leases to watch, hints to workers and nodes, waiting questions to answer.
 
-Told of each event when it is folded, and says what it has to say when the commit is kept. A hint may be lost: nothing
-here decides, and whoever misses one finds out by asking.
+It gets each event when it is folded, and sends its hints after the commit. A hint may be lost: nothing here decides,
+and a receiver that misses one learns the same at its next request.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _CHANGES_NODE = frozenset(
 
 
 class Notify(Protocol):
-    """Tells a worker or node that something changed for it: a hint, which may be lost."""
+    """Sends a worker or node the hint that something changed for it; the hint may be lost."""
 
     def __call__(self, kind: str, entity_id: str, body: bytes) -> object: ...
 
 
 class Hints:
-    """What the events of a turn make due beside the commit."""
+    """The side effects of the events of one turn."""
 
     def __init__(self, world: World, signs: Signs, waiting: Waiting, notify: Notify) -> None:
         self._world = world
@@ -63,7 +63,7 @@ class Hints:
         self._begun: list[str] = []
 
     def note(self, events: Iterable[Event], heard_now: float) -> None:
-        """Keep leases, notices and waiting questions up with what was just folded."""
+        """Update leases, notices and waiting questions for events that were just folded."""
         leases = self._signs.leases
         for event in events:
             kind: Any = type(event)
@@ -77,7 +77,8 @@ class Hints:
                     self._lost(about.task_id, about.lease)
             elif kind is TaskCancelled:
                 task = self._world.tasks[about.task_id]
-                # One that nobody held names the lease of its last attempt, which may be that of another task by now.
+                # A task that no worker holds still names the lease of its last attempt, which may belong to another
+                # task now.
                 if task.worker_id:
                     leases.pop(task.lease, None)
                     self._lost(about.task_id, task.lease)
@@ -87,9 +88,9 @@ class Hints:
                 self._touch(event.subject)
 
     def tell(self, heard_now: float) -> None:
-        """Send the hints of this turn and answer the questions whose wait it has ended, now that it is kept."""
+        """After the commit, send the hints of this turn and answer the questions whose wait has ended."""
         leases = self._signs.leases
-        for lease in self._begun:  # nobody could know of it before
+        for lease in self._begun:  # no worker could know its lease before
             if lease in leases:
                 leases[lease] = heard_now
         self._begun.clear()

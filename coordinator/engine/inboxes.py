@@ -1,10 +1,10 @@
 """
-What came in from the inboxes and was not yet taken up, and how a turn takes it: each item once, in order, none twice.
+The items of the inboxes that wait for a turn, and how a turn takes them: each exactly once, in order.
 
-A turn that took something ends with how far each inbox is read, in the same commit; so whoever leads next goes on
-exactly behind it, whatever crashed in between. What does not fit waits for the next turn, and the position does not
-pass it. An order that is refused is recorded as refused and holds up nothing. This must never lose an item or take one
-again.
+A turn that took items records how far each inbox is read, in the same commit; so the next leader continues exactly
+after the last item, whatever crashed in between. An item that does not fit waits for the next turn, and the position
+does not pass it. A refused command is recorded as refused and blocks nothing. This must never lose an item or take one
+twice.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 READ_BYTES = 1024
-"""What one `inbox.read` takes in a commit at most; as much is kept free for each inbox that a turn takes from."""
+"""Upper bound of one `inbox.read` in a commit; this much is reserved for each inbox that a turn takes from."""
 
 SHARE = 64
-"""So many items of one inbox are taken before the next inbox has its turn."""
+"""This many items of one inbox are taken before those of the next inbox."""
 
 READER = Caller(actor="coordinator")
 
@@ -49,14 +49,14 @@ class InboxPlace(NamedTuple):
 
 
 def _behind(stream_created: str, item: Item) -> InboxPlace:
-    """Say how far an inbox is read with *item*; a gap counts as its last message."""
+    """Return the place after *item*; a gap counts as its last message."""
     if item.is_last:
         return InboxPlace(stream_created, item.sequence, 0)
     return InboxPlace(stream_created, item.sequence - 1, item.index + 1)
 
 
 class _Queue:
-    """What waits of one inbox, and how far what this turn took of it reaches."""
+    """The waiting items of one inbox, and the place up to which this turn took them."""
 
     def __init__(self, domain: str, most: int) -> None:
         self.domain = domain
@@ -72,9 +72,9 @@ class InboxTurns:
     """
     The inboxes as the engine sees them.
 
-    *decide* decides and records one order, as it does those of RPC; *wake* begins a turn. Of each inbox about
-    `inbox_max` items wait at most: whoever reads it waits in `room` until there are fewer. What is in *spoiled* ended
-    a reign before, as `FoldFailed.culprit`, and is refused.
+    *decide* decides and records one command, as for RPC; *wake* starts a turn. At most about `inbox_max` items of each
+    inbox wait: its reader waits in `room` until there are fewer. The items in *spoiled* ended an earlier reign, as
+    `FoldFailed.culprit`, and are refused.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class InboxTurns:
         self._stands_back = False
 
     def reached(self, domain: str) -> InboxPlace:
-        """Say behind what the next item of the inbox of *domain* belongs: behind what waits, else where the fold is."""
+        """Return the place after which the next item of *domain* belongs: after the waiting items, or the read ones."""
         queue, inbox = self._queues.get(domain), self._world.inboxes.get(domain)
         if queue is not None and queue.waiting:
             return _behind(*queue.waiting[-1])
@@ -103,7 +103,7 @@ class InboxTurns:
         return InboxPlace("", 0, 0) if inbox is None else InboxPlace(inbox.stream_created, inbox.sequence, inbox.index)
 
     def put(self, domain: str, stream_created: str, items: Iterable[Item]) -> None:
-        """Queue what comes next in the inbox of *domain*."""
+        """Queue the next items of the inbox of *domain*."""
         queue = self._queue(domain)
         queue.waiting.extend((stream_created, item) for item in items)
         if len(queue.waiting) >= queue.most:
@@ -112,21 +112,21 @@ class InboxTurns:
             self._wake()
 
     async def room(self, domain: str) -> None:
-        """Wait until more of the inbox of *domain* may be put here."""
+        """Wait until `put` accepts more items of the inbox of *domain*."""
         await self._queue(domain).room.wait()
 
     def take_share(self, turn: Turn) -> None:
-        """Take what no flood of RPC may take from the inboxes, nor they from it: a quarter of the turn."""
+        """Take items for a quarter of the turn: a flood of RPC cannot stop the inboxes, nor a flood of items RPC."""
         stands_back, self._stands_back = self._stands_back, False
         if not stands_back:
             self._take(turn, self._limits.turn_bytes * 3 // 4)
 
     def stand_back(self) -> None:
-        """Let RPC come first in the next turn: an order of its did not fit into this one, and may need all of it."""
+        """Let RPC go first in the next turn: one of its commands did not fit and may need a whole turn."""
         self._stands_back = True
 
     def take_rest(self, turn: Turn) -> None:
-        """Take what RPC left over, up to the half of the turn that is kept for what follows from orders."""
+        """Take the room that RPC left, up to the half of the turn that is reserved for placements and due events."""
         self._take(turn, self._limits.turn_bytes // 2)
 
     def _take(self, turn: Turn, room_bytes: int) -> None:
@@ -140,7 +140,7 @@ class InboxTurns:
                     ready.remove(queue)
 
     def close(self, turn: Turn) -> None:
-        """Record how far each inbox is read that *turn* took from."""
+        """Record how far each inbox is read that *turn* took items from."""
         turn.release()
         for queue in self._queues.values():
             if queue.reached is not None:
@@ -151,7 +151,7 @@ class InboxTurns:
         if any(queue.waiting for queue in self._queues.values()):
             self._wake()
         for domain in tuple(self._queues)[:1]:
-            # Another is first in the next turn: what needs an empty turn, being so large, finds one.
+            # Another inbox is first in the next turn, so that an item that needs a whole turn gets one.
             self._queues[domain] = self._queues.pop(domain)
 
     def _queue(self, domain: str) -> _Queue:
@@ -184,13 +184,13 @@ class InboxTurns:
         Decide or record one item.
 
         Raises:
-            TurnFull: nothing of it was recorded; it belongs to the next turn.
+            TurnFull: nothing of the item was recorded; it belongs to the next turn.
             FoldFailed: see `Turn.record`.
         """
         caller = Caller(actor=domain, tenant=item.tenant, command_id=item.command_id, traceparent=item.traceparent)
         try:
             if key in self._spoiled:
-                raise Refused("the coordinator failed on this and had to begin anew", reason="internal")
+                raise Refused("the coordinator failed on this command and started a new reign", reason="internal")
             if item.command is not None:
                 self._decide(turn, Asked(item.command, caller))
             elif item.event is not None:
@@ -202,11 +202,11 @@ class InboxTurns:
             raise
         except CoordinationError as error:
             self._refuse(turn, domain, item, caller, error)
-        except Exception as error:  # one order must never stop the writer: refuse it, say so
+        except Exception as error:  # one command must never stop the writer: refuse and log it
             log.exception("command_crashed", command=type(item.command).__name__, actor=domain)
             refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
             self._refuse(turn, domain, item, caller, refused)
 
     def _refuse(self, turn: Turn, domain: str, item: Item, caller: Caller, error: CoordinationError) -> None:
-        # What is on record all the same goes with it: all or nothing, for the item may come again in the next turn.
+        # The facts and the refusal are recorded together or not at all, as the item may come again in the next turn.
         turn.record((*error.facts, refusal(domain, item, error)), caller)

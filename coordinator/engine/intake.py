@@ -1,7 +1,7 @@
 """
-What was asked and not yet taken up: bounded, and refusing with a hint when full rather than growing.
+The queue of commands that wait for a turn: bounded; a full queue refuses with a time to retry.
 
-Every door puts its commands here; the engine takes them turn by turn, in the order they came.
+Every door puts its commands here; the engine takes them turn by turn, in order of arrival.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 
 
 class Reply(Protocol):
-    """Takes the outcome of one command, exactly once."""
+    """Receives the outcome of one command, exactly once."""
 
     def __call__(self, value: Any, error: CoordinationError | None) -> None: ...
 
 
 class Asked:
-    """One command on its way: who asked, and where the outcome goes; without *reply* nobody is told."""
+    """One command on its way, its caller, and the receiver of its outcome; without *reply* the outcome is dropped."""
 
     __slots__ = ("caller", "command", "reply", "wants_answer")
 
     def __init__(self, command: Command, caller: Caller, reply: Reply | None = None) -> None:
         self.command = command
         self.caller = caller
-        self.reply: Reply = reply if reply is not None else _nobody
+        self.reply: Reply = reply if reply is not None else _drop
         self.wants_answer = reply is not None
 
 
-def _nobody(value: Any, error: CoordinationError | None) -> None:  # as `Reply` has it
-    """Tell nobody."""
+def _drop(value: Any, error: CoordinationError | None) -> None:  # the signature of `Reply`
+    """Drop the outcome."""
 
 
 def typed(command: Command) -> Command:
     """
-    Give *command* with every field of the type it is declared with, as the wire would; for callers in this process.
+    Return *command* with every field converted to its declared type, as the wire does; for callers in this process.
 
-    What is of another type could be written into the journal, but not read back.
+    A value of another type could be written into the journal, but not read back.
 
     Raises:
-        Refused: a field cannot be of its type.
+        Refused: a field cannot be converted to its type.
     """
     try:
         return msgspec.convert(msgspec.to_builtins(command), type(command))
@@ -59,7 +59,7 @@ def typed(command: Command) -> Command:
 
 
 class Intake:
-    """A queue of at most *most* commands; a full one refuses with `Unavailable` and when to try again."""
+    """A queue of at most *most* commands; a full one refuses with `Unavailable` and a time to retry."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -72,23 +72,23 @@ class Intake:
     def put(self, asked: Asked) -> None:
         """Queue a command, or refuse it at once."""
         if len(self._waiting) >= self._most:
-            msg = f"{self._most} commands wait already, as many as engine.intake_max allows: try again shortly"
+            msg = f"{self._most} commands are waiting, the limit of engine.intake_max: try again shortly"
             asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
             return
         self._waiting.append(asked)
         self._wake.set()
 
     def put_back(self, asked: Asked) -> None:
-        """Return a command that the turn could not take; it is first in the next."""
+        """Put a command that did not fit into the turn back; it is the first of the next turn."""
         self._waiting.appendleft(asked)
         self._wake.set()
 
     def take(self) -> Asked | None:
-        """Take the oldest command, None when there is none."""
+        """Return and remove the oldest command; None when the queue is empty."""
         return self._waiting.popleft() if self._waiting else None
 
     def wake(self) -> None:
-        """Let `wait` return even though nothing was queued."""
+        """Make `wait` return although nothing was queued."""
         self._wake.set()
 
     async def wait(self) -> None:
@@ -98,6 +98,6 @@ class Intake:
         self._wake.clear()
 
     def refuse_all(self, error: Unavailable) -> None:
-        """Answer everything that waits with *error*."""
+        """Answer every waiting command with *error*."""
         while self._waiting:
             self._waiting.popleft().reply(None, error)

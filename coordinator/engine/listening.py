@@ -1,8 +1,8 @@
 """
-What a writer hears between turns: heartbeats, and that time passes.
+Receives heartbeats between turns, and ticks.
 
-Heartbeats renew leases and signs of life and never enter the journal. A writer that stood still has heard nobody
-meanwhile: everything then gets its whole time again, for a writer that does not hear must not call anybody silent.
+Heartbeats renew leases and signs of life and never enter the journal. After a standstill the writer declares nothing
+silent until one full period has passed, because it received no heartbeats while it stood still.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 COORDINATOR = Caller(actor="coordinator")
-"""Whose events those are that nobody asked for: placements, what is due."""
+"""The actor of events that no command asked for: placements and due events."""
 
 
 class Listening:
-    """The ears of one reign; it hears from `begin` to `end`."""
+    """Receives heartbeats during one reign, from `begin` to `end`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Listening:
         self._ticking: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Start to hear: everything that lives, and every lease, counts as heard now."""
+        """Start to listen: every live entity and every lease counts as heard now."""
         now = self._looked = self._clock.heard()
         self.signs.begin(now)
         for held in self.world.indexes.held.values():
@@ -75,23 +75,23 @@ class Listening:
         self._tick()
 
     def end(self) -> None:
-        """Hear nothing any more."""
+        """Stop listening."""
         self.is_on = False
         if self._ticking is not None:
             self._ticking.cancel()
 
     def look(self, now: float) -> None:
-        """Give everything its whole time again when the writer stood still until *now*, by its monotonic clock."""
+        """Detect a standstill that ended at *now*, by the monotonic clock, and restart every period of grace."""
         stood_still_s = now - self._looked - self._limits.tick_s
         self._looked = now
         if stood_still_s > self._limits.blind_after_s:
-            log.warning("stood_still", instance=self._instance, for_s=round(stood_still_s, 1))
+            log.warning("writer_stalled", instance=self._instance, for_s=round(stood_still_s, 1))
             self.signs.begin(now)
 
     def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
-        """Take a worker's heartbeat; tell it which of the leases it named are not its own any more."""
+        """Take the heartbeat of a worker; notify it of the leases it named but does not hold any more."""
         if not self.is_on:
-            return  # it knows of no lease, and must not call any lost
+            return  # without signs no lease is known, and none may be reported as lost
         held = {self.world.tasks[task_id].lease for task_id in self.world.indexes.held.get(worker_id, ())}
         self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
         lost = [lease for lease in leases if lease not in held]
@@ -99,7 +99,7 @@ class Listening:
             self._notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=lost)))
 
     def hear_service(self, service_id: str, load: ServiceLoad) -> None:
-        """Take a service's heartbeat; one that was offline comes back by a command of its own."""
+        """Take the heartbeat of a service; an offline service is brought back by a command."""
         self.signs.hear_service(service_id, self._clock.heard(), load)
         service = self.world.services.get(service_id)
         if service is not None and not service.is_ended and service.status is ServiceStatus.OFFLINE:

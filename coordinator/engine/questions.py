@@ -1,4 +1,4 @@
-"""Answers questions from the world as it stands, without changing it; keeps those that wait until they can be."""
+"""Answers questions from the world without changing it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from coordinator.commands.service import FindServices, GetHealthHistory, GetServ
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.rules import standing
 from coordinator.deciders.service import living
-from events.errors import NotFound, Refused
+from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
-"""Services in one answer: small as they are, and all candidates are to be chosen from."""
+"""Services in one answer: they are small, and a caller needs all candidates to choose from."""
 
 
 def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
@@ -38,7 +39,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
     Answer one question.
 
     Raises:
-        NotFound: what it asks about does not exist.
+        NotFound: the entity does not exist.
         Refused: the question is malformed.
     """
     match question:
@@ -74,12 +75,12 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case GetStats():
             return stats(world)
         case _:
-            msg = f"{type(question).__name__} is no question"
+            msg = f"{type(question).__name__} is not a question"
             raise Refused(msg)
 
 
 def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> list[ServiceView]:
-    """Give the registered services that match, each with what it last reported."""
+    """Return the registered services that match, each with its last reported load."""
     found = (world.services[service_id] for service_id in _service_ids(world, question))
     matching = (
         service
@@ -93,7 +94,7 @@ def find_services(world: World, signs: Signs, question: FindServices, heard_now:
 
 
 def _service_ids(world: World, question: FindServices) -> Iterable[str]:
-    """Give the ids of the services among which to look; from `after` on in order, else as they come."""
+    """Return the ids of candidate services; sorted and after `after` if that is given, else in any order."""
     groups, after = world.indexes.services, question.after
     if not question.service_name and after is not None:
         in_order = world.indexes.service_ids
@@ -110,7 +111,7 @@ def _service_ids(world: World, question: FindServices) -> Iterable[str]:
 
 
 def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
-    """Put a service together with what it last reported."""
+    """Return a service with its last reported load."""
     reported = signs.loads.get(service.service_id)
     if reported is not None:
         ago = heard_now - signs.services.get(service.service_id, signs.since)
@@ -119,7 +120,7 @@ def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
 
 
 def stats(world: World) -> ClusterStats:
-    """Count what there is."""
+    """Return counts of everything in the world."""
     return ClusterStats(
         containers=_by_status(world.containers.values()),
         services=_by_status(one for one in world.services.values() if not one.is_ended),
@@ -141,12 +142,8 @@ def _by_status(things: Iterable[Any]) -> dict[str, int]:
 
 
 def one_of(table: dict[str, Any], entity_id: str, kind: str) -> Any:
-    """Give what *table* holds under an id; raise `NotFound` where it holds nothing."""
-    found = table.get(checked(entity_id, f"{kind}_id"))
-    if found is None:
-        msg = f"there is no {kind} {entity_id!r} among the living and the recently ended"
-        raise NotFound(msg)
-    return found
+    """Return the entity of an id; raise `NotFound` if *table* has none, `Refused` if the id is malformed."""
+    return standing(table, checked(entity_id, f"{kind}_id"), kind)
 
 
 def _limit(limit: int, most: int = MOST_LISTED) -> int:

@@ -1,8 +1,8 @@
 """
-One turn of the writer as it fills: what was decided so far, already folded, and what is to be said once it is kept.
+One turn of the writer: the events decided so far, which are already folded, and the answers to send after the commit.
 
-Events are encoded before they are folded, so what cannot be written never touches the world, and a turn that is full
-stops before the event that would not fit.
+Events are encoded before they are folded, so an event that cannot be written never changes the world, and a full turn
+stops before the event that does not fit.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ log = structlog.get_logger(__name__)
 
 
 class TurnFull(Exception):
-    """The turn cannot take what was to be recorded; it belongs to the next one"""
+    """The events do not fit into this turn; they belong to the next one"""
 
 
 class FoldFailed(Corrupt):
     """
-    The fold does not take what was decided
+    A decided event could not be folded
 
-    The world is half changed and must not be used any more; the journal has nothing of it. `culprit` says, where it is
-    known, what asked for it: who leads next begins with a new world and does not take that up again.
+    The world is half changed and must not be used any more; nothing of it is in the journal. `culprit` names the
+    command that led to it, if known: the next leader begins with a new world and refuses that command.
     """
 
     culprit = ""
@@ -60,11 +60,11 @@ class Turn:
 
     def record(self, events: Iterable[Event], caller: Caller, *, commandid: str = "") -> None:
         """
-        Write down and fold *events*, all or none.
+        Encode and fold *events*, all or none.
 
         Raises:
-            TurnFull: they do not fit into this turn any more.
-            Refused: they would not fit into any turn.
+            TurnFull: they do not fit into the rest of this turn.
+            Refused: they do not fit into any turn.
             FoldFailed: the world is half changed and must not be used any more.
         """
         made: list[tuple[Envelope, Position, bytes]] = []
@@ -89,7 +89,7 @@ class Turn:
         if size > most:
             if self._parts:
                 raise TurnFull
-            msg = f"what this would record has {size} bytes: at most {most} fit into one commit"
+            msg = f"the events of this command have {size} bytes: at most {most} fit into one commit; make it smaller"
             raise Refused(msg, reason="too_large")
         for envelope, position, part in made:
             self._fold(envelope, position)
@@ -100,8 +100,8 @@ class Turn:
     def _fold(self, envelope: Envelope, position: Position) -> None:
         try:
             self.world.apply(envelope, position, self.now)
-        except Exception as error:  # whatever it is, the world can no longer be trusted
-            msg = f"the fold does not take the {envelope.type} that was decided: {error}"
+        except Exception as error:  # after any error here the world cannot be trusted
+            msg = f"the decided event {envelope.type} could not be folded: {error}"
             raise FoldFailed(msg, reason="fold_failed") from error
 
     @property
@@ -110,28 +110,28 @@ class Turn:
         return self._bytes_max - self._reserved - self._size
 
     def reserve(self, size: int) -> None:
-        """Keep *size* bytes free for what must stand at the end, until `release`."""
+        """Keep *size* bytes free for events that must come last, until `release`."""
         self._reserved += size
 
     def release(self) -> None:
-        """Let what was kept free be used."""
+        """Make all reserved bytes available."""
         self._reserved = 0
 
     def seal(self) -> tuple[bytes, bytes]:
-        """Close the turn in the world and give the chain before it and its body."""
+        """Close the turn in the world and return the chain before it and its body."""
         before = self.world.chain
         body = codec.join(self._parts)
         self.world.seal(self.sequence, len(self._parts), body, self.now)
         return before, body
 
     def withhold(self, error: CoordinationError) -> None:
-        """Answer everything with *error* instead: what was decided is not known to be kept."""
+        """Replace every answer by *error*: it is not known whether the commit was stored."""
         self.answers = [(asked, None, error) for asked, _, _ in self.answers]
 
     def answer_all(self) -> None:
-        """Tell everyone who asked."""
+        """Send every answer."""
         for asked, value, error in self.answers:
             try:
                 asked.reply(value, error)
-            except Exception:  # whoever asked may be gone; the others are still to be told
+            except Exception:  # this caller may be gone; the others still need their answers
                 log.exception("reply_failed", command=type(asked.command).__name__)

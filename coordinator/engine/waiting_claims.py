@@ -1,8 +1,8 @@
 """
-Reacts to what the journal and the heartbeats tell about tasks and workers: keeps waiting claims, and places tasks.
+Keeps the claims that wait for tasks, and places ready tasks with them.
 
-It holds no fact: a claim that is lost with the writer is asked again by its worker, under the same id. Which task goes
-to whom is decided by `scheduling_policy.schedule` alone.
+It holds no facts: when a writer dies with its waiting claims, the workers send them again, under the same ids. Only
+`deciders.matching.schedule` decides which task goes to which claim.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from projections.world import World
 
 BEATS_MISSED = 2.0
-"""A claim counts only while its worker was heard within this many beats."""
+"""A claim counts only if its worker was heard within this many heartbeat intervals."""
 
 CLAIMS_A_TURN = 500
-"""At most so many claims are dealt to in one turn; the rest wait for the next."""
+"""At most this many claims get tasks in one turn; the others wait for the next turn."""
 
 MOST_WAITING = 10_000
 
 _CLAIM_BYTES = 300
 
 BEATS_A_LEASE = 3.0
-"""Workers send this many heartbeats in the time a lease lasts."""
+"""Workers send this many heartbeats per lease duration."""
 
 
 class SchedulingWorker:
-    """The claims that wait, in the order they came."""
+    """The waiting claims, in order of arrival."""
 
     def __init__(self, world: World, signs: Signs, rules: Rules, *, instance: str, most: int = MOST_WAITING) -> None:
         self._world = world
@@ -53,21 +53,21 @@ class SchedulingWorker:
 
     @property
     def claim_bytes(self) -> int:
-        """What recording the waiting claims takes in a commit at most."""
+        """Upper bound of the bytes that the waiting claims take in a commit."""
         return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES
 
     def add(self, asked: Asked) -> None:
-        """Let an admitted claim wait; the same claim asked again takes the place of the first."""
-        command: ClaimTasks = asked.command  # type: ignore[assignment]  # the engine brings nothing else here
+        """Add an admitted claim; a repeat replaces the claim with the same id."""
+        command: ClaimTasks = asked.command  # type: ignore[assignment]  # the engine passes only claims
         before = self._waiting.get(command.claim_id)
         if before is not None:
             if before.claim.worker_id != command.worker_id:
-                msg = f"claim_id {command.claim_id!r} is taken by a claim of another worker: use a new id"
+                msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
                 asked.reply(None, Refused(msg, reason="id_taken"))
                 return
-            before.answer(None, Unavailable("the same claim was asked again; that one is answered"))
+            before.answer(None, Unavailable("this claim was sent again: the repeat gets the answer"))
         elif len(self._waiting) >= self._most:
-            msg = f"{self._most} claims wait already, as many as engine.waiting_max allows: claim later"
+            msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
             asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
             return
         strategy = command.strategy or self._rules.default_strategy
@@ -78,7 +78,7 @@ class SchedulingWorker:
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
 
     def withdraw(self, command: WithdrawClaim | DrainWorker) -> None:
-        """Let a claim wait no longer, or no claim of a worker that drains."""
+        """Answer and remove a waiting claim, or every claim of a draining worker."""
         claim_id = command.claim_id if isinstance(command, WithdrawClaim) else ""
         for waiting in tuple(self._waiting.values()):
             claim = waiting.claim
@@ -87,7 +87,7 @@ class SchedulingWorker:
                 waiting.answer([], None)
 
     def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
-        """Say which ready tasks go to which waiting claims, and what it was decided from."""
+        """Return the placements of ready tasks with waiting claims, and the event that records their inputs."""
         if not self._waiting or not self._world.indexes.ready:
             return [], []
         running = sum(len(held) for held in self._world.indexes.held.values())
@@ -96,7 +96,7 @@ class SchedulingWorker:
         claims = list(islice(counting, CLAIMS_A_TURN))
         loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
         started = list(schedule(self._world, claims, loads, most=most)) if most > 0 else []
-        self._make_way(claims, started)
+        self._rotate(claims, started)
         if not started:
             return [], []
         turn = CoordinatorTurn(
@@ -110,8 +110,8 @@ class SchedulingWorker:
         )
         return started, [turn]
 
-    def _make_way(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
-        """Let claims that got nothing stand behind those that could not even be looked at, where there are such."""
+    def _rotate(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
+        """Move claims that got nothing behind those that this turn did not consider, if there are any."""
         if len(claims) < CLAIMS_A_TURN:
             return
         served = {event.claim_id for event in started}
@@ -120,25 +120,25 @@ class SchedulingWorker:
                 self._waiting[claim.claim_id] = self._waiting.pop(claim.claim_id)
 
     def answer_placed(self, started: list[TaskStarted]) -> list[tuple[Asked, list[Any]]]:
-        """Take the claims that got tasks off the list; give each with its tasks."""
+        """Remove the claims that got tasks and return each with its tasks."""
         placed: dict[str, list[Any]] = {}
         for event in started:
             placed.setdefault(event.claim_id, []).append(self._world.tasks[event.task_id])
         return [(self._waiting.pop(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
 
     def answer_impatient(self) -> list[Asked]:
-        """Take the claims that do not wait off the list; they got nothing."""
+        """Remove and return the claims that do not wait; they got no task."""
         impatient = [claim_id for claim_id, waiting in self._waiting.items() if waiting.timer is None]
         return [self._waiting.pop(claim_id).take() for claim_id in impatient]
 
     def refuse_all(self, error: Unavailable) -> None:
-        """Answer every claim that waits with *error*."""
+        """Answer every waiting claim with *error*."""
         while self._waiting:
             _, waiting = self._waiting.popitem()
             waiting.answer(None, error)
 
     def _counts(self, claim: WaitingClaim, heard_now: float) -> bool:
-        """Whether the claim's worker was heard lately enough to be given tasks."""
+        """Whether the worker of the claim was heard recently enough to get tasks."""
         beat_s = self._rules.lease_s / BEATS_A_LEASE
         return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < BEATS_MISSED * beat_s
 
@@ -149,7 +149,7 @@ class SchedulingWorker:
 
 
 class _Waiting:
-    """One claim that waits; without a timer it is answered at the end of its turn."""
+    """One waiting claim; without a timer it is answered at the end of its turn."""
 
     __slots__ = ("_asked", "claim", "timer")
 

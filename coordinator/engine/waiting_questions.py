@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 class Waiting:
     """
-    Questions that wait until a task has ended or a container has left a status; bounded by *most*.
+    Questions that wait until a task has ended or a container has left a status; at most *most* of them.
 
-    One whose wait is over goes to *ask_again* and waits no more: what stands in the world at any moment may be of a
+    A question whose wait is over goes to *ask_again* instead of being answered here: the world may contain events of a
     turn that is not committed yet.
     """
 
@@ -44,14 +44,14 @@ class Waiting:
         return isinstance(question, GetContainer) and question.wait_s > 0 and value.status in question.unless
 
     def add(self, asked: Asked) -> None:
-        """Let a question wait."""
+        """Add a question to those that wait."""
         if self._count >= self._most:
-            msg = f"{self._most} questions wait already: ask without wait_s, or later"
+            msg = f"{self._most} questions are waiting, the limit of engine.waiting_max: ask later or without wait_s"
             asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
             return
         question: Any = asked.command
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(min(question.wait_s, self._wait_max_s), self._give_up, asked)
+        timer = loop.call_later(min(question.wait_s, self._wait_max_s), self._expire, asked)
         self._asked.setdefault(_subject(question), []).append((asked, timer))
         self._count += 1
 
@@ -59,11 +59,11 @@ class Waiting:
         return self._count > 0
 
     def touched(self, subject: str) -> bool:
-        """Whether someone waits for this thing."""
+        """Whether a question waits for this task or container."""
         return subject in self._asked
 
     def look(self, subjects: set[str]) -> None:
-        """Answer those whose wait is over now that these things have changed."""
+        """Answer the questions about changed tasks and containers whose wait is over."""
         for subject in subjects:
             for asked, timer in self._asked.pop(subject, []):
                 self._count -= 1
@@ -75,7 +75,7 @@ class Waiting:
                     asked.reply(value, error)
 
     def refuse_all(self, error: Unavailable) -> None:
-        """Answer everything that waits with *error*."""
+        """Answer every waiting question with *error*."""
         for waiting in self._asked.values():
             for asked, timer in waiting:
                 timer.cancel()
@@ -85,12 +85,12 @@ class Waiting:
 
     def _again(self, asked: Asked, timer: asyncio.TimerHandle) -> None:
         loop = asyncio.get_running_loop()
-        rest = loop.call_at(timer.when(), self._give_up, asked)
+        rest = loop.call_at(timer.when(), self._expire, asked)
         self._asked.setdefault(_subject(asked.command), []).append((asked, rest))
         self._count += 1
 
-    def _give_up(self, asked: Asked) -> None:
-        """Let it be answered with how it stands: the wait is over, what was waited for has not come."""
+    def _expire(self, asked: Asked) -> None:
+        """Ask the question again without a wait: its wait is over, so it is answered with the current state."""
         subject = _subject(asked.command)
         rest = [one for one in self._asked.get(subject, []) if one[0] is not asked]
         self._count -= 1

@@ -1,1 +1,1 @@
-"""The read model: rows on SQLite, or in memory; may be deleted at any moment and is rebuilt from the journal."""
+"""The read model: rows in SQLite or in memory; it may be deleted at any time and is rebuilt from the journal."""

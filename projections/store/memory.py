@@ -1,4 +1,4 @@
-"""The read model in memory, by the contract of the real one, for tests and the seeded simulation; it has no threads."""
+"""The read model in memory, under the contract of the SQLite store, for tests and the simulation; it has no threads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class MemoryStore(Waits):
         if at == batch.after.position:
             return
         if at != batch.before:
-            msg = f"the store is at {at}, not at {batch.before}: another projector writes it"
+            msg = (
+                f"the store is at {at}, not at {batch.before}: another projector writes it; use one projector per store"
+            )
             raise Unavailable(msg, reason=ANOTHER_WRITER)
         rows = {kind: state_rows(kind, states.values()) for kind, states in batch.states.items()}
         self._events += batch.events

@@ -1,9 +1,9 @@
 """
-The port of the read model: every event, and the last state of everything there is or was, to be listed and searched.
+The port of the read model: every event, and the last state of every entity, ended or not, to list and search.
 
 Rows, events and position are written in one transaction: what a reader sees follows from the journal up to `position`,
-whenever the process dies. A store holds nothing that the journal does not, and may be deleted at any moment.
-`store_sqlite` keeps it in a file, `store_memory` in memory, under one contract.
+whenever the process dies. A store holds nothing that is not in the journal, and may be deleted at any time.
+`store.sqlite` keeps it in a file, `store.memory` in memory, under one contract.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 INDEX_BITS = 20
-"""A place is one integer, sequence · 2^20 + index; a commit of 64 MiB, the most NATS takes, has fewer events."""
+"""A place is one integer, sequence · 2^20 + index; a commit of 64 MiB, the limit of NATS, has fewer events."""
 PLACE_MAX = 2**63 - 1
 MOST_LISTED = 10_000
 PAGE_BYTES = 8 * 1024 * 1024
 
 STORE_BUSY = "store_busy"
-"""Reason of an `Unavailable` that passes: the disk is full, the file is locked."""
+"""Reason of a temporary `Unavailable`: the disk is full, the file is locked."""
 ANOTHER_WRITER = "another_writer"
-"""Reason of an `Unavailable` that says that the store is not where its projector left it."""
+"""Reason of an `Unavailable` when the position of the store is not the one that its projector wrote."""
 
 
 class Kind(NamedTuple):
-    """Where things of one kind are kept, and which fields of their state give id, name and origin."""
+    """The table of one kind of entity, and the fields of its state with id, name and position of creation."""
 
     table: str
     id: str
@@ -55,15 +55,15 @@ KINDS = {
 
 
 class StoreUnfit(Unavailable):
-    """The store is damaged or not of this journal: it must be built anew"""
+    """The store is damaged or does not belong to this journal: it must be rebuilt"""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    How far a store has taken the journal in.
+    The position up to which a store contains the journal.
 
-    `chain` is the journal's hash up to there, `time` the last commit's, `unfoldable` the first event that the release
-    which wrote the rows could not fold.
+    `chain` is the hash of the journal up to there, `time` the last commit time, `unfoldable` the first event that the
+    release which wrote the rows could not fold.
     """
 
     position: Position = START
@@ -75,7 +75,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class EventRow(NamedTuple):
-    """One event as it is kept; `body` holds the CloudEvent's bytes as they stand in the journal."""
+    """One stored event; `body` holds the bytes of the CloudEvent as in the journal."""
 
     place: int
     type: str
@@ -89,7 +89,7 @@ class EventRow(NamedTuple):
 
 
 class StateRow(NamedTuple):
-    """One thing as it is kept; `created` is the place of the event that made it, `state` its folded state as JSON."""
+    """One stored entity; `created` is the place of the event that created it, `state` its folded state as JSON."""
 
     created: int
     id: str
@@ -101,17 +101,17 @@ class StateRow(NamedTuple):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies between the positions *before* and *after*: all events, and the last state of what they touched."""
+    """All events between the positions *before* and *after*, and the last state of each entity that they changed."""
 
     before: Position
     after: Mark
     events: list[EventRow]
     states: dict[str, dict[str, Any]]
-    """By kind and id; the states are those of the reducers."""
+    """By kind and id; the states are the values of the reducers."""
 
 
 class Thing(NamedTuple):
-    """One thing as it is read: the cursor to list on from, and its state (a `projections.task.Task`, …) as JSON."""
+    """One entity as read: the cursor for the next page, and its state (a `projections.task.Task`, …) as JSON."""
 
     cursor: Position
     id: str
@@ -119,58 +119,58 @@ class Thing(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """One event as it is read: where it stands, and the CloudEvent's bytes."""
+    """One event as read: its position, and the bytes of the CloudEvent."""
 
     position: Position
     body: bytes
 
 
 class Things(NamedTuple):
-    """Part of a list of things; `more` when a limit cut it off."""
+    """One page of a list of entities; `more` is true when a limit cut it off."""
 
     items: list[Thing]
     more: bool
 
 
 class StoredEvents(NamedTuple):
-    """Part of a list of events; `more` when a limit cut it off."""
+    """One page of a list of events; `more` is true when a limit cut it off."""
 
     items: list[StoredEvent]
     more: bool
 
 
 class Store(Protocol):
-    """Written by one projector, read by anyone; `position` never runs ahead of what readers see."""
+    """Written by one projector, read by any number of readers; `position` is never ahead of what readers see."""
 
     def position(self) -> Mark:
-        """Say how far the journal is taken in."""
+        """Return the mark up to which the store contains the journal."""
         ...
 
     async def write(self, batch: Batch) -> None:
         """
-        Keep a batch, all of it or nothing; one that was kept already is left as it is.
+        Write a batch, all of it or nothing; a batch that was written already changes nothing.
 
         Raises:
             Unavailable: it cannot be written now; the same batch may be tried again when the reason is `store_busy`.
-            StoreUnfit: it never will be: this store must be built anew.
+            StoreUnfit: it can never be written: this store must be rebuilt.
         """
         ...
 
     async def wait_for(self, position: Position, timeout_s: float) -> None:
         """
-        Return when *position* is taken in.
+        Wait until the store contains *position*.
 
         Raises:
-            Unavailable: it is not within *timeout_s*; reason `behind`.
+            Unavailable: the store does not reach it within *timeout_s*; reason `behind`.
         """
         ...
 
     async def get(self, kind: str, entity_id: str) -> Thing | None:
         """
-        Read one thing, ended or not; None when there never was one.
+        Return one entity, ended or not; None when it never existed.
 
         Raises:
-            Refused: *kind* is none of `KINDS`.
+            Refused: *kind* is not one of `KINDS`.
             Unavailable: the store cannot be read now.
         """
         ...
@@ -187,9 +187,9 @@ class Store(Protocol):
         limit_bytes: int = PAGE_BYTES,
     ) -> Things:
         """
-        List things, newest first, from below the cursor *before*; see `get` for errors.
+        List entities, newest first, created before the cursor *before*; see `get` for errors.
 
-        At most *limit* (up to 10,000), and no further one once they have *limit_bytes*.
+        A page has at most *limit* entities (up to 10,000) and ends with the one that reaches *limit_bytes*.
         """
         ...
 
@@ -203,19 +203,19 @@ class Store(Protocol):
         limit_bytes: int = PAGE_BYTES,
     ) -> StoredEvents:
         """
-        List events in order, from behind *after*; limits as for `list`.
+        List events in order, after the position *after*; limits as for `list`.
 
-        *type_prefix* is a kind (`task`) or the beginning of a type with its kind in full (`task.attempt`).
+        *type_prefix* is a kind (`task`), or a kind with the beginning of a type (`task.attempt`).
         """
         ...
 
     async def check(self) -> tuple[str, ...]:
-        """Look for damage, which may take long; give what was found, nothing for a sound store."""
+        """Check the store for damage, which may take long; return the findings, none for an intact store."""
         ...
 
 
 class Waits:
-    """How far a store is, and those who wait for it to be further; what implementations share."""
+    """The position of a store and the wait for it; shared by the implementations."""
 
     def __init__(self, mark: Mark) -> None:
         self._mark = mark
@@ -226,7 +226,7 @@ class Waits:
         return self._mark
 
     def move(self, mark: Mark) -> None:
-        """Take *mark* for the position, and wake who waits."""
+        """Set the position and wake the waiters."""
         self._mark = mark
         self._moved.set()
         self._moved = asyncio.Event()
@@ -238,35 +238,41 @@ class Waits:
                 while self._mark.position < position:
                     await self._moved.wait()
         if self._mark.position < position:
-            msg = f"position {position} is not taken in within {timeout_s:g} s; the store is at {self._mark.position}"
+            msg = (
+                f"position {position} is not in the store after {timeout_s:g} s: "
+                f"the store is at {self._mark.position}; wait longer or try again"
+            )
             raise Unavailable(msg, reason="behind", retry_after_s=1.0)
 
 
 def place_of(position: Position) -> int:
     """
-    Write a position as one integer.
+    Encode a position as one integer.
 
     Raises:
-        Refused: no journal has such a position.
+        Refused: no journal can have this position.
     """
     place = (position.sequence << INDEX_BITS) + position.index
     if not 0 <= position.index < 1 << INDEX_BITS or not 0 <= place <= PLACE_MAX:
-        msg = f"position {shown(position)} is out of range: no journal has one like it"
+        msg = (
+            f"position {shown(position)} is out of range: use a sequence of 0 to {PLACE_MAX >> INDEX_BITS} "
+            f"and an index of 0 to {(1 << INDEX_BITS) - 1}"
+        )
         raise Refused(msg, reason="bad_position")
     return place
 
 
 def position_of(place: int) -> Position:
-    """Read what `place_of` wrote."""
+    """Decode an integer of `place_of`."""
     return Position(place >> INDEX_BITS, place & (1 << INDEX_BITS) - 1)
 
 
 def kind_of(kind: str) -> Kind:
     """
-    Look up a kind.
+    Return the description of a kind.
 
     Raises:
-        Refused: there is no such kind.
+        Refused: the kind is unknown.
     """
     found = KINDS.get(kind)
     if found is None:
@@ -277,7 +283,7 @@ def kind_of(kind: str) -> Kind:
 
 def checked_limit(limit: int) -> int:
     """
-    Give *limit* back when so many may be listed at once.
+    Return *limit* if it is valid for one page.
 
     Raises:
         Refused: it is not 1 to 10,000.
@@ -289,7 +295,7 @@ def checked_limit(limit: int) -> int:
 
 
 def state_rows(kind: str, states: Iterable[Any]) -> list[StateRow]:
-    """Make rows of states: what they are searched by, and the whole as JSON."""
+    """Return the rows of states: the columns to search by, and the whole state as JSON."""
     where = KINDS[kind]
     return [
         StateRow(

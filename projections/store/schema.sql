@@ -1,11 +1,11 @@
--- The read model. All of it follows from the journal: it may be deleted at any moment and is then built anew.
+-- The read model. All of it follows from the journal: it may be deleted at any time and is then rebuilt.
 --
--- A place in the journal is one integer here, sequence * 1048576 + index, so that the order of rows is the order of what
--- happened and every index holds it by itself. A change of anything below raises SCHEMA_VERSION in store.py.
+-- A place in the journal is one integer here, sequence * 1048576 + index, so that the order of rows is the order of
+-- events and every index contains it by itself. Any change below needs a higher SCHEMA_VERSION in sqlite.py.
 
 BEGIN;
 
--- How far the journal is taken in: one row, written in the same transaction as all that follows from it.
+-- The position up to which the store contains the journal: one row, written in the transaction of its rows.
 CREATE TABLE position (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     sequence INTEGER NOT NULL,
@@ -17,7 +17,7 @@ CREATE TABLE position (
     unfoldable TEXT NOT NULL        -- the first event that the release which wrote this could not fold
 );
 
--- Every event as it stands in the journal; body holds the CloudEvent's bytes: SELECT CAST(body AS TEXT) FROM events.
+-- Every event as in the journal; body holds the bytes of the CloudEvent: SELECT CAST(body AS TEXT) FROM events.
 CREATE TABLE events (
     place INTEGER PRIMARY KEY,
     sequence INTEGER GENERATED ALWAYS AS (place >> 20) VIRTUAL,
@@ -32,10 +32,10 @@ CREATE TABLE events (
     body BLOB NOT NULL
 );
 CREATE INDEX events_by_subject ON events (subject);
-CREATE INDEX events_by_kind ON events (kind, place, type);  -- the type is found without reading the event
+CREATE INDEX events_by_kind ON events (kind, place, type);  -- finds the type without reading the event
 
--- What there is and was, one table for each kind. `created` is the place of the event that made it, `state` the folded
--- state as JSON. What has ended stays here when it leaves the world.
+-- All entities, ended or not, one table for each kind. `created` is the place of the event that created it, `state` the
+-- folded state as JSON. Ended entities stay here when they are evicted from the world.
 CREATE TABLE tasks (
     created INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,
     ended_at REAL, state TEXT NOT NULL

@@ -1,9 +1,9 @@
 """
 The read model in one SQLite file.
 
-One connection writes, whole batches in one transaction with the position; another one reads, and in WAL mode never
-waits for it. All SQL is in `schema.sql` and in the constants below: nothing that a caller gives becomes part of it. A
-file that is damaged, or of another schema or fold, is moved aside and begun anew; the projector fills it.
+One connection writes whole batches, each in one transaction with the position; another one reads, and in WAL mode never
+waits for the writer. All SQL is in `schema.sql` and in the constants below: no value of a caller becomes part of it. A
+file that is damaged, or has another schema or fold version, is moved aside; the projector fills a new one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 SCHEMA_VERSION = 1
 ASIDE = ".aside"
 FETCHED = 200
-"""Rows brought over from the connection's thread at once."""
+"""Rows fetched from the thread of the connection at once."""
 BUSY_TIMEOUT_S = 5.0
 CACHE_KIB = 16 * 1024
 FILE_PAGE_BYTES, CHECKPOINT_PAGES = 8192, 2000
@@ -61,9 +61,9 @@ WAL_KEPT_BYTES = 64 * 1024 * 1024
 
 SCHEMA = resources.files("projections.store").joinpath("schema.sql").read_text()
 PRAGMAS = (
-    f"PRAGMA page_size = {FILE_PAGE_BYTES}",  # of a new file; a sixth less time for bulk than half of it
+    f"PRAGMA page_size = {FILE_PAGE_BYTES}",  # of a new file; bulk writes take a sixth less time than with half of it
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",  # a power cut may take the last transactions, whole; the journal has them
+    "PRAGMA synchronous = NORMAL",  # a power failure may lose the last whole transactions; the journal has them
     f"PRAGMA cache_size = -{CACHE_KIB}",
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
     f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
@@ -114,16 +114,16 @@ class SqliteStore(Waits):
     @asynccontextmanager
     async def open(cls, path: Path) -> AsyncIterator[SqliteStore]:
         """
-        Open the file at *path*, or make it; one that cannot serve is moved aside first.
+        Open the file at *path* or create it; an unusable file is moved aside first.
 
         Raises:
-            Unavailable: the file system does not let us.
+            Unavailable: the file cannot be opened, created or moved.
         """
         writer, mark = await _open_writer(path)
         try:
             async with _connection(path) as reader:
                 await reader.execute_fetchall(ONLY_READ)
-                await _read_mark(reader)  # opens the log too, so that it reads on when the file is deleted
+                await _read_mark(reader)  # opens the WAL too, so that reads still work when the file is deleted
                 store = cls(path, writer, reader, mark)
                 try:
                     yield store
@@ -140,7 +140,7 @@ class SqliteStore(Waits):
             try:
                 await writer.execute_fetchall(BEGIN)
                 if not await self._has(batch):
-                    # One hop to the connection's thread for each statement, whatever the number of rows.
+                    # One hop to the thread of the connection per statement, not per row.
                     await writer.executemany(ADD_EVENT, batch.events)
                     for kind, states in batch.states.items():
                         await writer.executemany(PUT_ONE[kind], state_rows(kind, states.values()))
@@ -204,7 +204,7 @@ class SqliteStore(Waits):
         """See `Store.check`."""
         with self._translated():
             self._check_in_place()
-            # A connection of its own: this takes long, and others read meanwhile.
+            # A separate connection: the check takes long and must not block readers.
             async with _connection(self.path) as connection:
                 try:
                     found = [str(line) for (line,) in await connection.execute_fetchall(CHECK)]
@@ -213,34 +213,34 @@ class SqliteStore(Waits):
                 [(place,)] = await connection.execute_fetchall(LAST_PLACE)
                 mark = await _read_mark(connection)
         if position_of(place) > mark.position:
-            found.append(f"there is an event at {position_of(place)}, but the position is {mark.position}")
+            found.append(f"the store contains an event at {position_of(place)}, but its position is {mark.position}")
         return tuple(line for line in found if line != "ok")
 
     async def _has(self, batch: Batch) -> bool:
-        """Make sure that the batch comes next; True when it has come, in a try whose end was not seen."""
+        """Check that the batch is the next one; return True if an earlier attempt has already written it."""
         at = (await _read_mark(self._writer)).position
         if at == batch.before:
             return False
         if at == batch.after.position:
             return True
-        msg = f"{self.path} is at {at}, not at {batch.before}: another process writes it; give each a home of its own"
+        msg = f"{self.path} is at {at}, not at {batch.before}: another process writes it; use one home per process"
         raise Unavailable(msg, reason=ANOTHER_WRITER)
 
     def _check_in_place(self) -> None:
         if _identity(self.path) != self._file:
-            msg = f"{self.path} was removed or replaced while it was open"
+            msg = f"{self.path} was removed or replaced while it was open: it must be rebuilt"
             raise StoreUnfit(msg)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Tell errors of SQLite apart by their code, and say them in the family's words."""
+        """Translate errors of SQLite into `CoordinationError`s, by their code."""
         if not self._is_open:
             raise _closed(self.path)
         try:
-            with _in_our_words(self.path):
+            with _sqlite_errors_translated(self.path):
                 yield
         except (ValueError, sqlite3.ProgrammingError):
-            # What aiosqlite and sqlite3 raise when the connection was closed under a reader.
+            # aiosqlite and sqlite3 raise these when the connection is closed during a read.
             if self._is_open:
                 raise
             raise _closed(self.path) from None
@@ -248,20 +248,20 @@ class SqliteStore(Waits):
 
 def set_aside(path: Path, reason: str) -> None:
     """
-    Move the store at *path* out of the way, so that the next `open` begins anew; the one moved before is removed.
+    Move the store at *path* aside, so that the next `open` creates a new one; an earlier one moved aside is deleted.
 
     Raises:
-        Unavailable: the file system does not let us.
+        Unavailable: the file cannot be moved.
     """
     aside = path.with_name(path.name + ASIDE)
     try:
-        # The log goes first: a file without its log is merely older, a log without its file would be believed.
+        # The WAL goes first: a file without its WAL is only older, but SQLite applies a WAL left behind to a new file.
         for suffix in ("-wal", "-shm", ""):
             Path(f"{aside}{suffix}").unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     except OSError as error:
-        msg = f"{path} cannot be moved aside ({error.strerror}), and must be: {reason}"
+        msg = f"{path} cannot be moved aside ({error.strerror}): delete it, because {reason}"
         raise Unavailable(msg) from error
     log.warning("store_set_aside", path=str(path), moved_to=str(aside), reason=reason)
 
@@ -276,7 +276,7 @@ async def _open_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
 
 async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
     _make(path)
-    with _in_our_words(path):
+    with _sqlite_errors_translated(path):
         writer = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         try:
             for pragma in PRAGMAS:
@@ -284,7 +284,7 @@ async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
             await _prepare(path, writer)
             mark = await _read_mark(writer)
             if mark.fold_version != FOLD_VERSION:
-                msg = f"{path} was folded by version {mark.fold_version}, this is version {FOLD_VERSION}"
+                msg = f"{path} has fold version {mark.fold_version}, this release has {FOLD_VERSION}"
                 raise StoreUnfit(msg)
         except BaseException:
             await writer.close()
@@ -295,10 +295,10 @@ async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)  # what it holds is nobody else's business
-        path.open("r+b").close()  # told here: aiosqlite leaves a thread behind when it cannot connect
+        path.touch(mode=0o600)  # only the owner may read it
+        path.open("r+b").close()  # checked here, because aiosqlite leaves a thread behind when it cannot connect
     except OSError as error:
-        msg = f"{path} cannot be opened: {error.strerror}"
+        msg = f"{path} cannot be opened: {error.strerror}; check the path and its permissions"
         raise Unavailable(msg, reason=STORE_BUSY) from error
 
 
@@ -308,13 +308,13 @@ async def _prepare(path: Path, writer: aiosqlite.Connection) -> None:
     if version == 0 and tables == 0:
         await writer.executescript(SCHEMA)
     elif version != SCHEMA_VERSION:
-        msg = f"{path} has schema version {version}, this is version {SCHEMA_VERSION}"
+        msg = f"{path} has schema version {version}, this release has {SCHEMA_VERSION}"
         raise StoreUnfit(msg)
 
 
 @asynccontextmanager
 async def _connection(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    with _in_our_words(path):
+    with _sqlite_errors_translated(path):
         connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         yield connection
@@ -323,7 +323,7 @@ async def _connection(path: Path) -> AsyncIterator[aiosqlite.Connection]:
 
 
 @contextmanager
-def _in_our_words(path: Path) -> Iterator[None]:
+def _sqlite_errors_translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -347,7 +347,7 @@ class _Part:
 
 
 async def _fetch(reader: aiosqlite.Connection, parts: Sequence[_Part], limit_bytes: int) -> tuple[list[Any], bool]:
-    """Read rows until *limit_bytes* are full, and say whether there may be more; the last value limits the rows."""
+    """Return rows up to *limit_bytes*, and whether there may be more; the last value of the parts limits the rows."""
     statement = " ".join(part.text for part in parts)
     values = [value for part in parts for value in part.values]
     found: list[Any] = []

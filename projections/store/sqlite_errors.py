@@ -1,7 +1,7 @@
 """
-What an error of SQLite's says: the file is damaged, or SQLite was only kept from its work, as by a full disk.
+Classifies SQLite errors: the file is damaged, or SQLite could not work for a while, for instance on a full disk.
 
-It goes by the code alone and must never guess: an error of another sort is neither.
+Only the error code decides; an error with any other code is neither.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _PRIMARY_CODE = 0xFF
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Say whether the file does not hold what SQLite wrote."""
+    """Return whether the file is damaged."""
     return _code(error) in _DAMAGED
 
 
 def is_passing(error: sqlite3.Error) -> bool:
-    """Say whether SQLite was only kept from its work; what the file holds is not the cause."""
+    """Return whether the error is temporary and has another cause than the content of the file."""
     return _code(error) in _PASSING
 
 

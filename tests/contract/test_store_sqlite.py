@@ -184,7 +184,7 @@ async def test_a_position_behind_its_events_is_found(path: Path) -> None:
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE position SET sequence = 2")
     async with SqliteStore.open(path) as store:
-        assert await store.check() == ("there is an event at 3.0, but the position is 2.1",)
+        assert await store.check() == ("the store contains an event at 3.0, but its position is 2.1",)
 
 
 async def test_a_deleted_file_is_begun_anew(path: Path) -> None:

@@ -119,7 +119,7 @@ async def test_requests_are_counted(cluster: Cluster) -> None:
     missing = by_name["get_task"]
     assert (missing.num_requests, missing.num_errors) == (3, 3)
     assert missing.last_error is not None
-    assert missing.last_error.startswith("not_found:there is no task 'nowhere'")
+    assert missing.last_error.startswith("not_found:task 'nowhere' not found")
     assert missing.processing_time > 0
     assert missing.average_processing_time == missing.processing_time // 3
     idle = by_name["define_pool"]

@@ -42,7 +42,7 @@ async def test_a_containers_life(embedded_app: App) -> None:
     assert stats["by_status"]["running"] == 1
     assert await manager.stop_container(container_id)
     assert await manager.stop_container(container_id, force=True)  # it has stopped already
-    with pytest.raises(Refused, match="only a running one can be paused"):
+    with pytest.raises(Refused, match="only a running container can be paused"):
         await manager.pause_container(container_id)
     with pytest.raises(NotFound, match="is not running, so it has no usage"):
         await manager.get_resource_usage(container_id)

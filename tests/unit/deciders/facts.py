@@ -1,4 +1,4 @@
-"""The events and orders that tests of the coordinator tell again and again, with all that does not matter filled in."""
+"""Events and commands that many tests use, with defaults for every field that does not matter."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def stopped(container_id: str = "k", **others: Any) -> ContainerStopped:
 
 
 def lived(*until: Any) -> tuple[Any, ...]:
-    """Tell the life of container `k` on node `n` so far: its start is at 3.0, which is its generation."""
+    """Return the events of container `k` on node `n`: its start is at 3.0, which is its generation."""
     return (node(), created(), *until)
 
 
 def a_container(status: str) -> tuple[Any, ...]:
-    """Tell how container `k` came to be in *status*, as asked for."""
+    """Return the events that lead container `k` to *status*."""
     run = (starting(), running())
     ways: dict[str, tuple[Any, ...]] = {
         "created": (),
@@ -182,5 +182,5 @@ def a_container(status: str) -> tuple[Any, ...]:
 
 
 def at(seconds: float, event: Any) -> Said:
-    """Tell a fact of *seconds* after the beginning."""
+    """Return an event at *seconds* after the beginning."""
     return said(event, at=BEGIN + seconds)

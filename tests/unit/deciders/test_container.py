@@ -1,4 +1,4 @@
-"""What an order about a container or a session makes of the world."""
+"""Deciders of the container and session commands."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ START, PAUSE, RESUME, STOP, DESTROY = (
 )
 EVERY_STATUS = ["created", "starting", "running", "paused", "stopping", "destroying", "stopped", "error"]
 FULL = resources(cpu=4000, memory=4096)
-"""All that the node of these tests offers, its cores overcommitted four times."""
+"""The whole capacity of the node in these tests, with its cores overcommitted four times."""
 
 
 # --- creating ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_container_is_placed_with_what_its_agent_type_says() -> None:
-    """The catalogue's entry is written down, so that changing it later does not change this container."""
+    """The event records the catalogue entry, so a later change of the catalogue does not change this container."""
     rules = Rules(agents={"task_agent": AgentType(command=("run",), image="agent:1", when_cut_off="keep")})
     order = create(resources=resources(cpu=2000), environment={"ENV": "production", "KEY": Secret(secret="key")})
     wanted = created(
@@ -78,7 +78,7 @@ def test_a_container_is_placed_with_what_its_agent_type_says() -> None:
 
 
 def test_a_container_goes_where_there_is_room_and_least_to_do() -> None:
-    """Ties go by the node's name, so the same world gives the same place."""
+    """Equal nodes are ordered by name, so the same world leads to the same placement."""
     two = (node("n1"), node("n2"))
     given(*two).when(create()).then(created(node_id="n1"))
     given(*two, created("a", node_id="n1")).when(create()).then(created(node_id="n2"))
@@ -87,7 +87,7 @@ def test_a_container_goes_where_there_is_room_and_least_to_do() -> None:
 
 
 def test_cores_are_overcommitted_and_memory_is_not() -> None:
-    """Four times, unless the rules say otherwise."""
+    """The overcommit is 4 unless the rules set another value."""
     given(node()).when(create(resources=FULL)).then(created(resources=FULL))
     given(node()).when(create(resources=FULL), rules=Rules(cpu_overcommit=1.0)).then_refused("no_room", "4000m")
 
@@ -101,14 +101,14 @@ def test_cores_are_overcommitted_and_memory_is_not() -> None:
     ],
 )
 def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: object, lacking: str) -> None:
-    """For each node."""
-    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too little", lacking)
+    """The refusal states the lacking resources of each node."""
+    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too few free resources", lacking)
 
 
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ((), "there is no node"),
+        ((), "no node is registered"),
         ((node(), lost()), "node n is lost"),
         ((node(), CORDONED), "node n is cordoned"),
         ((node(), NodeRemoved(node_id="n")), "node n is removed"),
@@ -116,19 +116,19 @@ def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: object, 
     ],
 )
 def test_where_there_is_no_node_the_refusal_says_why(facts: tuple[Any, ...], why: str) -> None:
-    """Lost, cordoned, removed and full nodes take nothing."""
+    """Lost, cordoned, removed and full nodes get no containers."""
     given(*facts).when(create(resources=resources(cpu=1))).then_refused("no_room", "'k'", why)
 
 
 def test_what_has_stopped_takes_no_room() -> None:
-    """Only what stands or may run holds resources."""
+    """Only containers that are created or may run hold resources."""
     facts = (node(), created(resources=FULL), starting(), running(), stopping())
     given(*facts).when(create("new", resources=FULL)).then_refused("no_room")
     given(*facts, stopped()).when(create("new", resources=FULL)).then(created("new", resources=FULL))
 
 
 def test_only_so_many_containers_stand() -> None:
-    """Destroyed ones do not count."""
+    """Destroyed containers do not count."""
     rules = Rules(max_containers=1)
     given(node(), created()).when(create("new"), rules=rules).then_refused("too_many_containers", "max_containers")
     given(node(), created(), GONE).when(create("new"), rules=rules).then(created("new"))
@@ -136,7 +136,7 @@ def test_only_so_many_containers_stand() -> None:
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
 def test_creating_the_same_container_again_is_already_so(status: str) -> None:
-    """However far it has come, and although it has no room any more."""
+    """A repeat is recognized in any status of the container, even if the node is full."""
     given(*a_container(status)).when(create(), rules=Rules(max_containers=0)).then_nothing().then_answers("k")
 
 
@@ -158,7 +158,7 @@ def test_another_container_under_the_same_id_is_refused(difference: dict[str, An
 
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 def test_names_of_containers_are_ids(bad: str) -> None:
-    """They become labels, paths and names of environment variables."""
+    """Ids and names become labels, paths and environment variables, so they are checked."""
     given(node()).when(create(bad)).then_refused("bad_id", "container_id")
     given(node()).when(create(agent_id=bad)).then_refused("bad_id", "agent_id")
     given(node()).when(create(agent_type=bad)).then_refused("bad_id", "agent_type")
@@ -182,18 +182,18 @@ def test_an_environment_is_what_a_system_takes(environment: dict[str, str], reas
 
 
 def test_an_unknown_agent_type_is_refused() -> None:
-    """The refusal names those there are."""
+    """The refusal names the known agent types."""
     given(node()).when(create(agent_type="shell")).then_refused("unknown_agent_type", "'shell'", "task_agent")
 
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_a_container_cannot_ask_for_less_than_nothing(asked: object) -> None:
-    """It would make room on the node that is not there."""
+    """A negative amount would add room to the node."""
     given(node()).when(create(resources=asked)).then_refused("bad_number", "resources.")
 
 
 def test_a_container_may_serve_a_session_from_the_start() -> None:
-    """Both are on record together."""
+    """One commit records both events."""
     bound = SessionBound(session_id="z", container_id="k")
     given(node()).when(create(session_id="z")).then(created(session_id="z"), bound)
 
@@ -203,14 +203,14 @@ def test_a_container_may_serve_a_session_from_the_start() -> None:
 
 @pytest.mark.parametrize("status", ["created", "stopped", "error"])
 def test_what_does_not_run_is_started(status: str) -> None:
-    """Asked for anew, so its count of restarts begins anew."""
+    """A requested start resets the count of restarts."""
     decided = given(*a_container(status)).when(START).then(starting())
     decided.then_answers(decided.world.containers["k"])
 
 
 @pytest.mark.parametrize("status", ["starting", "running"])
 def test_what_runs_is_already_started(status: str) -> None:
-    """The answer says how it stands."""
+    """The answer is the state of the container."""
     world = given(*a_container(status))
     world.when(START).then_nothing().then_answers(world.world.containers["k"])
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_started_is_told_what_to_do_instead(facts: tuple[Any, ...
 
 
 def test_a_container_starts_on_its_own_node_even_a_cordoned_one() -> None:
-    """A cordoned node gets no new containers; this one is its own."""
+    """A cordoned node gets no new containers, but may restart its own."""
     given(node(), node("other"), created(), CORDONED).when(START).then(starting())
 
 
@@ -243,26 +243,26 @@ def test_a_container_starts_on_its_own_node_even_a_cordoned_one() -> None:
     ],
 )
 def test_a_container_starts_elsewhere_when_its_node_cannot(trouble: tuple[Any, ...]) -> None:
-    """Where there is room; its place moves with it."""
+    """It starts on a node with room; its resources move with it."""
     before = (node(), node("other"), created(resources=FULL), starting(), running(), stopping(), stopped())
     world = given(*before, *trouble).when(START).then(starting(node_id="other")).world
     assert (world.containers["k"].node_id, list(world.indexes.containers_on["other"])) == ("other", ["k"])
 
 
 def test_a_container_whose_node_has_left_the_world_starts_elsewhere() -> None:
-    """A removed node is evicted in the end, its containers are not."""
+    """A removed node is evicted in the end; its containers are not."""
     world = given(node("other"), created(node_id="evicted"))
     world.when(START).then(starting(node_id="other"))
 
 
 def test_a_container_with_no_room_anywhere_is_not_started() -> None:
-    """It stays as it is."""
+    """The container does not change."""
     before = (node(), created(resources=FULL), starting(), running(), stopping(), stopped())
-    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too little")
+    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too few free resources")
 
 
 def test_what_a_created_container_holds_is_its_own() -> None:
-    """It fills its node, and starts there."""
+    """A container that fills its node starts there: its own resources count as free."""
     given(node(), created(resources=FULL)).when(START).then(starting())
 
 
@@ -272,26 +272,26 @@ def test_what_a_created_container_holds_is_its_own() -> None:
 @pytest.mark.parametrize("status", ["starting", "running", "paused"])
 @pytest.mark.parametrize("force", [False, True])
 def test_what_may_run_is_told_to_stop(status: str, force: bool) -> None:
-    """Gently or at once."""
+    """A stop is graceful or forced."""
     order = StopContainer(container_id="k", force=force, reason="upgrade")
     given(*a_container(status)).when(order).then(stopping(force=force, reason="upgrade"))
 
 
 @pytest.mark.parametrize("facts", [a_container("created"), a_container("stopped"), (node(), created(), GONE)])
 def test_what_does_not_run_is_already_stopped(facts: tuple[Any, ...]) -> None:
-    """The answer says how it stands."""
+    """The answer is the state of the container."""
     world = given(*facts)
     world.when(STOP).then_nothing().then_answers(world.world.containers["k"])
 
 
 def test_a_failed_container_that_is_stopped_does_not_start_again() -> None:
-    """It has stopped, with the exit code it failed with."""
+    """A failed container is STOPPED at once, with the exit code of its failure."""
     world = given(*lived(starting(), running(), crashed(exit_code=3))).when(STOP).then(stopped(exit_code=3)).world
     assert (world.containers["k"].restart_at, world.containers["k"].desired.value) == (None, "stopped")
 
 
 def test_a_gentle_stop_under_way_can_be_forced_and_not_undone() -> None:
-    """A forced one cannot become gentle."""
+    """A forced stop cannot become graceful."""
     force = StopContainer(container_id="k", force=True)
     given(*a_container("stopping")).when(STOP).then_nothing()
     given(*a_container("stopping")).when(force).then(stopping(force=True))
@@ -300,7 +300,7 @@ def test_a_gentle_stop_under_way_can_be_forced_and_not_undone() -> None:
 
 
 def test_forcing_the_stop_of_what_is_to_be_destroyed_still_destroys_it() -> None:
-    """Stopping is a part of destroying, not the end of it."""
+    """A stop does not undo a destroy in progress."""
     force = StopContainer(container_id="k", force=True)
     given(*a_container("destroying")).when(STOP).then_nothing()
     given(*a_container("destroying")).when(force).then(stopping(force=True, destroy=True))
@@ -308,19 +308,19 @@ def test_forcing_the_stop_of_what_is_to_be_destroyed_still_destroys_it() -> None
 
 @pytest.mark.parametrize("status", ["created", "stopped", "error"])
 def test_what_does_not_run_is_destroyed_at_once(status: str) -> None:
-    """Nothing of it is left on record but its end."""
+    """Only the end of the container is recorded."""
     decided = given(*a_container(status)).when(DESTROY).then(GONE)
     decided.then_answers(decided.world.containers["k"])
 
 
 @pytest.mark.parametrize("status", ["starting", "running", "paused", "stopping"])
 def test_what_may_run_is_stopped_before_it_is_destroyed(status: str) -> None:
-    """Its node removes it when it has stopped."""
+    """The node removes the container after it has stopped."""
     given(*a_container(status)).when(DESTROY).then(stopping(destroy=True, reason="destroy"))
 
 
 def test_destroying_again_is_already_so() -> None:
-    """Unless it is now to be forced."""
+    """A repeat changes nothing unless it is forced now."""
     force = DestroyContainer(container_id="k", force=True)
     given(node(), created(), GONE).when(DESTROY).then_nothing()
     given(*a_container("destroying")).when(DESTROY).then_nothing()
@@ -330,13 +330,13 @@ def test_destroying_again_is_already_so() -> None:
 
 
 def test_destroying_does_not_make_a_forced_stop_gentle() -> None:
-    """What was to end at once still ends at once."""
+    """A forced stop stays forced."""
     world = given(*a_container("running"), stopping(force=True))
     world.when(DESTROY).then(stopping(force=True, destroy=True, reason="destroy"))
 
 
 def test_the_sessions_of_a_container_end_with_it() -> None:
-    """Those it was created for and those bound to it later; others stay."""
+    """Sessions bound at creation or later end; the sessions of other containers stay."""
     facts = (
         node(),
         created(session_id="first"),
@@ -353,7 +353,7 @@ def test_the_sessions_of_a_container_end_with_it() -> None:
 
 
 def test_a_session_that_has_moved_on_does_not_end() -> None:
-    """It is served by another container now."""
+    """A session that was bound to another container stays open."""
     moved = (SessionBound(session_id="z", container_id="k"), SessionBound(session_id="z", container_id="other"))
     given(node(), created(session_id="z"), created("other"), *moved).when(DESTROY).then(GONE)
 
@@ -362,7 +362,7 @@ def test_a_session_that_has_moved_on_does_not_end() -> None:
 
 
 def test_a_running_container_is_paused_and_resumed() -> None:
-    """Each once."""
+    """A repeat of either changes nothing."""
     pausing, resuming = ContainerPausing(container_id="k"), ContainerResuming(container_id="k")
     given(*a_container("running")).when(PAUSE).then(pausing)
     given(*a_container("running"), pausing).when(PAUSE).then_nothing()
@@ -373,7 +373,7 @@ def test_a_running_container_is_paused_and_resumed() -> None:
 
 
 def test_what_failed_while_paused_is_resumed_while_it_starts_again() -> None:
-    """It starts again to be paused; asked for meanwhile, it starts to run."""
+    """A restart leads back to PAUSED; a resume before that leads to RUNNING."""
     again = (crashed(), starting(reason="restart", restarts=1))
     given(*a_container("paused"), *again).when(RESUME).then(ContainerResuming(container_id="k"))
     given(*a_container("paused"), *again, ContainerResuming(container_id="k")).when(RESUME).then_nothing()
@@ -402,7 +402,7 @@ def test_a_container_that_never_was_is_not_found(order: Command) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_reasons_are_printable(text: str) -> None:
-    """They stand in the journal."""
+    """Texts enter the journal, so they are checked."""
     facts = a_container("running")
     given(*facts).when(StopContainer(container_id="k", reason=text)).then_refused("bad_text", "reason")
     given(*facts).when(CloseSession(session_id="z", reason=text)).then_refused("bad_text", "reason")
@@ -416,7 +416,7 @@ CLOSED = SessionClosed(session_id="z")
 
 
 def test_a_session_is_bound_once() -> None:
-    """To another container it is bound anew, and after its end as well."""
+    """A session may be bound to another container, and again after its end."""
     facts = (node(), created(), created("other"))
     given(*facts).when(BIND).then(BOUND).then_answers(None)
     given(*facts, BOUND).when(BIND).then_nothing()
@@ -425,12 +425,12 @@ def test_a_session_is_bound_once() -> None:
 
 
 def test_a_session_is_not_bound_to_what_is_gone() -> None:
-    """The refusal says so."""
+    """The refusal states that the container is destroyed."""
     given(node(), created(), GONE).when(BIND).then_refused("not_standing", "'k' is destroyed")
 
 
 def test_a_session_is_closed_once() -> None:
-    """One that never was is not found."""
+    """An unknown session is not found."""
     order = CloseSession(session_id="z")
     given(node(), created(), BOUND).when(order).then(CLOSED)
     given(node(), created(), BOUND, CLOSED).when(order).then_nothing()
@@ -439,7 +439,7 @@ def test_a_session_is_closed_once() -> None:
 
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 def test_sessions_need_ids(bad: str) -> None:
-    """On every order."""
+    """Every command checks its ids."""
     facts = (node(), created())
     given(*facts).when(BindSession(session_id=bad, container_id="k")).then_refused("bad_id", "session_id")
     given(*facts).when(BindSession(session_id="z", container_id=bad)).then_refused("bad_id", "container_id")
@@ -447,7 +447,7 @@ def test_sessions_need_ids(bad: str) -> None:
 
 
 def test_the_node_of_these_tests_is_what_they_say() -> None:
-    """Its capacity is that of one core, overcommitted in `FULL`."""
+    """The capacity is one core, overcommitted in `FULL`."""
     assert CAPACITY.cpu_millis * Rules().cpu_overcommit == FULL.cpu_millis
     assert ContainerStopped(container_id="k") == stopped()
 
@@ -456,17 +456,17 @@ def test_the_node_of_these_tests_is_what_they_say() -> None:
 
 
 def test_an_environment_has_a_size_in_all() -> None:
-    """Names and values together; it travels to the node with its orders."""
+    """The limit is on names and values together, because the environment is sent in the orders of the node."""
     environment: dict[str, Any] = {f"NAME_{number}": "x" * 1000 for number in range(40)}
-    given(node()).when(create(environment=environment)).then_refused("bad_environment", "in all", "32768")
+    given(node()).when(create(environment=environment)).then_refused("bad_environment", "in total", "32768")
 
 
 def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the cluster, and on one container, with which they all end in one commit."""
+    """There is a limit per cluster and one per container, because all sessions of a container end in one commit."""
     facts = (*a_container("running"), SessionBound(session_id="a", container_id="k"))
     bind = BindSession(session_id="b", container_id="k")
     given(*facts).when(bind).then(SessionBound(session_id="b", container_id="k"))
     monkeypatch.setattr("coordinator.deciders.session.SESSIONS_A_CONTAINER", 1)
     given(*facts).when(bind).then_refused("too_many", "serves 1")
     monkeypatch.setattr("coordinator.deciders.session.MOST_SESSIONS", 1)
-    given(*facts).when(bind).then_refused("too_many", "1 sessions are known")
+    given(*facts).when(bind).then_refused("too_many", "there are 1 sessions")

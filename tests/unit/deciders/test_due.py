@@ -1,4 +1,4 @@
-"""What time owes: to tasks, workers, services, nodes and containers."""
+"""What is due for tasks, workers, services, nodes and containers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def owed(
 
 
 def test_nothing_is_due_in_an_empty_world() -> None:
-    """However long the silence."""
+    """No silence is long enough."""
     assert owed(silent_s=1e9) == []
 
 
@@ -91,14 +91,14 @@ def test_an_attempt_that_runs_too_long_ends_its_task() -> None:
 
 
 def test_an_attempt_is_given_its_whole_time() -> None:
-    """Where the sum of start and limit is rounded down, the limit itself decides."""
+    """The limit itself decides where the sum of start and limit is rounded down."""
     facts = (submitted(timeout_s=0.3), at(1.0, started()))
     assert owed(*facts, now=1.3) == []
     assert len(owed(*facts, now=1.301)) == 1
 
 
 def test_time_in_the_queue_does_not_count() -> None:
-    """The limit is on one attempt; the next has the whole of it again."""
+    """The limit applies to one attempt; the next attempt has the full limit again."""
     assert owed(TIMED, now=1e6) == []
     facts = (TIMED, at(1.0, started()), at(8.0, attempt_failed()), at(20.0, started(lease="c.1.2")))
     assert owed(*facts, now=29.0) == []
@@ -106,12 +106,12 @@ def test_time_in_the_queue_does_not_count() -> None:
 
 
 def test_a_task_without_a_time_limit_runs_for_ever() -> None:
-    """As long as its lease is renewed."""
+    """An attempt runs on while its lease is renewed."""
     assert owed(submitted(), started(), now=1e7) == []
 
 
 def test_a_task_that_ended_a_moment_ago_does_not_time_out() -> None:
-    """Each event is folded before the next is asked for, so what another event ended is seen as ended."""
+    """Each event is folded before the next one is taken, so an entity that an earlier event ended is seen as ended."""
     scribe = write(TIMED, submitted("u", timeout_s=10.0), at(2.0, started()), at(2.0, started("u", "c.2.1")))
     coming = due(scribe.world, Signs(), Context(BEGIN + 50.0, Rules()), 0.0)
     assert next(coming).subject == "t"
@@ -141,7 +141,7 @@ def test_a_lease_that_lapses_too_often_fails_its_task() -> None:
 
 
 def test_each_lease_is_renewed_by_itself() -> None:
-    """A heartbeat renews exactly the attempts it names: the other task of the same worker is given up."""
+    """A heartbeat renews exactly the leases it names: the lease of another task of the worker expires."""
     signs = Signs()
     signs.begin(0.0)
     signs.leases = {"c.1.1": 0.0, "c.2.1": 0.0}
@@ -158,7 +158,7 @@ def test_what_timed_out_does_not_lapse_as_well() -> None:
 
 
 def test_after_a_takeover_everything_gets_a_grace_period() -> None:
-    """A new writer has heard nobody; silence counts from when it began to listen."""
+    """For a new writer, silence counts from the time it began to listen."""
     signs = Signs()
     signs.begin(1000.0)
     facts = (submitted(), worker(), started(), worker("idle"), service(), node(), created(), starting(), running())
@@ -182,20 +182,20 @@ def test_after_a_takeover_everything_gets_a_grace_period() -> None:
 
 @pytest.mark.parametrize("facts", [(worker(),), (worker(), WorkerDraining(worker_id="w"))])
 def test_a_silent_worker_is_lost(facts: tuple[Event, ...]) -> None:
-    """After its limit, not at it; draining or not."""
+    """A worker is lost after its limit, not at it, draining or not."""
     assert owed(*facts, silent_s=60.0) == []
     assert owed(*facts, silent_s=60.5) == [WorkerLost(worker_id="w", silent_for_s=60.5, limit_s=60.0)]
 
 
 def test_a_worker_is_not_lost_while_it_holds_a_task() -> None:
-    """Its leases lapse first: a long lease outlasts the worker's silence."""
+    """Its leases expire first: a long lease outlasts the limit of the worker."""
     rules = Rules(lease_s=300.0)
     assert owed(submitted(), worker(), started(), silent_s=100.0, rules=rules) == []
 
 
 @pytest.mark.parametrize("end", [WorkerLeft(worker_id="w"), WorkerLost(worker_id="w", silent_for_s=61.0, limit_s=60.0)])
 def test_a_worker_is_lost_once(end: Event) -> None:
-    """One that left is not lost."""
+    """A worker that left is not lost."""
     assert owed(worker(), end, silent_s=1e6) == []
 
 
@@ -212,19 +212,19 @@ SILENT = ServiceHealthChanged(
 
 
 def test_a_silent_service_goes_offline_once() -> None:
-    """With the evidence; it is registered still."""
+    """The event carries the evidence; the service stays registered."""
     assert owed(service(), silent_s=90.0) == []
     assert owed(service(), silent_s=91.0) == [SILENT]
     assert owed(service(), SILENT, silent_s=1e6) == []
 
 
 def test_the_checks_of_a_service_speak_for_it() -> None:
-    """With a health URL, silence says nothing."""
+    """Silence does not matter for a service with a health URL."""
     assert owed(service(status=ServiceStatus.UNKNOWN, health_check_url=URL), silent_s=1e6) == []
 
 
 def test_a_service_that_stays_offline_is_taken_off() -> None:
-    """An hour of commit time after it went; one that is taken off is owed nothing."""
+    """One hour of commit time after it went offline; for a deregistered service nothing is due."""
     gone = at(10.0, health(ServiceStatus.OFFLINE, ServiceStatus.HEALTHY))
     assert owed(service(), gone, now=3610.0) == []
     end = ServiceDeregistered(service_id="s", reason="offline for too long")
@@ -236,7 +236,7 @@ def test_a_service_that_stays_offline_is_taken_off() -> None:
 
 
 def test_a_silent_node_is_lost_after_its_lease_and_a_half() -> None:
-    """By then it has stopped what it must; cordoned or not."""
+    """After 1.5 leases its agent has stopped what it must stop, cordoned or not."""
     wanted = [NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5)]
     assert owed(node(), silent_s=22.5) == []
     assert owed(node(), silent_s=23.0) == wanted
@@ -245,13 +245,13 @@ def test_a_silent_node_is_lost_after_its_lease_and_a_half() -> None:
 
 @pytest.mark.parametrize("end", [lost(), NodeRemoved(node_id="n")])
 def test_a_node_is_lost_once(end: Event) -> None:
-    """One that was removed is not lost."""
+    """A removed node is not lost."""
     assert owed(node(), end, silent_s=1e6) == []
 
 
 @pytest.mark.parametrize("status", ["starting", "running", "paused"])
 def test_the_containers_of_a_lost_node_fail(status: str) -> None:
-    """They are due to start again after their pause."""
+    """Their restart is due after the pause."""
     events = owed(*a_container(status), now=20.0, silent_s=23.0)
     assert events == [
         NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5),
@@ -261,14 +261,14 @@ def test_the_containers_of_a_lost_node_fail(status: str) -> None:
 
 @pytest.mark.parametrize("status", ["created", "stopped", "error"])
 def test_what_does_not_run_is_not_touched_by_the_loss_of_its_node(status: str) -> None:
-    """It can be started elsewhere when someone asks."""
+    """A stopped container can be started on another node."""
     rules = Rules(restart_backoff_s=0.0)
     events = owed(*a_container(status), silent_s=23.0, rules=rules)
     assert [type(event) for event in events] == [NodeLost]
 
 
 def test_the_stop_of_what_was_on_a_lost_node_comes_to_its_end() -> None:
-    """Nobody is left to report it, and it must not hold its place among the standing for ever."""
+    """No node is left to report its end, and it must not hold its resources for ever."""
     world = fold(*a_container("stopping"))
     assert world.containers["k"].holds
     events = owed(*a_container("stopping"), silent_s=23.0)
@@ -282,18 +282,18 @@ def test_the_stop_of_what_was_on_a_lost_node_comes_to_its_end() -> None:
 
 
 def test_a_loss_that_was_cut_short_is_finished_later() -> None:
-    """A commit holds only so many events, and a writer may die between two of them."""
+    """A commit is limited in size, and a writer may die between two of them."""
     events = owed(*a_container("running"), lost(), now=20.0)
     assert events == [crashed(reason="node n is lost", restart_at=BEGIN + 21.0)]
 
 
 def test_a_node_that_came_back_keeps_its_containers() -> None:
-    """What had not failed by then runs on."""
+    """Containers that have not failed by then run on."""
     assert owed(*a_container("running"), lost(), NodeReturned(node_id="n")) == []
 
 
 def test_a_node_lost_for_too_long_is_removed() -> None:
-    """Once it holds nothing any more; what it held has failed, and is elsewhere or to be destroyed."""
+    """A lost node is removed when it holds no containers any more."""
     assert owed(node(), lost(), now=3600.0) == []
     assert owed(node(), lost(), now=3700.0) == [NodeRemoved(node_id="n", reason="lost for too long")]
 
@@ -302,7 +302,7 @@ def test_a_node_lost_for_too_long_is_removed() -> None:
 
 
 def test_a_container_that_does_not_start_has_failed() -> None:
-    """After the time it is given, by commit time, if its node has had that time to tell this writer that it runs."""
+    """After its limit by commit time, if the node has had as long to report to this writer that it runs."""
     facts = lived(at(10.0, starting()))
     signs = Signs()
     signs.begin(0.0)
@@ -314,20 +314,20 @@ def test_a_container_that_does_not_start_has_failed() -> None:
 
 
 def test_a_failed_container_starts_again_after_its_pause() -> None:
-    """On its node, where it has room; its restarts are counted."""
+    """It restarts on its node if that has room; restarts are counted."""
     facts = (*lived(starting(), running()), at(10.0, crashed(restart_at=BEGIN + 11.0)))
     assert owed(*facts, now=10.9) == []
     assert owed(*facts, now=11.0) == [starting(reason="restart", restarts=1)]
 
 
 def test_a_container_of_a_lost_node_starts_elsewhere() -> None:
-    """Where there is room."""
+    """It restarts on a node with room."""
     facts = (*lived(starting(), running()), node("other"), lost(), crashed(restart_at=BEGIN + 11.0))
     assert owed(*facts, now=20.0) == [starting(node_id="other", reason="restart", restarts=1)]
 
 
 def test_a_container_with_no_room_anywhere_waits() -> None:
-    """It stays due and starts when there is room."""
+    """The restart stays due until a node has room."""
     facts = (node(), created(resources=FULL), starting(), running(), crashed(restart_at=BEGIN), created("big"))
     full = (*facts[:-1], created("big", resources=FULL))
     assert owed(*full, now=50.0) == []
@@ -336,7 +336,7 @@ def test_a_container_with_no_room_anywhere_waits() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 599.0])
 def test_a_long_wait_for_room_does_not_start_the_pauses_over(seconds: float) -> None:
-    """Only a long run does: the time between failing and starting again is no run."""
+    """Only a long run resets the pause: the time between a failure and the restart is not a run."""
     facts = (*lived(starting(restarts=6)), at(10.0, running()), at(10.0 + seconds, crashed(restart_at=BEGIN)))
     assert owed(*facts, now=5000.0) == [starting(reason="restart", restarts=7)]
 
@@ -355,12 +355,12 @@ def test_a_long_run_starts_the_count_of_restarts_over() -> None:
     ],
 )
 def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
-    """Not what was stopped, not what has no time to start at."""
+    """A stopped container, or one without a restart time, is not restarted."""
     assert owed(*facts, now=1e6) == []
 
 
 def test_what_was_paused_comes_back_paused() -> None:
-    """It starts again, to be frozen again: what is desired of it is unchanged."""
+    """It restarts and is paused again: its desired state is unchanged."""
     facts = lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN))
     (event,) = owed(*facts, now=1e6)
     assert event == starting(reason="restart", restarts=1)
@@ -368,7 +368,7 @@ def test_what_was_paused_comes_back_paused() -> None:
 
 
 def test_a_cluster_heals_by_itself() -> None:
-    """A node dies: what ran on it runs elsewhere, as soon as time allows, and nothing is left over."""
+    """When a node dies, its containers run on other nodes after their pause, and nothing is left over."""
     scribe = write(*lived(starting(), running()), node("other"))
     signs = Signs()
     seen = []
@@ -385,7 +385,7 @@ def test_a_cluster_heals_by_itself() -> None:
 
 
 def test_a_stop_under_way_is_not_hurried() -> None:
-    """Its node still answers."""
+    """The node of the container still answers."""
     assert owed(*lived(starting(), running(), stopping()), now=1e6) == []
 
 
@@ -393,7 +393,7 @@ def test_a_stop_under_way_is_not_hurried() -> None:
 
 
 def test_what_a_worker_that_left_still_holds_goes_back() -> None:
-    """Its leaving commit holds only so many of them; none counts as a try."""
+    """The commit in which it left is limited in size; no released attempt counts as a failure."""
     facts = (worker(), submitted(), started(), WorkerLeft(worker_id="w"))
     (event,) = owed(*facts)
     assert (event.reason, event.lease) == ("released", "c.1.1")  # type: ignore[attr-defined]  # an attempt that ended
@@ -401,7 +401,7 @@ def test_what_a_worker_that_left_still_holds_goes_back() -> None:
 
 @pytest.mark.parametrize("status", [ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY])
 def test_a_checked_service_that_nobody_checks_is_unknown(status: ServiceStatus) -> None:
-    """What was seen long ago is not known to be so."""
+    """A health status that was checked long ago is not reliable."""
     unknown = service(health_check_url=URL, status=ServiceStatus.UNKNOWN)
     facts = (unknown, health(status, previous=ServiceStatus.UNKNOWN))
     assert owed(*facts, silent_s=89.0) == []
@@ -411,7 +411,7 @@ def test_a_checked_service_that_nobody_checks_is_unknown(status: ServiceStatus) 
 
 
 def test_a_service_that_fails_its_checks_for_too_long_is_taken_off() -> None:
-    """After an hour of it."""
+    """It is deregistered after one hour."""
     facts = (service(health_check_url=URL), health(ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN))
     assert owed(*facts, now=3600.0) == []
     assert owed(*facts, now=3700.0) == [ServiceDeregistered(service_id="s", reason="unhealthy for too long")]
@@ -421,7 +421,7 @@ def test_a_service_that_fails_its_checks_for_too_long_is_taken_off() -> None:
 
 
 def test_attempts_from_before_a_restore_go_back_to_the_queue() -> None:
-    """Whoever runs them may have ended them in a future that never was; what began afterwards stays."""
+    """Their workers may have ended them in events that the restored journal does not have; later attempts stay."""
     scribe = write(worker(), submitted(), submitted(task_id="u"), started())
     scribe.claim(generation=2)
     scribe.commit(started(task_id="u", lease="c.2.1"))

@@ -1,4 +1,4 @@
-"""Which ready task goes to which waiting claim."""
+"""Matching of ready tasks to waiting claims."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def deal(
 
 
 def dealt(world: World, *claims: WaitingClaim, **others: Any) -> list[tuple[str, str]]:
-    """Say which task went to which worker, in the order they were dealt."""
+    """Return which task went to which worker, in order of assignment."""
     return [(event.task_id, event.worker_id) for event in deal(world, *claims, **others)]
 
 
@@ -56,7 +56,7 @@ def test_tasks_go_by_age() -> None:
 
 
 def test_priority_goes_before_age_and_ties_go_by_age() -> None:
-    """A higher number goes first, a negative one last."""
+    """A higher number comes first, a negative one last."""
     ranks = {"low": -1, "old": 5, "new": 5, "high": 9, "none": 0}
     world = fold(worker(), *(submitted(name, priority=rank) for name, rank in ranks.items()))
     taken = [task_id for task_id, _ in dealt(world, waiting(slots=9, strategy="priority"))]
@@ -65,20 +65,20 @@ def test_priority_goes_before_age_and_ties_go_by_age() -> None:
 
 @pytest.mark.parametrize("strategy", ["fifo", "round_robin", "least_loaded", "weighted_round_robin"])
 def test_other_strategies_take_tasks_by_age(strategy: str) -> None:
-    """Priority counts only where it is asked for."""
+    """Priority counts only for claims that use it."""
     world = fold(worker(), submitted("old"), submitted("urgent", priority=9))
     assert dealt(world, waiting(strategy=strategy)) == [("old", "w")]
 
 
 def test_claims_of_different_strategies_never_get_the_same_task() -> None:
-    """Each takes the next of its own order that is still there."""
+    """Each claim takes the next remaining task in its own order."""
     world = fold(worker("v"), worker("w"), submitted("old"), submitted("urgent", priority=9), submitted("new"))
     got = dealt(world, waiting("c1", "v", 2), waiting("c2", "w", 2, "priority"))
     assert sorted(got) == [("new", "v"), ("old", "v"), ("urgent", "w")]
 
 
 def test_a_task_that_waits_for_its_retry_is_not_dealt() -> None:
-    """Until its time has come; then it has its old place in the queue, and its next attempt."""
+    """At its retry time it is back at its old place in the queue, with the next attempt."""
     world = fold(worker(), submitted("t1"), submitted("t2"), started("t1"), attempt_failed("t1", retry_at=BEGIN + 60.0))
     assert dealt(world, waiting(slots=9)) == [("t2", "w")]
     world.indexes.advance(BEGIN + 60.0)
@@ -98,7 +98,7 @@ def test_claims_are_served_in_turn(strategy: str) -> None:
 
 
 def test_the_least_loaded_worker_is_served_first() -> None:
-    """By what it reported and the share of its slots in use; then by how long it waits."""
+    """By its reported load plus the share of its slots in use; then by waiting time."""
     world = fold(worker("v", slots=4), worker("w", slots=2), *tasks(9), started("t9", "c0.1.1", worker_id="v"))
     claims = (waiting("c1", "w", 9, "least_loaded"), waiting("c2", "v", 9, "least_loaded"))
     # v uses 1/4 and w nothing; then w 1/2; v 2/4, which ties, and w waits longer.
@@ -108,7 +108,7 @@ def test_the_least_loaded_worker_is_served_first() -> None:
 
 
 def test_a_worker_without_limits_counts_each_task_as_a_slot() -> None:
-    """It is served first only as long as it has as little to do as the others."""
+    """It comes first only while it is as idle as the others."""
     world = fold(worker("v"), worker("w"), *tasks(3), started("t3", "c0.1.1", worker_id="v"))
     claims = (waiting("c1", "v", 9, "least_loaded"), waiting("c2", "w", 9, "least_loaded"))
     assert dealt(world, *claims) == [("t1", "w"), ("t2", "v")]
@@ -141,7 +141,7 @@ def test_a_full_worker_gets_nothing() -> None:
 
 
 def test_two_claims_of_one_worker_share_its_slots_and_resources() -> None:
-    """A worker that asked again before the first claim had expired must not be given twice what it can take."""
+    """A worker that sent a second claim before the first expired must not get twice its capacity."""
     claims = (waiting("c1"), waiting("c2"))
     assert len(deal(fold(worker(slots=1), *tasks(3)), *claims)) == 1
     assert len(deal(fold(worker(slots=9), *tasks(3)), *claims)) == 2
@@ -150,7 +150,7 @@ def test_two_claims_of_one_worker_share_its_slots_and_resources() -> None:
 
 
 def test_two_claims_of_one_worker_count_as_one_load() -> None:
-    """What it was given on one claim makes it the busier on the other."""
+    """Tasks of one claim count as load for the other."""
     world = fold(worker("v", slots=4), worker("w", slots=4), *tasks(4))
     claims = [
         waiting(name, worker_id, 9, "least_loaded") for name, worker_id in (("c1", "v"), ("c2", "v"), ("c3", "w"))
@@ -160,7 +160,7 @@ def test_two_claims_of_one_worker_count_as_one_load() -> None:
 
 @pytest.mark.parametrize("end", [WorkerDraining(worker_id="w"), WorkerLeft(worker_id="w")])
 def test_only_active_workers_get_tasks(end: Event) -> None:
-    """Not those that drain or have left, nor those nobody knows."""
+    """Draining, left and unknown workers get no tasks."""
     assert deal(fold(worker(), *tasks(1), end), waiting()) == []
     assert deal(fold(*tasks(1)), waiting()) == []
 
@@ -174,7 +174,7 @@ def test_a_worker_gets_what_it_handles() -> None:
 
 
 def test_what_a_worker_holds_takes_room() -> None:
-    """A task too large for what is left stays for others, and smaller ones go past it."""
+    """A task that does not fit stays for other workers, and smaller ones pass it."""
     big, small = resources(cpu=3), resources(cpu=1)
     facts = (
         worker(resources=resources(cpu=4)),
@@ -225,7 +225,7 @@ CLAIMS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), STRATEGIES), m
 
 @for_all(offered=TASKS, workers=WORKERS, asked=CLAIMS, most=st.integers(0, 20))
 def test_nobody_is_given_more_than_he_can_take(offered: Any, workers: Any, asked: Any, most: int) -> None:
-    """Slots, resources, handles and the turn are kept to; no task goes twice; the same inputs give the same."""
+    """Slots, resources, handles and the limit of the turn hold; no task goes twice; equal inputs give equal results."""
     facts: list[Event] = [
         worker(f"w{number}", slots=slots, resources=room, handles=handles)
         for number, (slots, room, handles) in enumerate(workers)
@@ -265,7 +265,7 @@ def _expect_kept(world: World, placed: list[TaskStarted]) -> None:
 @pytest.mark.parametrize("encoding", ["json", "base64", "text"])
 @pytest.mark.parametrize("data", ["", "x" * 1000, '"\\' * 500, "\x01" * 100, "é" * 300])
 def test_what_a_task_takes_in_an_answer_is_never_guessed_too_small(encoding: str, data: str) -> None:
-    """The bound holds for tasks with every number, id and text as long as they may be."""
+    """The bound holds for tasks with every number, id and text at its maximum."""
     if encoding != "text" and "\x01" in data:
         return  # neither JSON nor base64 holds a control character
     longest = "i" * 64

@@ -1,4 +1,4 @@
-"""What a node's registration and reports make of the world, and what the node is then to do."""
+"""Deciders of the node commands, and the orders of a node."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def sync(*observed: ObservedContainer, node_id: str = "n") -> SyncNode:
 
 
 def test_a_node_offers_what_it_has() -> None:
-    """All of it is on record."""
+    """The event records every field."""
     given().when(register_node(labels={"zone": "a"})).then(node(labels={"zone": "a"})).then_answers(None)
 
 
 def test_the_same_offer_again_only_wakes_a_lost_node() -> None:
-    """A cordoned one stays cordoned."""
+    """A cordoned node stays cordoned."""
     given(node()).when(register_node()).then_nothing()
     given(node(), lost()).when(register_node()).then(RETURNED)
     world = given(node(), CORDONED, lost()).when(register_node()).then(RETURNED).world
@@ -77,7 +77,7 @@ def test_the_same_offer_again_only_wakes_a_lost_node() -> None:
 
 
 def test_another_offer_replaces_what_there_was() -> None:
-    """More capacity, another runtime, other labels, or the return of what was removed."""
+    """The event is recorded for another capacity, runtime or label, or when a removed node returns."""
     more = resources(cpu=9000)
     given(node()).when(register_node(capacity=more)).then(node(capacity=more))
     given(node()).when(register_node(runtime="docker")).then(node(runtime="docker"))
@@ -97,18 +97,18 @@ def test_another_offer_replaces_what_there_was() -> None:
     ],
 )
 def test_an_offer_that_makes_no_sense_is_refused(difference: dict[str, Any], reason: str, named: str) -> None:
-    """The refusal names what is wrong."""
+    """The refusal names the wrong field."""
     given().when(register_node(**difference)).then_refused(reason, named)
 
 
 @pytest.mark.parametrize("capacity", ABSURD)
 def test_a_node_cannot_have_less_than_nothing(capacity: object) -> None:
-    """Nor more than sums can hold."""
+    """A capacity larger than sums can hold is refused, too."""
     given().when(register_node(capacity=capacity)).then_refused("bad_number", "capacity.")
 
 
 def test_a_node_is_cordoned_and_uncordoned_once() -> None:
-    """Each is already so the second time; a lost node can be cordoned for its return."""
+    """A repeat changes nothing; a lost node can be cordoned for its return."""
     cordon, uncordon = CordonNode(node_id="n", reason="upgrade"), UncordonNode(node_id="n")
     told = NodeCordoned(node_id="n", reason="upgrade")
     given(node()).when(cordon).then(told)
@@ -120,20 +120,20 @@ def test_a_node_is_cordoned_and_uncordoned_once() -> None:
 @pytest.mark.parametrize("order", [CordonNode(node_id="n"), UncordonNode(node_id="n"), sync()])
 @pytest.mark.parametrize("facts", [(), (node(), REMOVED)])
 def test_a_node_must_be_registered(order: SyncNode, facts: tuple[Event, ...]) -> None:
-    """One that never was, or was removed, is not found; the error says what to do."""
+    """An unknown or removed node is not found; the error says what to do."""
     given(*facts).when(order).then_refused("not_found", "'n'", "register it first", code="not_found")
 
 
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 def test_nodes_need_ids(bad: str) -> None:
-    """On every order."""
+    """Every command checks its ids."""
     for order in (CordonNode(node_id=bad), UncordonNode(node_id=bad), sync(node_id=bad)):
         given().when(order).then_refused("bad_id", "node_id")
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_reasons_are_printable(text: str) -> None:
-    """They stand in the journal."""
+    """Texts enter the journal, so they are checked."""
     given(node()).when(CordonNode(node_id="n", reason=text)).then_refused("bad_text", "reason")
 
 
@@ -197,7 +197,7 @@ MATRIX: list[tuple[str, str, int | None, tuple[Event, ...]]] = [
 def test_what_was_seen_is_folded_into_what_is_known(
     status: str, state: str, exit_code: int | None, follows: tuple[Event, ...]
 ) -> None:
-    """Every status of a container meets everything a node can see of it."""
+    """Every status of a container is combined with every report of a node."""
     observed = () if state == "absent" else (saw(state, exit_code=exit_code, pid=5),)
     decided = given(*WAYS[status]).when(sync(*observed))
     assert decided.events == follows
@@ -208,7 +208,7 @@ def test_what_was_seen_is_folded_into_what_is_known(
 @pytest.mark.parametrize("status", ["starting", *RUNNING])
 @pytest.mark.parametrize(("state", "exit_code"), FAILURES)
 def test_what_ended_although_it_should_run_has_failed(status: str, state: str, exit_code: int | None) -> None:
-    """It is due again after its pause; the node's reason stands, or at least that it exited."""
+    """The restart is due after the pause; the reason is that of the node, or `exited`."""
     reason = "" if state == "exited" else "no such image"
     decided = given(*WAYS[status]).when(sync(saw(state, exit_code=exit_code, reason=reason)), at=BEGIN + 60.0)
     wanted = crashed(reason=FAILURES[state, exit_code], exit_code=exit_code, restart_at=BEGIN + 61.0)
@@ -217,13 +217,13 @@ def test_what_ended_although_it_should_run_has_failed(status: str, state: str, e
 
 @pytest.mark.parametrize("status", RUNNING)
 def test_what_its_node_no_longer_has_has_failed(status: str) -> None:
-    """Whoever removed it, it is to run."""
+    """The container must run, whatever removed it."""
     decided = given(*WAYS[status]).when(sync(), at=BEGIN + 60.0)
     decided.then(crashed(reason="its node no longer has it", restart_at=BEGIN + 61.0))
 
 
 def test_every_status_meets_every_sight() -> None:
-    """The tables above leave nothing out."""
+    """The tables above cover every case."""
     told = {(status, state) for status, state, _, _ in MATRIX}
     told |= {(status, state) for status in ("starting", *RUNNING) for state, _ in FAILURES}
     told |= {(status, "absent") for status in RUNNING}
@@ -232,44 +232,44 @@ def test_every_status_meets_every_sight() -> None:
 
 @pytest.mark.parametrize("state", ["running", "exited", "failed"])
 def test_a_report_about_another_generation_is_about_the_past(state: str) -> None:
-    """What an older run did says nothing about this one."""
+    """A report about an older generation changes nothing."""
     given(*lived(starting())).when(sync(saw(state, "1.0", exit_code=1))).then_nothing()
 
 
 def test_an_older_generation_does_not_stand_in_for_a_running_one() -> None:
-    """The run that is known is gone, whatever else the node has."""
+    """The current generation is gone, whatever else the node has."""
     given(*a_container("running")).when(sync(saw("running", "1.0"))).then(
         crashed(reason="its node no longer has it", restart_at=BEGIN + 5.0)
     )
 
 
 def test_a_node_reports_its_own_containers_only() -> None:
-    """What it says of another node's changes nothing."""
+    """A report about a container of another node changes nothing."""
     facts = (*lived(starting()), node("other"))
     given(*facts).when(sync(saw("running"), node_id="other")).then_nothing()
 
 
 @pytest.mark.parametrize("status", [*RUNNING, "stopping", "destroying"])
 def test_an_old_report_does_not_say_what_is_gone(status: str) -> None:
-    """It may have been started since the node looked; what such a report names counts all the same."""
+    """It may have been started after the node looked; a container that such a report names still counts."""
     given(*WAYS[status]).when(SyncNode(node_id="n")).then_nothing()
     given(*lived(starting())).when(SyncNode(node_id="n", observed=(saw("running", pid=7),))).then(running())
 
 
 @pytest.mark.parametrize("status", ["starting", *RUNNING, "stopping", "destroying"])
 def test_what_a_node_is_about_to_change_is_left_as_it_is(status: str) -> None:
-    """A container that is being started is not there yet, and is not gone."""
+    """A container that is starting may be absent without having failed."""
     given(*WAYS[status]).when(sync(saw("busy"))).then_nothing()
 
 
 def test_each_container_is_folded_once() -> None:
-    """Although a report may name it twice; the last word counts."""
+    """A report may name a container twice; the last entry counts."""
     decided = given(*lived(starting())).when(sync(saw("exited", exit_code=1), saw("running", pid=5)))
     decided.then(ContainerStarted(container_id="k", generation="3.0", pid=5))
 
 
 def test_a_lost_node_that_syncs_is_back() -> None:
-    """Before anything it saw is folded."""
+    """The return of the node is recorded before its observations."""
     world = given(*lived(starting(), lost())).when(sync(saw("running", pid=7)))
     world.then(RETURNED, running())
     given(node(), NodeCordoned(node_id="n"), lost()).when(sync()).then(RETURNED)
@@ -286,18 +286,18 @@ def test_a_destroyed_containers_sessions_end_when_its_node_has_removed_it() -> N
     ("report", "named"), [({"pid": -1}, "pid"), ({"pid": 2**70}, "pid"), ({"exit_code": 2**70}, "exit_code")]
 )
 def test_numbers_of_a_report_are_those_of_a_system(report: dict[str, Any], named: str) -> None:
-    """An integer of any size would get into the journal and break every snapshot after it."""
+    """An integer of any size would enter the journal and break every later snapshot."""
     given(*lived(starting())).when(sync(saw("running", **report))).then_refused("bad_number", named, "use ")
 
 
 def test_a_signal_is_an_exit_code() -> None:
-    """Those are negative."""
+    """Such exit codes are negative."""
     world = given(*a_container("running")).when(sync(saw("exited", exit_code=-9)))
     assert [event.exit_code for event in world.events if hasattr(event, "exit_code")] == [-9]
 
 
 def test_a_long_reason_is_cut_to_what_the_journal_takes() -> None:
-    """A node's report must not be refused for it."""
+    """The report of a node must not be refused because of it."""
     decided = given(*a_container("running")).when(sync(saw("failed", reason="x" * 5000)))
     decided.then(crashed(reason="x" * 1024, restart_at=BEGIN + 5.0))
 
@@ -306,7 +306,7 @@ def test_a_long_reason_is_cut_to_what_the_journal_takes() -> None:
 
 
 def crash_loop(rules: Rules, *, times: int, start_fails: bool = False) -> list[float]:
-    """Let container `k` fail *times* times, each time as soon as it was started anew; give the pauses."""
+    """Let container `k` fail *times* times, each time right after its restart; return the pauses."""
     scribe = Scribe()
     for fact in lived(starting()):
         scribe.commit(fact)
@@ -325,21 +325,21 @@ def crash_loop(rules: Rules, *, times: int, start_fails: bool = False) -> list[f
 
 @pytest.mark.parametrize("start_fails", [False, True])
 def test_pauses_double_up_to_a_limit(start_fails: bool) -> None:
-    """1, 2, 4 … seconds, whether it crashes or does not even start."""
+    """The pauses are 1, 2, 4 … seconds, whether the container crashes or fails to start."""
     rules = Rules(restart_backoff_max_s=20.0)
     assert crash_loop(rules, times=7, start_fails=start_fails) == [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
 
 
 @for_all(st.integers(0, 100_000))
 def test_no_count_of_restarts_overflows(restarts: int) -> None:
-    """A container that crashes for years must not bring the writer down."""
+    """A container that crashes for years must not crash the writer."""
     container = fold(*lived(starting(restarts=restarts))).containers["k"]
     event = failed(container, "crashed", Context(BEGIN, Rules()))
     assert event.restart_at == BEGIN + min(2.0 ** min(restarts, 20), 300.0)
 
 
 def test_a_long_run_starts_the_pauses_over() -> None:
-    """It counts from when it was seen to run, and only for that run."""
+    """The run counts from the first report that it runs, and only for that generation."""
     rules = Rules(restart_reset_s=600.0)
     long_ago = (*lived(starting(restarts=9)), at(10.0, running()))
     ran_long = fold(*long_ago).containers["k"]
@@ -373,17 +373,17 @@ def wanted_of(world: World) -> dict[str, tuple[str, bool]]:
     ],
 )
 def test_a_node_is_told_what_each_of_its_containers_is_to_be(status: str, wanted: dict[str, object]) -> None:
-    """What is not named is to be removed; what failed is to rest until it starts anew."""
+    """The node removes containers that are not named; a failed container rests until its restart."""
     assert wanted_of(fold(*WAYS[status])) == wanted
 
 
 def test_a_node_is_told_to_make_haste() -> None:
-    """A forced stop says so."""
+    """The orders mark a forced stop."""
     assert wanted_of(fold(*a_container("running"), stopping(force=True))) == {"k": ("stopped", True)}
 
 
 def test_a_sync_is_answered_with_all_that_is_to_be() -> None:
-    """Together with how long that holds, and in whose reign it was said."""
+    """The orders carry the node lease and the epoch."""
     scribe = Scribe()
     scribe.claim(generation=2)
     for fact in (node(), created(image="agent:1", environment={"A": "b"}, stop_grace_s=3.0, when_cut_off="keep")):
@@ -401,7 +401,7 @@ def test_a_sync_is_answered_with_all_that_is_to_be() -> None:
 
 
 def test_a_container_that_moved_is_no_longer_its_old_nodes() -> None:
-    """The old node is to remove it, the new one to run it."""
+    """The old node removes the container, the new one runs it."""
     world = fold(*lived(starting(), lost()), node("other"), crashed(), starting(node_id="other"))
     assert wanted_of(world) == {}
     assert [one.container_id for one in orders(world, "other", Rules()).containers] == ["k"]

@@ -1,4 +1,4 @@
-"""What an order about a pool makes of the world, and that no pool ever gives what it has not."""
+"""Deciders of the pool commands; no pool allocates more than its capacity."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_pool_is_defined_and_told() -> None:
 
 
 def test_the_same_definition_again_is_already_so() -> None:
-    """The answer is the pool as it stands."""
+    """The answer is the current pool."""
     world = given(POOL, allocated())
     world.when(DefinePool(pool_id="p", capacity=POOL.capacity)).then_nothing().then_answers(world.world.pools["p"])
 
 
 def test_another_capacity_leaves_what_was_granted() -> None:
-    """A pool may be made smaller than what it has given out; nothing more is given then."""
+    """The capacity may become smaller than the allocations; nothing more is allocated then."""
     smaller = PoolDefined(pool_id="p", capacity=resources(cpu=500))
     world = given(POOL, allocated()).when(DefinePool(pool_id="p", capacity=smaller.capacity)).then(smaller).world
     assert world.pools["p"].held == resources(cpu=1000)
@@ -46,7 +46,7 @@ def test_another_capacity_leaves_what_was_granted() -> None:
 
 
 def test_what_fits_is_granted() -> None:
-    """Down to the last unit."""
+    """A pool is allocated down to the last unit."""
     order = AllocatePool(pool_id="p", request_id="r", resources=resources(cpu=4000, memory=100, gpus=1), priority=10)
     wanted = PoolAllocated(pool_id="p", request_id="r", resources=POOL.capacity, priority=10)
     given(POOL).when(order).then(wanted).then_answers(True)
@@ -54,23 +54,23 @@ def test_what_fits_is_granted() -> None:
 
 @pytest.mark.parametrize("asked", [resources(cpu=3001), resources(memory=101), resources(gpus=2)])
 def test_what_does_not_fit_is_answered_no(asked: Resources) -> None:
-    """That is no error: nothing happens, and the answer is False."""
+    """A request that does not fit is no error: nothing changes, and the answer is False."""
     order = AllocatePool(pool_id="p", request_id="s", resources=asked)
     given(POOL, allocated()).when(order).then_nothing().then_answers(False)
 
 
 def test_the_same_request_again_is_already_so() -> None:
-    """It holds its share once."""
+    """A repeated request holds its resources once."""
     given(POOL, allocated()).when(allocate()).then_nothing().then_answers(True)
 
 
 def test_another_share_under_the_same_request_is_refused() -> None:
-    """The refusal says what it holds already."""
+    """The refusal states what the request already holds."""
     given(POOL, allocated()).when(allocate(cpu=2000)).then_refused("id_taken", "'r'", "1000")
 
 
 def test_a_share_is_given_back_once() -> None:
-    """The answer says whether there was one; giving back nothing, to no pool even, is no error."""
+    """The answer is whether there was an allocation; to release none, even of no pool, is no error."""
     order = ReleasePool(pool_id="p", request_id="r")
     given(POOL, allocated()).when(order).then(PoolReleased(pool_id="p", request_id="r")).then_answers(True)
     given(POOL).when(order).then_nothing().then_answers(False)
@@ -84,7 +84,7 @@ def test_a_pool_that_never_was_is_not_found() -> None:
 
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 def test_pools_and_requests_need_ids(bad: str) -> None:
-    """On every order."""
+    """Every command checks its ids."""
     given().when(DefinePool(pool_id=bad, capacity=resources())).then_refused("bad_id", "pool_id")
     given(POOL).when(allocate(bad)).then_refused("bad_id", "request_id")
     given(POOL).when(ReleasePool(pool_id="p", request_id=bad)).then_refused("bad_id", "request_id")
@@ -93,14 +93,14 @@ def test_pools_and_requests_need_ids(bad: str) -> None:
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_nobody_asks_for_less_than_nothing(asked: Resources) -> None:
-    """A negative share would let others have more than there is."""
+    """A negative request would let others allocate more than the capacity."""
     given(POOL).when(AllocatePool(pool_id="p", request_id="r", resources=asked)).then_refused("bad_number", "resources")
     given().when(DefinePool(pool_id="p", capacity=asked)).then_refused("bad_number", "capacity")
 
 
 @pytest.mark.parametrize("priority", [NAN, INFINITY, 1_000_001])
 def test_a_priority_is_a_number(priority: float) -> None:
-    """Of a sensible size."""
+    """The priority has a range."""
     order = replace(allocate(), priority=priority)
     given(POOL).when(order).then_refused("bad_number", "priority")
 
@@ -115,7 +115,7 @@ ORDERS = st.one_of(
 
 @for_all(st.lists(ORDERS, max_size=30))
 def test_a_pool_never_gives_more_than_it_has(orders: list[Command]) -> None:
-    """Whatever is asked and given back in whatever order, what is held fits into what there is."""
+    """For any sequence of requests and releases, the allocations fit into the capacity."""
     world = given(POOL)
     for order in orders:
         decided = world.when(order)
@@ -127,7 +127,7 @@ def test_a_pool_never_gives_more_than_it_has(orders: list[Command]) -> None:
 
 
 def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that exists may still be changed."""
+    """An existing pool may still be changed."""
     monkeypatch.setattr("coordinator.deciders.pool.MOST_POOLS", 1)
     given(POOL).when(DefinePool(pool_id="q", capacity=POOL.capacity)).then_refused("too_many")
     larger = resources(cpu=8000)
@@ -135,7 +135,7 @@ def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_pool_has_not_more_allocations_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small they are; the same one again is already so."""
+    """Small allocations count too; a repeat changes nothing."""
     monkeypatch.setattr("coordinator.deciders.pool.MOST_ALLOCATIONS", 1)
     given(POOL, allocated()).when(allocate("another", cpu=0)).then_refused("too_many")
     given(POOL, allocated()).when(allocate()).then_nothing()

@@ -27,7 +27,7 @@ def test_printable_text_of_the_right_length_is_given_back(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "least"), [("x" * 10, 0), ("", 1)])
 def test_text_of_another_length_is_refused(text: str, least: int) -> None:
-    """The refusal says how long it is and how long it may be."""
+    """The refusal states the length and the allowed length."""
     with pytest.raises(Refused, match=f"name has {len(text)} characters: use {least} to 9"):
         check_text("name", text, 9, least=least)
 
@@ -43,13 +43,13 @@ def test_control_characters_are_refused_and_shown_escaped(text: str) -> None:
 
 @pytest.mark.parametrize("number", [0, 0.0, 1, 0.5])
 def test_a_number_in_range_is_accepted(number: float) -> None:
-    """The ends belong to it."""
+    """The ends of the range are allowed."""
     check_number("share", number, 0, 1)
 
 
 @pytest.mark.parametrize("number", [-1, 1.0001, NAN, INFINITY, -INFINITY, 10**400])
 def test_a_number_out_of_range_is_refused(number: float) -> None:
-    """What is not a number is in no range."""
+    """NaN is outside of every range."""
     with pytest.raises(Refused, match=r"is out of range: use 0 to 1") as refused:
         check_number("share", number, 0, 1)
     assert refused.value.reason == "bad_number"

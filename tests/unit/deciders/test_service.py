@@ -1,4 +1,4 @@
-"""What an order about a service, or a report about its health, makes of the world."""
+"""Deciders of the service commands, health reports included."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GONE = ServiceDeregistered(service_id="s")
 
 
 def probed(status: ServiceStatus) -> tuple[ServiceRegistered | ServiceHealthChanged, ...]:
-    """Tell of a service with a health URL that stands at *status*."""
+    """Return the events of a service with a health URL in *status*."""
     known = service(status=UNKNOWN, health_check_url=URL)
     return (known,) if status is UNKNOWN else (known, health(status, UNKNOWN))
 
@@ -49,20 +49,20 @@ def report(ok: bool, **others: object) -> ReportCheck:
 
 
 def test_a_service_without_a_url_is_healthy_at_once() -> None:
-    """Its heartbeat will speak for it."""
+    """A service without a health URL is healthy while it sends heartbeats."""
     order = register_service(tags=("eu",), metadata={"model": "x"}, weight=3, container_id="k", worker_id="w")
     wanted = service(status=HEALTHY, tags=("eu",), metadata={"model": "x"}, weight=3, container_id="k", worker_id="w")
     given().when(order).then(wanted).then_answers("s")
 
 
 def test_a_service_with_a_url_is_unknown_until_its_first_check() -> None:
-    """Nobody has looked yet."""
+    """Its health is unknown before the first check."""
     given().when(register_service(health_check_url=URL)).then(service(status=UNKNOWN, health_check_url=URL))
 
 
 @pytest.mark.parametrize("facts", [(service(),), probed(HEALTHY), probed(UNHEALTHY), probed(UNKNOWN)])
 def test_the_same_service_again_is_already_so(facts: tuple[ServiceRegistered, ...]) -> None:
-    """Its health stays what it is: registering again is no cure."""
+    """A repeated registration does not change its health."""
     order = register_service(health_check_url=facts[0].health_check_url)
     given(*facts).when(order).then_nothing().then_answers("s")
 
@@ -71,19 +71,19 @@ def test_the_same_service_again_is_already_so(facts: tuple[ServiceRegistered, ..
     "difference", [{"port": 9}, {"host": "elsewhere"}, {"tags": ("eu",)}, {"metadata": {"a": "b"}}, {"weight": 2}]
 )
 def test_other_facts_replace_those_there_were(difference: dict[str, Any]) -> None:
-    """The instance has moved or changed; its health starts anew."""
+    """The instance has moved or changed, so its health is decided again."""
     known = (service(), health(UNHEALTHY, HEALTHY))
     given(*known).when(register_service(**difference)).then(service(**difference))
 
 
 def test_registering_brings_a_service_back() -> None:
-    """From having been given up for its silence, or deregistered."""
+    """It may have been offline or deregistered."""
     given(service(), health(OFFLINE, HEALTHY)).when(register_service()).then(service())
     given(service(), GONE).when(register_service()).then(service())
 
 
 def test_a_full_registry_refuses_new_services_only() -> None:
-    """Those that are registered may change, those that have gone do not count."""
+    """Registered services may change; deregistered ones do not count."""
     rules = Rules(max_services=1)
     full = given(service(), service("gone"), ServiceDeregistered(service_id="gone"))
     full.when(register_service("new"), rules=rules).then_refused("registry_full", "1 services", "max_services")
@@ -94,7 +94,7 @@ def test_a_full_registry_refuses_new_services_only() -> None:
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 @pytest.mark.parametrize("field", ["service_id", "service_name", "service_type", "container_id", "worker_id"])
 def test_names_of_services_are_ids(field: str, bad: str) -> None:
-    """They stand in subjects and paths; only those that may be left out may be empty."""
+    """They appear in subjects and paths; only optional ones may be empty."""
     if bad or not field.endswith(("container_id", "worker_id")):
         given().when(register_service(**{field: bad})).then_refused("bad_id", field)
 
@@ -160,13 +160,13 @@ def test_a_host_is_a_name_or_an_address(host: str) -> None:
 
 @pytest.mark.parametrize("host", BAD_HOSTS)
 def test_what_is_no_host_is_refused(host: str) -> None:
-    """The refusal shows it and says what would be right."""
+    """The refusal shows the value and what is allowed."""
     given().when(register_service(host=host)).then_refused("bad_host", repr(host), "IP address")
 
 
 @pytest.mark.parametrize("host", ["", *HOSTILE_TEXTS, "x" * 254])
 def test_a_host_is_printable_and_of_some_length(host: str) -> None:
-    """Anything else never reaches a resolver."""
+    """Other text never reaches a resolver."""
     given().when(register_service(host=host)).then_refused("bad_text", "host")
 
 
@@ -202,7 +202,7 @@ def test_a_health_url_is_one_that_can_be_probed(url: str) -> None:
 
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_what_cannot_be_probed_is_refused(url: str) -> None:
-    """Other schemes, no host, credentials, fragments; the refusal shows the URL and what would be right."""
+    """Other schemes, no host, credentials, fragments; the refusal shows the URL and what is allowed."""
     error = given().when(register_service(health_check_url=url)).then_refused("bad_url", "http://host:port/path")
     assert url[:20] in error.message or repr(url)[1:-1] in error.message
 
@@ -226,7 +226,7 @@ def test_a_url_is_refused_for_what_is_wrong_with_it(url: str, reason: str) -> No
 
 @for_all(st.text(min_size=0, max_size=30))
 def test_no_text_can_break_the_check_of_urls(text: str) -> None:
-    """Whatever comes, it is taken or refused with a reason."""
+    """Any input is accepted or refused with a reason."""
     for url in (text, f"http://{text}", f"http://h{text}", f"tcp://h:{text}"):
         with suppress(Refused):
             check_url(url)
@@ -236,21 +236,21 @@ def test_no_text_can_break_the_check_of_urls(text: str) -> None:
 
 
 def test_a_service_is_taken_off_once() -> None:
-    """Again is already so."""
+    """A repeat changes nothing."""
     order = DeregisterService(service_id="s", reason="upgrade")
     given(service()).when(order).then(ServiceDeregistered(service_id="s", reason="upgrade")).then_answers(None)
     given(service(), GONE).when(order).then_nothing()
 
 
 def test_a_heartbeat_is_not_on_record() -> None:
-    """Whatever the health: only silence and checks change it."""
+    """A heartbeat never changes the health: only silence and checks do."""
     beat = HeartbeatService(service_id="s", load=0.5, connections=3, response_time_ms=1.5)
     for facts in ((service(),), probed(UNKNOWN), probed(UNHEALTHY)):
         given(*facts).when(beat).then_nothing().then_answers(None)
 
 
 def test_a_heartbeat_brings_back_what_was_given_up() -> None:
-    """Without a URL it is healthy again, with one it is for the next check to say."""
+    """Without a URL it is healthy again; with one the next check decides."""
     back = ServiceHealthChanged(
         service_id="s", status=HEALTHY, previous=OFFLINE, rule="heartbeat", detail="it was heard again"
     )
@@ -264,7 +264,7 @@ def test_a_heartbeat_brings_back_what_was_given_up() -> None:
 @pytest.mark.parametrize("field", ["load", "connections", "response_time_ms"])
 @pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, -1.0, 1e10])
 def test_a_heartbeat_tells_sensible_numbers(field: str, value: float) -> None:
-    """What is not a number would win every comparison of loads, or none."""
+    """NaN would win every comparison of loads, or none."""
     beat = HeartbeatService(**{"service_id": "s", field: value})  # type: ignore[arg-type]  # as a door might
     given(service()).when(beat).then_refused("bad_number", field, repr(value))
 
@@ -278,9 +278,9 @@ def test_a_service_that_never_was_is_not_found(order: DeregisterService) -> None
 
 
 def test_a_deregistered_service_has_no_heartbeat() -> None:
-    """It must register again, and learns that from the error."""
+    """The error says that it must register again."""
     for order in (HeartbeatService(service_id="s"), report(ok=True)):
-        given(service(), GONE).when(order).then_refused("not_found", "(again)")
+        given(service(), GONE).when(order).then_refused("not_found", "was deregistered")
     with pytest.raises(NotFound):
         living(fold(service(), GONE), "s")
     with pytest.raises(Refused, match="service_id"):
@@ -304,19 +304,19 @@ def changed(status: ServiceStatus, previous: ServiceStatus, rule: str) -> Servic
 
 @pytest.mark.parametrize(("ok", "status"), [(True, HEALTHY), (False, UNHEALTHY)])
 def test_the_first_check_decides_at_once(ok: bool, status: ServiceStatus) -> None:
-    """An unknown service is used only where there is no healthy one, so waiting for a second check helps nobody."""
+    """An unknown service is used only if there is no healthy one, so to wait for a second check would not help."""
     given(*probed(UNKNOWN)).when(report(ok)).then(changed(status, UNKNOWN, "first http check"))
 
 
 @pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY])
 def test_a_check_that_says_what_is_known_changes_nothing(before: ServiceStatus) -> None:
-    """However often."""
+    """Any number of equal checks changes nothing."""
     given(*probed(before)).when(report(ok=before is HEALTHY), streak=9).then_nothing()
 
 
 @pytest.mark.parametrize(("ok", "before", "after"), [(False, HEALTHY, UNHEALTHY), (True, UNHEALTHY, HEALTHY)])
 def test_health_changes_only_after_some_checks_in_a_row(ok: bool, before: ServiceStatus, after: ServiceStatus) -> None:
-    """One check less than needed changes nothing; rise and fall have limits of their own."""
+    """One check less than needed changes nothing; rise and fall have separate limits."""
     rules = Rules(check_rise=3, check_fall=5)
     needed = 3 if ok else 5
     outcome = "passed" if ok else "failed"
@@ -327,7 +327,7 @@ def test_health_changes_only_after_some_checks_in_a_row(ok: bool, before: Servic
 
 
 def test_checks_bring_a_silent_service_back_only_in_a_row() -> None:
-    """One lucky check is not enough."""
+    """One passed check is not enough."""
     world = given(service(), health(OFFLINE, HEALTHY))
     world.when(report(ok=True), streak=1).then_nothing()
     world.when(report(ok=True), streak=2).then(changed(HEALTHY, OFFLINE, "2 http checks in a row passed"))
@@ -341,7 +341,7 @@ def test_a_latency_is_a_duration(latency_ms: float) -> None:
 
 @for_all(st.lists(st.booleans(), max_size=40))
 def test_health_follows_the_checks_with_hysteresis(outcomes: list[bool]) -> None:
-    """After any checks the health is what the last long enough run of equal outcomes said, or the very first check."""
+    """The health follows the last long enough row of equal outcomes, or the first check."""
     world = given(*probed(UNKNOWN))
     streak, expected = 0, UNKNOWN
     for index, ok in enumerate(outcomes):

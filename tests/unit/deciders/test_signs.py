@@ -25,7 +25,7 @@ def beginning(at: float = 100.0) -> Signs:
 
 
 def test_silence_counts_from_when_the_writer_began_to_listen() -> None:
-    """What was never heard, or was heard before, is given the same grace."""
+    """An entity that was never heard, or heard earlier, gets the same grace."""
     signs = beginning(100.0)
     signs.workers["old"] = 3.0
     assert signs.silent_for(signs.workers, "old", 105.0) == 5.0
@@ -35,7 +35,7 @@ def test_silence_counts_from_when_the_writer_began_to_listen() -> None:
 
 
 def test_a_heartbeat_renews_exactly_the_leases_it_names() -> None:
-    """A lease that nobody holds does not come to life by it."""
+    """A heartbeat does not create a lease that is not held."""
     signs = beginning()
     signs.leases = {"a": 100.0, "b": 100.0}
     signs.hear_worker("w", 110.0, ("a", "x"), 0.5)
@@ -45,7 +45,7 @@ def test_a_heartbeat_renews_exactly_the_leases_it_names() -> None:
 
 @pytest.mark.parametrize(("told", "taken"), [(-1.0, 0.0), (7.0, 1.0), (NAN, 1.0), (float("inf"), 1.0), (0.25, 0.25)])
 def test_a_workers_load_is_a_share(told: float, taken: float) -> None:
-    """What it reports reaches the journal with the placements, so nothing else may; nonsense counts as busy."""
+    """The load enters the journal with the placements, so it is limited to 0 to 1; invalid loads count as busy."""
     signs = beginning()
     signs.hear_worker("w", 110.0, (), told)
     assert signs.worker_loads == {"w": taken}
@@ -63,7 +63,7 @@ def test_a_workers_load_is_a_share(told: float, taken: float) -> None:
     ],
 )
 def test_whoever_orders_lives(order: Command, heard: str) -> None:
-    """What has just registered is not silent, and a service that passes its checks is not either."""
+    """An entity that has just registered is not silent, nor is a service whose checks pass."""
     signs = beginning()
     signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert getattr(signs, heard) == {"x": 150.0}
@@ -71,7 +71,7 @@ def test_whoever_orders_lives(order: Command, heard: str) -> None:
 
 @pytest.mark.parametrize("order", [submit(), claim(), ReportCheck(service_id="x", ok=False, check="http")])
 def test_other_orders_are_no_sign(order: Command) -> None:
-    """A failed check least of all; a claim is taken as a sign by the engine, even one that is refused."""
+    """A failed check is not a sign of life; a claim is one, even if it is refused."""
     signs = beginning()
     signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert (signs.workers, signs.nodes, signs.services) == ({}, {}, {})
@@ -94,7 +94,7 @@ def report(ok: bool, service_id: str = "s", **others: Any) -> ReportCheck:
 
 
 def test_checks_with_the_same_outcome_are_counted_in_a_row() -> None:
-    """Another outcome begins a new row; asking for the count changes nothing."""
+    """Another outcome starts a new row; to read the count changes nothing."""
     signs = beginning()
     counts = []
     for ok in (True, True, False, False, False, True):
@@ -116,7 +116,7 @@ def test_checks_are_kept_newest_first_and_not_for_ever() -> None:
 
 
 def test_only_so_many_services_have_their_checks_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that was first goes first; one that is known does not push another out."""
+    """The oldest one is dropped first; a known one drops no other."""
     monkeypatch.setattr("coordinator.deciders.signs._CHECKED_SERVICES", 2)
     signs = beginning()
     for service_id in ("a", "b", "a", "c"):
@@ -125,7 +125,7 @@ def test_only_so_many_services_have_their_checks_kept(monkeypatch: pytest.Monkey
 
 
 def test_signs_of_what_is_gone_are_forgotten() -> None:
-    """They cannot outgrow the world, whoever sends heartbeats under whatever names."""
+    """Signs cannot outgrow the world, whatever names heartbeats use."""
     signs = beginning()
     for name in ("s", "x", "y"):
         signs.hear_service(name, 100.0, ServiceLoad(heard_s_ago=0.0))

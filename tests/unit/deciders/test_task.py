@@ -242,7 +242,7 @@ def test_a_task_that_waits_for_its_retry_is_completed_without_a_lease() -> None:
 def test_a_task_that_is_held_is_not_completed_without_its_lease() -> None:
     """The refusal names who holds it; nothing is on record, for nothing false was claimed."""
     world = given(submitted(), started()).when(complete(""))
-    world.then_refused("stale_lease", "worker 'w'", "give its lease", code="stale_lease")
+    world.then_refused("stale_lease", "worker 'w'", "pass the lease", code="stale_lease")
 
 
 REQUEUED = (submitted(), started(), attempt_failed(reason="lease_expired"))

@@ -344,7 +344,7 @@ def test_names_too_long_to_show_are_left_out() -> None:
 def test_an_order_that_is_refused_later_says_which_it_was() -> None:
     """The decider's reason goes into the same event."""
     item = only(incoming("task.completed", event("task.completed", id="e9", subject="t")))
-    error = refusal("execution", item, NotFound("there is no task 't'"))
+    error = refusal("execution", item, NotFound("task 't' not found"))
     assert (error.reason, error.type, error.event_id) == ("not_found", "task.completed", "e9")
     check_writable(error)
 

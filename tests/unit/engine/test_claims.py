@@ -1,4 +1,4 @@
-"""Claims that wait, and how tasks find them."""
+"""Waiting claims, and the placement of tasks with them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def waiting(rig: Rig, *claims: Any) -> list[Told]:
 
 
 async def test_a_task_that_is_there_is_given_at_once() -> None:
-    """As it stands, with its lease."""
+    """The answer is the current task, with its lease."""
     async with leading() as rig:
         await rig.order(submit())
         (task,) = await rig.order(claim())
@@ -49,7 +49,7 @@ async def test_a_task_that_is_there_is_given_at_once() -> None:
 
 
 async def test_a_submit_and_the_claim_that_waits_for_it_end_in_the_same_commit() -> None:
-    """With what the placement was decided from; both are answered by it."""
+    """The commit also records the inputs of the placement; both callers are answered after it."""
     async with leading() as rig:
         (told,) = await waiting(rig, claim(wait_s=WAIT_S))
         assert await rig.order(submit()) == "t"
@@ -62,7 +62,7 @@ async def test_a_submit_and_the_claim_that_waits_for_it_end_in_the_same_commit()
 
 
 async def test_a_claim_is_not_answered_before_its_commit() -> None:
-    """A task given by a writer that was deposed meanwhile was never given."""
+    """A task placed by a deposed writer was never placed."""
     async with leading() as rig:
         (told,) = await waiting(rig, claim(wait_s=WAIT_S))
         rig.network.gate.clear()
@@ -104,7 +104,7 @@ async def test_a_repeated_claim_gets_the_same_tasks() -> None:
 
 
 async def test_a_claim_asked_again_while_it_waits_takes_the_place_of_the_first() -> None:
-    """The first is answered that it is not any more; only one gets the task."""
+    """The first claim gets an error; only the repeat gets the task."""
     async with leading() as rig:
         (first,) = await waiting(rig, claim(wait_s=WAIT_S))
         (second,) = await waiting(rig, claim(wait_s=WAIT_S))
@@ -146,7 +146,7 @@ async def test_the_default_strategy_is_that_of_the_rules() -> None:
 
 
 async def test_a_claim_counts_only_while_its_worker_was_heard_lately() -> None:
-    """A worker that vanished while it waited is given nothing; a heartbeat makes its claim count again."""
+    """A worker without heartbeats gets no tasks; a heartbeat makes its claim count again."""
     async with leading(rules=Rules(lease_s=30.0)) as rig:
         (told,) = await waiting(rig, claim(wait_s=WAIT_S))
         rig.hands.turn(20.0)
@@ -158,7 +158,7 @@ async def test_a_claim_counts_only_while_its_worker_was_heard_lately() -> None:
 
 
 async def test_a_draining_worker_gets_nothing_more() -> None:
-    """Its claim that waits ends empty, a new one is refused."""
+    """Its waiting claim gets no tasks; a new one is refused."""
     async with leading() as rig:
         (told,) = await waiting(rig, claim(wait_s=0.1))
         await rig.order(DrainWorker(worker_id="w"))
@@ -183,7 +183,7 @@ async def test_what_a_leaving_worker_gives_back_is_given_to_who_waits() -> None:
 
 
 async def test_only_so_many_tasks_run_at_once() -> None:
-    """When one ends, the next is given."""
+    """When one ends, the next is placed."""
     async with leading(rules=Rules(max_concurrent_tasks=2)) as rig:
         for name in ("a", "b", "c"):
             await rig.order(submit(name))
@@ -198,7 +198,7 @@ async def test_only_so_many_tasks_run_at_once() -> None:
 
 
 async def test_placements_that_do_not_fit_into_a_commit_go_into_the_next() -> None:
-    """Every task is given, no commit is too large."""
+    """Every task is placed, and no commit is too large."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=6000)) as rig:
         for number in range(12):
             await rig.order(submit(f"t{number}"))
@@ -210,7 +210,7 @@ async def test_placements_that_do_not_fit_into_a_commit_go_into_the_next() -> No
 
 
 async def test_a_flood_of_orders_does_not_stop_placing() -> None:
-    """Part of every turn is kept for what follows from orders."""
+    """Part of every turn is reserved for placements and due events."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=6000)) as rig:
         (told,) = await waiting(rig, claim(wait_s=WAIT_S))
         await rig.hold()
@@ -225,7 +225,7 @@ async def test_a_flood_of_orders_does_not_stop_placing() -> None:
 
 
 async def test_a_claim_that_cannot_wait_is_not_turned_away_by_a_full_turn() -> None:
-    """There is a task for it, only no room to write that down; it is looked at in the next."""
+    """There is a task for it, but no room for the events; the next turn places it."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=3000)) as rig:
         await rig.order(submit("t"))
         await rig.hold()
@@ -240,7 +240,7 @@ async def test_a_claim_that_cannot_wait_is_not_turned_away_by_a_full_turn() -> N
 async def test_a_placement_that_is_larger_than_was_thought_is_placed_in_the_next_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The guess at its size may be wrong; nothing is lost by that."""
+    """The estimated size may be wrong; nothing is lost."""
     monkeypatch.setattr("coordinator.engine.engine.PLACEMENT_BYTES", 1)
     monkeypatch.setattr("coordinator.engine.waiting_claims._CLAIM_BYTES", 1)
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=1200)) as rig:
@@ -258,7 +258,7 @@ async def test_a_placement_that_is_larger_than_was_thought_is_placed_in_the_next
 async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A turn looks at so many claims; those that got nothing make way."""
+    """A turn considers a limited number of claims; those that got nothing move back."""
     monkeypatch.setattr("coordinator.engine.waiting_claims.CLAIMS_A_TURN", 2)
     async with leading() as rig:
         for name in ("v1", "v2", "v3"):
@@ -274,7 +274,7 @@ async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
 
 
 def explain(records: list[Record]) -> list[tuple[list[TaskStarted], list[TaskStarted]]]:
-    """Run the policy again on what each placement was decided from; give what was placed and what comes out now."""
+    """Run the policy again on the recorded inputs of each placement; return the recorded and the new placements."""
     world, found = World(), []
     for record in records:
         envelopes = codec.decode(record.body) if record.kind == "commit" else []

@@ -1,4 +1,4 @@
-"""From orders to commits: nothing is answered before it is kept, and load makes batches."""
+"""From commands to commits: nothing is answered before its commit, and load makes batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, leading
 
 
 async def test_a_writer_says_first_that_it_leads_and_last_that_it_does_not() -> None:
-    """Both are commits of their own."""
+    """Both are separate commits."""
     async with leading() as rig:
         assert rig.types() == [["coordinator.started"]]
         assert rig.world.leader == "one"
@@ -33,7 +33,7 @@ async def test_a_writer_says_first_that_it_leads_and_last_that_it_does_not() -> 
 
 
 async def test_an_order_is_committed_and_then_answered() -> None:
-    """The event stands with who ordered it."""
+    """The event names the actor of its command."""
     async with leading() as rig:
         assert await rig.order(submit(), actor="communication", tenant="red", traceparent="00-1-2-00") == "t"
         (event,) = rig.commits()[-1]
@@ -47,7 +47,7 @@ async def test_an_order_is_committed_and_then_answered() -> None:
 
 
 async def test_nothing_is_answered_before_its_commit() -> None:
-    """Orders, refusals and questions of a turn wait for its commit to be acknowledged."""
+    """Commands, refusals and questions of a turn are answered after its commit is acknowledged."""
     async with leading() as rig:
         first = await rig.hold()
         later = [rig.ask(submit()), rig.ask(GetTask(task_id="t")), rig.ask(complete(task_id="nobody"))]
@@ -63,7 +63,7 @@ async def test_nothing_is_answered_before_its_commit() -> None:
 
 
 async def test_what_came_in_meanwhile_is_one_commit() -> None:
-    """Load makes batches larger: one message for all of them, in the order they came."""
+    """Load makes batches larger: one message for all commands, in order of arrival."""
     async with leading() as rig:
         await rig.hold()
         told = [rig.ask(submit(f"t{number}")) for number in range(50)]
@@ -74,7 +74,7 @@ async def test_what_came_in_meanwhile_is_one_commit() -> None:
 
 
 async def test_orders_of_one_turn_see_each_other() -> None:
-    """The second is decided on what the first has made, before either is committed."""
+    """The second command sees the events of the first, before either is committed."""
     async with leading() as rig:
         await rig.hold()
         told = [rig.ask(submit()), rig.ask(submit(priority=9)), rig.ask(complete("")), rig.ask(complete(""))]
@@ -86,7 +86,7 @@ async def test_orders_of_one_turn_see_each_other() -> None:
 
 
 async def test_a_turn_without_events_is_no_commit() -> None:
-    """What is already so, refused or only asked writes nothing."""
+    """Repeats, refusals and questions write nothing."""
     async with leading() as rig:
         await rig.order(submit())
         before = len(rig.commits())
@@ -98,7 +98,7 @@ async def test_a_turn_without_events_is_no_commit() -> None:
 
 
 async def test_a_turn_takes_only_so_many_commands() -> None:
-    """The rest is the next turn's."""
+    """The rest waits for the next turn."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_commands=10)) as rig:
         await rig.hold()
         told = [rig.ask(submit(f"t{number}")) for number in range(25)]
@@ -123,7 +123,7 @@ async def test_a_turn_closes_when_its_bytes_are_used_and_the_rest_waits() -> Non
 
 
 async def test_one_command_too_big_for_any_turn_is_refused() -> None:
-    """Those before and after it are not."""
+    """The commands before and after it are not refused."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=4000)) as rig:
         await rig.hold()
         told = [rig.ask(submit("a")), rig.ask(submit("big", payload=payload("x" * 5000))), rig.ask(submit("b"))]
@@ -137,7 +137,7 @@ async def test_one_command_too_big_for_any_turn_is_refused() -> None:
 
 
 async def test_a_late_report_is_on_record_although_it_is_refused() -> None:
-    """Once; in a turn that is full it waits for the next like any other order."""
+    """It is recorded once; in a full turn it waits for the next like any other command."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=600)) as rig:
         await rig.order(submit())
         await rig.hold()
@@ -161,7 +161,7 @@ async def a_running_container(rig: Any) -> None:
 
 
 async def test_an_order_that_is_remembered_is_carried_out_once() -> None:
-    """Sent again under its id after other orders, it is told how things stand and changes nothing."""
+    """A repeat under its id, after other commands, gets the current state and changes nothing."""
     async with leading() as rig:
         await a_running_container(rig)
         stop = StopContainer(container_id="k")
@@ -178,7 +178,7 @@ async def test_an_order_that_is_remembered_is_carried_out_once() -> None:
 
 
 async def test_a_failure_without_a_lease_is_counted_once_however_often_it_is_sent() -> None:
-    """There is no lease to know the repeat by, so it is known by the command's id."""
+    """There is no lease, so the command id identifies the repeat."""
     async with leading() as rig:
         await rig.order(submit(max_retries=5))
         for _ in range(3):
@@ -189,7 +189,7 @@ async def test_a_failure_without_a_lease_is_counted_once_however_often_it_is_sen
 
 
 async def test_a_repeat_survives_a_change_of_writer() -> None:
-    """The next writer remembers what the journal tells it."""
+    """The next writer remembers command ids from the journal."""
     async with leading() as rig:
         await a_running_container(rig)
     async with leading(stream=rig.stream, hands=rig.hands) as heir:
@@ -199,7 +199,7 @@ async def test_a_repeat_survives_a_change_of_writer() -> None:
 
 
 async def test_a_repeat_about_what_has_left_the_world_is_not_found() -> None:
-    """It was carried out; there is nothing left to tell of it."""
+    """It was executed; its entity has been evicted."""
     limits = Limits(tick_s=TICK_S, ended_kept=0, retention_s=0.0)
     async with leading(limits=limits) as rig:
         await rig.order(submit(max_retries=0))
@@ -248,7 +248,7 @@ async def test_what_cannot_be_written_is_refused() -> None:
 
 
 async def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
-    """At once, before any commit; what was taken is carried out."""
+    """A full intake refuses at once, before any commit; queued commands are executed."""
     async with leading(limits=Limits(tick_s=TICK_S, intake_max=3)) as rig:
         await rig.hold()
         told = [rig.ask(submit(f"t{number}")) for number in range(5)]
@@ -261,7 +261,7 @@ async def test_too_much_at_once_is_refused_with_a_time_to_come_back() -> None:
 
 
 async def test_an_acknowledgement_that_was_lost_does_no_harm() -> None:
-    """The same bytes are sent again and found: the event stands once, and the answer comes."""
+    """The same bytes are sent again and found: the event is stored once, and the answer is sent."""
     async with leading() as rig:
         rig.network.losses = [("stored", Lost()), ("stored", Lost())]
         assert await rig.order(submit()) == "t"
@@ -279,7 +279,7 @@ async def test_a_commit_that_was_lost_is_sent_again() -> None:
 
 
 async def test_commit_time_never_runs_back() -> None:
-    """Although the wall clock does: deadlines in the journal are by commit time."""
+    """The wall clock may go back; deadlines in the journal use commit time."""
     async with leading() as rig:
         await rig.order(submit("a"))
         rig.hands.wall_s -= 3600.0
@@ -292,7 +292,7 @@ async def test_commit_time_never_runs_back() -> None:
 
 
 async def test_an_answer_without_a_commit_needs_a_fresh_lease() -> None:
-    """A writer that is not sure to lead any more must not tell what may be old; a commit proves that it leads."""
+    """A writer that may not lead any more must not send old answers; a commit proves that it leads."""
     fresh = False
     async with leading(is_fresh=lambda: fresh) as rig:
         assert await rig.order(submit()) == "t"
@@ -305,7 +305,7 @@ async def test_an_answer_without_a_commit_needs_a_fresh_lease() -> None:
 
 
 async def test_a_writer_whose_time_is_over_takes_up_nothing() -> None:
-    """One that was stopped for a minute wakes with a minute's requests before it, and others have led since."""
+    """After a standstill of a minute the requests of a minute wait, and another instance has led since."""
     over = False
     async with leading(is_over=lambda: over) as rig:
         assert await rig.order(submit()) == "t"
@@ -322,7 +322,7 @@ async def test_a_writer_whose_time_is_over_takes_up_nothing() -> None:
 
 
 async def test_a_writer_whose_time_is_over_decides_nothing_that_it_had_taken_up() -> None:
-    """Nor what time seems to owe: it heard nobody while it slept."""
+    """It appends nothing that seems due: it received no heartbeats during the standstill."""
     over = False
     async with leading(is_over=lambda: over) as rig:
         await rig.order(submit())
@@ -340,7 +340,7 @@ async def test_a_writer_whose_time_is_over_decides_nothing_that_it_had_taken_up(
 
 
 async def test_a_caller_in_this_process_is_held_to_the_types_of_the_wire() -> None:
-    """What a reader of the journal could not read back is refused before it is decided."""
+    """A value that readers of the journal could not decode is refused before it is decided."""
     me = Caller(actor="local")
     async with leading() as rig:
         for command in (submit(priority=2.5), create(environment={"A": 5}), submit(task_name=7)):
@@ -353,7 +353,7 @@ async def test_a_caller_in_this_process_is_held_to_the_types_of_the_wire() -> No
 
 
 async def test_a_caller_who_lost_patience_does_no_harm() -> None:
-    """Its order is carried out all the same, and nobody is told."""
+    """Its command is still executed, and no answer is sent."""
     async with leading() as rig:
         await rig.hold()
         impatient = asyncio.ensure_future(rig.engine.execute(submit(), Caller(actor="local")))
@@ -365,7 +365,7 @@ async def test_a_caller_who_lost_patience_does_no_harm() -> None:
 
 
 async def test_the_order_of_one_caller_is_kept() -> None:
-    """Across kinds, and between orders and questions."""
+    """The order holds across kinds, and between commands and questions."""
     async with leading() as rig:
         await rig.hold()
         asked = [

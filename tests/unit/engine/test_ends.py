@@ -1,4 +1,4 @@
-"""How a writer's reign ends, and what those who asked it are told; and questions that wait."""
+"""The end of a reign and the answers of waiting callers; and questions that wait."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 30.0
 BUSY_S = 0.5
-"""Longer than a busy machine holds up what comes next."""
+"""Longer than the delays of a busy machine."""
 
 
 async def another_claims(rig: Rig) -> None:
@@ -71,7 +71,7 @@ async def expect_unavailable(told: Sequence[Told]) -> None:
 
 
 async def test_before_it_leads_a_writer_takes_nothing() -> None:
-    """Whoever asks is told to ask again, and when."""
+    """The caller is asked to retry, with a time."""
     async with leading() as rig:
         rig.engine.resign("enough")
         await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
@@ -81,7 +81,7 @@ async def test_before_it_leads_a_writer_takes_nothing() -> None:
 
 
 async def test_resigning_commits_what_was_asked_and_says_so() -> None:
-    """What was in the intake is decided in the last commit; whatever waits is told to ask again."""
+    """Queued commands are decided in the last commit; waiting callers are asked to retry."""
     async with leading() as rig:
         claimed = rig.ask(claim(wait_s=WAIT_S))
         await rig.hold()
@@ -98,7 +98,7 @@ async def test_resigning_commits_what_was_asked_and_says_so() -> None:
 
 
 async def test_a_deposed_writer_tells_everyone_that_it_does_not_know() -> None:
-    """In the turn, in the intake, waiting for tasks and waiting for answers: each is told once, and nothing is kept."""
+    """In the turn, in the intake, as a claim or as a question: each caller gets one answer, and nothing is kept."""
     async with leading() as rig:
         told = await everything_outstanding(rig)
         await another_claims(rig)
@@ -111,7 +111,7 @@ async def test_a_deposed_writer_tells_everyone_that_it_does_not_know() -> None:
 
 
 async def test_a_writer_that_is_cancelled_tells_everyone_that_it_does_not_know() -> None:
-    """A commit that is under way may yet be kept: who sends the same order to the next writer finds out."""
+    """A commit in progress may still be stored: the same command, sent to the next writer, gets the right answer."""
     async with leading() as rig:
         told = await everything_outstanding(rig)
         rig.run.cancel()
@@ -121,7 +121,7 @@ async def test_a_writer_that_is_cancelled_tells_everyone_that_it_does_not_know()
 
 
 async def test_a_defect_in_what_time_owes_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer stops, and everyone is told, those of its last turn too."""
+    """The writer stops, and every caller gets an answer, those of its last turn too."""
 
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("a defect")
@@ -139,7 +139,7 @@ async def test_a_defect_in_what_time_owes_leaves_nobody_waiting(monkeypatch: pyt
 
 
 async def test_an_order_whose_answer_was_lost_with_its_writer_is_found_by_the_next() -> None:
-    """The commit arrives after its writer has gone; the same order sent to the heir makes nothing new."""
+    """The commit arrives after its writer has stopped; the same command, sent to the next writer, changes nothing."""
     async with leading() as rig:
         rig.network.losses = [("stored", Lost())] * 50
         told = rig.ask(submit())
@@ -155,7 +155,7 @@ async def test_an_order_whose_answer_was_lost_with_its_writer_is_found_by_the_ne
 
 
 async def test_a_writer_after_a_restore_gives_back_what_was_held() -> None:
-    """Whoever held it may have acted on a future that never was: the lease is stale, the try does not count."""
+    """Its worker may know events that the journal does not have: its lease is stale, the attempt does not count."""
     async with leading() as rig:
         await rig.order(submit("a"))
         (task,) = await rig.order(claim())
@@ -166,7 +166,7 @@ async def test_a_writer_after_a_restore_gives_back_what_was_held() -> None:
 
 
 async def test_the_next_writer_goes_on_where_the_last_was_cut_off() -> None:
-    """With its queue, its leases and its ids; what was held is held still."""
+    """The next writer has the same queue, leases and ids; held tasks stay held."""
     async with leading() as rig:
         for name in ("a", "b"):
             await rig.order(submit(name))
@@ -184,7 +184,7 @@ async def test_the_next_writer_goes_on_where_the_last_was_cut_off() -> None:
 
 
 async def test_two_writers_never_both_commit() -> None:
-    """The one whose claim is older is deposed by its next commit, whatever it has decided meanwhile."""
+    """The writer with the older claim is deposed by its next commit, whatever it has decided since."""
     async with leading() as old:
         await old.order(submit("a"))
         async with leading(stream=old.stream, hands=old.hands) as new:
@@ -215,7 +215,7 @@ async def test_whoever_waits_for_a_task_is_told_when_its_end_is_committed() -> N
 
 
 async def test_a_wait_that_ends_during_a_commit_is_answered_after_it() -> None:
-    """The world holds more than is kept at that moment."""
+    """The world contains events that are not committed yet."""
     async with leading() as rig:
         await rig.order(submit())
         told = rig.ask(GetTask(task_id="t", wait_s=BUSY_S))
@@ -229,7 +229,7 @@ async def test_a_wait_that_ends_during_a_commit_is_answered_after_it() -> None:
 
 
 async def test_a_wait_that_ends_during_a_lost_commit_tells_nothing_that_was_not_kept() -> None:
-    """The writer was deposed; it does not know how the task stands."""
+    """The writer was deposed, so it does not know the state of the task."""
     async with leading() as rig:
         await rig.order(submit())
         told = rig.ask(GetTask(task_id="t", wait_s=BUSY_S))
@@ -251,7 +251,7 @@ async def test_a_question_waits_as_long_as_it_may_and_is_told_how_things_stand()
 
 
 async def test_a_wait_for_what_has_ended_is_no_wait() -> None:
-    """Nor is one in the turn that ends it."""
+    """A question in the turn that ends the task does not wait either."""
     async with leading() as rig:
         await rig.order(submit(max_retries=0))
         await rig.hold()
@@ -262,7 +262,7 @@ async def test_a_wait_for_what_has_ended_is_no_wait() -> None:
 
 
 async def test_whoever_waits_for_a_container_is_told_when_it_has_left_a_status() -> None:
-    """As `start_container` does, which returns when it runs or has failed."""
+    """`start_container` does this: it returns when the container runs or has failed."""
     unless = (ContainerStatus.CREATED, ContainerStatus.STARTING)
     async with leading() as rig:
         await rig.order(register_node())
@@ -277,7 +277,7 @@ async def test_whoever_waits_for_a_container_is_told_when_it_has_left_a_status()
 
 
 async def test_discovery_does_not_wait_for_the_turn() -> None:
-    """It reads the world at any moment, while a commit is under way as well."""
+    """It reads the world at any time, even during a commit."""
     async with leading() as rig:
         await rig.order(register_service())
         await rig.hold()
@@ -296,7 +296,7 @@ async def test_a_call_from_this_process_is_told_like_any_other() -> None:
 
 
 async def test_a_decision_that_cannot_be_folded_stops_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever gave the order is refused for good, lest the next writer fall over it; the others ask again."""
+    """The command is refused for good, because the next writer would fail on it too; other callers retry."""
 
     def wrong(*_: Any, **__: Any) -> tuple[TaskCompleted, ...]:
         return (TaskCompleted(task_id="none", lease="l"),)

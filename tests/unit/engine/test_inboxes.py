@@ -1,4 +1,4 @@
-"""From inboxes to commits: each event has its effect once and in order; the commit itself says how far it is read."""
+"""From inboxes to commits: each event takes effect once, in order; the commit records how far the inbox is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CREATED = "2026-11-23T17:00:00Z"
 
 
 def message(sequence: int, type_: str, *datas: Any, domain: str = "execution", **attributes: str) -> list[Item]:
-    """Make the items of one message: a batch where there are several *datas*."""
+    """Return the items of one message: a batch if there are several *datas*."""
     kind, _, event = type_.partition(".")
     whole = [
         {"specversion": "1.0", "id": f"{sequence}.{n}", "source": "/x", "type": type_, "data": data, **attributes}
@@ -42,12 +42,12 @@ def message(sequence: int, type_: str, *datas: Any, domain: str = "execution", *
 
 
 def put(rig: Rig, items: Iterable[Item], domain: str = "execution") -> None:
-    """Hand items to the engine, as a reader does."""
+    """Pass items to the engine, as a reader does."""
     rig.engine.inboxes.put(domain, CREATED, items)
 
 
 async def until_read(rig: Rig, sequence: int, domain: str = "execution") -> None:
-    """Wait until the inbox is read so far."""
+    """Wait until the inbox is read up to this place."""
     async with asyncio.timeout(PATIENCE_S):
         while domain not in rig.world.inboxes or rig.world.inboxes[domain].sequence < sequence:  # noqa: ASYNC110
             await asyncio.sleep(TICK_S)
@@ -55,7 +55,7 @@ async def until_read(rig: Rig, sequence: int, domain: str = "execution") -> None
 
 
 async def test_what_came_in_stands_with_how_far_it_is_read_in_one_commit() -> None:
-    """In the order of the inbox, done by the domain; the position comes last and is the coordinator's own."""
+    """In the order of the inbox, with the domain as actor; the position comes last, with the coordinator as actor."""
     async with leading() as rig:
         put(rig, message(4, "task.submitted", {"task_id": "a", "task_name": "n"}, tenant="acme", traceparent="00-1"))
         put(rig, message(5, "order.placed", 1, 2))
@@ -76,7 +76,7 @@ async def test_what_came_in_stands_with_how_far_it_is_read_in_one_commit() -> No
 
 
 async def test_what_changes_nothing_still_moves_the_position() -> None:
-    """A repeat of an order, and a message that means nothing."""
+    """A repeated command, and a message without meaning."""
     async with leading() as rig:
         await rig.order(submit())
         put(rig, message(1, "task.submitted", {"task_id": "t", "task_name": rig.world.tasks["t"].task_name}))
@@ -86,7 +86,7 @@ async def test_what_changes_nothing_still_moves_the_position() -> None:
 
 
 async def test_what_is_on_record_of_a_refused_order_stands_before_the_refusal() -> None:
-    """A report under a lease that is not held is told twice: as what happened to the task, and to the domain."""
+    """A report under a lease that is not held is recorded twice: for the task, and for the domain."""
     async with leading() as rig:
         await rig.order(submit())
         await rig.order(claim())
@@ -136,7 +136,7 @@ async def test_a_repeat_of_an_order_that_makes_nothing_is_known_by_its_event() -
 
 
 async def test_what_does_not_fit_waits_and_the_position_does_not_pass_it() -> None:
-    """Even within one message: each commit says exactly what of it stands in it or before."""
+    """A message may be split: each commit records exactly how much of it is taken."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=8_000)) as rig:
         put(rig, message(1, "order.placed", *("x" * 400 for _ in range(20))))
         put(rig, message(2, "order.placed", *("x" * 400 for _ in range(20))))
@@ -153,7 +153,7 @@ async def test_what_does_not_fit_waits_and_the_position_does_not_pass_it() -> No
 
 
 async def test_what_fits_into_no_turn_is_refused() -> None:
-    """It stands alone before an empty turn first; then the next one follows."""
+    """It gets an empty turn first; then the next item follows."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=8_000)) as rig:
         put(rig, message(1, "order.placed", "x"))
         put(rig, message(2, "order.placed", "x" * 9_000))
@@ -164,7 +164,7 @@ async def test_what_fits_into_no_turn_is_refused() -> None:
 
 
 async def test_two_inboxes_and_rpc_share_a_turn() -> None:
-    """However much waits in one, the others are in the same commit, or the next."""
+    """However many items wait in one inbox, those of the others are in the same or the next commit."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=64_000, inbox_max=100_000)) as rig:
         held = await rig.hold()
         for sequence in range(1, 501):
@@ -183,7 +183,7 @@ async def test_two_inboxes_and_rpc_share_a_turn() -> None:
 
 
 async def test_a_large_order_is_not_kept_out_by_a_flood() -> None:
-    """What RPC brings and does not fit beside what an inbox brings comes first in the next turn."""
+    """A command from RPC that does not fit next to inbox items comes first in the next turn."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=16_000, inbox_max=100_000)) as rig:
         held = await rig.hold()
         for sequence in range(1, 501):
@@ -199,7 +199,7 @@ async def test_a_large_order_is_not_kept_out_by_a_flood() -> None:
 
 
 async def test_a_flood_from_an_inbox_stops_neither_placing_nor_time() -> None:
-    """Half of each turn is kept for what follows from orders."""
+    """Half of each turn is reserved for placements and due events."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=16_000, inbox_max=100_000)) as rig:
         held = await rig.hold()
         waiting = rig.ask(claim(wait_s=5.0))
@@ -215,7 +215,7 @@ async def test_a_flood_from_an_inbox_stops_neither_placing_nor_time() -> None:
 
 
 async def test_a_reader_waits_until_there_is_room() -> None:
-    """So no more than a bounded number waits, however slow the journal is."""
+    """The number of waiting items is bounded, however slow the journal is."""
     async with leading(limits=Limits(tick_s=TICK_S, inbox_max=10)) as rig:
         await rig.hold()
         inboxes = rig.engine.inboxes
@@ -232,7 +232,7 @@ async def test_a_reader_waits_until_there_is_room() -> None:
 
 
 async def test_a_gap_moves_the_position_behind_it() -> None:
-    """What was gone before it was read is on record, and reading goes on behind it."""
+    """Messages that were gone before they were read are recorded, and reading continues after them."""
     gap = InboxGap(domain="execution", stream_created=CREATED, from_sequence=3, to_sequence=9, why="removed")
     async with leading() as rig:
         put(rig, [*message(2, "order.placed", 1), Item(sequence=9, event=gap)])
@@ -244,7 +244,7 @@ async def test_a_gap_moves_the_position_behind_it() -> None:
 
 
 async def test_whoever_leads_next_goes_on_where_the_journal_says() -> None:
-    """Whatever was taken up and not committed is asked for again, and nothing else."""
+    """Items that were taken but not committed are read again, and nothing else."""
     items = message(1, "task.submitted", *({"task_name": "n"} for _ in range(20)))
     async with leading() as rig:
         assert rig.engine.inboxes.reached("execution") == InboxPlace("", 0, 0)
@@ -282,7 +282,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("poison")
 async def test_an_item_that_the_fold_cannot_take_ends_one_reign_and_no_more() -> None:
-    """The writer stops and says which it was; the next one records it as refused and goes on behind it."""
+    """The writer stops and names the item; the next writer records it as refused and continues after it."""
     stream, hands = MemoryStream(), Hands()
     items = [
         *message(1, "task.submitted", {"task_id": "a", "task_name": "n"}),
@@ -304,7 +304,7 @@ async def test_an_item_that_the_fold_cannot_take_ends_one_reign_and_no_more() ->
 
 @pytest.mark.usefixtures("poison")
 async def test_an_order_that_the_fold_cannot_take_is_refused_for_good() -> None:
-    """Whoever asked must not ask the next writer again."""
+    """The caller must not send the command to the next writer again."""
     async with leading() as rig:
         told = rig.ask(submit("poison", task_name="n"), command_id="c1")
         with pytest.raises(FoldFailed) as failed:

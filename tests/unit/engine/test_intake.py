@@ -1,4 +1,4 @@
-"""What was asked and is not yet taken up."""
+"""The queue of commands that wait for a turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def asked(command: Command | None = None, told: list[Any] | None = None) -> Aske
 
 
 async def test_commands_are_taken_in_the_order_they_came() -> None:
-    """What a turn could not take is first in the next."""
+    """A command that did not fit into a turn is first in the next."""
     intake = Intake(10)
     first, second = asked(), asked()
     intake.put(first)
@@ -41,7 +41,7 @@ async def test_commands_are_taken_in_the_order_they_came() -> None:
 
 
 async def test_a_full_intake_refuses_at_once() -> None:
-    """With a time to come back; what waits stays."""
+    """The refusal has a time to retry; queued commands stay."""
     told: list[Any] = []
     intake = Intake(1)
     intake.put(asked())
@@ -54,7 +54,7 @@ async def test_a_full_intake_refuses_at_once() -> None:
 
 @pytest.mark.parametrize("wake", [lambda intake: intake.put(asked()), lambda intake: intake.wake()])
 async def test_waiting_ends_when_something_is_put_or_the_intake_is_woken(wake: Callable[[Intake], None]) -> None:
-    """Whether that was before or after the waiting began."""
+    """It does not matter whether the wake came before or after the wait began."""
     intake = Intake(10)
     wake(intake)
     await asyncio.wait_for(intake.wait(), 1)
@@ -68,7 +68,7 @@ async def test_waiting_ends_when_something_is_put_or_the_intake_is_woken(wake: C
 
 
 async def test_everything_that_waits_can_be_refused() -> None:
-    """Each is told once."""
+    """Each caller gets one answer."""
     told: list[Any] = []
     intake = Intake(10)
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_fields_get_the_type_that_a_reader_of_the_journal_will_see() -> None:
     ],
 )
 def test_a_field_of_another_type_is_refused(command: Command, named: str) -> None:
-    """It could be written into the journal by a caller in this process, and never be read again."""
+    """A caller in this process could write it into the journal, where it could never be decoded."""
     with pytest.raises(Refused, match="is malformed") as refused:
         typed(command)
     assert named in refused.value.message

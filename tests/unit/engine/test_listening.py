@@ -1,4 +1,4 @@
-"""Signs of life and the passing of time, as the engine takes them; and the hints it sends."""
+"""Signs of life, time and hints in the engine."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ LONG_AGO_S = 10_000.0
 
 
 async def an_old_writer(rig: Rig) -> None:
-    """Let the writer have led for long, so that what was never heard would be silent since then."""
+    """Let the writer lead for long, so that an entity that was never heard counts as silent."""
     rig.hands.turn(LONG_AGO_S)
     await rig.settle()
 
 
 async def test_what_has_just_registered_is_not_silent() -> None:
-    """Registering is a sign of life: worker, service and node have their whole limit from then on."""
+    """A registration is a sign of life: worker, service and node have their full limit from then on."""
     async with leading() as rig:
         await an_old_writer(rig)
         await rig.order(RegisterWorker(worker_id="w"))
@@ -70,7 +70,7 @@ async def test_what_has_just_registered_is_not_silent() -> None:
 
 
 async def test_the_silent_are_given_up_with_the_evidence() -> None:
-    """Without anyone asking: time is owed by itself."""
+    """Due events need no command."""
     async with leading() as rig:
         await rig.order(RegisterWorker(worker_id="w"))
         await rig.order(register_service())
@@ -123,7 +123,7 @@ async def test_a_lapsed_lease_goes_to_who_waits() -> None:
 
 
 async def test_an_attempt_that_takes_too_long_times_out() -> None:
-    """By commit time, without anyone asking; its worker is told that its lease is lost."""
+    """By commit time, without a command; its worker gets the hint that its lease is lost."""
     async with leading(rules=Rules(lease_s=1e6)) as rig:
         await rig.order(submit(timeout_s=5.0))
         (task,) = await rig.order(claim())
@@ -149,7 +149,7 @@ async def test_what_time_owes_is_committed_in_as_many_commits_as_it_takes() -> N
 
 
 async def test_a_lease_outlives_the_end_of_a_task_that_had_one_of_that_name() -> None:
-    """A claim that is made again gives leases the names they had: whoever holds one now is not given up for it."""
+    """A repeated claim leads to the same lease names: the current holder of such a lease keeps it."""
     async with leading(rules=Rules(lease_s=3.0, worker_timeout_s=60.0, retry_backoff_s=3600.0)) as rig:
         await rig.order(submit("a"))
         (first,) = await rig.order(claim())
@@ -166,7 +166,7 @@ async def test_a_lease_outlives_the_end_of_a_task_that_had_one_of_that_name() ->
 
 
 async def test_a_lease_begins_when_its_commit_is_kept() -> None:
-    """Nobody knows of it before: a commit that takes longer than a lease does not end it."""
+    """The worker cannot know its lease before the commit: a commit that takes longer than a lease does not end it."""
     async with leading(rules=Rules(lease_s=30.0, worker_timeout_s=600.0)) as rig:
         await rig.order(submit())
         rig.network.gate.clear()
@@ -183,7 +183,7 @@ async def test_a_lease_begins_when_its_commit_is_kept() -> None:
 
 
 async def test_after_a_standstill_everything_has_its_whole_time_again() -> None:
-    """Whoever was stopped, or slept, heard nobody: it calls nobody silent that may have been heard meanwhile."""
+    """After a standstill the writer declares nothing silent until one full period has passed."""
     async with leading(blind_after_s=2.0) as rig:
         await rig.order(RegisterWorker(worker_id="w"))
         await rig.order(submit())
@@ -195,7 +195,7 @@ async def test_after_a_standstill_everything_has_its_whole_time_again() -> None:
 
 
 async def test_a_short_standstill_changes_nothing() -> None:
-    """Else a machine that is busy now and then would never give anybody up."""
+    """Otherwise a machine that is busy now and then would never declare anything lost."""
     async with leading(blind_after_s=2.0) as rig:
         await rig.order(RegisterWorker(worker_id="w"))
         for _ in range(61):
@@ -208,7 +208,7 @@ async def test_a_short_standstill_changes_nothing() -> None:
 
 
 async def test_a_worker_is_told_which_of_its_leases_are_lost() -> None:
-    """When it names them in a heartbeat, and at once when a task is called off."""
+    """When it names them in a heartbeat, and at once when a task is cancelled."""
     async with leading() as rig:
         await rig.order(submit("a"))
         await rig.order(submit("b"))
@@ -231,7 +231,7 @@ async def test_calling_off_what_nobody_holds_tells_nobody() -> None:
 
 
 async def test_a_writer_that_may_not_lead_calls_no_lease_lost() -> None:
-    """It does not know what the one after it has given out, and a worker would drop a good attempt."""
+    """It does not know the leases of the next writer, and a worker would drop a good attempt."""
     fresh = False
     async with leading(is_fresh=lambda: fresh) as rig:
         rig.engine.listening.hear_worker("w", ("of.another.1",), 0.0)
@@ -246,7 +246,7 @@ async def test_a_writer_that_may_not_lead_calls_no_lease_lost() -> None:
 
 
 async def test_a_load_that_is_no_number_does_not_get_into_the_journal() -> None:
-    """Nothing that was written there could be read again."""
+    """NaN could be written but not decoded."""
     async with leading() as rig:
         told = rig.ask(claim(wait_s=30.0, strategy="least_loaded"))
         await rig.settle()
@@ -260,7 +260,7 @@ async def test_a_load_that_is_no_number_does_not_get_into_the_journal() -> None:
 
 
 async def test_heartbeats_keep_a_service_alive_without_a_word_on_record() -> None:
-    """What it told last is shown to who looks for it."""
+    """The last reported load is part of the answer."""
     async with leading() as rig:
         await rig.order(register_service())
         before = len(rig.commits())
@@ -276,7 +276,7 @@ async def test_heartbeats_keep_a_service_alive_without_a_word_on_record() -> Non
 
 @pytest.mark.parametrize("by_order", [False, True])
 async def test_a_silent_service_comes_back_by_its_heartbeat(by_order: bool) -> None:
-    """By one on the stream as by one that is ordered; and what it told of its load is kept."""
+    """A heartbeat on the stream and a heartbeat command both do it; the reported load is kept."""
     async with leading() as rig:
         await rig.order(register_service())
         rig.hands.turn(91.0)
@@ -292,7 +292,7 @@ async def test_a_silent_service_comes_back_by_its_heartbeat(by_order: bool) -> N
 
 
 async def test_a_heartbeat_that_is_refused_leaves_no_sign() -> None:
-    """A load that is no number must not decide who is discovered."""
+    """A load of NaN must not decide which service is found."""
     async with leading() as rig:
         await rig.order(register_service())
         error = await rig.ask(HeartbeatService(service_id="s", load=NAN)).error()
@@ -319,7 +319,7 @@ async def test_health_follows_reported_checks() -> None:
 
 
 async def test_a_service_that_passes_its_checks_is_not_silent() -> None:
-    """A check of its own stands in for heartbeats, or it would be given up and found well in turns."""
+    """A passed check replaces the heartbeats, or the service would alternate between offline and healthy."""
     async with leading() as rig:
         await rig.order(register_service())
         for _ in range(6):
@@ -351,7 +351,7 @@ def status_of(rig: Rig, node_id: str) -> NodeStatus:
 
 
 async def test_a_node_is_told_at_once_that_something_changed_for_it() -> None:
-    """A hint; what it is to do it learns by its next sync."""
+    """It is only a hint: the node gets its orders at its next sync."""
     async with leading() as rig:
         await rig.order(register_node())
         await rig.order(create())
@@ -370,7 +370,7 @@ async def test_a_node_is_told_at_once_that_something_changed_for_it() -> None:
 
 
 async def test_a_report_that_comes_late_does_not_say_what_is_gone() -> None:
-    """Only one made since the node had its last orders does; else what it started meanwhile would be free to take."""
+    """Only a report made after the last orders does; else resources of a container started since would seem free."""
     async with leading() as rig:
         await rig.order(register_node())
         await rig.order(create())
@@ -405,7 +405,7 @@ async def test_a_crashed_container_is_started_again_with_growing_pauses() -> Non
 
 
 async def test_when_a_node_dies_its_containers_run_elsewhere() -> None:
-    """As soon as its lease and a half is over; when it comes back it is told to remove them."""
+    """After 1.5 leases; when the node returns, its orders remove them."""
     async with leading() as rig:
         for name in ("n", "other"):
             await rig.order(register_node(name, capacity=resources(cpu=1000)))
@@ -425,7 +425,7 @@ async def test_when_a_node_dies_its_containers_run_elsewhere() -> None:
 
 
 async def test_signs_of_what_nobody_knows_are_forgotten() -> None:
-    """However many names a sender makes up."""
+    """The number of made-up names does not matter."""
     async with leading() as rig:
         for number in range(50):
             rig.engine.listening.hear_worker(f"made-up-{number}", (), 0.0)

@@ -1,4 +1,4 @@
-"""What the world answers, and what it refuses to be asked."""
+"""Answers from the world, and refused questions."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ def test_what_is_not_there_is_not_found(kind: str, question: Command) -> None:
 
 @pytest.mark.parametrize("bad", HOSTILE_IDS)
 def test_one_asks_by_ids(bad: str) -> None:
-    """Anything else is refused before it is looked for."""
+    """A malformed id is refused before the look-up."""
     for question in (GetTask(task_id=bad), GetService(service_id=bad), GetHealthHistory(service_id=bad)):
         with pytest.raises(Refused, match="is not an identifier"):
             answered(fold(), question)
 
 
 def test_what_is_no_question_is_not_answered() -> None:
-    """Orders are decided."""
-    with pytest.raises(Refused, match="SubmitTask is no question"):
+    """Other commands are decided, not answered."""
+    with pytest.raises(Refused, match="SubmitTask is not a question"):
         answered(fold(), submit())
 
 
@@ -151,12 +151,12 @@ SERVICES = (
     ],
 )
 def test_services_are_found_by_what_they_are(question: FindServices, found: list[str]) -> None:
-    """Never one that is not registered any more."""
+    """A deregistered service is never found."""
     assert sorted(view.service.service_id for view in answered(fold(*SERVICES), question)) == found
 
 
 def test_services_can_be_read_page_by_page() -> None:
-    """In the order of their ids, each once, whatever order they came in."""
+    """Services come in the order of their ids, each once, in whatever order they registered."""
     world = fold(*(service(name) for name in ("d", "b", "e", "a", "c")))
     pages, after = [], ""
     while page := [view.service.service_id for view in answered(world, FindServices(limit=2, after=after))]:
@@ -166,7 +166,7 @@ def test_services_can_be_read_page_by_page() -> None:
 
 
 def test_a_service_is_shown_with_its_last_heartbeat() -> None:
-    """And how long ago that was; without one there is nothing to show."""
+    """With the age of the report; a service without a report has none."""
     signs = Signs()
     signs.hear_service("a", 100.0, ServiceLoad(heard_s_ago=0.0, load=0.5, connections=3, response_time_ms=1.5))
     world = fold(*SERVICES)
@@ -176,7 +176,7 @@ def test_a_service_is_shown_with_its_last_heartbeat() -> None:
 
 
 def test_the_history_of_checks_is_newest_first() -> None:
-    """Empty before the first check, not found for what is not registered."""
+    """Empty before the first check, not found for a service that is not registered."""
     signs = Signs()
     world = fold(*SERVICES)
     assert answered(world, GetHealthHistory(service_id="a"), signs=signs) == []
@@ -190,7 +190,7 @@ def test_the_history_of_checks_is_newest_first() -> None:
 
 
 def test_the_counts_are_of_what_there_is() -> None:
-    """By status, with totals over the cluster's life; a service that is not registered is not counted."""
+    """Counts by status, with totals over the lifetime of the cluster; deregistered services are not counted."""
     scribe = Scribe()
     scribe.claim(generation=2)
     for fact in (*SERVICES, submitted(), started(), completed(), worker(), node(), created(), starting()):
@@ -255,7 +255,7 @@ def test_a_question_waits_only_for_what_is_not_yet_so(facts: Any, question: Comm
 
 
 async def test_whoever_waits_is_told_when_it_has_come() -> None:
-    """All who wait for it; not when something else has happened to it."""
+    """Every waiting question is answered; other events of the task do not end the wait."""
     line = Line(submitted())
     line.ask(WAIT)
     line.ask(WAIT)
@@ -289,7 +289,7 @@ async def test_what_left_the_world_while_someone_waited_is_not_found() -> None:
 
 
 async def test_a_wait_that_is_over_is_asked_again_without_waiting() -> None:
-    """The world may hold what is not committed yet, so it is for the next turn to answer."""
+    """The world may contain events that are not committed yet, so the next turn answers."""
     line = Line(submitted(), submitted("u"), wait_max_s=0.02)
     line.ask(WAIT)
     asked = line.ask(GetTask(task_id="t", wait_s=60.0))
@@ -312,7 +312,7 @@ async def test_an_event_on_the_way_does_not_make_the_wait_longer() -> None:
 
 
 async def test_only_so_many_wait() -> None:
-    """The next is refused with a time to come back, until one of them has its answer."""
+    """The next question is refused with a time to retry, until one of the waiting ones is answered."""
     line = Line(submitted(), submitted("u"), most=1)
     line.ask(WAIT)
     line.ask(GetTask(task_id="u", wait_s=60.0))
@@ -326,7 +326,7 @@ async def test_only_so_many_wait() -> None:
 
 
 async def test_everyone_who_waits_can_be_refused() -> None:
-    """Each is told once, and no timer is left."""
+    """Each question is answered once, and no timer is left."""
     line = Line(submitted())
     line.ask(GetTask(task_id="t", wait_s=0.01))
     line.ask(WAIT)

@@ -1,4 +1,4 @@
-"""One turn of the writer as it fills."""
+"""One turn of the writer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def turn(world: World, *, bytes_max: int = 10_000, now: float = BEGIN + 50.0) ->
 
 
 def test_what_is_recorded_is_folded_at_once() -> None:
-    """So that the next order of the turn is decided on it."""
+    """The next command of the turn sees the events."""
     world = World()
     filling = turn(world)
     filling.record([worker(), submitted()], CALLER)
@@ -34,7 +34,7 @@ def test_what_is_recorded_is_folded_at_once() -> None:
 
 
 def test_the_commit_holds_what_was_recorded_and_by_whom() -> None:
-    """One body; every event has its place in it and the same time."""
+    """One body holds all events; each has its index in it, and all have the same time."""
     world = fold(worker())
     filling = turn(world)
     filling.record([submitted()], CALLER, commandid="cmd")
@@ -56,7 +56,7 @@ def test_time_is_what_a_reader_of_the_journal_will_read() -> None:
 
 
 def test_a_turn_that_is_full_takes_all_or_none() -> None:
-    """What does not fit has not touched the world, and what fits can still be taken."""
+    """Events that do not fit do not change the world, and smaller ones are still accepted."""
     world = World()
     filling = turn(world, bytes_max=1000)
     filling.record([submitted()], CALLER)
@@ -69,16 +69,16 @@ def test_a_turn_that_is_full_takes_all_or_none() -> None:
 
 
 def test_what_fits_into_no_turn_is_refused() -> None:
-    """It says how large it is and how large it may be."""
+    """The refusal states the size and the limit."""
     filling = turn(World(), bytes_max=100)
-    with pytest.raises(Refused, match=r"has \d+ bytes: at most 100 fit into one commit") as refused:
+    with pytest.raises(Refused, match=r"have \d+ bytes: at most 100 fit into one commit") as refused:
         filling.record([submitted()], CALLER)
     assert refused.value.reason == "too_large"
     assert (filling.events, filling.world.tasks) == ([], {})
 
 
 def test_the_room_left_is_exact() -> None:
-    """The body is as long as was counted, to the byte."""
+    """The counted size equals the length of the body, to the byte."""
     filling = turn(World())
     for number in range(5):
         filling.record([submitted(f"t{number}")], CALLER)
@@ -87,7 +87,7 @@ def test_the_room_left_is_exact() -> None:
 
 
 def test_what_cannot_be_written_is_not_folded() -> None:
-    """A text that is no text leaves no trace in the world, nor does what was to be recorded with it."""
+    """An event that cannot be encoded does not change the world, nor do the events recorded with it."""
     world = fold(worker(), submitted(), started())
     digest = world.digest()
     filling = turn(world)
@@ -99,7 +99,7 @@ def test_what_cannot_be_written_is_not_folded() -> None:
 
 
 def test_answers_are_given_once_and_together() -> None:
-    """Or all are told instead that nobody knows."""
+    """After `withhold`, every caller gets the error instead."""
     told: list[Any] = []
     asked = [Asked(submit(), CALLER, lambda *outcome: told.append(outcome)) for _ in range(3)]
     refused, unsure = Refused("no"), Unavailable("unsure")
@@ -114,7 +114,7 @@ def test_answers_are_given_once_and_together() -> None:
 
 
 def test_an_answer_that_nobody_takes_keeps_no_other_waiting() -> None:
-    """Whoever asked may be gone, and its reply may raise."""
+    """A caller may be gone, and its reply may raise."""
 
     def gone(value: Any, error: Any) -> None:
         raise RuntimeError("gone")
@@ -130,7 +130,7 @@ def test_an_answer_that_nobody_takes_keeps_no_other_waiting() -> None:
 
 
 def test_what_the_fold_does_not_take_stops_the_writer() -> None:
-    """The world may be half changed by then: it is corrupt, whatever the fold has raised."""
+    """The world may be half changed: the error is Corrupt, whatever the fold raised."""
     filling = turn(World())
     with pytest.raises(Corrupt, match=r"task\.completed"):
         filling.record([TaskCompleted(task_id="none", lease="l")], CALLER)

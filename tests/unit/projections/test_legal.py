@@ -301,5 +301,5 @@ def test_a_task_ends_once(ended: TaskStatus, event: Event) -> None:
 def test_a_task_is_submitted_once(status: TaskStatus) -> None:
     """A second submission under the same id would forget the first."""
     scribe = write(*KINDS["task"].paths[status])
-    with pytest.raises(Corrupt, match="exists already"):
+    with pytest.raises(Corrupt, match="already exists"):
         scribe.commit(SUBMITTED)

@@ -56,7 +56,7 @@ def test_a_pool_defined_anew_keeps_what_is_granted() -> None:
         ((), RELEASED, "does not exist"),
         ((DEFINED,), RELEASED, "does not exist"),
         ((DEFINED, ALLOCATED, RELEASED), RELEASED, "does not exist"),
-        ((DEFINED, ALLOCATED), ALLOCATED, "exists already"),
+        ((DEFINED, ALLOCATED), ALLOCATED, "already exists"),
     ],
     ids=["no pool to take from", "no pool to give to", "never granted", "given back twice", "granted twice"],
 )

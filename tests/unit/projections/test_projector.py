@@ -293,14 +293,14 @@ async def test_events_of_another_release_are_kept_and_stop_nothing(monkeypatch: 
     assert await rows_of(store) == states_of(world)
 
     # A release that folds it: its world has nothing unfoldable where the store says there was something.
-    plain = module._NotingWorld.apply_record
+    plain = module._TrackingWorld.apply_record
 
     def apply_record(self: Any, record: Record) -> Any:
         envelopes = plain(self, record)
         self.unfoldable = ""
         return envelopes
 
-    monkeypatch.setattr(module._NotingWorld, "apply_record", apply_record)
+    monkeypatch.setattr(module._TrackingWorld, "apply_record", apply_record)
     with pytest.raises(StoreUnfit, match="robot"):
         await Projector(Given([*records, commit]), store).run()
 
@@ -312,7 +312,7 @@ async def test_a_journal_that_is_shorter_than_the_store_is_corrupt() -> None:
     await project(journal, store)
     last = store.position().position.sequence
     for left in (0, 1, last - 1):
-        with pytest.raises(Corrupt, match=f"ends at {left}, but {last} was there.*delete the store"):
+        with pytest.raises(Corrupt, match=f"ends at {left}, but the store contains record {last}: .*delete the store"):
             await Projector(_until(journal, left), store).run()
 
 
@@ -325,7 +325,7 @@ async def test_another_journal_is_corrupt() -> None:
         await a_bit_of_everything(engine, "other", tasks=60)
         await some_tasks(engine, "more", 60)
     before = await everything(store)
-    with pytest.raises(Corrupt, match="not the one that the store has taken in"):
+    with pytest.raises(Corrupt, match="the store was not written from this journal"):
         await Projector(other, store).run()
     assert await everything(store) == before
 

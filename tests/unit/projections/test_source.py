@@ -63,12 +63,12 @@ def test_what_was_changed_is_corrupt_at_the_next_commit(changed: int) -> None:
     """A body that was replaced is told of by the commit behind it, which says what it should carry."""
     whole = records("claim", "commit", "commit", "claim", "commit")
     whole[changed] = msgspec.structs.replace(whole[changed], body=b"forged")
-    with pytest.raises(Corrupt, match=r"commit [35] carries the chain [0-9a-f]{64}, and what stands before is "):
+    with pytest.raises(Corrupt, match=r"commit [35] carries the chain [0-9a-f]{64}, but the journal before it hashes "):
         take_all(whole)
 
 
 @pytest.mark.parametrize("carried", [None, "", "00", "x" * 64])
 def test_a_commit_without_a_chain_is_corrupt(carried: str | None) -> None:
     """Nothing of ours is without one, so somebody else wrote it."""
-    with pytest.raises(Corrupt, match=r"commit 7 carries the chain .* a hash in hexadecimal is due"):
+    with pytest.raises(Corrupt, match=r"commit 7 carries the chain .* which is not a hexadecimal hash"):
         ChainCheck().take(Record(sequence=7, kind="commit", body=b"", chain=carried))

@@ -95,7 +95,7 @@ def test_a_started_task_runs_under_a_lease() -> None:
 @pytest.mark.parametrize("attempt", [0, 1, 3, -2])
 def test_attempts_are_counted_without_a_gap(attempt: int) -> None:
     """The number of an attempt tells it from those before; one that is repeated or left out never was."""
-    with pytest.raises(Corrupt, match=f"event 4.0 starts attempt {attempt} of 't' after 1"):
+    with pytest.raises(Corrupt, match=f"event 4.0 starts attempt {attempt} of 't' after attempt 1"):
         fold(SUBMITTED, STARTED, attempt_failed("released"), msgspec.structs.replace(STARTED, attempt=attempt))
 
 

@@ -114,7 +114,7 @@ def test_a_commit_that_does_not_carry_the_chain_is_corrupt(chain: str | None) ->
 def test_a_commit_without_events_is_corrupt() -> None:
     """No coordinator writes one."""
     world = World()
-    with pytest.raises(Corrupt, match="commit 1 holds no event"):
+    with pytest.raises(Corrupt, match="commit 1 contains no event"):
         world.apply_record(journal_record(b"[]", after=world))
 
 
@@ -142,7 +142,7 @@ def test_a_commit_without_a_time_is_corrupt(time: str) -> None:
 def test_a_heartbeat_in_the_journal_is_corrupt(event: Event) -> None:
     """Signs of life are never folded."""
     world = World()
-    with pytest.raises(Corrupt, match=r"event 1\.0 is \w+\.heartbeat, which never belongs in the journal"):
+    with pytest.raises(Corrupt, match=r"event 1\.0 is \w+\.heartbeat, a type that is never written into the journal"):
         world.apply_record(journal_record(body_of(event), after=world))
 
 

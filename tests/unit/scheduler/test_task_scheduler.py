@@ -171,7 +171,7 @@ async def test_an_id_of_the_callers_own(scheduler: TaskScheduler) -> None:
     """Submitting the same id and content again returns the same task; other content is refused."""
     assert await scheduler.submit_task("a", task_id="mine") == "mine"
     assert await scheduler.submit_task("a", task_id="mine") == "mine"
-    with pytest.raises(Refused, match="taken by a task with another task_name"):
+    with pytest.raises(Refused, match="used by a task with another task_name"):
         await scheduler.submit_task("b", task_id="mine")
 
 
