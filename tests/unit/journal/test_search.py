@@ -69,7 +69,7 @@ async def test_generations_are_read_from_message_ids() -> None:
 
 async def test_what_is_trimmed_meanwhile_is_unavailable() -> None:
     """A journal that is being archived is looked at again later."""
-    with pytest.raises(Unavailable, match="record 2 of the journal is not there any more"):
+    with pytest.raises(Unavailable, match="record 2 of the journal does not exist any more"):
         await first_since(Slots(1.0, 2.0, trimmed=5), 1.0)
 
 
