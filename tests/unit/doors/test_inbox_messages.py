@@ -234,49 +234,49 @@ def test_a_batch_has_a_limit() -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, Any, str, str]] = [
-    ("order.placed", b"", "unreadable", "the message is no JSON"),
-    ("order.placed", b"{", "unreadable", "the message is no JSON"),
-    ("order.placed", b'"\xff"', "unreadable", "the message is no JSON"),
-    ("order.placed", b"[" * 100_000, "unreadable", "the message is no JSON"),
-    ("order.placed", b"1 2", "unreadable", "the message is no JSON"),
-    ("order.placed", b"\xef\xbb\xbf{}", "unreadable", "the message is no JSON"),
-    ("order.placed", [7], "unreadable", "the event is no CloudEvent"),
+    ("order.placed", b"", "unreadable", "the message is not JSON"),
+    ("order.placed", b"{", "unreadable", "the message is not JSON"),
+    ("order.placed", b'"\xff"', "unreadable", "the message is not JSON"),
+    ("order.placed", b"[" * 100_000, "unreadable", "the message is not JSON"),
+    ("order.placed", b"1 2", "unreadable", "the message is not JSON"),
+    ("order.placed", b"\xef\xbb\xbf{}", "unreadable", "the message is not JSON"),
+    ("order.placed", [7], "unreadable", "the event is not a CloudEvent"),
     ("order.placed", event(id=...), "unreadable", "missing required field `id`"),
     ("order.placed", event(id=7), "unreadable", "Expected `str`, got `int` - at `$.id`"),
     ("order.placed", event(id=""), "bad_text", "id has 0 characters: use 1 to 256"),
     ("order.placed", event(id="\x1b[2J"), "bad_text", "holds control characters"),
     ("order.placed", event(source="x" * 257), "bad_text", "source has 257 characters"),
     ("order.placed", event(subject="\n"), "bad_text", "subject '\\n' holds control characters"),
-    ("order.placed", event(specversion="0.3"), "unreadable", "specversion '0.3' is not known: use '1.0'"),
+    ("order.placed", event(specversion="0.3"), "unreadable", "specversion '0.3' is not supported: use '1.0'"),
     (
         "order.placed",
         event("task.submitted"),
         "wrong_subject",
-        "'task.submitted' came on the subject of 'order.placed'",
+        "'task.submitted' was published on the subject of 'order.placed'",
     ),
     ("order.placed", event(time="yesterday"), "bad_time", "time 'yesterday' is not RFC 3339"),
     ("order.placed", event(time="2026-11-23T17:15:00"), "bad_time", "is not RFC 3339 with an offset"),
-    ("order.placed", event(data_base64="AA=="), "bad_data", "data_base64 is not taken here"),
+    ("order.placed", event(data_base64="AA=="), "bad_data", "data_base64 is not supported"),
     ("order.placed", event(tenant="a.*"), "bad_id", "tenant 'a.*' is not an identifier"),
     ("order.placed", event(traceparent="x" * 65), "bad_request", "see W3C Trace Context"),
-    ("order.placed", event(data="x" * DATA_BYTES_MOST), "too_large", f"at most {DATA_BYTES_MOST} are kept"),
+    ("order.placed", event(data="x" * DATA_BYTES_MOST), "too_large", f"at most {DATA_BYTES_MOST} are allowed"),
     (
         "order.placed",
         b'{"specversion":"1.0","id":"1","source":"s","type":"order.placed","data":"\xff"}',
         "unreadable",
-        "data cannot be read",
+        "data is not JSON",
     ),
     (
         "order.placed",
         b'{"specversion":"1.0","id":"1","source":"s","type":"order.placed","data":1e999}',
         "unreadable",
-        "data cannot be read",
+        "data is not JSON",
     ),
     ("order.pla*ced", {}, "bad_id", "event (in the subject) 'pla*ced' is not an identifier"),
     ("or der.placed", {}, "bad_id", "kind (in the subject) 'or der' is not an identifier"),
     ("task.submited", {}, "unknown_type", "did you mean 'task.submitted'?"),
-    ("inbox.read", {}, "unknown_type", "asks for nothing the coordinator does: use one of container.destroy_requested"),
-    ("task.completed", {}, "bad_data", "data.task_id is missing: say there, or in subject"),
+    ("inbox.read", {}, "unknown_type", "is not a command of the coordinator: use one of container.destroy_requested"),
+    ("task.completed", {}, "bad_data", "data.task_id is missing: name there, or in subject"),
     ("task.completed", b"7", "bad_request", "data is 7: expected `object`, got `int`"),
     ("task.completed", {"task_id": 7}, "bad_request", "task_id is 7: expected `str`, got `int`"),
     ("task.completed", {"task_id": "t", "lease_": "x"}, "bad_request", "a field 'lease_' that is not known: did you"),
@@ -329,7 +329,7 @@ def test_binary_mode_wants_all_attributes_and_json(headers: dict[str, str], body
     """A message that says it is a CloudEvent by its headers is nothing else."""
     error = refused(incoming("order.placed", body, headers))
     assert error.reason == "unreadable"
-    assert "has ce- headers and is no CloudEvent" in error.message
+    assert "has ce- headers but is not a CloudEvent" in error.message
 
 
 def test_names_too_long_to_show_are_left_out() -> None:
