@@ -106,7 +106,7 @@ class Archive:
         """Read the archive's manifest, and check that the journal continues where the archive ends."""
         held = read_contents(self._folder, "archive")
         if held is None:
-            held = _nothing(self._subjects.namespace)
+            held = _empty_contents(self._subjects.namespace)
         if held.namespace != self._subjects.namespace:
             msg = f"{self._folder} is the archive of the namespace {held.namespace!r}, not {self._subjects.namespace!r}"
             raise Refused(msg, reason="wrong_namespace")
@@ -217,7 +217,7 @@ class Archive:
 
     async def _purge(self, held: Contents, through: int) -> int:
         """Purge what the archive has up to slot *through*, after checking that a snapshot covers it."""
-        await self._cover(held)
+        await self._ensure_snapshot(held)
         noted = await self._snapshots.archived()
         if noted is None or noted.through < held.last:
             generation = 0 if noted is None else noted.generation
@@ -240,7 +240,7 @@ class Archive:
         purged = await self._purge_below(self._subjects.journal, through + 1)
         return purged + await self._purge_below(self._subjects.epoch, min(through + 1, claim.sequence))
 
-    async def _cover(self, held: Contents) -> None:
+    async def _ensure_snapshot(self, held: Contents) -> None:
         """Ensure that there is a loadable snapshot of this journal at the archive's end or later."""
         world = await self._snapshots.newest(self._journal, World.restore)
         if world is not None and world.position.sequence >= held.last:
@@ -266,7 +266,7 @@ def _chain_up_to(commit: Record) -> str:
     return chain_after(before, commit.sequence, commit.body).hex()
 
 
-def _nothing(namespace: str) -> Contents:
+def _empty_contents(namespace: str) -> Contents:
     return Contents(kind="archive", namespace=namespace, version=__version__, written_at="", generation=0, segments=())
 
 

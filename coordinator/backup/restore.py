@@ -83,9 +83,9 @@ async def restore(
         raise Refused(msg, reason="bad_generation")
     journal, snapshots = NatsJournal(bus, subjects, replicas=replicas), Snapshots(bus, subjects, replicas=replicas)
     await _check_nobody_leads(bus, subjects, replicas)
-    stands = await _stands(journal, snapshots, folder, contents)
+    resume_after = await _resume_after(journal, snapshots, folder, contents)
     await _begin(bus, subjects, snapshots, folder, contents, replicas, raised)
-    for batch in read_records(folder, contents, stands):
+    for batch in read_records(folder, contents, resume_after):
         await _append(bus, subjects, batch)
     claim = EpochClaim(generation=raised, holder=HOLDER, time=rfc3339(clock.wall()))
     try:
@@ -116,7 +116,7 @@ async def _check_nobody_leads(bus: Bus, subjects: Subjects, replicas: int) -> No
         raise Refused(msg, reason="in_use")
 
 
-async def _stands(journal: NatsJournal, snapshots: Snapshots, folder: Path, contents: Contents) -> int:
+async def _resume_after(journal: NatsJournal, snapshots: Snapshots, folder: Path, contents: Contents) -> int:
     """Return the last slot that an earlier attempt stored, or the slot before the first if there was none."""
     try:
         bounds = await journal.bounds()

@@ -148,7 +148,7 @@ class InboxReader:
             except Interrupted as stop:
                 log.info("inbox_reading_restarted", domain=self._domain, after=self._place.sequence, why=stop.reason)
                 if stop.gap:
-                    await self._pass_hole()
+                    await self._report_hole()
             except ApiError as error:
                 if error.err_code == NO_STREAM:
                     log.warning("inbox_deleted", domain=self._domain, after=self._place.sequence)
@@ -232,7 +232,7 @@ class InboxReader:
             )
             raise Unavailable(msg)
 
-    async def _pass_hole(self) -> None:
+    async def _report_hole(self) -> None:
         """Ask the stream leader whether the message that was skipped exists; if not, report the gap up to the next."""
         missing = self._place.sequence + 1
         try:

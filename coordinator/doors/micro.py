@@ -104,7 +104,7 @@ class ServiceApi:
     def answer(self, verb: str) -> dict[str, Any]:
         """Return the answer to PING, INFO or STATS."""
         standing = self._standing()
-        told: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "type": TYPE.format(verb.lower()),
             "name": NAME,
             "id": self._instance,
@@ -112,10 +112,10 @@ class ServiceApi:
             "metadata": self._metadata(standing),
         }
         if verb == "INFO":
-            told |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
+            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
         elif verb == "STATS":
-            told |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
-        return told
+            answer |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
+        return answer
 
     def _metadata(self, standing: Standing) -> dict[str, str]:
         return {

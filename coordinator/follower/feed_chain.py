@@ -76,12 +76,12 @@ class Chain:
     async def open(cls, bus: Bus, stream: str, last: int, limits: ChainLimits) -> AsyncIterator[Chain]:
         """Begin after sequence *last*; `watch` must run during the block."""
         chain = cls(bus, stream, last, limits)
-        bus.on_disconnect.append(chain._broke)
+        bus.on_disconnect.append(chain._on_disconnect)
         subscription = await bus.subscribe(f"{chain._inbox}.*", chain._answered)
         try:
             yield chain
         finally:
-            bus.on_disconnect.remove(chain._broke)
+            bus.on_disconnect.remove(chain._on_disconnect)
             await subscription.unsubscribe()
             for window in chain._windows:
                 if not window.ack.cancel() and not window.ack.cancelled():
@@ -160,13 +160,13 @@ class Chain:
         last = int(message.subject.rpartition(".")[2])
         for window in self._windows:
             if window.last == last and not window.ack.done():
-                error = self._judged(message, last)
+                error = self._ack_error(message, last)
                 if error is None:
                     window.ack.set_result(None)
                 else:
                     window.ack.set_exception(error)
 
-    def _judged(self, message: Message, last: int) -> Unavailable | None:
+    def _ack_error(self, message: Message, last: int) -> Unavailable | None:
         if message.status == _NO_RESPONDERS:
             return Unavailable(f"there is no stream {self._stream}", reason="no_stream")
         try:
@@ -191,7 +191,7 @@ class Chain:
             return Unavailable(msg, reason=OVERTAKEN)
         return None
 
-    def _broke(self) -> None:
+    def _on_disconnect(self) -> None:
         """Fail all windows: the connection was lost, and even acknowledged messages may be lost in a server crash."""
         msg = f"the connection was lost, so it is unknown where stream {self._stream} ends"
         error = Unavailable(msg, reason="disconnected")

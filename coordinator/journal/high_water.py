@@ -89,7 +89,7 @@ class HighWater:
         try:
             os.pwrite(self._fd, _written(_Written(number=self._number, seen=seen)), self._number % 2 * _PLACE_BYTES)
         except OSError as error:
-            self._complain(error)
+            self._log_once(error)
 
     def sync(self) -> None:
         """Sync the mark to disk; blocks for as long as the disk takes."""
@@ -99,7 +99,7 @@ class HighWater:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            self._complain(error)
+            self._log_once(error)
 
     async def keep_synced(self) -> NoReturn:
         """Sync every second, in a thread outside the event loop."""
@@ -108,7 +108,7 @@ class HighWater:
             if not self._is_synced:
                 await asyncio.to_thread(self.sync)
 
-    def _complain(self, error: OSError) -> None:
+    def _log_once(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
             log.warning("high_water_mark_write_failed", reason=error.strerror)

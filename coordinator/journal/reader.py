@@ -102,10 +102,10 @@ class JournalReader:
         if not state["messages"]:
             first = last + 1
         elif first > 1 or state["messages"] <= last - first:
-            first = await self._behind_claim(first)
+            first = await self._first_after_archive(first)
         return Bounds(first, last), info["created"]
 
-    async def _behind_claim(self, first: int) -> int:
+    async def _first_after_archive(self, first: int) -> int:
         """Return the first slot of a stream that was archived: claims that the archive left behind do not count."""
         which = {"seq": first, "next_by_subj": self.subjects.journal}
         try:
@@ -232,9 +232,9 @@ class _Reading:
             raise Corrupt(msg)
 
     async def _pause(self, reason: str) -> None:
-        silent_s = _now() - self._progress_at
-        if self._until is not None and silent_s > self._reader.limits.patience_s:
-            msg = f"the journal could not be read for {silent_s:.0f} s: {reason}"
+        stalled_s = _now() - self._progress_at
+        if self._until is not None and stalled_s > self._reader.limits.patience_s:
+            msg = f"the journal could not be read for {stalled_s:.0f} s: {reason}"
             raise Unavailable(msg)
         await asyncio.sleep(self._pause_s)
         # Without a probe, a dead connection is noticed only after a minute.

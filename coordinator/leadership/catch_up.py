@@ -216,11 +216,11 @@ async def remembering(
         Unavailable: JetStream does not answer.
     """
     stream, doubt_s = subjects.stream_journal, STALE_LEADER_S if replicas > 1 else 0.0
-    at_home, beside = seen_by_store(Path(store)) if store else None, ""
-    if at_home is not None and is_of_another(at_home, high_water.seen, stream):
+    from_store, beside = seen_by_store(Path(store)) if store else None, ""
+    if from_store is not None and is_of_another(from_store, high_water.seen, stream):
         log.warning("read_model_ignored", store=store, stream=stream, reason="it belongs to another stream")
-        beside, at_home = at_home.chain, None
-    found = (at_home, await seen_by_feed(bus, subjects))
+        beside, from_store = from_store.chain, None
+    found = (from_store, await seen_by_feed(bus, subjects))
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, snapshots, mark + witnesses, doubt_s=doubt_s)
@@ -233,8 +233,8 @@ async def _check_there(
     waited_s = 0.0
     while True:
         # Collected before the journal is asked for: these traces were left when a journal existed, so it must exist.
-        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += await _remains(bus, subjects) + await _noted(snapshots)
+        traces = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
+        traces += await _streams_left(bus, subjects) + await _archive_traces(snapshots)
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -242,11 +242,11 @@ async def _check_there(
                 raise
         else:
             return
-        if not told:
+        if not traces:
             return
         if waited_s >= doubt_s:
             msg = (
-                f"there is no stream {subjects.stream_journal}, but {' and '.join(told)}: the stream was deleted, or "
+                f"there is no stream {subjects.stream_journal}, but {' and '.join(traces)}: the stream was deleted, or "
                 f"nats-server could not read it. {WHAT_TO_DO}; to start with an empty journal, delete these traces too"
             )
             raise Corrupt(msg, reason=GONE)
@@ -254,7 +254,7 @@ async def _check_there(
         waited_s += DOUBT_PAUSE_S
 
 
-async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
+async def _streams_left(bus: Bus, subjects: Subjects) -> list[str]:
     """Return the streams that show that there was a journal: the lease's, and the feed if it ever had a message."""
     lease, feed = key_stream(subjects.bucket_lease), subjects.stream_events
     found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
@@ -262,7 +262,7 @@ async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
     return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
 
 
-async def _noted(snapshots: Snapshots) -> list[str]:
+async def _archive_traces(snapshots: Snapshots) -> list[str]:
     """Return what the archive note shows of a journal; a restore writes it before it creates the journal's stream."""
     try:
         noted = await snapshots.archived()
@@ -270,12 +270,12 @@ async def _noted(snapshots: Snapshots) -> list[str]:
         return [error.message]
     if noted is None:
         return []
-    told = [f"its records up to {noted.through} were archived"] if noted.through else []
+    traces = [f"its records up to {noted.through} were archived"] if noted.through else []
     if noted.generation:
-        told.append(
+        traces.append(
             f"generation {noted.generation} of it was begun (if a restore was cut off, run `backup restore` again)"
         )
-    return told
+    return traces
 
 
 async def _last_slot(bus: Bus, name: str) -> int | None:

@@ -64,21 +64,21 @@ class LedJournal:
         # Most commits are large and only about tasks: do not search them.
         if self._seen != self._world.indexes.service_changes:
             self._seen = self._world.indexes.service_changes
-            self._tell_changes(body)
+            self._send_changes(body)
 
     async def keep_telling(self) -> NoReturn:
         """Send a notice without events every second, so that watchers detect a lost notice."""
         while True:
-            self._tell(b"[]")
+            self._send_notice(b"[]")
             await asyncio.sleep(NOTICE_EVERY_S)
 
-    def _tell_changes(self, body: bytes) -> None:
+    def _send_changes(self, body: bytes) -> None:
         about_services = [raw for part in _parts.decode(body) if (raw := bytes(part)).startswith(_HEAD)]
         if about_services:  # otherwise a service that ended long ago was removed from the world
-            self._tell(join(about_services))
+            self._send_notice(join(about_services))
             self._changed = self._committed
 
-    def _tell(self, events: bytes) -> None:
+    def _send_notice(self, events: bytes) -> None:
         notice = ServiceNotice(
             epoch=self._epoch,
             previous=str(self._changed),
