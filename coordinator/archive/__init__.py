@@ -1,1 +1,1 @@
-"""Records of the journal in files, under a manifest."""
+"""Records of the journal in files, listed in a manifest."""

@@ -1,11 +1,11 @@
 """
 Moves old commits out of the journal into an archive.
 
-    copy → read back and verify → fold → snapshot, stored and loaded back → note what goes → purge
+    copy → read back and verify → fold → snapshot, stored and loaded back → archive note → purge
 
-Each step is done when the one before is on the disk, and all of it may be run again after a crash at any line: no
-commit leaves the journal that this very run has not read in the archive's files, or that is under no snapshot. The last
-claim stays, for without it nobody may commit. Only a credential that may purge can end it.
+Each step starts when the one before is on disk, and all of it can be run again after a crash at any line. A commit is
+purged only if this run has read it in the archive's files and a snapshot covers it. The last claim is never purged:
+without it no commit is accepted. The purge needs a credential that may purge.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PURGE_TIMEOUT_S = 60.0
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did: the archive now ends at *through*, the journal begins at *first*."""
+    """The result of a run: the archive now ends at *through*, the journal begins at *first*."""
 
     copied: int
     through: int
@@ -69,14 +69,14 @@ class Archive:
 
     async def run(self, *, before: int | None = None, before_s: float | None = None) -> Moved:
         """
-        Move what stands before slot *before*, or was committed before *before_s* (seconds since 1970).
+        Move the records before slot *before*, or committed before *before_s* (seconds since 1970).
 
-        At least the last commit stays.
+        At least the last commit stays in the journal.
 
         Raises:
-            Refused: another archives into this directory, or it is not of this journal.
-            Corrupt: journal or archive are damaged; nothing was purged.
-            Unavailable: NATS does not answer: run it again.
+            Refused: another process archives into this directory, or the archive is of another journal.
+            Corrupt: the journal or the archive is damaged; nothing was purged.
+            Unavailable: NATS does not answer; run it again.
         """
         clock = SystemClock()
         began = clock.heard()
@@ -87,7 +87,7 @@ class Archive:
             copied = max(0, through - held.last)
             if copied:
                 held = await self._copy(held, through)
-            # Also when nothing is new: an earlier run may have ended before it purged, or a snapshot was lost.
+            # Also when nothing was copied: an earlier run may have ended before it purged, or a snapshot was lost.
             await self._check_files(held, bounds.first)
             purged = await self._purge(held, min(through, held.last)) if held.last else 0
         after = await self._journal.bounds()
@@ -103,17 +103,17 @@ class Archive:
         return moved
 
     async def _held(self, bounds: Bounds) -> Contents:
-        """Read what the archive has, and make sure that the journal goes on where it ends."""
+        """Read the archive's manifest, and check that the journal continues where the archive ends."""
         held = read_contents(self._folder, "archive")
         if held is None:
-            held = _nothing(self._subjects.namespace)
+            held = _empty_contents(self._subjects.namespace)
         if held.namespace != self._subjects.namespace:
             msg = f"{self._folder} is the archive of the namespace {held.namespace!r}, not {self._subjects.namespace!r}"
             raise Refused(msg, reason="wrong_namespace")
         if held.last < bounds.first - 1:
             msg = (
-                f"the journal begins at {bounds.first}, and the archive {self._folder} ends at {held.last}: what "
-                "stands between is in another archive, name that one"
+                f"the journal begins at {bounds.first}, but the archive {self._folder} ends at {held.last}: the "
+                "records between are in another archive; name that one"
             )
             raise Refused(msg, reason="wrong_archive")
         if held.last:
@@ -124,16 +124,16 @@ class Archive:
         is_ours = await self._is_ours(held, last)
         if is_ours is None:
             msg = (
-                f"no commit behind slot {held.last} tells whether {self._folder}, which ends there, is the archive of "
-                "this journal: run it again when a coordinator has led"
+                f"the archive {self._folder} ends at slot {held.last}, and no commit after it shows whether it belongs "
+                "to this journal: run it again after a coordinator has led"
             )
             raise Refused(msg, reason="wrong_archive")
         if not is_ours:
-            msg = f"{self._folder} is the archive of another journal: the chains differ behind slot {held.last}"
+            msg = f"{self._folder} is the archive of another journal: the chains differ after slot {held.last}"
             raise Refused(msg, reason="wrong_archive")
 
     async def _is_ours(self, held: Contents, last: int) -> bool | None:
-        """Say whether the journal, which ends at *last*, comes to the archive's chain; None where no commit tells."""
+        """Return whether the journal, which ends at *last*, has the archive's chain; None if no commit shows it."""
         if last < held.last:
             return False
         record = await self._journal.slot(held.last)
@@ -144,12 +144,12 @@ class Archive:
             record = await self._journal.slot(sequence)
             if record is None or record.kind == "commit":
                 return None if record is None else record.chain == chain.hex()
-            # A claim does not say what stood before it: it counts into what the next commit says.
+            # A claim carries no chain: it is included in the chain of the next commit.
             chain = chain_after(chain, sequence, record.body)
         return None
 
     async def _through(self, bounds: Bounds, before: int | None, before_s: float | None) -> int:
-        """Give the last slot to archive: behind it stands a commit, so that the journal begins with one."""
+        """Return the last slot to archive: a commit follows it, so the journal then begins with a commit."""
         wanted = bounds.last
         if before is not None:
             wanted = min(wanted, before)
@@ -163,7 +163,7 @@ class Archive:
         return max(wanted, bounds.first) - 1
 
     async def _copy(self, held: Contents, through: int) -> Contents:
-        """Copy up to slot *through*, read it back from the files, fold it, and only then name it in the manifest."""
+        """Copy up to slot *through*, read it back from the files, fold it, and only then list it in the manifest."""
         _remove_strays(self._folder, held)
         with SegmentWriter(self._folder, held.last + 1, bytes.fromhex(held.chain)) as writer:
             async for records in self._journal.read(held.last, through):
@@ -183,20 +183,20 @@ class Archive:
         return contents
 
     async def _check_files(self, held: Contents, first: int) -> None:
-        """Read back all that is in the journal still: the files of an earlier run may be damaged or gone since."""
+        """Read back everything still in the journal: files of an earlier run may be damaged or missing by now."""
         reading = read_records(self._folder, held, first - 1)
         try:
             while await asyncio.to_thread(next, reading, None):
                 pass
         except Corrupt as error:
             msg = (
-                f"{error.message}; nothing was purged. Put a good copy of the archive {self._folder} back; where none "
-                "of it has left the journal, archive into a new directory"
+                f"{error.message}; nothing was purged. Put back a good copy of the archive {self._folder}; or, if the "
+                "journal still has all records of it, archive into a new directory"
             )
             raise Corrupt(msg, reason="archive_damaged") from error
 
     async def _folded(self, contents: Contents) -> World:
-        """Fold the archive as it stands in its files, from its last snapshot on."""
+        """Fold the archive from its files, starting with its last snapshot."""
         world, snapshot = World(), contents.snapshot
         if snapshot is not None and snapshot.fold_version == FOLD_VERSION:
             try:
@@ -208,13 +208,16 @@ class Archive:
             for record in batch:
                 world.apply_record(record)
         if world.unfoldable:
-            msg = f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade it"
+            msg = (
+                f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade to a "
+                "newer release"
+            )
             raise Refused(msg, reason="unfoldable")
         return world
 
     async def _purge(self, held: Contents, through: int) -> int:
-        """Remove what the archive has up to slot *through*, after proof that a snapshot stands for it."""
-        await self._cover(held)
+        """Purge what the archive has up to slot *through*, after checking that a snapshot covers it."""
+        await self._ensure_snapshot(held)
         noted = await self._snapshots.archived()
         if noted is None or noted.through < held.last:
             generation = 0 if noted is None else noted.generation
@@ -229,13 +232,16 @@ class Archive:
             )
         claim = await self._journal.last_claim()
         if claim is None:
-            msg = "the journal has no claim of the right to write: nobody can have written it"
+            msg = (
+                "the journal has no claim, but every coordinator begins with one: it was removed or lost. Check the "
+                "journal with 'coordinator verify'; nothing was purged"
+            )
             raise Corrupt(msg)
         purged = await self._purge_below(self._subjects.journal, through + 1)
         return purged + await self._purge_below(self._subjects.epoch, min(through + 1, claim.sequence))
 
-    async def _cover(self, held: Contents) -> None:
-        """Make sure that a snapshot of the archive's end, or of later, can be loaded and is of this journal."""
+    async def _ensure_snapshot(self, held: Contents) -> None:
+        """Ensure that there is a loadable snapshot of this journal at the archive's end or later."""
         world = await self._snapshots.newest(self._journal, World.restore)
         if world is not None and world.position.sequence >= held.last:
             return
@@ -252,7 +258,7 @@ class Archive:
 
 
 def _chain_up_to(commit: Record) -> str:
-    """Give the chain after *commit*, as it says itself; empty when what it says is none."""
+    """Return the chain after *commit*, computed from the chain in its header; '' if that is not hexadecimal."""
     try:
         before = bytes.fromhex(commit.chain or "")
     except ValueError:
@@ -260,12 +266,12 @@ def _chain_up_to(commit: Record) -> str:
     return chain_after(before, commit.sequence, commit.body).hex()
 
 
-def _nothing(namespace: str) -> Contents:
+def _empty_contents(namespace: str) -> Contents:
     return Contents(kind="archive", namespace=namespace, version=__version__, written_at="", generation=0, segments=())
 
 
 def _remove_strays(folder: Path, contents: Contents) -> None:
-    """Remove what a run that was cut off has left, and the snapshot before the present one."""
+    """Remove the files left by a run that was cut off, and the previous snapshot."""
     named = {one.file for one in contents.segments}
     if contents.snapshot is not None:
         named.add(contents.snapshot.file)
@@ -277,13 +283,13 @@ def _remove_strays(folder: Path, contents: Contents) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep others out of the directory; the kernel lets go when the process ends."""
+    """Lock the directory against other processes; the kernel releases the lock when the process ends."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise Refused(f"another process archives into {folder}: wait for it", reason="in_use") from None
+        raise Refused(f"another process archives into {folder}: wait until it ends", reason="in_use") from None
     finally:
         os.close(fd)

@@ -1,12 +1,12 @@
 """
-A directory of journal records, and its manifest: what backups and archives are.
+The format of backups and archives: a directory of journal records and its manifest.
 
-    manifest.json                                 what there is, each file with its sha256; it hashes itself too
+    manifest.json                                 lists each file with its sha256; contains its own hash too
     000000000001-000000004096.records.gz          records, see `segments`
     snapshot-000000004096.msgpack.zz              a world at one of the slots
 
-A directory is what its manifest says; it is written last and replaced whole, so that what was cut off half-way does not
-count. What a manifest names may come from anybody: no name leads out of the directory.
+Only files listed in the manifest count. It is written last and replaced as a whole, so a run that was cut off has no
+effect. A manifest is untrusted input: no file name in it may lead out of the directory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of records; the chain is hexadecimal, before its first record and after its last."""
+    """One file of records; `chain_before` its first record and `chain_after` its last are hexadecimal."""
 
     file: str
     first: int
@@ -58,7 +58,7 @@ class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What a directory holds: the records from *first* to *last*, and a world at or before *last*."""
+    """The contents of a directory: the records from *first* to *last*, and a world at or before *last*."""
 
     kind: Literal["backup", "archive"]
     namespace: str
@@ -68,17 +68,17 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...]
     snapshot: SnapshotFile | None = None
     archived: Archived | None = None
-    """What had left the journal before the first record of a backup."""
+    """The archive note: what had been purged from the journal before the first record of a backup."""
     format: int = FORMAT
 
     @property
     def first(self) -> int:
-        """The first slot; 1 when there is none yet."""
+        """The first slot; 1 if there is none yet."""
         return self.segments[0].first if self.segments else 1
 
     @property
     def last(self) -> int:
-        """The last slot; 0 when there is none yet."""
+        """The last slot; 0 if there is none yet."""
         return self.segments[-1].last if self.segments else 0
 
     @property
@@ -94,10 +94,10 @@ class _Signed(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_contents(folder: Path, kind: str) -> Contents | None:
     """
-    Read the manifest of a directory; None when there is none.
+    Read the manifest of a directory; None if there is none.
 
     Raises:
-        Corrupt: it is damaged, or does not hang together.
+        Corrupt: it is damaged, or its segments do not follow each other.
         Refused: it is of another kind, or of a later format.
     """
     path = folder / MANIFEST
@@ -110,27 +110,27 @@ def read_contents(folder: Path, kind: str) -> Contents | None:
         msg = f"{path} is damaged: {error}"
         raise Corrupt(msg) from error
     if sha256(signed.manifest).hexdigest() != signed.sha256:
-        msg = f"{path} is damaged: it does not hash to what it says"
+        msg = f"{path} is damaged: its content does not match the sha256 in it"
         raise Corrupt(msg)
     if contents.kind != kind or contents.format > FORMAT:
-        msg = f"{folder} holds a {contents.kind} of format {contents.format}; a {kind} of format {FORMAT} is wanted"
+        msg = f"{folder} holds a {contents.kind} of format {contents.format}, but a {kind} of format {FORMAT} is needed"
         raise Refused(msg, reason="wrong_kind")
     for before, after in zip(contents.segments, contents.segments[1:], strict=False):
         if after.first != before.last + 1 or after.chain_before != before.chain_after:
-            msg = f"{path}: {after.file} does not follow on {before.file}"
+            msg = f"{path} is damaged: the records of {after.file} do not continue those of {before.file}"
             raise Corrupt(msg)
     return contents
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
-    """Write the manifest, whole or not at all; what it names is on the disk already."""
+    """Write the manifest atomically; the files it lists must be on disk already."""
     manifest = msgspec.json.encode(contents)
     signed = _Signed(sha256=sha256(manifest).hexdigest(), manifest=msgspec.Raw(manifest))
     write_whole(folder / MANIFEST, msgspec.json.encode(signed))
 
 
 def write_snapshot(folder: Path, world: World) -> SnapshotFile:
-    """Write *world* into a file of *folder*."""
+    """Write *world* to a file in *folder*."""
     frozen = world.frozen()
     packer = Packer(pieces(frozen))
     packed = b"".join(iter(packer.next, b""))
@@ -150,7 +150,7 @@ def write_snapshot(folder: Path, world: World) -> SnapshotFile:
 
 def read_snapshot(folder: Path, snapshot: SnapshotFile) -> bytes:
     """
-    Read a world's bytes back, for `World.restore`.
+    Read the bytes of a world, for `World.restore`.
 
     Raises:
         Corrupt: the file is damaged or missing.
@@ -162,24 +162,24 @@ def read_snapshot(folder: Path, snapshot: SnapshotFile) -> bytes:
         msg = f"{path} is missing"
         raise Corrupt(msg) from None
     if sha256(packed).hexdigest() != snapshot.sha256:
-        damaged(path, "it does not hash to what the manifest says")
+        damaged(path, "its sha256 is not the one in the manifest")
     return unpacked(packed, snapshot.size_bytes, snapshot.digest)
 
 
 def inside(folder: Path, name: str) -> Path:
     """
-    Name a file that a manifest names.
+    Return the path of a file that a manifest lists.
 
     Raises:
-        Corrupt: it would not be in the directory.
+        Corrupt: the path would lead out of the directory.
     """
     if "/" in name or name.startswith("."):
-        msg = f"{folder}: the manifest names the file {name!r}, which is not in the directory"
+        msg = f"{folder}: the manifest lists the file {name!r}, which is not in the directory"
         raise Corrupt(msg)
     return folder / name
 
 
 def damaged(path: Path, why: str) -> NoReturn:
-    """Tell that a file is not what it was; raises `Corrupt`."""
+    """Raise `Corrupt`: the file *path* is damaged."""
     msg = f"{path} is damaged: {why}"
     raise Corrupt(msg)

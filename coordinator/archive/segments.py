@@ -1,7 +1,7 @@
 """
-Records of the journal in files, readable for ever with `zcat`: for each a line of JSON, and its body as it was.
+Records of the journal in files, readable with `zcat`: a line of JSON for each record, then its unchanged body.
 
-Whatever is read is checked: sequences without a gap, every commit's chain, and at its end the file's hash.
+Everything read is checked: sequences without a gap, the chain of each commit, and at the end the hash of the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from coordinator.archive.manifest import Contents
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-"""A file is closed above this, before compression."""
+"""A file is closed when it exceeds this size before compression."""
 RECORD_BYTES_MOST = 64 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024
 _READ_BYTES = 64 * 1024
@@ -49,10 +49,10 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 class SegmentWriter:
     """
-    Writes records, as they come, into files of *folder*; `close`, inside the block, gives what was written.
+    Writes consecutive records to files in *folder*; `close`, called inside the block, returns the segments.
 
     Raises:
-        Corrupt: a record does not follow on the one before it.
+        Corrupt: a record does not follow the one before it.
     """
 
     def __init__(self, folder: Path, first: int, chain: bytes, *, segment_bytes: int = SEGMENT_BYTES) -> None:
@@ -73,7 +73,7 @@ class SegmentWriter:
     def add(self, record: Record) -> None:
         """Write one record."""
         if record.sequence != self.next:
-            msg = f"record {record.sequence} came where {self.next} was due"
+            msg = f"record {record.sequence} was read where record {self.next} was expected"
             raise Corrupt(msg)
         _check_chain(record, self.chain)
         if self._file is None:
@@ -85,7 +85,7 @@ class SegmentWriter:
             self._end_file()
 
     def close(self) -> list[Segment]:
-        """End the last file; all of them are on the disk then."""
+        """Close the last file and return the segments; all of them are on disk then."""
         self._end_file()
         return self.segments
 
@@ -147,10 +147,10 @@ class _File:
 
 def read_records(folder: Path, contents: Contents, after: int = 0) -> Iterator[list[Record]]:
     """
-    Give the records of a directory behind *after*, in batches, each checked.
+    Yield the records of a directory after *after*, in batches; each record is checked.
 
     Raises:
-        Corrupt: a file is damaged, missing, or not the one that the manifest means.
+        Corrupt: a file is damaged or missing, or not the one in the manifest.
     """
     for segment in contents.segments:
         if segment.last <= after:
@@ -166,13 +166,13 @@ def _segment_records(folder: Path, segment: Segment) -> Iterator[Record]:
     chain, sequence = bytes.fromhex(segment.chain_before), segment.first
     for record in _parse(path, _unzipped(path, segment)):
         if record.sequence != sequence:
-            damaged(path, f"record {record.sequence} stands where {sequence} is due")
+            damaged(path, f"it has record {record.sequence} where record {sequence} is expected")
         _check_chain(record, chain)
         chain = chain_after(chain, sequence, record.body)
         sequence += 1
         yield record
     if sequence != segment.last + 1 or chain.hex() != segment.chain_after:
-        damaged(path, f"it ends behind record {sequence - 1} with the chain {chain.hex()}")
+        damaged(path, f"it ends after record {sequence - 1} with the chain {chain.hex()}, unlike the manifest")
 
 
 def _parse(path: Path, chunks: Iterator[bytes]) -> Iterator[Record]:
@@ -181,15 +181,15 @@ def _parse(path: Path, chunks: Iterator[bytes]) -> Iterator[Record]:
         try:
             line = _decode_line(head)
         except UNREADABLE as error:
-            damaged(path, f"what should be the head of a record is not: {error}")
+            damaged(path, f"the head line of a record is unreadable: {error}")
         if not 0 <= line.size <= RECORD_BYTES_MOST:
-            damaged(path, f"record {line.sequence} says that it has {line.size} bytes")
+            damaged(path, f"the size of record {line.sequence} is given as {line.size} bytes")
         body = text.take(line.size + 1)[:-1]
         yield Record(sequence=line.sequence, kind=line.kind, body=body, chain=line.chain, message_id=line.message_id)
 
 
 class _Text:
-    """What was unzipped, line by line or byte by byte."""
+    """A reader of unzipped data, by line or by number of bytes."""
 
     def __init__(self, path: Path, chunks: Iterator[bytes]) -> None:
         self._path = path
@@ -198,7 +198,7 @@ class _Text:
         self._at = 0
 
     def line(self) -> bytes | None:
-        """Give the next line without its end; None at the end of all."""
+        """Return the next line without its newline; None at the end of the data."""
         while (end := self._buffer.find(b"\n", self._at)) < 0:
             if not self._more():
                 if self._at < len(self._buffer):
@@ -226,7 +226,7 @@ class _Text:
 
 
 def _unzipped(path: Path, segment: Segment) -> Iterator[bytes]:
-    """Read a file from its beginning to its end, which is where its hash is judged."""
+    """Yield a file unzipped, from beginning to end; the hash is checked at the end."""
     hashing, unpacking = sha256(), zlib.decompressobj(wbits=_GZIP)
     try:
         with path.open("rb") as file:
@@ -239,7 +239,7 @@ def _unzipped(path: Path, segment: Segment) -> Iterator[bytes]:
     except zlib.error as error:
         damaged(path, str(error))
     if hashing.hexdigest() != segment.sha256:
-        damaged(path, "it does not hash to what the manifest says")
+        damaged(path, "its sha256 is not the one in the manifest")
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -257,5 +257,8 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 def _check_chain(record: Record, chain: bytes) -> None:
     if record.kind == "commit" and record.chain != chain.hex():
-        msg = f"commit {record.sequence} carries the chain {record.chain}, but what stands before it is {chain.hex()}"
+        msg = (
+            f"commit {record.sequence} carries the chain {record.chain}, but the records before it hash to "
+            f"{chain.hex()}: a record was changed"
+        )
         raise Corrupt(msg)

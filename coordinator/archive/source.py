@@ -1,7 +1,8 @@
 """
-The whole journal, archive and stream together: what left the stream is read from the archive's files.
+The whole journal, archive and stream together: records purged from the stream are read from the archive's files.
 
-It only reads. Which of the two has a record is looked up anew whenever one ends, for the archive may grow meanwhile.
+It only reads. Whenever one of the two ends, it checks again which one has the next record, since the archive may grow
+while it reads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ArchiveSource:
-    """A `CommitSource` over the archive in *folder* and the *journal* that goes on behind it."""
+    """A `CommitSource` over the archive in *folder* and the *journal* that continues it."""
 
     def __init__(self, folder: Path, journal: CommitSource) -> None:
         self._folder = folder
@@ -62,17 +63,20 @@ class ArchiveSource:
             except Corrupt:
                 if (await self._journal.bounds()).first <= after + 1:
                     raise
-                # What comes next was archived meanwhile; when it was not, the archive will not have it.
+                # The next record may have been archived while we followed; if not, `_archived` raises Corrupt.
 
     async def _archived(self, after: int, until: int | None = None) -> AsyncIterator[list[Record]]:
-        """Give what stands behind *after* and has left the stream."""
+        """Yield the records after *after* that were purged from the stream."""
         through = (await self._journal.bounds()).first - 1
         if after >= through:
             return
         contents = await asyncio.to_thread(read_contents, self._folder, "archive")
         if contents is None or contents.first > after + 1 or contents.last < through:
             has = "nothing" if contents is None else f"records {contents.first} to {contents.last}"
-            msg = f"records {after + 1} to {through} have left the journal, and the archive {self._folder} has {has}"
+            msg = (
+                f"records {after + 1} to {through} are not in the journal any more, and the archive {self._folder} has "
+                f"{has}: name the archive that has them"
+            )
             raise Corrupt(msg)
         end = through if until is None else min(through, until)
         reading = read_records(self._folder, contents, after)

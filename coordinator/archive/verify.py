@@ -1,4 +1,4 @@
-"""Whether the records of a backup or an archive are whole: files, digests, chain."""
+"""Verifies a backup or an archive: its files, digests and chain, and that its world follows from its records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RecordsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup or an archive holds, and whether its world is what its records fold to."""
+    """What a backup or an archive holds, and whether its records were folded to check its world."""
 
     first: int
     last: int
@@ -29,7 +29,7 @@ class RecordsReport(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     digest: str
     folded: bool
-    """Whether all records from the first slot on were folded; else the chain alone was checked."""
+    """Whether all records from slot 1 on were folded; otherwise only the chain was checked."""
     took_s: float
 
 
@@ -37,14 +37,13 @@ def verify_records(
     folder: Path, *, kind: Literal["backup", "archive"] = "backup", archive: Path | None = None, fold: bool = True
 ) -> tuple[Contents, RecordsReport]:
     """
-    Read a backup or an archive whole, and prove that it is what was written.
+    Read all of a backup or an archive and check that it is what was written.
 
-    With *fold* also that its world follows from its records.
-
-    Where the journal had been archived, only *archive* has what to begin the fold with.
+    With *fold*, also check that its world follows from its records. If the journal had been archived before the backup,
+    the fold needs *archive*, which has the records before it.
 
     Raises:
-        NotFound: there is no backup in *folder*.
+        NotFound: there is no complete backup or archive in *folder*.
         Corrupt: something is damaged or missing.
         Refused: it is of a later format.
     """
@@ -52,12 +51,12 @@ def verify_records(
     began = clock.heard()
     contents = read_contents(folder, kind)
     if contents is None or not contents.segments or contents.snapshot is None:
-        raise NotFound(f"there is no {kind} in {folder}, or one that was not finished: no manifest")
+        raise NotFound(f"there is no {kind} in {folder}, or it was not finished: a complete manifest is missing")
     before = [] if archive is None else [(archive, _archive_before(archive, contents))]
     snapshot = contents.snapshot
     data = read_snapshot(folder, snapshot)
     if snapshot.position.sequence != contents.last or snapshot.chain != contents.chain:
-        msg = f"{folder}: the snapshot is of {snapshot.position}, the records end at {contents.last}"
+        msg = f"{folder} is damaged: its snapshot is of {snapshot.position}, but its records end at {contents.last}"
         raise Corrupt(msg)
     can_fold = fold and (contents.first == 1 or bool(before)) and snapshot.fold_version == FOLD_VERSION
     world = World()
@@ -67,7 +66,10 @@ def verify_records(
         if can_fold:
             world.apply_record(record)
     if can_fold and (world.digest(), world.generation) != (snapshot.digest, contents.generation):
-        msg = f"{folder}: the records fold to {world.digest()}, and the snapshot is {snapshot.digest}"
+        msg = (
+            f"{folder} is damaged: its records fold to the digest {world.digest()}, but its snapshot has "
+            f"{snapshot.digest}"
+        )
         raise Corrupt(msg)
     report = RecordsReport(
         first=contents.first,
@@ -83,11 +85,14 @@ def verify_records(
 
 
 def _archive_before(archive: Path, contents: Contents) -> Contents:
-    """Read the manifest of the archive that has what stands before a backup."""
+    """Read the manifest of the archive that has the records before a backup."""
     held = read_contents(archive, "archive")
     last = 0 if held is None else held.last
     if held is None or held.first != 1 or last < contents.first - 1:
-        msg = f"{archive} has the journal up to {last}; the backup begins at {contents.first}"
+        msg = (
+            f"the archive {archive} does not have slots 1 to {contents.first - 1}: it ends at {last}, and the backup "
+            f"begins at {contents.first}; name the archive that has them"
+        )
         raise NotFound(msg)
     return held
 

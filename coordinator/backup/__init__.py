@@ -1,1 +1,1 @@
-"""Copies of the journal, how they are restored, and what they are worth."""
+"""Backups of the journal: create, restore, and the drill that proves a restore."""

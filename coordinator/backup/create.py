@@ -1,8 +1,8 @@
 """
-Backups: the journal as it stood at one slot, in files, with the world of that slot.
+Creates backups: the journal up to one slot, in files, with the world at that slot.
 
-`create` reads while others write: what is committed never changes, so a backup of slots 1 to n is of one moment,
-whatever comes behind n. It only reads the journal. `verify` needs nothing but the files.
+`create` reads while others write: commits never change, so a backup of slots 1 to n is consistent, whatever is
+appended after n. It only reads the journal. `verify` needs only the files.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ log = structlog.get_logger(__name__)
 
 async def create(bus: Bus, subjects: Subjects, folder: Path, *, replicas: int = 1) -> Contents:
     """
-    Write a backup into the new directory *folder*; it has that name only when it is whole and on the disk.
+    Write a backup to the new directory *folder*, which gets that name only when it is complete and on disk.
 
-    Where NATS keeps *replicas* copies, one that lags is asked again before the journal is called damaged.
+    With more than one of *replicas*, a replica that lags is asked again before the journal is reported as damaged.
 
     Raises:
-        Refused: there is such a directory already, or there is nothing to back up.
+        Refused: the directory exists already, or the journal is empty.
         Corrupt: the journal is damaged.
         Unavailable: NATS does not answer.
     """
@@ -56,12 +56,12 @@ async def create(bus: Bus, subjects: Subjects, folder: Path, *, replicas: int = 
 
 
 def _begin(folder: Path) -> Path:
-    """Make the directory that a backup is written into until it is whole."""
+    """Create the directory that a backup is written to until it is complete."""
     if folder.exists():
-        raise Refused(f"{folder} exists already: name a directory that does not", reason="exists")
+        raise Refused(f"{folder} exists already: name a directory that does not exist", reason="exists")
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():
-        shutil.rmtree(partial)  # of one that was cut off
+        shutil.rmtree(partial)  # left by a backup that was cut off
     partial.mkdir(mode=0o700, parents=True)
     return partial
 
@@ -78,7 +78,10 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path, replicas: int) -> C
         archived = await snapshots.archived()
     segments = await _copy(journal, world, folder, first, last)
     if world.unfoldable:
-        msg = f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade it"
+        msg = (
+            f"the journal holds {world.unfoldable}, which this version {__version__} does not know: upgrade to a newer "
+            "release"
+        )
         raise Refused(msg, reason="unfoldable")
     contents = Contents(
         kind="backup",
@@ -95,10 +98,13 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path, replicas: int) -> C
 
 
 async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, last: int) -> list[Segment]:
-    """Copy the records from *first* to *last*, and fold what *world* lacks of them."""
+    """Copy the records from *first* to *last*, and fold those that *world* lacks."""
     begins = world.position.sequence
     if begins < first - 1:
-        msg = f"the journal begins at {first}, and no usable snapshot is of what came before: run `archive run`"
+        msg = (
+            f"the journal begins at {first}, and there is no usable snapshot of the records before: run "
+            "`coordinator archive run`, which makes one from the archive"
+        )
         raise Corrupt(msg, reason="no_snapshot")
     beginning = None if first == 1 else await journal.slot(first)
     chain = GENESIS if beginning is None else bytes.fromhex(beginning.chain or "")
@@ -109,7 +115,10 @@ async def _copy(journal: NatsJournal, world: World, folder: Path, first: int, la
                 if record.sequence > begins:
                     world.apply_record(record)
                 elif record.sequence == begins and writer.chain != world.chain:
-                    msg = f"the snapshot at {world.position} is not of this journal: its chain is {world.chain.hex()}"
+                    msg = (
+                        f"the snapshot at {world.position} is of another journal: its chain is {world.chain.hex()}, "
+                        f"but that of this journal is {writer.chain.hex()}"
+                    )
                     raise Corrupt(msg)
             await asyncio.sleep(0)
         return writer.close()

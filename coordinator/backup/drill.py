@@ -1,8 +1,8 @@
 """
-The drill: a backup is worth what a restore of it gives.
+The drill: proves that a backup can be restored.
 
-It backs the live journal up, restores that into a nats-server of its own in a temporary directory, folds what is there
-from the first slot, and compares with the world that was folded from the live journal. It changes nothing that lives.
+It backs up the live journal, restores the backup into its own nats-server in a temporary directory, folds the result
+from the first slot, and compares it with the world folded from the live journal. It changes nothing in the live system.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Drilled(msgspec.Struct, frozen=True, kw_only=True):
-    """What the drill saw; times in seconds. `same` says that the restored world is the live one."""
+    """The result of a drill; times in seconds. `same`: the restored world is equal to the live one."""
 
     same: bool
     last: int
@@ -49,12 +49,12 @@ async def drill(
     bus: Bus, subjects: Subjects, *, archive: Path | None = None, folder: Path | None = None, replicas: int = 1
 ) -> Drilled:
     """
-    Run the drill in a temporary directory, in *folder* where that is given.
+    Run the drill in a temporary directory, inside *folder* if that is given.
 
-    What the journal has archived is read from *archive*; of the live one NATS keeps *replicas* copies.
+    Archived records are read from *archive*; *replicas* is the number of replicas of the live journal.
 
     Raises:
-        CoordinationError: a step failed; which, its message says.
+        CoordinationError: a step failed; the message says which.
     """
     clock = SystemClock()
     marks = [clock.heard()]
@@ -72,7 +72,7 @@ async def drill(
             marks.append(clock.heard())
             journal = NatsJournal(there, subjects)
             if contents.first > 1 and archive is None:
-                msg = f"the journal was archived up to {contents.first - 1}: say where, with --archive"
+                msg = f"the journal was archived up to {contents.first - 1}: name the archive with --archive"
                 raise Corrupt(msg, reason="no_archive")
             source = journal if archive is None else ArchiveSource(archive, journal)
             digest = await replay_digest(source, contents.last)

@@ -1,8 +1,8 @@
 """
-Restores a backup into a NATS that has no journal: the same slots, the same bytes, and a new generation behind them.
+Restores a backup into a NATS without a journal: the same slots, the same bytes, and then a new generation.
 
-The claim of the new generation comes last. That it must come is noted before the first record is stored, so that nobody
-leads on half of a journal. It must never write into a journal that is not the beginning of the very same backup.
+The claim of the new generation comes last. A note that it is due is stored before the first record, so no coordinator
+leads on a partly restored journal. It must never write to a journal that is not the beginning of the same backup.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ log = structlog.get_logger(__name__)
 HOLDER = "restore"
 WINDOW_RECORDS = 500
 WINDOW_BYTES = 4 * 1024 * 1024
-"""Sent without waiting for what was sent before."""
+"""How many records and bytes are sent before waiting for their acknowledgements."""
 STORE_TIMEOUT_S = 60.0
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore made: the journal's slots, and the reign that goes on behind them."""
+    """The result of a restore: the slots of the journal, and the generation and slot of the claim after them."""
 
     first: int
     last: int
@@ -59,30 +59,33 @@ async def restore(
     bus: Bus, subjects: Subjects, folder: Path, contents: Contents, *, replicas: int = 1, generation: int | None = None
 ) -> Restored:
     """
-    Bring a backup that `verify` found whole into the NATS of *bus*; one that was cut off goes on.
+    Restore a backup that `verify` found sound into the NATS of *bus*; a restore that was cut off is resumed.
 
-    The *generation* must be above every one there ever was, those of a future that is given up included: without one,
-    the seconds since 1970 are taken.
+    The *generation* must be higher than any used before, also by the history that the restore discards. Without one,
+    the seconds since 1970 are used.
 
     Raises:
         Refused: NATS has a journal, a coordinator uses it, or the backup is of another namespace.
-        Unavailable: NATS does not answer, or has no room: run it again.
-        Corrupt: the backup is damaged after all.
+        Unavailable: NATS does not answer, or has no room; run it again.
+        Corrupt: the backup was damaged since it was verified.
     """
     clock = SystemClock()
     began = clock.heard()
     if contents.namespace != subjects.namespace:
-        msg = f"the backup is of the namespace {contents.namespace!r}, not {subjects.namespace!r}: set that one"
+        msg = (
+            f"the backup is of the namespace {contents.namespace!r}, not {subjects.namespace!r}: set namespace to "
+            f"{contents.namespace!r}"
+        )
         raise Refused(msg, reason="wrong_namespace")
     raised = max(contents.generation + 1, int(clock.wall())) if generation is None else generation
     if raised <= contents.generation:
-        msg = f"generation is {raised}; the backup is of {contents.generation}: use a higher one"
+        msg = f"generation is {raised}, but must be higher than that of the backup, {contents.generation}"
         raise Refused(msg, reason="bad_generation")
     journal, snapshots = NatsJournal(bus, subjects, replicas=replicas), Snapshots(bus, subjects, replicas=replicas)
     await _check_nobody_leads(bus, subjects, replicas)
-    stands = await _stands(journal, snapshots, folder, contents)
+    resume_after = await _resume_after(journal, snapshots, folder, contents)
     await _begin(bus, subjects, snapshots, folder, contents, replicas, raised)
-    for batch in read_records(folder, contents, stands):
+    for batch in read_records(folder, contents, resume_after):
         await _append(bus, subjects, batch)
     claim = EpochClaim(generation=raised, holder=HOLDER, time=rfc3339(clock.wall()))
     try:
@@ -109,12 +112,12 @@ async def _check_nobody_leads(bus: Bus, subjects: Subjects, replicas: int) -> No
             return
         raise
     if holder is not None:
-        msg = f"a coordinator uses this NATS ({holder.holder}): stop it, and restore into a NATS that is empty"
+        msg = f"the coordinator {holder.holder} uses this NATS: stop it, and restore into a NATS that is empty"
         raise Refused(msg, reason="in_use")
 
 
-async def _stands(journal: NatsJournal, snapshots: Snapshots, folder: Path, contents: Contents) -> int:
-    """Give the slot up to which an earlier try came, the one before the first when there was none."""
+async def _resume_after(journal: NatsJournal, snapshots: Snapshots, folder: Path, contents: Contents) -> int:
+    """Return the last slot that an earlier attempt stored, or the slot before the first if there was none."""
     try:
         bounds = await journal.bounds()
     except Unavailable as error:
@@ -128,9 +131,9 @@ async def _stands(journal: NatsJournal, snapshots: Snapshots, folder: Path, cont
     was_begun = noted is not None and noted.generation > contents.generation
     found = await journal.slot(last) if was_begun and contents.first <= last <= contents.last else None
     if found is not None and found == next(read_records(folder, contents, last - 1))[0]:
-        log.info("restore_goes_on", behind=last)
+        log.info("restore_resumed", behind=last)
         return last
-    msg = f"this NATS has a journal of slots {bounds.first} to {last}: restore into one that is empty"
+    msg = f"this NATS has a journal of slots {bounds.first} to {last}: restore into a NATS that is empty"
     raise Refused(msg, reason="not_empty")
 
 
@@ -143,12 +146,15 @@ async def _begin(
     replicas: int,
     generation: int,
 ) -> None:
-    """Note what is under way, store the snapshot, and make the stream."""
+    """Note that a restore is under way, store the snapshot, and create the stream."""
     snapshot = contents.snapshot
     assert snapshot is not None
     others = [one for one in await snapshots.manifests() if one.digest != snapshot.digest]
     if others:
-        msg = f"this NATS has snapshots of another journal, such as of {others[0].position}: restore into an empty one"
+        msg = (
+            f"this NATS has snapshots of another journal, for example at {others[0].position}: restore into a NATS "
+            "that is empty"
+        )
         raise Refused(msg, reason="not_empty")
     noted = contents.archived if contents.archived is not None else Archived(through=0, chain=GENESIS.hex())
     await snapshots.note_archived(msgspec.structs.replace(noted, generation=generation))
@@ -173,7 +179,7 @@ async def _append(bus: Bus, subjects: Subjects, records: list[Record]) -> None:
 
 
 async def _put_all(bus: Bus, subjects: Subjects, records: list[Record]) -> None:
-    """Send records one behind the other, and wait for what became of all of them."""
+    """Send records one after the other, and wait for the outcome of all of them."""
     ends = await asyncio.gather(*(_put(bus, subjects, one) for one in records), return_exceptions=True)
     for end in ends:
         if end is not None:
@@ -191,8 +197,14 @@ async def _put(bus: Bus, subjects: Subjects, record: Record) -> None:
     try:
         ack = await bus.js_publish(subject, record.body, headers, timeout_s=STORE_TIMEOUT_S)
     except ApiError as error:
-        msg = f"record {record.sequence} was not stored ({error.message}): does somebody else write here?"
+        msg = (
+            f"record {record.sequence} was not stored ({error.message}): check that nothing else writes to this NATS, "
+            "and run it again"
+        )
         raise Unavailable(msg) from error
     if ack.sequence != record.sequence:
-        msg = f"record {record.sequence} was stored in slot {ack.sequence}: somebody else writes here"
+        msg = (
+            f"record {record.sequence} was stored in slot {ack.sequence}: something else writes to this NATS. Restore "
+            "into a NATS that is empty"
+        )
         raise CoordinationError(msg)

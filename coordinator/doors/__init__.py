@@ -1,1 +1,1 @@
-"""Where commands come in on NATS: RPC, heartbeats, inboxes."""
+"""The doors on NATS, where commands and heartbeats come in: RPC, heartbeats, inboxes."""

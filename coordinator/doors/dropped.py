@@ -1,4 +1,4 @@
-"""What a door dropped: logged now and then, with a count."""
+"""Counts and logs the messages that a door dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN_CHARS = 200
 
 
 class Dropped:
-    """Counts what was dropped and tells the 1st, 2nd, 4th, 8th … time: whoever floods a door must not flood the log."""
+    """Counts dropped messages and logs the 1st, 2nd, 4th, 8th …: a flood at a door must not fill the log."""
 
     def __init__(self, event: str) -> None:
         self._event = event

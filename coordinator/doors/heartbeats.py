@@ -1,8 +1,9 @@
 """
-What the heartbeat stream remembers of each sender, for a writer that has just begun to listen.
+The heartbeat door, and the last heartbeat of each sender from the heartbeat stream, for a writer that takes over.
 
-Only what senders said of themselves is of use: when a beat was heard is for the clock of whoever heard it (ADR 0005),
-so nothing read here may count as a sign of life. It never fails: without an answer the writer begins knowing nothing.
+Of a stored heartbeat only its content is used. When it was heard counts only by the clock of the process that heard it
+(ADR 0005), so a stored heartbeat must never count as a sign of life. Reading them never fails: without an answer, the
+writer begins with no heartbeats.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from coordinator.commands.service import ServiceLoad
 from coordinator.commands.validation import check_number
 from coordinator.doors.dropped import Dropped
 from events.codec import ENVELOPES, UNREADABLE
-from events.errors import CoordinationError, Refused
+from events.errors import CoordinationError, Refused, shown
 from events.ids import checked
 from events.service import ServiceHeartbeat
 from events.subjects import Subjects
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 PAGE = 1000
 PAGES_MAX = 200
 TIMEOUT_S = 2.0
-"""For each page; one that does not come ends it."""
+"""For each page; reading ends when a page does not arrive in time."""
 
 _heartbeat_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     ENVELOPES[ServiceHeartbeat] | ENVELOPES[WorkerHeartbeat]
@@ -49,7 +50,7 @@ HEARTBEATS_KEPT_S = 3600
 
 
 async def recall_heartbeats(bus: Bus, subjects: Subjects, take: Callable[[Message], None]) -> int:
-    """Hand the last heartbeat of each sender to *take*, oldest first, and say how many there were."""
+    """Pass the last heartbeat of each sender to *take*, oldest first, and return their number."""
     taken, sequence = 0, 1
     try:
         for _ in range(PAGES_MAX):
@@ -62,7 +63,7 @@ async def recall_heartbeats(bus: Bus, subjects: Subjects, take: Callable[[Messag
             if len(page) < PAGE:
                 break
     except (CoordinationError, TimeoutError) as error:
-        log.warning("heartbeats_not_recalled", taken=taken, reason=str(error) or "no answer")
+        log.warning("heartbeat_recall_failed", taken=taken, reason=str(error) or "no answer")
     return taken
 
 
@@ -72,7 +73,7 @@ async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
     ended = asyncio.Event()
 
     def receive(message: Message) -> None:
-        if message.status:  # 204: the page ends; 404: there is nothing
+        if message.status:  # 204: end of the page; 404: no messages
             ended.set()
         else:
             found.append(message)
@@ -90,7 +91,7 @@ async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
 
 
 class HeartbeatDoor:
-    """Notes signs of life; what is malformed, or speaks for another than its subject says, is dropped and logged."""
+    """Records signs of life; a heartbeat that is malformed or for another entity than its subject is dropped."""
 
     def __init__(self, listening: Listening, subjects: Subjects) -> None:
         self._listening = listening
@@ -98,17 +99,17 @@ class HeartbeatDoor:
         self._malformed = Dropped("heartbeat_dropped")
 
     def take(self, message: Message) -> None:
-        """Note one heartbeat."""
+        """Record one heartbeat."""
         self._take(message, self._hear)
 
     def recall(self, message: Message) -> None:
-        """Note what the last heartbeat before this reign said of its sender; when it came says nothing here."""
+        """Record the load in the last heartbeat before this reign; it does not count as a sign of life."""
         self._take(message, self._recall)
 
     def _take(self, message: Message, note: Callable[[str, ServiceHeartbeat | WorkerHeartbeat], None]) -> None:
         kind, entity_id = self._subjects.parse_heartbeat(message.subject)
         if kind == "node":
-            return  # a node's sign is its sync
+            return  # the sign of life of a node is its sync
         try:
             beat = _heartbeat_decoder.decode(message.data).data
             self._check(kind, checked(entity_id), beat)
@@ -118,7 +119,7 @@ class HeartbeatDoor:
 
     def _check(self, kind: str, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if beat.subject != entity_id or not isinstance(beat, _BEATS.get(kind, ())):
-            raise Refused("it speaks for another than its subject")
+            raise Refused(f"the heartbeat is of {shown(beat.subject)}, but came on the subject of {kind} {entity_id!r}")
         check_number("load", beat.load, 0.0, 1e9)
         if isinstance(beat, ServiceHeartbeat):
             check_number("connections", beat.connections, 0, 1e9)
@@ -147,9 +148,9 @@ def _load_of(beat: ServiceHeartbeat) -> ServiceLoad:
 
 def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
     """
-    Say how the stream of signs of life is to be: in memory, the last one of each sender, for an hour.
+    Return the configuration of the heartbeat stream: in memory, the last heartbeat of each sender, for an hour.
 
-    With one copy it would be gone with its server, for as long as that is away, and no coordinator could start.
+    It needs replicas: a single copy is unavailable while its server is down, and no coordinator could start.
     """
     return {
         "name": subjects.stream_heartbeats,

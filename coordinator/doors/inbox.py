@@ -1,10 +1,10 @@
 """
-Reads the inboxes of other domains for the instance that leads: each in order, from where the journal says it is.
+Reads the inboxes of other domains for the leader: each in order, from the place that the journal holds.
 
-Every inbox has a stream and a reader of its own; new ones are found by looking which streams there are. A reader hands
-over what it read and waits until the writer has taken it up, so no more than a bounded number waits. It keeps nothing:
-where to go on stands in the journal alone. What is gone before it was read is reported as a gap, never passed over in
-silence; whatever a message holds, the next one follows.
+Every inbox has its own stream and its own reader; new inboxes are found by listing the streams. A reader hands over
+what it read and waits until the writer has taken it, so the number of waiting messages is bounded. It stores nothing:
+only the journal holds the place to continue from. Messages removed before they were read are reported as a gap, never
+skipped silently. No content of a message stops the ones after it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ ANSWER_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 DOUBT_S = 5.0
-"""A stream that ends before what was read of it is believed after so long: a replica may lag."""
+"""How long a stream must end before the last message read until that counts as lost messages: a replica may lag."""
 
 MOST_STREAMS = 1000
 DUPLICATE_WINDOW_S = 120
 _PARSED_AT_ONCE = 100
-"""So many messages are made sense of before others have their turn."""
+"""How many messages are parsed before other tasks of the loop run."""
 
 
 class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How an inbox's stream is bounded, and how it is read; times in seconds."""
+    """Limits of an inbox's stream and of its reader; times in seconds."""
 
     max_bytes: int = 1024**3
     max_age_s: float = 7 * 86_400.0
@@ -57,10 +57,10 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[str, Any]:
     """
-    Say how the stream of the inbox of *domain* is to be: bounded, and nobody can remove or replace what others sent.
+    Return the configuration of the inbox stream of *domain*: bounded; no publisher can remove or replace messages.
 
     Raises:
-        Refused: *domain* is no name for one.
+        Refused: *domain* is not a valid name.
     """
     return {
         "name": subjects.stream_inbox(domain),
@@ -78,10 +78,11 @@ def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[s
 
 async def find_inboxes(bus: Bus, subjects: Subjects) -> dict[str, str]:
     """
-    Give the domains that have an inbox, and the streams of these; other streams over such subjects are passed by.
+    Return the domains that have an inbox, with their streams; other streams on inbox subjects are ignored.
 
     Raises:
-        Unavailable: JetStream did not answer. ApiError: it says no.
+        Unavailable: JetStream did not answer.
+        ApiError: JetStream refused the request.
     """
     found: dict[str, str] = {}
     offset = 0
@@ -95,7 +96,7 @@ async def find_inboxes(bus: Bus, subjects: Subjects) -> dict[str, str]:
 
 
 class InboxReaders:
-    """All readers of one reign."""
+    """All inbox readers of one reign."""
 
     def __init__(self, turns: InboxTurns, bus: Bus, subjects: Subjects, limits: InboxLimits) -> None:
         self._turns = turns
@@ -105,13 +106,13 @@ class InboxReaders:
         self._reading: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Read every inbox there is, and those there will be, until cancelled."""
+        """Read all inboxes, also those created later, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
                     found = await find_inboxes(self._bus, self._subjects)
                 except (Unavailable, ApiError) as error:
-                    log.warning("inboxes_not_found", why=error.message)
+                    log.warning("inbox_listing_failed", why=error.message)
                 else:
                     for domain, stream in found.items():
                         if domain not in self._reading or self._reading[domain].done():
@@ -121,7 +122,7 @@ class InboxReaders:
 
 
 class InboxReader:
-    """Reads the inbox of one domain while there is one."""
+    """Reads the inbox of one domain while its stream exists."""
 
     def __init__(
         self, turns: InboxTurns, bus: Bus, subjects: Subjects, limits: InboxLimits, domain: str, stream: str
@@ -133,13 +134,13 @@ class InboxReader:
         self._domain = domain
         self._stream = stream
         self._place = turns.reached(domain)
-        """Behind what was handed over, which the journal may not have yet."""
+        """The place after the last message handed over, which may not be in the journal yet."""
         self._pause_s = FIRST_PAUSE_S
         self._behind_since: float | None = None
 
     async def run(self) -> None:
-        """Read until cancelled, or until the stream is gone."""
-        log.info("inbox_reading", domain=self._domain, after=self._place.sequence)
+        """Read until cancelled, or until the stream is deleted."""
+        log.info("inbox_reading_started", domain=self._domain, after=self._place.sequence)
         while True:
             try:
                 await self._check()
@@ -147,15 +148,15 @@ class InboxReader:
             except Interrupted as stop:
                 log.info("inbox_reading_restarted", domain=self._domain, after=self._place.sequence, why=stop.reason)
                 if stop.gap:
-                    await self._pass_hole()
+                    await self._report_hole()
             except ApiError as error:
                 if error.err_code == NO_STREAM:
-                    log.warning("inbox_gone", domain=self._domain, after=self._place.sequence)
+                    log.warning("inbox_deleted", domain=self._domain, after=self._place.sequence)
                     return
-                log.warning("inbox_reading_waits", domain=self._domain, why=error.message)
+                log.warning("inbox_reading_paused", domain=self._domain, why=error.message)
             except (Unavailable, Refused) as error:
-                log.warning("inbox_reading_waits", domain=self._domain, why=error.message)
-            except Exception:  # a defect here must not end the reign of whoever leads
+                log.warning("inbox_reading_paused", domain=self._domain, why=error.message)
+            except Exception:  # a defect here must not end the reign
                 log.exception("inbox_reading_failed", domain=self._domain)
             await asyncio.sleep(self._pause_s)
             await self._bus.until_connected(LONGEST_PAUSE_S)
@@ -170,7 +171,7 @@ class InboxReader:
                 if batch:
                     await self._hand_over(batch)
                 elif await self._check() > self._place.sequence and consumer.has_stalled():
-                    raise Interrupted("the stream holds more, and nothing came")
+                    raise Interrupted("the stream has more messages, but none were delivered")
 
     def _incoming(self, message: Message, sequence: int) -> Incoming:
         domain, kind, event = self._subjects.parse_inbox(message.subject)
@@ -188,7 +189,7 @@ class InboxReader:
         for number, message in enumerate(batch, 1):
             await self._turns.room(self._domain)
             created, _, taken = self._place
-            # Of the first message some may have been taken up before.
+            # Some items of the first message may already be in the journal.
             self._turns.put(self._domain, created, items_of(message)[taken:])
             self._place = InboxPlace(created, message.sequence, 0)
             if number % _PARSED_AT_ONCE == 0:
@@ -196,10 +197,13 @@ class InboxReader:
         self._pause_s = FIRST_PAUSE_S
 
     async def _check(self) -> int:
-        """Compare the stream with what was read of it, report what is gone, and give its last sequence."""
+        """Compare the stream with the place read so far, report missing messages, and return its last sequence."""
         info = await stream_info(self._bus, self._stream, timeout_s=ANSWER_TIMEOUT_S)
         if info["config"]["subjects"] != [self._subjects.inbox_all(self._domain)]:
-            msg = f"stream {self._stream} is no inbox: it takes {info['config']['subjects']!r}"
+            msg = (
+                f"stream {self._stream} is not an inbox: its subjects are {info['config']['subjects']!r}, but must be "
+                f"{[self._subjects.inbox_all(self._domain)]!r}"
+            )
             raise Refused(msg, reason="stream_drift")
         state, created = info["state"], info["created"]
         last: int = state["last_seq"]
@@ -222,11 +226,14 @@ class InboxReader:
         if self._behind_since is None:
             self._behind_since = now
         if now - self._behind_since < DOUBT_S:
-            msg = f"the inbox ends at {last}, and {self._place.sequence} was read"
+            msg = (
+                f"stream {self._stream} ends at {last}, but message {self._place.sequence} was already read: a replica "
+                "lags, or messages were lost"
+            )
             raise Unavailable(msg)
 
-    async def _pass_hole(self) -> None:
-        """A message was skipped: ask the stream leader whether it is there, and where the next one is."""
+    async def _report_hole(self) -> None:
+        """Ask the stream leader whether the message that was skipped exists; if not, report the gap up to the next."""
         missing = self._place.sequence + 1
         try:
             await stored_message(self._bus, self._stream, {"seq": missing}, timeout_s=ANSWER_TIMEOUT_S)

@@ -1,10 +1,10 @@
 """
-What a message in an inbox means: a command to be decided, a fact to keep, or the reason why neither. Pure.
+Parses inbox messages: each becomes a command to decide, a fact to keep, or a refusal with its reason. Pure.
 
-A message is a CloudEvent (structured, or binary with `ce-` headers), a batch of them, or bare JSON whose attributes
-are those of the subject. Event types of our own kinds ask for what RPC asks for, by the same commands: the one table
-is `COMMAND_OF_EVENT`. All other types are facts of the domain. What cannot be read becomes an item too: it must not
-stop what follows, and nothing is left out, because the position in the inbox counts items.
+A message is a CloudEvent (structured, or binary with `ce-` headers), a batch of them, or plain JSON that takes its type
+from the subject. Event types of our own kinds are commands, the same as over RPC: the only table is `COMMAND_OF_EVENT`.
+All other types are facts of the domain. A message that cannot be read becomes an item too: it must not stop those after
+it, and no item may be left out, because the position in the inbox counts items.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from events.inbox import InboxRecorded, InboxRefused
 MOST_EVENTS = 1000
 """CloudEvents in one batch."""
 DEPTH_MOST = 64
-"""Levels of nesting in a fact: whoever reads the journal after us has a limit too, and some have a low one."""
+"""Levels of nesting in a fact: programs that read the journal have limits too, some of them low."""
 TEXT_CHARS_MOST = 256
 DATA_BYTES_MOST = 64 * 1024
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One message of an inbox, as it came; `stream_created` names the stream it came from."""
+    """One message of an inbox, as it arrived; `stream_created` identifies the stream it came from."""
 
     domain: str
     kind: str
@@ -45,7 +45,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What is looked at of a CloudEvent; other attributes are let pass."""
+    """The attributes of a CloudEvent that are used; others are ignored."""
 
     specversion: str
     id: str
@@ -81,7 +81,7 @@ _ID_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 
 
 def items_of(message: Incoming) -> list[Item]:
-    """Say what *message* means, one item for each event in it, in their order; never raises, whatever it holds."""
+    """Return one item for each event in *message*, in order; never raises, whatever the content."""
     try:
         parts = _parts_of(message)
     except Refused as refused:
@@ -97,7 +97,7 @@ def _refused(message: Incoming, index: int, body: bytes, error: Refused, event_i
     item = Item(
         sequence=message.sequence,
         index=index,
-        # What it called itself was perhaps the reason.
+        # A bad type or id may be the reason of the refusal, so they are checked before they are used.
         type=named if len(named) <= TEXT_CHARS_MOST and named.isprintable() else "",
         event_id=event_id if len(event_id) <= TEXT_CHARS_MOST and event_id.isprintable() else "",
         body=body,
@@ -107,10 +107,10 @@ def _refused(message: Incoming, index: int, body: bytes, error: Refused, event_i
 
 def _parts_of(message: Incoming) -> list[_CloudEvent | bytes]:
     """
-    Take a message apart into events, read already or still as they came.
+    Split a message into events, decoded or still as bytes.
 
     Raises:
-        Refused: it is none of what an inbox takes.
+        Refused: the message is not in a format that an inbox accepts.
     """
     checked(message.kind, "kind (in the subject)")
     checked(message.event, "event (in the subject)")
@@ -125,7 +125,7 @@ def _parts_of(message: Incoming) -> list[_CloudEvent | bytes]:
             return [body]
         _decode_any(body)
     except UNREADABLE as error:
-        msg = f"the message is no JSON ({cut(str(error))}): send a CloudEvent, a batch of them, or a JSON value"
+        msg = f"the message is not JSON ({cut(str(error))}): send a CloudEvent, a batch of them, or a JSON value"
         raise Refused(msg, reason="unreadable") from error
     return [_bare(message)]
 
@@ -138,12 +138,12 @@ def _batch(parts: list[msgspec.Raw]) -> list[_CloudEvent | bytes]:
 
 
 def _bare(message: Incoming) -> _CloudEvent:
-    """Make an event of JSON that is none: the subject says its type, and the message what tells it from others."""
+    """Make an event from plain JSON: its type is that of the subject, its id that of the message."""
     given = message.headers.get("Nats-Msg-Id", "")
     return _CloudEvent(
         specversion="1.0",
         id=given or str(message.sequence),
-        # A number in a stream says nothing without the stream.
+        # A sequence identifies a message only together with its stream.
         source="" if given else message.stream_created,
         type=f"{message.kind}.{message.event}",
         traceparent=message.headers.get("traceparent"),
@@ -152,7 +152,7 @@ def _bare(message: Incoming) -> _CloudEvent:
 
 
 def _binary(message: Incoming) -> _CloudEvent:
-    """Read the attributes from the headers, as CloudEvents has it for NATS; the body is the data."""
+    """Read the attributes from the headers, by the CloudEvents binding for NATS; the body is the data."""
     attributes = {name[3:].lower(): value for name, value in message.headers.items() if name[:3].lower() == _BINARY}
     attributes.pop("data", None)
     attributes.pop("data_base64", None)
@@ -161,14 +161,14 @@ def _binary(message: Incoming) -> _CloudEvent:
             _decode_any(message.body)
         event = msgspec.convert(attributes, _CloudEvent)
     except UNREADABLE as error:
-        msg = f"the message has ce- headers and is no CloudEvent ({cut(str(error))}): its data must be JSON"
+        msg = f"the message has ce- headers but is not a CloudEvent ({cut(str(error))}): its data must be JSON"
         raise Refused(msg, reason="unreadable") from error
     return msgspec.structs.replace(event, data=msgspec.Raw(message.body or b"null"))
 
 
 def _item(message: Incoming, index: int, part: _CloudEvent | bytes, *, is_last: bool) -> Item:
     event_id = ""
-    # A batch may hold a thousand events that cannot be read: hashing all of it for each would take seconds.
+    # A batch may have a thousand unreadable events: hashing the whole message for each would take seconds.
     body = part if isinstance(part, bytes) else message.body
     try:
         event = _event_of(part) if isinstance(part, bytes) else part
@@ -203,22 +203,25 @@ def _event_of(part: bytes) -> _CloudEvent:
     try:
         return _event_decoder.decode(part)
     except UNREADABLE as error:
-        msg = f"the event is no CloudEvent ({cut(str(error))}): it has specversion, id, source, type, and data"
+        msg = f"the event is not a CloudEvent ({cut(str(error))}): send specversion, id, source, type, and data"
         raise Refused(msg, reason="unreadable") from error
 
 
 def _check(event: _CloudEvent, message: Incoming) -> None:
     if event.specversion != "1.0":
-        raise Refused(f"specversion {shown(event.specversion)} is not known: use '1.0'", reason="unreadable")
+        raise Refused(f"specversion {shown(event.specversion)} is not supported: use '1.0'", reason="unreadable")
     named = f"{message.kind}.{message.event}"
     if event.type != named:
-        msg = f"type {shown(event.type)} came on the subject of {named!r}: permissions are given by subject"
+        msg = (
+            f"type {shown(event.type)} was published on the subject of {named!r}: publish it on the subject of its "
+            "type, because permissions are granted by subject"
+        )
         raise Refused(msg, reason="wrong_subject")
     check_text("id", event.id, TEXT_CHARS_MOST, least=1)
     check_text("source", event.source, TEXT_CHARS_MOST)
     check_text("subject", event.subject or "", TEXT_CHARS_MOST)
     if event.data_base64 is not msgspec.UNSET:
-        raise Refused("data_base64 is not taken here: send JSON in data", reason="bad_data")
+        raise Refused("data_base64 is not supported: send JSON in data", reason="bad_data")
     if event.time:
         try:
             seconds_of(event.time)
@@ -229,7 +232,7 @@ def _check(event: _CloudEvent, message: Incoming) -> None:
 def _fact(event: _CloudEvent, message: Incoming) -> InboxRecorded:
     data = b"null" if isinstance(event.data, msgspec.UnsetType) else bytes(event.data)
     if len(data) > DATA_BYTES_MOST:
-        msg = f"data has {len(data)} bytes: at most {DATA_BYTES_MOST} are kept; keep what is larger elsewhere"
+        msg = f"data has {len(data)} bytes, but at most {DATA_BYTES_MOST} are allowed: store larger data elsewhere"
         raise Refused(msg, reason="too_large")
     _check_data(data)
     return InboxRecorded(
@@ -244,11 +247,11 @@ def _fact(event: _CloudEvent, message: Incoming) -> InboxRecorded:
 
 
 def _check_data(data: bytes) -> None:
-    """Make sure that everyone after us can read it: it was only skipped so far, and skipping checks little."""
+    """Check that every reader of the journal can decode *data*: so far it was only skipped, which checks little."""
     try:
         value = _decode_any(data)
     except UNREADABLE as error:
-        raise Refused(f"data cannot be read ({cut(str(error))}): send JSON in UTF-8", reason="unreadable") from error
+        raise Refused(f"data is not JSON ({cut(str(error))}): send JSON in UTF-8", reason="unreadable") from error
     if data.count(b"[") + data.count(b"{") > DEPTH_MOST and _depth(value) > DEPTH_MOST:
         raise Refused(f"data is nested deeper than {DEPTH_MOST} levels: flatten it", reason="too_deep")
 
@@ -267,7 +270,7 @@ def _depth(value: object) -> int:
 
 
 def _digest(message: Incoming, event: _CloudEvent) -> str:
-    """Name an event by who it is from and what it is called: the same one sent again gets the same name."""
+    """Return an id made from the domain, source and id of an event: the same event sent again gets the same id."""
     named = f"{message.domain}\0{event.source}\0{event.id}"
     return f"in_{sha256(named.encode()).hexdigest()[:40]}"
 
@@ -276,18 +279,18 @@ def _command(event: _CloudEvent, message: Incoming) -> Command:
     asks = COMMAND_OF_EVENT.get(event.type)
     if asks is None:
         right = nearest(event.type, COMMAND_OF_EVENT)
-        msg = f"type {shown(event.type)} asks for nothing the coordinator does: {right}"
+        msg = f"type {shown(event.type)} is not a command of the coordinator: {right}"
         raise Refused(msg, reason="unknown_type")
     data = b"{}" if isinstance(event.data, msgspec.UnsetType) else bytes(event.data)
     return decode_command(_NAMES[asks.command], _with_id(data, asks, event, message))
 
 
 def _with_id(data: bytes, asks: Asks, event: _CloudEvent, message: Incoming) -> bytes:
-    """Put the id of what the event is about into its data, where only its subject has it, or it is to be made."""
+    """Add the id of the entity to *data* if it is only in the event's subject, or is to be generated."""
     try:
         given = _ID_DECODERS[asks.field].decode(data).given
     except UNREADABLE:
-        return data  # told by whoever reads the command
+        return data  # refused when the command is decoded
     if given is not None:
         if event.subject and event.subject != given:
             msg = f"subject {shown(event.subject)} and data.{asks.field} {shown(given)} differ: leave one of them out"
@@ -296,7 +299,7 @@ def _with_id(data: bytes, asks: Asks, event: _CloudEvent, message: Incoming) -> 
     made = _digest(message, event) if asks.makes else ""
     about = event.subject or made
     if not about:
-        msg = f"data.{asks.field} is missing: say there, or in subject, which one {event.type} is about"
+        msg = f"data.{asks.field} is missing: name there, or in subject, the entity that {event.type} is about"
         raise Refused(msg, reason="bad_data")
     inside = data.strip()[1:-1].strip()
     return b'{"%b":%b%b%b}' % (asks.field.encode(), _encode(about), b"," if inside else b"", inside)

@@ -1,10 +1,10 @@
 """
-The coordinator as NATS tools see it: `nats micro` and its like list it, describe it and show how it does.
+The coordinator as a NATS micro service: tools such as `nats micro` list it, describe it and show its statistics.
 
 They ask `$SRV.PING | INFO | STATS`, the service API of ADR-32 (nats-io/nats-architecture-and-design). Every instance
-answers by its own name: the one that leads with an endpoint for each command, one that stands by with none. What is
-counted is counted for a request, not for a command: a request may hold a thousand. It must never answer anywhere but to
-an inbox, nor tell what a client could not know.
+answers under its own name: the leader with an endpoint for each command, a standby with none. Statistics count
+requests, not commands: a request may have a thousand commands. It must answer only to an inbox, and must never reveal
+what a client may not know.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 NAME = "coordinator"
-DESCRIPTION = "Coordinates containers, services and tasks; the wire is told in docs/protocol.md."
+DESCRIPTION = "Coordinates containers, services and tasks; docs/protocol.md describes the protocol."
 TYPE = "io.nats.micro.v1.{}_response"
 VERBS = ("PING", "INFO", "STATS")
 _ERROR_CHARS = 200
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """How an instance stands: the reign it leads in, None while it stands by, and who leads as far as it knows."""
+    """The role of an instance: the epoch it leads in, None on standby, and the leader as far as it knows."""
 
     epoch: Epoch | None
     leader: str
 
 
 class Endpoint:
-    """What was asked by one command's subject; times in seconds, from a request's coming to its answers' leaving."""
+    """The statistics of one command's subject; times in seconds, from receiving a request to sending its answers."""
 
     __slots__ = ("errors", "last_error", "requests", "took_s")
 
@@ -58,7 +58,7 @@ class Endpoint:
         self.last_error = ""
 
     def note(self, took_s: float, error: CoordinationError | None) -> None:
-        """Count one request that was answered; *error* is one of those among its answers."""
+        """Count one answered request; *error* is the last error among its answers."""
         self.requests += 1
         self.took_s += took_s
         if error is not None:
@@ -67,14 +67,14 @@ class Endpoint:
 
 
 class RequestStats:
-    """What was asked of this instance since it started, by kind and verb."""
+    """The statistics of this instance since it started, by kind and verb."""
 
     def __init__(self) -> None:
         self.by_subject = {(command.KIND, command.VERB): Endpoint() for command in COMMANDS.values()}
 
 
 def queue_of(epoch: Epoch) -> str:
-    """Name the queue group of one reign: a writer that was deposed and wakes takes nobody's request."""
+    """Return the queue group of one reign, so that a deposed writer that wakes up receives no requests."""
     return f"e{epoch.generation}-{epoch.sequence}"
 
 
@@ -92,19 +92,19 @@ class ServiceApi:
         self._standing = standing
 
     def take(self, message: Message) -> None:
-        """Answer a request, if there is an inbox to answer to."""
+        """Answer a request, if its reply subject is an inbox."""
         if not may_answer(message.reply):
             return
         verb = message.subject.split(".")[1]
         try:
             self._bus.send(message.reply, msgspec.json.encode(self.answer(verb)))
         except Refused as error:
-            log.warning("answer_not_sent", why=error.message)
+            log.warning("answer_send_failed", why=error.message)
 
     def answer(self, verb: str) -> dict[str, Any]:
-        """Give the answer to PING, INFO or STATS."""
+        """Return the answer to PING, INFO or STATS."""
         standing = self._standing()
-        told: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "type": TYPE.format(verb.lower()),
             "name": NAME,
             "id": self._instance,
@@ -112,10 +112,10 @@ class ServiceApi:
             "metadata": self._metadata(standing),
         }
         if verb == "INFO":
-            told |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
+            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
         elif verb == "STATS":
-            told |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
-        return told
+            answer |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
+        return answer
 
     def _metadata(self, standing: Standing) -> dict[str, str]:
         return {
@@ -146,7 +146,7 @@ class ServiceApi:
             "last_error": endpoint.last_error,
             "processing_time": took_ns,
             "average_processing_time": took_ns // endpoint.requests if endpoint.requests else 0,
-            "data": {},  # some readers insist on it
+            "data": {},  # some clients require it
         }
 
 

@@ -1,11 +1,9 @@
 """
-The writer's doors on NATS.
+The writer's RPC door on NATS: commands come in on `….rpc.<source>.<kind>.<verb>`.
 
-Commands come in on `….rpc.<source>.<kind>.<verb>`, signs of life on `….heartbeat.<kind>.<id>`.
-
-Both are read in the connection's read loop and only hand over: whatever decides is the engine's. Who asks is the
-subject's `<source>`, which NATS permissions vouch for, never a field of the message. Only the instance that leads
-opens these doors, in a queue group of its epoch, so one that was stopped and wakes takes nobody's request.
+Requests are read in the connection's read loop and handed over; only the engine decides. The caller is the subject's
+`<source>`, which NATS permissions guarantee, never a field of the message. Only the leader opens this door, in a queue
+group of its epoch, so a deposed writer that wakes up receives no requests.
 """
 
 from __future__ import annotations
@@ -36,11 +34,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _ONE_WAY = (WithdrawClaim,)
-"""What may come without a reply subject: a hint, which may be lost."""
+"""Commands that may come without a reply subject: hints, which may be lost."""
 
 
 class RpcDoor:
-    """Turns requests into commands and outcomes into answers."""
+    """Turns requests into commands, and outcomes into answers."""
 
     def __init__(self, engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> None:
         self.now = asyncio.get_running_loop().time
@@ -53,39 +51,43 @@ class RpcDoor:
         self._as_of: tuple[Position | None, str, str] = (None, "", "")
 
     def take(self, message: Message) -> None:
-        """Hand every command of a request to the engine; the answers leave together, when the last is known."""
+        """Pass every command of a request to the engine; the answers are sent together, when the last is known."""
         if message.reply and not may_answer(message.reply):
-            self._unanswerable.say(message.subject, f"nobody may be answered on {message.reply[:SHOWN_CHARS]!r}")
+            self._unanswerable.say(
+                message.subject, f"its reply subject is not an inbox: {message.reply[:SHOWN_CHARS]!r}"
+            )
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
-        orders = decode_request(message.data)
-        request = _Request(self, message.reply, len(orders), self._stats.get((kind, verb)))
-        for index, order in enumerate(orders):
+        wire_commands = decode_request(message.data)
+        request = _Request(self, message.reply, len(wire_commands), self._stats.get((kind, verb)))
+        for index, wire_command in enumerate(wire_commands):
             reply = _Reply(request, index)
             try:
-                taken = self._checked(order, source, kind, verb, message)
+                taken = self._checked(wire_command, source, kind, verb, message)
             except Refused as error:
                 reply(None, error)
             else:
                 self._hand_over(taken, source, reply)
 
     def _checked(
-        self, order: WireCommand | Refused, source: str, kind: str, verb: str, message: Message
+        self, wire_command: WireCommand | Refused, source: str, kind: str, verb: str, message: Message
     ) -> WireCommand:
-        if isinstance(order, Refused):
-            raise order
+        if isinstance(wire_command, Refused):
+            raise wire_command
         if source != self._last_source:
             self._last_source = checked(source, "source")
-        check_command(order, kind, verb)
-        if not message.reply and not isinstance(order.data, _ONE_WAY):
-            # A claim whose answer nobody gets, say, would lend tasks to nobody.
+        check_command(wire_command, kind, verb)
+        if not message.reply and not isinstance(wire_command.data, _ONE_WAY):
+            # For example, a claim without a receiver for the answer would lease tasks to no worker.
             self._unanswerable.say(message.subject, "it has no reply subject: send it as a request")
-            raise Refused("a command needs a reply subject", reason="bad_request")
-        return order
+            raise Refused("a command needs a reply subject: send it as a request", reason="bad_request")
+        return wire_command
 
-    def _hand_over(self, order: WireCommand, source: str, reply: Any) -> None:
-        command = order.data
-        caller = Caller(actor=source, tenant=order.tenant, command_id=order.id, traceparent=order.traceparent)
+    def _hand_over(self, wire_command: WireCommand, source: str, reply: Any) -> None:
+        command = wire_command.data
+        caller = Caller(
+            actor=source, tenant=wire_command.tenant, command_id=wire_command.id, traceparent=wire_command.traceparent
+        )
         if isinstance(command, FindServices):
             try:
                 found = self._engine.ask_now(command, caller)
@@ -97,7 +99,7 @@ class RpcDoor:
         self._engine.put(Asked(command, caller, reply))
 
     def encode(self, value: Any, error: CoordinationError | None) -> bytes:
-        """Write one answer, with the reign and position it is from."""
+        """Encode one answer, with the epoch and the position it is from."""
         committed, epoch, position = self._as_of
         if committed is not self._engine.committed:
             # The same for all answers of a turn.
@@ -106,12 +108,12 @@ class RpcDoor:
         try:
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
-            log.exception("answer_unwritable")
-            refused = Refused(f"the coordinator cannot write this answer: {unwritable}", reason="internal")
+            log.exception("answer_encoding_failed")
+            refused = Refused(f"the coordinator cannot encode this answer: {unwritable}", reason="internal")
             return encode_answer(None, refused, epoch, position)
 
     def send(self, subject: str, answers: list[bytes]) -> None:
-        """Send the answers of one request; never raises, for the writer's turn calls it."""
+        """Send the answers of one request; never raises, because the writer's turn calls it."""
         if not subject:
             return
         try:
@@ -123,11 +125,11 @@ class RpcDoor:
         try:
             self._bus.send(subject, b"[%b]" % b",".join(answers))
         except Refused as error:
-            log.warning("answer_not_sent", why=error.message)
+            log.warning("answer_send_failed", why=error.message)
 
 
 class _Request:
-    """One request under way: collects its answers and sends them when all are there."""
+    """One request: collects its answers and sends them when all are known."""
 
     __slots__ = ("_answers", "_began", "_door", "_endpoint", "_error", "_open", "_to")
 
@@ -143,7 +145,7 @@ class _Request:
             door.send(to, [])
 
     def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
-        """Take the outcome of one command."""
+        """Record the outcome of one command."""
         self._answers[index] = self._door.encode(value, error)
         if error is not None:
             self._error = error
@@ -155,7 +157,7 @@ class _Request:
 
 
 class _Reply:
-    """Where the outcome of one command of a request goes."""
+    """Receives the outcome of one command of a request."""
 
     __slots__ = ("_index", "_request")
 

@@ -1,1 +1,1 @@
-"""The read process: read model, feed, snapshots and questions about the past. It decides nothing."""
+"""The follower: read model, feed, snapshots, and answers to questions from the read model. It never decides."""

@@ -1,12 +1,12 @@
 """
-The feed: every event of the journal once more, singly, on the subject of its type, for whoever filters by subject.
+The feed: every event of the journal as a single message on the subject of its type, for subscribers.
 
     <ns>.events.<kind>.<event>     Nats-Msg-Id: <generation>.<sequence>.<index>     the CloudEvent, byte for byte
 
-It goes on behind the event that the stream's last message names, and each message is stored only directly behind the
-one before it (see `feed_chain`): no gap and no repetition, whoever feeds and whatever crashes. The one that was
-overtaken by another stands by. It decides nothing and never touches the journal; the stream may be deleted at any time,
-and is made anew with what it would hold by then.
+It continues after the event named by the stream's last message, and each message is stored only directly after the one
+before it (see `feed_chain`): no gap and no duplicate, whichever follower feeds and whatever crashes. A follower that
+another one has overtaken goes to standby. The feed decides nothing and never writes to the journal. The stream may be
+deleted at any time; it is created again with the events that it would hold by then.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = b"application/cloudevents+json"
 UNNAMED = "unknown.unnamed"
-"""Where events go whose type makes no subject."""
+"""The type in the subject of events whose own type cannot be part of a subject."""
 TYPES_KEPT = 1000
 LOOK_BACK = 100
-"""So many of the stream's last messages may be foreign or deleted; behind them, one begins as with an empty stream."""
+"""How many of the stream's last messages may be foreign or deleted; if more are, the feed starts over."""
 
 _message_id = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})\.([0-9]{1,9})").fullmatch
 
@@ -57,38 +57,38 @@ State = Literal["starting", "feeding", "standing_by", "waiting"]
 
 
 class FeedLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Bounds of the feed; times in seconds."""
+    """Limits of the feed; times in seconds."""
 
     max_age_s: float = 86_400.0
     max_bytes: int = 2 * 1024**3
     duplicate_window_s: float = 1.0
-    """The server's memory of message ids: dear, and of no use where each message names its predecessor."""
+    """How long the server remembers message ids: costly, and not needed since each message names its predecessor."""
     replicas: int = 1
     chain: ChainLimits = ChainLimits()
     stand_by_s: float = 2.0
-    """How often, about, one that stands by looks whether the feed still moves."""
+    """About how often a follower on standby checks whether the feed still advances."""
     answer_timeout_s: float = 5.0
     first_pause_s: float = 0.1
     longest_pause_s: float = 10.0
-    """Between tries when NATS or the journal cannot be used."""
+    """Pauses between attempts while NATS or the journal cannot be used."""
 
 
 class FeedPlace(NamedTuple):
-    """Where to go on: the stream's last sequence, and the journal position of the last event in it."""
+    """Where to continue: the stream's last sequence, and the journal position of the last event in it."""
 
     last: int
     after: Position
     rest: Record | None = None
-    """The commit of which events are still due."""
+    """The commit that is only partly in the feed."""
 
 
 def feed_stream(subjects: Subjects, limits: FeedLimits) -> dict[str, Any]:
-    """Say how the feed's stream is to be: bounded, and nobody can remove or replace anything by publishing."""
+    """Return the configuration of the feed's stream: bounded; no publisher can remove or replace a message."""
     return {
         "name": subjects.stream_events,
         "subjects": [subjects.events_all],
         "storage": "file",
-        # What is lost of it in a crash is fed again: no need to wait for the disk at each message.
+        # Messages lost in a crash are fed again, so no message has to wait for the disk.
         **({"persist_mode": "async"} if limits.replicas == 1 else {}),
         "num_replicas": limits.replicas,
         "discard": "old",
@@ -101,9 +101,9 @@ def feed_stream(subjects: Subjects, limits: FeedLimits) -> dict[str, Any]:
 
 class Feed:
     """
-    Feeds while `run` runs.
+    Writes the feed while `run` runs.
 
-    `through` is the journal sequence up to which every event is in the feed, as far as this one knows.
+    `through` is the journal sequence up to which every event is in the feed, as far as this follower knows.
     """
 
     def __init__(
@@ -123,18 +123,18 @@ class Feed:
         self._limits = limits if limits is not None else FeedLimits()
         self._now = now if now is not None else SystemClock().wall
         self._through = 0
-        # Two that stand by for each other must not come back at the same moment: each has a pace of its own.
+        # Two followers on standby must not resume at the same moment: each has its own pace.
         self._pace = 0.75 + crc32(TimeOrderedIds().new("feed").encode()) / 2**33
         self._chain: Chain | None = None
         self._subject_of: dict[str, bytes] = {}
 
     @property
     def through(self) -> int:
-        """How far the feed is."""
+        """The journal sequence up to which every event is in the feed."""
         return self._through if self._chain is None else max(self._through, self._chain.confirmed)
 
     async def run(self) -> NoReturn:
-        """Feed for ever. What goes wrong is logged and tried again."""
+        """Feed without end; errors are logged and retried."""
         pause_s = self._limits.first_pause_s
         while True:
             fed = self.through
@@ -145,9 +145,9 @@ class Feed:
                     await self._stand_by()
                     continue
                 self._wait(error, error.message)
-            except Exception as error:  # the store beside it is not to end with the feed
+            except Exception as error:  # a defect in the feed must not stop the read model
                 log.exception("feed_failed", through=self.through)
-                self._wait(error, f"it failed: {error!r}")
+                self._wait(error, f"unexpected error: {error!r}")
             if self.through > fed:
                 pause_s = self._limits.first_pause_s
             await asyncio.sleep(pause_s)
@@ -155,14 +155,14 @@ class Feed:
             pause_s = min(2 * pause_s, self._limits.longest_pause_s)
 
     def _wait(self, error: Exception, reason: str) -> None:
-        tell = log.warning if isinstance(error, Unavailable) else log.error
+        write = log.warning if isinstance(error, Unavailable) else log.error
         if (self.state, self.reason) != ("waiting", reason):
-            tell("feed_waits", through=self.through, reason=reason)
+            write("feed_paused", through=self.through, reason=reason)
         self.state, self.reason = "waiting", reason
 
     async def _feed(self, place: FeedPlace) -> NoReturn:
         stream = self._subjects.stream_events
-        log.info("feeding", after=str(place.after), stream=stream, last=place.last)
+        log.info("feed_started", after=str(place.after), stream=stream, last=place.last)
         async with Chain.open(self._bus, stream, place.last, self._limits.chain) as chain, task_group() as tasks:
             self._through = place.after.sequence - (place.rest is not None)
             self._chain = chain
@@ -204,16 +204,16 @@ class Feed:
         try:
             subject = self._subjects.event(event_type)
         except Refused:
-            log.warning("event_type_makes_no_subject", type=event_type[:80], subject=UNNAMED)
+            log.warning("event_type_replaced", type=event_type[:80], subject=UNNAMED)
             subject = self._subjects.event(UNNAMED)
         if len(self._subject_of) < TYPES_KEPT:
             self._subject_of[event_type] = subject.encode()
         return subject.encode()
 
-    # --- where to go on -----------------------------------------------------------------------------------------------
+    # --- where to continue --------------------------------------------------------------------------------------------
 
     async def _find(self) -> FeedPlace:
-        """Find where the stream ends, and where that is in the journal."""
+        """Find the end of the stream and its place in the journal."""
         info = await self._stream()
         last, count = info["state"]["last_seq"], info["state"]["messages"]
         for sequence in range(last, max(0, last - min(count, LOOK_BACK)), -1):
@@ -223,10 +223,10 @@ class Feed:
                 generation, position = int(match[1]), Position(int(match[2]), int(match[3]))
                 return await self._behind(last, generation, position, found.data)
             log.warning("feed_message_foreign", stream=self._subjects.stream_events, sequence=sequence)
-        return await self._anew(last)
+        return await self._start_over(last)
 
     async def _stream(self) -> dict[str, Any]:
-        """Have the stream as the settings want it: unlike the journal, it may be changed under way."""
+        """Create the stream or update it to the settings: unlike the journal, it may be changed while in use."""
         wanted, timeout_s = feed_stream(self._subjects, self._limits), self._limits.answer_timeout_s
         try:
             return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
@@ -242,41 +242,44 @@ class Feed:
         return await ensure_stream(self._bus, wanted, timeout_s=timeout_s)
 
     async def _behind(self, last: int, generation: int, position: Position, data: bytes) -> FeedPlace:
-        """Find the place in the journal of the last event in the feed."""
+        """Find the place after the feed's last event in the journal."""
         bounds = await self._journal.bounds()
         if position.sequence < bounds.first - 1:
-            # Archived before it was fed, or fed from a journal that is not this one: nothing of it can be read.
+            # The next events were archived before they were fed, or the feed is of another journal: they are skipped.
             log.warning("feed_gap", after=str(position), journal_begins=bounds.first)
-            return self._from_there(last, bounds.first - 1)
+            return self._place_after(last, bounds.first - 1)
         if position.sequence == bounds.first - 1:
-            return self._from_there(last, position.sequence)
+            return self._place_after(last, position.sequence)
         record = await self._journal.slot(position.sequence) if position.sequence <= bounds.last else None
         if record is not None and record.kind == "commit" and generation_of(record) == generation:
             parts = codec.split(record.body)
             if position.index < len(parts) and bytes(parts[position.index][1]) == data:
                 return FeedPlace(last, position, record if position.index + 1 < len(parts) else None)
-        # The journal was restored from a backup: what stood behind it in the feed never happened in it.
+        # The journal was restored from a backup: the feed has events after it that the restored journal lacks.
         begin = await first_commit(self._journal, lambda commit: generation_of(commit) > generation)
         if begin <= bounds.last:
             log.warning("feed_branched", ends=str(position), generation=generation, goes_on_at=begin)
-            return self._from_there(last, begin - 1)
+            return self._place_after(last, begin - 1)
         if record is None:
-            # A replica cut off from the others may show an older journal for a while.
-            msg = f"the journal ends at {bounds.last}, before event {position}, with which the feed ends"
+            # A replica cut off from the others may show an older journal for some seconds.
+            msg = (
+                f"the journal ends at {bounds.last}, before event {position}, the last one in the feed: a replica "
+                "lags, or the feed is of another or a newer journal"
+            )
             raise Unavailable(msg, reason="journal_behind")
         log.warning("feed_of_another_journal", ends=str(position), generation=generation)
-        return await self._anew(last)
+        return await self._start_over(last)
 
-    async def _anew(self, last: int) -> FeedPlace:
-        """Begin with what the feed would hold by now: all that is not older than its bounds."""
+    async def _start_over(self, last: int) -> FeedPlace:
+        """Begin with the oldest event that is within the maximum age of the feed."""
         begin = await first_since(self._journal, self._now() - self._limits.max_age_s)
-        return self._from_there(last, begin - 1)
+        return self._place_after(last, begin - 1)
 
-    def _from_there(self, last: int, sequence: int) -> FeedPlace:
+    def _place_after(self, last: int, sequence: int) -> FeedPlace:
         return FeedPlace(last, Position(sequence, 0))
 
     async def _message(self, sequence: int) -> Message | None:
-        """Read one message of the feed from the stream's leader; None when it was deleted."""
+        """Read one message of the feed from the stream leader; None if it was deleted."""
         name = self._subjects.stream_events
         try:
             stored = await stored_message(self._bus, name, {"seq": sequence}, timeout_s=self._limits.answer_timeout_s)
@@ -287,11 +290,11 @@ class Feed:
         data, headers = base64.b64decode(stored.get("data", "")), base64.b64decode(stored.get("hdrs", ""))
         return Message(stored["subject"], "", data, headers)
 
-    # --- standing by --------------------------------------------------------------------------------------------------
+    # --- standby ------------------------------------------------------------------------------------------------------
 
     async def _stand_by(self) -> None:
-        """Leave the feed to whoever was faster, until it stays behind the journal and does not move any more."""
-        log.info("feed_standing_by", through=self.through)
+        """Leave the feed to the other follower until the feed is behind the journal and does not advance any more."""
+        log.info("feed_overtaken", through=self.through)
         self.state, self.reason = "standing_by", ""
         seen = -1
         while True:
@@ -300,7 +303,7 @@ class Feed:
                 last, through = await self._look()
                 behind = (await self._journal.bounds()).last > through
             except CoordinationError as error:
-                log.debug("feed_look_failed", reason=error.message)
+                log.debug("feed_check_failed", reason=error.message)
                 return
             self._through = max(self._through, through)
             if last == seen and behind:
@@ -308,7 +311,7 @@ class Feed:
             seen = last
 
     async def _look(self) -> tuple[int, int]:
-        """Give the feed's last sequence, and the journal sequence of the event there."""
+        """Return the feed's last sequence, and the journal sequence of the event there."""
         name = self._subjects.stream_events
         try:
             info = await stream_info(self._bus, name, timeout_s=self._limits.answer_timeout_s)

@@ -1,11 +1,12 @@
 """
-Appends messages to one stream so that each is stored only directly behind the one before it.
+Appends messages to one stream so that each is stored only directly after the one before it.
 
-The first message names the stream's last sequence, every other one the id of its predecessor. (Sequences alone would
-not do: behind one foreign message, all but the one it displaced are where they were expected.) So the server stores a
-window or the beginning of it, never one with a hole, and the acknowledgement of its last message is that of all: one
-for a thousand, where each costs more than a message does. Two that append the same cannot interleave or repeat: one of
-them is told `OVERTAKEN`. Nothing is ever sent twice here: to go on after an error, look first where the stream ends.
+The first message expects the stream's last sequence, every other one the message id of its predecessor. (Sequences
+alone are not enough: after one foreign message, all messages but the one it displaced would be at their expected
+sequence.) So the server stores a whole window or its beginning, never one with a gap, and the acknowledgement of the
+last message covers all: one per thousand messages, since an acknowledgement costs more than a message. Two processes
+that append the same events cannot interleave or duplicate them: one of them gets `OVERTAKEN`. Nothing is sent twice
+here: to continue after an error, first find where the stream ends.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ if TYPE_CHECKING:
     from coordinator.bus.subscription import Message
 
 OVERTAKEN = "overtaken"
-"""Reason of `Unavailable`: the stream does not end where it should; somebody else appends, or it was made anew."""
+"""Reason of `Unavailable`: the stream has another end than expected: another process appends, or it was recreated."""
 
 _NO_RESPONDERS = 503
 _NOT_THE_LAST = (WRONG_LAST_SEQUENCE, WRONG_LAST_MESSAGE)
 
 
 class ChainLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How much is on its way at a time."""
+    """How much may be in flight."""
 
     window_messages: int = 1000
     window_bytes: int = 512 * 1024
-    """A window is closed when it has so many messages or bytes."""
+    """A window is closed when it has this many messages or bytes."""
     unacked_messages: int = 6000
-    """A window that would lead above this waits. A stream of nats-server drops what exceeds 10,000 waiting messages."""
+    """A window that would exceed this waits. A stream of nats-server drops messages beyond 10,000 pending ones."""
     ack_timeout_s: float = 10.0
 
 
@@ -52,7 +53,7 @@ class _Window(NamedTuple):
 
 
 class Chain:
-    """Appends to *stream*, whose last sequence is *last*; `confirmed` is the mark of what was acknowledged."""
+    """Appends to *stream*, whose last sequence is *last*; `confirmed` is the mark of the last acknowledged window."""
 
     def __init__(self, bus: Bus, stream: str, last: int, limits: ChainLimits) -> None:
         self.confirmed = -1
@@ -73,26 +74,26 @@ class Chain:
     @classmethod
     @asynccontextmanager
     async def open(cls, bus: Bus, stream: str, last: int, limits: ChainLimits) -> AsyncIterator[Chain]:
-        """Begin behind sequence *last*; `watch` has to run while the block does."""
+        """Begin after sequence *last*; `watch` must run during the block."""
         chain = cls(bus, stream, last, limits)
-        bus.on_disconnect.append(chain._broke)
+        bus.on_disconnect.append(chain._on_disconnect)
         subscription = await bus.subscribe(f"{chain._inbox}.*", chain._answered)
         try:
             yield chain
         finally:
-            bus.on_disconnect.remove(chain._broke)
+            bus.on_disconnect.remove(chain._on_disconnect)
             await subscription.unsubscribe()
             for window in chain._windows:
                 if not window.ack.cancel() and not window.ack.cancelled():
-                    window.ack.exception()  # seen: asyncio would complain of it otherwise
+                    window.ack.exception()  # retrieve it, or asyncio logs that it never was
 
     @property
     def is_full(self) -> bool:
-        """Whether the window is large enough to be sent."""
+        """Whether the window is full and should be sent."""
         return len(self._frames) >= self._limits.window_messages or self._bytes >= self._limits.window_bytes
 
     def add(self, subject: bytes, message_id: bytes, content_type: bytes, data: bytes) -> None:
-        """Put a message into the window; subject, id and type must be fit for the wire."""
+        """Add a message to the window; subject, id and type must be valid on the wire."""
         header = b"NATS/1.0\r\nNats-Msg-Id: %b\r\nContent-Type: %b\r\nNats-Expected-Last-%b\r\n\r\n" % (
             message_id,
             content_type,
@@ -108,7 +109,7 @@ class Chain:
 
     async def send(self, mark: int) -> None:
         """
-        Send the window, if there is anything in it, as soon as there is room; *mark* is `confirmed` when it is stored.
+        Send the window, if it is not empty, as soon as there is room; `confirmed` becomes *mark* when it is stored.
 
         Raises:
             Unavailable: there is no connection.
@@ -123,7 +124,7 @@ class Chain:
             self._room.clear()
             await self._room.wait()
         frames, self._frames, self._bytes = self._frames, [], 0
-        # Only the last message of the window asks for an answer.
+        # Only the last message of the window requests an acknowledgement.
         last, at = frames[-1], self._insert_at
         frames[-1] = b"%b%b.%d %b" % (last[:at], self._inbox.encode(), self._last, last[at:])
         self._windows.append(_Window(mark, self._last, len(frames), asyncio.get_running_loop().create_future()))
@@ -136,8 +137,8 @@ class Chain:
         Wait for acknowledgements until one fails.
 
         Raises:
-            Unavailable: reason `OVERTAKEN`, or the connection broke, or the server does not store. What was not
-            confirmed may be stored or not, or be yet.
+            Unavailable: reason `OVERTAKEN`, or the connection was lost, or the server does not store. Messages that
+            were not confirmed may be stored, may not be, or may be stored later.
         """
         while True:
             while not self._windows:
@@ -159,13 +160,13 @@ class Chain:
         last = int(message.subject.rpartition(".")[2])
         for window in self._windows:
             if window.last == last and not window.ack.done():
-                error = self._judged(message, last)
+                error = self._ack_error(message, last)
                 if error is None:
                     window.ack.set_result(None)
                 else:
                     window.ack.set_exception(error)
 
-    def _judged(self, message: Message, last: int) -> Unavailable | None:
+    def _ack_error(self, message: Message, last: int) -> Unavailable | None:
         if message.status == _NO_RESPONDERS:
             return Unavailable(f"there is no stream {self._stream}", reason="no_stream")
         try:
@@ -176,17 +177,24 @@ class Chain:
         except Unavailable as error:
             return error
         if ack.duplicate:
-            # Of another journal, whose ids are the same; the server forgets them soon.
-            msg = f"{self._stream} takes a message for one that it has had in the last seconds, {ack.sequence}"
+            # Left by another journal that used the same ids; the server forgets them soon.
+            msg = (
+                f"stream {self._stream} rejects a message as a duplicate of message {ack.sequence}, stored in the last "
+                "seconds"
+            )
             return Unavailable(msg, reason="not_stored")
         if ack.stream != self._stream or ack.sequence != last:
-            msg = f"{self._stream} was to store {last}, and {ack.stream} says {ack.sequence}"
+            msg = (
+                f"sequence {last} of stream {self._stream} was expected, but the message was stored as {ack.sequence} "
+                f"of {ack.stream}"
+            )
             return Unavailable(msg, reason=OVERTAKEN)
         return None
 
-    def _broke(self) -> None:
-        """Take note that the connection broke: even what was acknowledged may be gone with the server's memory."""
-        error = Unavailable(f"the connection broke; where {self._stream} ends is not known", reason="disconnected")
+    def _on_disconnect(self) -> None:
+        """Fail all windows: the connection was lost, and even acknowledged messages may be lost in a server crash."""
+        msg = f"the connection was lost, so it is unknown where stream {self._stream} ends"
+        error = Unavailable(msg, reason="disconnected")
         if not self._windows:
             self._windows.append(_Window(self.confirmed, self._last, 0, asyncio.get_running_loop().create_future()))
         for window in self._windows:

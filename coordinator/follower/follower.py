@@ -1,9 +1,9 @@
 """
-The read process: follows the journal into the read model and into the feed, and answers questions from the first.
+The follower: follows the journal, updates the read model and the feed, and answers questions from the read model.
 
-Several may run; none of them decides anything, and what one has can be deleted at any moment. It follows through
-outages of NATS by itself. A read model that is damaged or of another journal is moved aside and built anew; a damaged
-journal ends the following, and the questions go on being answered as of the position before the damage.
+Several may run; none of them decides anything, and the files of one can be deleted at any time. It resumes by itself
+after an outage of NATS. A read model that is damaged or of another journal is moved aside and rebuilt. When the journal
+is damaged, the follower stops following it and still answers questions as of the position before the damage.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ log = structlog.get_logger(__name__)
 
 
 class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Bounds of a follower; times in seconds."""
+    """Limits of a follower; times in seconds."""
 
     projector: ProjectorLimits = ProjectorLimits()
     reads: ReadLimits = ReadLimits()
     first_pause_s: float = 0.1
     longest_pause_s: float = 10.0
-    """Between tries when journal or store cannot be used."""
+    """Pauses between attempts while the journal or the store cannot be used."""
 
 
 class Follower:
     """
-    One follower over the store file *path*; `store` and `projector` are None while there is no store.
+    One follower with the store file *path*; `store` and `projector` are None while the store is not open.
 
         async with Follower.open(url, home / "state.db") as follower:
             await follower.wait_failed()
@@ -65,7 +65,7 @@ class Follower:
         self.projector: Projector | None = None
         self.feed: Feed | None = None
         self.begins: Callable[[int], Awaitable[bytes | None]] | None = None
-        """Gives the newest snapshot of the journal before a slot."""
+        """Returns the newest snapshot of the journal before a slot."""
         self.snapshotter: Snapshotter | None = None
         self._source = source
         self._path = path
@@ -91,10 +91,10 @@ class Follower:
         replicas: int = 1,
     ) -> AsyncIterator[Follower]:
         """
-        Follow the journal at *url* into *path*, and with *feed* into the feed; answer questions, while the block runs.
+        Follow the journal at *url* into the store *path* and answer questions while the block runs.
 
-        With *snapshots* it writes some, of which NATS keeps *replicas* copies, as of the journal; what has left that is
-        read from the directory *archive*.
+        With *feed* it also writes the feed, and with *snapshots* snapshots; NATS keeps *replicas* copies of these and
+        of the journal. Records that were purged from the journal are read from the directory *archive*.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
@@ -102,7 +102,7 @@ class Follower:
         """
         subjects = Subjects(namespace)
         reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
-        # Each its own connection and reading: whichever is slow holds up nobody else.
+        # Each has its own connection and reads for itself, so a slow one does not delay the other.
         feed_bus: Bus | None
         async with (
             reach(name="follower") as bus,
@@ -129,7 +129,7 @@ class Follower:
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Follow the journal into store and feed while the block runs."""
+        """Update store, feed and snapshots from the journal while the block runs."""
         async with task_group() as tasks:
             working = [tasks.create_task(self._keep_following())]
             if self.feed is not None:
@@ -147,7 +147,7 @@ class Follower:
         Wait, without limit, until the journal cannot be followed any more.
 
         Raises:
-            CoordinationError: why; `Corrupt` when the journal is damaged.
+            CoordinationError: the cause; `Corrupt` if the journal is damaged.
         """
         await self._failed.wait()
         assert self._failure is not None
@@ -155,17 +155,18 @@ class Follower:
 
     async def wait_opened(self, timeout_s: float) -> Store:
         """
-        Give the store once it is open.
+        Wait until the store is open and return it.
 
         Raises:
-            Unavailable: it is not within *timeout_s*.
+            Unavailable: it is not open within *timeout_s*.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while self.store is None:
                     await self._opened.wait()
         except TimeoutError:
-            raise Unavailable(f"{self._path} is not open within {timeout_s:g} s", reason="starting") from None
+            msg = f"the read model {self._path} is not open within {timeout_s:g} s: try again"
+            raise Unavailable(msg, reason="starting") from None
         return self.store
 
     async def _keep_following(self) -> None:
@@ -202,7 +203,7 @@ class Follower:
             log.error("follower_failed", position=position, code=error.code, reason=error.message)  # noqa: TRY400
             self._failure = error
             self._failed.set()
-            # What was read before goes on being answered, until whoever runs this has seen `wait_failed`.
+            # Keep answering questions from what was read, until the process that runs this stops it on `wait_failed`.
             await asyncio.Event().wait()
         finally:
             self.store = self.projector = None
@@ -212,9 +213,9 @@ class Follower:
 
     async def _snapshot(self, store: Store) -> bytes | None:
         """
-        Give a snapshot to begin with, if one helps.
+        Return a snapshot to start with, or None if none helps.
 
-        Behind it at least one record is folded that the store has too, which tells whether they are of one journal.
+        It is older than the store, so at least one record of both is compared: this shows if they are of one journal.
         """
         stored = store.position().position.sequence
         return None if stored <= 1 or self.begins is None else await self.begins(stored)

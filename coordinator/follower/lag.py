@@ -1,7 +1,7 @@
 """
-How far what follows the journal is behind it, in records and in seconds.
+The lag: how far the read model and the feed are behind the journal, in records and in seconds.
 
-It reads the journal only when asked, and keeps nothing.
+The journal is read only when the lag is asked for; nothing is cached.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from projections.store.port import Store
 
 LOOK_AHEAD = 32
-"""Claims passed over in search of the oldest commit that was not taken."""
+"""How many slots are read to find the oldest commit that was not processed yet; claims among them are skipped."""
 
 
 class Behind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Records not taken yet, and how long ago, in seconds, the oldest commit among them was written."""
+    """How many records are not processed yet, and the age in seconds of the oldest commit among them."""
 
     through: int
     behind: int
@@ -34,7 +34,7 @@ class Behind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Where the journal ends, and how far store and feed of this follower are; None for what it does not have."""
+    """The last slot of the journal, and the lag of this follower's store and feed; None if it does not have one."""
 
     journal: int
     store: Behind | None
@@ -43,7 +43,7 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None) -> Lag:
     """
-    Say how far *store* and *feed* are behind *journal*.
+    Return how far *store* and *feed* are behind *journal*.
 
     Raises:
         Unavailable: the journal cannot be read now.

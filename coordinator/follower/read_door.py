@@ -1,7 +1,7 @@
 """
-The door to the read model: questions to followers on `….read.<source>.<verb>`, answered from the store.
+The door of the read model: takes questions on `….read.<source>.<verb>` and answers them from the store.
 
-A question is one JSON object, its answer another. Followers share the questions: each goes to one of them.
+Question and answer are one JSON object each. Followers share the questions: each question goes to one of them.
 
 | verb       | question                                              | `ok` of the answer                           |
 | ---------- | ----------------------------------------------------- | -------------------------------------------- |
@@ -9,19 +9,19 @@ A question is one JSON object, its answer another. Followers share the questions
 | `list`     | `kind`, `status`, `tenant`, `name`, `limit`, `before` | `{items, next}`: states, newest first        |
 | `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
 | `position` | nothing                                               | the position                                 |
-| `wait`     | `position`, `timeout_s`                               | the position, once it is as far as asked     |
+| `wait`     | `position`, `timeout_s`                               | the position, once that asked for is reached |
 | `lag`      | nothing                                               | how far store and feed are behind; see `lag` |
 
     {"kind": "task", "id": "task_01J…", "at_least": "1042.3"}
     {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
 
-Only `kind`, `id` and `position` must be given. `kind` is task, container, service, worker, node, pool or session and
-`type` a kind, or the beginning of an event type with its kind in full. With `at_least` a question to `get`, `list` or
-`events` waits a moment for that position, else it is `unavailable`, reason `behind`: never answered from an older
-state. A list goes on with `before`, events with `after`, each from `next` of the answer before; `next` of a list is
-null at its end, that of events is where new ones will come. Answers may be shorter than `limit`.
+Only `kind`, `id` and `position` are required. `kind` is task, container, service, worker, node, pool or session; `type`
+is a kind, or the beginning of an event type that contains the whole kind. With `at_least`, `get`, `list` and `events`
+wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they never answer from an older
+state. To continue a list, pass `next` of the last answer as `before`; to continue events, pass it as `after`. `next` of
+a list is null at its end; `next` of events is where new ones will appear. Answers may be shorter than `limit`.
 
-This door reads and never writes. What it is sent comes from anybody: whatever is not a question is refused.
+This door reads and never writes. Its input is untrusted: everything that is not a question is refused.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ QUEUE = "followers"
 
 
 class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Bounds of the door; times in seconds."""
+    """Limits of the door; times in seconds."""
 
     at_once: int = 256
-    """Questions under way; more are told to come again."""
+    """Questions answered at a time; further ones are refused with a time to ask again."""
     answer_bytes: int = 256 * 1024
-    """When a list or page is cut off: with the largest event on top it still fits into a message."""
+    """Size at which a list or page ends; with the largest event added it still fits into a message."""
     listed_max: int = 1000
     at_least_wait_s: float = 1.0
     wait_max_s: float = 30.0
 
 
 class ReadDoor:
-    """Answers from what *store* gives at the time; None while there is no store."""
+    """Answers from the store that *store* returns at the time, None while it is not open."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class ReadDoor:
                     task.cancel()
 
     def take(self, message: Message) -> None:
-        """Answer one message, in a task of its own; called from the connection's read loop."""
+        """Answer one message in its own task; called from the connection's read loop."""
         if not self._may_reply(message.reply):
             return
         if len(self._answering) >= self._limits.at_once:
-            msg = f"{self._limits.at_once} questions are under way, as many as this follower takes: ask again shortly"
+            msg = f"this follower already answers {self._limits.at_once} questions, its limit: ask again shortly"
             self._send(message.reply, None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
             return
         task = self._tasks.create_task(self._answer(message))
@@ -115,12 +115,12 @@ class ReadDoor:
 
     async def ask(self, verb: str, body: bytes) -> Any:
         """
-        Answer one question; what is JSON already is left as it is.
+        Answer one question; values that are JSON already are returned as they are.
 
         Raises:
-            Refused: it is none, or out of bounds.
-            NotFound: there is no such thing.
-            Unavailable: the store is not there, not readable, or not far enough.
+            Refused: it is not a question, or a value is out of bounds.
+            NotFound: the thing it names does not exist.
+            Unavailable: the store is not open, is not readable, or has not reached the position asked for.
         """
         question = decode_question(verb, body)
         if isinstance(question, HowFarBehind) and self._lag is not None:
@@ -140,7 +140,7 @@ class ReadDoor:
             case WhichPosition():
                 return str(store.position().position)
             case HowFarBehind():
-                raise Unavailable("this door does not know the journal: ask another follower", reason="no_journal")
+                raise Unavailable("this follower has no access to the journal: ask another one", reason="no_journal")
         assert_never(question)
 
     async def _read(self, store: Store, question: Get | List | Events) -> Any:
@@ -148,7 +148,7 @@ class ReadDoor:
             case Get():
                 found = await store.get(question.kind, checked(question.id))
                 if found is None:
-                    raise NotFound(f"there never was a {question.kind} {question.id!r}")
+                    raise NotFound(f"{question.kind} {question.id!r} not found: it never existed")
                 return msgspec.Raw(found.state)
             case List():
                 return await self._list(store, question)
@@ -173,7 +173,7 @@ class ReadDoor:
 
     async def _events(self, store: Store, question: Events) -> dict[str, Any]:
         after = START if question.after is None else Position.parse(question.after)
-        # Looked up before reading: all up to here is seen by the reading, whatever is written meanwhile.
+        # Taken before reading: the read sees everything up to this position, whatever is written during it.
         known = store.position().position
         found = await store.events(
             subject=question.subject,
@@ -197,9 +197,9 @@ class ReadDoor:
             value = await self.ask(verb, message.data)
         except CoordinationError as error:
             failure = error
-        except Exception as error:  # one question must never close the door: refuse it, say so
+        except Exception as error:  # one question must never close the door: log it and refuse the question
             log.exception("question_crashed", verb=verb)
-            failure = Refused(f"the follower failed on this question: {error}", reason="internal")
+            failure = Refused(f"the follower failed to answer this question: {error}", reason="internal")
         self._send(message.reply, value, failure)
 
     def _send(self, reply: str, value: Any, error: CoordinationError | None) -> None:
@@ -211,10 +211,10 @@ class ReadDoor:
             self._bus.send(reply, encode_answer(None, too_large, "", position))
 
     def _may_reply(self, reply: str) -> bool:
-        """Say whether an answer may go there: nobody may have us write to the journal, or to JetStream, in our name."""
+        """Return whether *reply* may be answered: a forged one could make us write to the journal or to JetStream."""
         may = may_answer(reply)
         if reply and not may:
             self._forged += 1
-            if self._forged & (self._forged - 1) == 0:  # whoever floods a door must not flood the log
-                log.warning("question_with_forged_reply", reply=reply[:200], count=self._forged)
+            if self._forged & (self._forged - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
+                log.warning("forged_reply_rejected", reply=reply[:200], count=self._forged)
         return may

@@ -1,1 +1,1 @@
-"""The journal: slots on JetStream, reading and replaying them, and proof of where they end."""
+"""The journal: its slots on JetStream, how they are read and replayed, and how a lost tail is detected."""

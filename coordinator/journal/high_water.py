@@ -1,12 +1,13 @@
 """
-How far the journal was seen to reach, kept where the journal is not: what shows that it went back while nobody looked.
+The high-water mark: how far an instance has seen the journal, kept outside NATS to detect a journal that got shorter.
 
-A nats-server that finds a damaged block when it starts cuts the stream there and says nothing; an older copy of its
-store looks like any other. Only who remembers the end can tell. So each instance keeps a mark beside its home, written
-at each commit (no fsync: it survives the end of the process) and synced every second (it survives the machine's). The
-mark must never be written before the journal has acknowledged, nor ever go down within one generation.
+A nats-server that finds a damaged block when it starts truncates the stream there and reports nothing; an older copy of
+its store looks like any other. Only a process that remembers the end can tell. So each instance keeps a mark in its
+home, written at each commit (no fsync: it survives the end of the process) and synced every second (it survives a crash
+of the machine). The mark must never be written before the journal has acknowledged, and never decrease within one
+generation.
 
-`<home>/journal.seen` has two places, 4 KiB apart, written in turn: a torn write leaves the one before.
+`<home>/journal.seen` has two places, 4 KiB apart, written in turn: a torn write leaves the previous mark intact.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class HighWater:
-    """The mark of one instance: `seen` is the highest, None before the first; without a file it lives in memory."""
+    """The mark of one instance: `seen` is the highest, None before the first. Without a file it is kept in memory."""
 
     def __init__(self, fd: int | None = None, number: int = 0, seen: Seen | None = None) -> None:
         self.seen = seen
@@ -54,11 +55,11 @@ class HighWater:
     @contextmanager
     def open(cls, path: Path | None) -> Iterator[HighWater]:
         """
-        Read the mark in the file *path*, and keep it there while the block runs.
+        Read the mark from the file *path* and keep it up to date there while the block runs.
 
         Raises:
-            Corrupt: the file holds something else.
-            Refused: it cannot be opened.
+            Corrupt: the file is damaged.
+            Refused: the file cannot be opened.
         """
         if path is None:
             yield cls()
@@ -66,7 +67,7 @@ class HighWater:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            msg = f"{path} cannot be opened: {error.strerror}; it must be writable by whoever runs the coordinator"
+            msg = f"{path} cannot be opened: {error.strerror}; make it writable for the user that runs the coordinator"
             raise Refused(msg, reason="bad_home") from error
         try:
             written = _read(fd, path)
@@ -79,7 +80,7 @@ class HighWater:
             os.close(fd)
 
     def note(self, seen: Seen) -> None:
-        """Take *seen* for the mark, written before this returns; what fails is logged, once, and stops nobody."""
+        """Set the mark to *seen* and write it before returning; a write error is logged once and not raised."""
         self.seen = seen
         if self._fd is None:
             return
@@ -88,29 +89,29 @@ class HighWater:
         try:
             os.pwrite(self._fd, _written(_Written(number=self._number, seen=seen)), self._number % 2 * _PLACE_BYTES)
         except OSError as error:
-            self._complain(error)
+            self._log_once(error)
 
     def sync(self) -> None:
-        """Have the disk keep what was noted; may block for as long as the disk takes."""
+        """Sync the mark to disk; blocks for as long as the disk takes."""
         if self._is_synced or self._fd is None:
             return
         self._is_synced = True
         try:
             os.fsync(self._fd)
         except OSError as error:
-            self._complain(error)
+            self._log_once(error)
 
     async def keep_synced(self) -> NoReturn:
-        """Sync every second, beside the event loop."""
+        """Sync every second, in a thread outside the event loop."""
         while True:
             await asyncio.sleep(SYNC_S)
             if not self._is_synced:
                 await asyncio.to_thread(self.sync)
 
-    def _complain(self, error: OSError) -> None:
+    def _log_once(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
-            log.warning("high_water_mark_not_kept", reason=error.strerror)
+            log.warning("high_water_mark_write_failed", reason=error.strerror)
 
 
 def _written(written: _Written) -> bytes:
@@ -123,8 +124,8 @@ def _read(fd: int, path: Path) -> _Written | None:
     found = [one for place in places if (one := _parsed(place)) is not None]
     if not found and any(places):
         msg = (
-            f"{path} is damaged, so whether the journal went back cannot be told: look at it with "
-            "'coordinator verify', and if it is right, delete the file"
+            f"{path} is damaged, so it is unknown whether the journal lost records: check the journal with "
+            "'coordinator verify', and delete the file if the journal is sound"
         )
         raise Corrupt(msg, reason="mark_damaged")
     return max(found, key=lambda one: one.number, default=None)

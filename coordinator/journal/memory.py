@@ -1,9 +1,9 @@
 """
-A journal in memory, by the same rules as the real one, for tests and the seeded simulation.
+A journal in memory that follows the same rules as the real one, for tests and the seeded simulation.
 
-`MemoryStream` is the server: it checks expectations, remembers message ids, and survives its clients. `MemoryJournal`
-is one process's connection to it, with a network that may lose, delay and refuse by `Faults`. Time is `asyncio.sleep`
-and the loop's clock only; there are no threads, and nothing random that is not injected.
+`MemoryStream` is the server: it checks expectations, remembers message ids, and outlives its clients. `MemoryJournal`
+is one process's connection to it, over a network that loses, delays and refuses as `Faults` decides. It uses only
+`asyncio.sleep` and the loop's clock, no threads, and no randomness that is not injected.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ BATCH = 1000
 Point = Literal["publish", "stored", "read", "deliver"]
 """
 Where a fault may strike: *publish*, the draft on its way to the server; *stored*, the acknowledgement on its way back;
-*read*, a look at a slot, a claim or the bounds; *deliver*, a batch on its way to a reader.
+*read*, a request for a slot, a claim or the bounds; *deliver*, a batch on its way to a reader.
 """
 
 
 class Lost(Exception):
-    """Raised by faults: the message is lost; at *publish* it may yet arrive, after *arrives_after_s*."""
+    """Raised by faults: the message is lost. At *publish* it may still arrive, after *arrives_after_s*."""
 
     def __init__(self, reason: str = "no answer", *, arrives_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -51,17 +51,17 @@ class NoFaults:
     """A network that works."""
 
     async def at(self, point: Point) -> None:
-        """Let it pass, a turn of the loop later, so that callers meet each other as they would over a network."""
+        """Let it pass one iteration of the loop later, so that callers interleave as they would over a network."""
         del point
         await asyncio.sleep(0)
 
 
 class MemoryStream:
     """
-    What the server keeps and checks.
+    What the server stores and checks.
 
-    *replicated* gives the order of checks that a stream with replicas has: the message id before the expectations, so
-    that repeating a stored draft is a duplicate there and a wrong expectation on a single server.
+    With *replicated* the checks run in the order of a stream with replicas: the message id before the expectations.
+    Repeating a stored draft is then a duplicate; on a single server it is a wrong expectation.
     """
 
     def __init__(self, *, replicated: bool = False) -> None:
@@ -74,16 +74,16 @@ class MemoryStream:
 
     @property
     def bounds(self) -> Bounds:
-        """Which slots there are."""
+        """The first and the last slot."""
         return Bounds(self._first, self._first + len(self._records) - 1)
 
     @property
     def last_claim(self) -> Record | None:
-        """The last claim still kept."""
+        """The last claim that was not purged."""
         return self._last_claim
 
     def store(self, draft: Draft) -> Stored | WrongLast:
-        """Check *draft* and keep it, as the server does."""
+        """Check *draft* and store it, as the server does."""
         known = self._known(draft.message_id)
         if self.replicated and known is not None:
             return known
@@ -110,24 +110,27 @@ class MemoryStream:
 
     def after(self, sequence: int, until: int | None = None) -> list[Record]:
         """
-        Read up to 1,000 records behind *sequence*.
+        Read up to 1,000 records after *sequence*.
 
         Raises:
             Corrupt: the journal ends before *sequence* or *until*, or begins after the next one.
         """
         first, last = self.bounds
         if last < sequence or (until is not None and last < until):
-            msg = f"the journal ends at {last}, but {max(sequence, until or 0)} was there: it went backwards"
+            msg = (
+                f"the journal ends at {last}, but record {max(sequence, until or 0)} was there before: it went "
+                "backwards (an older copy, or its tail was lost)"
+            )
             raise Corrupt(msg)
         if first > sequence + 1:
-            msg = f"records {sequence + 1} to {first - 1} are gone: the journal begins at {first}"
+            msg = f"records {sequence + 1} to {first - 1} are missing: the journal begins at {first}"
             raise Corrupt(msg)
         start = sequence + 1 - first
         stop = start + BATCH if until is None else min(start + BATCH, until + 1 - first)
         return self._records[start:stop]
 
     def purge(self, before: int) -> None:
-        """Remove all slots below *before*, as the archive may."""
+        """Remove all slots below *before*, as the archive does."""
         count = min(before - self._first, len(self._records))
         del self._records[:count]
         self._first += count
@@ -136,7 +139,7 @@ class MemoryStream:
         self._wake()
 
     def truncate(self, last: int) -> None:
-        """Lose all slots above *last*, as a broken disk or a wrong restore may."""
+        """Lose all slots above *last*, as with a broken disk or a wrong restore."""
         del self._records[last + 1 - self._first :]
         claims = [record for record in self._records if record.kind == "claim"]
         self._last_claim = claims[-1] if claims else None
@@ -162,7 +165,7 @@ class MemoryStream:
 
 
 class MemoryJournal:
-    """One process's way to a stream; processes that share the stream see each other."""
+    """One process's connection to a stream; processes that share the stream see each other's writes."""
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class MemoryJournal:
         return self.stream.last_claim
 
     async def publish_once(self, draft: Draft) -> Outcome:
-        """Send *draft* over a network that may lose it, or its acknowledgement."""
+        """Send *draft* over a network that may lose it or its acknowledgement."""
         try:
             await self.faults.at("publish")
         except Lost as lost:
@@ -231,7 +234,7 @@ class MemoryJournal:
             try:
                 await self.faults.at("deliver")
             except Lost:
-                await asyncio.sleep(RESTART_PAUSE_S)  # the real one starts again from the last good record
+                await asyncio.sleep(RESTART_PAUSE_S)  # the real journal restarts after the last good record
                 continue
             yield batch
             after = batch[-1].sequence

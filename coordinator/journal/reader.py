@@ -1,9 +1,9 @@
 """
-Reads the journal from JetStream, once or for ever, and proves that nothing is missing.
+Reads the journal from JetStream, up to a slot or without end, and proves that no record is missing.
 
-A consumer is only a way to get bytes, never a memory: after a reconnect, a gap, or silence, it is replaced by a new one
-behind the last record handed out. What a new consumer and the stream leader both miss is `Corrupt`; a hole must never
-be skipped, and an outage must never be called damage.
+A consumer only delivers bytes; it holds no state that counts. After a reconnect, a gap or a stall it is replaced by a
+new one that starts after the last record returned. A record that both a new consumer and the stream leader lack is
+`Corrupt`. A gap must never be skipped, and an outage must never be reported as damage.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
 STALE_LEADER_S = 15.0
-"""A replica cut off from the others may believe for that long that it leads, and show an older journal."""
+"""How long a replica cut off from the others may believe that it leads, and show an older journal."""
 GAP_PROOFS = 2
-"""So many consumers in a row must miss the same record before the leader's word on it is final."""
+"""How many consumers in a row must skip the same record before the leader's answer that it is missing counts."""
 
 
 class JournalReader:
     """
     Read and follow one journal; see `CommitSource`. *slot* reads one record from the stream leader.
 
-    What only an older journal would explain is believed after *doubt_s* of seeing it, and after `STALE_LEADER_S` when
-    the stream says that it has replicas: followers and tools need not be told.
+    A journal that looks older than before is reported as damaged only after it has looked so for *doubt_s*, or for
+    `STALE_LEADER_S` if that is longer and the stream has replicas. The number of replicas is read from the stream, so
+    followers and tools need no setting for it.
     """
 
     def __init__(
@@ -62,19 +63,19 @@ class JournalReader:
         self.doubt_s = doubt_s
 
     async def bounds(self) -> Bounds:
-        """Ask the stream leader for first and last sequence."""
+        """Ask the stream leader for the first and the last sequence."""
         return (await self.look())[0]
 
     def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
-        """Give the records behind *after* up to *until*; both must be there."""
+        """Return the records after *after* up to *until*; both must exist."""
         return _Reading(self, after, until).batches()
 
     def follow(self, after: int) -> AsyncIterator[list[Record]]:
-        """Give the records behind *after*, and new ones as they come; close the iterator to end it."""
+        """Return the records after *after*, then new ones as they are written; close the iterator to stop."""
         return _Reading(self, after, None).batches()
 
     def record(self, message: Message, sequence: int) -> Record:
-        """Make a record of a message of the journal."""
+        """Convert a message of the journal into a record."""
         raw = message.raw_headers
         return Record(
             sequence=sequence,
@@ -85,13 +86,13 @@ class JournalReader:
         )
 
     async def look(self) -> tuple[Bounds, str]:
-        """Ask the stream leader for first and last sequence, and for the moment the stream was created."""
+        """Ask the stream leader for the first and the last sequence, and for the time the stream was created."""
         name = self.subjects.stream_journal
         try:
             info = await stream_info(self.bus, name, timeout_s=self.limits.answer_timeout_s)
         except ApiError as error:
             if error.err_code == NO_STREAM:
-                msg = f"there is no stream {name}: a coordinator creates it when it first starts"
+                msg = f"there is no stream {name}: a coordinator creates it when it starts for the first time"
                 raise Unavailable(msg, reason=NO_JOURNAL) from error
             raise Unavailable(error.message) from error
         if info["config"]["num_replicas"] > 1:
@@ -101,11 +102,11 @@ class JournalReader:
         if not state["messages"]:
             first = last + 1
         elif first > 1 or state["messages"] <= last - first:
-            first = await self._behind_claim(first)
+            first = await self._first_after_archive(first)
         return Bounds(first, last), info["created"]
 
-    async def _behind_claim(self, first: int) -> int:
-        """Something has left the stream: pass over the claims that an archive leaves, for a while or for good."""
+    async def _first_after_archive(self, first: int) -> int:
+        """Return the first slot of a stream that was archived: claims that the archive left behind do not count."""
         which = {"seq": first, "next_by_subj": self.subjects.journal}
         try:
             found = await stored_message(
@@ -118,8 +119,8 @@ class JournalReader:
         commit: int = found["seq"]
         if first > 1:
             return commit
-        # A journal always begins with a claim. From there to the first commit either all is there, or what is missing
-        # was archived up to that commit, and the claims before it are about to leave as well.
+        # A journal always begins with a claim. Between it and the first commit either every slot is there, or all up
+        # to that commit was archived and the remaining claims are about to be purged too.
         for sequence in range(commit - 1, first, -1):
             if await self.slot(sequence) is None:
                 return commit
@@ -127,7 +128,7 @@ class JournalReader:
 
 
 class _Reading:
-    """One call of `read` or `follow`: how far it is, and what it has seen of the stream."""
+    """One call of `read` or `follow`: its progress, and what it has seen of the stream."""
 
     def __init__(self, reader: JournalReader, after: int, until: int | None) -> None:
         self._reader = reader
@@ -141,7 +142,7 @@ class _Reading:
         self._progress_at = _now()
 
     async def batches(self) -> AsyncIterator[list[Record]]:
-        """Give what there is, consumer after consumer."""
+        """Yield the records in batches; replace the consumer whenever it is interrupted."""
         reader = self._reader
         while not self._done():
             try:
@@ -154,17 +155,17 @@ class _Reading:
                             self._progress(batch[-1].sequence)
                             yield batch
                         elif await self._check() > self._after:
-                            # Nothing comes either where all that should is missing, up to the end.
+                            # The consumer also delivers nothing when all records up to the end are missing.
                             lost = await reader.slot(self._after + 1) is None
                             if lost or consumer.has_stalled():
-                                raise Interrupted("the stream holds more, and nothing came", gap=lost)
+                                raise Interrupted("the stream has more records, but none were delivered", gap=lost)
             except Interrupted as stop:
                 log.info("journal_reading_restarted", after=self._after, reason=stop.reason)
                 if stop.gap:
                     await self._prove_gap()
                 await self._pause(stop.reason)
             except (Unavailable, ApiError) as error:
-                log.warning("journal_reading_waits", after=self._after, reason=error.message)
+                log.warning("journal_reading_paused", after=self._after, reason=error.message)
                 await self._pause(error.message)
 
     def _done(self) -> bool:
@@ -178,23 +179,31 @@ class _Reading:
         self._progress_at = _now()
 
     async def _check(self) -> int:
-        """Make sure that the stream is the one we read, and still holds what comes next; give its last sequence."""
+        """Check that the stream is still the same and holds the next record; return its last sequence."""
         name = self._reader.subjects.stream_journal
         after, until = self._after, self._until
         try:
             (first, last), created = await self._reader.look()
         except Unavailable as error:
             if error.reason == NO_JOURNAL and (after or self._created):
-                self._corrupt(f"stream {name} is gone; records up to {after} were read from it")
+                self._corrupt(f"stream {name} does not exist any more, but records up to {after} were read from it")
             raise
         if self._created not in (None, created):
-            self._corrupt(f"stream {name} was created again at {created}; we read the one of {self._created}")
+            self._corrupt(
+                f"stream {name} was created again at {created}, but the one created at {self._created} was being read"
+            )
         if last < after:
-            self._corrupt(f"stream {name} ends at {last}, but {after} was read: it went backwards or was recreated")
+            self._corrupt(
+                f"stream {name} ends at {last}, but record {after} was already read: it went backwards or was recreated"
+            )
         if until is not None and last < until:
-            self._corrupt(f"stream {name} ends at {last}, but {until} was there: it went backwards or was recreated")
+            self._corrupt(
+                f"stream {name} ends at {last}, but record {until} was there before: it went backwards or was recreated"
+            )
         if first > after + 1:
-            self._corrupt(f"stream {name} begins at {first}: records {after + 1} to {first - 1} are gone, or archived")
+            self._corrupt(
+                f"stream {name} begins at {first}: records {after + 1} to {first - 1} were archived or are missing"
+            )
         self._created = created
         self._doubt_since = None
         return last
@@ -207,7 +216,7 @@ class _Reading:
         raise Interrupted(message)
 
     async def _prove_gap(self) -> None:
-        """A consumer skipped the next record: ask the stream leader whether it is there."""
+        """Ask the stream leader whether the record that a consumer skipped exists; raise Corrupt if it does not."""
         missing = self._after + 1
         try:
             if await self._reader.slot(missing) is not None:
@@ -219,16 +228,16 @@ class _Reading:
             self._gap_since = _now()
         if self._gaps >= GAP_PROOFS and _now() - self._gap_since >= self._reader.doubt_s:
             name = self._reader.subjects.stream_journal
-            msg = f"record {missing} is missing from {name}, which says that it holds later ones: they were lost"
+            msg = f"record {missing} is missing from stream {name}, which has later ones: the record was lost"
             raise Corrupt(msg)
 
     async def _pause(self, reason: str) -> None:
-        silent_s = _now() - self._progress_at
-        if self._until is not None and silent_s > self._reader.limits.patience_s:
-            msg = f"the journal could not be read for {silent_s:.0f} s: {reason}"
+        stalled_s = _now() - self._progress_at
+        if self._until is not None and stalled_s > self._reader.limits.patience_s:
+            msg = f"the journal could not be read for {stalled_s:.0f} s: {reason}"
             raise Unavailable(msg)
         await asyncio.sleep(self._pause_s)
-        # A connection that turned silent breaks by itself only after a minute.
+        # Without a probe, a dead connection is noticed only after a minute.
         if not await self._reader.bus.probe(PROBE_TIMEOUT_S):
             await self._reader.bus.until_connected(LONGEST_PAUSE_S)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

@@ -1,7 +1,7 @@
 """
-Finds a place in the journal by what stands there, reading some thirty records of it.
+Finds a commit in the journal by its time or generation, by binary search: it reads about thirty records.
 
-It only reads, and relies on an order that the journal has: neither commit time nor generation ever runs back.
+It only reads, and relies on the order of the journal: neither commit time nor generation ever decreases.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 
 class SearchableJournal(Protocol):
-    """A journal of which single records can be read."""
+    """A journal that can read single records."""
 
     async def bounds(self) -> Bounds:
-        """Say which sequences there are."""
+        """Return the first and the last sequence."""
         ...
 
     async def slot(self, sequence: int) -> Record | None:
-        """Read one record; None when it is not there."""
+        """Read one record; None if it does not exist."""
         ...
 
 
 async def first_commit(journal: SearchableJournal, is_behind: Callable[[Record], bool]) -> int:
     """
-    Give a sequence: every commit from it on *is_behind*, and none before it; one behind the end when none is.
+    Return the sequence from which on *is_behind* is true for every commit, and before which for none.
+
+    If it is true for none, that is the last sequence plus one.
 
     Raises:
-        Unavailable: the journal cannot be read, or was trimmed meanwhile.
+        Unavailable: the journal cannot be read, or was trimmed during the search.
         Corrupt: a commit is unreadable.
     """
     first, last = await journal.bounds()
@@ -50,33 +52,33 @@ async def first_commit(journal: SearchableJournal, is_behind: Callable[[Record],
 
 
 async def first_since(journal: SearchableJournal, time_s: float) -> int:
-    """Give the sequence of the first commit at *time_s* (seconds since 1970, commit time) or later."""
+    """Return the sequence of the first commit at *time_s* (commit time, seconds since 1970) or later."""
     return await first_commit(journal, lambda commit: time_of(commit) >= time_s)
 
 
 def time_of(commit: Record) -> float:
     """
-    Give a commit's time in seconds since 1970.
+    Return a commit's time in seconds since 1970.
 
     Raises:
-        Corrupt: it has none.
+        Corrupt: the commit has no time.
     """
     parts = codec.split(commit.body)
     return codec.seconds_of(parts[0][0].time if parts else "")
 
 
 def generation_of(record: Record) -> int:
-    """Give the generation a record was written in; 0 when it does not say."""
+    """Return the generation a record was written in, or 0 if its message id does not contain one."""
     generation = (record.message_id or "").partition(".")[0]
     return int(generation) if generation.isdecimal() else 0
 
 
 async def _commit_from(journal: SearchableJournal, sequence: int, end: int) -> Record | None:
-    """Read the first commit from *sequence* on, below *end*: claims tell neither commit time nor are they many."""
+    """Read the first commit from *sequence* on, below *end*. Claims have no commit time and are few: skip them."""
     for at in range(sequence, end):
         record = await journal.slot(at)
         if record is None:
-            msg = f"record {at} of the journal is not there any more: it was trimmed meanwhile"
+            msg = f"record {at} of the journal does not exist any more: the journal was trimmed during the search"
             raise Unavailable(msg)
         if record.kind == "commit":
             return record

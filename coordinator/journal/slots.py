@@ -1,29 +1,29 @@
 """
-The journal as the writer sees it: the port, and the rules by which a slot becomes ours.
+The journal as the writer sees it: the port, and the rules that decide whether a slot is ours.
 
 The journal is a sequence of slots 1, 2, 3 … on one stream. A slot holds a *commit* (the events of one turn) or a
 *claim* (the start of a writer's reign). Two fences, both checked by the server as it stores:
 
-- a claim names the claim before it, so that of two claimants one must see the other;
-- commit *n* names slot *n-1* as the last of the stream, and its writer's claim as the last claim. So a commit has one
-place
-  it can go to, and after another's claim there is none.
+- a claim names the claim before it, so of two concurrent claimants only one succeeds;
+- commit *n* names slot *n-1* as the last of the stream, and its writer's claim as the last claim. So a commit fits into
+  one slot only, and into none after another writer's claim.
 
-The network decides nothing. A request without answer may be stored, may not be, or may be stored later; all that is
-certain comes from the journal itself:
+The network decides nothing. A request without an answer may be stored now, later or never; only the journal itself is
+certain:
 
-| what came back                  | what it means                                | what is done                       |
-| ------------------------------- | -------------------------------------------- | ---------------------------------- |
-| stored, or duplicate, at slot n | ours                                         | done                               |
-| time-out, 503, 10163, 10164, …  | not decided                                  | the same bytes again               |
-| 10071: wrong expectation        | slot n is taken, or another has claimed      | read slot n from the stream leader |
-| … slot n holds our message id   | ours, its acknowledgement was lost           | done                               |
-| … slot n holds another's        | another reigns                               | `Deposed`                          |
-| … slot n is empty               | not decided, if the last claim is still ours | the same bytes again, or `Deposed` |
-| … the journal ends before n-1   | it went backwards                            | `Corrupt`                          |
+| answer                          | meaning                             | what is done                       |
+| ------------------------------- | ----------------------------------- | ---------------------------------- |
+| stored, or duplicate, at slot n | ours                                | done                               |
+| timeout, 503, 10163, 10164, …   | undecided                           | send the same bytes again          |
+| 10071: wrong expectation        | slot n is taken, or another claimed | read slot n from the stream leader |
+| … slot n holds our message id   | ours, the acknowledgement was lost  | done                               |
+| … slot n holds another id       | another writer leads                | `Deposed`                          |
+| … slot n is empty               | undecided, if our claim is the last | same bytes again, or `Deposed`     |
+| … the journal ends before n-1   | the journal lost records            | `Corrupt`                          |
 
-`SlotWriter` is this table, for every implementation. It knows no NATS, and no time but `asyncio.sleep`. It must never
-have two commits in flight: a prediction of slot n+1 would come true by accident after a foreign write to slot n.
+`SlotWriter` implements this table for every transport. It knows nothing of NATS, and uses no clock, only
+`asyncio.sleep`. It must never have two commits in flight: after a foreign write to slot n, the expectation of the
+commit for slot n+1 would hold by accident.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 LOOK_EVERY = 8
-"""After so many attempts without a decision, look whether the journal is still what it was."""
+"""After this many undecided attempts the writer reads the slot, to notice that the journal has changed."""
 
 DEPOSED = "deposed"
-"""Reason that every `Deposed` carries."""
+"""The reason code of every `Deposed`."""
 NO_JOURNAL = "no_journal"
-"""Reason of an `Unavailable` that says that there is no journal at all."""
+"""The reason code of an `Unavailable` raised because the journal's stream does not exist."""
 
 log = structlog.get_logger(__name__)
 
 
 class Epoch(NamedTuple):
-    """A writer's reign: the generation, raised by a restore from a backup, and the sequence of the claim."""
+    """A writer's reign: the generation, which a restore from a backup raises, and the sequence of the claim."""
 
     generation: int
     sequence: int
@@ -65,7 +65,7 @@ class Epoch(NamedTuple):
 
 
 class Deposed(Unavailable):
-    """Another writer has claimed the journal; this one must forget what it folded and stand by"""
+    """Another writer has claimed the journal; this one must discard its world and go to standby"""
 
 
 class Journal(CommitSource, Protocol):
@@ -73,64 +73,64 @@ class Journal(CommitSource, Protocol):
 
     async def claim(self, body: bytes) -> int:
         """
-        Begin a reign, and give the sequence of the claim; all that stands before it is final.
+        Begin a reign and return the sequence of the claim; all slots before it are final.
 
-        Waits as long as it takes: whoever calls sets the time-out. A claim that another's came before is made again
+        Waits without limit: the caller sets the timeout. When another claim was stored first, this one is tried again
         after it.
 
         Raises:
-            Corrupt: the journal went backwards.
-            Refused: the server will never take it, such as a body above its limit.
+            Corrupt: the journal lost records.
+            Refused: the server will never accept it, for example because the body is above its limit.
         """
         ...
 
     async def commit(self, sequence: int, epoch: Epoch, chain_before: bytes, body: bytes) -> None:
         """
-        Append *body* in slot *sequence*; returns when it is there and ours.
+        Append *body* in slot *sequence*; return when it is stored there.
 
-        Waits as long as it takes: whoever calls sets the time-out. A commit given up is not decided; it may yet be
-        stored.
+        Waits without limit: the caller sets the timeout. A commit whose call was cancelled is undecided: it may still
+        be stored.
 
         Args:
             sequence: the slot, one above the last of the journal.
-            epoch: the writer's own.
+            epoch: the epoch of this writer.
             chain_before: hash of all before this slot (`chain_after` of the slot before), 32 bytes.
             body: the encoded events.
 
         Raises:
-            Deposed: the slot, or the right to write, is another's.
+            Deposed: another writer has the slot, or the last claim.
             Corrupt: the journal ends before slot *sequence - 1*.
-            Refused: the server will never take it, such as a body above its limit.
+            Refused: the server will never accept it, for example because the body is above its limit.
         """
         ...
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record on its way into the journal; the same draft is sent until its fate is known."""
+    """A record to be stored in the journal; the same draft is sent until the outcome is known."""
 
     kind: Literal["commit", "claim"]
     message_id: str
     body: bytes
     last_claim: int
-    """Sequence that the last claim must have, 0 for none."""
+    """The sequence that the last claim must have; 0: there must be none."""
     last: int | None = None
-    """Sequence that the stream must end with; commits only."""
+    """The sequence that the stream must end with; only for commits."""
     chain: str | None = None
 
 
 class Stored(NamedTuple):
-    """The draft is in the journal; *duplicate* when the server knew its message id already."""
+    """The draft is in the journal; *duplicate*: the server already knew its message id."""
 
     sequence: int
     duplicate: bool = False
 
 
 class WrongLast(NamedTuple):
-    """The draft was not stored now: an expectation was wrong. An earlier attempt may have been stored."""
+    """This attempt was not stored because an expectation was wrong. An earlier attempt may have been stored."""
 
 
 class Undecided(NamedTuple):
-    """Nobody knows: stored, not stored, or stored later."""
+    """It is unknown whether the draft was stored, was not stored, or will be stored later."""
 
     reason: str
 
@@ -139,31 +139,31 @@ Outcome = Stored | WrongLast | Undecided
 
 
 class Slots(Protocol):
-    """What an implementation does for `SlotWriter`; reads come from the stream leader, or raise `Unavailable`."""
+    """What `SlotWriter` needs of an implementation; reads ask the stream leader, or raise `Unavailable`."""
 
     async def publish_once(self, draft: Draft) -> Outcome:
-        """Send *draft* once, and say what came back."""
+        """Send *draft* once and return the outcome."""
         ...
 
     async def slot(self, sequence: int) -> Record | None:
-        """Read one slot; None when it holds nothing."""
+        """Read one slot; None if it is empty."""
         ...
 
     async def last_claim(self) -> Record | None:
-        """Read the last claim; None when there is none."""
+        """Read the last claim; None if there is none."""
         ...
 
     async def bounds(self) -> Bounds:
-        """Say which slots there are."""
+        """Return the first and the last slot."""
         ...
 
 
 class SlotWriter:
     """
-    Bring drafts into the journal by the table above.
+    Store drafts in the journal by the table above.
 
-    A replica cut off from the others still believes for some seconds that it leads, and shows an older journal: what
-    only an older journal would explain is an error after *doubt_s* of seeing it (0 for a single replica).
+    A replica cut off from the others believes for some seconds that it leads, and shows an older journal. So a journal
+    that looks older is an error only after it has looked so for *doubt_s* (0 for a single replica).
     """
 
     def __init__(self, slots: Slots, *, doubt_s: float = 0.0, ids: Ids | None = None) -> None:
@@ -193,7 +193,7 @@ class SlotWriter:
 
     async def claim(self, body: bytes) -> int:
         """See `Journal.claim`."""
-        # The bodies of two claimants may be equal; only an id of this very call tells whose claim was stored.
+        # The bodies of two claims may be equal; only an id unique to this call tells which one was stored.
         call = self._ids.new("claim")
         before: int | None = None
         waited_s = 0.0
@@ -210,7 +210,7 @@ class SlotWriter:
                         last = await self._slots.last_claim()
                         if last is not None and last.message_id == draft.message_id:
                             return last.sequence
-                        # A replica that lags shows an earlier claim: believed only when it goes on saying so.
+                        # A replica that lags shows an earlier claim: accept it only after doubt_s.
                         found = _sequence_of(last)
                         if found > before or (found < before and waited_s >= self._doubt_s):
                             before = _later_claim(before, last)
@@ -220,7 +220,7 @@ class SlotWriter:
                     case _:
                         assert_never(outcome)
             except Unavailable as error:
-                log.warning("claim_waits", attempt=attempt, reason=error.message)
+                log.warning("claim_delayed", attempt=attempt, reason=error.message)
             await asyncio.sleep(pause_s)
             waited_s += pause_s
         raise AssertionError
@@ -233,7 +233,10 @@ class SlotWriter:
             match outcome:
                 case Stored(sequence=at):
                     if at != sequence:
-                        msg = f"commit {draft.message_id} is in slot {at}: the journal is not the one it was decided on"
+                        msg = (
+                            f"commit {draft.message_id} was stored in slot {at}, but slot {sequence} was expected: "
+                            "this is not the journal that the writer folded"
+                        )
                         raise Corrupt(msg)
                     return
                 case WrongLast():
@@ -249,7 +252,7 @@ class SlotWriter:
             waited_s += pause_s
 
     async def _is_ours(self, sequence: int, draft: Draft, *, certain: bool) -> bool:
-        """Look into the slot; False means not decided."""
+        """Return whether the slot holds our draft; False means undecided."""
         try:
             record = await self._slots.slot(sequence)
             if record is None:
@@ -260,35 +263,42 @@ class SlotWriter:
         except Unavailable as error:
             if error.reason == NO_JOURNAL:
                 _raise_if(
-                    Corrupt(f"the journal is gone; it held {sequence - 1} slots: {error.message}"), certain=certain
+                    Corrupt(f"the journal does not exist any more; it had {sequence - 1} slots: {error.message}"),
+                    certain=certain,
                 )
-            log.warning("slot_not_readable", sequence=sequence, reason=error.message)
+            log.warning("slot_read_failed", sequence=sequence, reason=error.message)
             return False
         if record.message_id != draft.message_id or record.body != draft.body:
-            msg = f"slot {sequence} holds {record.kind} {record.message_id}, not our {draft.message_id}: another writes"
+            msg = (
+                f"slot {sequence} holds {record.kind} {record.message_id}, not our {draft.message_id}: another writer "
+                "leads"
+            )
             raise Deposed(msg, reason=DEPOSED)
         log.info("commit_found", sequence=sequence)
         return True
 
     async def _check_empty(self, sequence: int, draft: Draft, *, certain: bool) -> None:
-        """Slot *sequence* was seen empty: make sure that this commit may still go there."""
+        """Check that this commit may still be stored in slot *sequence*, which was empty when read."""
         bounds = await self._slots.bounds()
         if bounds.last < sequence - 1:
             msg = (
-                f"the journal ends at {bounds.last}, but {sequence - 1} was there when commit {sequence} was decided: "
-                "it went backwards, lost its tail, or was recreated"
+                f"the journal ends at {bounds.last}, but slot {sequence - 1} was there when commit {sequence} was "
+                "decided: it went backwards, lost its tail, or was recreated"
             )
             _raise_if(Corrupt(msg), certain=certain)
         elif bounds.last >= sequence:
             if await self._slots.slot(sequence) is None:
-                msg = f"slot {sequence} is empty, but the journal holds {bounds.first} to {bounds.last}: it was removed"
+                msg = (
+                    f"slot {sequence} is empty, but the journal has slots {bounds.first} to {bounds.last}: the record "
+                    "was removed"
+                )
                 _raise_if(Corrupt(msg), certain=certain)
         else:
             claim = await self._slots.last_claim()
             at = _sequence_of(claim)
             if claim is None or at != draft.last_claim:
                 seen = f"the last one is {claim.message_id} in slot {at}" if claim else "there is none"
-                msg = f"commit {draft.message_id} needs the claim in slot {draft.last_claim}, but {seen}"
+                msg = f"commit {draft.message_id} needs the claim in slot {draft.last_claim} to be the last, but {seen}"
                 _raise_if(Deposed(msg, reason=DEPOSED), certain=certain or at > draft.last_claim)
 
 
@@ -312,7 +322,10 @@ def _sequence_of(claim: Record | None) -> int:
 def _later_claim(before: int, last: Record | None) -> int:
     sequence = _sequence_of(last)
     if sequence < before:
-        msg = f"the last claim was in slot {before} and is now in slot {sequence}: the journal went backwards"
+        msg = (
+            f"the last claim was in slot {before} and is now in slot {sequence}: the journal went backwards (an older "
+            "copy, or its tail was lost)"
+        )
         raise Corrupt(msg)
     log.info("claim_overtaken", by=last.message_id if last else None, sequence=sequence)
     return sequence

@@ -1,11 +1,11 @@
 """
-Snapshots of the world on NATS: chunks, and behind them the manifest that alone makes them a snapshot.
+Snapshots of the world on NATS: chunks, followed by the manifest that makes them a snapshot.
 
-    <ns>.snapshot.chunk, … , <ns>.snapshot.manifest      stream <NS>_SNAPSHOTS; the oldest leave it
+    <ns>.snapshot.chunk, … , <ns>.snapshot.manifest      stream <NS>_SNAPSHOTS; the oldest are removed
 
-What was cut off half-way has no manifest and is never seen. A snapshot only spares folding: one that is damaged, of
-another fold, or not of this journal is passed over with a line in the log, and an older one is taken, or none. It must
-never be believed without its digest and the chain of the journal.
+A write that was cut off has no manifest and is never seen. A snapshot only saves folding: one that is damaged, of
+another fold version, or of another journal is skipped and logged, and an older one is used, or none. A snapshot must
+never be used before its digest and the chain of the journal were checked.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ ANSWER_TIMEOUT_S = 10.0
 ASK_AGAIN_S = 1.0
 KEPT = 3
 MOST_LISTED = 100
-"""Manifests looked at; more than are ever kept."""
+"""How many manifests are read at most; fewer are ever kept."""
 
 _Made = TypeVar("_Made")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One snapshot: of which world, and the chunks that hold it; `digest` is `World.digest` of that world."""
+    """One snapshot: which world it is of, and the chunks that hold it; `digest` is `World.digest` of that world."""
 
     position: Position
     chain: str
@@ -67,21 +67,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What must be so of the journal: all up to the slot *through* is in an archive, where the chain was *chain*.
+    The archive note: all records up to slot *through* are in an archive; the chain after that slot is *chain*.
 
-    A restore that is under way notes the *generation* that it will end with; nobody may lead before.
+    A restore notes here the *generation* that it will begin when it ends; no coordinator may lead until then.
     """
 
     through: int
     chain: str
     folder: str = ""
-    """Where the archive was, as whoever archived saw it; for people."""
+    """The directory of the archive, as seen by the process that archived; for people."""
     archived_at: str = ""
     generation: int = 0
 
 
 def snapshot_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, Any]:
-    """Say how the stream of snapshots is to be; whoever writes one removes the oldest."""
+    """Return the configuration of the stream of snapshots; the process that writes one removes the oldest."""
     return {
         "name": subjects.stream_snapshots,
         "subjects": [subjects.snapshots_all, subjects.archive],
@@ -103,7 +103,7 @@ class Snapshots:
 
     async def manifests(self) -> list[Manifest]:
         """
-        Give the manifests there are, the newest world first; empty without a stream.
+        Return the stored manifests, the newest world first; empty if there is no stream.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -123,11 +123,11 @@ class Snapshots:
 
     async def write(self, frozen: Snapshot) -> Manifest:
         """
-        Store *frozen* and remove the oldest; encoding goes on in a thread, a millisecond at a time.
+        Store *frozen* and remove the oldest snapshot; encoding runs in a thread, a millisecond at a time.
 
         Raises:
             Unavailable: JetStream does not answer, or has no room.
-            Refused: the stream is not as it must be.
+            Refused: the stream has another configuration.
         """
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
         packer = Packer(pieces(frozen))
@@ -150,17 +150,17 @@ class Snapshots:
 
     async def load(self, manifest: Manifest) -> bytes:
         """
-        Read a snapshot and prove that it is what was written.
+        Read a snapshot and check that it is what was written.
 
         Raises:
-            Corrupt: it is damaged, or was removed meanwhile.
+            Corrupt: it is damaged, or was removed while it was read.
             Unavailable: JetStream does not answer.
         """
         packed = []
         for sequence in manifest.chunks:
             message = await self._get({"seq": sequence})
             if message is None:
-                msg = f"snapshot of {manifest.position} misses its chunk {sequence}"
+                msg = f"the snapshot at {manifest.position} lacks its chunk {sequence}: it was removed or is damaged"
                 raise Corrupt(msg)
             packed.append(message[1])
         return await asyncio.to_thread(unpacked, b"".join(packed), manifest.size_bytes, manifest.digest)
@@ -169,10 +169,10 @@ class Snapshots:
         self, journal: SearchableJournal, make: Callable[[bytes], _Made], *, before: int | None = None
     ) -> _Made | None:
         """
-        Read the newest usable snapshot of *journal*, before slot *before* where that is given; None without any.
+        Return the newest usable snapshot of *journal*, before slot *before* if that is given; None if there is none.
 
         Raises:
-            Corrupt: the journal ends before a snapshot of it: it has lost its tail.
+            Corrupt: the journal ends before a snapshot of it, so it has lost its tail.
             Unavailable: NATS does not answer.
         """
         manifests = [one for one in await self.manifests() if before is None or one.position.sequence < before]
@@ -182,12 +182,13 @@ class Snapshots:
         for manifest in manifests:
             at = manifest.position.sequence
             if manifest.fold_version != FOLD_VERSION:
-                _ignored(manifest, f"it was folded by version {manifest.fold_version}, this is {FOLD_VERSION}")
+                _ignored(manifest, f"it was folded by version {manifest.fold_version}, this release has {FOLD_VERSION}")
                 continue
             if at > last:
                 msg = (
                     f"the journal ends at {last}, but there is a snapshot of it at {manifest.position}: it lost its "
-                    f"tail, went backwards, or is being restored. If it is right as it is, delete {self._stream}"
+                    f"tail, went backwards, or is being restored. If the journal is correct as it is, delete the "
+                    f"stream {self._stream}"
                 )
                 raise Corrupt(msg)
             try:
@@ -202,10 +203,10 @@ class Snapshots:
 
     async def archived(self) -> Archived | None:
         """
-        Say what has left the journal for the archive; None when nothing has.
+        Return the archive note; None if nothing was archived.
 
         Raises:
-            Corrupt: what says so is unreadable.
+            Corrupt: the note is unreadable.
             Unavailable: JetStream does not answer.
         """
         message = await self._get({"last_by_subj": self._subjects.archive})
@@ -214,17 +215,20 @@ class Snapshots:
         try:
             return msgspec.json.decode(message[1], type=Archived)
         except UNREADABLE as error:
-            msg = f"what says how far the journal was archived is unreadable ({error}): archive once more"
+            msg = (
+                f"the note of how far the journal was archived is unreadable ({error}): run `coordinator archive run` "
+                "again"
+            )
             raise Corrupt(msg) from error
 
     async def note_archived(self, archived: Archived) -> None:
-        """Note what is about to leave the journal; raises as `write` does."""
+        """Store the archive note before records are purged; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
         await self._put(self._subjects.archive, msgspec.json.encode(archived))
 
     async def forget_behind(self, sequence: int) -> None:
         """
-        Remove the snapshots of what stood behind slot *sequence* in a journal that is given up.
+        Remove the snapshots after slot *sequence*, when the records there are given up as lost.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -241,7 +245,7 @@ class Snapshots:
                 raise Unavailable(f"{self._stream}: {error.message}") from error
 
     async def _last(self, journal: SearchableJournal, wanted: int) -> int:
-        """Give the last slot; a replica that is cut off shows an older one, and is asked again for as long."""
+        """Return the last slot; ask again while a replica that is cut off may show an older one."""
         patience_s = STALE_LEADER_S if self._replicas > 1 else 0.0
         while (last := (await journal.bounds()).last) < wanted and patience_s > 0:
             await asyncio.sleep(ASK_AGAIN_S)
@@ -257,8 +261,8 @@ class Snapshots:
         subject = self._subjects.snapshots_all
         try:
             await purge_stream(self._bus, self._stream, subject, below=first, timeout_s=ANSWER_TIMEOUT_S)
-        except ApiError as error:  # a full stream only lacks room for the next one
-            log.warning("snapshots_not_removed", reason=error.message)
+        except ApiError as error:  # harmless now: if the stream is full, the next snapshot fails and is tried again
+            log.warning("snapshot_removal_failed", reason=error.message)
 
     async def _put(self, subject: str, data: bytes) -> int:
         try:
@@ -281,7 +285,7 @@ class Packer:
     """
     Compress pieces into chunks of at most *chunk_bytes*, and hash them.
 
-    `next` gives one chunk, empty behind the last; it holds the interpreter for a millisecond at a time.
+    `next` returns one chunk, empty after the last; it holds the interpreter for a millisecond at a time.
     """
 
     def __init__(self, source: Iterator[bytes], chunk_bytes: int = CHUNK_BYTES) -> None:
@@ -315,10 +319,10 @@ class Packer:
 
 def unpacked(packed: bytes, size_bytes: int, digest: str) -> bytes:
     """
-    Give what `Packer` packed.
+    Return the data that `Packer` packed.
 
     Raises:
-        Corrupt: it is not what was packed.
+        Corrupt: size or digest differ from what was packed.
     """
     try:
         data = zlib.decompressobj().decompress(packed, size_bytes + 1)
@@ -327,22 +331,22 @@ def unpacked(packed: bytes, size_bytes: int, digest: str) -> bytes:
         raise Corrupt(msg) from error
     found = sha256(data).hexdigest()
     if len(data) != size_bytes or found != digest:
-        msg = f"a snapshot of {size_bytes} bytes hashes to {found} and should to {digest}: it is damaged"
+        msg = f"a snapshot of {size_bytes} bytes has the digest {found}, but {digest} is expected: it is damaged"
         raise Corrupt(msg)
     return data
 
 
 async def _check_chain(journal: SearchableJournal, manifest: Manifest) -> None:
-    """Make sure, where the slot is still there, that the snapshot is of this very journal."""
+    """Check that the snapshot is of this journal, if the slot still exists."""
     record = await journal.slot(manifest.position.sequence)
     if record is None or record.chain is None:
-        return  # archived, or a claim: the next commit tells
+        return  # archived, or a claim: the next commit is checked against the chain when it is folded
     try:
         before = bytes.fromhex(record.chain)
     except ValueError:
         before = b""
     if chain_after(before, record.sequence, record.body).hex() != manifest.chain:
-        msg = f"it is of another journal: up to {manifest.position} that one hashes to {manifest.chain}"
+        msg = f"it is of another journal, whose chain at {manifest.position} is {manifest.chain}"
         raise Corrupt(msg)
 
 

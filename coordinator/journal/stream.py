@@ -1,9 +1,9 @@
 """
 The journal on NATS JetStream.
 
-One stream holds commits and claims and nothing else; it is created as `stream_config` says and never changed or deleted
-here. What decides is read from the stream leader. Formats and fences: the docstring of `coordinator.journal.slots`.
-How records are read: `coordinator.journal.reader`.
+One stream holds only commits and claims; it is created with `stream_config` and never changed or deleted here. Reads
+that a decision depends on ask the stream leader. For formats and fences see `coordinator.journal.slots`, for how
+records are read `coordinator.journal.reader`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ANSWER_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 1.0
 
 HEADER_BYTES = 1024
-"""What the headers of a commit take at most."""
+"""The largest size of the headers of a commit."""
 
 
 def stream_config(
     subjects: Subjects, *, replicas: int = 1, duplicate_window_s: float = DUPLICATE_WINDOW_S
 ) -> dict[str, Any]:
-    """Say how the journal's stream is to be: keeps everything, and no publisher can remove or replace anything."""
+    """Return the configuration of the journal's stream: keep everything; no publisher can remove or replace it."""
     return {
         "name": subjects.stream_journal,
         "subjects": [subjects.journal, subjects.epoch],
@@ -62,8 +62,8 @@ def stream_config(
         "max_consumers": -1,
         "duplicate_window": int(duplicate_window_s * NANOSECONDS),
         "deny_delete": True,
-        # The archive's credential may purge, and it alone; only the subject of commits, for without the last claim
-        # nobody may commit until the next one.
+        # Only the archive's credential may purge. It keeps the last claim: without it no commit is accepted until the
+        # next claim.
         "deny_purge": False,
         "allow_rollup_hdrs": False,
         "allow_direct": False,  # a direct read may come from a replica that lags
@@ -73,9 +73,9 @@ def stream_config(
 
 class NatsJournal:
     """
-    See `Journal`. The writer's *bus* is unbuffered; readers have another.
+    See `Journal`. The writer's *bus* is unbuffered; readers use another one.
 
-    Only whoever may write calls `prepare`; a follower finds the stream or waits for it.
+    Only a process that may write calls `prepare`; a follower waits until the stream exists.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class NatsJournal:
 
     async def prepare(self) -> None:
         """
-        Create the stream, or make sure that it is as it should be.
+        Create the stream, or check its configuration if it exists.
 
         Raises:
-            Refused: it exists with another configuration; each difference is named.
+            Refused: it has another configuration; the message names each difference.
             Unavailable: JetStream does not answer.
         """
         await ensure_stream(self._bus, self._config)
@@ -121,7 +121,7 @@ class NatsJournal:
         return await self._reader.bounds()
 
     async def look(self) -> tuple[Bounds, str]:
-        """Say which slots there are, and when the stream was created."""
+        """Return the first and the last slot, and the time the stream was created."""
         return await self._reader.look()
 
     def read(self, after: int, until: int) -> AsyncIterator[list[Record]]:
@@ -141,7 +141,7 @@ class NatsJournal:
         return await self._get({"last_by_subj": self._subjects.epoch})
 
     async def publish_once(self, draft: Draft) -> Outcome:
-        """Send *draft* once, and say what came back."""
+        """Send *draft* once and return the outcome."""
         if not self._bus.connected:
             await self._bus.until_connected(PROBE_TIMEOUT_S)
         subject = self._subjects.epoch if draft.kind == "claim" else self._subjects.journal
@@ -154,14 +154,17 @@ class NatsJournal:
                 return WrongLast()
             if error.err_code in UNDECIDED or error.status >= SERVER_TROUBLE:
                 return Undecided(error.message)
-            msg = f"the journal does not take {draft.kind} {draft.message_id}: {error.message}"
+            msg = f"JetStream refuses {draft.kind} {draft.message_id} for the journal: {error.message}"
             raise Refused(msg, reason="journal_refused") from error
         except Unavailable as error:
             if error.reason == "timeout":
                 await self._bus.probe(PROBE_TIMEOUT_S)
             return Undecided(error.message)
         if ack.stream != self._stream:
-            msg = f"{subject} is stored by stream {ack.stream}, not {self._stream}: its subjects are taken"
+            msg = (
+                f"{subject} is stored by stream {ack.stream}, not {self._stream}: another stream takes the journal's "
+                "subjects; remove it"
+            )
             raise Corrupt(msg)
         return Stored(ack.sequence, ack.duplicate)
 
@@ -201,14 +204,14 @@ class NatsJournal:
 
 def check_max_payload(server_bytes: int, turn_bytes: int) -> None:
     """
-    Make sure that the server takes the largest commit there may be.
+    Check that the server accepts the largest possible commit.
 
     Raises:
         Refused: it does not.
     """
     if server_bytes < turn_bytes + HEADER_BYTES:
         msg = (
-            f"the server takes messages of {server_bytes} bytes, a commit may have {turn_bytes} and {HEADER_BYTES} of "
-            f"headers: raise max_payload in its configuration, or lower engine.turn_bytes"
+            f"the server accepts messages of up to {server_bytes} bytes, but a commit may have {turn_bytes} and "
+            f"{HEADER_BYTES} of headers: raise max_payload in its configuration, or lower engine.turn_bytes"
         )
         raise Refused(msg, reason="payload_limit")

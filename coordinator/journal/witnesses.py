@@ -1,4 +1,4 @@
-"""What others know of where the journal ended: the read model, the feed, the chain."""
+"""Witnesses of the journal's end: how far the read model and the feed have seen it, and its chain there."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _message_id = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})\.[0-9]{1,9}").fullmatch
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    The journal held *sequence*, in *generation*, and *chain* was the hash of all up to there.
+    A high-water mark: the journal had the record *sequence* in *generation*; *chain* is the hash of all up to there.
 
-    An empty chain is not known. *by* says in words who has seen it; *created* when the stream was made, as it says.
-    *beside* is the chain of a read model in the same home that is of another stream.
+    An empty chain is unknown. *by* names the witness, for people; *created* is the stream's creation time.
+    *beside* is the chain of a read model in the same home that belongs to another stream.
     """
 
     sequence: int
@@ -47,7 +47,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def seen_by_store(path: Path) -> Seen | None:
-    """Say how far the read model at *path* has taken the journal in; None where there is none that can be read."""
+    """Return how far the read model at *path* has seen the journal; None if there is none, or it is unreadable."""
     if not path.is_file():
         return None
     import sqlite3
@@ -68,9 +68,9 @@ def seen_by_store(path: Path) -> Seen | None:
 
 def is_of_another(store: Seen, mark: Seen | None, stream: str) -> bool:
     """
-    Say whether a read model is of another stream than *stream*, as the *mark* in the same home tells.
+    Return whether a read model belongs to another stream than *stream*, judged by the *mark* in the same home.
 
-    It does not say so itself. It is when the mark was of another one, and stays so until it has moved on.
+    The read model does not name its stream. It belongs to another one if the mark did, and until it has moved on.
     """
     if mark is None:
         return False
@@ -78,23 +78,23 @@ def is_of_another(store: Seen, mark: Seen | None, stream: str) -> bool:
 
 
 async def chain_at(journal: NatsJournal, world: World, sequence: int) -> str:
-    """Give the hash of the journal up to slot *sequence*, as it was checked by folding *world*; empty where unknown."""
+    """Return the chain of the journal after slot *sequence*, checked when *world* was folded; '' if unknown."""
     if sequence == world.position.sequence:
         return world.chain.hex()
     record = await journal.slot(sequence)
     if record is not None and record.kind == "commit" and record.chain is not None:
         return chain_after(bytes.fromhex(record.chain), sequence, record.body).hex()
-    # A claim does not say what stood before it; the commit behind it does.
+    # A claim carries no chain; the commit after it does.
     behind = await journal.slot(sequence + 1)
     return behind.chain or "" if behind is not None and behind.kind == "commit" else ""
 
 
 async def seen_by_feed(bus: Bus, subjects: Subjects) -> Seen | None:
     """
-    Say of which journal record the last event in the feed is; None where there is no feed, or nothing in it.
+    Return the journal record of the last event in the feed; None if there is no feed, or it is empty.
 
     Raises:
-        Unavailable: JetStream does not say, as while its servers choose who leads: that is not the same as no feed.
+        Unavailable: JetStream does not answer, for example during a leader election: the feed may exist.
     """
     name = subjects.stream_events
     try:

@@ -1,1 +1,1 @@
-"""Who writes: stand by, win the lease, lead, give up."""
+"""Which instance writes: standby, taking the lease, leading, resigning."""

@@ -1,11 +1,11 @@
 """
-Folds the journal up to its end, and holds it against what was seen of it before.
+Folds the journal up to its end, and compares it with what was seen of it before.
 
-Whoever is about to lead goes by this alone: a journal that ends before what was seen, or is another one, is `Corrupt`,
-and nothing may be written then, not even a claim, nor a stream be made where one is missing. Only a raised generation,
-which a restore and `coordinator verify --accept` write, tells that the journal is right and the memory is of a lost
-one. Witnesses are the instance's own mark, its read model, and the feed; each may be missing, none may be ahead. What
-is of another stream, as in a home whose namespace was changed, is no witness.
+An instance runs this check before it leads. A journal that is shorter than a high-water mark, or is another journal, is
+`Corrupt`: then nothing may be written, not even a claim, and no missing stream may be created. Only a higher
+generation, which a restore and `coordinator verify --accept` write, means that the journal is right and the mark is of
+a lost one. The witnesses are the instance's own mark, its read model, and the feed; any of them may be missing, none
+may be ahead of the journal. A mark of another stream, as in a home whose namespace was changed, does not count.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ log = structlog.get_logger(__name__)
 DOUBT_PAUSE_S = 1.0
 ANSWER_TIMEOUT_S = 5.0
 WENT_BACK, RECREATED, GONE, BRANCHED = "went_back", "recreated", "journal_gone", "branched"
-"""Reasons of `Corrupt`: it ends too soon; it was made anew; there is none; it holds something else."""
+"""Reasons of `Corrupt`: the journal is too short; was created again; does not exist; has other records."""
 
 WHAT_TO_DO = (
-    "Nothing was written. Look with 'coordinator verify'; then put a good copy of the store back, or restore a backup, "
-    "or accept the loss with 'coordinator verify --accept'"
+    "Nothing was written. Check the journal with 'coordinator verify'; then put back a good copy of the store, restore "
+    "a backup, or accept the loss with 'coordinator verify --accept'"
 )
 
 
 class CatchUp:
     """
-    Folds *journal* for one instance, whose own mark is *high_water*; *witnesses* are what others have seen.
+    Folds *journal* for one instance, whose own mark is *high_water*; *witnesses* are the marks of others.
 
-    A replica cut off from the others may show an older journal: damage is believed after *doubt_s* of seeing it.
+    A replica cut off from the others may show an older journal: damage is reported only after it has lasted *doubt_s*.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CatchUp:
         Fold a new world up to the journal's end.
 
         Raises:
-            Corrupt: the journal is damaged, or is not the one that was seen.
+            Corrupt: the journal is damaged, shorter than a mark, or not the one that was seen before.
             Unavailable: it cannot be read now.
         """
         waited_s = 0.0
@@ -93,7 +93,7 @@ class CatchUp:
                     raise
                 log.warning("journal_in_doubt", reason=error.message)
             else:
-                self._witnesses = []  # they are of before the start: from here on our own mark is ahead of them
+                self._witnesses = []  # they date from before the start: from here on our own mark is ahead of them
                 self.note(world)
                 return world
             await asyncio.sleep(DOUBT_PAUSE_S)
@@ -104,8 +104,8 @@ class CatchUp:
         Fold what *world* has not folded yet.
 
         Raises:
-            Unavailable: the journal cannot be read now; or *world* is of another one than stands there: begin again,
-            which tells a journal that was restored from one that is damaged.
+            Unavailable: the journal cannot be read now, or *world* was folded from another journal: begin again with
+            `begun`, which distinguishes a restored journal from a damaged one.
         """
         before = world.position
         try:
@@ -114,17 +114,17 @@ class CatchUp:
                 self._went_back(last, before.sequence, "this instance")
             await fold(world, self._journal, last)
         except Corrupt as error:
-            msg = f"what was folded up to {before} is not in the journal any more: {error.message}"
+            msg = f"the records folded up to {before} are not in the journal any more: {error.message}"
             raise Unavailable(msg, reason=BRANCHED) from error
         if world.position != before:
             self.note(world)
 
     async def to_claim(self, world: World, sequence: int) -> None:
         """
-        Fold up to our claim in slot *sequence*, which ends what others wrote.
+        Fold up to our claim in slot *sequence*, after which no other writer can append.
 
         Raises:
-            Corrupt: the journal is damaged, or went back while it was claimed.
+            Corrupt: the journal is damaged, or lost records while it was claimed.
         """
         if sequence <= world.position.sequence:
             self._went_back(sequence, world.position.sequence, "this instance")
@@ -132,7 +132,7 @@ class CatchUp:
         self.note(world)
 
     def note(self, world: World) -> None:
-        """Remember how far *world* has come; what it holds must have been acknowledged."""
+        """Set the high-water mark to the position of *world*; the journal must have acknowledged all of it."""
         self._high_water.note(
             Seen(
                 sequence=world.position.sequence,
@@ -146,23 +146,23 @@ class CatchUp:
         )
 
     async def _look(self) -> Bounds:
-        """Make sure that the journal is there and holds the slot that it says it ends with."""
+        """Check that the journal exists and that its last slot can be read."""
         try:
             bounds, self._created = await self._journal.look()
         except Unavailable as error:
             if error.reason != NO_JOURNAL:
                 raise
-            raise Corrupt(f"stream {self._stream} is gone. {WHAT_TO_DO}", reason=GONE) from error
+            raise Corrupt(f"stream {self._stream} does not exist any more. {WHAT_TO_DO}", reason=GONE) from error
         if bounds.last >= bounds.first and await self._journal.slot(bounds.last) is None:
             msg = (
-                f"stream {self._stream} says that it ends at {bounds.last}, but there is nothing in that slot: its "
-                f"tail was lost. {WHAT_TO_DO}"
+                f"stream {self._stream} reports {bounds.last} as its last slot, but that slot is empty: the tail of "
+                f"the journal was lost. {WHAT_TO_DO}"
             )
             raise Corrupt(msg, reason=WENT_BACK)
         return bounds
 
     def _seen(self) -> list[Seen]:
-        """What is known of this stream, the mark first; what is of another one says nothing about it."""
+        """Return the marks of this stream, our own first; marks of another stream are ignored."""
         every = [self._high_water.seen, *self._witnesses]
         return [seen for seen in every if seen is not None and seen.stream in ("", self._stream)]
 
@@ -176,23 +176,24 @@ class CatchUp:
             return
         if seen.created and seen.created != self._created:
             msg = (
-                f"stream {self._stream} was created again at {self._created} and ends at {world.position.sequence}; "
-                f"{seen.by} has seen {seen.sequence} records of the one made at {seen.created}. {WHAT_TO_DO}"
+                f"stream {self._stream} was created again at {self._created} and ends at {world.position.sequence}, "
+                f"but {seen.by} has seen {seen.sequence} records of the stream created at {seen.created}: the old "
+                f"stream was deleted. {WHAT_TO_DO}"
             )
             raise Corrupt(msg, reason=RECREATED)
         if is_short:
             self._went_back(world.position.sequence, seen.sequence, seen.by)
         msg = (
-            f"record {seen.sequence} of stream {self._stream} is not the one that {seen.by} has seen: what stands up "
-            f"to there hashes to {found}, and should to {seen.chain}; it is another journal, or an older copy that "
-            f"went its own way. {WHAT_TO_DO}"
+            f"record {seen.sequence} of stream {self._stream} is not the one that {seen.by} has seen: the records up "
+            f"to there hash to {found}, but {seen.chain} is expected. This is another journal, or an older copy that "
+            f"another coordinator has written to since. {WHAT_TO_DO}"
         )
         raise Corrupt(msg, reason=BRANCHED)
 
     def _went_back(self, last: int, reached: int, by: str) -> NoReturn:
         msg = (
-            f"stream {self._stream} ends at {last}, but {by} has seen it reach {reached}: it went back to "
-            f"an older state, or lost its tail. {WHAT_TO_DO}"
+            f"stream {self._stream} ends at {last}, but {by} has seen record {reached}: the stream went back to an "
+            f"older state, or lost its tail. {WHAT_TO_DO}"
         )
         raise Corrupt(msg, reason=WENT_BACK)
 
@@ -208,18 +209,18 @@ async def remembering(
     replicas: int = 1,
 ) -> CatchUp:
     """
-    Gather who has seen how much of the journal, and make sure that it was not lost altogether; *store* is a file.
+    Collect the witnesses of the journal, and check that the journal was not lost; *store* is the read model's file.
 
     Raises:
-        Corrupt: it is gone.
+        Corrupt: the journal's stream does not exist any more.
         Unavailable: JetStream does not answer.
     """
     stream, doubt_s = subjects.stream_journal, STALE_LEADER_S if replicas > 1 else 0.0
-    at_home, beside = seen_by_store(Path(store)) if store else None, ""
-    if at_home is not None and is_of_another(at_home, high_water.seen, stream):
-        log.warning("read_model_ignored", store=store, stream=stream, reason="it is of another stream")
-        beside, at_home = at_home.chain, None
-    found = (at_home, await seen_by_feed(bus, subjects))
+    from_store, beside = seen_by_store(Path(store)) if store else None, ""
+    if from_store is not None and is_of_another(from_store, high_water.seen, stream):
+        log.warning("read_model_ignored", store=store, stream=stream, reason="it belongs to another stream")
+        beside, from_store = from_store.chain, None
+    found = (from_store, await seen_by_feed(bus, subjects))
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, snapshots, mark + witnesses, doubt_s=doubt_s)
@@ -231,9 +232,9 @@ async def _check_there(
 ) -> None:
     waited_s = 0.0
     while True:
-        # Asked for first: what is there now was made when there was a journal, so that there must be one from here on.
-        told = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
-        told += await _remains(bus, subjects) + await _noted(snapshots)
+        # Collected before the journal is asked for: these traces were left when a journal existed, so it must exist.
+        traces = [f"{one.by} has seen {one.sequence} records of it" for one in witnesses]
+        traces += await _streams_left(bus, subjects) + await _archive_traces(snapshots)
         try:
             await journal.bounds()
         except Unavailable as error:
@@ -241,44 +242,44 @@ async def _check_there(
                 raise
         else:
             return
-        if not told:
+        if not traces:
             return
         if waited_s >= doubt_s:
             msg = (
-                f"there is no stream {subjects.stream_journal}, but {' and '.join(told)}: it was deleted, or "
-                f"nats-server could not read it. {WHAT_TO_DO}; to begin with nothing, delete what is left of it too"
+                f"there is no stream {subjects.stream_journal}, but {' and '.join(traces)}: the stream was deleted, or "
+                f"nats-server could not read it. {WHAT_TO_DO}; to start with an empty journal, delete these traces too"
             )
             raise Corrupt(msg, reason=GONE)
         await asyncio.sleep(DOUBT_PAUSE_S)
         waited_s += DOUBT_PAUSE_S
 
 
-async def _remains(bus: Bus, subjects: Subjects) -> list[str]:
-    """Say which streams tell of a journal: one that only a coordinator makes, one in which something has been."""
+async def _streams_left(bus: Bus, subjects: Subjects) -> list[str]:
+    """Return the streams that show that there was a journal: the lease's, and the feed if it ever had a message."""
     lease, feed = key_stream(subjects.bucket_lease), subjects.stream_events
     found = [] if await _last_slot(bus, lease) is None else [f"stream {lease} is still there"]
-    # A follower makes the feed as soon as it runs, which on a new machine may be before the coordinator does.
+    # On a new machine a follower may create an empty feed before the coordinator creates the journal.
     return found + ([f"stream {feed} is still there"] if await _last_slot(bus, feed) else [])
 
 
-async def _noted(snapshots: Snapshots) -> list[str]:
-    """Say what the note beside the snapshots tells: a restore writes it before it makes the journal's stream."""
+async def _archive_traces(snapshots: Snapshots) -> list[str]:
+    """Return what the archive note shows of a journal; a restore writes it before it creates the journal's stream."""
     try:
         noted = await snapshots.archived()
     except Corrupt as error:
         return [error.message]
     if noted is None:
         return []
-    told = [f"its records up to {noted.through} were archived"] if noted.through else []
+    traces = [f"its records up to {noted.through} were archived"] if noted.through else []
     if noted.generation:
-        told.append(
+        traces.append(
             f"generation {noted.generation} of it was begun (if a restore was cut off, run `backup restore` again)"
         )
-    return told
+    return traces
 
 
 async def _last_slot(bus: Bus, name: str) -> int | None:
-    """Give how far a stream has come; None when there is none of that name."""
+    """Return the last sequence of a stream; None if it does not exist."""
     try:
         info = await stream_info(bus, name, timeout_s=ANSWER_TIMEOUT_S)
     except ApiError as error:

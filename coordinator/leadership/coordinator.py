@@ -1,10 +1,10 @@
 """
-A coordinator: it stands by, leads when it may, and stands by again when deposed.
+A coordinator instance: it follows the journal on standby, leads when it can, and goes back to standby when deposed.
 
-    fold all along → win the lease → claim `….epoch` → catch up to the claim → lead
+    fold continuously → take the lease → claim `….epoch` → catch up to the claim → lead
 
-The lease only says who should try; the claim is what the server checks at each commit. Everything before the claim is
-folded before anything is decided, so a new writer continues exactly where the last one was cut off.
+The lease only says which instance should try; the claim is what the server checks at each commit. Everything before the
+claim is folded before anything is decided, so a new writer continues exactly where the last one stopped.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-"""Between reigns that did not last, such as while NATS is away."""
+"""Pauses between reigns that ended soon, for example while NATS does not answer."""
 START_PATIENCE_S = 30.0
-"""For JetStream to answer at the start: servers that were switched on together first choose their leaders, twice."""
+"""How long to wait for JetStream at the start: servers that start together first elect their leaders, twice."""
 STAND_BY_S = 1.0
-"""How often an instance that stands by folds what is new."""
+"""How often a standby folds new records."""
 SPOILED_KEPT = 1000
-"""Orders the fold could not take; an inbox is read in order, so one of each would do."""
+"""How many commands that made a fold fail are remembered; inboxes are read in order, so one of each would do."""
 
 
 class Coordinator:
-    """An instance that leads whenever it may; `engine` is the engine of its present reign, None while it stands by."""
+    """An instance that leads whenever it can; `engine` is the engine of its current reign, None while on standby."""
 
     def __init__(self, instance: Instance, *, clock: Clock | None = None) -> None:
         self.engine: Engine | None = None
@@ -74,8 +74,9 @@ class Coordinator:
         Serve until `stop`.
 
         Raises:
-            Corrupt: the journal is damaged, went back behind what was seen of it, or is gone; nothing was written.
-            Refused: a stream is configured otherwise than it must be, or the credentials are wrong.
+            Corrupt: the journal is damaged, shorter than a high-water mark, or does not exist any more; nothing was
+                written.
+            Refused: a stream has another configuration, or the credentials are wrong.
             Unavailable: NATS cannot be reached at the start.
         """
         instance = self._instance
@@ -109,15 +110,15 @@ class Coordinator:
                 began = self._clock.heard()
                 try:
                     await self._reign(journal, catch_up, lease, doors, api.stats)
-                except FoldFailed as error:  # the journal has nothing of it: begin anew, without what brought it about
+                except FoldFailed as error:  # nothing was committed: begin a new reign and refuse the command at fault
                     if not error.culprit or error.culprit in self._spoiled:
                         raise
                     log.exception("fold_failed", instance=instance.name, culprit=error.culprit)
                     self._spoiled[error.culprit] = None
                     if len(self._spoiled) > SPOILED_KEPT:
                         del self._spoiled[next(iter(self._spoiled))]
-                except Unavailable as error:  # deposed, or NATS is away: stand by again
-                    log.warning("not_leading", instance=instance.name, why=error.message)
+                except Unavailable as error:  # deposed, or NATS does not answer: go back to standby
+                    log.warning("leadership_lost", instance=instance.name, why=error.message)
                 finally:
                     self.engine = None
                     self.leading.clear()
@@ -128,7 +129,7 @@ class Coordinator:
     async def _prepared(
         self, writer: Bus, doors: Bus, high_water: HighWater
     ) -> tuple[NatsJournal, CatchUp, Lease] | None:
-        """Do as `_prepare` does, waiting while a cluster of NATS servers chooses its leaders; None when stopped."""
+        """Run `_prepare`, and retry while a cluster of NATS servers elects its leaders; return None when stopped."""
         began = self._clock.heard()
         while True:
             try:
@@ -136,12 +137,12 @@ class Coordinator:
             except Unavailable as error:
                 if self._clock.heard() - began > START_PATIENCE_S:
                     raise
-                log.warning("start_waits", instance=self._instance.name, reason=error.message)
+                log.warning("start_delayed", instance=self._instance.name, reason=error.message)
             if await self._stopped_within(STAND_BY_S):
                 return None
 
     async def _prepare(self, writer: Bus, doors: Bus, high_water: HighWater) -> tuple[NatsJournal, CatchUp, Lease]:
-        """Make sure that the streams are there and as they must be, and that no journal was lost."""
+        """Check that the journal was not lost, and that the streams exist with the right configuration."""
         instance, subjects = self._instance, self._subjects
         journal = NatsJournal(writer, subjects, replicas=instance.replicas)
         catch_up = await remembering(
@@ -169,13 +170,13 @@ class Coordinator:
         return journal, catch_up, lease
 
     def stop(self, reason: str) -> None:
-        """Give the lead away, or stop waiting for it; `run` then returns."""
+        """Resign, or stop waiting to lead; `run` then returns."""
         self._stopped.set()
         if self.engine is not None:
             self.engine.resign(reason)
 
     def _standing(self) -> Standing:
-        """Say how this instance stands, for NATS tools."""
+        """Return whether this instance leads, and which one does, for NATS tools."""
         return Standing(epoch=self.engine.epoch if self.engine is not None else None, leader=self._world.leader)
 
     async def _stopped_within(self, timeout_s: float) -> bool:
@@ -188,9 +189,9 @@ class Coordinator:
         self, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus, stats: RequestStats
     ) -> None:
         world = self._world = await catch_up.begun()
-        # The instance's name is kept under a lock: whoever bears it knows that its former self is gone.
+        # The instance's name is protected by a lock: a process that has it knows that its predecessor has ended.
         if not self._may_lead(world) or not await lease.take_back(self._instance.name):
-            log.info("standing_by", instance=self._instance.name)
+            log.info("standby_started", instance=self._instance.name)
             while not self._may_lead(world) or not await lease.acquire(STAND_BY_S):
                 if await self._stopped_within(0.0 if self._may_lead(world) else STAND_BY_S):
                     return
@@ -211,7 +212,7 @@ class Coordinator:
             await lease.release()
 
     async def _follow(self, catch_up: CatchUp, world: World) -> None:
-        """Fold what is new; what was folded is kept while NATS is away, it may be needed as soon as that is back."""
+        """Fold new records; keep the world while NATS does not answer, it may be needed as soon as NATS is back."""
         try:
             await catch_up.to_end(world)
             self._is_cut_off = False
@@ -219,19 +220,19 @@ class Coordinator:
             if error.reason == BRANCHED:
                 raise
             if not self._is_cut_off:
-                log.warning("standby_waits", instance=self._instance.name, why=error.message)
+                log.warning("standby_read_failed", instance=self._instance.name, why=error.message)
             self._is_cut_off = True
             await self._stopped_within(STAND_BY_S)
 
     def _may_lead(self, world: World) -> bool:
-        """Say whether all that was written is understood; what a newer version wrote is folded on, never led."""
+        """Return whether this version knows all events of the journal; if not, it follows and never leads."""
         if world.unfoldable and world.unfoldable != self._not_known:
             self._not_known = world.unfoldable
             log.error(
-                "cannot_lead",
+                "leadership_declined",
                 instance=self._instance.name,
                 reason=f"the journal holds {world.unfoldable}, which this version {self._instance.version} does not "
-                "know; it follows and never leads until it is upgraded",
+                "know: it follows on standby and does not lead until it is upgraded",
             )
         return not world.unfoldable
 
@@ -244,7 +245,7 @@ class Coordinator:
         doors: Bus,
         stats: RequestStats,
     ) -> None:
-        """Lead, if this world may, until the engine resigns."""
+        """Lead until the engine resigns, if this version knows all events of *world*."""
         reign = Reign(
             self._instance,
             world,

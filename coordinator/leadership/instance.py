@@ -1,11 +1,4 @@
-"""
-One coordinator instance: it stands by, leads when it may, and stands by again when deposed.
-
-    fold all along → win the lease → claim `….epoch` → catch up to the claim → lead
-
-The lease only says who should try; the claim is what the server checks at each commit. Everything after the claim was
-folded before anything is decided, so a new writer continues exactly where the last one was cut off.
-"""
+"""The configuration of one coordinator instance, which follows the journal on standby and leads when it can."""
 
 from __future__ import annotations
 
@@ -21,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """How an instance reaches NATS and what it goes by."""
+    """How an instance reaches NATS, and its rules and limits."""
 
     url: str
     name: str
@@ -38,8 +31,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     lease_renew_s: float = RENEW_S
     lease_fresh_s: float = FRESH_S
     lease_stop_s: float | None = None
-    """0.8 of `lease_ttl_s` where None."""
+    """None: 0.8 of `lease_ttl_s`."""
     seen_file: str = ""
-    """Where it keeps how far it has seen the journal; nowhere when empty."""
+    """File of the high-water mark; '': the mark is kept in memory only."""
     store_file: str = ""
-    """A read model that has seen the journal too."""
+    """File of a read model, which is a second witness of how far the journal was seen."""

@@ -1,9 +1,10 @@
 """
-The lease: who should write now. It is a hint and must never be the safety: two writers are kept apart by the journal.
+The writer's lease: which instance should write now.
 
-One key in a bucket whose messages have a time to live. The holder publishes it again every `renew_s`, naming the
-revision before, and the server forgets it `ttl_s` after the last time. What counts for us is when the last renewal that
-was granted was *sent*, by our own monotonic clock: the server cannot have forgotten us earlier than `ttl_s` after that.
+It is only a hint: the fences of the journal keep two writers apart. The lease is one key in a bucket whose messages
+have a time to live. The holder publishes it again every `renew_s`, naming the previous revision, and the server
+deletes it `ttl_s` after the last time. The holder counts from when it *sent* the last granted renewal, by its own
+monotonic clock: the server cannot delete the key before `ttl_s` after that.
 
     acquire or take_back → hold, until it is lost → … → release
 """
@@ -38,13 +39,13 @@ POLL_S = 0.5
 RETRY_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
 RELEASED_S = 1
-"""How long the mark of a released lease is kept; the shortest time to live there is."""
+"""How long the delete marker of a released lease is kept; the shortest time to live that NATS allows."""
 
 log = structlog.get_logger(__name__)
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What stands in the lease: the instance, named alike over restarts, and its process."""
+    """The value of the lease: the name of the instance, the same after a restart, and its process."""
 
     holder: str
     process: str
@@ -55,7 +56,7 @@ _decode = msgspec.json.Decoder(Holding).decode
 
 
 def lease_config(subjects: Subjects, *, replicas: int = 1) -> dict[str, Any]:
-    """Say how the bucket's stream is to be: the last value of each key, with a time to live of its own."""
+    """Return the configuration of the bucket's stream: the last value of each key, each with its own time to live."""
     return {
         "name": key_stream(subjects.bucket_lease),
         "subjects": [key_subject(subjects.bucket_lease, ">")],
@@ -71,17 +72,17 @@ def lease_config(subjects: Subjects, *, replicas: int = 1) -> dict[str, Any]:
 
 class Lease:
     """
-    One process's part in the lease.
+    The lease as one process sees it.
 
     Args:
         bus: an unbuffered connection.
         subjects: names the bucket.
         holder: name of this instance, the same after a restart.
-        ttl_s: seconds until the server forgets a silent holder; longer than a change of the NATS leader takes (8 s).
+        ttl_s: seconds after which an unrenewed lease expires; longer than a NATS leader election takes (8 s).
         renew_s: seconds between renewals.
-        stop_s: seconds after the last granted renewal at which `must_stop`; 0.8 of *ttl_s* where None.
+        stop_s: seconds after the last granted renewal from which on `must_stop` is true; None: 0.8 of *ttl_s*.
         replicas: of the bucket, 1 or 3.
-        clock: gives monotonic seconds that go on while the machine sleeps.
+        clock: returns monotonic seconds that also advance while the machine sleeps.
         ids: makes the name of this process.
     """
 
@@ -100,14 +101,15 @@ class Lease:
     ) -> None:
         if ttl_s < 1 or not 0 < renew_s <= ttl_s / 2:
             msg = (
-                f"a lease of {ttl_s} s renewed every {renew_s} s would end by itself: renew at least twice in its time"
+                f"a lease of {ttl_s} s that is renewed every {renew_s} s would expire: renew it at least twice in its "
+                "time, and let it last 1 s or longer"
             )
             raise Refused(msg, reason="bad_lease")
         self.ttl_s = ttl_s
         self.renew_s = renew_s
         self.stop_s = stop_s if stop_s is not None else ttl_s * STOP_S / TTL_S
         self.granted_at: float | None = None
-        """When the last renewal that was granted was sent, by the clock; None while we do not hold the lease."""
+        """When the last granted renewal was sent, by the clock; None while we do not hold the lease."""
         self._bus = bus
         self._config = lease_config(subjects, replicas=replicas)
         self._subject = key_subject(subjects.bucket_lease, "writer")
@@ -119,25 +121,25 @@ class Lease:
 
     async def prepare(self) -> None:
         """
-        Create the bucket, or make sure that it is as it should be.
+        Create the bucket, or check its configuration if it exists.
 
         Raises:
-            Refused: it exists with another configuration.
+            Refused: it has another configuration.
             Unavailable: JetStream does not answer.
         """
         await ensure_stream(self._bus, self._config)
 
     def is_fresh(self, within_s: float = FRESH_S) -> bool:
-        """Say whether the last granted renewal was sent less than *within_s* ago: nobody else can hold the lease."""
+        """Return whether the last granted renewal was sent less than *within_s* ago, so no other can hold the lease."""
         return self.granted_at is not None and self._clock() - self.granted_at < within_s
 
     def must_stop(self) -> bool:
-        """Say whether it was sent over *stop_s* ago, or is lost: stop writing, whatever else seems right."""
+        """Return whether the writer must stop: the lease is lost, or was last renewed more than *stop_s* ago."""
         return self.granted_at is None or self._clock() - self.granted_at > self.stop_s
 
     async def current(self) -> Holding | None:
         """
-        Read who holds the lease; None when nobody does.
+        Return the holder of the lease; None if there is none.
 
         Raises:
             Unavailable: JetStream does not answer.
@@ -145,7 +147,7 @@ class Lease:
         return (await self._look())[1]
 
     async def acquire(self, timeout_s: float) -> bool:
-        """Wait until nobody holds the lease and take it; say whether that came about within *timeout_s*."""
+        """Wait until the lease is free and take it; return False if that does not succeed within *timeout_s*."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not await self._try_to_take(lambda held: held is None):
             if asyncio.get_running_loop().time() + POLL_S > deadline:
@@ -155,31 +157,31 @@ class Lease:
 
     async def take_back(self, previous_holder: str) -> bool:
         """
-        Take the lease at once if *previous_holder* holds it, or nobody; say whether it is ours now.
+        Take the lease at once if *previous_holder* holds it or it is free; return whether it is ours now.
 
-        Only for a process that is certain that no other of that name runs, by the lock on the store they share.
+        Only for a process that holds the lock of the shared store, so no other process of that name can run.
         """
         return await self._try_to_take(lambda held: held is None or held.holder == previous_holder)
 
     async def hold(self) -> None:
-        """Renew the lease, and return when it is lost: another has it, or nothing was granted for *stop_s*."""
+        """Renew the lease; return when it is lost: another has it, or no renewal was granted for *stop_s*."""
         failed = 0
         while not self.must_stop():
             await asyncio.sleep(RETRY_S if failed else self.renew_s)
             try:
                 if not await self._put(self._revision):
                     held = await self.current()
-                    self._lost(f"{held.holder} has it" if held else "it ran out")
+                    self._lost(f"{held.holder} holds it now" if held else "it expired")
                     return
                 failed = 0
             except Unavailable as error:
                 failed += 1
                 if failed == 1:
-                    log.warning("lease_not_renewed", reason=error.message)
-        self._lost("no renewal was granted in time")
+                    log.warning("lease_renewal_failed", reason=error.message)
+        self._lost(f"no renewal was granted for {self.stop_s:g} s")
 
     async def release(self) -> None:
-        """Give the lease up, so that another may take it at once; what fails runs out by itself."""
+        """Release the lease, so that another can take it at once; if that fails, it expires."""
         if self.granted_at is None:
             return
         self.granted_at = None
@@ -188,7 +190,7 @@ class Lease:
             await self._bus.js_publish(self._subject, b"", headers, timeout_s=ANSWER_TIMEOUT_S)
             log.info("lease_released", holder=self._ours.holder)
         except (ApiError, Unavailable) as error:
-            log.warning("lease_not_released", reason=error.message)
+            log.warning("lease_release_failed", reason=error.message)
 
     async def _try_to_take(self, may: Callable[[Holding | None], bool]) -> bool:
         try:
@@ -197,15 +199,15 @@ class Lease:
             if not (held == self._ours or may(held)) or not await self._put(revision):
                 return False
         except Unavailable as error:
-            if not self._is_unreadable:  # while NATS is away it is tried twice a second
-                log.warning("lease_not_readable", reason=error.message)
+            if not self._is_unreadable:  # logged once: while NATS does not answer it is tried twice a second
+                log.warning("lease_read_failed", reason=error.message)
             self._is_unreadable = True
             return False
         log.info("lease_taken", holder=self._ours.holder, revision=self._revision)
         return True
 
     async def _put(self, expected: int) -> bool:
-        """Publish our name if the key still has revision *expected*; say whether it is ours now."""
+        """Publish our name if the key still has revision *expected*; return whether the lease is ours now."""
         sent_at = self._clock()
         headers = {"Nats-TTL": f"{self.ttl_s}s", **_expecting(expected)}
         try:
@@ -215,14 +217,14 @@ class Lease:
         except ApiError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise Unavailable(error.message) from error
-            # An attempt that got no answer may have been granted; when, only its sending tells.
+            # An earlier attempt without an answer may have been granted: then count from when it was sent.
             revision, held = await self._look()
             if held != self._ours:
                 self._unanswered_at = None
                 return False
             if revision < expected:
-                # A replica cut off from the others still shows us in an older state: that grants nothing.
-                msg = f"the lease is shown at revision {revision}, and {expected} was granted: a replica lags"
+                # A replica cut off from the others still shows an older state with us as holder: that grants nothing.
+                msg = f"the lease has revision {revision}, but {expected} was granted before: a replica lags"
                 raise Unavailable(msg, reason="stale_replica") from error
             sent_at = self._unanswered_at if self._unanswered_at is not None else sent_at
         except Unavailable:
@@ -235,7 +237,7 @@ class Lease:
         return True
 
     async def _look(self) -> tuple[int, Holding | None]:
-        """Read the key from the stream leader: its revision (0 when there is nothing), and who holds it."""
+        """Read the key from the stream leader; return its revision (0 if it does not exist) and its holder."""
         name, which = str(self._config["name"]), {"last_by_subj": self._subject}
         try:
             stored = await stored_message(self._bus, name, which, timeout_s=ANSWER_TIMEOUT_S)
@@ -244,7 +246,7 @@ class Lease:
                 return 0, None
             raise Unavailable(error.message) from error
         headers = Message("", "", b"", base64.b64decode(stored.get("hdrs", "")))
-        # Released, deleted by hand, or expired in a bucket that leaves marks.
+        # Released, deleted by hand, or expired in a bucket that leaves delete markers.
         if headers.header(b"KV-Operation") is not None or headers.header(b"Nats-Marker-Reason") is not None:
             return stored["seq"], None
         try:

@@ -1,15 +1,15 @@
 """
-The journal of a reign: after each commit it notes how far the journal is, and tells watchers what became of services.
+The journal during a reign: after each commit it updates the high-water mark and sends watchers the service events.
 
-One message goes out on `….services` after each commit that holds events about them:
+One message is sent on `….services` after each commit that has events about services:
 
     {"epoch": "1.17", "previous": "1040.0", "position": "1042.3", "events": [CloudEvent, …]}
 
-`previous` is the position of the commit in which services last changed: whoever holds what they were there, or later,
-and folds the events holds what they are at `position`. Without events a notice is a sign of life, which also brings to
-light that the one before it was lost. Core NATS carries them, so any of them may be lost; they must never hold up a
-commit, let alone fail one. They leave before the answers to what caused them, on the same connection: whoever ordered
-a change has the notice of it before the answer.
+`previous` is the position of the commit in which services last changed. A watcher that has the services as of
+`previous` or later and folds the events has them as of `position`. A notice without events is a sign of life, and lets
+a watcher detect that the notice before it was lost. Notices are sent over core NATS, so any of them may be lost; they
+must never delay a commit or make it fail. A notice leaves before the answers to the commands that caused it, on the
+same connection: the caller of a command receives the notice before the answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class LedJournal:
-    """A writer's journal for one reign: *note* is called after each commit, *send* with each notice of services."""
+    """A writer's journal for one reign: *note* is called after each commit, *send* with each service notice."""
 
     def __init__(
         self, journal: Journal, world: World, *, note: Callable[[], None], send: Callable[[bytes], object]
@@ -53,7 +53,7 @@ class LedJournal:
         self._note = note
         self._send = send
         self._epoch = str(Epoch(world.generation, world.epoch))
-        # Where services last changed before this reign is not known: its claim is never before that.
+        # The last change of services before this reign is unknown, but it cannot be later than the claim.
         self._changed = self._committed = world.position
         self._seen = world.indexes.service_changes
 
@@ -61,24 +61,24 @@ class LedJournal:
         await self._journal.commit(sequence, epoch, chain_before, body)
         self._note()
         self._committed = self._world.position
-        # Most commits are about tasks, and large: they are not even searched.
+        # Most commits are large and only about tasks: do not search them.
         if self._seen != self._world.indexes.service_changes:
             self._seen = self._world.indexes.service_changes
-            self._tell_changes(body)
+            self._send_changes(body)
 
     async def keep_telling(self) -> NoReturn:
-        """Say every second how far services are known, so that a notice that was lost is missed."""
+        """Send a notice without events every second, so that watchers detect a lost notice."""
         while True:
-            self._tell(b"[]")
+            self._send_notice(b"[]")
             await asyncio.sleep(NOTICE_EVERY_S)
 
-    def _tell_changes(self, body: bytes) -> None:
+    def _send_changes(self, body: bytes) -> None:
         about_services = [raw for part in _parts.decode(body) if (raw := bytes(part)).startswith(_HEAD)]
-        if about_services:  # else one that ended long ago has left the world
-            self._tell(join(about_services))
+        if about_services:  # otherwise a service that ended long ago was removed from the world
+            self._send_notice(join(about_services))
             self._changed = self._committed
 
-    def _tell(self, events: bytes) -> None:
+    def _send_notice(self, events: bytes) -> None:
         notice = ServiceNotice(
             epoch=self._epoch,
             previous=str(self._changed),
@@ -87,10 +87,10 @@ class LedJournal:
         )
         try:
             self._send(_encoder.encode(notice))
-        except Refused as error:  # larger than the server takes: the next notice tells watchers that they missed it
-            log.warning("service_notice_not_sent", why=error.message)
+        except Refused as error:  # larger than the server accepts: the next notice shows watchers that they missed one
+            log.warning("service_notice_failed", why=error.message)
 
-    # --- the rest of the journal, as it is ----------------------------------------------------------------------------
+    # --- the other methods, passed through ----------------------------------------------------------------------------
 
     async def bounds(self) -> Bounds:
         return await self._journal.bounds()

@@ -1,7 +1,7 @@
 """
-One reign: claim the right to write, fold what stands before the claim, lead until the engine resigns.
+One reign: claim the epoch, fold everything before the claim, lead until the engine resigns.
 
-Whoever wrote last is fenced off by the claim, so it is made only by an instance that understands what was written.
+The claim fences off the previous writer, so only an instance that knows all events of the journal makes one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
-    """Take commands and heartbeats for *engine* while the block runs, and announce that it leads."""
+    """Accept commands and heartbeats for *engine* while the block runs, and announce that it leads."""
     rpc = RpcDoor(engine, bus, subjects, stats)
     heartbeats = HeartbeatDoor(engine.listening, subjects)
     subscriptions = [
@@ -61,7 +61,7 @@ async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: Reques
 
 
 class Reign:
-    """What it takes to lead once; *spoiled* names the callers whose command the fold could not take."""
+    """One reign of an instance; *spoiled* names the callers whose command made the fold fail."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Reign:
         self._subjects = Subjects(instance.namespace)
 
     async def claim(self, may_lead: Callable[[World], bool]) -> bool:
-        """Claim the epoch and fold up to the claim; False when *may_lead* refuses what the world holds by then."""
+        """Claim the epoch and fold up to the claim; return False if *may_lead* is false for the folded world."""
         world = self._world
         await self._catch_up.to_end(world)
         if not may_lead(world):
@@ -100,7 +100,7 @@ class Reign:
         return may_lead(world)
 
     async def lead(self, began: Callable[[Engine], None], ended: Callable[[], None]) -> None:
-        """Decide and answer until the engine resigns; *began* and *ended* are called as the doors open and close."""
+        """Decide and answer until the engine resigns; *began* and *ended* are called when the doors open and close."""
         instance, world, doors = self._instance, self._world, self._doors
         journal = LedJournal(
             self._journal,
@@ -123,7 +123,7 @@ class Reign:
             spoiled=self._spoiled,
         )
         _freeze()
-        log.info("leading", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
+        log.info("leadership_started", instance=instance.name, epoch=str(engine.epoch), position=str(world.position))
         async with task_group() as tasks:
             led = tasks.create_task(engine.run())
             telling = tasks.create_task(journal.keep_telling())
@@ -134,14 +134,14 @@ class Reign:
                 inboxes.cancel()
                 ended()
             telling.cancel()
-        log.info("resigned", instance=instance.name, position=str(world.position))
+        log.info("leadership_ended", instance=instance.name, position=str(world.position))
 
 
 def _freeze() -> None:
     """
-    Let the collector leave alone what was folded: it lives as long as this reign.
+    Exclude the folded world from garbage collection: it lives as long as this reign.
 
-    The world of the reign before must not be among it, or it would stay for ever.
+    The world of the previous reign must be collected first, or it would never be freed.
     """
     gc.unfreeze()
     gc.collect()

@@ -127,7 +127,7 @@ async def test_another_commit_in_a_taken_slot_is_refused(world: World, writer: W
 
 async def test_a_commit_beyond_the_end_is_corruption(writer: Writer) -> None:
     """Where slot n-1 is missing the journal went backwards: nothing may be appended."""
-    with pytest.raises(Corrupt, match="ends at 1, but 8 was there"):
+    with pytest.raises(Corrupt, match="ends at 1, but slot 8 was there"):
         await writer.journal.commit(9, writer.epoch, GENESIS, b"x")
     assert await writer.journal.bounds() == Bounds(1, 1)
 
@@ -171,9 +171,9 @@ async def test_an_idle_follower_stays(world: World, writer: Writer) -> None:
 
 async def test_reading_beyond_the_end_is_corruption(writer: Writer) -> None:
     """What was there and is not any more is told, by `read` and `follow` alike, with what was seen."""
-    with pytest.raises(Corrupt, match="ends at 1, but 5"):
+    with pytest.raises(Corrupt, match="ends at 1, but record 5"):
         await read(writer.journal, 0, 5)
-    with pytest.raises(Corrupt, match="ends at 1, but 5"):
+    with pytest.raises(Corrupt, match="ends at 1, but record 5"):
         await follow(writer.journal, 5, 9, [])
 
 

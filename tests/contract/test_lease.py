@@ -228,6 +228,6 @@ async def test_an_older_state_of_the_lease_grants_nothing(bus: Bus) -> None:
     assert before is not None
     assert granted_at is not None
     assert before > granted_at
-    with pytest.raises(Unavailable, match="shown at revision 1, and 4 was granted"):
+    with pytest.raises(Unavailable, match="has revision 1, but 4 was granted"):
         await lease._put(lease._revision)
     assert lease.granted_at == before

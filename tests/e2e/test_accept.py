@@ -91,7 +91,7 @@ async def test_a_beginning_that_nobody_archived_is_damage(bus: Bus, world: World
     """A snapshot alone does not make good what was removed."""
     request = {"filter": SUBJECTS.journal, "seq": 5}
     await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", request, timeout_s=20)
-    with pytest.raises(Corrupt, match="are gone"):
+    with pytest.raises(Corrupt, match="are missing"):
         await accept(bus, SUBJECTS)
     assert (await NatsJournal(bus, SUBJECTS).bounds()).last == world.position.sequence
 

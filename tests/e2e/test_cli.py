@@ -139,7 +139,7 @@ def test_lists_are_newest_first_and_by_status() -> None:
 
 def test_what_is_wrong_with_a_task_is_told() -> None:
     """Unknown things are 4, what is refused is 5 with the value, and no data is printed."""
-    assert "there never was a task 'task_none'" in bad(4, "task", "get", "task_none")
+    assert "task 'task_none' not found: it never existed" in bad(4, "task", "get", "task_none")
     assert "task_none" in bad(4, "task", "cancel", "task_none")
     assert "task_id 'a.b' is not an identifier: use 1 to 64" in bad(5, "task", "get", "a.b")
     assert "'a b' is not an identifier" in bad(5, "task", "submit", "n", "--id", "a b")

@@ -158,12 +158,12 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
             submitting = tasks.create_task(submit_all_along(client))
             leader = (await client.execute(GetStats())).leader
             with serve(server, two, "--without-follower", **lease) as second:
-                await written(second, "standing_by")
+                await written(second, "standby_started")
                 first.process.send_signal(signal.SIGTERM)
                 handed_over_s = await took_over(leader)
                 assert await ended(first) == 0
                 with serve(server, one, "--without-follower", **lease) as third:
-                    await written(third, "standing_by")
+                    await written(third, "standby_started")
                     leader = (await client.execute(GetStats())).leader
                     second.process.kill()
                     taken_over_s = await took_over(leader)
@@ -224,10 +224,10 @@ async def test_what_a_newer_version_wrote_is_followed_and_not_led(server: RealSe
             assert await asyncio.to_thread(first.stop) == 0
         await admin.append(type="task.teleported", subject="t", data={"task_id": "t"})
         with serve(server, home, "--without-follower") as again:
-            await written(again, "cannot_lead")
+            await written(again, "leadership_declined")
             assert "task.teleported" in again.written
             assert "until it is upgraded" in again.written
-            await written(again, "standing_by")
+            await written(again, "standby_started")
             sequence = await admin.append(type="task.teleported", subject="u", data={"task_id": "u"})
             mark = home / "journal.seen"
             async with asyncio.timeout(PATIENCE_S):
@@ -235,7 +235,7 @@ async def test_what_a_newer_version_wrote_is_followed_and_not_led(server: RealSe
                     await asyncio.sleep(0.1)
             assert again.process.poll() is None
             assert await asyncio.to_thread(again.stop) == 0
-            assert again.written.count("cannot_lead") == 1
+            assert again.written.count("leadership_declined") == 1
         assert (await admin.journal.bounds()).last == sequence
 
 

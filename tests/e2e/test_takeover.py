@@ -198,13 +198,13 @@ async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server
         await start_all([first, second], client)
         await submit(client, "before")
         server.pause()
-        await second.has_logged("standby_waits")
+        await second.has_logged("standby_read_failed")
         await first.kill()
         server.resume()
         await submit(client, "after")
         assert await led_by(client, second) is second
-        assert second.logged.count("standing_by") == 1
-        assert second.logged.count("standby_waits") == 1
+        assert second.logged.count("standby_started") == 1
+        assert second.logged.count("standby_read_failed") == 1
         check(await record_of(server.url), first.name, second.name)
 
 

@@ -188,7 +188,7 @@ async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> Non
     broken = msgspec.structs.replace((await snapshots.manifests())[0], chunks=[999_999])
     await bus.js_publish(SUBJECTS.snapshot_manifest, msgspec.json.encode(broken), timeout_s=WAIT_S)
     report = await verify(bus, SUBJECTS, Files(store=store))
-    assert "misses its chunk 999999" in of(report.findings, "snapshots").seen
+    assert "lacks its chunk 999999" in of(report.findings, "snapshots").seen
 
 
 async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Path) -> None:

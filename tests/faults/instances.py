@@ -87,7 +87,7 @@ class Instance:
 
     async def stood_by(self, times: int = 1) -> None:
         """Wait until its current process has become a standby *times* times."""
-        await self.has_logged("standing_by", times=times)
+        await self.has_logged("standby_started", times=times)
 
     async def has_logged(self, text: str, *, times: int = 1) -> None:
         """Wait until *text* is in its log *times* times; raises TimeoutError."""

@@ -121,7 +121,7 @@ class _Pair:
         started = running("serve", "--without-follower", written=out, COORDINATOR_HOME=str(home), **self._environment)
         self._running[name] = self._stack.enter_context(started)
         async with asyncio.timeout(PATIENCE_S):
-            while not (self.told_at(name, "leading") or self.told_at(name, "standing_by")):  # noqa: ASYNC110
+            while not (self.told_at(name, "leadership_started") or self.told_at(name, "standby_started")):  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_S)
 
     def kill(self, name: str) -> datetime:
@@ -134,7 +134,7 @@ class _Pair:
 
     def leader(self) -> str:
         """Return the name of the leader; the other is on standby."""
-        return max(NAMES, key=lambda name: self.told_at(name, "leading"))
+        return max(NAMES, key=lambda name: self.told_at(name, "leadership_started"))
 
     def told_at(self, name: str, event: str) -> str:
         """Return the time of its last log *event* since it was started, or ''."""

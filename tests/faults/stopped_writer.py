@@ -96,7 +96,7 @@ class _System:
         await led_by(client, standby)
         self._outcome.seconds.append(loop.time() - began)
         await asyncio.sleep(began + stopped_s - loop.time())
-        before = writer.logged.count("standing_by")
+        before = writer.logged.count("standby_started")
         writer.thaw()
         await writer.stood_by(before + 1)
         await asyncio.sleep(AWAKE_S)

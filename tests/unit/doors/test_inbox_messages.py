@@ -1,4 +1,4 @@
-"""What messages of an inbox mean: orders, facts, or the reason why neither; whatever they hold, the next is read."""
+"""What inbox messages mean: commands, facts, or refusals; whatever one contains, the next is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from events.inbox import InboxRecorded, InboxRefused
 def incoming(
     type_: str, body: Any, headers: dict[str, str] | None = None, *, sequence: int = 7, created: str = "then"
 ) -> Incoming:
-    """Make a message: *body* as it is when bytes, else as JSON; a header's `_` stands for `-`."""
+    """Make a message: *body* as it is if bytes, otherwise as JSON; `_` in a header stands for `-`."""
     kind, _, event = type_.partition(".")
     return Incoming(
         domain="execution",
@@ -45,14 +45,14 @@ def event(type_: str = "order.placed", **attributes: Any) -> dict[str, Any]:
 
 
 def only(message: Incoming) -> Item:
-    """Give the one item of a message."""
+    """Return the only item of a message."""
     (item,) = items_of(message)
     assert (item.sequence, item.index, item.is_last) == (message.sequence, 0, True)
     return item
 
 
 def refused(message: Incoming) -> InboxRefused:
-    """Give the refusal that a message comes to."""
+    """Return the refusal that a message results in."""
     item = only(message)
     assert item.command is None
     assert isinstance(item.event, InboxRefused)
@@ -60,7 +60,7 @@ def refused(message: Incoming) -> InboxRefused:
 
 
 def recorded(message: Incoming) -> InboxRecorded:
-    """Give the fact that a message comes to."""
+    """Return the fact that a message results in."""
     item = only(message)
     assert item.command is None
     assert isinstance(item.event, InboxRecorded), item.event
@@ -71,14 +71,14 @@ def recorded(message: Incoming) -> InboxRecorded:
 
 
 def test_bare_json_is_an_order_with_the_type_of_its_subject() -> None:
-    """The simplest there is: the fields of the command, on the subject of the type."""
+    """The simplest message: the fields of the command, on the subject of the type."""
     item = only(incoming("task.completed", {"task_id": "t", "execution_time_s": 1.5}, {"Nats-Msg-Id": "m1"}))
     assert item.command == CompleteTask(task_id="t", execution_time_s=1.5)
     assert (item.type, item.event_id, item.tenant) == ("task.completed", "m1", "default")
 
 
 def test_a_cloud_event_is_an_order_with_its_tenant_and_trace() -> None:
-    """Extension attributes say for whom and within which trace; others are let pass."""
+    """Extension attributes give tenant and trace; other attributes are ignored."""
     attributes = {"tenant": "acme", "traceparent": "00-1-2-01", "partitionkey": "p", "time": "2026-11-23T17:15:00Z"}
     item = only(
         incoming("task.submitted", event("task.submitted", data={"task_id": "t", "task_name": "n"}, **attributes))
@@ -89,7 +89,7 @@ def test_a_cloud_event_is_an_order_with_its_tenant_and_trace() -> None:
 
 @pytest.mark.parametrize("type_", COMMAND_OF_EVENT)
 def test_the_subject_of_an_event_is_the_id_of_what_it_is_about(type_: str) -> None:
-    """For every type in the table, and the field it names is one of its command's."""
+    """Every type in the table has a command with the field that the table names."""
     asks = COMMAND_OF_EVENT[type_]
     assert asks.field in asks.command.__struct_fields__
     item = only(incoming(type_, event(type_, subject="it", data={})))
@@ -109,7 +109,7 @@ def test_the_subject_of_an_event_is_the_id_of_what_it_is_about(type_: str) -> No
     ],
 )
 def test_what_is_to_be_made_gets_an_id_of_its_event(type_: str, data: dict[str, Any], field: str) -> None:
-    """The same event gives the same id, sent again in whatever message; another id or source gives another."""
+    """The same event has the same id when sent again in any message; another id or source gives another id."""
 
     def made(**attributes: Any) -> str:
         command = only(incoming(type_, event(type_, data=data, **attributes), sequence=len(attributes))).command
@@ -121,7 +121,7 @@ def test_what_is_to_be_made_gets_an_id_of_its_event(type_: str, data: dict[str, 
 
 
 def test_a_bare_message_without_an_id_is_known_by_its_place() -> None:
-    """So one sent twice is two; and the same place in a stream that was made anew is another."""
+    """Without an id, the same data sent twice is two events; so is the same sequence in a recreated stream."""
     ids = {
         only(incoming("task.submitted", {"task_name": "n"}, sequence=sequence, created=created)).command.task_id  # type: ignore[union-attr]
         for sequence, created in [(7, "then"), (8, "then"), (7, "now"), (7, "then")]
@@ -130,7 +130,7 @@ def test_a_bare_message_without_an_id_is_known_by_its_place() -> None:
 
 
 def test_the_data_may_be_empty_where_the_subject_says_it_all() -> None:
-    """No data, an empty object, and one with spaces."""
+    """The id is added to missing data, to an empty object, and to one with spaces."""
     empty: tuple[dict[str, Any], ...] = ({}, {"data": {}})
     for attributes in empty:
         item = only(incoming("service.heartbeat", event("service.heartbeat", subject="s", **attributes)))
@@ -140,14 +140,14 @@ def test_the_data_may_be_empty_where_the_subject_says_it_all() -> None:
 
 
 def test_repeats_are_known_by_domain_source_and_id() -> None:
-    """The command id may stand wherever one may, whatever the event's own id holds."""
+    """The command id is a valid identifier whatever the event's own id is."""
     one = only(incoming("task.failed", event("task.failed", id="a.b > *", data={"task_id": "t", "error": "e"})))
     again = only(incoming("task.failed", event("task.failed", id="a.b > *", data={"task_id": "t", "error": "e"})))
     assert checked(one.command_id) == again.command_id
 
 
 def test_binary_mode_reads_the_attributes_from_the_headers() -> None:
-    """As the CloudEvents binding for NATS has it; header names in whatever case."""
+    """As in the CloudEvents binding for NATS; header names are case-insensitive."""
     headers = {
         "ce_specversion": "1.0",
         "CE_id": "b1",
@@ -167,7 +167,7 @@ def test_binary_mode_reads_the_attributes_from_the_headers() -> None:
 
 
 def test_a_fact_is_kept_as_it_came() -> None:
-    """Its attributes, and its data byte for byte: numbers keep their form, keys their order."""
+    """The fact has the event's attributes, and its data byte for byte: number format and key order are kept."""
     data = b'{"b":1.50,"a":[1e2,12345678901234567890,"\\u00e9"], "b":2}'
     body = b'{"specversion":"1.0","type":"order.placed","id":"e1","source":"/x","subject":"o 1","data":' + data + b',"time":"2026-11-23T17:15:00+01:00"}'  # fmt: skip  # noqa: E501
     fact = recorded(incoming("order.placed", body))
@@ -181,14 +181,14 @@ def test_a_fact_is_kept_as_it_came() -> None:
 
 @pytest.mark.parametrize("body", [b"1", b' "text" ', b"null", b"{}", b'{"a":[{"b":null}]}'])
 def test_any_bare_json_but_an_array_is_a_fact(body: bytes) -> None:
-    """The message's id is the event's, else its place."""
+    """The event's id is the message's id, or else its sequence."""
     assert bytes(recorded(incoming("order.placed", body)).data) == body
     assert recorded(incoming("order.placed", body, {"Nats-Msg-Id": "m1"})).event_id == "m1"
     assert recorded(incoming("order.placed", body)).event_id == "7"
 
 
 def test_a_fact_without_data_has_null() -> None:
-    """There is always something to read."""
+    """The data of a fact is always JSON, also when there is none."""
     assert bytes(recorded(incoming("order.placed", event())).data) == b"null"
     assert bytes(recorded(incoming("order.placed", event(data=None, subject=None, time=None))).data) == b"null"
 
@@ -207,7 +207,7 @@ def test_data_may_be_so_deep_and_so_wide() -> None:
 
 
 def test_a_batch_is_its_events_in_order_whatever_one_of_them_is() -> None:
-    """Numbered by index; what cannot be read holds up nothing."""
+    """Items are numbered by index; an unreadable one does not stop the others."""
     message = incoming("order.placed", [event(id="a", data=1), 5, event("order.paid"), event(id="d", data=4)])
     items = items_of(message)
     assert [(item.sequence, item.index, item.is_last) for item in items] == [(7, n, n == 3) for n in range(4)]
@@ -220,13 +220,13 @@ def test_a_batch_is_its_events_in_order_whatever_one_of_them_is() -> None:
 
 
 def test_an_empty_batch_is_read_and_means_nothing() -> None:
-    """It is one item still: the position moves past it."""
+    """An empty batch is still one item, so the position moves past it."""
     item = only(incoming("order.placed", b" [ ] "))
     assert (item.command, item.event) == (None, None)
 
 
 def test_a_batch_has_a_limit() -> None:
-    """It is refused as a whole, in one event."""
+    """A batch that is too large is refused as a whole, in one event."""
     assert len(items_of(incoming("order.placed", [event()] * MOST_EVENTS))) == MOST_EVENTS
     assert refused(incoming("order.placed", [event()] * (MOST_EVENTS + 1))).reason == "too_large"
 
@@ -234,49 +234,49 @@ def test_a_batch_has_a_limit() -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, Any, str, str]] = [
-    ("order.placed", b"", "unreadable", "the message is no JSON"),
-    ("order.placed", b"{", "unreadable", "the message is no JSON"),
-    ("order.placed", b'"\xff"', "unreadable", "the message is no JSON"),
-    ("order.placed", b"[" * 100_000, "unreadable", "the message is no JSON"),
-    ("order.placed", b"1 2", "unreadable", "the message is no JSON"),
-    ("order.placed", b"\xef\xbb\xbf{}", "unreadable", "the message is no JSON"),
-    ("order.placed", [7], "unreadable", "the event is no CloudEvent"),
+    ("order.placed", b"", "unreadable", "the message is not JSON"),
+    ("order.placed", b"{", "unreadable", "the message is not JSON"),
+    ("order.placed", b'"\xff"', "unreadable", "the message is not JSON"),
+    ("order.placed", b"[" * 100_000, "unreadable", "the message is not JSON"),
+    ("order.placed", b"1 2", "unreadable", "the message is not JSON"),
+    ("order.placed", b"\xef\xbb\xbf{}", "unreadable", "the message is not JSON"),
+    ("order.placed", [7], "unreadable", "the event is not a CloudEvent"),
     ("order.placed", event(id=...), "unreadable", "missing required field `id`"),
     ("order.placed", event(id=7), "unreadable", "Expected `str`, got `int` - at `$.id`"),
     ("order.placed", event(id=""), "bad_text", "id has 0 characters: use 1 to 256"),
     ("order.placed", event(id="\x1b[2J"), "bad_text", "holds control characters"),
     ("order.placed", event(source="x" * 257), "bad_text", "source has 257 characters"),
     ("order.placed", event(subject="\n"), "bad_text", "subject '\\n' holds control characters"),
-    ("order.placed", event(specversion="0.3"), "unreadable", "specversion '0.3' is not known: use '1.0'"),
+    ("order.placed", event(specversion="0.3"), "unreadable", "specversion '0.3' is not supported: use '1.0'"),
     (
         "order.placed",
         event("task.submitted"),
         "wrong_subject",
-        "'task.submitted' came on the subject of 'order.placed'",
+        "'task.submitted' was published on the subject of 'order.placed'",
     ),
     ("order.placed", event(time="yesterday"), "bad_time", "time 'yesterday' is not RFC 3339"),
     ("order.placed", event(time="2026-11-23T17:15:00"), "bad_time", "is not RFC 3339 with an offset"),
-    ("order.placed", event(data_base64="AA=="), "bad_data", "data_base64 is not taken here"),
+    ("order.placed", event(data_base64="AA=="), "bad_data", "data_base64 is not supported"),
     ("order.placed", event(tenant="a.*"), "bad_id", "tenant 'a.*' is not an identifier"),
     ("order.placed", event(traceparent="x" * 65), "bad_request", "see W3C Trace Context"),
-    ("order.placed", event(data="x" * DATA_BYTES_MOST), "too_large", f"at most {DATA_BYTES_MOST} are kept"),
+    ("order.placed", event(data="x" * DATA_BYTES_MOST), "too_large", f"at most {DATA_BYTES_MOST} are allowed"),
     (
         "order.placed",
         b'{"specversion":"1.0","id":"1","source":"s","type":"order.placed","data":"\xff"}',
         "unreadable",
-        "data cannot be read",
+        "data is not JSON",
     ),
     (
         "order.placed",
         b'{"specversion":"1.0","id":"1","source":"s","type":"order.placed","data":1e999}',
         "unreadable",
-        "data cannot be read",
+        "data is not JSON",
     ),
     ("order.pla*ced", {}, "bad_id", "event (in the subject) 'pla*ced' is not an identifier"),
     ("or der.placed", {}, "bad_id", "kind (in the subject) 'or der' is not an identifier"),
     ("task.submited", {}, "unknown_type", "did you mean 'task.submitted'?"),
-    ("inbox.read", {}, "unknown_type", "asks for nothing the coordinator does: use one of container.destroy_requested"),
-    ("task.completed", {}, "bad_data", "data.task_id is missing: say there, or in subject"),
+    ("inbox.read", {}, "unknown_type", "is not a command of the coordinator: use one of container.destroy_requested"),
+    ("task.completed", {}, "bad_data", "data.task_id is missing: name there, or in subject"),
     ("task.completed", b"7", "bad_request", "data is 7: expected `object`, got `int`"),
     ("task.completed", {"task_id": 7}, "bad_request", "task_id is 7: expected `str`, got `int`"),
     ("task.completed", {"task_id": "t", "lease_": "x"}, "bad_request", "a field 'lease_' that is not known: did you"),
@@ -297,7 +297,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
 
 @pytest.mark.parametrize(("type_", "body", "reason", "says"), REFUSED)
 def test_what_is_wrong_is_refused_with_what_would_be_right(type_: str, body: Any, reason: str, says: str) -> None:
-    """It says where it stands and shows how the message begins, and can be written down."""
+    """The refusal has the position and the beginning of the message, and can be encoded."""
     message = incoming(type_, body)
     error = refused(message)
     assert (error.reason, error.domain, error.sequence, error.index) == (reason, "execution", 7, 0)
@@ -308,7 +308,7 @@ def test_what_is_wrong_is_refused_with_what_would_be_right(type_: str, body: Any
 
 
 def check_writable(error: InboxRefused) -> None:
-    """Expect an event that is small, prints, and comes back from the journal as it is."""
+    """Check that a refusal is small, printable, and unchanged after reading it from the journal."""
     shown = (error.begins, error.type, error.event_id)
     assert all(text.isprintable() for text in shown)
     assert len(error.message) <= MESSAGE_CHARS_MOST + 50
@@ -326,10 +326,10 @@ def check_writable(error: InboxRefused) -> None:
     ],
 )
 def test_binary_mode_wants_all_attributes_and_json(headers: dict[str, str], body: bytes) -> None:
-    """A message that says it is a CloudEvent by its headers is nothing else."""
+    """A message with `ce-` headers must be a complete CloudEvent."""
     error = refused(incoming("order.placed", body, headers))
     assert error.reason == "unreadable"
-    assert "has ce- headers and is no CloudEvent" in error.message
+    assert "has ce- headers but is not a CloudEvent" in error.message
 
 
 def test_names_too_long_to_show_are_left_out() -> None:
@@ -342,7 +342,7 @@ def test_names_too_long_to_show_are_left_out() -> None:
 
 
 def test_an_order_that_is_refused_later_says_which_it_was() -> None:
-    """The decider's reason goes into the same event."""
+    """A refusal by the decider gives the same event."""
     item = only(incoming("task.completed", event("task.completed", id="e9", subject="t")))
     error = refusal("execution", item, NotFound("task 't' not found"))
     assert (error.reason, error.type, error.event_id) == ("not_found", "task.completed", "e9")
@@ -350,7 +350,7 @@ def test_an_order_that_is_refused_later_says_which_it_was() -> None:
 
 
 def test_every_kind_of_ours_is_ours() -> None:
-    """No other domain can have a fact recorded that looks like an event of this journal."""
+    """No other domain can record a fact that looks like an event of this journal."""
     assert {name.partition(".")[0] for name in codec.EVENTS} == KINDS
     assert {name.partition(".")[0] for name in COMMAND_OF_EVENT} <= KINDS
 
@@ -370,7 +370,7 @@ def test_every_kind_of_ours_is_ours() -> None:
     headers=st.dictionaries(st.sampled_from(["ce-id", "Nats-Msg-Id", "ce-type", "x"]), st.text(max_size=5), max_size=2),
 )
 def test_nothing_makes_it_raise(body: bytes, kind: str, headers: dict[str, str]) -> None:
-    """Whatever comes: at least one item, numbered without holes, and what is refused can be written down."""
+    """Any input gives at least one item, numbered without gaps, and every refusal can be encoded."""
     message = Incoming(domain="d", kind=kind, event="completed", sequence=3, body=body, headers=headers)
     items = items_of(message)
     assert [item.index for item in items] == list(range(len(items)))

@@ -1,4 +1,4 @@
-"""The feed's settings, and what its stream is made of."""
+"""The feed's settings, and the configuration of its stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from events.subjects import Subjects
 
 
 def test_every_setting_of_the_feed_has_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each key of the section arrives where the feed looks."""
+    """Each key of the settings section reaches the feed's limits."""
     given = {"MAX_AGE_S": "120", "MAX_BYTES": "2000000", "WINDOW_EVENTS": "7", "ACK_TIMEOUT_S": "3", "STAND_BY_S": "9"}
     for key, value in given.items():
         monkeypatch.setenv(f"COORDINATOR_FEED__{key}", value)
@@ -24,12 +24,12 @@ def test_every_setting_of_the_feed_has_an_effect(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_defaults_are_those_of_the_settings() -> None:
-    """Whoever feeds without settings feeds alike."""
+    """Without settings, the feed has the same limits as the default settings."""
     assert feed_limits(Settings()) == FeedLimits()
 
 
 def test_nobody_can_remove_or_replace_what_was_fed_by_publishing() -> None:
-    """The stream is bounded by age and size, and has nothing on that a publisher could misuse."""
+    """The stream is bounded by age and size, and has no option that a publisher could misuse."""
     config = feed_stream(Subjects(), FeedLimits())
     assert (config["max_age"], config["max_bytes"], config["discard"]) == (86_400 * 10**9, 2 * 1024**3, "old")
     assert config["persist_mode"] == "async"

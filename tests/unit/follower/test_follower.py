@@ -1,4 +1,4 @@
-"""The follower's patience: what passes is waited out, what is unfit is built anew, what is damaged is told."""
+"""The follower's retries: outages are waited out, an unfit store is rebuilt, a damaged journal is reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def journal() -> MemoryJournal:
 
 
 async def expect_all(follower: Follower, journal: MemoryJournal) -> None:
-    """Wait until the follower has the whole journal, and compare its rows with the fold."""
+    """Wait until the follower has folded the whole journal, and compare its rows with the fold."""
     world = await folded(journal)
     async with asyncio.timeout(WAIT_S):
         while True:
@@ -42,7 +42,7 @@ async def expect_all(follower: Follower, journal: MemoryJournal) -> None:
 
 
 async def test_a_store_that_cannot_be_opened_is_tried_again(journal: MemoryJournal, tmp_path: Path) -> None:
-    """Until the way is clear there is no store, which who waits is told; then it is filled."""
+    """While the store cannot be opened, waiting for it raises Unavailable; then it is opened and filled."""
     blocking = tmp_path / "home"
     blocking.touch()
     follower = Follower(journal, blocking / "state.db", QUICK)
@@ -58,7 +58,7 @@ async def test_a_store_that_cannot_be_opened_is_tried_again(journal: MemoryJourn
 async def test_a_store_that_can_be_neither_used_nor_moved_is_tried_again(
     journal: MemoryJournal, tmp_path: Path
 ) -> None:
-    """A damaged file that cannot be moved aside waits for somebody to clear the way, and loses nothing."""
+    """A damaged file that cannot be moved aside is kept, and the follower waits until it can be moved."""
     path, aside = tmp_path / "state.db", tmp_path / "state.db.aside"
     path.write_bytes(b"no database" * 1000)
     aside.mkdir()
@@ -72,7 +72,7 @@ async def test_a_store_that_can_be_neither_used_nor_moved_is_tried_again(
 
 
 async def test_a_store_deleted_under_it_is_built_anew(journal: MemoryJournal, tmp_path: Path) -> None:
-    """It is noticed when the next commit is to be written."""
+    """A store file that was deleted is noticed at the next write."""
     path = tmp_path / "state.db"
     follower = Follower(journal, path, QUICK)
     async with follower.following():
@@ -85,7 +85,7 @@ async def test_a_store_deleted_under_it_is_built_anew(journal: MemoryJournal, tm
 
 
 async def test_a_restored_journal_has_the_store_built_anew(journal: MemoryJournal, tmp_path: Path) -> None:
-    """After a restore, which raises the generation, what was lost is no longer in the read model."""
+    """After a restore, which raises the generation, the lost events are not in the read model any more."""
     path = tmp_path / "state.db"
     follower = Follower(journal, path, QUICK)
     async with follower.following():
@@ -100,7 +100,7 @@ async def test_a_restored_journal_has_the_store_built_anew(journal: MemoryJourna
 
 
 async def test_a_journal_that_went_backwards_is_told_and_stays_told(journal: MemoryJournal, tmp_path: Path) -> None:
-    """The store is left as it is and can be read; following does not begin again by itself."""
+    """The store stays readable, and the follower does not resume by itself."""
     path = tmp_path / "state.db"
     follower = Follower(journal, path, QUICK)
     async with follower.following():

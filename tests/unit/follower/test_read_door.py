@@ -1,4 +1,4 @@
-"""The door to the read model: every verb, pages, waiting, and what is no question at all."""
+"""The door of the read model: every verb, pages, waiting, and input that is not a question."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Wire:
-    """Stands where the bus is, and keeps what is sent."""
+    """A stand-in for the bus that keeps what is sent."""
 
     def __init__(self, limit_bytes: int = 1024 * 1024) -> None:
         self.limit_bytes = limit_bytes
@@ -57,7 +57,7 @@ async def journal() -> MemoryJournal:
 
 @pytest.fixture
 async def store(journal: MemoryJournal) -> MemoryStore:
-    """A store with a bit of everything."""
+    """A store with some rows of each kind."""
     made = MemoryStore()
     projector = Projector(journal, made)
     async with asyncio.TaskGroup() as tasks:
@@ -68,12 +68,12 @@ async def store(journal: MemoryJournal) -> MemoryStore:
 
 
 async def ask(door: ReadDoor, verb: str, **question: Any) -> Any:
-    """Ask as a client does: JSON there, JSON back."""
+    """Ask as a client does: JSON in, JSON out."""
     return msgspec.json.decode(msgspec.json.encode(await door.ask(verb, msgspec.json.encode(question))))
 
 
 async def test_one_thing_of_every_kind(store: MemoryStore, journal: MemoryJournal) -> None:
-    """`get` answers with the state as the fold has it."""
+    """`get` returns the state as it was folded."""
     for kind, states in states_of(await folded(journal)).items():
         for entity_id, state in states.items():
             assert await ask(door(store), "get", kind=kind, id=entity_id) == msgspec.json.decode(state)
@@ -102,7 +102,7 @@ async def test_a_list_is_paged_through_its_cursor(store: MemoryStore) -> None:
 
 
 async def test_events_are_paged_and_go_on_where_new_ones_come(store: MemoryStore) -> None:
-    """Pages hold all events once; behind the last one `next` is the store's position, also where nothing matched."""
+    """Pages have all events once; after the last one `next` is the store's position, also when nothing matched."""
     seen, after = [], str(START)
     while True:
         page = await ask(door(store), "events", limit=7, after=after)
@@ -122,7 +122,7 @@ async def test_events_are_paged_and_go_on_where_new_ones_come(store: MemoryStore
 
 
 async def test_answers_are_cut_to_a_size(store: MemoryStore) -> None:
-    """A page that would be too large is shorter than its limit and says so; following it loses nothing."""
+    """A page that would be too large is shorter than its limit and says `more`; the next pages lose nothing."""
     small = door(store, ReadLimits(answer_bytes=1500))
     page = await ask(small, "list", kind="task", limit=1000)
     assert 0 < len(page["items"]) < 12
@@ -133,7 +133,7 @@ async def test_answers_are_cut_to_a_size(store: MemoryStore) -> None:
 
 
 async def test_position_and_wait_say_how_far_the_store_is(store: MemoryStore) -> None:
-    """`wait` answers at once for what is there, and `behind` for what does not come."""
+    """`wait` answers at once for a position that is there, and `behind` for one that does not arrive."""
     position = str(store.position().position)
     assert await ask(door(store), "position") == position
     assert await door(store).ask("position", b"") == position
@@ -144,7 +144,7 @@ async def test_position_and_wait_say_how_far_the_store_is(store: MemoryStore) ->
 
 
 async def test_an_older_state_is_never_given_to_who_asks_for_a_newer() -> None:
-    """With `at_least` a question waits for its position, sees what it wrote, or is told that the store is behind."""
+    """With `at_least` a question waits for its position and sees it, or fails because the store is behind."""
     journal, store = MemoryJournal(), MemoryStore()
     asking = door(store, ReadLimits(at_least_wait_s=0.02))
     questions: dict[str, dict[str, str]] = {"get": {"kind": "task", "id": "x"}, "list": {"kind": "task"}, "events": {}}
@@ -164,7 +164,7 @@ async def test_an_older_state_is_never_given_to_who_asks_for_a_newer() -> None:
 
 
 async def test_no_store_is_told_as_passing() -> None:
-    """While the store is being opened, questions are to be repeated."""
+    """While the store is being opened, questions are refused with a time to ask again."""
     with pytest.raises(Unavailable) as caught:
         await ask(door(None), "position")
     assert caught.value.reason == "starting"
@@ -208,7 +208,7 @@ BAD = [
 
 @pytest.mark.parametrize(("verb", "body"), BAD, ids=lambda part: ascii(part[:40]))
 async def test_what_is_no_question_is_refused(store: MemoryStore, verb: str, body: bytes) -> None:
-    """The caller is told what would be right, in a message of bounded length."""
+    """The refusal says what would be right, in a message of bounded length."""
     with pytest.raises(Refused) as caught:
         await door(store).ask(verb, body)
     assert caught.value.reason.startswith("bad_")
@@ -217,7 +217,7 @@ async def test_what_is_no_question_is_refused(store: MemoryStore, verb: str, bod
 
 @given(st.sampled_from(sorted(VERBS)), st.binary(max_size=200))
 def test_any_bytes_are_a_question_or_refused(verb: str, body: bytes) -> None:
-    """Nothing else comes of what anybody may send."""
+    """Untrusted input has no other effect than a refusal."""
     with suppress(Refused):
         decode_question(verb, body)
 
@@ -260,7 +260,7 @@ def test_any_json_is_answered_or_refused_in_the_familys_words(verb: str, questio
 
 
 async def through(wire: Wire, store: Store | None, messages: list[Message], limits: ReadLimits | None = None) -> None:
-    """Let the door take messages, and wait for the tasks it makes of them."""
+    """Pass messages to the door, and wait for the tasks it starts."""
     asking = door(store, limits, wire)
     async with asyncio.TaskGroup() as asking._tasks:
         for message in messages:
@@ -272,7 +272,7 @@ def message(verb: str, body: bytes = b"{}", reply: str = "_INBOX.x") -> Message:
 
 
 async def test_every_message_is_answered_in_one_form(store: MemoryStore) -> None:
-    """`ok` or `error`, with the position the answer was given at."""
+    """The answer has `ok` or `error`, with the position it was given at."""
     wire = Wire()
     await through(wire, store, [message("position"), message("get", b'{"kind":"task","id":"x"}')])
     position = str(store.position().position)
@@ -286,14 +286,14 @@ async def test_every_message_is_answered_in_one_form(store: MemoryStore) -> None
     "reply", ["", "coordination.journal", "coordination.rpc.x.task.submit", "$JS.API.STREAM.DELETE.X"]
 )
 async def test_nobody_has_us_write_elsewhere(store: MemoryStore, reply: str) -> None:
-    """An answer goes to an inbox: never to a subject of the cluster or of JetStream, where it would be an order."""
+    """An answer goes only to an inbox, never to a subject of the cluster or of JetStream, where it could act."""
     wire = Wire()
     await through(wire, store, [message("position", reply=reply)])
     assert wire.sent == []
 
 
 async def test_more_questions_than_allowed_are_told_to_come_again(store: MemoryStore) -> None:
-    """What is under way is bounded; who comes too many is answered at once, and not put off in silence."""
+    """The number of questions at a time is bounded; further ones are refused at once."""
     wire = Wire()
     slow = b'{"position":"99999.0","timeout_s":0.05}'
     await through(wire, store, [message("wait", slow) for _ in range(10)], ReadLimits(at_once=4))
@@ -303,14 +303,14 @@ async def test_more_questions_than_allowed_are_told_to_come_again(store: MemoryS
 
 
 async def test_an_answer_too_large_to_send_is_said_to_be(store: MemoryStore) -> None:
-    """Rather than no answer at all."""
+    """An answer that is too large is replaced by a refusal."""
     wire = Wire(limit_bytes=400)
     await through(wire, store, [message("list", b'{"kind":"task"}')])
     assert [answer["error"]["reason"] for _, answer in wire.sent] == ["too_large"]
 
 
 async def test_a_question_that_crashes_the_store_is_answered_and_closes_nothing(store: MemoryStore) -> None:
-    """A defect of ours costs one answer, not the door."""
+    """A defect in the store costs one answer and does not close the door."""
 
     class Broken(MemoryStore):
         async def get(self, kind: str, entity_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""The mark of how far the journal was seen: there after any end of the process, never believed when it is damaged."""
+"""The high-water mark: it survives any end of the process, and a damaged mark is never used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def seen(sequence: int) -> Seen:
 
 
 def test_what_was_noted_is_there_again(tmp_path: Path) -> None:
-    """Without a sync and without an end in good order, for both of the places in turn; nobody else may read it."""
+    """The mark survives without a sync or an orderly end, in both places in turn; other users cannot read it."""
     file = tmp_path / "journal.seen"
     with HighWater.open(file) as high_water:
         assert high_water.seen is None
@@ -34,7 +34,7 @@ def test_what_was_noted_is_there_again(tmp_path: Path) -> None:
 
 
 def test_a_torn_write_leaves_the_mark_before(tmp_path: Path) -> None:
-    """One place is damaged: the other one counts, and the next note goes on from there."""
+    """When one place is damaged, the other one counts, and the next mark continues from there."""
     file = tmp_path / "journal.seen"
     with HighWater.open(file) as high_water:
         high_water.note(seen(1))
@@ -49,7 +49,7 @@ def test_a_torn_write_leaves_the_mark_before(tmp_path: Path) -> None:
 
 
 def test_a_read_model_is_of_the_stream_that_the_mark_says() -> None:
-    """Without a mark it counts; with one of another stream it does not, then or later, until it has moved on."""
+    """Without a mark the read model counts; with a mark of another stream it does not, until it has moved on."""
     assert not is_of_another(seen(5), None, "J")
     assert not is_of_another(seen(5), seen(1), "J")
     assert is_of_another(seen(5), seen(1), "K")
@@ -60,7 +60,7 @@ def test_a_read_model_is_of_the_stream_that_the_mark_says() -> None:
 
 
 def test_a_damaged_mark_is_told(tmp_path: Path) -> None:
-    """Nothing readable in it, and something was: whether the journal went back is not known, so nobody may lead."""
+    """When neither place is readable but the file has content, no coordinator may lead: records may be lost."""
     file = tmp_path / "journal.seen"
     file.write_bytes(b"x" * PLACE * 2)
     with pytest.raises(Corrupt, match="is damaged"), HighWater.open(file):
@@ -68,7 +68,7 @@ def test_a_damaged_mark_is_told(tmp_path: Path) -> None:
 
 
 def test_a_mark_of_zeros_is_none(tmp_path: Path) -> None:
-    """What a power cut may leave of a file that was just made."""
+    """This is what a power cut may leave of a file that was just created."""
     file = tmp_path / "journal.seen"
     file.write_bytes(bytes(PLACE * 2))
     with HighWater.open(file) as high_water:
@@ -76,7 +76,7 @@ def test_a_mark_of_zeros_is_none(tmp_path: Path) -> None:
 
 
 def test_without_a_file_it_lives_in_memory() -> None:
-    """An instance without a home remembers as long as it runs."""
+    """An instance without a home keeps the mark while it runs."""
     with HighWater.open(None) as high_water:
         high_water.note(seen(5))
         high_water.sync()
@@ -84,7 +84,7 @@ def test_without_a_file_it_lives_in_memory() -> None:
 
 
 def test_a_mark_that_cannot_be_kept_stops_nobody(tmp_path: Path) -> None:
-    """A broken file is logged; what is in memory goes on counting."""
+    """A write error is logged, and the mark in memory still counts."""
     with HighWater.open(tmp_path / "journal.seen") as high_water:
         good, broken = high_water._fd, os.open(tmp_path, os.O_RDONLY)
         high_water._fd = broken
@@ -96,13 +96,13 @@ def test_a_mark_that_cannot_be_kept_stops_nobody(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """It is named, before anything else begins."""
+    """The error names the file, before anything else starts."""
     with pytest.raises(Refused, match="cannot be opened"), HighWater.open(tmp_path / "none" / "journal.seen"):
         pass
 
 
 def test_a_store_that_is_none_has_seen_nothing(tmp_path: Path) -> None:
-    """A missing read model, and a file that is no database, are no witnesses."""
+    """A missing read model and a file that is not a database are not witnesses."""
     assert seen_by_store(tmp_path / "state.db") is None
     (tmp_path / "state.db").write_bytes(b"x" * 5000)
     assert seen_by_store(tmp_path / "state.db") is None

@@ -1,4 +1,4 @@
-"""What the journal's reader makes of what the stream says of itself; the reading is tried on real servers."""
+"""How the journal's reader interprets stream info; reading is tested against real servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.source import Bounds, Record
 
 
 class Told:
-    """A stream that says this of itself."""
+    """A stream with the given info."""
 
     def __init__(self, replicas: int) -> None:
         self.info = {
@@ -36,7 +36,7 @@ async def nothing(_: int) -> Record | None:
 
 @pytest.mark.parametrize(("replicas", "doubt_s"), [(1, 0.0), (3, STALE_LEADER_S), (5, STALE_LEADER_S)])
 def test_of_a_stream_with_replicas_an_older_state_is_doubted_first(replicas: int, doubt_s: float) -> None:
-    """Who only reads is not told how many copies there are: the stream says so."""
+    """A process that only reads has no setting for the number of replicas: it takes it from the stream."""
     reader = JournalReader(cast("Bus", Told(replicas)), Subjects(), PullLimits(), nothing, doubt_s=0.0)
     assert asyncio.run(reader.bounds()) == Bounds(1, 7)
     assert reader.doubt_s == doubt_s

@@ -1,7 +1,7 @@
 """
-How a slot becomes ours when the network decides nothing.
+Whether a slot is ours, when the network decides nothing.
 
-The table in `coordinator.journal.slots`, row by row; and at random, under a clock that jumps.
+Tests the table in `coordinator.journal.slots` row by row, and at random with a virtual clock.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LATER_CLAIM = Record(sequence=5, kind="claim", body=b"", message_id="claim_b.3")
 
 
 class Script:
-    """Slots that answer what a test says, in turn; the last answer of a kind stays."""
+    """Slots that return the answers of a script, in turn; the last answer of a kind is repeated."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self.answers = answers
@@ -91,12 +91,12 @@ async def test_no_answer_means_the_same_bytes_again() -> None:
 
 
 async def test_a_duplicate_in_its_slot_is_ours() -> None:
-    """A stream with replicas says `duplicate` for what it has stored before: done."""
+    """A stream with replicas answers `duplicate` for a draft that it has stored before: done."""
     await _commit(Script(publish=[Undecided("time-out"), Stored(7, duplicate=True)]))
 
 
 async def test_a_duplicate_in_another_slot_is_corruption() -> None:
-    """Our message id in another slot means that this is not the journal we decided on."""
+    """Our message id in another slot means that this is not the journal that the writer folded."""
     with pytest.raises(Corrupt, match="slot 4"):
         await _commit(Script(publish=[Stored(4, duplicate=True)]))
 
@@ -108,47 +108,47 @@ async def test_a_lost_acknowledgement_is_found_in_the_slot() -> None:
 
 @pytest.mark.parametrize("other", [THEIRS, CLAIM, Record(sequence=7, kind="commit", body=b"y", message_id="1.3.7")])
 async def test_anothers_record_in_the_slot_deposes(other: Record) -> None:
-    """Another id, a claim, or our id over another body in the slot: somebody else writes."""
+    """Another id, a claim, or our id with another body in the slot: another writer leads."""
     with pytest.raises(Deposed, match="slot 7"):
         await _commit(Script(publish=[WrongLast()], slot=[other]))
 
 
 async def test_a_later_claim_deposes_even_when_the_slot_is_empty() -> None:
-    """The slot is free, and yet not ours: another has claimed since."""
+    """The slot is free but not ours: another writer has claimed since."""
     script = Script(publish=[WrongLast()], slot=[None], bounds=[Bounds(1, 6)], claim=[LATER_CLAIM])
     with pytest.raises(Deposed, match="claim_b"):
         await _commit(script)
 
 
 async def test_an_empty_slot_that_may_still_be_ours_is_tried_again() -> None:
-    """10071, an empty slot and our own claim as the last: not decided."""
+    """10071, an empty slot, and our own claim as the last: undecided."""
     script = Script(publish=[WrongLast(), Stored(7)], slot=[None], bounds=[Bounds(1, 6)], claim=[CLAIM])
     await _commit(script)
     assert len(script.sent) == 2
 
 
 async def test_a_slot_filled_between_two_looks_is_looked_at_again() -> None:
-    """The slot was empty, then the journal ended behind it: it is read again rather than judged."""
+    """The slot was empty, then the journal had a later slot: it is read again before an error is raised."""
     script = Script(publish=[WrongLast()], slot=[None, OURS], bounds=[Bounds(1, 7)])
     await _commit(script)
 
 
 async def test_a_hole_is_corruption() -> None:
-    """The journal ends behind a slot that holds nothing."""
+    """The journal has slots after one that is empty."""
     with pytest.raises(Corrupt, match="removed"):
         await _commit(Script(publish=[WrongLast()], slot=[None], bounds=[Bounds(1, 9)]))
 
 
 async def test_a_journal_that_ends_too_early_is_corruption() -> None:
     """Slot n-1 was there when commit n was decided."""
-    with pytest.raises(Corrupt, match="ends at 4, but 6"):
+    with pytest.raises(Corrupt, match="ends at 4, but slot 6"):
         await _commit(Script(publish=[WrongLast()], slot=[None], bounds=[Bounds(1, 4)]))
 
 
 def test_a_journal_that_is_gone_is_corruption_and_no_endless_wait() -> None:
-    """When nothing answers for long, a look at the journal tells that there is none."""
+    """After many attempts without an answer, reading the slot shows that the journal does not exist."""
     gone = Unavailable("no stream", reason=NO_JOURNAL)
-    with pytest.raises(Corrupt, match="gone"):
+    with pytest.raises(Corrupt, match="does not exist any more"):
         run_virtual(_commit(Script(publish=[Undecided("503")], slot=[gone])))
 
 
@@ -164,7 +164,7 @@ def test_a_journal_that_is_gone_is_corruption_and_no_endless_wait() -> None:
 def test_what_a_stale_leader_could_show_is_believed_only_after_a_while(
     slot: Any, bounds: Bounds, claim: Record | None, verdict: type[Exception]
 ) -> None:
-    """With replicas, an older journal is an error only when it stays for longer than a cut-off leader can."""
+    """With replicas, an older journal is an error only when it lasts longer than a replica that is cut off can lead."""
 
     async def elapsed() -> float:
         with pytest.raises(verdict):
@@ -175,13 +175,13 @@ def test_what_a_stale_leader_could_show_is_believed_only_after_a_while(
 
 
 def test_a_stale_leader_that_gives_way_harms_nothing() -> None:
-    """A journal that looks shorter for some seconds and then is whole again leaves the commit committed."""
+    """A journal that looks shorter for some seconds and then complete again does not undo the commit."""
     script = Script(publish=[WrongLast()] * 10 + [Stored(7)], slot=[None], bounds=[Bounds(1, 4)])
     run_virtual(_commit(script, doubt_s=15))
 
 
 def test_the_pauses_grow_to_one_second() -> None:
-    """Attempts come after 10 ms, 20 ms … and at most a second apart."""
+    """Pauses between attempts are 10 ms, 20 ms … and at most one second."""
 
     async def elapsed() -> float:
         await _commit(Script(publish=[Undecided("503")] * 7 + [Stored(7)], slot=[None], bounds=[Bounds(1, 6)]))
@@ -191,13 +191,13 @@ def test_the_pauses_grow_to_one_second() -> None:
 
 
 async def test_what_cannot_be_read_is_not_decided() -> None:
-    """While the leader does not answer, nothing is judged."""
+    """While the leader does not answer, the commit stays undecided."""
     script = Script(publish=[WrongLast()], slot=[Unavailable("503"), Unavailable("503"), OURS])
     await _commit(script)
 
 
 async def test_a_claim_whose_acknowledgement_was_lost_is_found() -> None:
-    """10071 for a claim, and the last claim has our id: ours."""
+    """10071 for a claim, and the last claim has our id: it is ours."""
     script = Script(publish=[Undecided("time-out"), WrongLast()], claim=[CLAIM])
     writer = SlotWriter(script, ids=_Numbered())
     script.answers["claim"] = [CLAIM, Record(sequence=9, kind="claim", body=b"b", message_id="claim_1.3")]
@@ -205,7 +205,7 @@ async def test_a_claim_whose_acknowledgement_was_lost_is_found() -> None:
 
 
 async def test_a_claim_overtaken_is_made_again_behind_the_other() -> None:
-    """Another's claim came between: the next attempt names that one, under a new id."""
+    """Another claim was stored first: the next attempt names that one, under a new id."""
     script = Script(publish=[WrongLast(), Stored(8)], claim=[CLAIM, LATER_CLAIM])
     assert await SlotWriter(script, ids=_Numbered()).claim(b"b") == 8
     assert [(draft.last_claim, draft.message_id) for draft in script.sent] == [(3, "claim_1.3"), (5, "claim_1.5")]
@@ -218,20 +218,20 @@ async def test_claims_that_went_backwards_are_corruption() -> None:
 
 
 async def test_a_claim_waits_for_a_leader_that_can_be_read() -> None:
-    """While the last claim cannot be read there is nothing to name; it is read again."""
+    """While the last claim cannot be read, the claim is delayed and the read is tried again."""
     script = Script(publish=[Stored(4)], claim=[Unavailable("503"), Unavailable("503"), CLAIM])
     assert await SlotWriter(script).claim(b"b") == 4
 
 
 class _Numbered:
-    """Ids a test can spell."""
+    """Ids that a test can predict."""
 
     def new(self, prefix: str) -> str:
         return f"{prefix}_1"
 
 
 class Weather:
-    """A network that loses, delays and repeats by a seed."""
+    """A network that loses, delays and repeats messages by a seed."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
@@ -250,7 +250,7 @@ class Weather:
 @pytest.mark.parametrize("replicated", [False, True])
 @pytest.mark.parametrize("seed", range(40))
 def test_in_any_weather_what_was_acknowledged_is_there_once_and_in_order(seed: int, replicated: bool) -> None:
-    """Three rivals commit through losses and late arrivals; each acknowledged commit stands in its slot, once."""
+    """Three rivals commit through losses and late arrivals; each acknowledged commit is in its slot, once."""
     print(f"seed {seed}")
     stream = run_virtual(_storm(seed, MemoryStream(replicated=replicated)))
     ids = [record.message_id for record in stream]
