@@ -135,7 +135,7 @@ def test_a_quantity_too_large_to_be_exact_everywhere_is_refused(name: str, value
 @pytest.mark.parametrize("amounts", ["500m", 1, ["cpu"], {"cpu"}, object()])
 def test_what_is_no_mapping_is_refused(amounts: object) -> None:
     """Amounts come by name."""
-    with pytest.raises(Refused, match="is no mapping") as refused:
+    with pytest.raises(Refused, match="is not a mapping") as refused:
         Resources.parse(amounts)  # type: ignore[arg-type]  # what a user might pass
     assert refused.value.reason == "bad_resources"
 
