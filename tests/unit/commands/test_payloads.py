@@ -84,7 +84,11 @@ def test_a_changed_payload_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "data", "why"),
-    [("json", "{", "is no json"), ("base64", "a", "is no base64"), ("yaml", "a: 1", "use json, text or base64")],
+    [
+        ("json", "{", "is not valid json"),
+        ("base64", "a", "is not valid base64"),
+        ("yaml", "a: 1", "use json, text or base64"),
+    ],
 )
 def test_a_payload_that_is_not_what_it_says_is_refused(encoding: str, data: str, why: str) -> None:
     """A payload of another's making is checked before it is used."""

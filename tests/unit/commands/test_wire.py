@@ -119,7 +119,7 @@ def test_values_come_back_by_the_type_that_the_command_says() -> None:
     (answer,) = decode_answers(b"[%b]" % encode_answer(TaskStatus.CANCELLED, None, "1.2", "3.4"))
     assert value_of(answer, CancelTask(task_id="t")) is TaskStatus.CANCELLED
     (answer,) = decode_answers(b'[{"ok": 5}]')
-    with pytest.raises(CoordinationError, match="CancelTask is not of its type"):
+    with pytest.raises(CoordinationError, match="CancelTask has the wrong type"):
         value_of(answer, CancelTask(task_id="t"))
     assert value_of(decode_answers(b'[{"ok": null}]')[0], COMMANDS["release_task"](task_id="t", lease="l")) is None
 
@@ -134,7 +134,7 @@ def test_values_come_back_by_the_type_that_the_command_says() -> None:
 def test_what_is_no_array_of_commands_gets_one_answer(body: bytes) -> None:
     """Anything but a JSON array is refused once, saying what to send."""
     (message,) = refusals(body)
-    assert "no JSON array of commands" in message
+    assert "not a JSON array of commands" in message
     assert "'id', 'type', 'data'" in message
 
 
@@ -145,22 +145,22 @@ def test_what_is_no_command_leaves_the_others_alone(part: bytes) -> None:
     first, second, third = decode_request(request_of([good, part, good]))
     assert first == third == order(GetTask(task_id="t"))
     assert isinstance(second, Refused)
-    assert "no object with a type" in second.message
+    assert "not an object with a type" in second.message
 
 
 def test_a_request_of_too_many_commands_is_refused() -> None:
     """A thousand commands are taken; one more gets one answer that says so."""
     one = encode_command(order(GetTask(task_id="t")))
     assert len(decode_request(request_of([one] * MOST_COMMANDS))) == MOST_COMMANDS
-    assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
-    assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
+    assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: send at most 1000"]
+    assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: send at most 1000"]
 
 
 def test_an_unknown_type_names_the_nearest() -> None:
     """A misspelled type is told with the one that was meant; a far one with all that there are."""
-    assert refusals([{"type": "submit_tsk"}]) == ["command type 'submit_tsk' is not known: did you mean 'submit_task'?"]
+    assert refusals([{"type": "submit_tsk"}]) == ["unknown command type 'submit_tsk': did you mean 'submit_task'?"]
     (message,) = refusals([{"type": "*"}])
-    assert message.startswith("command type '*' is not known: use one of accept_silence,")
+    assert message.startswith("unknown command type '*': use one of accept_silence,")
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_an_unknown_type_names_the_nearest() -> None:
         ({"timeout_s": "5"}, "submit_task: timeout_s is '5': expected `float | null`, got `str`"),
         ({"payload": 5}, "submit_task: payload is 5: expected `object | null`, got `int`"),
         ({"resources": {"cpu_millis": "1"}}, "submit_task: resources.cpu_millis is '1': expected `int`, got `str`"),
-        ({"resources": {"cpu": "1"}}, "resources has a field 'cpu' that is not known"),
-        ({"max_retry": 1}, "submit_task: data has a field 'max_retry' that is not known: did you mean 'max_retries'?"),
-        ({"zzz": 1}, "submit_task: data has a field 'zzz' that is not known: use one of idempotency_key,"),
+        ({"resources": {"cpu": "1"}}, "resources has an unknown field 'cpu'"),
+        ({"max_retry": 1}, "submit_task: data has an unknown field 'max_retry': did you mean 'max_retries'?"),
+        ({"zzz": 1}, "submit_task: data has an unknown field 'zzz': use one of idempotency_key,"),
     ],
 )
 def test_a_wrong_field_is_told_with_its_value_and_what_would_be_right(data: dict[str, Any], said: str) -> None:
@@ -199,8 +199,8 @@ def test_further_ways_to_be_wrong_are_told_as_well() -> None:
         "list_tasks: status is 'done': use one of pending, running, completed, failed, cancelled, timeout",
         "get_task: Object missing required field `task_id` - at `$.data`",
         "get_task: Object missing required field `data`",
-        "get_task: the command has a field 'tenants' that is not known: did you mean 'tenant'?",
-        "create_container: data.environment[...] has a field 'secrets' that is not known: leave it out",
+        "get_task: the command has an unknown field 'tenants': did you mean 'tenant'?",
+        "create_container: data.environment[...] has an unknown field 'secrets': leave it out",
     ]
 
 
@@ -240,7 +240,7 @@ def test_a_command_on_another_subject_than_its_own_is_refused() -> None:
     """Permissions are given by subject: a submit that came in as a cancel is none."""
     submit = order(SubmitTask(task_id="t", task_name="n"))
     check_command(submit, "task", "submit")
-    with pytest.raises(Refused, match=r"SubmitTask belongs on ….task.submit, not on ….task.cancel"):
+    with pytest.raises(Refused, match=r"SubmitTask must be sent to ….task.submit, not to ….task.cancel"):
         check_command(submit, "task", "cancel")
 
 
