@@ -69,16 +69,16 @@ def test_where_there_can_be_none_it_is_refused(tmp_path: Path) -> None:
     """A file in its place is told with its path and what to set."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(Refused, match=r"file.* cannot be made: .*COORDINATOR_HOME"):
+        with pytest.raises(Refused, match=r"file.* cannot be created: .*COORDINATOR_HOME"):
             Home(path)
 
 
 def test_one_that_vanished_is_refused(home: Home) -> None:
-    """A directory that cannot be written to any more is told, not an error of the system."""
+    """A directory that is no longer writable raises Refused, not an OSError."""
     home.path.rmdir()
-    with pytest.raises(Refused, match="cannot be written to"), home.lock("up"):
+    with pytest.raises(Refused, match="is not writable"), home.lock("up"):
         pass
-    with pytest.raises(Refused, match="cannot be written to"):
+    with pytest.raises(Refused, match="is not writable"):
         home.write_running("nats://secret@127.0.0.1:1")
 
 

@@ -357,9 +357,9 @@ class TestConfigure:
 
     def test_unknown(self) -> None:
         """A level or format that is none is refused."""
-        with pytest.raises(Refused, match="log level 'loud' is not known: use debug, info, warning, error"):
+        with pytest.raises(Refused, match="unknown log level 'loud': use debug, info, warning, error"):
             logs.configure("loud")
-        with pytest.raises(Refused, match="log format 'xml' is not known: use auto, console, json"):
+        with pytest.raises(Refused, match="unknown log format 'xml': use auto, console, json"):
             logs.configure("info", "xml")
 
     def test_standard_error(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
