@@ -92,7 +92,7 @@ class ContainerStopping(ContainerEvent, frozen=True, kw_only=True, gc=False, omi
 
 
 class ContainerStopped(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container ended as requested; its resources are free."""
+    """The container no longer runs, as requested; its resources are free."""
 
     exit_code: int | None = None
 

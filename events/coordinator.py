@@ -69,7 +69,7 @@ class Watched(StrEnum):
 
 class CoordinatorMassSilenceNoticed(CoordinatorEvent, frozen=True, kw_only=True, gc=False):
     """
-    Mass silence: too many of one kind became silent at once; from here on none of that kind is declared lost.
+    Mass silence: too many of one kind became silent at once; from here on none of them is declared offline or lost.
 
     Of the *alive* ones, *silent* were not heard for three quarters of *limit_s* seconds, one of them for longer than
     that limit. A share above *most* is first treated as a fault of the coordinator or of the network.
@@ -84,9 +84,9 @@ class CoordinatorMassSilenceNoticed(CoordinatorEvent, frozen=True, kw_only=True,
 
 class CoordinatorMassSilenceEnded(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    From here on silent ones of this kind are declared lost again.
+    The mass silence is over: from here on silent ones of this kind are declared offline or lost again.
 
-    Either `accept_silence` declared them lost (`accepted`), or enough of them are heard again.
+    Either an operator accepted that they are gone (`accepted`), or heartbeats came again.
     """
 
     kind: Watched

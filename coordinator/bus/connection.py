@@ -187,7 +187,7 @@ class Bus:
             raise Unavailable(msg, reason="timeout") from error
 
     async def probe(self, timeout_s: float) -> bool:
-        """Return whether the connection is alive; abort it to reconnect if not. TCP alone may take minutes to tell."""
+        """Return whether the connection is alive; abort it to reconnect if not. TCP may need minutes to detect that."""
         if not self.connected:
             return False
         try:

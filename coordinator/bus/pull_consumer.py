@@ -133,7 +133,7 @@ class PullConsumer(Generic[Record]):
 
     async def take(self) -> list[Record]:
         """
-        Return the records that have come; empty if none came for `look_s`.
+        Return the records received so far, waiting up to `look_s` for the first; empty if there was none.
 
         Raises:
             Interrupted: the consumer has ended, sent no heartbeat for too long, or skipped a record.

@@ -28,7 +28,7 @@ BEGINS_BYTES = 80
 
 
 KINDS = frozenset({"container", "service", "task", "worker", "node", "pool", "session", "coordinator", "inbox"})
-"""The kinds of the coordinator itself: an event type of one of these is refused unless it is listed here."""
+"""The kinds of the coordinator itself: an event type of one of these is refused if it is not in `COMMAND_OF_EVENT`."""
 
 
 class Asks(NamedTuple):

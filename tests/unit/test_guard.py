@@ -145,7 +145,7 @@ async def test_a_number_that_is_no_pipe_is_refused(
     """A wrong variable is an error, not an unguarded child; the message names it."""
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setenv(guard.PARENT_FD, str(file.fileno()) if number == "file" else number)
-        with pytest.raises(ValueError, match="COORDINATOR_PARENT_FD '.+' is not an open pipe"):
+        with pytest.raises(ValueError, match=r"COORDINATOR_PARENT_FD '.+' is not an open pipe"):
             await guard.watch_parent()
 
 
