@@ -1,9 +1,9 @@
 """
-The built-in agent, `python -m coordinator.agent`: what runs in a container of type `task_agent`.
+The built-in agent, `python -m coordinator.agent`: the program in a container of type `task_agent`.
 
-It registers itself as a service, sends heartbeats, and executes tasks when `COORDINATOR_HANDLERS` names a module of
-handlers. Everything it must know comes from the node agent by environment. On SIGTERM it drains, deregisters and exits
-0; a lost connection it outlives.
+It registers itself as a service, sends heartbeats, and executes tasks if `COORDINATOR_HANDLERS` names a module of
+handlers. The node agent passes everything it needs in the environment. On SIGTERM it drains, deregisters and exits 0;
+it survives a lost connection.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = structlog.get_logger(__name__)
 
 BEAT_S = 2.0
 DRAIN_S = 8.0
-"""Below the grace that a node gives a container, so that what does not end in time is given back and not lost."""
+"""Shorter than the node's grace for a container, so that tasks that do not end in time are released and not lost."""
 REGISTER_EVERY_S = 30.0
-"""Registering again is already so, unless the registry has given the agent up or never knew it."""
+"""Registering again changes nothing, unless the registry has given up the agent or has never seen it."""
 RETRY_S = 0.5
-GOODBYE_S = 2.0
+DEREGISTER_TIMEOUT_S = 2.0
 
 
 class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,18 +54,18 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> AgentPlace:
         """
-        Read it from the environment that the node agent gives.
+        Read it from the environment that the node agent sets.
 
         Raises:
-            Refused: a variable is missing, or the slots are no number.
+            Refused: a variable is missing, or the slots are not a number.
         """
         missing = [name for name in _NEEDED if not environment.get(name)]
         if missing:
-            msg = f"{', '.join(missing)} must be set: this is started by a node agent, in a container"
+            msg = f"{', '.join(missing)} must be set: a node agent starts this program in a container and sets them"
             raise Refused(msg, reason="no_place")
         slots = environment.get("COORDINATOR_WORKER_SLOTS", "8")
         if not slots.isdecimal() or not slots.isascii():
-            msg = f"COORDINATOR_WORKER_SLOTS {slots!r} is no number: use 1 to 1000"
+            msg = f"COORDINATOR_WORKER_SLOTS {slots!r} is not a number: use 1 to 1000"
             raise Refused(msg, reason="no_place")
         return cls(
             url=environment["COORDINATOR_URL"],
@@ -85,10 +85,10 @@ _NEEDED = ("COORDINATOR_URL", "COORDINATOR_CONTAINER_ID", "COORDINATOR_AGENT_TYP
 
 async def run_agent(place: AgentPlace) -> None:
     """
-    Be an agent until told to stop.
+    Run as an agent until stopped by a signal.
 
     Raises:
-        Refused: its handlers cannot be imported, or the coordinator does not take it.
+        Refused: its handlers cannot be imported, or the coordinator refuses the agent.
         Unavailable: no server answered at the start.
     """
     worker = _worker(place)
@@ -116,13 +116,13 @@ async def run_agent(place: AgentPlace) -> None:
         ) as client,
         task_group() as tasks,
     ):
-        offering = tasks.create_task(_keep_offering(client, place, worker))
+        registering = tasks.create_task(_keep_registered(client, place, worker))
         if worker is not None:
             await worker.run(client)
-        # A worker that the coordinator drained is gone; what it ran in stays until the container is stopped.
+        # A worker that the coordinator drained has ended; the agent stays until the container is stopped.
         await stop.wait()
-        offering.cancel()
-        await _withdraw(client, place)
+        registering.cancel()
+        await _deregister(client, place)
 
 
 def _worker(place: AgentPlace) -> Worker | None:
@@ -150,8 +150,8 @@ def _beat(client: Client, place: AgentPlace, worker: Worker | None) -> None:
     client.beat_service(place.container_id, load=load, connections=running)
 
 
-async def _keep_offering(client: Client, place: AgentPlace, worker: Worker | None) -> None:
-    """Register, beat, and register anew now and then, for ever."""
+async def _keep_registered(client: Client, place: AgentPlace, worker: Worker | None) -> None:
+    """Register, send heartbeats, and register again periodically, for ever."""
     command = RegisterService(
         service_id=place.container_id,
         service_name=place.agent_type,
@@ -166,25 +166,24 @@ async def _keep_offering(client: Client, place: AgentPlace, worker: Worker | Non
         try:
             await client.execute(command)
         except Unavailable as error:
-            log.warning("coordinator_silent", container_id=place.container_id, why=error.message)
+            log.warning("registration_failed", container_id=place.container_id, why=error.message)
             await asyncio.sleep(RETRY_S)
             continue
         for _ in range(int(REGISTER_EVERY_S / BEAT_S)):
-            _beat(client, place, worker)  # the worker's thread beats too: a handler may block this loop
+            _beat(client, place, worker)  # the worker's thread sends heartbeats too: a handler may block this loop
             await asyncio.sleep(BEAT_S)
 
 
-async def _withdraw(client: Client, place: AgentPlace) -> None:
+async def _deregister(client: Client, place: AgentPlace) -> None:
+    command = DeregisterService(service_id=place.container_id, reason="its container stopped")
     try:
-        await client.execute(
-            DeregisterService(service_id=place.container_id, reason="its container stopped"), timeout_s=GOODBYE_S
-        )
+        await client.execute(command, timeout_s=DEREGISTER_TIMEOUT_S)
     except CoordinationError as error:
-        log.warning("goodbye_not_told", container_id=place.container_id, why=error.message)
+        log.warning("deregistration_failed", container_id=place.container_id, why=error.message)
 
 
 def main() -> None:
-    """Run the agent this process's environment describes; exit 1 when it cannot be one."""
+    """Run the agent described by the environment of this process; exit 1 if it cannot run."""
     configure("info", "json")
     try:
         asyncio.run(run_agent(AgentPlace.read(os.environ)))

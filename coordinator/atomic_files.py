@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and stay so when the power fails."""
+"""Files that are written whole or not at all, even if the power fails."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def private_file(path: Path) -> BinaryIO:
-    """Open a new file that its owner alone may read."""
+    """Open a new file that only its owner may read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """
-    Replace a file whole, readable by its owner alone; after a power cut it is the old one or the new one.
+    Replace a whole file, readable only by its owner; after a power failure it is the old one or the new one.
 
     Raises:
-        OSError: it cannot be written; the old one is untouched.
+        OSError: it cannot be written; the old file is unchanged.
     """
     new = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with private_file(new) as file:
@@ -32,7 +32,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a directory to the disk."""
+    """Sync the file names in a directory to the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""The only place that reads a clock. Everything else is given a `Clock`, so that tests can turn the hands."""
+"""The only place that reads a clock. Everything else gets a `Clock`, so that tests can set the time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-LEAP_S = 60.0
-"""A wall clock this far ahead of the time that has passed was set; until the next reign that must not matter."""
+JUMP_S = 60.0
+"""A wall clock this far ahead of the elapsed time was set by someone; it is ignored until the next reign."""
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
-    """Wall-clock time for what is written down, monotonic time for how long something takes."""
+    """Wall-clock time for recorded times, monotonic time for durations."""
 
     def wall(self) -> float:
-        """Give seconds since 1970."""
+        """Return seconds since 1970."""
         ...
 
     def heard(self) -> float:
-        """Give monotonic seconds that go on while the machine sleeps, where the system can tell."""
+        """Return monotonic seconds; they include the time the machine sleeps if the system supports that."""
         ...
 
 
@@ -34,18 +34,18 @@ class SystemClock:
         return time.time()
 
     def heard(self) -> float:
-        # CLOCK_MONOTONIC stands still while a laptop sleeps; a lease must not.
+        # CLOCK_MONOTONIC stops while a laptop sleeps; a lease must not.
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 class CommitClock:
     """
-    Commit time: the wall clock's, but it never runs back and never stands still.
+    Commit time: the time of the wall clock, but it never goes back and never stops.
 
-    A writer whose wall clock is behind that of the writer before it, or is set back, goes on from the last commit at
-    the pace of its monotonic clock; deadlines in the journal would otherwise wait until its wall clock has caught up.
-    A wall clock that leaps ahead while this writer reigns is not believed either, for what it lets lapse never comes
-    back.
+    If the wall clock of a writer is behind that of the writer before it, or is set back, commit time continues from the
+    last commit at the pace of the monotonic clock; deadlines in the journal would otherwise wait until the wall clock
+    has caught up. A wall clock that jumps ahead during this reign is ignored too, because what has expired by mistake
+    cannot be restored.
 
     Args:
         clock: the machine's clocks.
@@ -57,18 +57,18 @@ class CommitClock:
         self._last = last
         self._heard = clock.heard()
         self._reigns = False
-        self._leapt = False
+        self._jumped = False
 
     def now(self) -> float:
-        """Give seconds since 1970."""
+        """Return seconds since 1970."""
         heard = self._clock.heard()
         paced = self._last + heard - self._heard
         wall = self._clock.wall()
-        leaps = self._reigns and wall > paced + LEAP_S
-        if leaps and not self._leapt:
-            log.warning("wall_clock_leapt", ahead_s=round(wall - paced, 1))
-        self._leapt = leaps
-        self._last = paced if leaps else max(wall, paced)
+        jumps = self._reigns and wall > paced + JUMP_S
+        if jumps and not self._jumped:
+            log.warning("wall_clock_jumped", ahead_s=round(wall - paced, 1))
+        self._jumped = jumps
+        self._last = paced if jumps else max(wall, paced)
         self._heard = heard
         self._reigns = True
         return self._last

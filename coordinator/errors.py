@@ -1,4 +1,4 @@
-"""The error family under the coordinator's name; defined in `events.errors`, because folds raise it too."""
+"""Re-exports the errors of `events.errors`; they are defined there because folds raise them too."""
 
 from events.errors import (
     ERRORS,

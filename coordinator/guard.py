@@ -1,17 +1,17 @@
 """
-Ties child processes to their parent by a pipe, so that no child outlives its parent however that one ends.
+Ties child processes to their parent by a pipe, so that no child outlives its parent, however the parent ends.
 
-The parent keeps the write end and never writes. The child holds the read end, and reads end-of-file the moment the
-parent is gone, `kill -9` included. (Linux' parent-death signal alone will not do: it is sent when the *thread* that
+The parent keeps the write end and never writes. The child holds the read end, and reads end-of-file as soon as the
+parent has ended, `kill -9` included. (Linux' parent-death signal is not enough: it is sent when the *thread* that
 forked ends, it can be missed before it is set, and macOS has none.) Two kinds of children:
 
 - our own Python processes, started by `spawn`, await `watch_parent` and stop when it returns;
-- foreign programs, started by `spawn_foreign`, run under a watcher: this very file, `python guard.py -- PROGRAM …`. It
-  stops the program when the parent is gone. When the watcher itself is killed the program goes too: on Linux by the
-  parent-death signal, everywhere because `Child.wait` ends what is left of the child's process group.
+- foreign programs, started by `spawn_foreign`, run under a watcher: this file, `python guard.py -- PROGRAM …`. It
+  stops the program when the parent has ended. If the watcher itself is killed the program ends too: on Linux by the
+  parent-death signal, everywhere because `Child.wait` ends the rest of the child's process group.
 
-Nothing but light parts of the standard library may be imported at the top, and asyncio only inside functions: a
-watcher is started ahead of every server, and asyncio would make its start 70 ms instead of 12 ms.
+Only light parts of the standard library may be imported at the top, and asyncio only inside functions: a watcher is
+started before every server, and importing asyncio would make its start take 70 ms instead of 12 ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import IO, NoReturn, Self
 
 PARENT_FD = "COORDINATOR_PARENT_FD"
-"""The environment variable that tells a child the number of its read end."""
+"""The environment variable with the number of the child's read end."""
 
 _GRACE_S = 5.0
 _WATCHER_MARGIN_S = 1.0
@@ -73,7 +73,7 @@ class Child:
         """
         Wait, without limit, until the process has ended and nothing is left of its group; return its exit code.
 
-        A signal gives its negative number; under a watcher 128 + the number, as a shell reports it.
+        A signal counts as its negative number; under a watcher as 128 + the number, as in a shell.
         """
         code = await self._process.wait()
         async with self._sweeping:
@@ -113,7 +113,7 @@ class Child:
         await self.terminate()
 
     async def _sweep(self) -> None:
-        """End what the process left behind in its group: gently, then not."""
+        """End the processes left in the group: by SIGTERM, then by SIGKILL."""
         import asyncio
 
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -141,10 +141,10 @@ async def spawn(
     grace_s: float = _GRACE_S,
 ) -> Child:
     """
-    Start one of our own programs, which is expected to await `watch_parent`.
+    Start one of our own programs, which must await `watch_parent`.
 
     It inherits the read end, the standard streams (its input is empty) and *pass_fds*, nothing else. *grace_s* is how
-    long `Child.terminate` waits. Raises `OSError` when the program cannot be started.
+    long `Child.terminate` waits. Raises `OSError` if the program cannot be started.
     """
     import asyncio
 
@@ -177,7 +177,7 @@ async def spawn_foreign(
     grace_s: float = _GRACE_S,
 ) -> Child:
     """
-    Start a program that knows nothing of us, under a watcher; *pass_fds* reach the program.
+    Start a foreign program under a watcher; the program inherits *pass_fds*.
 
     It is sent SIGTERM when this process dies or calls `Child.terminate`, and SIGKILL *grace_s* seconds later. A program
     that cannot be started ends with code 127 and one line on *stderr*.
@@ -191,11 +191,11 @@ async def watch_parent() -> None:
     """
     Return when the parent has died; wait for ever in a process that `spawn` did not start.
 
-    Call it before starting other programs: the first call takes the pipe out of the environment, so that they do not
-    believe it theirs. It may be awaited by several tasks at once.
+    Call it before starting other programs: the first call removes the pipe from the environment, so that they do not
+    use it as theirs. Several tasks may await it at once.
 
     Raises:
-        ValueError: $COORDINATOR_PARENT_FD is set and names no open pipe.
+        ValueError: $COORDINATOR_PARENT_FD is set and does not name an open pipe.
     """
     import asyncio
 
@@ -205,7 +205,7 @@ async def watch_parent() -> None:
     if held is None:
         await gone
         return
-    # A copy for each caller, for a loop keeps only one reader for a descriptor.
+    # A copy for each caller, because a loop keeps only one reader per descriptor.
     fd = os.dup(held)
 
     def noticed() -> None:
@@ -221,11 +221,11 @@ async def watch_parent() -> None:
 
 
 def _claim_pipe() -> int | None:
-    """Take the read end out of the environment, once; None when no parent gave one."""
+    """Remove the read end from the environment, once, and return it; None if no parent passed one."""
     given = os.environ.pop(PARENT_FD, None)
     if given is not None:
         if not _is_pipe(given):
-            message = f"{PARENT_FD} is {given!r}, which is no open pipe; leave it unset when starting by hand"
+            message = f"{PARENT_FD} {given!r} is not an open pipe; leave it unset when starting by hand"
             raise ValueError(message)
         os.set_inheritable(int(given), False)
         _claimed[:] = [int(given)]
@@ -240,19 +240,19 @@ def _is_pipe(fd: str) -> bool:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Signal the process group; False when nobody is left in it."""
+    """Signal the process group; return False if no process is left in it."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
     except PermissionError:
-        # macOS says so of a group in which only dead processes are left.
+        # macOS raises this for a group in which only dead processes are left.
         return False
     return True
 
 
 def _group_runs(group: int) -> bool:
-    """Say whether a process of the group runs; dead ones do not count, for the system's init may never reap them."""
+    """Return whether a process of the group runs; dead ones do not count, because init may never reap them."""
     if not _signal_group(group, 0):
         return False
     if sys.platform != "linux":
@@ -273,7 +273,7 @@ def _group_runs(group: int) -> bool:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the program named after `--` until it ends or the parent is gone; return its exit code."""
+    """Run the program named after `--` until it ends or the parent has ended; return its exit code."""
     if "--" not in argv[:-1]:
         sys.stderr.write("usage: python -m coordinator.guard [--grace-s SECONDS] -- PROGRAM [ARGUMENT …]\n")
         return 2
@@ -305,20 +305,20 @@ def _watch(parent: int, command: list[str], grace_s: float) -> int:
             news.unregister(parent)
         numbers = os.read(noted, 64) if noted in ready else b""
         if kill_at is None and (orphaned or any(number in _STOP_SIGNALS for number in numbers)):
-            # To the whole group, this process excepted; the signal was asked for once and is sent once.
+            # To the whole group except this process; one request to stop sends the signal once.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             os.kill(0, signal.SIGTERM)
             kill_at = time.monotonic() + grace_s
         elif kill_at is not None and time.monotonic() >= kill_at:
             os.kill(0, signal.SIGKILL)
     if orphaned:
-        # Nobody is left to sweep the group.
+        # No parent is left that would sweep the group.
         os.kill(0, signal.SIGKILL)
     return code
 
 
 def _note_signals() -> int:
-    """Have the signals that matter here written into a pipe, and return its read end."""
+    """Make the signals handled here wake a pipe, and return its read end."""
     noted, notes = os.pipe()
     os.set_blocking(noted, False)
     os.set_blocking(notes, False)
@@ -331,7 +331,7 @@ def _note_signals() -> int:
 def _start(command: list[str]) -> int:
     set_death_signal = _death_signal_setter()
     watcher = os.getpid()
-    # Blocked until the program's own dispositions are in place: a signal in between must end it, not reach our handler.
+    # Blocked until the program's own dispositions are set: a signal before that must end it, not reach our handler.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     pid = os.fork()
     if pid == 0:
@@ -356,7 +356,7 @@ def _become(command: list[str], watcher: int, set_death_signal: Callable[[], Non
 
 
 def _death_signal_setter() -> Callable[[], None]:
-    """Return what asks Linux to send SIGTERM when the watcher dies; elsewhere, or without ctypes, it does nothing."""
+    """Return a function that requests SIGTERM at the watcher's death on Linux; it does nothing where not possible."""
     if sys.platform != "linux":
         return lambda: None
     try:

@@ -1,9 +1,9 @@
 """
-The state directory of one machine's coordinator: where its files are, who holds it, and what runs.
+The state directory of the coordinator on one machine: its files, which processes hold it, and what runs.
 
     nats/          store of the embedded nats-server      containers/   records and logs of the process runtime
     state.db       the follower's read model              running.json  url (with token) and pid of a running `up`, 0600
-    instance       this instance's name, kept for ever    <name>.lock   held by the process of that name
+    instance       this instance's name, never changed    <name>.lock   held by the process of that name
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 LOCK_PATIENCE_S = 0.5
-"""Whoever looks whether a lock is held holds it for an instant, and whoever takes one writes its pid a little later."""
+"""Checking whether a lock is held takes it for an instant, and a new holder writes its pid a little later."""
 _POLL_S = 0.01
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What a running `coordinator up` offers to programs of the same user; `url` holds the token, so never log it."""
+    """What a running `coordinator up` tells programs of the same user; `url` contains the token: never log it."""
 
     url: str
     pid: int
@@ -41,10 +41,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 class Home:
     """
-    The state directory *path*; made, for its owner alone, when first used.
+    The state directory *path*; created on first use, with access only for its owner.
 
     Raises:
-        Refused: there cannot be such a directory.
+        Refused: the directory cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class Home:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            msg = f"the state directory {path} cannot be made: {error.strerror}; set COORDINATOR_HOME to another"
+            msg = f"the state directory {path} cannot be created: {error.strerror}; set COORDINATOR_HOME to another"
             raise Refused(msg, reason="bad_home") from error
 
     @property
@@ -62,20 +62,20 @@ class Home:
 
     @property
     def state_db(self) -> Path:
-        """The read model; may be deleted at any moment."""
+        """The read model; it may be deleted at any time."""
         return self.path / "state.db"
 
     @property
     def containers(self) -> Path:
-        """Where the process runtime keeps what it needs to adopt its containers."""
+        """Where the process runtime keeps what it needs to adopt running containers."""
         return self.path / "containers"
 
     def instance(self, role: str) -> str:
         """
-        Give this machine's lasting name for *role*, made when first asked for; only for whoever holds *role*'s lock.
+        Return the permanent name of this machine for *role*, created on the first call; the caller must hold the lock.
 
         Raises:
-            Refused: the name kept is none.
+            Refused: the stored name is not valid.
         """
         file = self.path / f"{role}.instance"
         try:
@@ -91,12 +91,12 @@ class Home:
     @contextmanager
     def lock(self, name: str, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
         """
-        Hold *name* in this directory; the kernel lets go when the process ends, however it ends.
+        Hold the lock *name* in this directory; the kernel releases it when the process ends in any way.
 
-        Whoever holds it and is just ending is waited for, *patience_s* at most.
+        Waits up to *patience_s* for a holder that is just ending.
 
         Raises:
-            Refused: another process holds it, or the directory cannot be written to.
+            Refused: another process holds it, or the directory is not writable.
         """
         file = self.path / f"{name}.lock"
         try:
@@ -115,7 +115,7 @@ class Home:
             os.close(fd)
 
     def is_locked(self, name: str) -> bool:
-        """Say whether a living process holds *name*."""
+        """Return whether a process holds the lock *name*."""
         try:
             fd = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -126,15 +126,15 @@ class Home:
             os.close(fd)
 
     def write_running(self, url: str) -> None:
-        """Tell programs of this user where to connect."""
+        """Publish for programs of this user where to connect."""
         self._write(self.path / "running.json", msgspec.json.encode(Running(url=url, pid=os.getpid())))
 
     def remove_running(self) -> None:
-        """Tell nobody any more."""
+        """Remove what `write_running` published."""
         (self.path / "running.json").unlink(missing_ok=True)
 
     def read_running(self) -> Running | None:
-        """Give what runs here now, None when nothing does; a file left behind by a killed process counts as nothing."""
+        """Return what runs here now, or None; a file left behind by a killed process is ignored."""
         try:
             running = msgspec.json.decode((self.path / "running.json").read_bytes(), type=Running)
             return running if self.is_locked("up") else None
@@ -142,19 +142,19 @@ class Home:
             return None
 
     def _write(self, file: Path, content: bytes) -> None:
-        """Replace a file whole, or say that this is no place to write to."""
+        """Replace a whole file; raise Refused if the directory is not writable."""
         try:
             write_whole(file, content)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> Refused:
-        msg = f"{self.path} cannot be written to: {error.strerror}; set COORDINATOR_HOME to a directory that can"
+        msg = f"{self.path} is not writable: {error.strerror}; set COORDINATOR_HOME to a writable directory"
         return Refused(msg, reason="bad_home")
 
 
 def _locked(fd: int, patience_s: float = 0.0) -> bool:
-    """Lock an open file for as long as it is open; say whether nobody else held it until *patience_s* was over."""
+    """Lock an open file until it is closed, waiting up to *patience_s*; return whether the lock was obtained."""
     give_up = time.monotonic() + patience_s
     while True:
         try:

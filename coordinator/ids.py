@@ -1,4 +1,4 @@
-"""The only place that makes identifiers: UUIDv7 in Crockford base 32 with a prefix, so that they sort by their time."""
+"""The only place that makes identifiers: UUIDv7 in Crockford base 32 with a prefix, so that they sort by time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _FIVE_BITS = (_ALPHABET * 8).encode()
-"""What stands for each byte: its lower five bits as a digit, in one call for all bytes."""
+"""A translation table: the lower five bits of each byte as a digit, in one call for all bytes."""
 
 
 class Ids(Protocol):
     """Makes identifiers that pass `events.ids`."""
 
     def new(self, prefix: str) -> str:
-        """Give a new id such as `task_06f1…`."""
+        """Return a new id such as `task_06f1…`."""
         ...
 
 
 class TimeOrderedIds:
-    """Ids of 130 bits: 50 of the time in milliseconds, 80 drawn at random."""
+    """Ids of 130 bits: 50 for the time in milliseconds, 80 random."""
 
     def __init__(self) -> None:
         self._last = (-1, "")

@@ -1,4 +1,4 @@
-"""Packages that export names without importing the modules behind them until they are used."""
+"""Lets a package export names and import their modules only on first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """Make a package's `__getattr__` from its exported names and the modules that define them."""
+    """Return a `__getattr__` for a package, from its exported names and the modules that define them."""
 
     def get(name: str) -> Any:
         if name not in names:

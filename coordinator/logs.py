@@ -1,9 +1,9 @@
 """
-How a process of ours logs: one line per event, as JSON or for a terminal, structlog and the standard library alike.
+Logging of our processes: one line per event, as JSON or for a terminal, for structlog and the standard library.
 
-What somebody else wrote never makes a second line, moves the cursor, or shows a credential: control characters are
-escaped, the user part of every URL is cut out, and tracebacks never hold local variables, whatever is installed. No
-value stops who logs it, and each is bounded. structlog is imported on first use, because it costs 250 ms.
+Text from outside never makes a second line, moves the cursor, or shows a credential: control characters are escaped,
+the user part of every URL is cut out, and tracebacks never contain local variables, whatever is installed. No value
+makes a log call fail, and each is bounded. structlog is imported on first use, because that takes 250 ms.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REDACTED = "[redacted]"
 
 _SECRET_KEYS = frozenset({"authorization", "auth_token", "nkey_seed", "password", "secret", "token"})
 _CHATTY = ("httpcore", "httpx", "httpx2")
-"""Say each request at info; a health checker makes many."""
+"""These log each request at info, and a health checker makes many."""
 _FIRST = ("timestamp", "level", "logger", "event")
 _CHARS_MOST = 16_384
 _ITEMS_MOST = 1000
@@ -51,23 +51,23 @@ _run_of_url_characters = re.compile(r"""[^\s"'<>]+""")
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
     """
-    Send what this process logs to *stream*; calling it again replaces what was set.
+    Send the log of this process to *stream*; a second call replaces the settings of the first.
 
-    It takes the standard library's root logger over, so it is for processes of our own, never for a script that only
+    It takes over the standard library's root logger, so use it only in our own processes, never in a script that only
     imports us.
 
     Args:
-        level: debug, info, warning or error; what is below is dropped.
+        level: debug, info, warning or error; lower levels are dropped.
         format: json, console, or auto: console on a terminal, else json.
-        stream: None is standard error, whatever that is at the time of each line.
+        stream: None means standard error, as it is at the time of each line.
 
     Raises:
-        Refused: the level or the format is not known.
+        Refused: the level or the format is unknown.
     """
     if level not in LEVELS:
-        raise Refused(f"log level {level!r} is not known: use {', '.join(LEVELS)}", reason="bad_log_level")
+        raise Refused(f"unknown log level {level!r}: use {', '.join(LEVELS)}", reason="bad_log_level")
     if format not in FORMATS:
-        raise Refused(f"log format {format!r} is not known: use {', '.join(FORMATS)}", reason="bad_log_format")
+        raise Refused(f"unknown log format {format!r}: use {', '.join(FORMATS)}", reason="bad_log_format")
     import structlog
 
     sink = _Sink(stream)
@@ -83,7 +83,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
         processors=[*gather, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *names: _Logger(sink, *names),
-        # A cached logger would keep the first settings for ever; making one each time costs 2 µs.
+        # A cached logger would keep the first settings for ever; creating one each time takes 2 µs.
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -95,9 +95,9 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
 
 class bind:  # noqa: N801  # reads as the verb it is: `bind(instance=…)`, `with bind(trace=…):`
     """
-    Put *ids* into every line that this context logs from now on; used with `with`, only until the block is left.
+    Add *ids* to every line that this context logs from now on; in a `with` statement, until the end of the block.
 
-    A context is that of `contextvars`: tasks started afterwards inherit it, others do not see it.
+    The context is that of `contextvars`: tasks started afterwards inherit it, others do not.
     """
 
     def __init__(self, **ids: str | int) -> None:
@@ -118,9 +118,9 @@ class bind:  # noqa: N801  # reads as the verb it is: `bind(instance=…)`, `wit
 
 def redact(text: str) -> str:
     """
-    Cut the user part out of every URL in *text*: `nats://token@host` becomes `nats://[redacted]@host`.
+    Redact the user part of every URL in *text*: `nats://token@host` becomes `nats://[redacted]@host`.
 
-    Everything between `://` and the last `@` goes, slashes too: tokens in base64 hold some. Linear in the length.
+    Everything between `://` and the last `@` is removed, slashes too: tokens in base64 contain some. Takes linear time.
     """
     if "://" not in text or "@" not in text:
         return text
@@ -137,7 +137,7 @@ def _redact_run(match: re.Match[str]) -> str:
 
 
 class _Sink:
-    """Writes whole lines, one at a time; a stream that is gone takes them silently."""
+    """Writes whole lines, one at a time; lines for a closed stream are dropped silently."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -145,7 +145,7 @@ class _Sink:
 
     @property
     def stream(self) -> TextIO | None:
-        # Without a console, Python's own standard error is None.
+        # Python's standard error is None in a process without a console.
         return self._stream if self._stream is not None else sys.stderr
 
     def is_terminal(self) -> bool:
@@ -154,7 +154,7 @@ class _Sink:
         return False
 
     def shows_colors(self) -> bool:
-        """Follow the custom of `NO_COLOR`."""
+        """Return whether to use colours; the `NO_COLOR` convention applies."""
         return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def write(self, line: str) -> None:
@@ -167,7 +167,7 @@ class _Sink:
 
 
 class _Logger:
-    """What structlog hands finished lines to; only its name is its own."""
+    """Receives finished lines from structlog and writes them to the sink."""
 
     def __init__(self, sink: _Sink, name: str = "", *_: object) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class _Logger:
 
 
 class _Handler(logging.Handler):
-    """Takes what others log with the standard library."""
+    """Handles records logged with the standard library."""
 
     def __init__(self, sink: _Sink, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # a message that cannot be formatted must not stop who logs it
-            # The standard library would print the arguments as they are.
+        except Exception:  # a message that cannot be formatted must not fail the caller
+            # The standard library would print the arguments, unredacted.
             import structlog
 
             log = structlog.get_logger(record.name)
@@ -219,20 +219,20 @@ def _to_console(*, colors: bool) -> list[Processor]:
     from structlog.dev import ConsoleRenderer, plain_traceback
     from structlog.processors import ExceptionRenderer
 
-    # It would print locals with rich if it ever saw an exception; none comes so far, and then it may not either.
+    # Never reached, since exceptions are rendered before; the default would print local variables with rich.
     render = ConsoleRenderer(colors=colors, sort_keys=False, repr_native_str=True, exception_formatter=plain_traceback)
     return [ExceptionRenderer(_in_one_line), _clean, _escape, render]
 
 
 def _clean(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Put the usual keys first; bound, redact and simplify every value."""
+    """Sort the usual keys first; bound, redact and simplify every value."""
     ordered = {key: event.pop(key) for key in _FIRST if event.get(key)}
     cleaned: EventDict = _Cleaner().mapping(ordered | dict(event), 0)
     return cleaned
 
 
 class _Cleaner:
-    """Makes the values of one line plain; it looks at so many in all, however they are nested or repeated."""
+    """Makes the values of one line plain; the total number of values is limited, however they are nested."""
 
     def __init__(self) -> None:
         self._left = _ITEMS_MOST
@@ -256,7 +256,7 @@ class _Cleaner:
         if type(value) is float:
             return value if math.isfinite(value) else repr(value)
         if not isinstance(value, Mapping | list | tuple | set | frozenset):
-            return _cleaned_text(_told(value))
+            return _cleaned_text(_described(value))
         if depth >= _DEPTH_MOST or self._left <= 0:
             return f"a {type(value).__name__} of {len(value)}"
         if isinstance(value, Mapping):
@@ -273,24 +273,24 @@ def _cleaned_text(text: str) -> str:
     return text if len(text) <= _CHARS_MOST else f"{text[:_CHARS_MOST]}… ({len(text)} characters)"
 
 
-def _told(value: object) -> str:
-    """Say what an object is: a path as it is written, an error in one line, anything else as it shows itself."""
+def _described(value: object) -> str:
+    """Return an object as text: a path as its string, an error in one line, anything else as its repr."""
     try:
         if isinstance(value, BaseException):
             return _in_one_line((type(value), value, None))
         return str(value) if isinstance(value, os.PathLike) else repr(value)
-    except Exception as error:  # noqa: BLE001  # somebody's `__repr__` must not stop who logs
+    except Exception as error:  # noqa: BLE001  # an error in a `__repr__` must not fail the caller
         return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
 
 
 def _render_json(_logger: object, _method: str, event: EventDict) -> str:
-    # ASCII alone: a reader that goes by U+2028 or C1 characters finds one line too.
+    # ASCII only: a reader that splits lines at U+2028 or C1 characters finds one line too.
     return json.dumps(event, separators=(",", ":"))
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Escape what the renderer prints as it is: the usual keys' texts, and keys. Other values it shows by `repr`."""
-    # These two it would print on lines of their own.
+    """Escape what the renderer prints unchanged: keys, and the values of the usual keys. Others are shown by `repr`."""
+    # The renderer would print these two on separate lines.
     renamed = {"exception": "raised", "stack": "stack_trace"}
     return {
         _printable(renamed.get(key, key)): _printable(str(value)) if key in _FIRST else value
@@ -305,20 +305,20 @@ def _printable(text: str) -> str:
 
 
 def _in_one_line(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> str:
-    """Tell an error, where it was raised, and what caused it, without a line break of its own."""
-    return _told_error(exc_info[1], _CAUSES_MOST)
+    """Return an error, where it was raised, and what caused it, without line breaks."""
+    return _described_error(exc_info[1], _CAUSES_MOST)
 
 
-def _told_error(error: BaseException, further: int) -> str:
-    told = " ".join("".join(traceback.format_exception_only(error)).split())
+def _described_error(error: BaseException, further: int) -> str:
+    text = " ".join("".join(traceback.format_exception_only(error)).split())
     if frames := [*traceback.walk_tb(error.__traceback__)][-_FRAMES_IN_LINE:]:
-        told += f" ({' > '.join(_place(frame.f_code.co_filename, line, frame.f_code) for frame, line in frames)})"
+        text += f" ({' > '.join(_place(frame.f_code.co_filename, line, frame.f_code) for frame, line in frames)})"
     if further <= 0:
-        return told
+        return text
     if isinstance(error, BaseExceptionGroup):
-        told += f" [{'; '.join(_told_error(inner, further - 1) for inner in error.exceptions[:_CAUSES_MOST])}]"
+        text += f" [{'; '.join(_described_error(inner, further - 1) for inner in error.exceptions[:_CAUSES_MOST])}]"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return told if cause is None else f"{told} ← {_told_error(cause, further - 1)}"
+    return text if cause is None else f"{text} ← {_described_error(cause, further - 1)}"
 
 
 def _place(filename: str, line: int, code: Any) -> str:

@@ -2,7 +2,7 @@
 Checks that `events` and `projections` are the packages that come with `coordinator`, before anything imports them.
 
 Both names are common. Python takes the first match on its path, and the current folder or the script's folder comes
-first, so a user's own `events.py` hides ours. The check finds the modules and runs nothing of them. It runs whenever a
+first, so a user's own `events.py` hides ours. The check locates the modules without running them. It runs whenever a
 program imports `coordinator`, so it must import nothing that Python has not loaded already.
 """
 
@@ -17,7 +17,7 @@ OWN_PACKAGES = ("events", "projections")
 
 
 class HiddenPackage(ImportError):
-    """Another module has the name of one of our packages and is found first."""
+    """Another module has the same name as one of our packages and is found first."""
 
 
 def check_own_packages() -> None:
@@ -35,14 +35,14 @@ def check_own_packages() -> None:
             other = found.removesuffix(f"{os.sep}__init__.py")
             _print_message_alone()
             msg = (
-                f"{other} hides the package {name!r} that comes with coordinator: rename it, or take its folder off"
+                f"{other} hides the package {name!r} that comes with coordinator: rename it, or remove its folder from"
                 " Python's path (run from another folder; unset PYTHONPATH)"
             )
             raise HiddenPackage(msg, name=name, path=found)
 
 
 def _found(name: str) -> str | None:
-    """Return the file that Python takes for the module *name*; None when there is no such module or no file."""
+    """Return the file that Python uses for the module *name*; None if there is no such module or no file."""
     if name in sys.modules:
         return getattr(sys.modules[name], "__file__", None)
     for finder in sys.meta_path:
@@ -58,7 +58,7 @@ def _is_another_file(found: str, ours: str) -> bool:
 
 
 def _print_message_alone() -> None:
-    """Where nobody catches the error, print no traceback: what to do does not depend on who imported what."""
+    """Print no traceback if the error is not caught: the remedy does not depend on which module imported which."""
     before = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:

@@ -1,4 +1,4 @@
-"""How a process of ours is told to stop: by SIGTERM, SIGINT, or the death of its parent; a second SIGINT forces."""
+"""Stops our processes on SIGTERM, on SIGINT, or when the parent dies; a second SIGINT forces the stop."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _Value = TypeVar("_Value")
 @asynccontextmanager
 async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]) -> AsyncIterator[None]:
     """
-    Call *stop* with the reason at the first sign, *force* at a second SIGINT, while the block runs.
+    Call *stop* with the reason at the first signal, and *force* at a second SIGINT, while the block runs.
 
-    A SIGINT more, or a second one while the loop is blocked, interrupts whatever runs. Only for the main thread.
+    One more SIGINT, or a second one while the loop is blocked, raises KeyboardInterrupt. Only for the main thread.
     """
     signals = _Signals(stop, force)
-    before = {number: signal.signal(number, signals.came) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, signals.receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         async with task_group() as tasks:
             watching = tasks.create_task(_stop_when_orphaned(stop))
@@ -43,7 +43,7 @@ async def _stop_when_orphaned(stop: Callable[[str], None]) -> None:
 
 
 class _Signals:
-    """Counts signals; `came` is called between any two instructions, even while the loop is blocked."""
+    """Counts signals; `receive` is called between any two instructions, even while the loop is blocked."""
 
     def __init__(self, stop: Callable[[str], None], force: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ class _Signals:
         self._forces = False
         self._interrupts = 0
 
-    def came(self, number: int, _frame: object) -> None:
+    def receive(self, number: int, _frame: object) -> None:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1 and (self._forces or not self._stops):
             raise KeyboardInterrupt
@@ -71,9 +71,9 @@ class _Signals:
 @asynccontextmanager
 async def stop_signal() -> AsyncIterator[asyncio.Event]:
     """
-    Give an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
+    Yield an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
 
-    A second SIGINT does not wait for a good end: it interrupts whatever runs.
+    A second SIGINT does not wait for a regular end: it raises KeyboardInterrupt.
     """
     stop = asyncio.Event()
     async with stop_on_signals(lambda _: stop.set(), _interrupt):
@@ -81,7 +81,7 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
 
 async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
-    """Run *work* to its end and give what it gives; or until `stop_signal`, when it is cancelled, and give None."""
+    """Run *work* and return its result; if `stop_signal` comes first, cancel *work* and return None."""
     async with stop_signal() as stop, task_group() as tasks:
         working = tasks.create_task(work)
         stopping = tasks.create_task(stop.wait())

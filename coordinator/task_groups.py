@@ -1,4 +1,4 @@
-"""Task groups that fail like plain code: with the one error that mattered, not with a group around it."""
+"""Task groups that fail like plain code: with the first error itself, not with an exception group."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """
-    Run a task group and raise the first error of it bare; those that came after it are noted on it.
+    Run a task group and raise its first error without a group; later errors are added to it as notes.
 
-    Whoever was cancelled meanwhile stops, whatever else failed on the way: `TaskGroup` would raise the errors alone,
-    and who takes one of those for a reason to try again would go on for ever.
+    If this task was cancelled, CancelledError is raised even if a child failed too: `TaskGroup` would raise only the
+    errors, and a caller that retries on one of them would never stop.
     """
     task = asyncio.current_task()
     assert task is not None  # only a task can enter a group
@@ -34,14 +34,14 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         for other in others:
             first.add_note(f"and then {other!r}")
         if sys.version_info < (3, 13) and not aborted and _has_cancelled(tasks):
-            task.uncancel()  # which those versions forget when a child fails behind the end of the block
+            task.uncancel()  # these versions do not when a child fails after the end of the block
         if task.cancelling() > before:
             raise asyncio.CancelledError from first
         raise first from first.__cause__
 
 
 def _has_cancelled(tasks: asyncio.TaskGroup) -> bool:
-    """Say whether the group has cancelled its parent, because a child failed."""
+    """Return whether the group has cancelled its parent, because a child failed."""
     return bool(getattr(tasks, "_parent_cancel_requested", False))
 
 

@@ -1,4 +1,4 @@
-"""What a terminal can show: plain text of anything, and whether colours are wanted."""
+"""Output for terminals: text without control characters, and whether to use colours."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _plain = re.compile(r"[ -~]*").fullmatch
 
 
 def is_fancy() -> bool:
-    """Say whether standard output is a terminal that may be given more than plain text."""
+    """Return whether standard output is a terminal that supports more than plain text."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:
-    """Show what does not print, such as control characters, instead of sending it to the terminal."""
+    """Escape unprintable characters, such as control characters, so that they do not reach the terminal."""
     if _plain(text):
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def escaped(one: str) -> str:
-    """Write a character as JSON may: above the first 65,536 as the two halves that UTF-16 makes of it."""
+    """Escape a character as in JSON; those above the first 65,536 become the two surrogates of UTF-16."""
     code = ord(one)
     if code <= _BMP:
         return f"\\u{code:04x}"

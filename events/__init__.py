@@ -1,1 +1,1 @@
-"""The contract: what happens in a cluster, as values. Other domains import this package alone."""
+"""The contract: what happens in a cluster, as values. Other domains import this package only."""

@@ -1,7 +1,7 @@
 """
-What every event is: a frozen value with a type and a version, in a CloudEvents 1.0 envelope.
+The base of every event: a frozen value with a type and a version, in a CloudEvents 1.0 envelope.
 
-Positions order all events of a cluster. Nothing here does I/O or knows the time.
+Positions order all events of a cluster. Nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Position(NamedTuple):
-    """Where an event stands: journal sequence, and index within that commit; `str()` is the event's id."""
+    """The place of an event: journal sequence, and index within that commit; `str()` is the event's id."""
 
     sequence: int
-    index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks a position for
+    index: int  # type: ignore[assignment]  # hides `tuple.index`, which a position does not need
 
     def __str__(self) -> str:
         return f"{self.sequence}.{self.index}"
@@ -29,7 +29,7 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Position:
         """
-        Read `"1042.0"`.
+        Parse a text such as `"1042.0"`.
 
         Raises:
             Refused: the text is not `"<sequence>.<index>"`.
@@ -46,9 +46,9 @@ START = Position(0, 0)
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    One fact. Subclasses are named in the past tense, `TaskSubmitted`, and travel as `task.submitted`.
+    One fact. Subclasses have a name in the past tense, `TaskSubmitted`, and are written as `task.submitted`.
 
-    New fields have defaults and nothing is ever renamed; a change that old readers cannot follow raises `VERSION` and
+    New fields have defaults and nothing is ever renamed. A change that old readers cannot read increments `VERSION` and
     adds an upcaster to the codec.
     """
 
@@ -64,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):
-    """An event of a type or version this release does not know, kept as it came."""
+    """An event of a type or version this release does not know; `raw` keeps its bytes unchanged."""
 
     SUBJECT = "about"
 
@@ -74,7 +74,7 @@ class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 def type_of(event: type[Event]) -> str:
-    """Name an event class on the wire: `TaskAttemptFailed` → `task.attempt_failed`."""
+    """Return the type of an event class on the wire: `TaskAttemptFailed` → `task.attempt_failed`."""
     kind, *rest = _WORD.sub(" ", event.__name__).lower().split()
     return f"{kind}.{'_'.join(rest)}"
 
@@ -84,7 +84,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
     The CloudEvents attributes of one event; `data` is the event itself.
 
     `time` is RFC 3339 in UTC and the same for all events of a commit; `tenant`, `actor`, `commandid`, `causationid`
-    (the id of the event that made this one due) and `traceparent` (W3C) are extension attributes.
+    (the id of the event that caused this one) and `traceparent` (W3C) are extension attributes.
     """
 
     specversion: str

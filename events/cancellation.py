@@ -1,8 +1,8 @@
 """
-Keeps a cancellation from being lost on the way through other libraries; it knows nothing of what is awaited.
+Makes sure that a cancellation is not lost inside another library; knows nothing about what is awaited.
 
-`asyncio.wait_for` before Python 3.12 swallows a cancellation that comes in the same turn of the loop as the result: the
-caller goes on as if nobody had asked it to stop. nats-py waits so wherever it connects, flushes and closes.
+`asyncio.wait_for` before Python 3.12 swallows a cancellation that arrives in the same iteration of the loop as the
+result: the caller continues as if it had not been cancelled. nats-py uses it to connect, to flush and to close.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _Value = TypeVar("_Value")
 
 async def heeded(work: Awaitable[_Value]) -> _Value:
     """
-    Await *work* and give what it gives; a cancellation that came meanwhile is heeded whatever *work* made of it.
+    Await *work* and return its result; a cancellation during the wait takes effect even if *work* swallowed it.
 
     Raises:
-        asyncio.CancelledError: this task was cancelled while *work* was awaited. Otherwise what *work* raises.
+        asyncio.CancelledError: this task was cancelled while it awaited *work*. Otherwise what *work* raises.
     """
     task = asyncio.current_task()
     assert task is not None  # only a task can await

@@ -1,9 +1,9 @@
 """
 Bytes ↔ events, in one pass.
 
-A commit is a JSON array of CloudEvents. The usual commit, all of known types and current versions, is decoded by one
-call; whatever that call cannot take (a type or version of another release) goes through the slow path: old versions are
-raised by their upcasters, unknown ones kept as they came and written back byte for byte.
+A commit is a JSON array of CloudEvents. The usual commit, with known types and current versions only, is decoded by one
+call. A commit that this call cannot decode (a type or version of another release) takes the slow path: upcasters
+convert old versions; unknown events are kept and written back byte for byte.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ UPCASTERS: dict[tuple[str, int], Upcaster] = {}
 """(type, version) → a function that turns that version's data into the next version's."""
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises at bytes that hold something else, are no UTF-8, or are nested too deep."""
+"""What decoding raises for bytes that hold something else, are not UTF-8, or are nested too deep."""
 
 HEARTBEATS = frozenset({"service.heartbeat", "worker.heartbeat", "node.heartbeat"})
-"""Types that live on the heartbeat stream and never in the journal."""
+"""Types that are published on the heartbeat stream and never enter the journal."""
 
 
 def _envelope_class(name: str, event: type[Event]) -> type[Envelope]:
@@ -123,7 +123,7 @@ _parts_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Head(msgspec.Struct, gc=False):
-    """What tells an event before it is decoded: read in a fraction of the time, of unknown ones too."""
+    """The fields that are read without decoding the event: much faster, and possible for unknown events too."""
 
     type: str
     time: str = ""
@@ -140,21 +140,21 @@ _decode_head = msgspec.json.Decoder(Head).decode
 
 
 def rfc3339(seconds: float) -> str:
-    """Write seconds since 1970 as `2026-11-23T17:15:00.123456Z`."""
+    """Format seconds since 1970 as `2026-11-23T17:15:00.123456Z`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def seconds_of(text: str) -> float:
     """
-    Read an RFC 3339 time as seconds since 1970.
+    Parse an RFC 3339 time and return seconds since 1970.
 
     Raises:
-        Corrupt: it is none, or does not say its offset from UTC.
+        Corrupt: *text* is not such a time, or has no offset from UTC.
     """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        time = datetime.min  # noqa: DTZ901  # refused below for want of an offset
+        time = datetime.min  # noqa: DTZ901  # refused below, because it has no offset
     if time.tzinfo is None:
         msg = f"time {shown(text)} is not RFC 3339 with an offset, such as '2026-11-23T17:15:00.123456Z'"
         raise Corrupt(msg)
@@ -173,7 +173,7 @@ def envelope(
     causationid: str = "",
     traceparent: str = "",
 ) -> Envelope:
-    """Put *event* into its envelope, with its position (or any text unique at *source*) as id."""
+    """Return the envelope of *event*, with its position (or any text unique at *source*) as id."""
     return ENVELOPES[type(event)](
         specversion=SPECVERSION,
         id=str(position),
@@ -191,23 +191,23 @@ def envelope(
 
 
 def encode(one: Envelope) -> bytes:
-    """Write one CloudEvent; an unknown one is written back as it came."""
+    """Encode one CloudEvent; an unknown one is written back unchanged."""
     if isinstance(one.data, UnknownEvent):
         return one.data.raw
     return _encoder.encode(one)
 
 
 def join(parts: Iterable[bytes]) -> bytes:
-    """Make a commit's body of encoded CloudEvents."""
+    """Build a commit's body from encoded CloudEvents."""
     return b"[%b]" % b",".join(parts)
 
 
 def decode(body: bytes) -> list[Envelope]:
     """
-    Read a commit's body.
+    Decode a commit's body.
 
     Raises:
-        Corrupt: it is no JSON array of CloudEvents.
+        Corrupt: the body is not a JSON array of CloudEvents.
     """
     try:
         envelopes: list[Envelope] = _commit_decoder.decode(body)
@@ -221,26 +221,26 @@ def decode(body: bytes) -> list[Envelope]:
 
 def split(body: bytes) -> list[tuple[Head, msgspec.Raw]]:
     """
-    Cut a commit's body into its events, byte for byte, each with its head.
+    Split a commit's body into its events, byte for byte, each with its head.
 
     Raises:
-        Corrupt: it is no JSON array of CloudEvents.
+        Corrupt: the body is not a JSON array of CloudEvents.
     """
     try:
         return [(_decode_head(raw), raw) for raw in _parts_decoder.decode(body)]
     except UNREADABLE as error:
-        raise _no_commit(body, error) from error
+        raise _bad_commit(body, error) from error
 
 
 def _decode_one_by_one(body: bytes) -> list[Envelope]:
     try:
         return [_decode_one(bytes(raw)) for raw in _parts_decoder.decode(body)]
     except UNREADABLE as error:
-        raise _no_commit(body, error) from error
+        raise _bad_commit(body, error) from error
 
 
-def _no_commit(body: bytes, error: Exception) -> Corrupt:
-    return Corrupt(f"commit is no JSON array of CloudEvents ({error}); it begins {body[:80]!r}")
+def _bad_commit(body: bytes, error: Exception) -> Corrupt:
+    return Corrupt(f"the commit is not a JSON array of CloudEvents ({error}); it begins with {body[:80]!r}")
 
 
 def _decode_one(raw: bytes) -> Envelope:
@@ -254,11 +254,11 @@ def _decode_one(raw: bytes) -> Envelope:
     for version in range(head.dataversion, event.VERSION):
         upcaster, data = UPCASTERS.get((head.type, version)), value.get("data")
         if upcaster is None or not isinstance(data, dict):
-            msg = f"{head.type} of version {head.dataversion} cannot be raised from {version}: {shown(raw)}"
+            msg = f"{head.type} of version {head.dataversion} cannot be converted from version {version}: {shown(raw)}"
             raise Corrupt(msg)
         value["data"] = upcaster(data)
     value["dataversion"] = event.VERSION
-    # By way of bytes: a field of raw JSON cannot be made of values.
+    # Through bytes, because a field of raw JSON cannot be built from values.
     return msgspec.json.decode(_encoder.encode(value), type=ENVELOPES[event])
 
 

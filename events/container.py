@@ -1,4 +1,4 @@
-"""What happens to containers: one agent each, placed on a node, started in numbered generations."""
+"""Events about containers: each runs one agent on one node, and each start of it is a new generation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from events.resources import NONE, Resources
 
 
 class ContainerStatus(Enum):
-    """Where a container stands in its life."""
+    """The status of a container."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -38,7 +38,7 @@ class ContainerEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A container was placed on a node and holds its resources there; nothing runs yet."""
+    """A container was placed on a node and its resources are reserved there; nothing runs yet."""
 
     agent_id: str
     agent_type: str
@@ -53,7 +53,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container is to run; this event's position is the generation of that run."""
+    """The container is to run; the position of this event is the generation of this start."""
 
     node_id: str
     reason: str = "requested"
@@ -61,14 +61,14 @@ class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omi
 
 
 class ContainerStarted(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The node saw the container of that generation run."""
+    """The node reported that the container runs in this generation."""
 
     generation: str
     pid: int = 0
 
 
 class ContainerPausing(ContainerEvent, frozen=True, kw_only=True, gc=False):
-    """The container is to be frozen where it stands."""
+    """The container is to be frozen."""
 
 
 class ContainerPaused(ContainerEvent, frozen=True, kw_only=True, gc=False):
@@ -76,11 +76,11 @@ class ContainerPaused(ContainerEvent, frozen=True, kw_only=True, gc=False):
 
 
 class ContainerResuming(ContainerEvent, frozen=True, kw_only=True, gc=False):
-    """The frozen container is to run on."""
+    """The frozen container is to continue."""
 
 
 class ContainerResumed(ContainerEvent, frozen=True, kw_only=True, gc=False):
-    """The node let the frozen container run on."""
+    """The node resumed the frozen container."""
 
 
 class ContainerStopping(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -92,13 +92,13 @@ class ContainerStopping(ContainerEvent, frozen=True, kw_only=True, gc=False, omi
 
 
 class ContainerStopped(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container no longer runs, as was asked; its resources are free."""
+    """The container no longer runs, as requested; its resources are free."""
 
     exit_code: int | None = None
 
 
 class ContainerFailed(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container ended, or never started, although it should run; it is due to start again at `restart_at`."""
+    """The container ended or did not start although it should run; its next start is due at `restart_at`."""
 
     generation: str
     reason: str
@@ -107,4 +107,4 @@ class ContainerFailed(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_
 
 
 class ContainerDestroyed(ContainerEvent, frozen=True, kw_only=True, gc=False):
-    """The container is gone for good."""
+    """The container was removed; it cannot be started again."""

@@ -1,4 +1,4 @@
-"""What happens to the coordinator itself: who writes since when, and what each placement was decided from."""
+"""Events about the coordinator itself: which instance leads since when, and the inputs of each placement."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class CoordinatorEvent(Event, frozen=True, kw_only=True, gc=False):
 
 class CoordinatorStarted(CoordinatorEvent, frozen=True, kw_only=True, gc=False):
     """
-    This instance leads from here on, and the fold evicts ended things by these limits.
+    This instance leads from here on, and the fold evicts ended entities by these limits.
 
-    An ended thing leaves the world `retention_s` after its end, or when `ended_kept` newer ones of its kind have ended.
+    An ended entity is evicted `retention_s` after its end, or when `ended_kept` newer ones of its kind have ended.
     """
 
     version: str
@@ -30,13 +30,13 @@ class CoordinatorStarted(CoordinatorEvent, frozen=True, kw_only=True, gc=False):
 
 
 class CoordinatorStopped(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """This instance gave the lead away by itself."""
+    """This instance resigned as the leader."""
 
     reason: str = ""
 
 
 class WaitingClaim(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A claim as the scheduler saw it: who waits for how many tasks, and in which order it wants them."""
+    """A claim as the scheduler saw it: which worker waits for how many tasks, and in which order it wants them."""
 
     claim_id: str
     worker_id: str
@@ -46,9 +46,9 @@ class WaitingClaim(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    What the placements of this turn were decided from, beside the state before them.
+    The inputs of this turn's placements, in addition to the state before them.
 
-    Running the policy named here again on that state and these inputs must give the same placements.
+    Running the policy named here again on that state and these inputs must return the same placements.
     """
 
     now: float
@@ -60,7 +60,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
 
 
 class Watched(StrEnum):
-    """What is given up when it is silent for too long."""
+    """The kinds that are declared offline or lost when they are silent for too long."""
 
     SERVICE = "service"
     WORKER = "worker"
@@ -69,10 +69,10 @@ class Watched(StrEnum):
 
 class CoordinatorMassSilenceNoticed(CoordinatorEvent, frozen=True, kw_only=True, gc=False):
     """
-    Too many of one kind fell silent at once for all of them to be gone: from here on none of that kind is given up.
+    Mass silence: too many of one kind became silent at once; from here on none of them is declared offline or lost.
 
-    Of *alive* that were, *silent* were not heard for three quarters of *limit_s* seconds, one of them for longer than
-    that limit; more than the share *most* is taken for our own fault, or the network's, first.
+    Of the *alive* ones, *silent* were not heard for three quarters of *limit_s* seconds, one of them for longer than
+    that limit. A share above *most* is first treated as a fault of the coordinator or of the network.
     """
 
     kind: Watched
@@ -83,7 +83,11 @@ class CoordinatorMassSilenceNoticed(CoordinatorEvent, frozen=True, kw_only=True,
 
 
 class CoordinatorMassSilenceEnded(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """From here on what is silent is given up again; `accepted` by whoever says that they are gone, or signs came."""
+    """
+    The mass silence is over: from here on silent ones of this kind are declared offline or lost again.
+
+    Either an operator accepted that they are gone (`accepted`), or heartbeats came again.
+    """
 
     kind: Watched
     silent: int
@@ -92,7 +96,7 @@ class CoordinatorMassSilenceEnded(CoordinatorEvent, frozen=True, kw_only=True, g
 
 
 class EpochClaim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The body of a claim on `….epoch`: whoever's claim is last may write, and none before it."""
+    """The body of a claim on `….epoch`: only the holder of the last claim may write."""
 
     generation: int
     holder: str

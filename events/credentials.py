@@ -1,9 +1,9 @@
 """
-A file of NATS credentials: who it says we are, and the signature that proves it.
+NATS credentials from a file: the name of the user, and the signature that proves it.
 
 Two kinds are read: an nkey seed with a line `# user NAME` above it, as `coordinator auth init` writes it, and the
 `.creds` file of an operator, a JWT and a seed. The seed must never be shown: not in an error, a log or a `repr`.
-`cryptography` is imported when something is signed or made; importing this costs nothing.
+`cryptography` is imported only to sign or to derive a key, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEED_BYTES = 32
 FILE_BYTES_MOST = 64 * 1024
 INBOXES = "_INBOX"
-"""First token of where answers come to; users with credentials of ours have a second one, their own."""
+"""First token of reply subjects; for users with credentials of ours the user name is the second."""
 
 _SEED, _USER = 18 << 3, 20 << 3
 _CRC_BYTES = 2
@@ -34,7 +34,7 @@ _user = re.compile(r"^#\s*user\s+(\S+)\s*$", re.MULTILINE).search
 
 
 class Login:
-    """Credentials that were read: `user` is empty where the file does not say whose they are."""
+    """Credentials read from a file; `user` is empty if the file does not name the user."""
 
     def __init__(self, *, seed: bytes, user: str = "", jwt: str = "") -> None:
         self.user = user
@@ -43,21 +43,21 @@ class Login:
 
     @property
     def inbox_prefix(self) -> str:
-        """Where answers to this user come, and to nobody else."""
+        """The prefix of reply subjects of this user only."""
         return f"{INBOXES}.{self.user}" if self.user else INBOXES
 
     @property
     def public_nkey(self) -> str:
-        """The public half, which the server knows the user by."""
+        """The public key, by which the server identifies the user."""
         return public_nkey(self._seed)
 
     def signature(self, nonce: str) -> bytes:
-        """Sign what the server made up, in base64."""
+        """Return the signature of the server's nonce, in base64."""
         return b64encode(_private_key(self._seed).sign(nonce.encode()))
 
     def apply(self, client: Any) -> dict[str, Callable[..., bytes]]:
-        """Have a nats-py *client* log in by this; gives further options for its `connect`."""
-        # nats-py would import a library of its own for what stands here; it looks at these when it logs in.
+        """Make a nats-py *client* log in with these credentials; return further options for its `connect`."""
+        # With its own options nats-py would import another library for this; it reads these attributes at login.
         client._auth_configured = True  # noqa: SLF001
         if self.jwt:
             return {"signature_cb": self.signature, "user_jwt_cb": self.jwt.encode}
@@ -70,29 +70,29 @@ def read_login(file: str | Path) -> Login:
     Read the credentials in *file*.
 
     Raises:
-        Refused: it cannot be read, or holds none.
+        Refused: the file cannot be read, or holds no credentials.
     """
     try:
         with Path(file).open("rb") as opened:
             text = opened.read(FILE_BYTES_MOST).decode("ascii", "replace")
     except OSError as error:
-        msg = f"the credentials {file} cannot be read: {error.strerror}; name a file that 'coordinator auth' made"
+        msg = f"the credentials {file} cannot be read: {error.strerror}; use a file written by 'coordinator auth'"
         raise Refused(msg, reason="bad_credentials") from None
     seed, jwt, user = _seed(text), _jwt(text), _user(text)
     if seed is None:
-        msg = f"{file} holds no credentials: it needs a line with an nkey seed (SU…), or is a .creds file of NATS"
+        msg = f"{file} holds no credentials: use a file with an nkey seed (SU…) on a line, or a NATS .creds file"
         raise Refused(msg, reason="bad_credentials")
     name = checked(user[1], f"the user in {file}") if user is not None else ""
     return Login(seed=_raw_seed(seed[1], file), user=name, jwt=jwt[1] if jwt is not None else "")
 
 
 def written_login(user: str, seed: bytes) -> str:
-    """Write credentials as `read_login` and the tools of NATS read them."""
+    """Return the text of a credentials file, as `read_login` and the NATS tools read it."""
     return f"# NATS credentials: a secret, for this user's programs alone\n# user {user}\n{_encoded_seed(seed)}\n"
 
 
 def public_nkey(seed: bytes) -> str:
-    """Give the public nkey (`U…`) of a user's seed of 32 bytes."""
+    """Return the public nkey (`U…`) of a user's seed of 32 bytes."""
     raw = _private_key(seed).public_key().public_bytes_raw()
     return _encoded(bytes([_USER]) + raw)
 

@@ -1,8 +1,8 @@
 """
-The one family of errors, told apart by class and `code`, never by text.
+The only family of errors, distinguished by class and `code`, never by text.
 
-It lives beside the events because folds and other domains raise and catch it too; `coordinator.errors` re-exports it.
-Each class's docstring is its default message.
+It is in this package because folds and other domains raise and catch it too; `coordinator.errors` re-exports it. The
+docstring of each class is its default message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHOWN = 80
 
 
 class CoordinationError(Exception):
-    """The coordinator could not do what was asked"""
+    """The coordinator could not carry out the request"""
 
     code: ClassVar[str] = "error"
 
@@ -27,11 +27,11 @@ class CoordinationError(Exception):
         self.reason = reason if reason is not None else self.code
         self.retry_after_s = retry_after_s
         self.facts: tuple[Event, ...] = ()
-        """Events that are on record although the request was refused."""
+        """Events that are recorded although the request is refused."""
 
     @property
     def message(self) -> str:
-        """What was wrong, with the value, and what would be right."""
+        """What was wrong, with the value, and what is allowed."""
         return str(self.args[0])
 
 
@@ -42,19 +42,19 @@ class Refused(CoordinationError):
 
 
 class Forbidden(Refused):
-    """Whoever asks may not do this; others may"""
+    """The caller is not permitted to do this; other callers are"""
 
     code = "forbidden"
 
 
 class NotFound(CoordinationError):
-    """There is no such thing"""
+    """The requested object was not found"""
 
     code = "not_found"
 
 
 class StaleLease(CoordinationError):
-    """The lease is no longer held: the task was given to someone else or has ended"""
+    """The lease is no longer held: another worker has the task, or the task has ended"""
 
     code = "stale_lease"
 
@@ -66,7 +66,7 @@ class Unavailable(CoordinationError):
 
 
 class Corrupt(CoordinationError):
-    """The journal is damaged or went backwards; nothing may be written until someone has looked"""
+    """The journal is damaged or went backwards; nothing may be written until an operator has checked it"""
 
     code = "corrupt"
 
@@ -77,7 +77,7 @@ ERRORS: dict[str, type[CoordinationError]] = {
 
 
 def shown(value: object) -> str:
-    """Write *value* into a message: its `repr`, cut where it is long."""
+    """Return the `repr` of *value* for use in a message, truncated if it is long."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
@@ -88,5 +88,5 @@ def shown(value: object) -> str:
 def error_of(
     code: str, message: str, *, reason: str | None = None, retry_after_s: float | None = None
 ) -> CoordinationError:
-    """Make the error that *code* names; an unknown code gives the family's base class."""
+    """Return an error of the class with this *code*; an unknown code returns the base class."""
     return ERRORS.get(code, CoordinationError)(message, reason=reason, retry_after_s=retry_after_s)

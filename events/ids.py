@@ -1,8 +1,8 @@
 """
-The one gate for identifiers.
+The only check of identifiers.
 
-Nothing that has not passed it may come near a subject, a path, a label or SQL: NATS takes `*` and `>` in a published
-subject literally and then matches them as wildcards elsewhere.
+A text that has not passed it must not become part of a subject, a path, a label or SQL: NATS accepts `*` and `>` in a
+published subject literally and then matches them as wildcards elsewhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _is_id = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 
 def checked(value: object, name: str = "id") -> str:
     """
-    Give *value* back when it may serve as an identifier.
+    Return *value* if it is a valid identifier.
 
     Raises:
-        Refused: it is no string of 1 to 64 letters, digits, `_` or `-`.
+        Refused: it is not a string of 1 to 64 letters, digits, `_` or `-`.
     """
     if type(value) is str and _is_id(value):
         return value

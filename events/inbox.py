@@ -1,7 +1,7 @@
 """
-What came in from other domains: facts of theirs, kept beside ours, what was refused, and how far it is read.
+Events about the inboxes of other domains: facts of theirs, what was refused, and how far each inbox is read.
 
-Orders that came in this way are not told here: what they led to is recorded as ever, with the domain as the actor.
+A command that comes in by an inbox has no event here: its effects are recorded as usual, with the domain as the actor.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class InboxEvent(Event, frozen=True, kw_only=True, gc=False):
 
 class InboxRecorded(InboxEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    A fact of another domain, of a type that is not ours; `data` is its JSON as it came.
+    An event of another domain, of a type that the coordinator does not define; `data` is its JSON, unchanged.
 
     `type`, `event_id`, `event_source`, `about` and `event_time` are the CloudEvents type, id, source, subject and time
-    that the domain gave it.
+    that the domain set.
     """
 
     type: str
@@ -39,9 +39,9 @@ class InboxRefused(InboxEvent, frozen=True, kw_only=True, gc=False, omit_default
     """
     Something in the inbox could not be read or was not allowed; it changed nothing.
 
-    `sequence` and `index` say which message of the stream and which event in it, `type` and `event_id` what it called
-    itself as far as that could be read; `digest` is the SHA-256 of what came, and `begins` shows its first bytes: of
-    the message, or of one event in a batch.
+    `sequence` is the message of the stream and `index` the event in it; `type` and `event_id` are those of the event,
+    as far as they could be read. `digest` is the SHA-256 and `begins` the first bytes of the message, or of one event
+    in a batch.
     """
 
     sequence: int
@@ -56,10 +56,10 @@ class InboxRefused(InboxEvent, frozen=True, kw_only=True, gc=False, omit_default
 
 class InboxRead(InboxEvent, frozen=True, kw_only=True, gc=False):
     """
-    The inbox is read so far, and all that follows from it stands in this commit or before.
+    The inbox is read up to here, and everything that follows from it is in this commit or an earlier one.
 
-    Whole messages up to `sequence`, and of the one after it the first `index` events. `stream_created` tells the stream
-    from another that was created later under its name.
+    Whole messages up to `sequence` are read, and the first `index` events of the next one. `stream_created`
+    distinguishes the stream from another one created later under the same name.
     """
 
     stream_created: str
@@ -69,10 +69,10 @@ class InboxRead(InboxEvent, frozen=True, kw_only=True, gc=False):
 
 class InboxGap(InboxEvent, frozen=True, kw_only=True, gc=False):
     """
-    Messages were gone before they were read: those from `from_sequence` to `to_sequence`; reading goes on behind them.
+    Messages `from_sequence` to `to_sequence` were lost before they were read; reading continues after them.
 
-    `why` is `removed` (by age, by size, or by hand), `recreated` (the stream is another one now; how many were lost
-    with the last one is not known) or `went_backwards` (the stream ends before what was read already).
+    `why` is `removed` (by age, by size, or by hand), `recreated` (the stream was deleted and created again; how many
+    messages were lost with the old one is not known) or `went_backwards` (the stream ends before what is already read).
     """
 
     stream_created: str

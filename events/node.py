@@ -1,4 +1,4 @@
-"""What happens to nodes, the machines that run containers, and the heartbeat their agents send."""
+"""Events about nodes, the machines that run containers, and the heartbeat of their agents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NodeRemoved(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=
 
 
 class NodeHeartbeat(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A sign of life on the heartbeat stream, never in the journal; `used` is measured, not reserved."""
+    """A heartbeat on the heartbeat stream, never in the journal; `used` is measured, not reserved."""
 
     used: Resources = NONE
     containers: int = 0

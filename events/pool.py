@@ -1,4 +1,4 @@
-"""What happens to resource pools: a named capacity from which requests are granted and given back."""
+"""Events about resource pools: named capacities of which requests hold shares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PoolEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class PoolDefined(PoolEvent, frozen=True, kw_only=True, gc=False):
-    """The pool exists with this capacity, or has this capacity from now on."""
+    """The pool was created with this capacity, or its capacity changed to it."""
 
     capacity: Resources
 
@@ -29,7 +29,7 @@ class PoolAllocated(PoolEvent, frozen=True, kw_only=True, gc=False, omit_default
 
 
 class PoolReleased(PoolEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A request gave its share back."""
+    """A request returned its share."""
 
     request_id: str
     reason: str = "requested"

@@ -1,12 +1,12 @@
 """
-Publishes events of another domain into its inbox: acknowledged, repeated under the same id, as CloudEvents.
+Publishes events of another domain into its inbox, as CloudEvents: acknowledged, and repeated with the same id.
 
     async with EventPublisher.open("nats://token@127.0.0.1:4222", domain="execution") as publisher:
         await publisher.publish("task.completed", {"execution_time_s": 1.5}, subject="task_1")
 
-Whatever `publish` returned for is stored by the server and will be taken up exactly once. It needs nats-py, which is
-imported when a publisher is opened: importing this costs nothing. It must never say that an event is stored which is
-not, nor send one again under another id.
+When `publish` returns, the server has stored the event, and the coordinator takes it exactly once. It needs nats-py,
+which is imported when a publisher is opened, so that importing this module is cheap. It must never report an event as
+stored that is not, nor repeat one with another id.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 512
-"""Messages that may be unacknowledged at a time; further calls wait."""
+"""How many messages may be unacknowledged at a time; further calls wait."""
 ACK_TIMEOUT_S = 2.0
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 PING_INTERVAL_S = 3
-"""A server that is silent for 6 to 9 s is left for another of its cluster."""
+"""After 6 to 9 s without an answer the client disconnects and tries another server of the cluster."""
 SWEEP_S = 0.25
 NO_RESPONDERS_PAUSE_S = 1.0
 BATCH_EVENTS = 500
 BATCH_BYTES = 256 * 1024
-"""An inbox takes 512 KiB in one message unless it is configured otherwise."""
+"""By default an inbox accepts messages of up to 512 KiB."""
 
 _SERVER_TROUBLE = 500
 
@@ -59,9 +59,9 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     One event to publish.
 
-    `type` is `<kind>.<event>`; `data` is whatever msgspec writes as JSON; `subject` is the id of the thing it is about;
-    `time` is in seconds since 1970, now by default. Give an `event_id` where the same event may be published again
-    after a crash: repeats are known by it.
+    `type` is `<kind>.<event>`; `data` is anything that msgspec can encode as JSON; `subject` is the id of the thing it
+    is about; `time` is in seconds since 1970, now by default. Set `event_id` if the same event may be published again
+    after a crash: repeats are recognised by it.
     """
 
     type: str
@@ -107,7 +107,7 @@ class _Sent:
         self.again_at = again_at
         self.give_up_at = give_up_at
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.why = "no acknowledgement came"
+        self.why = "no acknowledgement was received"
 
 
 _encode = msgspec.json.Encoder().encode
@@ -143,13 +143,13 @@ class EventPublisher:
         timeout_s: float = TIMEOUT_S,
     ) -> AsyncIterator[EventPublisher]:
         """
-        Connect to NATS at *url* to publish as *domain*, whose inbox `coordinator inbox add` has made.
+        Connect to NATS at *url* to publish as *domain*, whose inbox `coordinator inbox add` has created.
 
-        *source* is the CloudEvents source, `/<domain>` by default. A call to publish gives up after *timeout_s*.
+        *source* is the CloudEvents source, `/<domain>` by default. A call to publish fails after *timeout_s*.
 
         Raises:
-            Unavailable: no server answers there.
-            Refused: *domain* or *namespace* is no name.
+            Unavailable: no server accepts the connection.
+            Refused: *domain* or *namespace* is not a valid name.
         """
         from nats.aio.client import Client
 
@@ -165,7 +165,7 @@ class EventPublisher:
                     yield publisher
                 finally:
                     sweeping.cancel()
-            except Exception as error:  # noqa: BLE001  # whatever it is, the group must not wrap it
+            except Exception as error:  # noqa: BLE001  # the group must not wrap any error
                 failure = error
             finally:
                 await publisher._close()
@@ -184,11 +184,11 @@ class EventPublisher:
         traceparent: str = "",
     ) -> str:
         """
-        Publish one event and give its id, once the server has stored it; see `Outgoing` for what the arguments are.
+        Publish one event and return its id when the server has stored it; see `Outgoing` for the arguments.
 
         Raises:
             Refused: it is malformed, too large, or this domain may not publish it.
-            Unavailable: it was not acknowledged in time; it may be stored all the same: repeat it with the same id.
+            Unavailable: it was not acknowledged in time; it may still be stored: repeat it with the same id.
         """
         one = Outgoing(
             type=type,
@@ -205,22 +205,22 @@ class EventPublisher:
 
     async def publish_many(self, events: Iterable[Outgoing]) -> list[str]:
         """
-        Publish many events in their order, and give their ids; each message holds as many of one type as follow.
+        Publish many events in their order and return their ids; consecutive events of one type share a message.
 
-        Far faster than one by one where the server syncs each message to disk.
+        This is much faster than one by one if the server syncs each message to disk.
 
         Raises:
-            Refused, Unavailable: as `publish`; of those before the failure, whole messages are stored.
+            Refused, Unavailable: as `publish`; the messages before the failure are stored whole.
         """
         names: list[str] = []
         for event_type, run in groupby(events, key=lambda one: one.type):
             subject = self._subjects.inbox(self.domain, event_type)
             for batch in _batches(map(self._written, run)):
                 ids = [name for name, _ in batch]
-                # The same events sent again in the same way are the same message.
-                known_by = sha256("\0".join(ids).encode()).hexdigest()
+                # The server drops a repeated batch of the same events as a duplicate.
+                message_id = sha256("\0".join(ids).encode()).hexdigest()
                 body = b"[%b]" % b",".join(body for _, body in batch)
-                await self._send(subject, body, known_by, "application/cloudevents-batch+json")
+                await self._send(subject, body, message_id, "application/cloudevents-batch+json")
                 names += ids
         return names
 
@@ -245,10 +245,10 @@ class EventPublisher:
 
     async def _send(self, subject: str, body: bytes, message_id: str, content_type: str) -> None:
         if len(body) > self._client.max_payload - 1024:
-            msg = f"an event of {len(body)} bytes is too large: the server takes {self._client.max_payload}"
+            msg = f"an event of {len(body)} bytes is too large: the server accepts at most {self._client.max_payload}"
             raise Refused(msg, reason="too_large")
         if not message_id.isascii() or not message_id.isprintable():
-            msg = f"event_id {shown(message_id)} cannot stand in a header: use printable ASCII"
+            msg = f"event_id {shown(message_id)} is not allowed in a header: use printable ASCII"
             raise Refused(msg, reason="bad_id")
         headers = {"Nats-Msg-Id": message_id, "Content-Type": content_type}
         async with self._window:
@@ -266,7 +266,7 @@ class EventPublisher:
     async def _put(self, token: str, sent: _Sent) -> None:
         from nats.errors import Error
 
-        # What cannot leave now is sent by the sweep.
+        # A message that cannot be sent now is sent by the sweep.
         with suppress(Error, OSError):
             if self._client.is_connected:
                 await self._client.publish(sent.subject, sent.body, f"{self._acks}.{token}", sent.headers)
@@ -276,36 +276,36 @@ class EventPublisher:
         sent = self._waiting.get(token)
         if sent is None or sent.done.done():
             return
-        if not message.data:  # nobody listens on that subject: there is no such inbox, or not now
-            sent.why = f"there is no inbox for {self.domain!r}: make one with 'coordinator inbox add {self.domain}'"
+        if not message.data:  # no responders: the inbox does not exist, or is not available now
+            sent.why = f"there is no inbox for {self.domain!r}: create it with 'coordinator inbox add {self.domain}'"
             sent.again_at = asyncio.get_running_loop().time() + NO_RESPONDERS_PAUSE_S
             return
         try:
             ack = _decode_ack(message.data)
         except msgspec.MsgspecError as error:
-            sent.why = f"what answered is not JetStream: {error}"
+            sent.why = f"the answer is not from JetStream: {error}"
             return
         if ack.error is None:
             sent.done.set_result(None)
         elif ack.error.code >= _SERVER_TROUBLE:
             sent.why = ack.error.description
         else:
-            msg = f"the server does not take the event: {ack.error.description}"
+            msg = f"the server refused the event: {ack.error.description}"
             sent.done.set_exception(Refused(msg, reason="stream_refused"))
 
     async def _failed(self, error: Exception) -> None:
-        """Take an error of the connection; one that forbids a subject ends what waits on it."""
+        """Handle an error of the connection; a forbidden subject fails the messages that wait on it."""
         text = self._error = str(error)
         log.debug("publisher: %s", text)
         if "permissions violation" not in text.lower():
             return
         for sent in self._waiting.values():
             if f'"{sent.subject}"' in text and not sent.done.done():
-                msg = f"the credentials do not allow to publish on {sent.subject}"
+                msg = f"these credentials may not publish on {sent.subject}"
                 sent.done.set_exception(Refused(msg, reason="not_permitted"))
 
     async def _sweep(self) -> None:
-        """Send again what was not acknowledged in time, and give up what waited too long."""
+        """Repeat messages that were not acknowledged in time, and fail those that waited too long."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = asyncio.get_running_loop().time()
@@ -344,7 +344,7 @@ class EventPublisher:
         except (Error, OSError, TimeoutError) as error:
             hosts = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
             why = self._error or str(error) or type(error).__name__
-            msg = f"no NATS server at {hosts} takes this connection: {why}"
+            msg = f"no NATS server at {hosts} accepts this connection: {why}"
             raise Unavailable(msg, reason="no_server") from None
 
     async def _close(self) -> None:
@@ -352,7 +352,7 @@ class EventPublisher:
 
         for sent in self._waiting.values():
             if not sent.done.done():
-                sent.done.set_exception(Unavailable("the publisher was closed before the acknowledgement came"))
+                sent.done.set_exception(Unavailable("the publisher was closed before the event was acknowledged"))
         with suppress(TimeoutError, OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await heeded(self._client.close())
@@ -361,12 +361,12 @@ class EventPublisher:
 def _servers_of(url: str) -> list[SplitResult]:
     servers = [urlsplit(part.strip()) for part in url.split(",")]
     if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
-        raise Refused("the URL is no NATS URL: write nats://token@host:port", reason="bad_url")
+        raise Refused("the URL is not a NATS URL: use nats://token@host:port", reason="bad_url")
     return servers
 
 
 def _login_of(servers: list[SplitResult]) -> dict[str, str]:
-    """Take the login out of the URL: nats-py would not use it for servers of the cluster that it learns of later."""
+    """Return the login in the URL: nats-py does not use it for servers of the cluster that it discovers later."""
     first = servers[0]
     if first.username is None:
         return {}
@@ -376,7 +376,7 @@ def _login_of(servers: list[SplitResult]) -> dict[str, str]:
 
 
 def _batches(written: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """Put events together, as many as one message takes."""
+    """Group events into batches, each as large as one message may be."""
     batch: list[tuple[str, bytes]] = []
     size = 0
     for name, body in written:

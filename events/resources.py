@@ -26,7 +26,7 @@ _FACTOR = {
     **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
 }
 _EXACT = Context(prec=64)
-"""Wide enough for every quantity; the thread's own context belongs to whoever called."""
+"""Precise enough for every quantity; the thread's own context belongs to the caller."""
 
 _KEYS = ("cpu", "memory", "gpu")
 
@@ -41,15 +41,15 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     @classmethod
     def parse(cls, amounts: Mapping[str, object] | None) -> Resources:
         """
-        Read `{"cpu": "500m", "memory": "2Gi", "gpu": 1}`; plain numbers are cores, bytes and GPUs.
+        Parse `{"cpu": "500m", "memory": "2Gi", "gpu": 1}`; plain numbers are cores, bytes and GPUs.
 
         Raises:
-            Refused: a key is not one of cpu, memory, gpu, or a value is no quantity.
+            Refused: a key is not one of cpu, memory, gpu, or a value is not a quantity.
         """
         if not amounts and (amounts is None or hasattr(amounts, "items")):
             return NONE
         if not hasattr(amounts, "items"):
-            msg = f"resources {shown(amounts)} is no mapping: give for example {{'cpu': '500m', 'memory': '2Gi'}}"
+            msg = f"resources {shown(amounts)} is not a mapping: use one such as {{'cpu': '500m', 'memory': '2Gi'}}"
             raise Refused(msg, reason="bad_resources")
         for key in amounts:
             if key not in _KEYS:
@@ -76,11 +76,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
         )
 
     def fits_in(self, free: Resources) -> bool:
-        """Say whether *free* covers every amount asked for."""
+        """Return whether *free* covers every requested amount."""
         return self.cpu_millis <= free.cpu_millis and self.memory_bytes <= free.memory_bytes and self.gpus <= free.gpus
 
     def lacking(self, free: Resources) -> str:
-        """Name what *free* does not cover, as `cpu: asked 2000m, free 500m`; empty when it fits."""
+        """Return what *free* does not cover, as `cpu: asked 2000m, free 500m`; empty when it fits."""
         return "; ".join(
             f"{name}: asked {asked}{unit}, free {has}{unit}"
             for name, asked, has, unit in (
@@ -96,7 +96,7 @@ NONE = Resources()
 
 
 def _whole(name: str, value: object, factor: Decimal) -> int:
-    """Read one quantity and scale it to the whole unit it is kept in, rounding up."""
+    """Parse one quantity and convert it to whole units, rounding up."""
     amount = _EXACT.multiply(_quantity(name, value), factor)
     if amount > _MAXIMUM:
         msg = f"{name} {value!r} is too large: at most 2**53 after conversion"

@@ -1,9 +1,9 @@
 """
-The events as JSON Schema (2020-12), for whoever reads or checks them in another language.
+The events as JSON Schema (2020-12), for programs in other languages that read or check them.
 
-Structure, names and defaults are what msgspec says of the structs; what it cannot know is added here by the name of a
-field: the pattern of ids and positions, formats, units. The schema takes fields that it does not know, for a later
-release may add some; `docs/schema/events.json` is this, and never edited.
+Structure, names and defaults come from msgspec. What it cannot know is added here by the name of a field: the pattern
+of ids and positions, formats, units. The schema allows unknown fields, because a later release may add some.
+`docs/schema/events.json` is generated from this module and never edited.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _POSITION = r"^[0-9]{1,20}\.[0-9]{1,10}$"
 _SHA256 = "^[0-9A-Fa-f]{64}$"
 
 _IDS = frozenset({"service_name", "service_type", "agent_type", "tenant", "actor", "commandid"})
-"""Fields that have passed `events.ids`, beside those that are named `…_id`."""
+"""Fields that have passed `events.ids`, in addition to those named `…_id`."""
 _POSITIONS = frozenset({"generation", "causationid", "position"})
 _UNITS = {
     "_at": "Seconds since 1970.",
@@ -47,27 +47,27 @@ _ENVELOPE: dict[str, dict[str, Any]] = {
     "source": {"format": "uri-reference", "minLength": 1},
     "subject": {"description": "The id of the thing the event is about.", "pattern": ID},
     "time": {"format": "date-time", "pattern": _TIME},
-    "causationid": {"description": "The id of the event that made this one due."},
+    "causationid": {"description": "The id of the event that caused this one."},
     "traceparent": {"description": "W3C Trace Context."},
 }
 
 
 def json_schema() -> dict[str, Any]:
     """
-    Describe one event as it travels, a CloudEvent of any type; `$defs` has each type by its name on the wire.
+    Return the schema of one event on the wire, a CloudEvent of any type; `$defs` has each type by its name on the wire.
 
-    `$defs` also has what each type carries as `data`, by the name of its class, and `commit`, a body of the journal.
+    `$defs` also has the `data` of each type, by the name of its class, and `commit`, the body of a journal message.
     """
     return {
         "$schema": DIALECT,
         "$id": "urn:coordinator:events",
         "title": "Events of the coordinator",
-        "description": "One fact, as a CloudEvent 1.0 in JSON. Fields that have their default are left out.",
+        "description": "One fact, as a CloudEvent 1.0 in JSON. Fields with their default value are omitted.",
         "oneOf": [reference(name, DEFINED) for name in EVENTS],
         "$defs": {
             "commit": {
                 "title": "A commit",
-                "description": "All that one turn of the writer decided: one message of the journal.",
+                "description": "All events of one turn of the writer: one message of the journal.",
                 "type": "array",
                 "minItems": 1,
                 "items": {"oneOf": [reference(name, DEFINED) for name in IN_JOURNAL]},
@@ -78,14 +78,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def event_schemas(template: str) -> dict[str, Any]:
-    """Describe each event type by its name on the wire, and what they carry; references as *template* says."""
+    """Return the schema of each event type by its name on the wire, and those of the data; references by *template*."""
     made = components(list(ENVELOPES.values()), template)
     events = {name: _enveloped(name, made.pop(f"{event.__name__}Envelope")) for name, event in EVENTS.items()}
     return {**events, **made}
 
 
 def components(types: Iterable[Any], template: str) -> dict[str, Any]:
-    """Describe *types* and all they hold, by name; a reference to one is *template* with its `name`."""
+    """Return the schemas of *types* and of all types they use, by name; a reference is *template* with the `name`."""
     _, described = msgspec.json.schema_components(types, ref_template=template)
     made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))  # defaults as JSON has them
     for schema in made.values():
@@ -95,12 +95,12 @@ def components(types: Iterable[Any], template: str) -> dict[str, Any]:
 
 
 def reference(name: str, template: str) -> dict[str, Any]:
-    """Refer to the schema *name*."""
+    """Return a reference to the schema *name*."""
     return {"$ref": template.format(name=name)}
 
 
 def _enveloped(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Say of a CloudEvent's attributes what holds for events of ours."""
+    """Narrow the schema of a CloudEvent to what holds for one of our event types."""
     event, fields = EVENTS[name], schema["properties"]
     for attribute, known in _ENVELOPE.items():
         fields[attribute] |= known
@@ -111,11 +111,11 @@ def _enveloped(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refine(name: str, field: dict[str, Any]) -> None:
-    """Add what the name of a field tells about its value."""
+    """Add the pattern or the unit that the name of a field implies."""
     if field.get("type") == "string":
         pattern = _pattern_of(name)
         if pattern is not None:
-            # What has no value is left out, and its default is the empty text.
+            # A field without a value is omitted; its default is the empty text.
             field["pattern"] = f"{pattern}|^$" if field.get("default") == "" else pattern
         return
     unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), None)

@@ -1,4 +1,4 @@
-"""What happens to registered services, and the heartbeat they send."""
+"""Events about registered services, and their heartbeat."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from events.base import Event
 
 
 class ServiceStatus(Enum):
-    """What is known of a service's health."""
+    """The health of a service, as far as it is known."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -25,7 +25,7 @@ class ServiceEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A service instance offers itself, or offers itself anew under the same id."""
+    """A service instance was registered, or registered again under the same id."""
 
     service_name: str
     service_type: str
@@ -41,13 +41,13 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
 
 
 class ServiceDeregistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The service instance is no longer offered."""
+    """The service instance was deregistered."""
 
     reason: str = "requested"
 
 
 class ServiceHealthChanged(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The instance's health changed; `rule` and what was measured against it are the evidence."""
+    """The health of the instance changed; `rule` and the values measured against it are the evidence."""
 
     status: ServiceStatus
     previous: ServiceStatus
@@ -59,9 +59,9 @@ class ServiceHealthChanged(ServiceEvent, frozen=True, kw_only=True, gc=False, om
 
 class ServiceHeartbeat(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    A sign of life, published on the heartbeat stream; it never enters the journal.
+    A heartbeat, published on the heartbeat stream; it never enters the journal.
 
-    `load` is the share of its capacity in use, 0 to 1; `connections` are those open now.
+    `load` is the share of its capacity in use, 0 to 1; `connections` is the number of open connections.
     """
 
     load: float = 0.0

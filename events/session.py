@@ -1,4 +1,4 @@
-"""What happens to sessions: the map from a user's session to the container that serves it."""
+"""Events about sessions: which container serves a user's session."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class SessionEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class SessionBound(SessionEvent, frozen=True, kw_only=True, gc=False):
-    """The session is served by this container from now on."""
+    """This container serves the session from now on."""
 
     container_id: str
 
 
 class SessionClosed(SessionEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The session is over."""
+    """The session has ended."""
 
     reason: str = "requested"

@@ -1,4 +1,4 @@
-"""What happens to tasks. Each start is an attempt under a lease; exactly one event ends a task."""
+"""Events about tasks. Each start is an attempt under a lease; exactly one event ends a task."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from events.resources import NONE, Resources
 
 
 class TaskStatus(Enum):
-    """Where a task stands."""
+    """The status of a task."""
 
-    # By identity, in C: tables by status are looked up several times for each event.
+    # By identity, in C: tables with the status as key are read several times for each event.
     __hash__ = object.__hash__
 
     PENDING = "pending"
@@ -26,7 +26,7 @@ class TaskStatus(Enum):
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    What a task is given or gives back; opaque to the coordinator.
+    The input or the result of a task; opaque to the coordinator.
 
     `encoding` is `json` (data is JSON text), `text` or `base64`; `digest` is the SHA-256 of the data, hexadecimal;
     `ref` names an object in the object store instead of inline data.
@@ -60,7 +60,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """A worker was given the task: attempt number `attempt`, under `lease`."""
+    """A worker got the task: attempt number `attempt`, under `lease`."""
 
     worker_id: str
     claim_id: str
@@ -69,7 +69,7 @@ class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The holder of the lease told how far it is, 0 to 1."""
+    """The holder of the lease reported its progress, 0 to 1."""
 
     lease: str
     progress: float
@@ -77,7 +77,7 @@ class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaul
 
 
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task ended well."""
+    """The task succeeded."""
 
     lease: str
     execution_time_s: float | None = None
@@ -86,7 +86,7 @@ class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
 class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    An attempt ended without a result and the task waits again, from `retry_at` (commit time, seconds) on.
+    An attempt ended without a result; the task is pending again, from `retry_at` (commit time, seconds) on.
 
     `reason` is `failed`, `lease_expired` or `released`; a released attempt does not count against `max_retries`.
     """
@@ -100,7 +100,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task ended badly: its retries are used up, or it must not be retried."""
+    """The task failed: its retries are used up, or it must not be retried."""
 
     lease: str
     error: str
@@ -110,13 +110,13 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task was called off; the lease of a running attempt is void."""
+    """The task was cancelled; the lease of a running attempt is no longer valid."""
 
     reason: str = ""
 
 
 class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """An attempt ran longer than the task's `timeout_s`, which ends the task."""
+    """An attempt ran longer than the task's `timeout_s`; the task has ended."""
 
     lease: str
     ran_for_s: float
@@ -124,7 +124,7 @@ class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """Someone without the lease reported `outcome`; nothing changed, but it is on record."""
+    """A report of `outcome` without the lease was refused; the task did not change, and the report is recorded."""
 
     lease: str
     outcome: str

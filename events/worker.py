@@ -1,4 +1,4 @@
-"""What happens to workers, whatever executes tasks, and the heartbeat they send."""
+"""Events about workers, the programs that execute tasks, and their heartbeat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class WorkerEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A worker offers itself; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
+    """A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
 
     slots: int | None = None
     resources: Resources | None = None
@@ -30,7 +30,7 @@ class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class WorkerLeft(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The worker said that it is gone."""
+    """The worker reported that it has stopped."""
 
     reason: str = ""
 
@@ -43,7 +43,7 @@ class WorkerLost(WorkerEvent, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerHeartbeat(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A sign of life on the heartbeat stream, never in the journal; it renews exactly the leases it names."""
+    """A heartbeat on the heartbeat stream, never in the journal; it renews exactly the leases it lists."""
 
     leases: tuple[str, ...] = ()
     load: float = 0.0

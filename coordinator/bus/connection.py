@@ -1,8 +1,8 @@
 """
-One NATS connection: publish, request, subscribe, and the JetStream calls everything else is built from.
+One NATS connection: publish, request, subscribe, and the JetStream calls that everything else is built from.
 
-It reconnects for ever by itself, hides nats-py, and speaks in the coordinator's errors. It must never lose a message
-silently (what overflows is counted and reported), never let a callback's exception end the connection, and never show a
+It reconnects for ever by itself, hides nats-py, and raises the coordinator's errors. It must never lose a message
+silently (an overflow is counted and reported), never let a callback's exception end the connection, and never show a
 token.
 
     async with Bus.open("nats://token@127.0.0.1:4222", name="engine", buffered=False) as bus:
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S, PINGS_OUTSTANDING = 3, 2
-"""A server that is silent for 6 to 9 s is left for another of its cluster."""
+"""After 6 to 9 s without an answer the client disconnects and tries another server of the cluster."""
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 BUFFER_BYTES = 2 * 1024 * 1024
-"""What a buffered connection keeps while it is broken."""
+"""How much a buffered connection keeps while it is disconnected."""
 UNSENT_BYTES = 16 * 1024 * 1024
-"""Above this a publisher waits until the server has taken what was sent."""
+"""Above this a publisher waits until the server has received what was sent."""
 UNSENT_TIMEOUT_S = 10.0
 
 log = structlog.get_logger(__name__)
@@ -50,18 +50,18 @@ class Bus:
     """
     One connection.
 
-    `on_reconnect` and `on_disconnect` hold plain functions called at those moments; what they raise is logged. A bus
-    that is not *buffered* refuses to publish while disconnected and never sends a message after telling its caller that
-    it failed: what the writer needs. A buffered one keeps up to 2 MiB for the reconnect.
+    `on_reconnect` and `on_disconnect` hold plain functions called at those moments; their exceptions are logged. A bus
+    that is not *buffered* refuses to publish while disconnected and never sends a message after it has reported its
+    failure to the caller: the writer needs that. A buffered one keeps up to 2 MiB for the reconnect.
     """
 
     def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str, user: str) -> None:
         self.where = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
         self.user = user
-        """Who the credentials say we are; empty when they do not."""
+        """The user that the credentials name; empty if they name none."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
-        self.server: dict[str, Any] = {}  # what it said of itself when we connected
+        self.server: dict[str, Any] = {}  # what it reported when we connected
         self._buffered = buffered
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
         self._connected = asyncio.Event()
@@ -88,11 +88,11 @@ class Bus:
         """
         Connect to *url*, `nats://token@host:port` or `nats://user:password@host:port`, several joined by commas.
 
-        *creds* is a file of credentials, *tls_ca* one of certificates to trust. Answers come to inboxes of the user's.
+        *creds* is a file of credentials, *tls_ca* one of trusted certificates. Answers go to inboxes of this user.
 
         Raises:
             Unavailable: no server answered within *connect_timeout_s*.
-            Refused: the URL makes no sense, or the server does not accept the credentials.
+            Refused: the URL is not valid, or the server does not accept the credentials.
         """
         servers = servers_of(url)
         login = None if creds is None else read_login(creds)
@@ -122,16 +122,16 @@ class Bus:
 
     @property
     def connected(self) -> bool:
-        """Whether messages can leave now."""
+        """Whether messages can be sent now."""
         return self._connected.is_set()
 
     @property
     def max_payload_bytes(self) -> int:
-        """The largest message the server takes."""
+        """The largest message that the server accepts."""
         return self._client.max_payload
 
     async def until_connected(self, timeout_s: float) -> bool:
-        """Wait for the connection, and say whether it is there."""
+        """Wait until connected; return whether it is."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
@@ -141,24 +141,24 @@ class Bus:
         self, subject: str, data: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         """
-        Send a message; returns before the server has it.
+        Send a message; return before the server has it.
 
         Raises:
-            Unavailable: disconnected (and not buffered, or the buffer is full), or the server takes nothing any more.
-            Refused: the message is larger than the server takes, or subject or headers are malformed.
+            Unavailable: disconnected (and not buffered, or the buffer is full), or the server no longer reads.
+            Refused: the message is larger than the server accepts, or subject or headers are malformed.
         """
         frame = frame_of(subject, data, reply, headers, limit_bytes=self._client.max_payload)
         unsent_bytes = self._client.unsent_bytes
         if not self._connected.is_set():
             if not self._buffered or self._client.is_closed or unsent_bytes + len(frame) > BUFFER_BYTES:
-                msg = f"cannot publish on {subject}: not connected to {self.where}; it reconnects by itself, try again"
+                msg = f"cannot publish on {subject}: not connected to {self.where}; it reconnects by itself, retry"
                 raise Unavailable(msg, reason="disconnected")
         elif unsent_bytes > UNSENT_BYTES:
             await self.flush(UNSENT_TIMEOUT_S)
         self._client.send(frame)
 
     async def publish_frames(self, frames: list[bytes]) -> None:
-        """Send messages that are written as they go over the wire, in one piece; raises as `publish` does."""
+        """Send messages that are encoded as protocol frames already, in one piece; raises as `publish` does."""
         if not self._connected.is_set():
             raise Unavailable(f"cannot publish: not connected to {self.where}", reason="disconnected")
         if self._client.unsent_bytes > UNSENT_BYTES:
@@ -166,7 +166,7 @@ class Bus:
         self._client.send(b"".join(frames))
 
     def send(self, subject: str, data: bytes) -> bool:
-        """Send an answer or a hint if it can leave now; say whether it could. What is lost is asked for again."""
+        """Send an answer or a hint if that is possible now; return whether it was. The receiver asks again if lost."""
         if not self._connected.is_set() or self._client.unsent_bytes > UNSENT_BYTES:
             return False
         self._client.send(frame_of(subject, data, "", None, limit_bytes=self._client.max_payload))
@@ -174,10 +174,10 @@ class Bus:
 
     async def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """
-        Wait until the server has read all that was published.
+        Wait until the server has read everything that was published.
 
         Raises:
-            Unavailable: it has not within *timeout_s*.
+            Unavailable: it did not within *timeout_s*.
         """
         try:
             # nats-py annotates seconds as int and takes fractions.
@@ -187,13 +187,13 @@ class Bus:
             raise Unavailable(msg, reason="timeout") from error
 
     async def probe(self, timeout_s: float) -> bool:
-        """Ask whether the connection is alive; break it for a reconnect when it is not. TCP alone may take minutes."""
+        """Return whether the connection is alive; abort it to reconnect if not. TCP may need minutes to detect that."""
         if not self.connected:
             return False
         try:
             await self.flush(timeout_s)
         except Unavailable:
-            log.warning("nats_connection_given_up", server=self.where, silent_for_s=timeout_s)
+            log.warning("nats_connection_aborted", server=self.where, silent_for_s=timeout_s)
             self._client.abort()
             return False
         return True
@@ -202,10 +202,10 @@ class Bus:
         self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> bytes:
         """
-        Ask, and give the answer's data.
+        Send a request and return the data of the answer.
 
         Raises:
-            Unavailable: nobody listens on *subject*, or no answer came; whether it was received is not known.
+            Unavailable: nobody listens on *subject*, or no answer came; the request may have been received.
             Forbidden: the server does not let these credentials publish there. Refused: see `publish`.
         """
         return (await self.request_message(subject, data, timeout_s=timeout_s, headers=headers)).data
@@ -213,7 +213,7 @@ class Bus:
     async def request_message(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> Message:
-        """Ask, and give the whole answer; see `request`."""
+        """Send a request and return the whole answer; see `request`."""
 
         async def send(reply: str) -> None:
             await self.publish(subject, data, reply=reply, headers=headers)
@@ -233,9 +233,10 @@ class Bus:
         """
         Call *callback* for each message on *subject*, in order; subscriptions survive reconnects.
 
-        A plain function runs in the read loop, at once: fast, never overflows, must not take long. An async one runs
-        one message at a time in a task of its own behind a queue with the limits given; what exceeds them is dropped,
-        counted in `dropped`, logged, and told to *on_overflow*. Exceptions are logged and counted in `failures`.
+        A plain function is called at once in the read loop: this is fast and never overflows, but the function must not
+        take long. An async one handles one message at a time in a task of its own, behind a queue with these limits; a
+        message above them is dropped, counted in `dropped`, logged, and reported to *on_overflow*. Exceptions are
+        logged and counted in `failures`.
         """
         check_subject(subject, queue)
         if self._client.is_closed:
@@ -250,7 +251,7 @@ class Bus:
         return subscription
 
     def new_inbox(self) -> str:
-        """Make a subject nobody else uses; subscribe to it, or to it and `.*`."""
+        """Return a subject that nobody else uses; subscribe to it, or to it and `.*`."""
         return f"{self._inbox}.{_ids.new('inbox')}"
 
     async def js_request(
@@ -260,30 +261,30 @@ class Bus:
         Call the JetStream API *api*, such as `STREAM.INFO.<name>`.
 
         Raises:
-            ApiError: JetStream says no.
+            ApiError: JetStream refused the request.
             Unavailable: it did not answer.
         """
         raw = await self.request(f"$JS.API.{api}", request_of(payload), timeout_s=timeout_s)
         return answer_of(raw)
 
     async def js_send(self, api: str, payload: Mapping[str, Any] | bytes, reply: str) -> None:
-        """Call the JetStream API *api*, and let what it answers come to the subject *reply*."""
+        """Call the JetStream API *api*; its answers go to the subject *reply*."""
         await self.publish(f"$JS.API.{api}", request_of(payload), reply=reply)
 
     async def js_publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
     ) -> Ack:
         """
-        Publish, and wait until JetStream has stored it.
+        Publish, and wait until JetStream has stored the message.
 
         Raises:
             ApiError: it was not stored.
-            Unavailable: no answer: it may have been stored, or may yet be.
+            Unavailable: no answer came; the message may have been stored, or may be stored later.
         """
         return ack_of(subject, await self.request(subject, data, timeout_s=timeout_s, headers=headers))
 
     async def close(self) -> None:
-        """Send what is waiting and disconnect, within 4 s whatever happens; harmless when closed."""
+        """Send what is waiting and disconnect, within 4 s in any case; does nothing when closed."""
         if self.connected:
             try:
                 await self.flush(CLOSE_TIMEOUT_S)
@@ -295,7 +296,7 @@ class Bus:
         with suppress(TimeoutError, OSError, NatsError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.close()
-        # nats-py calls itself closed between two attempts to connect, and leaves the socket of the next one open.
+        # Between two attempts to connect, nats-py reports itself as closed but leaves the socket of the next one open.
         self._client.abort()
         await asyncio.sleep(0)
         self._requests.fail("the connection was closed")
@@ -312,7 +313,7 @@ class Bus:
                     reconnected_cb=self._reconnected,
                     closed_cb=self._closed,
                 )
-                if not self._client.is_connected:  # it came up and broke at once: nats-py is reconnecting
+                if not self._client.is_connected:  # connected and lost at once: nats-py is reconnecting
                     await self._connected.wait()
                 await self._client.listen(self._requests.subject, "", self._requests.answered)
         except (TimeoutError, OSError, NatsError) as error:
@@ -332,7 +333,7 @@ class Bus:
             return
         self._connected.clear()
         log.warning("nats_disconnected", server=self.where, error=self._last_error)
-        self._requests.fail(f"the connection to {self.where} broke")
+        self._requests.fail(f"the connection to {self.where} was lost")
         _call(self.on_disconnect)
 
     async def _reconnected(self) -> None:
@@ -346,12 +347,12 @@ class Bus:
         self._disconnected()
 
     async def _error(self, error: Exception) -> None:
-        """Take an error nats-py tells about; raising here would end its read loop."""
+        """Handle an error that nats-py reports; raising here would end its read loop."""
         text = str(error) or type(error).__name__
         if forbidden := forbidden_subject(text):
-            log.warning("nats_not_permitted", server=self.where, user=self.user, subject=forbidden[:200])
+            log.warning("nats_publish_forbidden", server=self.where, user=self.user, subject=forbidden[:200])
             self._requests.forbid(forbidden, self.user)
-        # While the server is away the same error comes back four times a second.
+        # While the server is down the same error is reported four times a second.
         if text != self._last_error:
             self._last_error = text
             log.debug("nats_error", server=self.where, error=text)

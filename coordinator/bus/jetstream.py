@@ -1,4 +1,4 @@
-"""What JetStream answers: acknowledgements, and errors by their codes, which alone tell them apart."""
+"""Answers of JetStream: acknowledgements, and errors, which are identified only by their codes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NAME_IN_USE = 10058
 NO_STREAM = 10059
 WRONG_LAST_MESSAGE = 10070
 WRONG_LAST_SEQUENCE = 10071
-# The same id in flight, an expectation a new leader cannot judge yet, another write on the subject in flight.
+# The same id in flight, an expectation a new leader cannot check yet, another write on the subject in flight.
 UNDECIDED = frozenset({10158, 10163, 10164})
 SERVER_TROUBLE = 500
-"""Statuses from here on are the server's fault."""
+"""Statuses from here on are faults of the server."""
 
 
 class ApiError(CoordinationError):
@@ -37,7 +37,7 @@ class ApiError(CoordinationError):
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """JetStream has stored a message; `duplicate` when it knew the message id already."""
+    """JetStream has stored a message; `duplicate` if it has stored this message id before."""
 
     stream: str
     sequence: int
@@ -62,11 +62,11 @@ _decode_published = msgspec.json.Decoder(_Published).decode
 
 def ack_of(subject: str, raw: bytes) -> Ack:
     """
-    Read what came back for a message published on *subject*.
+    Decode the answer to a message published on *subject*.
 
     Raises:
-        ApiError: it was not stored.
-        Unavailable: something else than JetStream answered.
+        ApiError: the message was not stored.
+        Unavailable: the answer is not from JetStream.
     """
     try:
         answer = _decode_published(raw)
@@ -80,10 +80,10 @@ def ack_of(subject: str, raw: bytes) -> Ack:
 
 def answer_of(raw: bytes) -> dict[str, Any]:
     """
-    Read what the API answered.
+    Decode an answer of the API.
 
     Raises:
-        ApiError: it says no.
+        ApiError: JetStream refused the request.
     """
     answer: dict[str, Any] = msgspec.json.decode(raw)
     error = answer.get("error")
@@ -93,15 +93,15 @@ def answer_of(raw: bytes) -> dict[str, Any]:
 
 
 def key_stream(bucket: str) -> str:
-    """Name the stream of a key-value bucket."""
+    """Return the name of the stream of a key-value bucket."""
     return f"KV_{bucket}"
 
 
 def key_subject(bucket: str, key: str) -> str:
-    """Spell the subject of a key in a bucket; `>` for all."""
+    """Return the subject of a key in a bucket; the key `>` means all."""
     return f"$KV.{bucket}.{key}"
 
 
 def request_of(payload: Mapping[str, Any] | bytes) -> bytes:
-    """Write what is asked of the API; bytes are written already."""
+    """Encode a request to the API; bytes are encoded already."""
     return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)

@@ -1,12 +1,12 @@
 """
-nats-py with its traps taken out: only `bus` may import this.
+nats-py with its pitfalls removed: only `bus` may import this.
 
-nats-py 2.16 hands every message through a queue and a task, and drops messages when the queue is full; its read loop
-dies in silence of any exception, and one late PONG is enough; its `flush` overtakes what was published just before; it
-sends after a reconnect what the broken connection left behind, when the caller has long been told that it failed; it
-loses cancellations (see `heeded`); and it closes for good on most `-ERR`. `NatsClient` replaces the methods in
-question, each with the reason beside it. They are private methods, so the version is pinned to the minor release, and
-`tests/contract/test_bus.py` shows each trap closed.
+The pitfalls of nats-py 2.16: it passes every message through a queue and a task, and drops messages when the queue is
+full. Its read loop ends silently on any exception, and one late PONG is enough. Its `flush` overtakes messages
+published just before. After a reconnect it sends what the broken connection left unsent, although the caller has
+already got an error. It loses cancellations (see `heeded`). It closes for good on most `-ERR`. `NatsClient` replaces
+the methods concerned, each with the reason in a comment. They are private methods, so the version is pinned to the
+minor release, and `tests/contract/test_bus.py` tests each of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _has_space = re.compile(r"[\s\x00]").search
 
 
 class NatsClient(Client):
-    """A connection that delivers synchronously, never dies silently, and forgets unsent writes when it breaks."""
+    """A connection that delivers synchronously, never ends silently, and drops unsent writes when it is lost."""
 
     def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
         super().__init__()
@@ -51,23 +51,23 @@ class NatsClient(Client):
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits for the socket."""
+        """How much waits to be written to the socket."""
         return self._pending_data_size
 
     async def connect(self, *args: Any, **options: Any) -> None:
-        """See nats-py's; a cancellation is never lost on the way."""
+        """See nats-py; a cancellation is never lost."""
         await heeded(super().connect(*args, **options))
 
     async def flush(self, *args: Any, **options: Any) -> None:
-        """See nats-py's; a cancellation is never lost on the way."""
+        """See nats-py; a cancellation is never lost."""
         await heeded(super().flush(*args, **options))
 
     async def close(self) -> None:
-        """See nats-py's; a cancellation is never lost on the way."""
+        """See nats-py; a cancellation is never lost."""
         await heeded(super().close())
 
     def send(self, frame: bytes) -> None:
-        """Put a whole protocol message on its way; all of one turn of the event loop leave in one write."""
+        """Send a whole protocol frame; all frames of one iteration of the event loop are sent in one write."""
         self._pending.append(frame)
         self._pending_data_size += len(frame)
         flusher = self._flush_queue
@@ -79,24 +79,24 @@ class NatsClient(Client):
         self._sid += 1
         sid = self._sid
         self._deliver[sid] = deliver
-        # nats-py repeats what stands in `_subs` after a reconnect.
+        # nats-py subscribes again to everything in `_subs` after a reconnect.
         self._subs[sid] = Subscription(self, sid, subject, queue=queue, pending_msgs_limit=1)
         await self._send_subscribe(self._subs[sid])
         return sid
 
     async def unlisten(self, sid: int) -> None:
-        """End a subscription; harmless when it has ended already."""
+        """End a subscription; does nothing if it has ended already."""
         self._deliver.pop(sid, None)
         if self._subs.pop(sid, None) is not None and self.is_connected:
             await self._send_unsubscribe(sid)
 
     @property
     def server(self) -> dict[str, Any]:
-        """What the server said of itself: version, max_payload, cluster."""
+        """What the server reports about itself: version, max_payload, cluster."""
         return dict(self._server_info)
 
     def abort(self) -> None:
-        """Break the connection now, whatever is still unsent; a reconnect follows unless the client is closed."""
+        """Abort the connection now, with unsent data dropped; a reconnect follows unless the client is closed."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
@@ -108,12 +108,12 @@ class NatsClient(Client):
             deliver(subject, reply, data, headers)
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # nats-py writes it past what still waits to be sent, so that a flush would not flush.
+        # nats-py writes the PING before data that still waits to be sent, so that a flush would not flush.
         self._pongs.append(future if future is not None else asyncio.get_running_loop().create_future())
         self.send(_PING)
 
     async def _process_pong(self) -> None:
-        # A flush that timed out has cancelled its future; setting it raises, and that would end the read loop.
+        # A flush that timed out has cancelled its future; setting a result raises, which would end the read loop.
         if self._pongs:
             future = self._pongs.pop(0)
             if not future.done():
@@ -122,7 +122,7 @@ class NatsClient(Client):
         self._pings_outstanding = 0
 
     async def _process_err(self, err_msg: str) -> None:
-        # nats-py closes for good on most errors; a server that ends an expired or revoked login may take the next one.
+        # nats-py closes for good on most errors. After an expired or revoked login the server may accept the next one.
         error = Error(f"nats: {err_msg.strip(chr(39))}")
         self._err = error
         if _PERMISSIONS in err_msg:
@@ -131,35 +131,35 @@ class NatsClient(Client):
             await self._process_op_err(error)
 
     async def _process_op_err(self, e: Exception) -> None:
-        # Closing in good order would wait for what the broken connection can no longer take.
+        # A regular close would wait until unsent data is written, which the broken connection cannot do.
         self.abort()
         await super()._process_op_err(e)
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
-        # nats-py changes a plain connection over to TLS and leaves asyncio's protocol in the belief that it is plain:
-        # it then logs a warning at each close.
+        # nats-py upgrades a plain connection to TLS without telling asyncio's protocol, which then logs a warning at
+        # each close.
         protocol = getattr(getattr(self._transport, "_io_writer", None), "_protocol", None)
         if protocol is not None and self.options.get("tls") is not None:
             protocol._over_ssl = True  # noqa: SLF001
 
     async def _read_loop(self) -> None:
         await super()._read_loop()
-        # It returns when the connection was given up, or when it died of an exception that it only logged.
+        # It returns when the connection was closed, or after an exception that it only logged.
         if self.is_connected and not self.is_draining and asyncio.current_task() is self._reading_task:
             log.warning("nats_read_loop_died")
             await self._process_op_err(Error("nats: the read loop died"))
 
     async def _attempt_reconnect(self) -> None:
         if not self._buffered:
-            # Otherwise these would be sent after the reconnect, though their callers were told that they failed.
+            # Otherwise these would be sent after the reconnect, although their callers got an error.
             self._pending.clear()
             self._pending_data_size = 0
         self._on_disconnect()
         while True:
             try:
                 await super()._attempt_reconnect()
-            except Exception as error:  # noqa: BLE001 - what nats-py did not think of would end reconnecting
+            except Exception as error:  # noqa: BLE001 - any unexpected error would end reconnecting
                 log.warning("nats_reconnect_failed", error=repr(error))
                 await asyncio.sleep(_SECOND_TRY_S)
             else:
@@ -168,21 +168,21 @@ class NatsClient(Client):
 
 def servers_of(url: str) -> list[SplitResult]:
     """
-    Split *url*, one server or several with commas between.
+    Split *url*, one server or several separated by commas.
 
     Raises:
-        Refused: it is no NATS URL; the message repeats no login.
+        Refused: it is not a NATS URL; the message does not contain the login.
     """
     servers = [urlsplit(part.strip()) for part in url.split(",")]
     if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
         shown = ",".join(f"{server.scheme}://{server.hostname or ''}" for server in servers)
-        msg = f"{shown} is no NATS URL: write nats://host:port, nats://token@host:port, or several with commas between"
+        msg = f"{shown} is not a NATS URL: use nats://host:port, nats://token@host:port, or several with commas between"
         raise Refused(msg, reason="bad_url")
     return servers
 
 
 def login_of(servers: list[SplitResult]) -> dict[str, str]:
-    """Take the login out of the URL: nats-py would not use it for servers of the cluster that it learns of later."""
+    """Return the login in the URL: nats-py does not use it for servers of the cluster that it discovers later."""
     first = next((server for server in servers if server.username), None)
     if first is None or first.username is None:
         return {}
@@ -192,29 +192,29 @@ def login_of(servers: list[SplitResult]) -> dict[str, str]:
 
 
 def forbidden_subject(error: str) -> str:
-    """Give the subject, in small letters, that the server says we may not publish on; empty when it says else."""
+    """Return the subject, in lower case, that *error* forbids to publish on; empty if it is another error."""
     found = _forbidden(error.lower())
     return found[1] if found is not None else ""
 
 
 def check_subject(subject: str, other: str = "") -> None:
     """
-    Let nothing near the wire that could end a protocol line.
+    Check that nothing in a subject could end a protocol line.
 
     Raises:
-        Refused: *subject*, or *other* (a reply subject or queue), has white space, or there is no subject.
+        Refused: *subject*, or *other* (a reply subject or queue), has white space, or *subject* is empty.
     """
     if not subject or _has_space(subject) or _has_space(other):
-        msg = f"{subject!r} with {other!r} makes no subject: neither may have white space, and the first not be empty"
+        msg = f"subject {subject!r} with {other!r} is not valid: neither may have white space, the first not be empty"
         raise Refused(msg, reason="bad_subject")
 
 
 def frame_of(subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None, *, limit_bytes: int) -> bytes:
     """
-    Write a message as it goes over the wire.
+    Encode a message as a protocol frame.
 
     Raises:
-        Refused: subject or headers are malformed, or it is larger than *limit_bytes*, when the server would hang up.
+        Refused: subject or headers are malformed, or it is larger than *limit_bytes*: the server would disconnect.
     """
     check_subject(subject, reply)
     if headers is None:
@@ -225,7 +225,7 @@ def frame_of(subject: str, data: bytes, reply: str, headers: Mapping[str, str] |
         size = len(block) + len(data)
         frame = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), reply.encode(), len(block), size, block, data)
     if size > limit_bytes:
-        msg = f"a message of {size} bytes for {subject} is too large: the server takes {limit_bytes}"
+        msg = f"a message of {size} bytes for {subject} is too large: the server accepts at most {limit_bytes}"
         raise Refused(msg, reason="too_large")
     return frame
 
@@ -233,6 +233,6 @@ def frame_of(subject: str, data: bytes, reply: str, headers: Mapping[str, str] |
 def _header_block(headers: Mapping[str, str]) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or any(":" in name for name in headers):
-        msg = f"headers {dict(headers)!r} are malformed: no line breaks, and no colon in a name"
+        msg = f"headers {dict(headers)!r} are malformed: use no line breaks, and no colon in a name"
         raise Refused(msg, reason="bad_header")
     return f"NATS/1.0\r\n{lines}\r\n".encode()

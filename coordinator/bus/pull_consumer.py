@@ -1,9 +1,9 @@
 """
-An ephemeral pull consumer over one stream: a way to get bytes, never a memory.
+An ephemeral pull consumer on one stream: it only transports bytes and keeps no state.
 
-It acknowledges nothing and delivers by two pulls in flight into an inbox of our own: five times as fast as fetching. It
-ends at the first irregularity (a reconnect, a hole, silence), and its reader replaces it by another behind what it has
-already. It must never hand out a message out of order, or one behind a hole.
+It acknowledges nothing and has two pulls in flight that deliver into an inbox of its own: five times as fast as
+fetching. It ends at the first irregularity (a reconnect, a gap, no heartbeat); its reader then replaces it by another
+that starts after the last record received. It must never return a message out of order, or one after a gap.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _V1_TOKENS = 9
 
 
 class PullLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How much is read ahead, and how soon silence is noticed."""
+    """How much is read ahead, and how soon a missing heartbeat is noticed."""
 
     pull_messages: int = 5000
     pull_bytes: int = 4 * 1024 * 1024
-    """Twice this, and twice `pull_messages`, wait in memory at most."""
+    """At most twice this, and twice `pull_messages`, are held in memory."""
     pull_s: float = 30.0
     heartbeat_s: float = 3.0
-    """The server gives a sign this often; two and a half without one, and the consumer is replaced."""
+    """Period of the server's heartbeats; after two and a half periods without one the consumer is replaced."""
     look_s: float = 10.0
-    """When nothing came for so long, compare with what the stream says of itself."""
+    """After so long without a record the reader compares its position with the state of the stream."""
     answer_timeout_s: float = 2.0
     patience_s: float = 30.0
-    """`read`, not `follow`, gives up after so long without a record."""
+    """`read`, but not `follow`, fails after so long without a record."""
 
 
 class Interrupted(Exception):
-    """This consumer is of no more use."""
+    """This consumer has ended and must be replaced."""
 
     def __init__(self, reason: str, *, gap: bool = False) -> None:
         super().__init__(reason)
@@ -65,7 +65,7 @@ async def open_consumer(
     after: int,
     until: int | None = None,
 ) -> AsyncIterator[PullConsumer[Record]]:
-    """Read *stream* behind *after*, to *until* or for ever; *make* makes a record of a message and its sequence."""
+    """Read *stream* after *after*, up to *until* or for ever; *make* makes a record of a message and its sequence."""
     consumer = PullConsumer(bus, stream, limits, make, after, until)
     bus.on_disconnect.append(consumer.broke)
     subscription = await bus.subscribe(f"{consumer.inbox}.*", consumer.receive)
@@ -79,7 +79,7 @@ async def open_consumer(
 
 
 class PullConsumer(Generic[Record]):
-    """One consumer and what it delivered, until the first irregularity."""
+    """One consumer and the records it delivered, until the first irregularity."""
 
     def __init__(
         self,
@@ -97,20 +97,20 @@ class PullConsumer(Generic[Record]):
         self._make = make
         self._name = TimeOrderedIds().new("read")
         self._next = after + 1
-        self._left = None if until is None else until - after
-        # A pull must have room for the largest message there can be.
+        self._remaining = None if until is None else until - after
+        # A pull must have room for the largest possible message.
         self._pull_bytes = max(limits.pull_bytes, 2 * bus.max_payload_bytes)
         self._pulls = 0
-        self._owed = 0
-        """Messages that open pulls may still bring, and those waiting in `_records`."""
+        self._outstanding = 0
+        """Messages that open pulls may still deliver, and those waiting in `_records`."""
         self._records: list[Record] = []
         self._news = asyncio.Event()
         self._stop: Interrupted | None = None
-        self._sign_at = _now()
+        self._heard_at = _now()
         self._stalled = False
 
     async def create(self) -> None:
-        """Create it behind the last record read."""
+        """Create the consumer on the server; it starts after the last record read."""
         config = {
             "name": self._name,
             "deliver_policy": "by_start_sequence",
@@ -126,23 +126,23 @@ class PullConsumer(Generic[Record]):
         await self._bus.js_request(api, request, timeout_s=self._limits.answer_timeout_s)
 
     async def delete(self) -> None:
-        """Remove it; where that fails, the server does after a minute of silence."""
+        """Delete the consumer; if that fails, the server deletes it after a minute without use."""
         with suppress(Unavailable):
             if self._bus.connected:
                 await self._bus.js_send(f"CONSUMER.DELETE.{self._stream}.{self._name}", b"", f"{self.inbox}.end")
 
     async def take(self) -> list[Record]:
         """
-        Give what has come; empty when nothing came for `look_s`.
+        Return the records received so far, waiting up to `look_s` for the first; empty if there was none.
 
         Raises:
-            Interrupted: it has ended, was silent for too long, or skipped a record.
+            Interrupted: the consumer has ended, sent no heartbeat for too long, or skipped a record.
         """
         entered = _now()
         silence_s = 2.5 * self._limits.heartbeat_s
         while True:
             batch, self._records = self._records, []
-            self._owed -= len(batch)
+            self._outstanding -= len(batch)
             if batch:
                 self._stalled = False
                 if self._stop is None:
@@ -151,11 +151,11 @@ class PullConsumer(Generic[Record]):
             if self._stop is not None:
                 raise self._stop
             await self._pull()
-            silent_at = max(entered, self._sign_at) + silence_s
+            silent_at = max(entered, self._heard_at) + silence_s
             until = min(silent_at, entered + self._limits.look_s)
             if _now() >= until:
                 if until == silent_at:
-                    raise Interrupted(f"no sign of the consumer for {silence_s} s")
+                    raise Interrupted(f"no heartbeat of the consumer for {silence_s} s")
                 return []
             self._news.clear()
             with suppress(TimeoutError):
@@ -163,16 +163,16 @@ class PullConsumer(Generic[Record]):
                     await self._news.wait()
 
     def has_stalled(self) -> bool:
-        """Say whether it was asked this before, with no record since."""
+        """Return whether this was called before, with no record since then."""
         before, self._stalled = self._stalled, True
         return before
 
     def broke(self) -> None:
-        """Take note that the connection broke: what the server sent meanwhile is lost."""
-        self._interrupt("the connection broke")
+        """End because the connection was lost: messages sent by the server in that time are lost."""
+        self._interrupt("the connection was lost")
 
     def receive(self, message: Message) -> None:
-        """Take a record or a status; called from the read loop, once for every message of the stream."""
+        """Handle a record or a status; called from the read loop, once for every message of the stream."""
         if self._stop is not None:
             return
         tokens = message.reply.split(".")
@@ -182,25 +182,25 @@ class PullConsumer(Generic[Record]):
         # …ACK.<stream>.<consumer>.<delivered>.<stream seq>.…, or with <domain>.<account> before the stream.
         sequence = int(tokens[5] if len(tokens) == _V1_TOKENS else tokens[7])
         if sequence != self._next:
-            self._interrupt(f"record {sequence} came where {self._next} was due", gap=sequence > self._next)
+            self._interrupt(f"received record {sequence} instead of {self._next}", gap=sequence > self._next)
             return
         self._next += 1
         self._records.append(self._make(message, sequence))
         self._news.set()
 
     def _status(self, message: Message) -> None:
-        self._sign_at = _now()
+        self._heard_at = _now()
         status = message.status
         if status == _HEARTBEAT:
             return
         unused = message.header(b"Nats-Pending-Messages")
         if unused is not None and (status == _TIMED_OUT or message.description in _PULL_ENDED):
-            self._owed -= int(unused)
-            if self._left is not None:
-                self._left += int(unused)
+            self._outstanding -= int(unused)
+            if self._remaining is not None:
+                self._remaining += int(unused)
             self._news.set()
         else:
-            self._interrupt(f"the server ended it: {status} {message.description}")
+            self._interrupt(f"the server ended the consumer: {status} {message.description}")
 
     def _interrupt(self, reason: str, *, gap: bool = False) -> None:
         if self._stop is None:
@@ -208,10 +208,10 @@ class PullConsumer(Generic[Record]):
             self._news.set()
 
     async def _pull(self) -> None:
-        """Keep two pulls open, as long as what they bring is taken."""
+        """Keep two pulls open while the records are consumed."""
         most = self._limits.pull_messages
-        while self._owed <= most and self._left != 0:
-            count = most if self._left is None else min(most, self._left)
+        while self._outstanding <= most and self._remaining != 0:
+            count = most if self._remaining is None else min(most, self._remaining)
             request = {
                 "batch": count,
                 "max_bytes": self._pull_bytes,
@@ -219,9 +219,9 @@ class PullConsumer(Generic[Record]):
                 "idle_heartbeat": int(self._limits.heartbeat_s * NANOSECONDS),
             }
             self._pulls += 1
-            self._owed += count
-            if self._left is not None:
-                self._left -= count
+            self._outstanding += count
+            if self._remaining is not None:
+                self._remaining -= count
             api = f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
             await self._bus.js_send(api, request, f"{self.inbox}.{self._pulls}")
 

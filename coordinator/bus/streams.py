@@ -1,8 +1,8 @@
 """
-What is asked of JetStream about a stream: is it there as wanted, what does it hold, which message is stored where.
+Requests to JetStream about a stream: whether it exists as wanted, its state, its messages.
 
-`ensure_stream` reports what is configured otherwise, field by field; it never changes or deletes what exists, for that
-may hold the truth. All of these raise `ApiError` where JetStream says no, and `Unavailable` where it does not answer.
+`ensure_stream` reports each field that is configured differently; it never changes or deletes an existing stream, which
+may hold the journal. All functions raise `ApiError` if JetStream refuses, and `Unavailable` if it does not answer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 
 _ATTEMPTS = 3
 
-# What any client may misuse stays off unless wanted: with rollups, TTLs or schedules a publisher can remove or forge
-# messages.
+# Features that a client could misuse stay off unless wanted: with rollups, TTLs or schedules a publisher can remove or
+# forge messages.
 _UNLESS_WANTED: dict[str, Any] = {
     "retention": "limits",
     "max_consumers": -1,
@@ -61,25 +61,25 @@ _AT_LEAST = frozenset({"duplicate_window"})
 
 
 async def stream_info(bus: Bus, name: str, *, timeout_s: float) -> dict[str, Any]:
-    """Give a stream's configuration and state."""
+    """Return the configuration and state of a stream."""
     return await bus.js_request(f"STREAM.INFO.{name}", timeout_s=timeout_s)
 
 
 async def stream_names(bus: Bus, subject: str, *, offset: int, timeout_s: float) -> tuple[list[str], int]:
-    """Give the names of the streams that hold *subject*, from *offset* on, and how many there are in all."""
+    """Return the names of the streams that hold *subject*, from *offset* on, and how many there are in all."""
     answer = await bus.js_request("STREAM.NAMES", {"subject": subject, "offset": offset}, timeout_s=timeout_s)
     return answer.get("streams") or [], answer["total"]
 
 
 async def stored_message(bus: Bus, name: str, which: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-    """Give a message from the stream's leader, as JetStream describes it: `seq`, `subject`, `data`, `hdrs`, `time`."""
+    """Return a message from the stream's leader as JetStream sends it: `seq`, `subject`, `data`, `hdrs`, `time`."""
     answer = await bus.js_request(f"STREAM.MSG.GET.{name}", which, timeout_s=timeout_s)
     message: dict[str, Any] = answer["message"]
     return message
 
 
 async def ask_stored(bus: Bus, name: str, which: Mapping[str, Any], reply: str) -> None:
-    """Have any replica send stored messages to *reply*; a message with a status ends them."""
+    """Request stored messages from any replica; they go to *reply*, and a message with a status is the last."""
     await bus.js_send(f"DIRECT.GET.{name}", which, reply)
 
 
@@ -89,26 +89,26 @@ async def delete_message(bus: Bus, name: str, sequence: int, *, timeout_s: float
 
 
 async def purge_stream(bus: Bus, name: str, subject: str, *, below: int, timeout_s: float) -> int:
-    """Remove the messages on *subject* before the sequence *below*; say how many those were."""
+    """Remove the messages on *subject* before the sequence *below*; return how many those were."""
     answer = await bus.js_request(f"STREAM.PURGE.{name}", {"filter": subject, "seq": below}, timeout_s=timeout_s)
     purged: int = answer["purged"]
     return purged
 
 
 async def update_stream(bus: Bus, wanted: Mapping[str, Any], *, timeout_s: float) -> None:
-    """Change how a stream is configured."""
+    """Change the configuration of a stream."""
     await bus.js_request(f"STREAM.UPDATE.{wanted['name']}", wanted, timeout_s=timeout_s)
 
 
 async def ensure_stream(bus: Bus, wanted: Mapping[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
     """
-    Create the stream *wanted* (a JetStream stream configuration) unless it is there, and give its info.
+    Create the stream *wanted* (a JetStream stream configuration) unless it exists, and return its info.
 
-    `duplicate_window` may be longer than wanted; everything else must be as wanted, and what is not named must be off.
+    `duplicate_window` may be longer than wanted; every other field must be as wanted, or off if it is not in *wanted*.
 
     Raises:
-        Refused: a stream of that name is configured otherwise; says which fields, what they are and what they should
-        be. Unavailable: JetStream does not answer, or has no room.
+        Refused: a stream of that name has another configuration; the message names the fields, with their values and
+        the wanted ones. Unavailable: JetStream does not answer, or has no room.
     """
     name = wanted["name"]
     for _ in range(_ATTEMPTS):
@@ -124,15 +124,15 @@ async def ensure_stream(bus: Bus, wanted: Mapping[str, Any], *, timeout_s: float
             await bus.js_request(f"STREAM.CREATE.{name}", wanted, timeout_s=timeout_s)
             log.info("stream_created", stream=name)
         except ApiError as error:
-            # Another coordinator came first, and perhaps with another configuration: look again.
+            # Another coordinator was faster, perhaps with another configuration: check again.
             if error.err_code != NAME_IN_USE:
                 raise _trouble(name, error) from error
-    msg = f"stream {name} could not be created: it comes and goes; look who else creates and deletes it"
+    msg = f"stream {name} could not be created: it appears and disappears; find out who else creates and deletes it"
     raise Unavailable(msg)
 
 
 def drift(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Say, field by field, how *config* differs from *wanted*."""
+    """Return how *config* differs from *wanted*, one text per field."""
     full = _UNLESS_WANTED | dict(wanted)
     found = []
     for field, should in full.items():

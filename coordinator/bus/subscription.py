@@ -1,8 +1,8 @@
 """
-What comes in on a subject: the message, and the subscription that hands it to a callback.
+A message received on a subject, and the subscription that passes it to a callback.
 
-An exception in a callback must never reach the read loop, and what a slow async callback cannot keep up with must never
-be dropped in silence.
+An exception in a callback must never reach the read loop. Messages that a slow async callback cannot handle in time
+must never be dropped silently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STATUS = slice(9, 12)
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message as it came; headers are parsed when asked for. Positional, for it is made 100,000 times a second."""
+    """A received message; headers are parsed on access. Arguments are positional: 100,000 are created per second."""
 
     subject: str
     reply: str
@@ -48,13 +48,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def headers(self) -> dict[str, str]:
-        """All headers; names are case-sensitive, and the last of a name counts."""
+        """All headers; names are case-sensitive, and the last of several with one name counts."""
         lines = self.raw_headers.split(b"\r\n")[1:]
         pairs = (line.partition(b":") for line in lines if line)
         return {name.decode("utf-8", "replace"): value.strip().decode("utf-8", "replace") for name, _, value in pairs}
 
     def header(self, name: bytes) -> str | None:
-        """Find one header without parsing the others; the first of a name counts."""
+        """Return one header without parsing the others; the first of several with this name counts."""
         raw = self.raw_headers
         start = raw.find(b"\r\n%b:" % name)
         if start < 0:
@@ -67,7 +67,7 @@ class Subscription:
     """
     Interest in a subject until `unsubscribe`.
 
-    `failures` counts exceptions of the callback, `dropped` the messages that an async callback left no room for.
+    `failures` counts exceptions of the callback, `dropped` messages dropped because the queue of an async one was full.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Subscription:
 
     @property
     def active(self) -> bool:
-        """Whether messages may still come."""
+        """Whether the subscription has not ended."""
         return self._client is not None
 
     async def start(self, client: NatsClient, tasks: asyncio.TaskGroup, subject: str, queue: str) -> None:
@@ -106,7 +106,7 @@ class Subscription:
             self._sid = await client.listen(subject, queue, self._call)
 
     async def unsubscribe(self) -> None:
-        """End it: the callback is not called again, what waits is forgotten. Harmless when ended."""
+        """End it: the callback is not called again, waiting messages are dropped. Does nothing when ended."""
         client, self._client = self._client, None
         if client is not None:
             await client.unlisten(self._sid)

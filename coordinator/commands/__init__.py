@@ -1,7 +1,7 @@
 """
-What may be asked: every command and every question, one file per kind, by its name on the wire and by its subject.
+Every command and every question, one file per kind, by its name on the wire and by its subject.
 
-The class name gives the type on the wire (`SubmitTask` → `submit_task`).
+The type on the wire is made from the class name (`SubmitTask` → `submit_task`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KINDS = (task, worker, service, container, session, node, pool, cluster)
 
 
 def command_type(command: type[Command]) -> str:
-    """Name a command on the wire: `SubmitTask` → `submit_task`."""
+    """Return the type of a command on the wire: `SubmitTask` → `submit_task`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).lower()
 
 
@@ -28,4 +28,4 @@ COMMANDS: dict[str, type[Command]] = {
 """Every command by its type on the wire."""
 
 BY_SUBJECT: dict[tuple[str, str], type[Command]] = {(one.KIND, one.VERB): one for one in COMMANDS.values()}
-"""Every command by the kind and verb of the subject it comes in on."""
+"""Every command by the kind and verb of its subject."""

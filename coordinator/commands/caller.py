@@ -1,4 +1,4 @@
-"""Whose command it is."""
+"""Who sends a command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Whose command it is: `actor` comes from the door (the NATS subject, the process), never from the sender."""
+    """The sender of a command; the door sets `actor` (from the NATS subject, the process), never the sender."""
 
     actor: str
     tenant: str = "default"

@@ -1,4 +1,4 @@
-"""What may be asked of the cluster as a whole."""
+"""Commands and questions about the cluster as a whole."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from projections.inbox import Inbox
 
 
 class ListInboxes(Question, frozen=True, kw_only=True, gc=False):
-    """Ask how far the inboxes of other domains are read."""
+    """List the inboxes of other domains, and how far each is read."""
 
     KIND, VERB, Answer = "inbox", "list", list[Inbox]
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Counts by status, totals over the cluster's life, and who leads from which position."""
+    """Counts by status, totals since the cluster was created, and which instance leads from which position."""
 
     containers: dict[str, int]
     services: dict[str, int]
@@ -30,18 +30,18 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     position: str
     leader: str
     mass_silence: dict[str, int] = {}
-    """How many of a kind are silent and, for being so many, not given up."""
+    """How many of a kind are silent but not declared lost, because of a mass silence."""
 
 
 class GetStats(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for the cluster's counts."""
+    """Get the counts of the cluster."""
 
     KIND, VERB, Answer = "coordinator", "stats", ClusterStats
     FOR = frozenset({"domain", "monitor", "coordinator", "follower", "worker", "agents", "node"})
 
 
 class AcceptSilence(Command, frozen=True, kw_only=True, gc=False):
-    """Say that those of one kind that fell silent together are gone: they are given up now."""
+    """Accept a mass silence: the silent ones of this kind are declared lost now."""
 
     KIND, VERB = "coordinator", "accept_silence"
     FOR = frozenset()

@@ -1,7 +1,7 @@
 """
-What every command and question is: a value with a place on the wire.
+The base of every command and question: a value with a subject on the wire.
 
-`KIND` and `VERB` name the RPC subject a command comes in on, `Answer` the type of its answer.
+`KIND` and `VERB` are tokens of the RPC subject of a command; `Answer` is the type of its answer.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import msgspec
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """An order or a question."""
+    """A command or a question."""
 
     KIND: ClassVar[str] = ""
     VERB: ClassVar[str] = ""
     Answer: ClassVar[Any] = None
     IS_QUESTION: ClassVar[bool] = False
-    """Questions are answered from the world as it stands; they are never decided."""
+    """Questions are answered from the current world; no decider runs for them."""
     FOR: ClassVar[frozenset[str]] = frozenset({"domain"})
-    """The roles that may send it besides the administrator's: what credentials of a role permit on NATS."""
+    """The roles that may send it, in addition to the administrator's; NATS permissions of a role follow from this."""
     REMEMBERED: ClassVar[bool] = False
-    """Whether repeats are known by their command id, because the order makes nothing with an id of its own."""
+    """Whether repeats are recognised by the command id, because the command creates nothing with an id of its own."""
 
 
 class Question(Command, frozen=True, kw_only=True, gc=False):
-    """Something asked; nothing changes by it."""
+    """A command that only reads; it changes nothing."""
 
     IS_QUESTION = True
     FOR = frozenset({"domain", "monitor"})

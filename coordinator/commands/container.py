@@ -1,4 +1,4 @@
-"""What may be asked of containers."""
+"""Commands and questions about containers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from projections.container import Container
 
 
 class CreateContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Place a container on a node with room for it."""
+    """Create a container on a node that has room for it."""
 
     KIND, VERB, Answer = "container", "create", str
 
@@ -22,7 +22,7 @@ class CreateContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class StartContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container runs; the answer says how it stands now, not that it runs."""
+    """Start a container; the answer is its current state, in which it may not run yet."""
 
     KIND, VERB, Answer, REMEMBERED = "container", "start", Container, True
 
@@ -30,7 +30,7 @@ class StartContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class StopContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container stops, at once when `force`."""
+    """Stop a container, at once if `force` is set."""
 
     KIND, VERB, Answer, REMEMBERED = "container", "stop", Container, True
 
@@ -40,7 +40,7 @@ class StopContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class PauseContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a running container is frozen."""
+    """Freeze a running container."""
 
     KIND, VERB, Answer, REMEMBERED = "container", "pause", Container, True
 
@@ -48,7 +48,7 @@ class PauseContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ResumeContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a frozen container runs on."""
+    """Resume a frozen container."""
 
     KIND, VERB, Answer, REMEMBERED = "container", "resume", Container, True
 
@@ -56,7 +56,7 @@ class ResumeContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class DestroyContainer(Command, frozen=True, kw_only=True, gc=False):
-    """Ask that a container is stopped and removed."""
+    """Stop and remove a container."""
 
     KIND, VERB, Answer = "container", "destroy", Container
 
@@ -65,7 +65,7 @@ class DestroyContainer(Command, frozen=True, kw_only=True, gc=False):
 
 
 class GetContainer(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one container; with `wait_s` until its status is none of `unless`."""
+    """Get one container; with `wait_s`, wait that long at most until its status is not in `unless`."""
 
     KIND, VERB, Answer = "container", "get", Container
 
@@ -75,7 +75,7 @@ class GetContainer(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListContainers(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for containers, newest first, without their environments."""
+    """List containers, newest first, without their environments."""
 
     KIND, VERB, Answer = "container", "list", list[Container]
 

@@ -1,4 +1,4 @@
-"""What an event in an inbox may ask for, and one item of an inbox on its way to the writer."""
+"""The command that each event type in an inbox stands for, and one item of an inbox on its way to the writer."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ BEGINS_BYTES = 80
 
 
 KINDS = frozenset({"container", "service", "task", "worker", "node", "pool", "session", "coordinator", "inbox"})
-"""What is ours: the types of these kinds are known here, or refused."""
+"""The kinds of the coordinator itself: an event type of one of these is refused if it is not in `COMMAND_OF_EVENT`."""
 
 
 class Asks(NamedTuple):
-    """What an event type asks for: a command, and the field of it that the event's `subject` stands for."""
+    """The command that an event type stands for, and the field of it that is set from the event's `subject`."""
 
     command: type[Command]
     field: str
     makes: bool = False
-    """Whether an id is made from that of the event where none is given."""
+    """Whether a missing id is derived from the id of the event."""
 
 
 COMMAND_OF_EVENT: dict[str, Asks] = {
@@ -63,15 +63,15 @@ COMMAND_OF_EVENT: dict[str, Asks] = {
     "container.resume_requested": Asks(ResumeContainer, "container_id"),
     "container.destroy_requested": Asks(DestroyContainer, "container_id"),
 }
-"""Every event type by which another domain has the coordinator do something."""
+"""Every event type that another domain may send as a command, with that command."""
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    One event of a message: `command` to be decided, or `event` to be recorded; neither where there is nothing to do.
+    One event of a message: a `command` to decide or an `event` to record; neither if there is nothing to do.
 
-    What follows `is_last` is the next message. `body` is what came, of a batch this event alone, for what is said when
-    it is refused.
+    `is_last` marks the last item of a message. `body` holds the received bytes (of a batch, this event only), for the
+    event that records a refusal.
     """
 
     sequence: int
@@ -88,7 +88,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
 
 def refusal(domain: str, item: Item, error: CoordinationError) -> InboxRefused:
-    """Say why the order in *item* was not carried out."""
+    """Return the event that records why the command in *item* was refused."""
     return InboxRefused(
         domain=domain,
         sequence=item.sequence,

@@ -1,4 +1,4 @@
-"""What may be asked of nodes, and what a node agent reports and is told."""
+"""Commands and questions about nodes, and what a node agent reports and receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from projections.node import Node
 
 
 class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a node's capacity; again with other facts replaces them."""
+    """Register a node with its capacity; registering again replaces its properties."""
 
     KIND, VERB = "node", "register"
     FOR = frozenset({"node"})
@@ -24,9 +24,9 @@ class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
 
 class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    What a node agent saw of one container.
+    What a node agent observed of one container.
 
-    `state` is running, paused, exited, failed (could not be started), or busy (about to be something else).
+    `state` is running, paused, exited, failed (could not be started), or busy (changing to another state).
     """
 
     container_id: str
@@ -38,7 +38,7 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omi
 
 
 class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a node agent is to make true of one container; one that is not named is to be removed."""
+    """The desired state of one container on a node; the agent removes containers that are not listed."""
 
     container_id: str
     generation: str
@@ -54,7 +54,7 @@ class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit
 
 
 class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer to a sync: everything the node is to run, and for how long it may go on without asking again."""
+    """The answer to a sync: all containers the node is to have, and how long it may continue without another sync."""
 
     containers: tuple[DesiredContainer, ...]
     node_lease_s: float
@@ -64,9 +64,10 @@ class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class SyncNode(Command, frozen=True, kw_only=True, gc=False):
     """
-    Report everything a node runs and learn everything it should; repeated each second and on each notice.
+    Report all containers of a node and receive its orders; sent every second and on each notice.
 
-    `orders_id` is that of the orders it had when it looked: what an older report does not name is not gone.
+    `orders_id` is that of the orders the agent had when it looked: a container that is missing in a report on older
+    orders is not considered gone.
     """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders
@@ -78,7 +79,7 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class CordonNode(Command, frozen=True, kw_only=True, gc=False):
-    """Give the node no new containers."""
+    """Cordon a node: place no new containers on it."""
 
     KIND, VERB = "node", "cordon"
     FOR = frozenset()
@@ -88,7 +89,7 @@ class CordonNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
-    """Give the node containers again."""
+    """Uncordon a node: place containers on it again."""
 
     KIND, VERB = "node", "uncordon"
     FOR = frozenset()
@@ -97,7 +98,7 @@ class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ListNodes(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for nodes."""
+    """List nodes."""
 
     KIND, VERB, Answer = "node", "list", list[Node]
 
@@ -105,7 +106,7 @@ class ListNodes(Question, frozen=True, kw_only=True, gc=False):
 
 
 class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be asked of a node about one of its containers; without a generation, about the newest."""
+    """A question to a node about one of its containers; without `generation`, about the newest one."""
 
     container_id: str
     generation: str = ""

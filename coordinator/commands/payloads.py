@@ -1,8 +1,9 @@
 """
-What a task is given and gives back, between Python values and the `Payload` that travels; the same on every side.
+Converts the input and the result of a task between Python values and `Payload`; the same on every side.
 
-Whatever JSON can say goes as JSON text, bytes go as base64. A value comes back as JSON has it: a tuple as a list, a
-number that is a key as text, NaN as None. Nothing here is ever executed: a payload comes from whoever may submit tasks.
+Values that JSON can express are sent as JSON text, bytes as base64. A value comes back as JSON has it: a tuple as a
+list, a number used as a key as text, NaN as None. Nothing here is ever executed: anyone who may submit tasks can send a
+payload.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from events.errors import Corrupt, Refused, shown
 from events.task import Payload
 
 PAYLOAD_BYTES_MAX = 64 * 1024
-"""What fits inline, encoded: the text's bytes in UTF-8."""
+"""The largest inline payload, encoded: bytes of the text in UTF-8."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -26,10 +27,10 @@ _decode = msgspec.json.Decoder().decode
 
 def payload_of(value: Any) -> Payload | None:
     """
-    Write *value* as a payload; None is no payload, and what is one already stays as it is.
+    Convert *value* to a payload; None and a value that is a payload already are returned unchanged.
 
     Raises:
-        Refused: it cannot be written as JSON, or is larger than 64 KiB.
+        Refused: *value* cannot be written as JSON, or is larger than 64 KiB.
     """
     if value is None or type(value) is Payload:
         return value
@@ -47,24 +48,24 @@ def payload_of(value: Any) -> Payload | None:
 
 def value_of(payload: Payload | None) -> Any:
     """
-    Read a payload back into a value.
+    Convert a payload back to a value.
 
     Raises:
-        Corrupt: its data is not what its digest says.
-        Refused: it stands in the object store, or its data is not what its encoding says.
+        Corrupt: the data does not match the digest.
+        Refused: the payload is in the object store, or the data does not match the encoding.
     """
     if payload is None:
         return None
     if payload.ref:
-        msg = f"the payload stands in the object store as {shown(payload.ref)}: read it from there"
+        msg = f"the payload is in the object store as {shown(payload.ref)}: read it from there"
         raise Refused(msg, reason="payload_elsewhere")
     try:
         data = payload.data.encode()
     except UnicodeEncodeError as error:
-        raise Refused(f"the payload's data is no text: {error}", reason="bad_payload") from error
+        raise Refused(f"the payload's data is not valid text: {error}", reason="bad_payload") from error
     found = sha256(data).hexdigest()
     if found != payload.digest and found != payload.digest.lower():
-        msg = f"the payload of {len(data)} bytes has the digest {found}, not {shown(payload.digest)} as it says"
+        msg = f"the payload of {len(data)} bytes has the digest {found}, but its `digest` is {shown(payload.digest)}"
         raise Corrupt(msg, reason="bad_digest")
     return _read(payload.encoding, data)
 
@@ -73,7 +74,7 @@ def _payload(encoding: str, data: bytes, value: object) -> Payload:
     if len(data) > PAYLOAD_BYTES_MAX:
         msg = (
             f"a payload of type {type(value).__name__} takes {len(data)} bytes as {encoding}: at most"
-            f" {PAYLOAD_BYTES_MAX} (64 KiB) fit inline; keep what is larger elsewhere and give its address"
+            f" {PAYLOAD_BYTES_MAX} (64 KiB) fit inline; store larger data elsewhere and send its address"
         )
         raise Refused(msg, reason="payload_too_large")
     return Payload(encoding=encoding, digest=sha256(data).hexdigest(), data=data.decode())
@@ -92,5 +93,5 @@ def _read(encoding: str, data: bytes) -> Any:
                 msg = f"payload encoding {shown(encoding)} is not known: use json, text or base64"
                 raise Refused(msg, reason="bad_payload")
     except (msgspec.DecodeError, Base64Error, RecursionError) as error:
-        msg = f"the payload's data is no {encoding}, as its encoding says: {error}"
+        msg = f"the payload's data is not valid {encoding}, which is its encoding: {error}"
         raise Refused(msg, reason="bad_payload") from error

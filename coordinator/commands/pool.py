@@ -1,4 +1,4 @@
-"""What may be asked of pools of resources."""
+"""Commands and questions about resource pools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from projections.pool import Pool
 
 
 class DefinePool(Command, frozen=True, kw_only=True, gc=False):
-    """Give a pool its capacity."""
+    """Create a pool with this capacity, or change its capacity."""
 
     KIND, VERB, Answer = "pool", "define", Pool
     FOR = frozenset()
@@ -18,7 +18,7 @@ class DefinePool(Command, frozen=True, kw_only=True, gc=False):
 
 
 class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
-    """Ask for a share of a pool; the answer is False when it does not fit."""
+    """Allocate a share of a pool; the answer is False if it does not fit."""
 
     KIND, VERB, Answer = "pool", "allocate", bool
 
@@ -29,7 +29,7 @@ class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
-    """Give a share of a pool back; the answer is False when nothing was held."""
+    """Release a share of a pool; the answer is False if the request held none."""
 
     KIND, VERB, Answer, REMEMBERED = "pool", "release", bool, True
 
@@ -38,7 +38,7 @@ class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
 
 
 class GetPool(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for a pool."""
+    """Get one pool."""
 
     KIND, VERB, Answer = "pool", "get", Pool
 

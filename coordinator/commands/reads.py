@@ -1,4 +1,4 @@
-"""Questions to the read model, as they come in on `….read.<source>.<verb>`."""
+"""Questions to the read model, sent to `….read.<source>.<verb>`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Question(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unkn
 
 
 class Get(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one thing, ended or not."""
+    """Get one object, ended or not."""
 
     kind: _Kind
     id: str
@@ -29,7 +29,7 @@ class Get(_Question, frozen=True, kw_only=True, gc=False):
 
 
 class List(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for things, newest first."""
+    """List objects, newest first."""
 
     kind: _Kind
     status: _Text | None = None
@@ -41,7 +41,7 @@ class List(_Question, frozen=True, kw_only=True, gc=False):
 
 
 class Events(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask for events in order."""
+    """List events in the order of their positions."""
 
     subject: _Text | None = None
     type: _Text | None = None
@@ -51,18 +51,18 @@ class Events(_Question, frozen=True, kw_only=True, gc=False):
 
 
 class WhichPosition(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask how far the store is."""
+    """Get the position of the store."""
 
 
 class Wait(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask to be answered when the store is as far as *position*."""
+    """Wait until the store has reached *position*."""
 
     position: _Place
     timeout_s: float = 10.0
 
 
 class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
-    """Ask how far store and feed are behind the journal."""
+    """Get how far the store and the feed are behind the journal."""
 
 
 Question = Get | List | Events | WhichPosition | Wait | HowFarBehind
@@ -80,26 +80,26 @@ VERBS: dict[str, type[Question]] = {
 
 def decode_question(verb: str, body: bytes) -> Question:
     """
-    Read a question.
+    Decode a question.
 
     Raises:
-        Refused: there is no such verb, or the body is not its question.
+        Refused: the verb is unknown, or the body is not a valid question for it.
     """
     question = VERBS.get(verb)
     if question is None:
-        msg = f"verb {shown(verb)} is not known: use {', '.join(VERBS)}"
+        msg = f"unknown verb {shown(verb)}: use {', '.join(VERBS)}"
         raise Refused(msg, reason="bad_verb")
     try:
         return msgspec.json.decode(body or b"{}", type=question)
     except UNREADABLE as error:
         fields = ", ".join(question.__struct_fields__) or "no fields"
-        # The error quotes what was sent, and that may be long.
-        msg = f"this is no question to {verb} ({str(error)[:QUOTED_CHARS]}): send a JSON object with {fields}"
+        # The error quotes the body, which may be long.
+        msg = f"the body is not valid for {verb} ({str(error)[:QUOTED_CHARS]}): send a JSON object with {fields}"
         raise Refused(msg, reason="bad_question") from error
 
 
 def bounded(name: str, value: float, least: float, most: float) -> float:
-    """Give *value* back when it is between *least* and *most*; else refuse it by *name*."""
+    """Return *value* if it is between *least* and *most*, else raise Refused with *name* in the message."""
     if not least <= value <= most:
         msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
         raise Refused(msg, reason="bad_number")

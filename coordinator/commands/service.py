@@ -1,4 +1,4 @@
-"""What may be asked of services."""
+"""Commands and questions about services."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from projections.service import Service
 
 
 class RegisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a service instance; again with other facts replaces them."""
+    """Register a service instance; registering again replaces its properties."""
 
     KIND, VERB, Answer = "service", "register", str
     FOR = frozenset({"domain", "agents"})
@@ -29,7 +29,7 @@ class RegisterService(Command, frozen=True, kw_only=True, gc=False):
 
 
 class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Take a service instance off."""
+    """Deregister a service instance."""
 
     KIND, VERB = "service", "deregister"
     FOR = frozenset({"domain", "agents"})
@@ -39,7 +39,7 @@ class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
 
 
 class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
-    """Tell that a service instance lives; nothing enters the journal unless its health changes by it."""
+    """Send a heartbeat of a service instance; it enters the journal only if its health changes."""
 
     KIND, VERB = "service", "heartbeat"
     FOR = frozenset({"domain", "agents"})
@@ -64,7 +64,7 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a service's last heartbeat said, and how long ago, in seconds."""
+    """The contents of a service's last heartbeat, and how many seconds ago it came."""
 
     heard_s_ago: float
     load: float = 0.0
@@ -73,7 +73,7 @@ class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A service as discovery sees it: its folded state and its last reported load."""
+    """A service as discovery returns it: its state and its last reported load."""
 
     service: Service
     reported: ServiceLoad | None = None
@@ -81,9 +81,9 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 class FindServices(Question, frozen=True, kw_only=True, gc=False):
     """
-    Ask for service instances by name, type and status; read at any moment, without waiting for the turn.
+    Find service instances by name, type and status; answered at any moment, without waiting for a turn.
 
-    With `after` they come in the order of their ids, from the first beyond it: so all are read page by page.
+    With `after` they are sorted by id and begin after that id: use it to read all of them page by page.
     """
 
     KIND, VERB, Answer = "service", "find", list[ServiceView]
@@ -98,7 +98,7 @@ class FindServices(Question, frozen=True, kw_only=True, gc=False):
 
 
 class GetService(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one service instance."""
+    """Get one service instance."""
 
     KIND, VERB, Answer = "service", "get", ServiceView
     FOR = frozenset({"domain", "monitor", "agents", "follower"})
@@ -107,7 +107,7 @@ class GetService(Question, frozen=True, kw_only=True, gc=False):
 
 
 class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One health check as it was reported; `at` is wall-clock seconds."""
+    """The reported outcome of one health check; `at` is wall-clock seconds."""
 
     at: float
     ok: bool
@@ -118,7 +118,7 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_def
 
 
 class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for the last outcomes of a service's health checks, newest first."""
+    """List the last outcomes of a service's health checks, newest first."""
 
     KIND, VERB, Answer = "service", "history", list[CheckOutcome]
     FOR = frozenset({"domain", "monitor", "agents"})

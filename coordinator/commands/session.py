@@ -1,4 +1,4 @@
-"""What may be asked of sessions."""
+"""Commands and questions about sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from projections.session import Session
 
 
 class BindSession(Command, frozen=True, kw_only=True, gc=False):
-    """Let a session be served by a container."""
+    """Bind a session to the container that serves it."""
 
     KIND, VERB = "session", "bind"
 
@@ -16,7 +16,7 @@ class BindSession(Command, frozen=True, kw_only=True, gc=False):
 
 
 class CloseSession(Command, frozen=True, kw_only=True, gc=False):
-    """End a session."""
+    """Close a session."""
 
     KIND, VERB = "session", "close"
 
@@ -25,7 +25,7 @@ class CloseSession(Command, frozen=True, kw_only=True, gc=False):
 
 
 class GetSession(Question, frozen=True, kw_only=True, gc=False):
-    """Ask which container serves a session."""
+    """Get a session with the container that serves it."""
 
     KIND, VERB, Answer = "session", "get", Session
 

@@ -1,4 +1,4 @@
-"""What may be asked of tasks."""
+"""Commands and questions about tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from projections.task import Task
 
 
 class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
-    """Put a task into the queue; the caller makes the id, so that sending twice makes one task."""
+    """Submit a task to the queue; the caller makes the id, so that a repeat creates no second task."""
 
     KIND, VERB, Answer = "task", "submit", str
 
@@ -27,7 +27,7 @@ class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
-    """Ask for up to `slots` tasks for a worker and wait up to `wait_s` for the first."""
+    """Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first."""
 
     KIND, VERB, Answer = "task", "claim", list[Task]
     FOR = frozenset({"domain", "worker", "agents"})
@@ -40,7 +40,7 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
 
 
 class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):
-    """Take a claim back whose answer nobody waits for any more; what it was given goes back to the queue."""
+    """Withdraw a claim whose answer is no longer awaited; tasks given to it return to the queue."""
 
     KIND, VERB = "task", "withdraw"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -50,7 +50,7 @@ class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):
 
 
 class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` ended well; without a lease only where nobody holds one."""
+    """Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one."""
 
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -63,7 +63,7 @@ class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class FailTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` failed; it is tried again while retries are left, unless not `retry`."""
+    """Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true."""
 
     KIND, VERB, Answer, REMEMBERED = "task", "fail", TaskStatus, True
     FOR = frozenset({"domain", "worker", "agents"})
@@ -76,7 +76,7 @@ class FailTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
-    """Give an attempt back unstarted; it does not count as a try."""
+    """Return a task without executing it; the attempt does not count against the retries."""
 
     KIND, VERB, REMEMBERED = "task", "release", True
     FOR = frozenset({"domain", "worker", "agents"})
@@ -87,7 +87,7 @@ class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
-    """Report how far the attempt under `lease` is, 0 to 1."""
+    """Report the progress of the attempt under `lease`, 0 to 1."""
 
     KIND, VERB = "task", "progress"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -99,7 +99,7 @@ class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class CancelTask(Command, frozen=True, kw_only=True, gc=False):
-    """Call a task off, waiting or running."""
+    """Cancel a pending or running task."""
 
     KIND, VERB, Answer = "task", "cancel", TaskStatus
 
@@ -108,7 +108,7 @@ class CancelTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class GetTask(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for one task; with `wait_s` until it has ended."""
+    """Get one task; with `wait_s`, wait that long at most until it has ended."""
 
     KIND, VERB, Answer = "task", "get", Task
 
@@ -117,7 +117,7 @@ class GetTask(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListTasks(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for tasks, newest first, without their payloads and results."""
+    """List tasks, newest first, without their payloads and results."""
 
     KIND, VERB, Answer = "task", "list", list[Task]
 
@@ -126,7 +126,7 @@ class ListTasks(Question, frozen=True, kw_only=True, gc=False):
 
 
 class SchedulingStrategy(Enum):
-    """In which order tasks are taken, and which waiting worker is served first."""
+    """The order in which tasks are taken, and which waiting worker is served first."""
 
     FIFO = "fifo"
     PRIORITY = "priority"

@@ -1,4 +1,4 @@
-"""Checks of what a caller sent: text, numbers, amounts. Each names the value and what would be right."""
+"""Checks of input from callers: text, numbers, amounts. Each error has the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 AMOUNT_MAX = 2**53
-"""More of anything is nonsense, and sums of it would not stay exact everywhere."""
+"""A larger amount makes no sense, and sums of such amounts would not be exact everywhere."""
 
 
 def check_text(name: str, value: str, most: int, *, least: int = 0) -> str:
     """
-    Give *value* back when it is printable text of *least* to *most* characters.
+    Return *value* if it is printable text of *least* to *most* characters.
 
     Raises:
         Refused: it is too short, too long, or holds control characters.
@@ -33,10 +33,10 @@ def check_text(name: str, value: str, most: int, *, least: int = 0) -> str:
 
 def check_number(name: str, value: float, least: float, most: float) -> None:
     """
-    Accept a number between *least* and *most*.
+    Check that a number is between *least* and *most*.
 
     Raises:
-        Refused: it is outside, or not a number at all (NaN).
+        Refused: it is out of range, or NaN.
     """
     if not least <= value <= most:
         msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
@@ -45,10 +45,10 @@ def check_number(name: str, value: float, least: float, most: float) -> None:
 
 def check_resources(name: str, resources: Resources) -> None:
     """
-    Accept amounts that may be asked for or offered.
+    Check amounts that are requested or offered.
 
     Raises:
-        Refused: one of them is below 0, which would free what others hold, or absurdly large.
+        Refused: one of them is below 0, which would free resources that others hold, or above `AMOUNT_MAX`.
     """
     for kind, amount in (
         ("cpu_millis", resources.cpu_millis),

@@ -1,12 +1,12 @@
 """
-How commands and answers travel: a JSON array each way, the answers in the order of the commands.
+The wire format of commands and answers: a JSON array each way, the answers in the order of the commands.
 
     [{"id": "cmd_…", "type": "submit_task", "data": {…}}]
     [{"ok": …, "epoch": "1.17", "position": "1042.3"} | {"error": {"code", "message", "reason", "retry_after_s"}, …}]
 
-`tenant` and `traceparent` may stand beside `type`. What cannot be read is refused by itself: the others in the same
-request are not held up. A request that is no such array, or too long a one, gets one answer. What comes in is
-anybody's: an error shows so much of it and no more, and nothing in it may stop whoever reads it.
+`tenant` and `traceparent` are optional keys next to `type`. A command that cannot be read is refused alone: the others
+in the same request are executed. A request that is not such an array, or too long, gets one answer. Input is not
+trusted: an error quotes a limited part of it, and nothing in it may stop the reader.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from events.ids import checked
 from events.resources import Resources
 
 MOST_COMMANDS = 1000
-"""Commands in one request."""
+"""How many commands one request may have."""
 MESSAGE_CHARS_MOST = 1000
-"""What an error says at most; what is longer quotes something."""
+"""The longest error message; a longer one quotes input and is truncated."""
 DEFAULT_TENANT = "default"
 TRACEPARENT_CHARS_MOST = 64
 """W3C Trace Context has 55."""
@@ -39,7 +39,7 @@ _unknown_field = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL).
 
 
 class WireCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
-    """One command on its way; the type on the wire is the tag of the subclass."""
+    """One command on the wire; its type is the tag of the subclass."""
 
     data: Command
     id: str = ""
@@ -48,7 +48,7 @@ class WireCommand(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 def _wire_class(name: str, command: type[Command]) -> type[WireCommand]:
-    return msgspec.defstruct(  # type: ignore[return-value]  # a subclass, for `bases` says so
+    return msgspec.defstruct(  # type: ignore[return-value]  # a subclass, by `bases`
         f"{command.__name__}Command",
         [("data", command)],
         bases=(WireCommand,),
@@ -83,7 +83,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class WireError(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """An error as it travels; told apart by `code`, the message is for people."""
+    """An error on the wire; `code` identifies it, the message is for people."""
 
     code: str
     message: str
@@ -92,7 +92,7 @@ class WireError(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One answer: `ok` or `error`, from which writer's reign and as of which position."""
+    """One answer: `ok` or `error`, with the epoch of the writer and the position of its state."""
 
     ok: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: WireError | None = None
@@ -112,38 +112,38 @@ _answer_decoders = {
 }
 
 
-def encode_command(order: WireCommand) -> bytes:
+def encode_command(command: WireCommand) -> bytes:
     """
-    Write one command, to go out alone or with others by `request_of`.
+    Encode one command; `request_of` makes a request of one or several.
 
     Raises:
-        Refused: it holds what JSON cannot.
+        Refused: it has a value that JSON cannot express.
     """
     try:
-        return _encoder.encode(order)
+        return _encoder.encode(command)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        msg = f"{type(order.data).__name__} cannot be written as JSON: {error}"
+        msg = f"{type(command.data).__name__} cannot be written as JSON: {error}"
         raise Refused(msg, reason="bad_request") from error
 
 
-def request_of(orders: list[bytes]) -> bytes:
-    """Put commands that are written already into one request."""
-    return b"[%b]" % b",".join(orders)
+def request_of(commands: list[bytes]) -> bytes:
+    """Put encoded commands into one request."""
+    return b"[%b]" % b",".join(commands)
 
 
 def decode_request(body: bytes) -> list[WireCommand | Refused]:
-    """Read a request; whatever of it cannot be read stands there as the reason why."""
+    """Decode a request; a command that cannot be read is replaced by its error."""
     try:
-        orders: list[WireCommand | Refused] = _request_decoder.decode(body)
+        commands: list[WireCommand | Refused] = _request_decoder.decode(body)
     except UNREADABLE:
         return _decode_one_by_one(body)
     if _may_name_amounts(body) and not _amounts_are_known(body):
         return _decode_one_by_one(body)
-    return orders if len(orders) <= MOST_COMMANDS else [_too_many(len(orders))]
+    return commands if len(commands) <= MOST_COMMANDS else [_too_many(len(commands))]
 
 
 class _Amounts(Resources, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """Amounts as a command may name them; events, whose struct they share, are read leniently."""
+    """Amounts in a command: unknown fields are errors. Events share the struct but may have unknown fields."""
 
 
 class _Amounted(msgspec.Struct, gc=False):
@@ -170,7 +170,7 @@ def _decode_one_by_one(body: bytes) -> list[WireCommand | Refused]:
     try:
         parts = _raw_decoder.decode(body)
     except UNREADABLE as error:
-        msg = f"the request is no JSON array of commands ({cut(str(error))}): send [{{'id', 'type', 'data'}}]"
+        msg = f"the request is not a JSON array of commands ({cut(str(error))}): send [{{'id', 'type', 'data'}}]"
         return [Refused(msg, reason="bad_request")]
     if len(parts) > MOST_COMMANDS:
         return [_too_many(len(parts))]
@@ -178,48 +178,48 @@ def _decode_one_by_one(body: bytes) -> list[WireCommand | Refused]:
 
 
 def _too_many(count: int) -> Refused:
-    return Refused(f"the request has {count} commands: at most {MOST_COMMANDS}", reason="bad_request")
+    return Refused(f"the request has {count} commands: send at most {MOST_COMMANDS}", reason="bad_request")
 
 
 def decode_command(name: str, data: bytes) -> Command:
     """
-    Read the fields of a command of the type *name*; *data* is one JSON value.
+    Decode the fields of a command of the type *name*; *data* is one JSON value.
 
     Raises:
-        Refused: they are not right; it says which, and what would be.
+        Refused: a field is wrong; the message names it and what is allowed.
     """
-    order = _decode_one(b'{"type":"%b","data":%b}' % (name.encode(), data))
-    if isinstance(order, Refused):
-        raise order
-    return order.data
+    command = _decode_one(b'{"type":"%b","data":%b}' % (name.encode(), data))
+    if isinstance(command, Refused):
+        raise command
+    return command.data
 
 
 def _decode_one(part: bytes) -> WireCommand | Refused:
     try:
         head = _head_decoder.decode(part)
     except UNREADABLE as error:
-        msg = f"a command is no object with a type ({cut(str(error))}): send {{'id', 'type', 'data'}}"
+        msg = f"a command is not an object with a type ({cut(str(error))}): send {{'id', 'type', 'data'}}"
         return Refused(msg, reason="bad_request")
-    command = COMMANDS.get(head.type)
-    if command is None:
-        msg = f"command type {shown(head.type)} is not known: {nearest(head.type, COMMANDS)}"
+    known = COMMANDS.get(head.type)
+    if known is None:
+        msg = f"unknown command type {shown(head.type)}: {nearest(head.type, COMMANDS)}"
         return Refused(msg, reason="unknown_command")
     try:
-        order = msgspec.json.decode(part, type=WIRE_COMMANDS[command])
+        command = msgspec.json.decode(part, type=WIRE_COMMANDS[known])
         _check_amounts(part)
     except UNREADABLE as error:
-        return Refused(f"{head.type}: {_explained(part, command, str(error))}", reason="bad_request")
+        return Refused(f"{head.type}: {_explained(part, known, str(error))}", reason="bad_request")
     except Refused as error:
         return error
-    return order
+    return command
 
 
 def _check_amounts(part: bytes) -> None:
     """
-    Refuse amounts of what nobody knows: events are read leniently, and these are the events' own struct.
+    Check that amounts have no unknown field: their struct is that of the events, which allows such fields.
 
     Raises:
-        Refused: `{"cpu": "2"}`, say, which would otherwise count as nothing asked for.
+        Refused: there is one, such as `{"cpu": "2"}`, which would otherwise count as no request at all.
     """
     if not _may_name_amounts(part):
         return
@@ -229,19 +229,19 @@ def _check_amounts(part: bytes) -> None:
         for name in amounts if isinstance(amounts, dict) else ():
             if name not in Resources.__struct_fields__:
                 right = nearest(name, Resources.__struct_fields__)
-                msg = f"{field} has a field {shown(name)} that is not known: {right}, whole numbers"
+                msg = f"{field} has an unknown field {shown(name)}: {right}, whole numbers"
                 raise Refused(msg, reason="bad_request")
 
 
 def _explained(part: bytes, command: type[Command], problem: str) -> str:
-    """Say what is wrong with a command, with the value; *problem* is what msgspec said, which leaves it out."""
+    """Return what is wrong with a command, with the value; *problem* is msgspec's message, which has no values."""
     found = _place(problem)
     what, path = (found[1], found[2]) if found is not None else (problem, "")
     if unknown := _unknown_field(what):
         fields = {".data": command.__struct_fields__, "": ("id", "type", "data", "tenant", "traceparent")}.get(path, ())
         where = path.removeprefix(".") or "the command"
         right = nearest(unknown[1], fields) if fields else "leave it out"
-        return f"{where} has a field {shown(unknown[1])} that is not known: {right}"
+        return f"{where} has an unknown field {shown(unknown[1])}: {right}"
     where = path.removeprefix(".data.")
     if not where or what.startswith("Object missing"):
         return cut(problem)
@@ -251,7 +251,7 @@ def _explained(part: bytes, command: type[Command], problem: str) -> str:
 
 
 def _choices(command: type[Command], field: str) -> list[str]:
-    """Give the words that a field of *command* may be; none when it is no such field."""
+    """Return the values that a field of *command* may have; none if it is not an enum."""
     for found in msgspec.inspect.type_info(command).fields:  # type: ignore[attr-defined]  # of a struct, which it is
         if found.name == field:
             kinds = found.type.types if isinstance(found.type, msgspec.inspect.UnionType) else (found.type,)
@@ -260,7 +260,7 @@ def _choices(command: type[Command], field: str) -> list[str]:
 
 
 def _value_at(part: bytes, path: str) -> str:
-    """Show what stands at *path* of a command, or around it where the path does not say exactly."""
+    """Return the value at *path* of a command as text, or the value around it if the path is not exact."""
     try:
         value = msgspec.json.decode(part)
         for name, index, _ in _steps(path):
@@ -273,35 +273,35 @@ def _value_at(part: bytes, path: str) -> str:
 
 
 def nearest(given: str, known: Any) -> str:
-    """Say which of *known* was perhaps meant, or name them all."""
+    """Return a hint with the closest match in *known*, or with all of them."""
     near = get_close_matches(given[:80], known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}"
 
 
 def cut(text: str) -> str:
-    """Give as much of *text* as an error says."""
+    """Truncate *text* to the length of an error message."""
     return text if len(text) <= MESSAGE_CHARS_MOST else f"{text[:MESSAGE_CHARS_MOST]}… ({len(text)} characters)"
 
 
-def check_command(order: WireCommand, kind: str, verb: str) -> None:
+def check_command(command: WireCommand, kind: str, verb: str) -> None:
     """
-    Check what stands around a command: its ids, and that it came in on the subject of its kind.
+    Check that a command came in on the subject of its type, and that its ids are valid.
 
     Raises:
-        Refused: it did not; permissions are given by subject.
+        Refused: one of these is wrong. The subject matters because permissions are granted by subject.
     """
-    command = type(order.data)
-    if verb != command.VERB or kind != command.KIND:
-        msg = f"a {command.__name__} belongs on ….{command.KIND}.{command.VERB}, not on ….{kind}.{verb}"
+    needed = type(command.data)
+    if verb != needed.VERB or kind != needed.KIND:
+        msg = f"{needed.__name__} must be sent to ….{needed.KIND}.{needed.VERB}, not to ….{kind}.{verb}"
         raise Refused(msg, reason="wrong_subject")
-    if order.id:
-        checked(order.id, "command id")
-    check_caller(order.tenant, order.traceparent)
+    if command.id:
+        checked(command.id, "command id")
+    check_caller(command.tenant, command.traceparent)
 
 
 def check_caller(tenant: str, traceparent: str) -> None:
     """
-    Check for whom something is asked, and within which trace.
+    Check the tenant and the trace of a command.
 
     Raises:
         Refused: one of them is malformed.
@@ -309,12 +309,12 @@ def check_caller(tenant: str, traceparent: str) -> None:
     if tenant != DEFAULT_TENANT:
         checked(tenant, "tenant")
     if traceparent and (len(traceparent) > TRACEPARENT_CHARS_MOST or not traceparent.isascii()):
-        msg = f"traceparent {traceparent[:80]!a} is none: see W3C Trace Context"
+        msg = f"traceparent {traceparent[:80]!a} is not valid: use the format of W3C Trace Context"
         raise Refused(msg, reason="bad_request")
 
 
 def encode_answer(value: Any, error: CoordinationError | None, epoch: str, position: str) -> bytes:
-    """Write one answer."""
+    """Encode one answer."""
     if error is None:
         return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position))
     message = cut(error.message)
@@ -324,10 +324,10 @@ def encode_answer(value: Any, error: CoordinationError | None, epoch: str, posit
 
 def decode_answers(body: bytes) -> list[Answer]:
     """
-    Read the answers to a request.
+    Decode the answers to a request.
 
     Raises:
-        CoordinationError: the body is none; code `error`.
+        CoordinationError: the body is not valid; code `error`.
     """
     try:
         return _answers_decoder.decode(body)
@@ -338,10 +338,10 @@ def decode_answers(body: bytes) -> list[Answer]:
 
 def value_of(answer: Answer, command: Command) -> Any:
     """
-    Give what *command* was answered.
+    Return the value of the answer to *command*.
 
     Raises:
-        CoordinationError: it was refused, or the answer is of another type than it should be.
+        CoordinationError: the command was refused, or the answer has the wrong type.
     """
     if answer.error is not None:
         error = answer.error
@@ -353,6 +353,7 @@ def value_of(answer: Answer, command: Command) -> Any:
         return decoder.decode(answer.ok)
     except UNREADABLE as error:
         msg = (
-            f"the answer to {type(command).__name__} is not of its type ({error}): is the coordinator of this version?"
+            f"the answer to {type(command).__name__} has the wrong type ({error}):"
+            " use the same version of client and coordinator"
         )
         raise CoordinationError(msg, reason="bad_answer") from error

@@ -1,4 +1,4 @@
-"""What may be asked of workers."""
+"""Commands and questions about workers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from projections.worker import Worker
 
 
 class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a worker must keep to: a lease it has not renewed for `lease_s` seconds is given to another."""
+    """The terms for a worker: a lease that it does not renew within `lease_s` seconds expires."""
 
     lease_s: float
 
 
 class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Offer a worker; again with other limits replaces them."""
+    """Register a worker; registering again replaces its limits."""
 
     KIND, VERB, Answer = "worker", "register", WorkerTerms
     FOR = frozenset({"domain", "worker", "agents"})
@@ -29,7 +29,7 @@ class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
 
 
 class DrainWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Give the worker no new tasks."""
+    """Drain a worker: give it no new tasks."""
 
     KIND, VERB = "worker", "drain"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -39,7 +39,7 @@ class DrainWorker(Command, frozen=True, kw_only=True, gc=False):
 
 
 class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
-    """Take the worker off; what it still held goes back to the queue."""
+    """Report that a worker has stopped; the tasks it still holds return to the queue."""
 
     KIND, VERB = "worker", "leave"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -49,7 +49,7 @@ class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ListWorkers(Question, frozen=True, kw_only=True, gc=False):
-    """Ask for workers."""
+    """List workers."""
 
     KIND, VERB, Answer = "worker", "list", list[Worker]
 

@@ -1,1 +1,1 @@
-"""The real nats-server on this machine: find the program, start it, keep it running."""
+"""A nats-server process on this machine: find the program, start it, keep it running."""

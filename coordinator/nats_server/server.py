@@ -1,9 +1,10 @@
 """
-Finds the real nats-server and runs it as a child on this machine, with the settings in nats.conf.
+Runs a real nats-server as a child process, with the settings in nats.conf.
 
-One server per store directory: whoever can still write to the store, the server process itself included, holds its
-lock. The server never outlives this process (see `coordinator.guard`). The token travels in the environment: it must
-never appear on a command line, in a log or in an error. No client speaks here; readiness is asked over HTTP.
+There is one server per store directory: every process that can still write to the store, the server itself included,
+holds its lock. The server never outlives this process (see `coordinator.guard`). The token is passed in the
+environment: it must never appear on a command line, in a log or in an error. This module has no NATS client; it checks
+readiness over HTTP.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{7,127}")
 
 class EmbeddedServer:
     """
-    A nats-server of our own, ready when the block is entered and gone when it is left.
+    A nats-server of our own: ready when the block is entered, stopped when it is left.
 
     Args:
-        store: the directory for its data, made if missing; beside it `<store>.log`.
-        port: a port to use again, so that clients of an earlier server reconnect; None takes a free one.
-        token: a token to use again; None makes one.
-        ready_timeout_s: how long it may take to come up, a large store included.
+        store: the directory for its data, created if missing; its log is `<store>.log`.
+        port: the port of an earlier server, so that its clients reconnect; None takes a free one.
+        token: the token of an earlier server; None makes a new one.
+        ready_timeout_s: how long it may take to start, also with a large store.
         stop_grace_s: how long it may take to stop before it is killed (about 10 ms per durable consumer).
 
     Raises:
-        Refused: no usable nats-server, an unusable argument, or the store is in use.
-        Unavailable: the server did not come up; the message ends with the last lines of its log.
+        Refused: there is no usable nats-server, an argument is not valid, or the store is in use.
+        Unavailable: the server did not start; the message ends with the last lines of its log.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class EmbeddedServer:
         if port is not None and not 1 <= port <= _LAST_PORT:
             raise Refused(f"port is {port}; it must be 1 to {_LAST_PORT}, or None for a free one", reason="bad_port")
         if token is not None and not _TOKEN.fullmatch(token):
-            raise Refused("token must be a letter and 7 to 127 letters, digits, - or _", reason="bad_token")
+            raise Refused("token must be a letter and then 7 to 127 letters, digits, - or _", reason="bad_token")
         self.store = store.absolute()
         self.log_file = self.store.with_name(self.store.name + ".log")
         self.token = token if token is not None else new_token()
@@ -88,7 +89,7 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """The process id of the nats-server itself; another one after each restart."""
+        """The process id of the nats-server itself; it changes with each restart."""
         return self._known.pid
 
     @property
@@ -103,17 +104,17 @@ class EmbeddedServer:
 
     async def wait_exit(self) -> int:
         """
-        Wait, without limit, until the server has ended for whatever reason; return its exit code.
+        Wait, without limit, until the server has ended for any reason; return its exit code.
 
-        A signal counts as 128 + its number, one that ended the watcher as its negative number. Someone should always
-        be waiting here: where the system has no parent-death signal it is what ends a server whose watcher was killed.
+        A signal counts as 128 + its number, one that ended the watcher as its negative number. Always keep a task
+        waiting here: on systems without a parent-death signal, only this ends a server whose watcher was killed.
         """
         code = await self._started.wait()
         log.info("nats_server_exited", code=code, store=str(self.store))
         return code
 
     async def restart(self) -> None:
-        """Start the server again (a running one is stopped first), same port and token; `Unavailable`: try again."""
+        """Start the server again (a running one is stopped first), same port and token; on `Unavailable`, retry."""
         self._fixed_port = self.port
         await self._started.terminate()
         await self._launch()
@@ -171,7 +172,7 @@ class EmbeddedServer:
         log.info("nats_server_started", **msgspec.structs.asdict(running), version=self.version, took_ms=took_ms)
 
     async def _spawn(self) -> guard.Child:
-        # What a killed server left behind would name its ports, not the new one's.
+        # A killed server leaves its file behind, which names the old ports.
         for stale in self.store.glob("*.ports"):
             stale.unlink(missing_ok=True)
         store, output = str(self.store), str(self.log_file)
@@ -183,7 +184,7 @@ class EmbeddedServer:
             "COORDINATOR_NATS_STORE": _quoted(store),
         }
         lock = () if self._lock_fd is None else (self._lock_fd,)
-        # The server writes its log itself; what a crash prints goes to the same file.
+        # The server writes its log itself; the output of a crash goes to the same file.
         sink = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             grace_s = self._stop_grace_s
@@ -192,7 +193,7 @@ class EmbeddedServer:
             os.close(sink)
 
     async def _ready(self, child: guard.Child) -> _Running | None:
-        """Wait until the server has told its ports and its JetStream is enabled; None when it has ended instead."""
+        """Wait until the server has written its ports and enabled JetStream; return None if it has ended instead."""
         while child.returncode is None:
             running = _running(self.store)
             if running is not None and await _healthy(running.monitor_port):
@@ -207,26 +208,26 @@ class EmbeddedServer:
         return Unavailable(message, reason="nats_server_not_ready")
 
     def _unlock(self) -> None:
-        # By closing only: the lock is the open file's, shared with the server, and unlocking would take it from both.
+        # Close only: the lock belongs to the open file, shared with the server; unlocking would release it for both.
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
 
 
 def monitor_of(store: Path) -> str:
-    """Give the monitoring URL of the server that runs over *store*; empty when none has said where."""
+    """Return the monitoring URL of the server that runs on *store*; empty if no server has written its ports."""
     running = _running(store)
     return "" if running is None else f"http://{_HOST}:{running.monitor_port}"
 
 
 def new_token() -> str:
-    """Make a secret token that nats.conf can hold: it starts with a letter, or it would be read as a number."""
+    """Return a secret token for nats.conf: it starts with a letter, because it could be read as a number otherwise."""
     return "t" + secrets.token_hex(24)
 
 
 def find_config() -> Path:
     """
-    Find nats.conf: packed beside this module, else at the top of a source checkout.
+    Find nats.conf: in the installed package, else at the top of a source checkout.
 
     Raises:
         Refused: it is in neither place.
@@ -240,7 +241,7 @@ def find_config() -> Path:
 
 
 class _Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the server told about itself in its ports file."""
+    """What the server reports in its ports file."""
 
     pid: int
     port: int
@@ -255,7 +256,7 @@ class _Ports(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _running(store: Path) -> _Running | None:
-    """Read `<program>_<pid>.ports`; None while it is missing or half written."""
+    """Read `<program>_<pid>.ports`; return None while it is missing or half written."""
     for path in store.glob("*.ports"):
         with suppress(msgspec.DecodeError, FileNotFoundError):
             ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
@@ -265,27 +266,27 @@ def _running(store: Path) -> _Running | None:
 
 
 async def _healthy(monitor_port: int) -> bool:
-    """Ask the server whether its JetStream is enabled."""
+    """Return whether the server reports that JetStream is enabled."""
     try:
         reader, writer = await asyncio.open_connection(_HOST, monitor_port)
         try:
             writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
-            said = await reader.readline()
+            status = await reader.readline()
         finally:
-            # Not waited for here: were it broken, its error would take the place of a cancellation, and swallow it.
+            # Not awaited here: an error of a broken connection would replace, and so swallow, a cancellation.
             writer.close()
         await writer.wait_closed()
     except OSError:
         return False
-    return b" 200 " in said
+    return b" 200 " in status
 
 
 async def _until_free(port: int) -> None:
-    """Wait until *port* can be listened on: a client may hold it for a moment, having connected to itself."""
+    """Wait until *port* is free: a client that connected to itself may hold it for a moment."""
     give_up_at = time.monotonic() + _PORT_PATIENCE_S
     while not _can_listen(port):
         if time.monotonic() >= give_up_at:
-            message = f"port {port} is taken by another program; free it, or start without a fixed port"
+            message = f"port {port} is in use by another program; stop that program, or start without a fixed port"
             raise Unavailable(message, reason="port_taken")
         await asyncio.sleep(_POLL_S)
 
@@ -303,9 +304,9 @@ def _can_listen(port: int) -> bool:
 
 async def _lock(path: Path, *, patience_s: float) -> int:
     """
-    Lock the store and write our process id into the lock; return the open file, whose closing unlocks.
+    Lock the store and write our process id into the lock; return the open file, which unlocks when closed.
 
-    A store whose holder lives is refused at once. The server of a dead holder is about to stop: it is waited for.
+    If the holder is alive the store is refused at once. The server of a dead holder is about to stop: wait for it.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -325,7 +326,7 @@ async def _acquire(fd: int, store: Path, patience_s: float) -> None:
         alive = _alive(holder)
         if alive or time.monotonic() >= give_up_at:
             whose = f"process {holder}" if alive else f"a server that process {holder or 'unknown'} left behind"
-            message = f"the store {store} is in use by {whose}; stop that, or use another directory"
+            message = f"the store {store} is in use by {whose}; stop it, or use another directory"
             raise Refused(message, reason="store_in_use")
         await asyncio.sleep(_POLL_S)
 
@@ -348,12 +349,12 @@ def _alive(pid: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """Quote a value for nats.conf, which parses what it takes from the environment."""
+    """Quote a value for nats.conf, which parses values from the environment."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 async def keep_serving(server: EmbeddedServer) -> None:
-    """Start the nats-server again, on its port and store, whenever it ends."""
+    """Restart the nats-server, on its port and store, whenever it ends."""
     pause_s = RESTART_PAUSE_S
     while True:
         code = await server.wait_exit()

@@ -173,7 +173,7 @@ async def test_an_agent_that_was_taken_off_comes_back(cluster: Cluster) -> None:
     ("more", "why"),
     [
         ({"COORDINATOR_CONTAINER_ID": ""}, "COORDINATOR_CONTAINER_ID must be set"),
-        ({"COORDINATOR_WORKER_SLOTS": "many"}, "COORDINATOR_WORKER_SLOTS 'many' is no number"),
+        ({"COORDINATOR_WORKER_SLOTS": "many"}, "COORDINATOR_WORKER_SLOTS 'many' is not a number"),
         ({"COORDINATOR_HANDLERS": "nowhere_at_all"}, "module 'nowhere_at_all' not found"),
         ({}, "no NATS server at 127.0.0.1:1"),
     ],

@@ -160,11 +160,11 @@ async def test_one_bad_command_holds_up_no_other(cluster: Cluster) -> None:
         ({"timeout_s": 1e300}, "timeout_s"),
         ({"resources": {"cpu_millis": -1}}, "cpu"),
         ({"resources": {"memory_bytes": 10**30}}, "memory"),
-        ({"resources": {"cpu": "2"}}, "'cpu' that is not known"),
+        ({"resources": {"cpu": "2"}}, "unknown field 'cpu'"),
         ({"task_name": ""}, "task_name"),
         ({"task_name": "n" * 5000}, "task_name"),
         ({"task_type": "\x1b[2J"}, "task_type"),
-        ({"unknown": 1}, "'unknown' that is not known"),
+        ({"unknown": 1}, "unknown field 'unknown'"),
         ({"payload": {"encoding": "json", "digest": "0", "data": "1"}}, "digest"),
         ({"payload": {"encoding": "exe", "digest": "0" * 64, "data": "1"}}, "encoding"),
         ({"idempotency_key": "k" * 5000}, "idempotency_key"),
@@ -251,9 +251,9 @@ async def test_permissions_go_by_subject(cluster: Cluster) -> None:
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         (message,) = await stranger.refused([submit()], SUBJECTS.rpc("stranger", "task", "cancel"))
-        assert message == "a SubmitTask belongs on ….task.submit, not on ….task.cancel"
+        assert message == "SubmitTask must be sent to ….task.submit, not to ….task.cancel"
         (message,) = await stranger.refused([submit()], SUBJECTS.rpc("stranger", "no", "such"))
-        assert "belongs on ….task.submit" in message
+        assert "must be sent to ….task.submit" in message
         assert await stranger.recorded() == before
 
 

@@ -308,7 +308,7 @@ async def test_a_wrong_binary_is_named(given: str, store: Path, monkeypatch: pyt
     monkeypatch.setenv("NATS_SERVER_BIN", given)
     error = await failure(store)
     assert (type(error), error.reason) == (Refused, "nats_server_not_found")
-    assert f"NATS_SERVER_BIN is {given!r}" in error.message
+    assert f"NATS_SERVER_BIN {given!r} is not a program" in error.message
 
 
 @pytest.mark.parametrize("version", ["2.10.27", "2.12.8", "1.4.1"])
@@ -325,7 +325,7 @@ async def test_another_program_is_no_server(store: Path, use_server: Callable[..
     use_server("exit 1").write_text("no program")
     assert (await failure(store)).reason == "nats_server_unusable"
     os.environ["NATS_SERVER_BIN"] = "/bin/echo"
-    assert "a nats-server says" in (await failure(store)).message
+    assert "a nats-server prints" in (await failure(store)).message
 
 
 async def test_a_server_that_ends_at_once_shows_its_last_words(store: Path, use_server: Callable[..., Path]) -> None:
@@ -360,7 +360,7 @@ async def test_a_taken_port_is_named(store: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(embedded, "_PORT_PATIENCE_S", 0.1)
         error = await failure(store, port=port)
         assert (type(error), error.reason) == (Unavailable, "port_taken")
-        assert f"port {port} is taken" in error.message
+        assert f"port {port} is in use" in error.message
         monkeypatch.setattr(embedded, "_PORT_PATIENCE_S", 10.0)
         asyncio.get_running_loop().call_later(0.1, other.close)
         async with EmbeddedServer(store, port=port) as server:

@@ -162,7 +162,7 @@ def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
     assert again.returncode == 0, again.stderr
     refused = cli(up, "inbox", "add", "Ware.House")
     assert refused.returncode == 5
-    assert "is not a name for one" in refused.stderr
+    assert "is not a valid name" in refused.stderr
 
 
 @pytest.mark.parametrize("page", EMBEDDED_PAGES, ids=lambda page: page.stem)

@@ -202,7 +202,7 @@ async def test_nothing_hostile_is_taken(
             canary = {"last_by_subj": S.heartbeat("service", CANARY)}
             await running.admin.js_request(f"STREAM.MSG.GET.{S.stream_heartbeats}", canary, timeout_s=PATIENCE_S)
             # What an attacker's own program logs is its own affair.
-            events = Counter(line["event"] for line in lines if line["event"] != "nats_not_permitted")
+            events = Counter(line["event"] for line in lines if line["event"] != "nats_publish_forbidden")
             assert sum(events.values()) < LOG_LINES_MOST, events
             assert not [event for event in events if "crashed" in event or "failed" in event], events
     record_property("inputs", len(inputs))

@@ -74,8 +74,8 @@ def test_a_module_that_hides_ours_is_named(folder: Path, name: str, code: str, i
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        f"ImportError: {hiding} hides the package '{name}' that comes with coordinator: rename it, or take its folder"
-        " off Python's path (run from another folder; unset PYTHONPATH)\n"
+        f"ImportError: {hiding} hides the package '{name}' that comes with coordinator: rename it, or remove its folder"
+        " from Python's path (run from another folder; unset PYTHONPATH)\n"
     )
 
 

@@ -82,7 +82,7 @@ def open_files() -> int:
 
 
 async def run_parent(*arguments: str) -> tuple[asyncio.subprocess.Process, int, int]:
-    """Start a parent in a process of its own; say the ids of its child and of the bystander it started later."""
+    """Start a parent in its own process; return the ids of its child and of another process that it started later."""
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, *arguments, env=python_env(), stdout=asyncio.subprocess.PIPE
     )
@@ -109,7 +109,7 @@ async def test_a_child_is_told_when_its_parent_is_killed(tmp_path: Path) -> None
 
 
 async def test_a_foreign_program_is_stopped_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """It is asked to stop, by SIGTERM, and has the time to."""
+    """It gets SIGTERM and has time to stop."""
     told = tmp_path / "told"
     script = f"trap 'echo asked >{told}; exit 0' TERM; echo up >{told}; while :; do sleep 0.02; done"
     parent, watcher, other = await run_parent("foreign", "sh", "-c", script)
@@ -145,7 +145,7 @@ async def test_a_number_that_is_no_pipe_is_refused(
     """A wrong variable is an error, not an unguarded child; the message names it."""
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setenv(guard.PARENT_FD, str(file.fileno()) if number == "file" else number)
-        with pytest.raises(ValueError, match="COORDINATOR_PARENT_FD is"):
+        with pytest.raises(ValueError, match=r"COORDINATOR_PARENT_FD '.+' is not an open pipe"):
             await guard.watch_parent()
 
 
@@ -189,7 +189,7 @@ async def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_stop_kills(tmp_path: Path) -> None:
-    """Who loses patience while stopping a child leaves none behind."""
+    """A cancelled stop leaves no child behind."""
     told = tmp_path / "told"
     async with await guard.spawn_foreign(["sh", "-c", f"trap '' TERM; echo up >{told}; sleep 60"]) as child:
         assert await eventually(holds(told, "up"))
@@ -247,7 +247,7 @@ async def test_the_program_goes_when_its_watcher_is_killed(tmp_path: Path) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux'")
 async def test_on_linux_nobody_need_wait_for_that(tmp_path: Path) -> None:
-    """The parent-death signal ends the program although the parent looks elsewhere."""
+    """The parent-death signal ends the program even if the parent does not wait for it."""
     told = tmp_path / "told"
     script = f"echo $$ >{told}; exec sleep 60"
     async with await guard.spawn_foreign(["sh", "-c", script]) as child:
@@ -267,7 +267,7 @@ async def test_children_cost_no_descriptors() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--"], ["sleep", "60"], ["--", "sleep", "60"]])
 def test_the_watcher_refuses_to_start_unwatched_programs(arguments: list[str]) -> None:
-    """Without a program or without a parent's pipe the watcher says what it needs."""
+    """Without a program or a parent's pipe the watcher prints what it needs."""
     done = subprocess.run(
         [sys.executable, "-m", "coordinator.guard", *arguments],
         env=python_env(),

@@ -1,4 +1,4 @@
-"""The state directory: who holds it, what runs in it, and what is left of those who were killed."""
+"""The state directory: who holds it, what runs in it, and what a killed process leaves behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def holder(home: Home) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds `up` and has told where it runs."""
+    """Another process that holds the lock `up` and has written `running.json`."""
     argv = [sys.executable, "-c", _HOLD, str(home.path), "up"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -66,24 +66,24 @@ def test_it_is_made_for_its_owner_alone(home: Home) -> None:
 
 
 def test_where_there_can_be_none_it_is_refused(tmp_path: Path) -> None:
-    """A file in its place is told with its path and what to set."""
+    """The error for a file in its place has the path and what to set."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(Refused, match=r"file.* cannot be made: .*COORDINATOR_HOME"):
+        with pytest.raises(Refused, match=r"file.* cannot be created: .*COORDINATOR_HOME"):
             Home(path)
 
 
 def test_one_that_vanished_is_refused(home: Home) -> None:
-    """A directory that cannot be written to any more is told, not an error of the system."""
+    """A directory that is no longer writable raises Refused, not an OSError."""
     home.path.rmdir()
-    with pytest.raises(Refused, match="cannot be written to"), home.lock("up"):
+    with pytest.raises(Refused, match="is not writable"), home.lock("up"):
         pass
-    with pytest.raises(Refused, match="cannot be written to"):
+    with pytest.raises(Refused, match="is not writable"):
         home.write_running("nats://secret@127.0.0.1:1")
 
 
 def test_a_second_holder_is_refused_with_the_pid_of_the_first(home: Home, holder: subprocess.Popen[str]) -> None:
-    """Whoever comes second learns who is there and what to do."""
+    """The second process gets an error with the holder and what to do."""
     said = rf"in use by the up of process {holder.pid}: .*COORDINATOR_HOME"
     with pytest.raises(Refused, match=said) as caught, home.lock("up"):
         pass
@@ -93,7 +93,7 @@ def test_a_second_holder_is_refused_with_the_pid_of_the_first(home: Home, holder
 
 
 def test_a_killed_holder_holds_nothing(home: Home, holder: subprocess.Popen[str]) -> None:
-    """`kill -9` frees the directory at once, and what it had told of itself counts as nothing."""
+    """`kill -9` frees the directory at once, and the `running.json` left behind is ignored."""
     assert home.is_locked("up")
     assert home.read_running() == Running(url="nats://secret@127.0.0.1:1", pid=holder.pid)
     holder.send_signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_killed_holder_holds_nothing(home: Home, holder: subprocess.Popen[str]
 
 
 def test_looking_never_keeps_anybody_out(home: Home) -> None:
-    """Others look whether a lock is held, all the time; taking it works nevertheless."""
+    """A lock can be taken even if others check all the time whether it is held."""
     with home.lock("up"):
         pass
     stop = threading.Event()
@@ -130,14 +130,14 @@ def test_looking_never_keeps_anybody_out(home: Home) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"url": 5}', b"[" * 100_000])
 def test_a_damaged_file_of_what_runs_counts_as_nothing(home: Home, content: bytes) -> None:
-    """What was half written or is something else is no reason to fail."""
+    """A half-written or foreign file is not an error."""
     (home.path / "running.json").write_bytes(content)
     with home.lock("up"):
         assert home.read_running() is None
 
 
 def test_what_runs_is_told_until_it_is_taken_back(home: Home) -> None:
-    """`running.json` says where and who, and is gone afterwards; taking it back twice is harmless."""
+    """`running.json` has the URL and the pid, and is removed afterwards; removing it twice is no error."""
     with home.lock("up"):
         home.write_running("nats://secret@127.0.0.1:1")
         home.write_running("nats://secret@127.0.0.1:2")
@@ -149,7 +149,7 @@ def test_what_runs_is_told_until_it_is_taken_back(home: Home) -> None:
 
 
 def test_names_last(home: Home) -> None:
-    """Each role has a name of its own, the same for ever; one that a power cut left empty is made anew."""
+    """Each role has its own permanent name; a file left empty by a power failure gets a new one."""
     names = {role: home.instance(role) for role in ("coordinator", "node")}
     assert {role: Home(home.path).instance(role) for role in names} == names
     assert len(set(names.values())) == 2
@@ -159,7 +159,7 @@ def test_names_last(home: Home) -> None:
 
 @pytest.mark.parametrize("kept", [b"a.b", b"*", b"\xff\xfe", b"x" * 65])
 def test_a_name_that_is_none_is_refused(home: Home, kept: bytes) -> None:
-    """What somebody wrote into the file by hand must be an identifier; the message names the file."""
+    """A name written into the file by hand must be an identifier; the message names the file."""
     (home.path / "node.instance").write_bytes(kept)
     with pytest.raises(Refused, match=r"node\.instance.*is not an identifier"):
         home.instance("node")

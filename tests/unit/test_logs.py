@@ -1,4 +1,4 @@
-"""Logs: one line per event, nothing in it that could pass for another line, and no credential."""
+"""Logs: one line per event, nothing in it that could look like another line, and no credential."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Lines(io.StringIO):
         return self.terminal
 
     def all(self) -> list[str]:
-        """Give the lines; whatever any reader takes for a line break counts."""
+        """Return the lines, split at everything that a reader may treat as a line break."""
         return self.getvalue().removesuffix("\n").splitlines()
 
     def one(self) -> dict[str, Any]:
-        """Give the only line, parsed."""
+        """Return the only line, parsed."""
         (line,) = self.all()
         parsed: dict[str, Any] = json.loads(line)
         return parsed
@@ -110,7 +110,7 @@ class TestJson:
         ]
 
     def test_exception(self, lines: Lines) -> None:
-        """An exception is told with its causes and frames, and never with local variables."""
+        """An exception is logged with its causes and frames, and never with local variables."""
         try:
             fail_with_secrets()
         except ValueError:
@@ -124,7 +124,7 @@ class TestJson:
         assert SECRET not in lines.getvalue()
 
     def test_any_value(self, lines: Lines) -> None:
-        """Whatever is logged becomes plain JSON, bounded in length, breadth and depth."""
+        """Any value is logged as plain JSON, bounded in length, breadth and depth."""
 
         class Broken:
             def __repr__(self) -> str:
@@ -191,7 +191,7 @@ class TestConsole:
         assert line.split()[0].endswith("Z")
 
     def test_exception_is_one_line(self, console: Lines) -> None:
-        """An exception is told in the same line, with where it was raised and what caused it, without locals."""
+        """An exception is in the same line, with where it was raised and what caused it, without locals."""
         try:
             fail_with_secrets()
         except ValueError:
@@ -202,7 +202,7 @@ class TestConsole:
         assert SECRET not in line
 
     def test_groups(self, console: Lines) -> None:
-        """A group of exceptions tells its members, however deep and many, within bounds."""
+        """A group of exceptions is logged with its members, limited in depth and number."""
         error: Exception = ValueError("the cause")
         for _ in range(50):
             error = ExceptionGroup("several", [error, OSError("broken pipe")])
@@ -268,7 +268,7 @@ class TestSecrets:
         assert logs.redact(text) == told
 
     def test_takes_no_time(self) -> None:
-        """Text made to be slow is not."""
+        """Text made to slow redaction down does not."""
         began = time.perf_counter()
         for hostile in ("://" * 200_000, "a" * 600_000 + "://@", "://@" * 150_000, "x://" + "@" * 600_000):
             logs.redact(hostile)
@@ -312,7 +312,7 @@ class TestStandardLibrary:
         assert "_record" not in line
 
     def test_unreadable(self, lines: Lines) -> None:
-        """A message that cannot be formatted is said to be so, with where it stands; who logged it goes on."""
+        """A message that cannot be formatted is logged as such, with its place in the code; the caller continues."""
         logs.configure("info", "json", lines)  # here, because pytest's own handler would raise
         logging.getLogger("theirs").warning("%d", "x")
         line = lines.one()
@@ -329,14 +329,14 @@ class TestStandardLibrary:
         assert (lines.one()["logger"], lines.one()["level"]) == ("py.warnings", "warning")
 
     def test_chatty(self, lines: Lines) -> None:
-        """Who says every request is heard only when debugging."""
+        """Libraries that log every request are logged only at debug level."""
         logging.getLogger("httpx2").info("GET /")
         logs.configure("info", "json", lines)
         logging.getLogger("httpx2").info("GET /")
         assert len(lines.all()) == 1
 
     def test_takes_over(self, lines: Lines) -> None:
-        """Configured again, each line still comes once, to the new stream."""
+        """After a second configuration each line is written once, to the new stream."""
         again = Lines()
         logs.configure("info", "json", again)
         logging.getLogger("theirs").info("once")
@@ -356,10 +356,10 @@ class TestConfigure:
         assert lines.one()["event"] == "kept"
 
     def test_unknown(self) -> None:
-        """A level or format that is none is refused."""
-        with pytest.raises(Refused, match="log level 'loud' is not known: use debug, info, warning, error"):
+        """An unknown level or format is refused."""
+        with pytest.raises(Refused, match="unknown log level 'loud': use debug, info, warning, error"):
             logs.configure("loud")
-        with pytest.raises(Refused, match="log format 'xml' is not known: use auto, console, json"):
+        with pytest.raises(Refused, match="unknown log format 'xml': use auto, console, json"):
             logs.configure("info", "xml")
 
     def test_standard_error(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ class TestConfigure:
             log.info("unheard")
 
     def test_broken_pipe(self) -> None:
-        """A reader that is gone does not stop who logs."""
+        """A closed stream does not make logging fail."""
 
         class Broken(Lines):
             def flush(self) -> None:
@@ -391,7 +391,7 @@ class TestBind:
     """Ids in every line."""
 
     def test_until_left(self, lines: Lines) -> None:
-        """Bound ids stand in every line of the block, inner ones over outer ones, and not after it."""
+        """Bound ids are in every line of the block, inner ones replace outer ones, and none is left after it."""
         logs.bind(instance="i1")
         with logs.bind(trace="t1"):
             with logs.bind(trace="t2", task_id="task_1"):

@@ -1,4 +1,4 @@
-"""Task groups: the one error that mattered, and no cancellation lost."""
+"""Task groups: the first error is raised, and no cancellation is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def _fail_on_the_way_out(message: str) -> None:
 
 
 async def test_the_first_error_comes_bare() -> None:
-    """With those that came after it as notes; whoever waits in the block is woken by it."""
+    """Later errors are its notes; code that waits in the block is cancelled."""
 
     async def work() -> None:
         async with task_group() as tasks:
@@ -43,7 +43,7 @@ async def test_an_error_of_the_block_comes_bare() -> None:
 
 
 async def test_a_child_that_fails_behind_the_end_of_the_block_cancels_nobody() -> None:
-    """Its error comes bare, and whoever ran the group is not thought of as cancelled from then on."""
+    """Its error is raised without a group, and the task that ran the group is not left marked as cancelled."""
 
     async def work() -> None:
         async with task_group() as tasks:
@@ -58,7 +58,7 @@ async def test_a_child_that_fails_behind_the_end_of_the_block_cancels_nobody() -
 
 
 async def test_who_was_cancelled_stops_whatever_else_failed() -> None:
-    """A child that fails as it is cancelled must not make its parent believe that there is something to try again."""
+    """A child that fails while it is cancelled must not replace its parent's cancellation by an error to retry."""
     tries = 0
 
     async def persistent() -> None:
@@ -81,7 +81,7 @@ async def test_who_was_cancelled_stops_whatever_else_failed() -> None:
 
 
 async def test_who_cleans_up_after_a_cancellation_is_told_errors() -> None:
-    """A cancellation that came before the group began is not its concern."""
+    """A cancellation from before the group is ignored."""
     found = ""
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""The commands by their names, and the one table that decides them."""
+"""The commands by name, and the one table of their deciders."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DECIDED = [command for command in COMMANDS.values() if not command.IS_QUESTION]
 
 
 def test_a_command_is_named_for_the_wire() -> None:
-    """As its class is, in lower case."""
+    """The type of a command is its class name in lower case."""
     assert command_type(SubmitTask) == "submit_task"
     assert COMMANDS["claim_tasks"] is ClaimTasks
 
 
 def test_every_command_has_a_subject_of_its_own() -> None:
-    """Kind and verb are what permissions are given by."""
+    """Permissions are granted by kind and verb."""
     assert len(BY_SUBJECT) == len(COMMANDS)
     for (kind, verb), command in BY_SUBJECT.items():
         assert (checked(kind), checked(verb)) == (command.KIND, command.VERB)
@@ -35,19 +35,19 @@ def test_every_command_has_a_subject_of_its_own() -> None:
 
 
 def test_every_order_has_a_decider_and_no_question_has_one() -> None:
-    """Checks have theirs beside the table, for it needs to know how many there were in a row."""
+    """Health checks have a decider outside the table: it needs the number of equal outcomes in a row."""
     assert {*DECIDERS, ReportCheck} == set(DECIDED)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: str(command.__name__))
 def test_a_command_with_a_field_nobody_knows_is_no_command(command: type[Command]) -> None:
-    """A misspelt option must not be passed over in silence."""
+    """A misspelled option must not be ignored silently."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"nonsense": 1}', type=command)
 
 
 def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
-    """Whether they have been carried out cannot be told from the world."""
+    """The world does not show whether these commands were carried out."""
     remembered = {command.__name__ for command in DECIDED if command.REMEMBERED}
     assert remembered == {
         "StartContainer",
@@ -70,7 +70,7 @@ def test_a_check_is_decided_with_its_streak() -> None:
 
 @pytest.mark.parametrize("command", [FailTask(task_id="gone", error=""), StartContainer(container_id="gone")])
 def test_a_repeat_about_what_has_left_the_world_is_told_so(command: Command) -> None:
-    """It is remembered that it was carried out, and no longer what came of it."""
+    """Only the fact that it was carried out is remembered, not its result."""
     with pytest.raises(NotFound, match="'gone'"):
         answer(fold(), command, Context(BEGIN, Rules()), ())
 

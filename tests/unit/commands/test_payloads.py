@@ -1,4 +1,4 @@
-"""Payloads: what goes in comes out, and what cannot travel is refused with the reason."""
+"""Payloads: values survive the conversion, and values that cannot be sent are refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Point:
     "value", [None, "", "ä€😀", 0, -1.5, 2**80, True, [], [1, [2]], {}, {"a": {"b": None}}, b"", b"\0\xff" * 100]
 )
 def test_what_goes_in_comes_out(value: object) -> None:
-    """A value JSON can say, and bytes, come back as they were."""
+    """A value that JSON can express, and bytes, come back unchanged."""
     assert value_of(payload_of(value)) == value
 
 
@@ -41,20 +41,20 @@ def test_what_goes_in_comes_out(value: object) -> None:
     ],
 )
 def test_what_json_cannot_tell_apart_comes_back_as_json_has_it(value: object, back: object) -> None:
-    """What has no form of its own in JSON comes back in the nearest one."""
+    """A value without its own form in JSON comes back in the closest one."""
     assert value_of(payload_of(value)) == back
 
 
 @pytest.mark.parametrize("value", [object(), {(1, 2): 3}, "\ud800", lambda: None])
 def test_what_cannot_be_written_is_refused_by_type(value: object) -> None:
-    """The message names the type, and says what would be right."""
+    """The message names the type and what is allowed."""
     with pytest.raises(Refused, match=f"of type {type(value).__name__} .*use None, text") as caught:
         payload_of(value)
     assert caught.value.reason == "bad_payload"
 
 
 def test_what_holds_itself_is_refused() -> None:
-    """A list that holds itself ends as an error, not as a crash."""
+    """A list that contains itself is an error, not a crash."""
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(Refused, match="of type list"):
@@ -73,7 +73,7 @@ def test_the_limit_is_on_what_travels() -> None:
 
 
 def test_a_changed_payload_is_noticed() -> None:
-    """Data that is not what the digest says stops whoever reads it."""
+    """Data that does not match its digest raises an error in the reader."""
     payload = payload_of({"amount": 1})
     assert payload is not None
     with pytest.raises(Corrupt, match="has the digest"):
@@ -84,10 +84,14 @@ def test_a_changed_payload_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "data", "why"),
-    [("json", "{", "is no json"), ("base64", "a", "is no base64"), ("yaml", "a: 1", "use json, text or base64")],
+    [
+        ("json", "{", "is not valid json"),
+        ("base64", "a", "is not valid base64"),
+        ("yaml", "a: 1", "use json, text or base64"),
+    ],
 )
 def test_a_payload_that_is_not_what_it_says_is_refused(encoding: str, data: str, why: str) -> None:
-    """A payload of another's making is checked before it is used."""
+    """A payload made by other software is checked before it is used."""
     digest = sha256(data.encode()).hexdigest()
     with pytest.raises(Refused, match=why):
         value_of(Payload(encoding=encoding, data=data, digest=digest))

@@ -1,4 +1,4 @@
-"""The form in which commands and answers travel, and what is said of whatever has another form."""
+"""The wire format of commands and answers, and the errors for malformed input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def order(command: Command, **more: Any) -> WireCommand:
 
 
 def refusals(body: bytes | Any) -> list[str]:
-    """Decode what must be refused; give the messages."""
+    """Decode input that must be refused; return the messages."""
     read = decode_request(body if isinstance(body, bytes) else json.dumps(body).encode())
     assert read
     messages = []
@@ -50,7 +50,7 @@ def refusals(body: bytes | Any) -> list[str]:
 
 
 def wrong(**data: Any) -> str:
-    """Give what is said of a submit_task with *data*."""
+    """Return the error message for a submit_task with *data*."""
     fields = {"task_id": "t", "task_name": "n", **data}
     (message,) = refusals([{"type": "submit_task", "data": fields}])
     return message
@@ -60,12 +60,12 @@ def wrong(**data: Any) -> str:
 
 
 def test_every_command_has_a_type_and_a_subject_of_its_own() -> None:
-    """No two commands share a type or a subject, or permissions by subject would mean nothing."""
+    """No two commands share a type or a subject: permissions by subject would not work otherwise."""
     assert len({(one.KIND, one.VERB) for one in COMMANDS.values()}) == len(COMMANDS) == len(WIRE_COMMANDS)
 
 
 def test_a_command_comes_back_as_it_was() -> None:
-    """What is written is read again, with everything that stands around the command."""
+    """An encoded command decodes to the same value, with its id, tenant and trace."""
     submit = SubmitTask(
         task_id="t",
         task_name="n",
@@ -83,12 +83,12 @@ def test_a_command_comes_back_as_it_was() -> None:
 
 
 def test_an_empty_request_is_one() -> None:
-    """No commands make no answers."""
+    """An empty request gets an empty list of answers."""
     assert decode_request(b"[]") == []
 
 
 def test_what_json_cannot_hold_is_refused_where_it_is_made() -> None:
-    """A command with a value of no JSON type names itself and the reason."""
+    """The error for a value that JSON cannot express names the command and the reason."""
     bad: Any = object()
     with pytest.raises(Refused, match="CancelTask cannot be written as JSON"):
         encode_command(order(CancelTask(task_id=bad)))
@@ -98,7 +98,7 @@ def test_what_json_cannot_hold_is_refused_where_it_is_made() -> None:
 
 @pytest.mark.parametrize("error", [Refused("no"), NotFound("gone"), StaleLease("late"), Unavailable("full")])
 def test_errors_come_back_as_the_class_they_were(error: CoordinationError) -> None:
-    """Class, message, reason and retry hint of an error survive the way."""
+    """Class, message, reason and retry hint of an error survive encoding and decoding."""
     error.reason, error.retry_after_s = "because", 0.5
     (answer,) = decode_answers(b"[%b]" % encode_answer(None, error, "1.2", "3.4"))
     assert (answer.epoch, answer.position) == ("1.2", "3.4")
@@ -108,18 +108,18 @@ def test_errors_come_back_as_the_class_they_were(error: CoordinationError) -> No
 
 
 def test_an_unknown_error_code_is_still_an_error() -> None:
-    """What a newer coordinator may call an error is one of the family here."""
+    """An unknown error code of a newer coordinator becomes the base class."""
     (answer,) = decode_answers(b'[{"error": {"code": "brand_new", "message": "m"}}]')
     with pytest.raises(CoordinationError, match="m"):
         value_of(answer, GetTask(task_id="t"))
 
 
 def test_values_come_back_by_the_type_that_the_command_says() -> None:
-    """An answer is of its command's type, None where it has none, and anything else is told."""
+    """An answer has the type of its command, None if it has none; any other type is an error."""
     (answer,) = decode_answers(b"[%b]" % encode_answer(TaskStatus.CANCELLED, None, "1.2", "3.4"))
     assert value_of(answer, CancelTask(task_id="t")) is TaskStatus.CANCELLED
     (answer,) = decode_answers(b'[{"ok": 5}]')
-    with pytest.raises(CoordinationError, match="CancelTask is not of its type"):
+    with pytest.raises(CoordinationError, match="CancelTask has the wrong type"):
         value_of(answer, CancelTask(task_id="t"))
     assert value_of(decode_answers(b'[{"ok": null}]')[0], COMMANDS["release_task"](task_id="t", lease="l")) is None
 
@@ -132,35 +132,35 @@ def test_values_come_back_by_the_type_that_the_command_says() -> None:
     [b"", b"{", b"\xff\xfe", b"null", b"5", b'"x"', b"{}", b"[" * 100_000, b"[{}" * 5000, b"[1,", b"\0"],
 )
 def test_what_is_no_array_of_commands_gets_one_answer(body: bytes) -> None:
-    """Anything but a JSON array is refused once, saying what to send."""
+    """A body that is not a JSON array gets one error, which says what to send."""
     (message,) = refusals(body)
-    assert "no JSON array of commands" in message
+    assert "not a JSON array of commands" in message
     assert "'id', 'type', 'data'" in message
 
 
 @pytest.mark.parametrize("part", [b"5", b"null", b"[]", b"{}", b'{"type":5}', b'{"type":"\xff"}', b'"x"'])
 def test_what_is_no_command_leaves_the_others_alone(part: bytes) -> None:
-    """One bad command in a request is refused by itself."""
+    """One bad command in a request is refused alone."""
     good = encode_command(order(GetTask(task_id="t")))
     first, second, third = decode_request(request_of([good, part, good]))
     assert first == third == order(GetTask(task_id="t"))
     assert isinstance(second, Refused)
-    assert "no object with a type" in second.message
+    assert "not an object with a type" in second.message
 
 
 def test_a_request_of_too_many_commands_is_refused() -> None:
-    """A thousand commands are taken; one more gets one answer that says so."""
+    """A thousand commands are accepted; one more gets one error with the limit."""
     one = encode_command(order(GetTask(task_id="t")))
     assert len(decode_request(request_of([one] * MOST_COMMANDS))) == MOST_COMMANDS
-    assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
-    assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: at most 1000"]
+    assert refusals(request_of([one] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: send at most 1000"]
+    assert refusals(request_of([b"5"] * (MOST_COMMANDS + 1))) == ["the request has 1001 commands: send at most 1000"]
 
 
 def test_an_unknown_type_names_the_nearest() -> None:
-    """A misspelled type is told with the one that was meant; a far one with all that there are."""
-    assert refusals([{"type": "submit_tsk"}]) == ["command type 'submit_tsk' is not known: did you mean 'submit_task'?"]
+    """The error for a misspelled type has the closest match, or all types if none is close."""
+    assert refusals([{"type": "submit_tsk"}]) == ["unknown command type 'submit_tsk': did you mean 'submit_task'?"]
     (message,) = refusals([{"type": "*"}])
-    assert message.startswith("command type '*' is not known: use one of accept_silence,")
+    assert message.startswith("unknown command type '*': use one of accept_silence,")
 
 
 @pytest.mark.parametrize(
@@ -173,18 +173,18 @@ def test_an_unknown_type_names_the_nearest() -> None:
         ({"timeout_s": "5"}, "submit_task: timeout_s is '5': expected `float | null`, got `str`"),
         ({"payload": 5}, "submit_task: payload is 5: expected `object | null`, got `int`"),
         ({"resources": {"cpu_millis": "1"}}, "submit_task: resources.cpu_millis is '1': expected `int`, got `str`"),
-        ({"resources": {"cpu": "1"}}, "resources has a field 'cpu' that is not known"),
-        ({"max_retry": 1}, "submit_task: data has a field 'max_retry' that is not known: did you mean 'max_retries'?"),
-        ({"zzz": 1}, "submit_task: data has a field 'zzz' that is not known: use one of idempotency_key,"),
+        ({"resources": {"cpu": "1"}}, "resources has an unknown field 'cpu'"),
+        ({"max_retry": 1}, "submit_task: data has an unknown field 'max_retry': did you mean 'max_retries'?"),
+        ({"zzz": 1}, "submit_task: data has an unknown field 'zzz': use one of idempotency_key,"),
     ],
 )
 def test_a_wrong_field_is_told_with_its_value_and_what_would_be_right(data: dict[str, Any], said: str) -> None:
-    """The message holds the field, what stood there, and what belongs there."""
+    """The message has the field, its value, and what is allowed."""
     assert wrong(**data).startswith(said)
 
 
 def test_further_ways_to_be_wrong_are_told_as_well() -> None:
-    """Elements of lists, words of enums, missing fields, and what stands beside the type."""
+    """Elements of lists, values of enums, missing fields, and the keys next to the type."""
     assert refusals(
         [
             {"type": "register_worker", "data": {"worker_id": "w", "handles": ["a", 5]}},
@@ -199,14 +199,14 @@ def test_further_ways_to_be_wrong_are_told_as_well() -> None:
         "list_tasks: status is 'done': use one of pending, running, completed, failed, cancelled, timeout",
         "get_task: Object missing required field `task_id` - at `$.data`",
         "get_task: Object missing required field `data`",
-        "get_task: the command has a field 'tenants' that is not known: did you mean 'tenant'?",
-        "create_container: data.environment[...] has a field 'secrets' that is not known: leave it out",
+        "get_task: the command has an unknown field 'tenants': did you mean 'tenant'?",
+        "create_container: data.environment[...] has an unknown field 'secrets': leave it out",
     ]
 
 
 @pytest.mark.parametrize("key", ["task_id", "priority", "nonsense" * 1000])
 def test_what_is_large_is_shown_in_part(key: str) -> None:
-    """An error never sends back what it was sent: a megabyte in a field makes a short message."""
+    """An error does not send the input back: a megabyte in a field gets a short message."""
     (message,) = refusals([{"type": "get_task", "data": {"task_id": "t", key: [{"x" * 900_000: 1}]}}])
     assert len(message) <= MESSAGE_CHARS_MOST + 200
     answer = encode_answer(None, Refused("y" * 100_000), "1.1", "1.0")
@@ -215,7 +215,7 @@ def test_what_is_large_is_shown_in_part(key: str) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists))
 def test_no_json_breaks_the_reading(value: Any) -> None:
-    """Whatever stands where a command or a field does, the outcome is a list of orders or refusals."""
+    """Any JSON in place of a command or a field decodes to a list of commands or refusals."""
     for body in (value, [value], [{"type": value}], [{"type": "get_task", "data": value}]):
         read = decode_request(msgspec.json.encode(body))
         assert all(isinstance(one, Refused) for one in read)
@@ -227,7 +227,7 @@ def test_no_json_breaks_the_reading(value: Any) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
-    """Whatever comes in, reading it gives orders or refusals, and reading it as answers an error of the family."""
+    """Any bytes decode to commands or refusals, and as answers they raise an error of the family."""
     assert isinstance(decode_request(body), list)
     with suppress(CoordinationError):
         decode_answers(body)
@@ -237,10 +237,10 @@ def test_no_bytes_break_the_reading(body: bytes) -> None:
 
 
 def test_a_command_on_another_subject_than_its_own_is_refused() -> None:
-    """Permissions are given by subject: a submit that came in as a cancel is none."""
+    """Permissions are granted by subject: a submit on the subject of cancel is refused."""
     submit = order(SubmitTask(task_id="t", task_name="n"))
     check_command(submit, "task", "submit")
-    with pytest.raises(Refused, match=r"SubmitTask belongs on ….task.submit, not on ….task.cancel"):
+    with pytest.raises(Refused, match=r"SubmitTask must be sent to ….task.submit, not to ….task.cancel"):
         check_command(submit, "task", "cancel")
 
 
@@ -257,7 +257,7 @@ def test_ids_beside_a_command_are_checked(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["x" * 65, "ü"])
 def test_a_traceparent_that_is_none_is_refused(value: str) -> None:
-    """What is too long or not ASCII cannot be one."""
+    """A traceparent that is too long or not ASCII is refused."""
     with pytest.raises(Refused, match="W3C Trace Context"):
         check_command(order(GetTask(task_id="t"), traceparent=value), "task", "get")
 
@@ -281,5 +281,5 @@ def test_a_traceparent_that_is_none_is_refused(value: str) -> None:
     ],
 )
 def test_answers_go_to_inboxes_alone(reply: str, may: bool) -> None:
-    """Whoever asks names where the answer goes: never into the journal, a lease, JetStream's own API, or a stream."""
+    """The sender chooses the reply subject: never the journal, a lease, JetStream's own API, or a stream."""
     assert may_answer(reply) is may

@@ -1,4 +1,4 @@
-"""A cancellation that comes with the result is not lost."""
+"""A cancellation that arrives together with the result is not lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from events.cancellation import heeded
 
 
 async def _swallowing(came: asyncio.Event) -> str:
-    """What `asyncio.wait_for` of Python 3.11 makes of a cancellation that comes with the result."""
+    """Swallow a cancellation that arrives together with the result, as `asyncio.wait_for` of Python 3.11 does."""
     try:
         await came.wait()
     except asyncio.CancelledError:
@@ -19,7 +19,7 @@ async def _swallowing(came: asyncio.Event) -> str:
 
 
 async def test_a_swallowed_cancellation_is_raised() -> None:
-    """Whoever was cancelled stops, though what it awaited came back with a result."""
+    """A cancelled task stops even if the awaited call returned a result."""
     went_on = False
 
     async def work() -> None:
@@ -36,14 +36,14 @@ async def test_a_swallowed_cancellation_is_raised() -> None:
 
 
 async def test_a_time_limit_that_was_swallowed_is_one() -> None:
-    """A time-out counts as one, whatever what was awaited made of it."""
+    """A time-out raises TimeoutError even if the awaited call swallowed the cancellation."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await heeded(_swallowing(asyncio.Event()))
 
 
 async def test_who_cleans_up_after_a_cancellation_may_await() -> None:
-    """A cancellation that came before is nobody's concern here: cleaning up goes on to its end."""
+    """A cancellation from before the call is ignored here: clean-up runs to its end."""
     cleaned = ""
 
     async def work() -> None:
@@ -62,7 +62,7 @@ async def test_who_cleans_up_after_a_cancellation_may_await() -> None:
 
 
 async def test_errors_pass() -> None:
-    """What the awaited raises is raised."""
+    """An error of the awaited call is raised."""
 
     async def fails() -> None:
         raise OSError("broken")

@@ -1,4 +1,4 @@
-"""Bytes become events in one pass; what this release does not know is kept; what nobody wrote is `Corrupt`."""
+"""Bytes become events in one pass; unknown events are kept; bytes that are not a commit are `Corrupt`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOON = (
 
 
 def altered(change: Callable[[dict[str, Any]], object], stem: str = "task.cancelled.v1") -> bytes:
-    """Give a golden event with something about it changed."""
+    """Return a golden event with some of its attributes changed."""
     whole = msgspec.json.decode(golden(stem))
     change(whole)
     return msgspec.json.encode(whole)
@@ -57,7 +57,7 @@ def test_the_usual_commit_is_decoded_by_one_call(monkeypatch: pytest.MonkeyPatch
 
 
 def test_both_paths_read_the_same() -> None:
-    """One unknown event in a commit changes nothing about how the others are read."""
+    """One unknown event in a commit does not change how the others are decoded."""
     known = [golden(stem) for stem in EXAMPLES]
     fast = codec.decode(codec.join(known))
     slow = codec.decode(codec.join([*known, MOON]))
@@ -88,13 +88,13 @@ def test_an_envelope_carries_the_attributes_that_were_given() -> None:
 
 
 def test_an_envelope_may_carry_an_id_of_another_domain() -> None:
-    """Whoever has no position names its event by any text unique at its source."""
+    """An event without a position has any text as its id that is unique at its source."""
     one = codec.envelope(TaskCancelled(task_id="t"), position="evt_1", time="then", source="/c/1")
     assert one.id == "evt_1"
 
 
 def test_an_attribute_of_another_release_is_ignored() -> None:
-    """A newer writer may add CloudEvents attributes and fields with defaults; readers of this release go on."""
+    """A newer writer may add CloudEvents attributes and fields with defaults; this release can still read them."""
 
     def add(whole: dict[str, Any]) -> None:
         whole["moonphase"] = "full"
@@ -107,7 +107,7 @@ def test_an_attribute_of_another_release_is_ignored() -> None:
 
 
 def test_an_unknown_type_is_kept_byte_for_byte() -> None:
-    """Spaces, order of keys, numbers as they were spelled: all of it is written back."""
+    """Spaces, the order of keys and the spelling of numbers are all written back unchanged."""
     before, unknown, after = codec.decode(codec.join([TASK, MOON, TASK]))
     assert before == after == enveloped(EXAMPLES["task.cancelled.v1"])
     assert unknown.data == UnknownEvent(type="moon.risen", about="moon_1", raw=MOON)
@@ -116,7 +116,7 @@ def test_an_unknown_type_is_kept_byte_for_byte() -> None:
 
 
 def test_the_envelope_of_an_unknown_event_is_read_all_the_same() -> None:
-    """Who, when and by which command is known even where the event is not."""
+    """The actor, time and command are known even if the event is not."""
     unknown = decode_one(MOON)
     assert (unknown.id, unknown.source, unknown.subject) == ("7.0", "/sky", "moon_1")
     assert (unknown.tenant, unknown.actor, unknown.commandid) == ("acme", "night", "cmd_9")
@@ -141,13 +141,13 @@ def test_a_newer_version_is_kept_as_unknown() -> None:
 
 
 def test_a_newer_version_that_no_longer_fits_is_kept_as_unknown_too() -> None:
-    """Even when its data is nothing that this release could read."""
+    """This holds even if this release cannot read its data."""
     newer = altered(lambda whole: whole.update(dataversion=9, data=[1, 2, 3]))
     assert codec.encode(decode_one(newer)) == newer
 
 
 class TaskCancelledNext(TaskCancelled, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What `task.cancelled` might be two versions on."""
+    """What `task.cancelled` might be two versions later."""
 
     VERSION = 3
 
@@ -156,7 +156,7 @@ class TaskCancelledNext(TaskCancelled, frozen=True, kw_only=True, gc=False, omit
 
 @pytest.fixture
 def next_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the codec be that of a release where `task.cancelled` has version 3."""
+    """Make the codec that of a release where `task.cancelled` has version 3."""
     name = "task.cancelled"
     kind: type[Event] = TaskCancelledNext
     monkeypatch.setitem(codec.EVENTS, name, kind)
@@ -170,7 +170,7 @@ def next_release(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_older_version_is_raised_step_by_step(next_release: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each upcaster takes the data one version on; what comes out is an event of today."""
+    """Each upcaster converts the data to the next version; the result is a current event."""
     raised: list[int] = []
 
     def first(data: dict[str, Any]) -> dict[str, Any]:
@@ -192,13 +192,13 @@ def test_an_older_version_is_raised_step_by_step(next_release: None, monkeypatch
 
 
 def test_an_older_version_is_never_taken_for_the_current_one(next_release: None) -> None:
-    """That the old data happens to fit the new class does not make it right: without upcaster it is `Corrupt`."""
-    with pytest.raises(Corrupt, match=r"task\.cancelled of version 1 cannot be raised from 1"):
+    """Old data without an upcaster is `Corrupt`, even if it happens to fit the new class."""
+    with pytest.raises(Corrupt, match=r"task\.cancelled of version 1 cannot be converted from version 1"):
         decode_one(TASK)
 
 
 def test_only_the_old_event_of_a_commit_is_raised(next_release: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events of the current version beside it are read as they are."""
+    """Events of the current version in the same commit are decoded as usual."""
     monkeypatch.setitem(codec.UPCASTERS, ("task.cancelled", 1), dict)
     monkeypatch.setitem(codec.UPCASTERS, ("task.cancelled", 2), lambda data: {**data, "severity": 1})
     new = codec.encode(
@@ -210,7 +210,7 @@ def test_only_the_old_event_of_a_commit_is_raised(next_release: None, monkeypatc
 
 @pytest.mark.parametrize("stem", EXAMPLES)
 def test_any_event_could_be_raised_from_an_older_version(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever types its fields have, an event read by way of plain data is the same as one read directly."""
+    """An event decoded through plain data equals one decoded directly, for every type of field."""
     name = enveloped(EXAMPLES[stem]).type
     monkeypatch.setitem(codec.UPCASTERS, (name, 0), lambda data: data)
     assert decode_one(altered(lambda whole: whole.update(dataversion=0), stem)) == enveloped(EXAMPLES[stem])
@@ -218,16 +218,16 @@ def test_any_event_could_be_raised_from_an_older_version(stem: str, monkeypatch:
 
 @pytest.mark.parametrize("version", [0, -1, -(10**15)])
 def test_a_version_before_the_first_is_corrupt(version: int) -> None:
-    """There was none; and looking for its upcaster does not take for ever."""
-    with pytest.raises(Corrupt, match=f"version {version} cannot be raised"):
+    """No such version exists; the search for its upcaster ends soon."""
+    with pytest.raises(Corrupt, match=f"version {version} cannot be converted"):
         decode_one(altered(lambda whole: whole.update(dataversion=version)))
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 7])
 def test_an_upcaster_is_only_given_what_it_can_take(data: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data that is no object is `Corrupt` before any upcaster sees it."""
+    """Data that is not an object is `Corrupt` before any upcaster gets it."""
     monkeypatch.setitem(codec.UPCASTERS, ("task.cancelled", 0), lambda _: pytest.fail("was called"))
-    with pytest.raises(Corrupt, match="cannot be raised"):
+    with pytest.raises(Corrupt, match="cannot be converted"):
         decode_one(altered(lambda whole: whole.update(dataversion=0, data=data)))
 
 
@@ -274,7 +274,9 @@ GARBAGE = {
 @pytest.mark.parametrize("body", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_is_corrupt_and_shown(body: bytes) -> None:
     """Never another exception, never a guess, never a hang; the message shows how it begins and stays short."""
-    with pytest.raises(Corrupt, match=r"commit is no JSON array of CloudEvents \(.+\); it begins b") as corrupt:
+    with pytest.raises(
+        Corrupt, match=r"the commit is not a JSON array of CloudEvents \(.+\); it begins with b"
+    ) as corrupt:
         codec.decode(body)
     assert len(corrupt.value.message) < 600
 
@@ -291,7 +293,7 @@ def test_an_event_without_a_required_attribute_is_corrupt(attribute: str) -> Non
 
 @pytest.mark.parametrize("stem", EXAMPLES)
 def test_a_field_of_another_type_is_corrupt(stem: str) -> None:
-    """No field of any event is read leniently."""
+    """Every field of every event is checked strictly."""
     raw = {"data"} if stem.startswith("inbox.recorded") else set()  # which may be any JSON
     for field in msgspec.json.decode(golden(stem))["data"].keys() - raw:
         with pytest.raises(Corrupt):
@@ -335,7 +337,7 @@ microseconds = st.integers(0, 4_102_444_800 * 10**6)
 
 @given(microseconds)
 def test_a_time_is_read_back_to_the_microsecond(since_1970: int) -> None:
-    """What a commit says is what every fold computes with, and writing it again changes nothing."""
+    """A parsed time formats to the same text again, so that every fold computes with the written time."""
     text = codec.rfc3339(since_1970 / 10**6)
     assert datetime.fromisoformat(text) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=since_1970)
     assert codec.seconds_of(text) == since_1970 / 10**6
@@ -344,7 +346,7 @@ def test_a_time_is_read_back_to_the_microsecond(since_1970: int) -> None:
 
 @given(microseconds, microseconds)
 def test_times_sort_as_texts(one: int, other: int) -> None:
-    """Readers may compare them without reading them."""
+    """Readers may compare times without parsing them."""
     assert (codec.rfc3339(one / 10**6) < codec.rfc3339(other / 10**6)) == (one < other)
 
 
@@ -389,7 +391,7 @@ def test_what_is_no_time_is_corrupt(text: str) -> None:
 
 
 def test_a_time_without_offset_is_refused_in_every_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folding gives the same wherever it runs."""
+    """A fold gives the same result on every machine."""
     for zone in ("UTC", "Asia/Tokyo"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
@@ -436,5 +438,5 @@ def test_a_commit_is_cut_into_its_events_byte_for_byte() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"id":"1.0"}]', b'[{"type":"\xff"}]', TASK])
 def test_what_is_no_commit_is_not_cut(body: bytes) -> None:
     """It is `Corrupt`, as when it is decoded."""
-    with pytest.raises(Corrupt, match="no JSON array of CloudEvents"):
+    with pytest.raises(Corrupt, match="not a JSON array of CloudEvents"):
         codec.split(body)

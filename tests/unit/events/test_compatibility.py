@@ -26,7 +26,7 @@ ON_RECORD: dict[str, list[str]] = json.loads(REQUIRED.read_text())
 
 
 def broken(event: type[Event], version: int, held: Mapping[str, Any], needed: list[str]) -> list[str]:
-    """Say how *event* breaks with data published as *version*: what it held, and what it had to hold."""
+    """Return how *event* is incompatible with data published as *version*: its fields, and its required fields."""
     if version < event.VERSION:
         return []  # its upcaster sees to that, and the golden test sees to the upcaster
     name = event.__name__
@@ -43,7 +43,7 @@ def broken(event: type[Event], version: int, held: Mapping[str, Any], needed: li
 
 @pytest.mark.parametrize("stem", FILES)
 def test_no_field_was_lost_and_none_became_needed(stem: str) -> None:
-    """Data of every golden file is understood whole, and data with its needed fields alone is enough."""
+    """The data of every golden file is decoded fully, and its required fields alone are enough."""
     named = Named.parse(stem)
     event = codec.EVENTS.get(named.type)
     assert event is not None, f"{named.type} was published and is gone: keep its class, and its fold"
@@ -63,12 +63,12 @@ def test_an_event_of_its_needed_fields_alone_is_read(name: str) -> None:
 
 
 def test_what_is_needed_is_on_record_for_every_type() -> None:
-    """A type that is not on record is not guarded: `python -m tests.golden` writes it down."""
+    """A type without a record is not checked: `python -m tests.golden` records it."""
     assert {f"{name}.v{event.VERSION}" for name, event in codec.EVENTS.items()} <= set(ON_RECORD)
 
 
 def test_each_way_to_break_is_told_with_the_way_out() -> None:
-    """Removed, renamed, made needed: each is told apart; a raised version and a new field with a default are fine."""
+    """Removed, renamed and newly required fields are found; a new version or a field with a default is allowed."""
 
     class TaskNoted(Event, frozen=True, kw_only=True, gc=False):
         task_id: str

@@ -1,4 +1,4 @@
-"""Files of credentials: what they say, what is refused, and that the secret stays in them."""
+"""Files of credentials: what is read, what is refused, and that the secret is never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUBLIC = "UCK5N7N66OBOINFXAYC2ACJQYFSOD4VYNU6APEJTAVFZB2SVHLKGEW7L"
 
 
 def test_a_seed_of_nats_is_read_and_its_public_half_is_theirs(tmp_path: Path) -> None:
-    """The encoding is that of NATS, seed and key; a bare seed says no name, so that inboxes are anybody's."""
+    """The encoding of seed and key is that of NATS; a seed without a user name has the common inbox prefix."""
     file = tmp_path / "a.nk"
     file.write_text(f"{SEED}\n")
     login = read_login(file)
@@ -32,7 +32,7 @@ def test_a_seed_of_nats_is_read_and_its_public_half_is_theirs(tmp_path: Path) ->
 
 @given(st.binary(min_size=32, max_size=32), st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
 def test_what_is_written_is_read(seed: bytes, user: str) -> None:
-    """Name and key, and what is signed can be checked by the public half."""
+    """Name and key are read, and the public key verifies a signature."""
     import tempfile
     from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(seed: bytes, user: str) -> None:
 
 
 def test_a_creds_file_of_an_operator_is_read(tmp_path: Path) -> None:
-    """JWT and seed between their marks; nats-py is handed both."""
+    """JWT and seed are read between their markers; nats-py gets both."""
     file = tmp_path / "a.creds"
     file.write_text(
         "-----BEGIN NATS USER JWT-----\nabc.def.ghi\n------END NATS USER JWT------\n\n"
@@ -72,7 +72,7 @@ def test_a_creds_file_of_an_operator_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_holds_none_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
-    """With what would be right, and nothing of the secret."""
+    """The message says what is needed and contains no part of the secret."""
     file = tmp_path / "a.nk"
     if content is not None:
         file.write_bytes(content)
@@ -82,7 +82,7 @@ def test_what_holds_none_is_refused(tmp_path: Path, content: bytes | None, said:
 
 
 def test_the_secret_is_not_shown() -> None:
-    """A login that is logged or printed says nothing."""
+    """A login that is logged or printed shows no secret."""
     login = Login(seed=b"s" * 32, user="me")
     assert "ssss" not in repr(login)
     assert "ssss" not in str(login)

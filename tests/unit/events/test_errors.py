@@ -1,4 +1,4 @@
-"""One family of errors, told apart by code."""
+"""One family of errors, distinguished by code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_code_of_another_release_gives_the_base_of_the_family() -> None:
 
 @pytest.mark.parametrize("error", ERRORS.values())
 def test_the_docstring_is_the_message_by_default(error: type[CoordinationError]) -> None:
-    """Without a message of its own an error says what its class says; without a reason, its code."""
+    """Without a message an error has that of its class; without a reason, its code."""
     raised = error()
     assert raised.message == error.__doc__
     assert raised.message
@@ -58,12 +58,12 @@ def test_an_error_without_docstring_says_its_name() -> None:
 
 
 def test_an_empty_message_is_kept() -> None:
-    """Only a missing message is made up for."""
+    """Only a missing message is replaced, not an empty one."""
     assert Refused("").message == ""
 
 
 def test_a_shown_value_is_short_and_printable() -> None:
-    """A message never grows with the value, and never prints what would change the terminal."""
+    """A message does not grow with the value and contains no control characters."""
     assert shown("a") == "'a'"
     assert shown("x" * 78) == repr("x" * 78)
     assert shown("x" * 79) == f"'{'x' * 79}… (81 characters)"

@@ -1,4 +1,4 @@
-"""Nothing passes the one gate for identifiers that could mean something to NATS, a path, a label or SQL."""
+"""The check of identifiers accepts nothing that has a meaning in NATS, a path, a label or SQL."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_corpus_is_large() -> None:
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_identifier_is_refused_by_name(value: object) -> None:
-    """The refusal names the field, shows the value so that it is safe to print, and says what would be right."""
+    """The error names the field, shows the value in printable form, and says what is allowed."""
     with pytest.raises(Refused) as refused:
         checked(value, "task_id")
     message = refused.value.message
@@ -74,7 +74,7 @@ def test_a_good_identifier_is_given_back(value: str) -> None:
 
 
 def test_a_long_value_is_cut_and_its_length_told() -> None:
-    """A message never grows with what was sent."""
+    """A message does not grow with the input."""
     with pytest.raises(Refused, match=r"^id 'a{79}… \(102 characters\) is not"):
         checked("a" * 100)
 

@@ -135,14 +135,14 @@ def test_a_quantity_too_large_to_be_exact_everywhere_is_refused(name: str, value
 @pytest.mark.parametrize("amounts", ["500m", 1, ["cpu"], {"cpu"}, object()])
 def test_what_is_no_mapping_is_refused(amounts: object) -> None:
     """Amounts come by name."""
-    with pytest.raises(Refused, match="is no mapping") as refused:
+    with pytest.raises(Refused, match="is not a mapping") as refused:
         Resources.parse(amounts)  # type: ignore[arg-type]  # what a user might pass
     assert refused.value.reason == "bad_resources"
 
 
 @pytest.mark.parametrize("key", ["CPU", "mem", "gpus", "", "cpu ", 1, None, "x" * 500])
 def test_an_unknown_resource_is_refused_by_name(key: object) -> None:
-    """A misspelled key must not mean none of it."""
+    """A misspelled key must not count as an amount of zero."""
     with pytest.raises(Refused, match="use cpu, memory, gpu") as refused:
         Resources.parse({key: 1})  # type: ignore[dict-item]  # what a user might pass
     assert refused.value.reason == "bad_resources"
@@ -151,7 +151,7 @@ def test_an_unknown_resource_is_refused_by_name(key: object) -> None:
 
 
 def test_reading_does_not_depend_on_the_callers_decimal_context() -> None:
-    """Whoever calls may have set a precision of their own; amounts are exact all the same."""
+    """Amounts are exact even if the caller has set another decimal precision."""
     with localcontext(Context(prec=3, rounding=ROUND_CEILING, traps=[Inexact])):
         assert Resources.parse({"memory": "123456789", "cpu": "1234.567"}) == Resources(
             memory_bytes=123456789, cpu_millis=1234567
@@ -169,7 +169,7 @@ def test_sums_and_differences_undo_each_other(one: Resources, other: Resources) 
 
 @given(amounts, amounts, amounts)
 def test_sums_do_not_depend_on_their_order(one: Resources, two: Resources, three: Resources) -> None:
-    """So what is held does not depend on who came first."""
+    """So the reserved amount does not depend on the order of requests."""
     assert (one + two) + three == one + (two + three)
 
 
@@ -192,7 +192,7 @@ def test_fitting_is_kept_when_room_grows(asked: Resources, more: Resources) -> N
 
 
 def test_lacking_names_each_amount_with_its_unit() -> None:
-    """The message tells what was asked and what is free, of what does not fit alone."""
+    """The message has what was asked and what is free, only for amounts that do not fit."""
     asked = Resources(cpu_millis=2000, memory_bytes=10, gpus=1)
     free = Resources(cpu_millis=500, memory_bytes=10)
     assert asked.lacking(free) == "cpu: asked 2000m, free 500m; gpu: asked 1, free 0"

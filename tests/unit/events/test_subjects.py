@@ -113,7 +113,7 @@ def test_no_unchecked_token_enters_a_subject(build: Callable[[str], str], token:
 def test_a_domain_has_no_capitals_and_no_name_of_ours(token: str) -> None:
     """Its stream's name has it in capitals, so two that differ in them alone would share one; nobody poses as us."""
     for build in (S.inbox_all, S.stream_inbox, lambda domain: S.inbox(domain, "task.done")):
-        with pytest.raises(Refused, match="is not a name for one: use 1 to 64 of a-z"):
+        with pytest.raises(Refused, match="is not a valid name: use 1 to 64 of a-z"):
             build(token)
 
 

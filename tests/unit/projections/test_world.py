@@ -122,7 +122,7 @@ def test_a_commit_without_events_is_corrupt() -> None:
 def test_an_unreadable_commit_is_corrupt(body: bytes) -> None:
     """It stops the fold with a message, whatever it is."""
     world = World()
-    with pytest.raises(Corrupt, match="commit is no JSON array"):
+    with pytest.raises(Corrupt, match="the commit is not a JSON array"):
         world.apply_record(journal_record(body, after=world))
 
 

@@ -90,10 +90,10 @@ def test_the_roles_are_told_apart() -> None:
         ("worker", "a.b", "name of the worker 'a.b' is not an identifier"),
         ("worker", "x" * 64, "is not an identifier"),
         ("monitor", ">", "is not an identifier"),
-        ("domain", "Execution", "is not a name for one"),
+        ("domain", "Execution", "is not a valid name"),
         ("domain", "worker-w1", "could be confused with the role worker"),
         ("domain", "admin", "could be confused with the role admin"),
-        ("domain", "coordinator", "is not a name for one"),
+        ("domain", "coordinator", "is not a valid name"),
     ],
 )
 def test_a_name_that_is_none_or_anothers_is_refused(role: str, name: str, said: str) -> None:
