@@ -1,4 +1,4 @@
-"""When many fall silent at once, none is given up until signs return or somebody says that they are gone."""
+"""In a mass silence nothing is declared lost until heartbeats return or the silence is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GIVEN_UP = {Watched.SERVICE: ServiceHealthChanged, Watched.WORKER: WorkerLost, W
 
 
 class Fleet:
-    """A hundred of one kind, all heard just now; those in `silent` are heard no more."""
+    """A hundred entities of one kind, all heard just now; those in `silent` send no more heartbeats."""
 
     def __init__(self, kind: Watched, rules: Rules = RULES, count: int = 100) -> None:
         self.kind, self.rules = kind, rules
@@ -58,7 +58,7 @@ class Fleet:
 
     @property
     def time(self) -> float:
-        """The commit time, which runs as fast as the clock that hears."""
+        """The commit time, which runs as fast as the monotonic clock."""
         return self.began + self.now
 
     def tell(self, event: Event) -> None:
@@ -67,7 +67,7 @@ class Fleet:
         self.events.append(event)
 
     def wait(self, limits: float) -> Counter[type[Event]]:
-        """Let so many times the limit pass, in small steps; count what becomes due, folding it."""
+        """Let this many times the limit pass, in small steps; fold and count the due events."""
         given_up: Counter[type[Event]] = Counter()
         for _ in range(round(limits * 20)):
             self.now += self.limit_s / 20
@@ -80,7 +80,7 @@ class Fleet:
 
 @pytest.mark.parametrize("kind", Watched)
 def test_many_that_fall_silent_at_once_are_kept(kind: Watched) -> None:
-    """A fifth of them: it is recorded once, what was seen with it, and none is given up however long it lasts."""
+    """A fifth is silent: this is recorded once, with its numbers, and none is declared lost however long it lasts."""
     fleet = Fleet(kind)
     fleet.silent = set(fleet.names[:20])
     due = fleet.wait(5)
@@ -94,7 +94,7 @@ def test_many_that_fall_silent_at_once_are_kept(kind: Watched) -> None:
 
 @pytest.mark.parametrize("kind", Watched)
 def test_a_few_are_given_up(kind: Watched) -> None:
-    """Fifteen of a hundred are no more than the share: they are gone."""
+    """Fifteen of a hundred are not more than the share: they are lost."""
     fleet = Fleet(kind)
     fleet.silent = set(fleet.names[:15])
     assert fleet.wait(2) == {GIVEN_UP[kind]: 15}
@@ -102,7 +102,7 @@ def test_a_few_are_given_up(kind: Watched) -> None:
 
 @pytest.mark.parametrize("kind", Watched)
 def test_small_numbers_are_given_up_whatever_share_they_are(kind: Watched) -> None:
-    """Nine of nine: fewer than ten are no mass."""
+    """Nine of nine: fewer than ten are not a mass silence."""
     fleet = Fleet(kind, count=9)
     fleet.silent = set(fleet.names)
     assert fleet.wait(2) == {GIVEN_UP[kind]: 9}
@@ -110,7 +110,7 @@ def test_small_numbers_are_given_up_whatever_share_they_are(kind: Watched) -> No
 
 @pytest.mark.parametrize("kind", Watched)
 def test_it_ends_when_signs_return(kind: Watched) -> None:
-    """Those that are heard again were never gone; the few that are not are given up then."""
+    """Entities that are heard again were never lost; the few others are lost then."""
     fleet = Fleet(kind)
     fleet.silent = set(fleet.names[:40])
     fleet.wait(3)
@@ -122,7 +122,7 @@ def test_it_ends_when_signs_return(kind: Watched) -> None:
 
 @pytest.mark.parametrize("kind", Watched)
 def test_it_ends_when_somebody_says_that_they_are_gone(kind: Watched) -> None:
-    """All that are silent are given up, those that are not overdue yet as their time comes."""
+    """All silent entities are lost, those below their limit when they exceed it."""
     fleet = Fleet(kind)
     fleet.silent = set(fleet.names[:20])
     fleet.wait(1.5)
@@ -137,7 +137,7 @@ def test_it_ends_when_somebody_says_that_they_are_gone(kind: Watched) -> None:
 
 @pytest.mark.parametrize("kind", Watched)
 def test_a_new_writer_goes_on_holding(kind: Watched) -> None:
-    """It has heard nobody yet and cannot say that signs returned; nor does it give anybody up by that."""
+    """A new writer has heard nothing yet: the silence neither ends nor leads to losses."""
     fleet = Fleet(kind)
     fleet.silent = set(fleet.names[:20])
     fleet.wait(2)
@@ -148,7 +148,7 @@ def test_a_new_writer_goes_on_holding(kind: Watched) -> None:
 
 
 def test_what_was_accepted_holds_for_one_limit_alone() -> None:
-    """The next mass silence is noticed again."""
+    """The next mass silence is recorded again."""
     fleet = Fleet(Watched.WORKER)
     fleet.silent = set(fleet.names[:20])
     fleet.wait(1.5)
@@ -160,7 +160,7 @@ def test_what_was_accepted_holds_for_one_limit_alone() -> None:
 
 
 def test_what_is_not_noticed_cannot_be_accepted() -> None:
-    """There is nothing to say of it; saying again what was said changes nothing."""
+    """Without a mass silence it is refused; a repeat changes nothing."""
     order = AcceptSilence(kind=Watched.NODE)
     given(LEADS).when(order).then_refused("not_found", "mass silence of nodes")
     noticed = CoordinatorMassSilenceNoticed(instance="i", kind=Watched.NODE, silent=9, alive=9, limit_s=1.0, most=0.1)
@@ -171,7 +171,7 @@ def test_what_is_not_noticed_cannot_be_accepted() -> None:
 
 
 def test_services_that_are_checked_do_not_count() -> None:
-    """Their checks speak for them: a hundred whose checks stopped hold up none that beats by itself."""
+    """A hundred services whose checks stopped do not count against services with heartbeats."""
     scribe = write(LEADS, service("s"), *(service(name, health_check_url=URL) for name in HUNDRED))
     signs = Signs()
     signs.begin(0.0)
@@ -181,7 +181,7 @@ def test_services_that_are_checked_do_not_count() -> None:
 
 
 def test_a_share_of_one_turns_it_off() -> None:
-    """Then everything silent is given up."""
+    """Then every silent entity is lost."""
     fleet = Fleet(Watched.WORKER, Rules(mass_silence_share=1.0))
     fleet.silent = set(fleet.names)
     assert fleet.wait(2) == {WorkerLost: 100}

@@ -1,4 +1,4 @@
-"""What an order about a task makes of the world."""
+"""Deciders of the task commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def refused_report(lease: str, outcome: str, worker_id: str = "") -> TaskReportR
 
 
 def test_a_submitted_task_has_all_it_was_submitted_with() -> None:
-    """What was left open is filled in from the rules, at once, so that later rules do not change it."""
+    """Missing fields are filled from the rules at submission, so later rules do not change them."""
     order = submit(task_type="batch", priority=5, timeout_s=3600.0, resources=resources(cpu=2000), payload=payload())
     wanted = TaskSubmitted(
         task_id="t",
@@ -74,13 +74,13 @@ def test_a_submitted_task_has_all_it_was_submitted_with() -> None:
 
 
 def test_retries_can_be_asked_for_or_refused_by_the_submitter() -> None:
-    """Zero retries are not the same as none given."""
+    """Zero retries differ from no value."""
     given().when(submit(max_retries=0)).then(submitted(max_retries=0))
 
 
 @pytest.mark.parametrize("later", [(), (started(),), (started(), completed()), (CANCELLED,)])
 def test_submitting_the_same_task_again_is_already_so(later: tuple[Event, ...]) -> None:
-    """However far the task has come, the repeat makes nothing and is told the same id."""
+    """A repeat records nothing and gets the same id, in any status of the task."""
     given(submitted(payload=payload()), *later).when(submit(payload=payload())).then_nothing().then_answers("t")
 
 
@@ -103,7 +103,7 @@ def test_another_task_under_the_same_id_is_refused(difference: dict[str, Any], n
 
 
 def test_an_idempotency_key_makes_one_task() -> None:
-    """A second submit under the key makes nothing and is told the id of the first."""
+    """A second submission under the key records nothing and gets the id of the first."""
     world = given(submitted("first", idempotency_key="k"))
     world.when(submit("second", idempotency_key="k")).then_nothing().then_answers("first")
 
@@ -115,13 +115,13 @@ def test_an_idempotency_key_belongs_to_its_tenant() -> None:
 
 
 def test_another_task_under_the_same_idempotency_key_is_refused() -> None:
-    """The refusal names the key, for the new id is not what is taken."""
+    """The refusal names the key, because the new id is free."""
     world = given(submitted("first", idempotency_key="k"))
     world.when(submit("second", idempotency_key="k", priority=9)).then_refused("id_taken", "'k'", "priority")
 
 
 def test_an_idempotency_key_outlives_its_task() -> None:
-    """The task has been evicted, its key still holds: nothing new is made and the old id is told."""
+    """The task was evicted, but its key is still known: nothing is recorded, and the answer is the old id."""
     world = given(submitted("first", idempotency_key="k"), started("first"), completed("first"))
     world.scribe.commit(said(worker("late"), at=BEGIN + 4000.0))
     assert "first" not in world.world.tasks
@@ -129,7 +129,7 @@ def test_an_idempotency_key_outlives_its_task() -> None:
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
-    """Ended and running tasks do not count as pending; a repeat is let through even then."""
+    """Ended and running tasks do not count as pending; a repeat is accepted even then."""
     rules = Rules(max_pending_tasks=1)
     world = given(submitted("a"), started("a"), submitted("b"))
     error = world.when(submit("d"), rules=rules).then_refused("queue_full", "1 tasks", "max_pending_tasks")
@@ -139,7 +139,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
 
 @pytest.mark.parametrize("task_id", HOSTILE_IDS)
 def test_a_task_needs_an_id_that_may_stand_in_subjects(task_id: str) -> None:
-    """The refusal says what an id looks like."""
+    """The refusal states the form of an id."""
     given().when(submit(task_id)).then_refused("bad_id", "task_id", "A-Z a-z 0-9 _ -", code="refused")
 
 
@@ -161,7 +161,7 @@ def test_names_of_tasks_are_printable(field: str, text: str) -> None:
     ],
 )
 def test_names_of_tasks_have_a_length(difference: dict[str, Any], named: tuple[str, ...]) -> None:
-    """The refusal says how long the text is and how long it may be."""
+    """The refusal states the length and the allowed length."""
     given().when(submit(**difference)).then_refused("bad_text", *named)
 
 
@@ -174,14 +174,14 @@ def test_names_of_tasks_have_a_length(difference: dict[str, Any], named: tuple[s
     ],
 )
 def test_numbers_of_tasks_are_finite_and_in_range(field: str, value: float) -> None:
-    """The refusal names the number and the range; what is not a number is in no range."""
+    """The refusal names the number and the range; NaN is outside of every range."""
     wrong: dict[str, Any] = {field: value}
     given().when(submit(**wrong)).then_refused("bad_number", field, repr(value), "use ")
 
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_a_task_cannot_ask_for_less_than_nothing(asked: object) -> None:
-    """Negative amounts would make room for others that is not there."""
+    """Negative amounts would add room for others."""
     given().when(submit(resources=asked)).then_refused("bad_number", "resources.", "use 0 to ")
 
 
@@ -212,35 +212,35 @@ def test_a_payload_of_just_the_limit_is_taken() -> None:
 
 
 def test_the_holder_of_the_lease_completes() -> None:
-    """Its result and how long it took are on record."""
+    """The event records its result and execution time."""
     order = complete(execution_time_s=120.5, result=payload("[1]"))
     world = given(submitted(), started()).when(order)
     world.then(completed(execution_time_s=120.5, result=payload("[1]"))).then_answers(None)
 
 
 def test_completing_again_is_already_so() -> None:
-    """With the lease or without, whatever the repeat says of its result."""
+    """A repeat changes nothing, with or without the lease, whatever its result."""
     world = given(submitted(), started(), completed())
     world.when(complete()).then_nothing()
     world.when(complete("", result=payload("[9]"))).then_nothing()
 
 
 def test_a_task_nobody_holds_is_completed_without_a_lease() -> None:
-    """That is an attempt of its own, begun and ended at once, by the worker who says so."""
+    """This is an attempt that starts and ends at once, by the reporting worker."""
     begun = TaskStarted(task_id="t", worker_id="me", claim_id="direct", attempt=1, lease="direct.1")
     world = given(submitted()).when(complete("", worker_id="me"))
     assert world.then(begun, completed(lease="direct.1")).world.tasks["t"].worker_id == "me"
 
 
 def test_a_task_that_waits_for_its_retry_is_completed_without_a_lease() -> None:
-    """The attempt made up for it has the next number."""
+    """The attempt of a direct report has the next number."""
     begun = TaskStarted(task_id="t", worker_id="direct", claim_id="direct", attempt=2, lease="direct.2")
     waiting = given(submitted(), started(), attempt_failed(retry_at=BEGIN + 500.0))
     waiting.when(complete("")).then(begun, completed(lease="direct.2"))
 
 
 def test_a_task_that_is_held_is_not_completed_without_its_lease() -> None:
-    """The refusal names who holds it; nothing is on record, for nothing false was claimed."""
+    """The refusal names the holder; no event is recorded, because no false lease was used."""
     world = given(submitted(), started()).when(complete(""))
     world.then_refused("stale_lease", "worker 'w'", "pass the lease", code="stale_lease")
 
@@ -253,7 +253,7 @@ REQUEUED = (submitted(), started(), attempt_failed(reason="lease_expired"))
     [REQUEUED, (*REQUEUED, started(lease="d.1.2")), (*REQUEUED, started(lease="d.1.2"), completed(lease="d.1.2"))],
 )
 def test_a_late_completion_is_refused_and_recorded_once(facts: tuple[Event, ...]) -> None:
-    """Whoever was given up for lost must not overwrite what came after; the same late report again adds nothing."""
+    """A worker that lost its lease must not overwrite a later attempt; a repeat of the late report records nothing."""
     world = given(*facts)
     late = complete("c.1.1", worker_id="w")
     fact = refused_report("c.1.1", "completed", "w")
@@ -262,7 +262,7 @@ def test_a_late_completion_is_refused_and_recorded_once(facts: tuple[Event, ...]
 
 
 def test_a_late_report_changes_nothing_but_the_record() -> None:
-    """The refused lease is folded; who holds the task is not touched."""
+    """The refused lease is folded; the holder of the task does not change."""
     task = fold(*REQUEUED, started(lease="d.1.2"), refused_report("c.1.1", "completed")).tasks["t"]
     assert (task.status, task.lease, task.refused_lease) == (TaskStatus.RUNNING, "d.1.2", "c.1.1")
 
@@ -270,7 +270,7 @@ def test_a_late_report_changes_nothing_but_the_record() -> None:
 @pytest.mark.parametrize("end", [CANCELLED, TIMED_OUT, failed()])
 @pytest.mark.parametrize("lease", ["", "c.1.1"])
 def test_a_task_that_ended_otherwise_is_not_completed(end: Event, lease: str) -> None:
-    """A task has one end; the refusal says which."""
+    """A task ends once; the refusal states how."""
     error = (
         given(submitted(), started(), end).when(complete(lease)).then_refused("already_ended", "cannot be completed")
     )
@@ -278,7 +278,7 @@ def test_a_task_that_ended_otherwise_is_not_completed(end: Event, lease: str) ->
 
 
 def test_a_lease_never_given_is_refused_before_it_is_written_down() -> None:
-    """What is longer than any lease, or unprintable, is no lease: the journal does not take it."""
+    """Text that is too long or unprintable is refused and does not enter the journal."""
     world = given(submitted(), started())
     world.when(complete("x" * 81)).then_refused("bad_text", "lease", "81 characters")
     world.when(complete("\ud800")).then_refused("bad_text", "lease")
@@ -287,7 +287,7 @@ def test_a_lease_never_given_is_refused_before_it_is_written_down() -> None:
 
 
 def test_a_pending_task_needs_a_worker_with_an_id() -> None:
-    """The worker of an attempt begun and ended at once is checked like any other."""
+    """The worker id of a direct report is checked like any other."""
     given(submitted()).when(complete("", worker_id="a.b")).then_refused("bad_id", "worker_id")
 
 
@@ -299,7 +299,7 @@ def test_an_execution_time_is_a_duration(time_s: float) -> None:
 
 
 def test_a_result_is_checked_like_a_payload() -> None:
-    """It stands in the journal as well."""
+    """The result enters the journal too."""
     world = given(submitted(), started())
     world.when(complete(result=payload(encoding="xml"))).then_refused("bad_payload", "result.encoding")
 
@@ -314,7 +314,7 @@ def test_a_task_that_never_was_is_not_found(order: SubmitTask) -> None:
 
 
 def test_a_failed_attempt_goes_back_to_the_queue() -> None:
-    """It is due again after its pause, which has begun to double."""
+    """The retry is due after its pause, which starts to double."""
     world = given(submitted(), started())
     decided = world.when(fail(error="no disk"), at=BEGIN + 10.0)
     (event,) = decided.events
@@ -333,19 +333,19 @@ def test_a_task_fails_when_its_retries_are_used_up() -> None:
 
 
 def test_a_task_that_must_not_be_retried_fails_at_once() -> None:
-    """Whoever reports knows better than the count."""
+    """The report overrides the count of retries."""
     given(submitted(), started()).when(fail(retry=False)).then(failed())
 
 
 def test_failing_again_is_already_so() -> None:
-    """Failed for good: the same lease adds no further failure."""
+    """The task has failed: a report under the same lease adds no further failure."""
     ended = given(submitted(max_retries=0), started(), failed())
     ended.when(fail()).then_nothing().then_answers(TaskStatus.FAILED)
     ended.when(fail("")).then_nothing()
 
 
 def test_a_failure_of_what_waits_again_is_late() -> None:
-    """As it is when the next attempt has begun; a repeat is known by its command id, and told what it was told."""
+    """The lease is refused, as after the start of the next attempt; the command id identifies a repeat."""
     waiting = given(submitted(), started(), attempt_failed(reason="lease_expired"))
     waiting.when(fail()).then_refused("stale_lease", "pending", facts=(refused_report("c.1.1", "failed"),))
 
@@ -358,12 +358,12 @@ def test_a_late_failure_does_not_touch_the_attempt_that_came_after() -> None:
 
 @pytest.mark.parametrize("end", [CANCELLED, TIMED_OUT, completed()])
 def test_a_task_that_ended_otherwise_does_not_fail(end: Event) -> None:
-    """A task has one end."""
+    """A task ends once."""
     given(submitted(), started(), end).when(fail()).then_refused("already_ended", "cannot be failed")
 
 
 def test_a_task_nobody_holds_fails_without_a_lease() -> None:
-    """As with completing, that is an attempt of its own; it counts."""
+    """As for a completion, this is an attempt of its own; it counts."""
     begun = TaskStarted(task_id="t", worker_id="direct", claim_id="direct", attempt=1, lease="direct.1")
     given(submitted(max_retries=0)).when(fail("")).then(begun, failed(lease="direct.1"))
 
@@ -376,7 +376,7 @@ def test_an_error_is_cut_to_what_the_journal_takes() -> None:
 
 @for_all(failures=st.integers(0, 5000), task_id=st.text("abc", min_size=1, max_size=8), attempt=st.integers(1, 9))
 def test_pauses_double_up_to_a_limit_and_are_the_same_each_time(failures: int, task_id: str, attempt: int) -> None:
-    """The jitter takes up to half of the pause and is drawn from the id; no count of failures overflows."""
+    """The jitter takes up to half of the pause and is derived from the id; no count of failures overflows."""
     task = fold(submitted(task_id), started(task_id)).tasks[task_id]
     failing = replace(task, attempt=attempt, failures=failures)
     rules = Rules(retry_backoff_s=2.0, retry_backoff_max_s=60.0)
@@ -410,14 +410,14 @@ def test_only_an_attempt_can_be_released_or_make_progress() -> None:
 
 
 def test_a_late_release_is_refused_and_recorded() -> None:
-    """The attempt that came after stays with its holder."""
+    """The later attempt stays with its holder."""
     world = given(*REQUEUED, started(lease="d.1.2"))
     fact = refused_report("c.1.1", "released")
     world.when(ReleaseTask(task_id="t", lease="c.1.1")).then_refused("stale_lease", facts=(fact,))
 
 
 def test_progress_is_recorded_when_it_is_news() -> None:
-    """The same progress again is already so."""
+    """The same progress again changes nothing."""
     order = ProgressTask(task_id="t", lease="c.1.1", progress=0.5, message="half")
     news = TaskProgressed(task_id="t", lease="c.1.1", progress=0.5, message="half")
     given(submitted(), started()).when(order).then(news)
@@ -425,7 +425,7 @@ def test_progress_is_recorded_when_it_is_news() -> None:
 
 
 def test_progress_of_a_lost_attempt_is_refused() -> None:
-    """Its holder learns in this way that it may stop."""
+    """The refusal tells the worker that it may stop."""
     order = ProgressTask(task_id="t", lease="c.1.1", progress=0.5)
     given(*REQUEUED).when(order).then_refused("stale_lease", facts=(refused_report("c.1.1", "progress"),))
 
@@ -452,30 +452,30 @@ def test_a_task_is_called_off_while_it_has_not_ended(facts: tuple[Event, ...]) -
 
 
 def test_calling_off_again_is_already_so() -> None:
-    """The first reason stands."""
+    """The first reason is kept."""
     order = CancelTask(task_id="t", reason="another")
     given(submitted(), CANCELLED).when(order).then_nothing().then_answers(TaskStatus.CANCELLED)
 
 
 @pytest.mark.parametrize("end", [TIMED_OUT, completed(), TaskFailed(task_id="t", lease="c.1.1", error="", reason="")])
 def test_what_has_ended_cannot_be_called_off(end: Event) -> None:
-    """The refusal says how it ended."""
+    """The refusal states how the task ended."""
     world = given(submitted(), started(), end)
     world.when(CancelTask(task_id="t")).then_refused("already_ended", world.world.tasks["t"].status.value)
 
 
 def test_a_reason_for_calling_off_is_short_and_printable() -> None:
-    """It stands in the journal."""
+    """The reason enters the journal."""
     given(submitted()).when(CancelTask(task_id="t", reason="x" * 1025)).then_refused("bad_text", "1025 characters")
 
 
 def test_a_claimed_task_survives_the_claim_being_asked_again() -> None:
-    """A claim that has its tasks is told them again, under the same lease."""
+    """A repeated claim gets its tasks again, under the same lease."""
     given(submitted(), worker(), started()).when(claim()).then_nothing()
 
 
 def test_a_completed_task_says_who_ended_it() -> None:
-    """The actor of the order stands with the end."""
+    """The end names the actor of the command."""
     decided = given(submitted(), started()).when(complete(), actor="executor")
     assert decided.then(completed()).world.tasks["t"].ended_by == "executor"
 
@@ -484,7 +484,7 @@ def test_a_completed_task_says_who_ended_it() -> None:
 
 
 def test_another_payload_under_a_key_is_refused_after_the_end_too() -> None:
-    """Its digest is kept with the task, and with the key when the task has left the world."""
+    """The digest is kept with the task, and with the key after the task is evicted."""
     facts = (
         submitted("first", idempotency_key="k", payload=payload("1", digest="1" * 64)),
         started("first"),
@@ -502,7 +502,7 @@ def test_another_payload_under_a_key_is_refused_after_the_end_too() -> None:
 
 
 def test_who_leaves_retries_to_the_settings_may_repeat_after_they_changed() -> None:
-    """The repeat asks for no number; whoever names another is refused."""
+    """A repeat without a number is accepted; one with another number is refused."""
     facts = given(submitted(max_retries=7))
     facts.when(submit(max_retries=None)).then_nothing()
     facts.when(submit(max_retries=3)).then_refused("id_taken", "max_retries")

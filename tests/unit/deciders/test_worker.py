@@ -1,4 +1,4 @@
-"""What an order about a worker, or a claim of one, makes of the world."""
+"""Deciders of the worker and claim commands."""
 
 from __future__ import annotations
 
@@ -45,34 +45,34 @@ def test_a_worker_nobody_registered_is_registered_by_its_claim() -> None:
 
 
 def test_a_claim_of_a_registered_worker_makes_nothing() -> None:
-    """Placing is the scheduler's."""
+    """The scheduler places the tasks."""
     given(worker(slots=4)).when(claim(slots=10)).then_nothing()
 
 
 @pytest.mark.parametrize("end", [LEFT, LOST])
 def test_a_worker_that_was_gone_comes_back_by_its_claim(end: WorkerLeft | WorkerLost) -> None:
-    """It has the limits that it had."""
+    """It keeps its limits."""
     known = worker(slots=4, resources=resources(cpu=1), handles=("work",), container_id="k")
     given(known, end).when(claim()).then(known)
 
 
 def test_a_draining_worker_gets_no_claim() -> None:
-    """The refusal says how to undo it."""
+    """The refusal says how to end the draining."""
     given(worker(), DRAINING).when(claim()).then_refused("worker_draining", "'w'", "register it again")
 
 
 def test_a_claim_with_tasks_is_already_so() -> None:
-    """Even of a worker that drains: it must be able to learn what it was given."""
+    """A draining worker gets the answer too: it must know its tasks."""
     given(worker(), submitted(), started(), DRAINING).when(claim()).then_nothing()
 
 
 def test_a_claim_is_its_workers_alone() -> None:
-    """Another worker under the same claim id would run the same attempts a second time."""
+    """Another worker with the same claim id would run the same attempts a second time."""
     given(worker(), submitted(), started()).when(claim(worker_id="v")).then_refused("id_taken", "'c'", "another worker")
 
 
 def test_a_claim_whose_tasks_have_ended_may_be_asked_anew() -> None:
-    """It is a new claim then."""
+    """It is then a new claim."""
     given(worker(), submitted(), started(), completed()).when(claim()).then_nothing()
 
 
@@ -98,7 +98,7 @@ def test_a_claim_asks_for_some_tasks_within_some_time(field: str, value: float) 
 
 @pytest.mark.parametrize("strategy", ["lifo", "FIFO", "\n", "x" * 100])
 def test_a_claim_names_a_known_strategy(strategy: str) -> None:
-    """The refusal names those there are."""
+    """The refusal names the known strategies."""
     given().when(claim(strategy=strategy)).then_refused("bad_strategy", *STRATEGIES)
 
 
@@ -112,21 +112,21 @@ def test_every_strategy_can_be_claimed_with() -> None:
 
 
 def test_a_worker_offers_its_limits() -> None:
-    """All of them are on record."""
+    """The event records all of them."""
     order = RegisterWorker(worker_id="w", slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
     wanted = worker(slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
     given().when(order).then(wanted).then_answers(WorkerTerms(lease_s=30.0))
 
 
 def test_the_same_offer_again_is_already_so() -> None:
-    """Other limits replace those there were."""
+    """New limits replace the old ones."""
     given(worker(slots=4)).when(RegisterWorker(worker_id="w", slots=4)).then_nothing()
     given(worker(slots=4)).when(RegisterWorker(worker_id="w", slots=5)).then(worker(slots=5))
 
 
 @pytest.mark.parametrize("state", [DRAINING, LEFT, LOST])
 def test_registering_again_brings_a_worker_back(state: WorkerDraining | WorkerLeft | WorkerLost) -> None:
-    """It is active again although it offers what it offered before."""
+    """It is active again although its values are the same."""
     decided = given(worker(), state).when(RegisterWorker(worker_id="w")).then(worker())
     assert decided.world.workers["w"].status is WorkerStatus.ACTIVE
 
@@ -144,13 +144,13 @@ def test_registering_again_brings_a_worker_back(state: WorkerDraining | WorkerLe
     ],
 )
 def test_an_offer_that_makes_no_sense_is_refused(order: RegisterWorker, reason: str, named: str) -> None:
-    """The refusal names what is wrong."""
+    """The refusal names the wrong field."""
     given().when(order).then_refused(reason, named)
 
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_a_worker_cannot_offer_less_than_nothing(asked: Resources) -> None:
-    """Negative amounts would never fit anything, or worse."""
+    """Negative amounts make no sense."""
     order = RegisterWorker(worker_id="w", resources=asked)
     given().when(order).then_refused("bad_number", "resources.")
 
@@ -167,12 +167,12 @@ def test_a_draining_worker_keeps_what_it_has() -> None:
 
 @pytest.mark.parametrize("state", [DRAINING, LEFT, LOST])
 def test_what_takes_no_tasks_need_not_drain(state: WorkerDraining | WorkerLeft | WorkerLost) -> None:
-    """It is already so."""
+    """It gets no tasks already, so nothing changes."""
     given(worker(), state).when(DrainWorker(worker_id="w")).then_nothing()
 
 
 def test_a_worker_that_leaves_gives_back_what_it_holds() -> None:
-    """Its attempts do not count as tries, and the tasks are ready at once."""
+    """Its attempts do not count as failures, and the tasks are ready at once."""
     facts = (worker(), submitted("a"), submitted("b"), started("a", "c.1.1"), started("b", "c.2.1"))
     decided = given(*facts).when(LeaveWorker(worker_id="w", reason="done"), at=BEGIN + 50.0)
     given_back = {"error": "the worker left", "reason": "released", "retry_at": BEGIN + 50.0}
@@ -186,7 +186,7 @@ def test_a_worker_that_leaves_gives_back_what_it_holds() -> None:
 
 
 def test_leaving_again_is_already_so() -> None:
-    """A lost worker may still say that it is gone."""
+    """A lost worker may still leave."""
     given(worker(), LEFT).when(LeaveWorker(worker_id="w")).then_nothing()
     given(worker(), LOST).when(LeaveWorker(worker_id="w")).then(LEFT)
 
@@ -199,13 +199,13 @@ def test_a_worker_that_never_was_is_not_found(order: DrainWorker | LeaveWorker) 
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, "x" * 1025])
 def test_reasons_are_short_and_printable(text: str) -> None:
-    """They stand in the journal."""
+    """Texts enter the journal, so they are checked."""
     given(worker()).when(DrainWorker(worker_id="w", reason=text)).then_refused("bad_text", "reason")
     given(worker()).when(LeaveWorker(worker_id="w", reason=text)).then_refused("bad_text", "reason")
 
 
 def test_limits_of_claims_come_from_the_rules() -> None:
-    """A cluster may allow longer polls."""
+    """The limits are those of the rules."""
     given(worker()).when(claim(slots=5000, wait_s=600.0), rules=Rules(claim_slots_max=5000, claim_wait_max_s=600.0))
     given(worker()).when(claim(slots=3), rules=Rules(claim_slots_max=2)).then_refused("bad_number", "1 to 2")
 
@@ -214,7 +214,7 @@ def test_limits_of_claims_come_from_the_rules() -> None:
 
 
 def test_what_a_withdrawn_claim_was_given_goes_back() -> None:
-    """It does not count as a try; another worker's claim of that id is none of its business."""
+    """The attempts do not count as failures; a claim of another worker with that id is not touched."""
     facts = (worker(), submitted("a"), submitted("b"), started("a", "c.1.1"), started("b", "c.2.1"))
     back = WithdrawClaim(claim_id="c", worker_id="w")
     decided = given(*facts).when(back, at=BEGIN + 10)
@@ -227,7 +227,7 @@ def test_what_a_withdrawn_claim_was_given_goes_back() -> None:
 
 
 def test_there_are_not_more_workers_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by registering nor by claiming; those that are known may come back."""
+    """Neither a registration nor a claim adds one; known workers may come back."""
     monkeypatch.setattr("coordinator.deciders.worker.MOST_WORKERS", 1)
     given(worker()).when(RegisterWorker(worker_id="another")).then_refused("too_many")
     given(worker()).when(claim(worker_id="another")).then_refused("too_many")

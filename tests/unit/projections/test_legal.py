@@ -225,7 +225,7 @@ MEETINGS = [
 
 @pytest.mark.parametrize(("kind", "before", "event", "after"), MEETINGS)
 def test_every_event_is_legal_in_every_status_or_corrupt(kind: Kind, before: Any, event: Event, after: Any) -> None:
-    """What the table names leads where it says; all else stops the fold, names itself, and changes nothing."""
+    """Events in the table lead to the given status; any other stops the fold, is named, and changes nothing."""
     scribe = write(*(kind.paths[before] if before else ()))
     things = getattr(scribe.world, kind.table)
     was = things.get("x")
@@ -254,7 +254,7 @@ def test_every_status_is_a_key_of_the_legal_table(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_legal_table_says_what_events_do(kind: Kind) -> None:
-    """A transition stands in `LEGAL` exactly when some event makes it."""
+    """A transition is in `LEGAL` exactly when some event makes it."""
     made = {*kind.more} | {
         (before, after)
         for _, becomes in kind.becomes
@@ -277,7 +277,7 @@ def test_every_event_of_these_kinds_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("event", [became(S.HEALTHY), DEREGISTERED], ids=["health_changed", "deregistered"])
 def test_a_deregistered_service_exists_no_more(event: Event) -> None:
-    """Only registering brings it back; OFFLINE alone is not gone."""
+    """Only a registration brings it back; an OFFLINE service is still registered."""
     scribe = write(offered(S.HEALTHY), DEREGISTERED)
     with pytest.raises(Corrupt, match="does not exist"):
         scribe.commit(event)
@@ -299,7 +299,7 @@ def test_a_task_ends_once(ended: TaskStatus, event: Event) -> None:
 
 @pytest.mark.parametrize("status", [T.PENDING, T.RUNNING])
 def test_a_task_is_submitted_once(status: TaskStatus) -> None:
-    """A second submission under the same id would forget the first."""
+    """A second submission under the same id would replace the first."""
     scribe = write(*KINDS["task"].paths[status])
     with pytest.raises(Corrupt, match="already exists"):
         scribe.commit(SUBMITTED)

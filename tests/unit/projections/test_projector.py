@@ -1,4 +1,4 @@
-"""The projector: what it writes is the fold, however it is cut up, wherever it stops, whatever the journal does."""
+"""The projector writes the fold, for any batches, after any stop, and for any state of the journal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WAIT_S = 5.0
 
 
 class Given:
-    """A source of given records, in given batches; what it holds is not checked, for the projector has to."""
+    """A source of given records, in given batches; it checks nothing, because the projector must."""
 
     def __init__(self, *batches: list[Record]) -> None:
         self.batches = batches
@@ -66,7 +66,7 @@ class Given:
 
 
 class Counting(MemoryStore):
-    """A store that notes each batch, and fails as often as told first."""
+    """A store that records each batch, after failing a given number of times."""
 
     def __init__(self, *failures: Unavailable) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ async def records_of(journal: MemoryJournal) -> list[Record]:
 
 @asynccontextmanager
 async def running(projector: Projector) -> AsyncIterator[None]:
-    """Let the projector run while the block does; it must not fail by itself."""
+    """Run the projector during the block; it must not fail by itself."""
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(projector.run())
         yield
@@ -115,7 +115,7 @@ async def everything(store: Store) -> tuple[Any, ...]:
 
 
 async def test_rows_are_the_fold_and_events_the_journals_own_bytes() -> None:
-    """Every thing of the world is a row, equal in every field; every event is kept byte for byte, in order."""
+    """Every entity of the world is a row, equal in every field; every event is stored byte for byte, in order."""
     journal = await written()
     store = MemoryStore()
     await project(journal, store)
@@ -145,7 +145,7 @@ async def test_what_has_ended_stays_when_it_leaves_the_world() -> None:
 
 @pytest.mark.parametrize("limits", [KEEPS_ALL, KEEPS_LITTLE], ids=["keeps_all", "keeps_little"])
 async def test_a_rebuild_from_zero_equals_the_live_rows(limits: Any, tmp_path: Path) -> None:
-    """Written live, one by one, at once, into memory or a file: the same rows, events and position."""
+    """Live, one by one or at once, in memory or a file: the same rows, events and position."""
     journal = MemoryJournal()
     live = MemoryStore()
     async with running(Projector(journal, live)), leading(journal, limits=limits) as engine:
@@ -180,7 +180,7 @@ async def test_a_stop_after_any_batch_is_resumed_without_gap_or_repeat(tmp_path:
 
 
 def _until(journal: MemoryJournal, last: int) -> MemoryJournal:
-    """Give the journal as it was when it ended at *last*."""
+    """Return the journal as it was when it ended at *last*."""
     stream = MemoryStream()
     stream._records = journal.stream._records[:last]
     return MemoryJournal(stream)
@@ -225,7 +225,7 @@ async def test_a_gap_stops_it_after_what_stands_before() -> None:
 
 
 async def written_as(records: list[Record]) -> MemoryJournal:
-    """Make a journal of given records."""
+    """Return a journal of given records."""
     stream = MemoryStream()
     stream._records = list(records)
     return MemoryJournal(stream)
@@ -243,7 +243,7 @@ async def written_as(records: list[Record]) -> MemoryJournal:
     ids=["no events", "no JSON", "other bytes", "other chain", "no chain"],
 )
 async def test_a_damaged_commit_stops_it_after_what_stands_before(damage: Any) -> None:
-    """Nothing of a damaged commit, nor of one behind it, is in the store."""
+    """Nothing of a damaged commit, nor of a later one, is in the store."""
     records = await records_of(await written())
     store = MemoryStore()
     source = Given([*records[:12], damage(records[12]), *records[13:]])
@@ -275,7 +275,7 @@ async def test_a_commit_that_fails_halfway_leaves_nothing() -> None:
 
 
 async def test_events_of_another_release_are_kept_and_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown type is in the table of events as it came; a release that knows more builds such a store anew."""
+    """An unknown type is stored unchanged as an event; a release that knows it rebuilds such a store."""
     journal = await written()
     records = await records_of(journal)
     world = await folded(journal)
@@ -306,7 +306,7 @@ async def test_events_of_another_release_are_kept_and_stop_nothing(monkeypatch: 
 
 
 async def test_a_journal_that_is_shorter_than_the_store_is_corrupt() -> None:
-    """The store is a witness: what it has taken in was there."""
+    """A journal that ends before the store is refused."""
     journal = await written()
     store = MemoryStore()
     await project(journal, store)
@@ -317,7 +317,7 @@ async def test_a_journal_that_is_shorter_than_the_store_is_corrupt() -> None:
 
 
 async def test_another_journal_is_corrupt() -> None:
-    """A journal that differs anywhere before the store's position is not the one it has taken in."""
+    """A journal that differs anywhere before the position of the store is not the one it was written from."""
     store = MemoryStore()
     await project(await written(), store)
     other = MemoryJournal()
@@ -345,7 +345,7 @@ async def test_a_restored_journal_has_the_store_built_anew(more: int) -> None:
 
 
 async def test_a_full_disk_makes_it_wait_and_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the store has no room, the same batch comes again, and then the next."""
+    """While the store has no room the same batch is retried, and then the next is written."""
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
     journal = await written()
     store, straight = Counting(*[Unavailable("full", reason=STORE_BUSY)] * 7), MemoryStore()
@@ -357,7 +357,7 @@ async def test_a_full_disk_makes_it_wait_and_skips_nothing(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("error", [StoreUnfit("gone"), Unavailable("elsewhere", reason="another_writer")])
 async def test_a_store_that_will_never_take_the_batch_ends_it(error: Unavailable) -> None:
-    """What does not pass is told to whoever can open another store."""
+    """A permanent error is raised to the caller, which can open another store."""
     with pytest.raises(type(error), match=str(error.message)):
         await Projector(await written(), Counting(error)).run()
 
@@ -376,7 +376,7 @@ async def test_a_snapshot_spares_folding_and_changes_nothing() -> None:
 
 
 async def test_listeners_are_told_each_record_once_it_is_stored() -> None:
-    """In order, with its events, and never before the store has it; the iteration ends with the projector."""
+    """In order, with its events, and only after it is stored; the iteration ends with the projector."""
     journal, store = MemoryJournal(), MemoryStore()
     projector = Projector(journal, store)
     told: list[Told] = []
@@ -429,7 +429,7 @@ async def test_listeners_learn_of_damage() -> None:
 
 
 async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
-    """At the end of each commit it is the world that was; within a commit, the world after that very event."""
+    """At the end of each commit it is the world after it; within a commit, the world after that event."""
     journal = await written()
     records = await records_of(journal)
     chain = GENESIS
@@ -449,7 +449,7 @@ async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
 
 
 async def test_a_position_that_is_not_in_the_journal_is_refused() -> None:
-    """Behind its end, behind the end of a commit, or before its beginning."""
+    """After its end, after the end of a commit, or before its beginning."""
     journal = await written()
     last = (await journal.bounds()).last
     for position in (Position(last + 1, 0), Position(2, 99), Position(-1, 0)):

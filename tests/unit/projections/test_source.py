@@ -23,7 +23,7 @@ def test_the_chain_is_spelled_as_the_format_says() -> None:
 
 @given(st.binary(max_size=20), st.binary(max_size=20), st.integers(1, 2**63), st.integers(1, 2**63))
 def test_another_body_place_or_past_gives_another_chain(one: bytes, other: bytes, here: int, there: int) -> None:
-    """Nothing can be changed, moved or cut without the hash telling."""
+    """Any change, move or cut changes the hash."""
     chain = chain_after(GENESIS, here, one)
     assert (chain_after(GENESIS, here, other) == chain) == (one == other)
     assert (chain_after(GENESIS, there, one) == chain) == (here == there)
@@ -36,7 +36,7 @@ def test_an_empty_journal_has_its_last_before_its_first() -> None:
 
 
 def records(*kinds: str) -> list[Record]:
-    """Make a journal whose chain is right."""
+    """Return a journal with a correct chain."""
     made, chain = [], GENESIS
     for sequence, kind in enumerate(kinds, 1):
         carried = chain.hex() if kind == "commit" else None
@@ -54,13 +54,13 @@ def take_all(journal: list[Record]) -> None:
 
 @pytest.mark.parametrize("begin", range(5))
 def test_a_whole_chain_passes_from_any_point_on(begin: int) -> None:
-    """Claims carry no chain and count in it; the first commit is believed."""
+    """Claims carry no chain but are part of it; the first commit is trusted."""
     take_all(records("claim", "commit", "commit", "claim", "commit")[begin:])
 
 
 @pytest.mark.parametrize("changed", [1, 2, 3])
 def test_what_was_changed_is_corrupt_at_the_next_commit(changed: int) -> None:
-    """A body that was replaced is told of by the commit behind it, which says what it should carry."""
+    """A replaced body is found at the next commit; the error states the right hash."""
     whole = records("claim", "commit", "commit", "claim", "commit")
     whole[changed] = msgspec.structs.replace(whole[changed], body=b"forged")
     with pytest.raises(Corrupt, match=r"commit [35] carries the chain [0-9a-f]{64}, but the journal before it hashes "):
@@ -69,6 +69,6 @@ def test_what_was_changed_is_corrupt_at_the_next_commit(changed: int) -> None:
 
 @pytest.mark.parametrize("carried", [None, "", "00", "x" * 64])
 def test_a_commit_without_a_chain_is_corrupt(carried: str | None) -> None:
-    """Nothing of ours is without one, so somebody else wrote it."""
+    """A coordinator always writes a chain, so another program wrote the commit."""
     with pytest.raises(Corrupt, match=r"commit 7 carries the chain .* which is not a hexadecimal hash"):
         ChainCheck().take(Record(sequence=7, kind="commit", body=b"", chain=carried))

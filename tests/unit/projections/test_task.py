@@ -68,7 +68,7 @@ def test_a_submitted_task_is_all_that_was_submitted() -> None:
 
 
 def test_a_started_task_runs_under_a_lease() -> None:
-    """Who has it, since when, for the how-manieth time; what an earlier attempt reported of itself is over."""
+    """Worker, start time and number of the attempt; progress of an earlier attempt is reset."""
     before = fold(SUBMITTED).tasks["t"]
     after = fold(SUBMITTED, STARTED).tasks["t"]
     assert after == msgspec.structs.replace(
@@ -94,13 +94,13 @@ def test_a_started_task_runs_under_a_lease() -> None:
 
 @pytest.mark.parametrize("attempt", [0, 1, 3, -2])
 def test_attempts_are_counted_without_a_gap(attempt: int) -> None:
-    """The number of an attempt tells it from those before; one that is repeated or left out never was."""
+    """The number identifies the attempt; a repeated or skipped number is Corrupt."""
     with pytest.raises(Corrupt, match=f"event 4.0 starts attempt {attempt} of 't' after attempt 1"):
         fold(SUBMITTED, STARTED, attempt_failed("released"), msgspec.structs.replace(STARTED, attempt=attempt))
 
 
 def test_progress_is_kept() -> None:
-    """The last that was told, and nothing else changes."""
+    """The last report is kept, and nothing else changes."""
     running = fold(SUBMITTED, STARTED).tasks["t"]
     told = fold(SUBMITTED, STARTED, TaskProgressed(task_id="t", lease="c.1", progress=0.25, message="m")).tasks["t"]
     assert told == msgspec.structs.replace(running, progress=0.25, progress_message="m")
@@ -108,7 +108,7 @@ def test_progress_is_kept() -> None:
 
 @pytest.mark.parametrize(("reason", "counted"), [("failed", 1), ("lease_expired", 1), ("released", 0)])
 def test_a_failed_attempt_waits_again_and_counts_unless_released(reason: str, counted: int) -> None:
-    """Nobody has it, its number stays, and it is not before its time; the lease stays known for late reports."""
+    """No worker holds it, and it waits for its retry time; attempt number and lease stay, for late reports."""
     running = fold(SUBMITTED, STARTED).tasks["t"]
     waiting = fold(SUBMITTED, STARTED, attempt_failed(reason)).tasks["t"]
     assert waiting == msgspec.structs.replace(
@@ -124,7 +124,7 @@ def test_a_failed_attempt_waits_again_and_counts_unless_released(reason: str, co
 
 
 def test_a_completed_task_keeps_its_result_and_drops_its_payload() -> None:
-    """The payload has served; an error of an earlier attempt is no longer the task's."""
+    """The payload is dropped, and so is the error of an earlier attempt."""
     result = Payload(encoding="text", digest="r", data="y")
     task = fold(
         SUBMITTED,
@@ -156,7 +156,7 @@ def test_a_completed_task_keeps_its_result_and_drops_its_payload() -> None:
 def test_a_task_that_ends_badly_says_why(
     event: TaskFailed | TaskCancelled | TaskTimedOut, status: TaskStatus, error: str, failures: int
 ) -> None:
-    """Its status, its reason, when and by whom; the payload goes, the last lease and worker stay on record."""
+    """Status, reason, time and actor; the payload is dropped, the last lease and worker are kept."""
     running = fold(SUBMITTED, STARTED).tasks["t"]
     ended = fold(SUBMITTED, STARTED, said(event, actor="me")).tasks["t"]
     assert ended == msgspec.structs.replace(
@@ -174,13 +174,13 @@ def test_a_task_that_ends_badly_says_why(
 
 @pytest.mark.parametrize("status", TaskStatus)
 def test_a_task_is_ended_where_nothing_leads_on(status: TaskStatus) -> None:
-    """`is_ended`, `ENDED` and `LEGAL` say the same."""
+    """`is_ended`, `ENDED` and `LEGAL` agree."""
     task = Task(task_id="t", task_name="n", status=status, submitted=START, submitted_at=0.0)
     assert task.is_ended == (status in ENDED) == (not LEGAL[status])
 
 
 def test_a_refused_report_is_on_record_and_changes_nothing_else() -> None:
-    """Waiting, running or ended: the task is as it was, but knows whose report was refused."""
+    """Waiting, running or ended: only the refused lease changes."""
     refused = TaskReportRefused(task_id="t", lease="old", outcome="completed", worker_id="w")
     for path in [(SUBMITTED,), (SUBMITTED, STARTED), (SUBMITTED, STARTED, TaskCompleted(task_id="t", lease="c.1"))]:
         before = fold(*path).tasks["t"]
@@ -188,7 +188,7 @@ def test_a_refused_report_is_on_record_and_changes_nothing_else() -> None:
 
 
 def test_the_fold_of_one_event_depends_on_nothing_else() -> None:
-    """Called twice it gives the same, and the value it was given is left as it was."""
+    """Two calls return equal values, and the argument does not change."""
     stamp = Stamp(Position(2, 0), 5.0)
     before = fold(SUBMITTED).tasks["t"]
     copy = msgspec.structs.replace(before)

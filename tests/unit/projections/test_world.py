@@ -1,4 +1,4 @@
-"""The world is what the records say: in order, unbroken, nothing unreadable; and forgets what is past keeping."""
+"""The world follows from the records alone: in order, without gaps, nothing unreadable; old entries are evicted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def body_of(*events: Event, time: str = "1970-01-01T00:16:40Z") -> bytes:
 
 
 def test_a_new_world_is_before_the_first_record() -> None:
-    """At the start, chained to nothing, under nobody's reign, with nothing in it."""
+    """A new world is at the start of the journal, without a chain, a leader or entities."""
     world = World()
     assert (world.position, world.time, world.chain) == (START, 0.0, GENESIS)
     assert (world.generation, world.epoch, world.holder, world.leader, world.unfoldable) == (0, 0, "", "", "")
@@ -66,7 +66,7 @@ def test_a_new_world_is_before_the_first_record() -> None:
 
 
 def test_folding_a_commit_gives_its_events_and_moves_the_world_behind_them() -> None:
-    """Position, time and chain are those of the commit; the events are given as they were read."""
+    """Position, time and chain are those of the commit; its events are returned."""
     world = World()
     body = body_of(submit("a"), submit("b"))
     given_back = world.apply_record(journal_record(body, after=world))
@@ -101,7 +101,7 @@ def test_a_gap_or_repetition_is_corrupt(sequence: int, kind: str) -> None:
 
 @pytest.mark.parametrize("chain", [None, "", "0" * 64, GENESIS.hex().upper() + " ", "g" * 64])
 def test_a_commit_that_does_not_carry_the_chain_is_corrupt(chain: str | None) -> None:
-    """A missing, malformed or other hash: what stands before it is not what its writer saw."""
+    """A missing, malformed or other hash: the journal before it is not the one that its writer saw."""
     world = fold(submit("a"))
     record = msgspec.structs.replace(journal_record(body_of(submit("b")), after=world), chain=chain)
     with pytest.raises(Corrupt, match=r"hashes to \w+: the journal was changed") as corrupt:
@@ -120,7 +120,7 @@ def test_a_commit_without_events_is_corrupt() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b"[{}]", b"\xff"])
 def test_an_unreadable_commit_is_corrupt(body: bytes) -> None:
-    """It stops the fold with a message, whatever it is."""
+    """Any unreadable commit stops the fold with an error."""
     world = World()
     with pytest.raises(Corrupt, match="the commit is not a JSON array"):
         world.apply_record(journal_record(body, after=world))
@@ -128,7 +128,7 @@ def test_an_unreadable_commit_is_corrupt(body: bytes) -> None:
 
 @pytest.mark.parametrize("time", ["", "yesterday", "1970-01-01T00:16:40", "1970-01-01"])
 def test_a_commit_without_a_time_is_corrupt(time: str) -> None:
-    """Retention and deadlines go by it."""
+    """Retention and deadlines depend on it."""
     world = World()
     with pytest.raises(Corrupt, match="is not RFC 3339"):
         world.apply_record(journal_record(body_of(submit("a"), time=time), after=world))
@@ -150,7 +150,7 @@ def test_a_heartbeat_in_the_journal_is_corrupt(event: Event) -> None:
 
 
 def test_a_claim_begins_a_reign() -> None:
-    """Its sequence is the epoch; its body is spelled like this, for ever."""
+    """Its sequence is the epoch; its body keeps this form for ever."""
     world = fold(submit("a"))
     assert world.apply_record(Record(sequence=2, kind="claim", body=CLAIM)) == []
     assert (world.generation, world.epoch, world.holder) == (2, 2, "h")
@@ -163,7 +163,7 @@ def test_a_claim_begins_a_reign() -> None:
 
 
 def test_a_generation_never_falls() -> None:
-    """A claim by one who had not seen the restore does not undo it."""
+    """A claim of a writer that had not seen the restore does not undo it."""
     scribe = Scribe()
     for generation, expected in ((1, 1), (3, 3), (2, 3), (4, 4)):
         scribe.claim(generation=generation)
@@ -179,7 +179,7 @@ def test_a_generation_never_falls() -> None:
     ids=range(12),
 )  # fmt: skip
 def test_an_unreadable_claim_is_corrupt(body: bytes) -> None:
-    """A claim says generation, holder and time, or nobody reigns."""
+    """A claim without generation, holder or time is Corrupt."""
     world = World()
     with pytest.raises(Corrupt, match="claim 1 is unreadable") as corrupt:
         world.apply_record(Record(sequence=1, kind="claim", body=body))
@@ -191,7 +191,7 @@ def test_an_unreadable_claim_is_corrupt(body: bytes) -> None:
 
 
 def test_who_leads_is_known_until_it_says_that_it_stops() -> None:
-    """And by which limits it lets things go."""
+    """With the limits of eviction."""
     scribe = write(leads(retention_s=7.0, ended_kept=3))
     world = scribe.world
     assert (world.leader, world.retention_s, world.ended_kept) == ("i", 7.0, 3)
@@ -200,7 +200,7 @@ def test_who_leads_is_known_until_it_says_that_it_stops() -> None:
 
 
 def test_totals_count_over_the_whole_life_of_the_cluster() -> None:
-    """Ends by how, and placements; they stay when what was counted has gone."""
+    """Ends by status, and placements; totals stay when the tasks are evicted."""
     turn = CoordinatorTurn(instance="i", now=1.0, claims=(), policy="schedule", policy_version=1, placed=3)
     started = TaskStarted(task_id="c", worker_id="w", claim_id="c", attempt=1, lease="c.1")
     done = TaskCompleted(task_id="c", lease="c.1")
@@ -210,7 +210,7 @@ def test_totals_count_over_the_whole_life_of_the_cluster() -> None:
 
 
 def test_an_unknown_event_makes_a_world_that_cannot_be_decided_upon() -> None:
-    """The first is named with its place; everything known is folded all the same."""
+    """The first is named with its position; known events are still folded."""
     world = fold(submit("a"))
     raw = MOON % AT
     later = raw.replace(b"risen", b"set")
@@ -222,7 +222,7 @@ def test_an_unknown_event_makes_a_world_that_cannot_be_decided_upon() -> None:
 
 
 def test_a_newer_version_of_a_known_event_is_not_folded_either() -> None:
-    """It must not be taken for what it was in this release."""
+    """It must not be folded as an event of this release."""
     world = World()
     newer = body_of(submit("a")).replace(b'"dataversion":1', b'"dataversion":2')
     world.apply_record(journal_record(newer, after=world))
@@ -238,7 +238,7 @@ SERVICE = ServiceRegistered(
 
 
 def test_an_ended_thing_leaves_when_it_is_older_than_retention() -> None:
-    """At exactly its retention it is still there; with the next commit after that it is gone."""
+    """At exactly its retention it is still there; the next commit after that evicts it."""
     scribe = write(leads(retention_s=10.0), *cancelled("a"), submit("alive"))
     ended_at = scribe.world.tasks["a"].ended_at
     assert ended_at is not None
@@ -249,7 +249,7 @@ def test_an_ended_thing_leaves_when_it_is_older_than_retention() -> None:
 
 
 def test_an_ended_thing_leaves_when_enough_newer_ones_have_ended() -> None:
-    """The newest `ended_kept` of a kind stay, by when they ended and not by when they came."""
+    """The newest `ended_kept` of a kind stay, by the time they ended."""
     scribe = write(leads(ended_kept=2), submit("a"), submit("b"), submit("c"), submit("d"))
     for task_id in "cadb":
         scribe.commit(TaskCancelled(task_id=task_id))
@@ -257,21 +257,21 @@ def test_an_ended_thing_leaves_when_enough_newer_ones_have_ended() -> None:
 
 
 def test_many_that_end_in_one_commit_leave_together_when_they_are_too_many() -> None:
-    """Eviction happens once a commit is closed, in the order things ended within it."""
+    """Eviction happens after a commit is closed, in the order of the ends within it."""
     scribe = write(leads(ended_kept=1))
     scribe.commit(submit("a"), submit("b"), TaskCancelled(task_id="b"), TaskCancelled(task_id="a"))
     assert set(scribe.world.tasks) == {"a"}
 
 
 def test_each_kind_is_counted_by_itself() -> None:
-    """Tasks that end do not push out services."""
+    """Ended tasks do not evict services."""
     scribe = write(leads(ended_kept=1), SERVICE, ServiceDeregistered(service_id="v"), *cancelled("a", "b"))
     assert set(scribe.world.services) == {"v"}
     assert set(scribe.world.tasks) == {"b"}
 
 
 def test_a_new_leader_with_other_limits_lets_go_at_once() -> None:
-    """The limits are part of the record, so every replay lets go of the same."""
+    """The limits are recorded, so every replay evicts the same entities."""
     scribe = write(leads(), *cancelled("a", "b", "c"))
     assert len(scribe.world.tasks) == 3
     scribe.commit(leads(ended_kept=1))
@@ -306,7 +306,7 @@ def test_what_came_back_is_not_let_go(made: Event, ended: Event, back: Event, ta
 
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_eviction_is_the_same_after_a_restore(cut: int) -> None:
-    """What ended before the snapshot and what ends after it leave at the same record as without one."""
+    """Entities that ended before or after the snapshot are evicted at the same record as without one."""
     scribe = write(leads(retention_s=1000.0, ended_kept=2), *cancelled("a", "b", "c"), SERVICE, submit("d"))
     scribe.commit(said(TaskCancelled(task_id="d"), at=BEGIN + 900))
     scribe.commit(said(submit("e"), at=BEGIN + 1900))
@@ -341,7 +341,7 @@ def test_a_command_is_remembered_for_ten_minutes_of_commit_time() -> None:
 
 
 def test_a_repeated_command_is_remembered_since_it_first_came() -> None:
-    """Sending it again and again does not keep it for ever."""
+    """Repeats do not extend the time."""
     scribe = Scribe()
     for number in range(3):
         scribe.commit(said(submit(f"t{number}"), at=BEGIN + 500 * number, commandid="one"))
@@ -349,7 +349,7 @@ def test_a_repeated_command_is_remembered_since_it_first_came() -> None:
 
 
 def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
-    """That it was carried out is known, even where what it did is not."""
+    """The command is still known, even if its event is not."""
     world = World()
     raw = (MOON % AT)[:-1] + b',"commandid":"one"}'
     world.apply_record(journal_record(codec.join([raw]), after=world))
@@ -357,7 +357,7 @@ def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
 
 
 def test_no_more_commands_are_remembered_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first."""
+    """The oldest are dropped first."""
     monkeypatch.setattr(world_module, "COMMANDS_KEPT", 2)
     scribe = Scribe()
     for number in range(4):
@@ -391,7 +391,7 @@ def test_an_idempotency_key_outlives_its_task_and_is_forgotten_after_a_week() ->
 
 
 def test_no_more_keys_are_kept_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first."""
+    """The oldest are dropped first."""
     monkeypatch.setattr(world_module, "IDEMPOTENCY_KEPT", 2)
     world = fold(*(submit(f"t{number}", f"k{number}") for number in range(4)))
     assert list(world.keyed) == ["default/k2", "default/k3"]
@@ -401,13 +401,13 @@ def test_no_more_keys_are_kept_than_there_is_room(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_snapshot_holds_all_there_is() -> None:
-    """Every attribute of a world but what follows from the others."""
+    """Every attribute of a world except those derived from others."""
     derived = {"indexes", "_ended", "_folds"}
     assert set(vars(World())) - derived == set(Snapshot.__struct_fields__) - {"fold_version"}
 
 
 def test_equal_worlds_give_equal_bytes_and_others_do_not() -> None:
-    """So that a digest tells whether two replays agree."""
+    """So equal digests mean equal replays."""
     assert fold(submit("a")).snapshot() == fold(submit("a")).snapshot()
     assert fold(submit("a")).digest() == fold(submit("a")).digest()
     assert fold(submit("a")).digest() != fold(submit("b")).digest()
@@ -416,12 +416,12 @@ def test_equal_worlds_give_equal_bytes_and_others_do_not() -> None:
 
 
 def test_the_empty_world_can_be_restored() -> None:
-    """Nothing is a state like any other."""
+    """An empty world is valid."""
     assert World.restore(World().snapshot()).digest() == World().digest()
 
 
 def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
-    """What it holds was folded by other rules: it is to be rebuilt."""
+    """It was folded by other rules and must be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
     with pytest.raises(
@@ -443,7 +443,7 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
     ids=range(6),
 )
 def test_a_snapshot_with_something_else_in_it_is_corrupt(change: Callable[[dict[str, object]], object]) -> None:
-    """No field is taken on trust."""
+    """Every field is checked."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     change(data)
     with pytest.raises(Corrupt, match=r"snapshot of \d+ bytes is unreadable"):
@@ -471,7 +471,7 @@ def test_a_snapshot_cut_short_is_corrupt(length: int) -> None:
 
 
 def test_applying_and_sealing_by_hand_is_folding_a_record() -> None:
-    """The writer folds event by event before there is a record; readers fold the record. Both end up the same."""
+    """The writer folds events before there is a record; readers fold the record. Both get the same world."""
     scribe = Scribe()
     for events in (cancelled("a"), [submit("b")], cancelled("c", "d")):
         scribe.commit(*events)
