@@ -154,7 +154,7 @@ def _described(name: str) -> dict[str, Any]:
     command = COMMANDS[name]
     about = (command.__doc__ or "").strip().partition("\n")[0]
     waits = "wait_s" in command.__struct_fields__
-    return {"metadata": {"kind": "question" if command.IS_QUESTION else "order", "about": about, "waits": str(waits)}}
+    return {"metadata": {"kind": "question" if command.IS_QUESTION else "command", "about": about, "waits": str(waits)}}
 
 
 @asynccontextmanager
