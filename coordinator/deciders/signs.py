@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.commands.command import Command
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import CheckOutcome, HeartbeatService, RegisterService, ReportCheck, ServiceLoad
 from coordinator.commands.task import ClaimTasks
@@ -20,13 +21,19 @@ from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from coordinator.commands.command import Command
     from events.service import ServiceStatus
     from projections.world import World
 
 _CHECKS_KEPT = 100
 _CHECKED_SERVICES = 20_000
-_SIGNS_OF_LIFE = frozenset({RegisterWorker, RegisterNode, SyncNode, RegisterService, ReportCheck, HeartbeatService})
+_SIGN_OF: dict[type[Command], tuple[str, str]] = {
+    RegisterWorker: ("workers", "worker_id"),
+    RegisterNode: ("nodes", "node_id"),
+    SyncNode: ("nodes", "node_id"),
+    RegisterService: ("services", "service_id"),
+}
+"""The table that holds the sign of a command, and the command's field with the id."""
+_SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, HeartbeatService})
 
 
 class Checks:
@@ -105,27 +112,21 @@ class Signs:
         """Keep the sign of life of a command that was accepted at commit time *at*."""
         if type(command) not in _SIGNS_OF_LIFE:
             return
-        match command:
-            case RegisterWorker():
-                self.workers[command.worker_id] = now
-            case RegisterNode() | SyncNode():
-                self.nodes[command.node_id] = now
-            case RegisterService():
+        if isinstance(command, ReportCheck):
+            if command.ok:
                 self.services[command.service_id] = now
-            case ReportCheck():
-                if command.ok:
-                    self.services[command.service_id] = now
-                self.keep_check(command, at, world.services[command.service_id].status)
-            case HeartbeatService():
-                load = ServiceLoad(
-                    heard_s_ago=0.0,
-                    load=command.load,
-                    connections=command.connections,
-                    response_time_ms=command.response_time_ms,
-                )
-                self.hear_service(command.service_id, now, load)
-            case _:
-                pass
+            self.keep_check(command, at, world.services[command.service_id].status)
+        elif isinstance(command, HeartbeatService):
+            load = ServiceLoad(
+                heard_s_ago=0.0,
+                load=command.load,
+                connections=command.connections,
+                response_time_ms=command.response_time_ms,
+            )
+            self.hear_service(command.service_id, now, load)
+        else:
+            table, field = _SIGN_OF[type(command)]
+            getattr(self, table)[getattr(command, field)] = now
 
     def after(self, command: Command, told: Any, turn_id: str) -> Any:
         """Return the answer *told*; the orders of a node get the id of their turn, which is kept here."""

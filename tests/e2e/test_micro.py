@@ -96,7 +96,7 @@ async def test_every_command_is_an_endpoint(cluster: Cluster) -> None:
         assert endpoint.subject == f"coordination.rpc.*.{command.KIND}.{command.VERB}"
         assert endpoint.queue_group == "e{}".format(told["metadata"]["epoch"].replace(".", "-"))
         assert endpoint.metadata is not None
-        assert endpoint.metadata["kind"] == ("question" if command.IS_QUESTION else "order")
+        assert endpoint.metadata["kind"] == ("question" if command.IS_QUESTION else "command")
 
 
 async def test_requests_are_counted(cluster: Cluster) -> None:

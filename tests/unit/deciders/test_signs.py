@@ -167,3 +167,15 @@ def test_only_a_node_gets_orders() -> None:
     signs = beginning()
     assert signs.after(claim(), ["told"], "1-1-1") == ["told"]
     assert signs.orders == {}
+
+
+def test_what_was_last_said_to_the_writer_before_is_no_sign_of_life() -> None:
+    """It fills in loads that this writer has not heard itself, and replaces none."""
+    signs = beginning()
+    signs.hear_service("a", 110.0, ServiceLoad(heard_s_ago=0.0, load=0.1))
+    for name in ("a", "b"):
+        signs.recall_service(name, ServiceLoad(heard_s_ago=0.0, load=0.9))
+        signs.recall_worker(name, 7.0)
+    assert [load.load for load in signs.loads.values()] == [0.1, 0.9]
+    assert (signs.services, signs.workers) == ({"a": 110.0}, {})
+    assert signs.worker_loads == {"a": 1.0, "b": 1.0}
