@@ -37,6 +37,31 @@ async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]
             signal.signal(number, handler)
 
 
+@asynccontextmanager
+async def stop_signal() -> AsyncIterator[asyncio.Event]:
+    """
+    Yield an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
+
+    A second SIGINT does not wait for a regular end: it raises KeyboardInterrupt.
+    """
+    stop = asyncio.Event()
+    async with stop_on_signals(lambda _: stop.set(), _interrupt):
+        yield stop
+
+
+async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
+    """Run *work* and return its result; if `stop_signal` comes first, cancel *work* and return None."""
+    async with stop_signal() as stop, task_group() as tasks:
+        working = tasks.create_task(work)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+        return None if working.cancelled() else working.result()
+
+
 async def _stop_when_orphaned(stop: Callable[[str], None]) -> None:
     await watch_parent()
     stop("its parent died")
@@ -66,31 +91,6 @@ class _Signals:
         elif number == signal.SIGINT and self._interrupts > 1:
             self._forces = True
             self._force()
-
-
-@asynccontextmanager
-async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """
-    Yield an event that is set by SIGTERM, by SIGINT, or when the parent that spawned this process has died.
-
-    A second SIGINT does not wait for a regular end: it raises KeyboardInterrupt.
-    """
-    stop = asyncio.Event()
-    async with stop_on_signals(lambda _: stop.set(), _interrupt):
-        yield stop
-
-
-async def unless_stopped(work: Coroutine[Any, Any, _Value]) -> _Value | None:
-    """Run *work* and return its result; if `stop_signal` comes first, cancel *work* and return None."""
-    async with stop_signal() as stop, task_group() as tasks:
-        working = tasks.create_task(work)
-        stopping = tasks.create_task(stop.wait())
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait([working])
-        return None if working.cancelled() else working.result()
 
 
 def _interrupt() -> None:

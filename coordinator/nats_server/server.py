@@ -240,6 +240,21 @@ def find_config() -> Path:
     raise Refused(f"nats.conf is missing; it must be at {packaged} or {checkout}", reason="nats_config_not_found")
 
 
+async def keep_serving(server: EmbeddedServer) -> None:
+    """Restart the nats-server, on its port and store, whenever it ends."""
+    pause_s = RESTART_PAUSE_S
+    while True:
+        code = await server.wait_exit()
+        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await server.restart()
+                break
+            except Unavailable as error:
+                log.warning("program_not_started", program="nats-server", why=error.message)
+
+
 class _Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the server reports in its ports file."""
 
@@ -351,18 +366,3 @@ def _alive(pid: str) -> bool:
 def _quoted(text: str) -> str:
     """Quote a value for nats.conf, which parses values from the environment."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-async def keep_serving(server: EmbeddedServer) -> None:
-    """Restart the nats-server, on its port and store, whenever it ends."""
-    pause_s = RESTART_PAUSE_S
-    while True:
-        code = await server.wait_exit()
-        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await server.restart()
-                break
-            except Unavailable as error:
-                log.warning("program_not_started", program="nats-server", why=error.message)

@@ -72,6 +72,11 @@ def read(path: Path) -> SettingsFile:
     return SettingsFile(str(path), content or {}, lines)
 
 
+def dotted(keys: Keys) -> str:
+    """Return a key as users write it, without credentials."""
+    return redact(".".join(str(key) if str(key).isprintable() else ascii(key) for key in keys))[:200]
+
+
 def _note_lines(node: Any, at: Keys, lines: dict[Keys, int], seen: set[int], path: Path) -> None:
     """Record the line of each key; refuse a repeated key, since YAML would silently use the last one."""
     if not isinstance(node, yaml.MappingNode) or id(node) in seen:
@@ -88,8 +93,3 @@ def _note_lines(node: Any, at: Keys, lines: dict[Keys, int], seen: set[int], pat
 def _unusable(path: Path, problem: str, line: int | None = None) -> Refused:
     where = "" if line is None else f" line {line}"
     return Refused(f"config file {path}{where} {redact(problem)}", reason="bad_config")
-
-
-def dotted(keys: Keys) -> str:
-    """Return a key as users write it, without credentials."""
-    return redact(".".join(str(key) if str(key).isprintable() else ascii(key) for key in keys))[:200]
