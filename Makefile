@@ -38,6 +38,7 @@ bench: venv ## run the benchmarks one after the other, print JSON: make bench BE
 	@for name in $(BENCH); do $(PY) -m coordinator.cli bench $$name $(ARGS) || exit 1; done
 
 compare: venv ## compare the speed with another commit: make compare BASE=main; 8 minutes
+	@[ -n "$(BASE)" ] || { echo "make compare: name a commit, such as: make compare BASE=main" >&2; exit 2; }
 	@$(PY) -m tools.compare $(BASE) $(ARGS)
 
 faults: venv-dev ## inject faults and check the guarantees, one line of JSON each; ARGS="kills --tasks 5000"

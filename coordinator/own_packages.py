@@ -46,7 +46,8 @@ def _found(name: str) -> str | None:
     if name in sys.modules:
         return getattr(sys.modules[name], "__file__", None)
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, None)
+        find_spec = getattr(finder, "find_spec", None)  # hooks of old libraries have none, and Python passes them over
+        spec = None if find_spec is None else find_spec(name, None)
         if spec is not None:
             return spec.origin if spec.has_location else None
     return None
@@ -60,6 +61,8 @@ def _is_another_file(found: str, ours: str) -> bool:
 def _print_message_alone() -> None:
     """Print no traceback if the error is not caught: the remedy does not depend on which module imported which."""
     before = sys.excepthook
+    if before.__module__ == __name__:  # a program may catch the error and import again
+        return
 
     def show(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
         if isinstance(error, HiddenPackage):

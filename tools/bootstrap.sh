@@ -14,8 +14,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # The user's settings for Python and pip must not affect the venv.
-unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_REQUIRE_HASHES \
-  PIP_NO_BINARY 2>/dev/null || :
+unset PYTHONHOME PYTHONPATH 2>/dev/null || :
 stamp=.venv/bootstrap-stamp
 newest_with_wheels=3.14
 dev='' locked=''
@@ -133,7 +132,29 @@ fail() {
   exit 1
 }
 
-pip() { .venv/bin/python -I -m pip "$@" --no-input --disable-pip-version-check >"$log" 2>&1; }
+# Of the user's settings for pip, in variables and in files, only those count that say where packages come from. Others,
+# such as `user`, `target`, `python` or `require-hashes`, would install elsewhere, or not at all.
+pip() {
+  .venv/bin/python -I -c '
+import ast, os, subprocess, sys
+where = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "client-cert", "proxy", "timeout")
+where += ("retries", "cache-dir", "no-cache-dir")
+pip = [sys.executable, "-I", "-m", "pip"]
+own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+ask = own | {name: os.environ[name] for name in ("PIP_CONFIG_FILE",) if name in os.environ}
+listed = subprocess.run([*pip, "config", "list"], env=ask, capture_output=True, text=True).stdout.splitlines()
+for line in listed:
+    key, _, value = line.partition("=")
+    name = key.rpartition(".")[2]
+    if name in where:
+        own["PIP_" + name.upper().replace("-", "_")] = str(ast.literal_eval(value))
+for name in where:
+    variable = "PIP_" + name.upper().replace("-", "_")
+    if os.environ.get(variable):
+        own[variable] = os.environ[variable]
+own["PIP_CONFIG_FILE"] = os.devnull
+os.execve(sys.executable, [*pip, *sys.argv[1:]], own)' "$@" --no-input --disable-pip-version-check >"$log" 2>&1
+}
 
 install_lock() {
   if ! pip install --quiet --no-deps --require-hashes --only-binary :all: -r "$1"; then

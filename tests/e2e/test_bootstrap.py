@@ -85,7 +85,7 @@ class Project:
     def lock(self, name: str, *lines: str) -> None:
         (self.folder / name).write_text("\n".join(lines) + "\n")
 
-    def bootstrap(self, *arguments: str) -> tuple[int, str]:
+    def bootstrap(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run it, with the folder of wheels for all that pip can reach; give its exit code and what it said."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
         ended = subprocess.run(
@@ -97,6 +97,7 @@ class Project:
                 "PIP_CONFIG_FILE": os.devnull,
                 "PIP_NO_INDEX": "1",
                 "PIP_FIND_LINKS": str(self.wheels),
+                **variables,
             },
             capture_output=True,
             text=True,
@@ -168,3 +169,22 @@ def test_a_lock_that_lacks_something_is_told(project: Project) -> None:
         code, said = project.bootstrap()
         assert code == 1
         assert "wants 1.0 requires newer, which is not installed" in said
+
+
+@pytest.mark.parametrize(
+    ("configured", "variables"),
+    [
+        ("[install]\nuser = true\ntarget = elsewhere\n", {}),
+        ("require-hashes = true\nno-binary = :all:\n", {}),
+        ("", {"PIP_PYTHON": "nowhere/python", "PIP_DRY_RUN": "1", "PIP_ROOT": "elsewhere"}),
+    ],
+)
+def test_settings_for_pip_change_only_where_packages_come_from(
+    project: Project, configured: str, variables: dict[str, str]
+) -> None:
+    """Where packages come from is read from the user's file; what would install elsewhere, or nothing, is not."""
+    file = project.folder.parent / "pip.conf"
+    file.write_text(f"[global]\nfind-links = {project.wheels}\n{configured}")
+    code, said = project.bootstrap(PIP_CONFIG_FILE=str(file), PIP_FIND_LINKS="", **variables)
+    assert (code, project.installed()) == (0, RUNNING), said
+    assert not (project.folder / "elsewhere").exists()

@@ -98,3 +98,21 @@ def test_a_folder_without_a_module_in_it_hides_nothing(folder: Path) -> None:
         (folder / name).mkdir()
     code = "import coordinator.scheduler, events.codec, projections.world"
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+def test_import_hooks_without_find_spec_are_passed_over(folder: Path) -> None:
+    """Libraries from before `find_spec` put such on `sys.meta_path`; Python itself passes them over."""
+    for name in OURS:
+        (folder / f"{name}.py").unlink()
+    code = (
+        "import sys\n"
+        "class Old:\n"
+        "    def find_module(self, name, path=None): return None\n"
+        "sys.meta_path.insert(0, Old())\n"
+        "import coordinator\n"
+        "print(coordinator.__version__)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stdout.count(".")) == (0, 2), ended.stderr

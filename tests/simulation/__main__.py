@@ -59,9 +59,16 @@ def main() -> int:
     parser.add_argument("--mask", action="store_true", help="exclude texts for people from the digests")
     given = parser.parse_args()
     quiet()
+    if given.seeds < 1:
+        parser.error(f"--seeds is {given.seeds}: use 1 or more")
     if given.digests is not None or given.against is not None:
+        if given.seed is not None or given.plan is not None or given.planted is not None or given.bug:
+            parser.error("--digests and --against take --seeds and --first only")
         seeds = range(given.first, given.first + given.seeds)
-        return compare(seeds, given.digests, given.against, masked=given.mask)
+        try:
+            return compare(seeds, given.digests, given.against, masked=given.mask)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     if given.planted is not None:
         return find(given.planted or list(PLANTED), given.first)
     if given.plan is not None:
@@ -128,13 +135,15 @@ def find(names: list[str], first: int) -> int:
 
 def compare(seeds: range, into: Path | None, against: Path | None, *, masked: bool) -> int:
     """Write the digest of each seed to the file *into*, and print the seeds that differ from *against*."""
-    before = {} if against is None else digests.read(against)
+    before = {} if against is None else digests.read(against, masked=masked)
+    if into is not None:
+        into.touch()  # a path that cannot be written is refused before the work
     found = list(digests.digests_of(seeds, masked=masked))
     failed = [one for one in found if one.failure]
     for one in failed:
         print(f"seed {one.seed} failed; repeat: {AGAIN} --seed {one.seed}\n{one.failure}")
     if into is not None:
-        into.write_text("".join(f"{one.seed} {one.value}\n" for one in found))
+        digests.write(into, found, masked=masked)
         print(f"{len(found)} digests{' with texts masked' if masked else ''} written to {into}")
     if against is None:
         return 1 if failed else 0

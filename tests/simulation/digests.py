@@ -32,6 +32,8 @@ FREE_TEXTS = frozenset({"message", "error", "reason", "detail"})
 MASKED_HEADERS = (b"Chain", b"Nats-Service-Error")
 """The chain covers every text in the journal; the other contains an error message."""
 MASK = "…"
+HEADS = {False: "digests of all bytes", True: "digests with free texts masked"}
+"""The first line of a file of digests."""
 
 _is_code = re.compile(r"[a-z0-9]*(?:[_.:-][a-z0-9]+)*").fullmatch
 
@@ -117,15 +119,24 @@ def digests_of(seeds: Iterable[int], *, masked: bool) -> Iterator[Digest]:
         pool.shutdown(cancel_futures=True)
 
 
-def read(path: Path) -> dict[int, str]:
+def write(path: Path, found: Iterable[Digest], *, masked: bool) -> None:
+    """Write a line that says how the digests were made, and a line `<seed> <sha256>` for each."""
+    path.write_text(HEADS[masked] + "\n" + "".join(f"{one.seed} {one.value}\n" for one in found))
+
+
+def read(path: Path, *, masked: bool) -> dict[int, str]:
     """
-    Read a file of lines `<seed> <sha256>`.
+    Read a file that `write` wrote.
 
     Raises:
-        ValueError: a line has another form; the message has its number.
+        ValueError: it has other digests than *masked* says, or a line of another form; the message has its number.
     """
     found: dict[int, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    head, *lines = path.read_text().splitlines() or [""]
+    if head != HEADS[masked]:
+        msg = f"{path} begins with {head[:80]!r}, not with {HEADS[masked]!r}: use --mask for both files or for neither"
+        raise ValueError(msg)
+    for number, line in enumerate(lines, 2):
         match = re.fullmatch(r"(\d+) ([0-9a-f]{64})", line)
         if match is None:
             msg = f"{path}:{number}: {line[:80]!r} is not '<seed> <sha256>'"

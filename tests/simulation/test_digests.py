@@ -43,9 +43,9 @@ def test_seeds_that_differ_are_named(tmp_path: Path) -> None:
     file = tmp_path / "digests.txt"
     assert simulate("--seeds", "2", "--digests", str(file))[0] == 0
     assert simulate("--seeds", "2", "--against", str(file))[0] == 0
-    assert simulate("--seeds", "2", "--against", str(file), "--mask")[0] == 1
-    lines = file.read_text().splitlines()
-    file.write_text(f"{lines[0]}\n1 {'0' * 64}\n")
+    assert simulate("--seeds", "2", "--against", str(file), "--mask")[0] == 2
+    head, first, _ = file.read_text().splitlines()
+    file.write_text(f"{head}\n{first}\n1 {'0' * 64}\n")
     code, said = simulate("--seeds", "3", "--against", str(file))
     assert code == 1
     assert said == f"{file} has no digest of the seeds 2\n1 of 3 seeds differ from {file}: 1\n"
@@ -54,6 +54,19 @@ def test_seeds_that_differ_are_named(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     """The error names the bad line."""
     file = tmp_path / "digests.txt"
-    file.write_text("0 abc\n")
-    with pytest.raises(ValueError, match=r"digests\.txt:1: '0 abc' is not"):
-        digests.read(file)
+    file.write_text(f"{digests.HEADS[True]}\n0 abc\n")
+    with pytest.raises(ValueError, match=r"digests\.txt:2: '0 abc' is not"):
+        digests.read(file, masked=True)
+    with pytest.raises(ValueError, match="use --mask for both files or for neither"):
+        digests.read(file, masked=False)
+
+
+@pytest.mark.parametrize(
+    "words", [("--seeds", "0"), ("--digests", "x", "--seed", "5"), ("--against", "nowhere"), ("--digests", "/")]
+)
+def test_what_cannot_be_compared_is_a_usage_error(words: tuple[str, ...]) -> None:
+    """One line says why, before any seed has run; the exit code is not that of a seed that differs."""
+    code, said = simulate(*words)
+    assert code == 2
+    assert said.startswith("usage: ")
+    assert "Traceback" not in said
