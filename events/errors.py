@@ -7,10 +7,7 @@ docstring of each class is its default message.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from events.base import Event
+from typing import Any, ClassVar
 
 _SHOWN = 80
 
@@ -26,7 +23,7 @@ class CoordinationError(Exception):
         super().__init__(message if message is not None else (self.__doc__ or type(self).__name__))
         self.reason = reason if reason is not None else self.code
         self.retry_after_s = retry_after_s
-        self.facts: tuple[Event, ...] = ()
+        self.facts: tuple[Any, ...] = ()
         """Events that are recorded although the request is refused."""
 
     @property

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from coordinator import __version__
 from coordinator.commands import COMMANDS
 from coordinator.commands.node import NodeQuestion
 from coordinator.commands.reads import VERBS
 from coordinator.commands.wire import MOST_COMMANDS, WIRE_COMMANDS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS
+from coordinator.version import __version__
 from events.codec import EVENTS, HEARTBEATS, SPECVERSION
 from events.coordinator import EpochClaim
 from events.ids import PATTERN

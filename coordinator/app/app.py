@@ -28,7 +28,7 @@ from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
-from coordinator.security.credentials import credentials
+from coordinator.processes.credentials import credentials
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 

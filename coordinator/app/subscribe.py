@@ -21,7 +21,7 @@ from coordinator.app.app import acquire_app, release_app
 from coordinator.bus.connection import Bus
 from coordinator.journal.search import first_since
 from coordinator.journal.stream import NatsJournal
-from coordinator.security.credentials import credentials
+from coordinator.processes.credentials import credentials
 from events import codec
 from events.base import Envelope, Position
 from events.codec import EVENTS, HEARTBEATS

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from coordinator import __version__
 from coordinator.archive.manifest import Contents, read_contents, read_snapshot, write_contents, write_snapshot
 from coordinator.archive.segments import SegmentWriter, read_records
 from coordinator.bus.jetstream import ApiError
@@ -28,6 +27,7 @@ from coordinator.clock import SystemClock
 from coordinator.journal.search import first_since
 from coordinator.journal.snapshots import Archived, Snapshots
 from coordinator.journal.stream import NatsJournal
+from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Corrupt, Refused, Unavailable
 from projections.source import chain_after

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator import __version__
 from coordinator.archive.manifest import Contents, write_contents, write_snapshot
 from coordinator.archive.segments import SegmentWriter
 from coordinator.atomic_files import sync_folder
@@ -21,6 +20,7 @@ from coordinator.clock import SystemClock
 from coordinator.journal.replay import check_archived
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
+from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Corrupt, Refused
 from projections.source import GENESIS

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from coordinator import __version__
+from coordinator.version import __version__
 from events.errors import CoordinationError
 
 EXIT_ERROR = 1

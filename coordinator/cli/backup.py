@@ -212,7 +212,7 @@ async def _connected(
     creds: Path | None = None,
 ) -> Any:
     from coordinator.bus.connection import Bus
-    from coordinator.security.credentials import credentials
+    from coordinator.processes.credentials import credentials
     from events.subjects import Subjects
 
     login = credentials(settings, role)

@@ -69,7 +69,7 @@ def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitab
 async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client]:
     """Connect to the coordinator."""
     from coordinator.client.client import Client
-    from coordinator.security.credentials import credentials
+    from coordinator.processes.credentials import credentials
 
     async with Client.open(
         url or find_url(settings),

@@ -137,8 +137,8 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
+    from coordinator.processes.credentials import credentials
     from coordinator.processes.program import collect_seldom
-    from coordinator.security.credentials import credentials
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)

@@ -109,7 +109,7 @@ def _files(home: Path | None, archive: Path | None, folder: Path | None) -> File
 async def _verify(settings: Settings, url: str | None, home: Path | None, files: Files) -> Report:
     from coordinator.bus.connection import Bus
     from coordinator.diagnostics.verify import verify
-    from coordinator.security.credentials import credentials
+    from coordinator.processes.credentials import credentials
     from events.subjects import Subjects
 
     async with (
@@ -122,7 +122,7 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
 async def _accept(settings: Settings, url: str | None, home: Path | None, archive: Path | None) -> int:
     from coordinator.bus.connection import Bus
     from coordinator.diagnostics.verify import accept
-    from coordinator.security.credentials import credentials
+    from coordinator.processes.credentials import credentials
     from events.subjects import Subjects
 
     async with (

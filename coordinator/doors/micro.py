@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator import __version__
 from coordinator.commands import COMMANDS
+from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Refused
 from events.subjects import may_answer, service_api

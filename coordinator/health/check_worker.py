@@ -9,7 +9,7 @@ UNKNOWN. Nothing is kept that cannot be listed again after a restart.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import structlog
 
@@ -23,7 +23,7 @@ from events.service import ServiceStatus
 if TYPE_CHECKING:
     from coordinator.client.client import Door
     from coordinator.health.outcome import CheckResult
-    from coordinator.health.probes import Resolve
+    from coordinator.health.probes import Network, Resolve
     from projections.service import Service
 
 log = structlog.get_logger(__name__)
@@ -33,25 +33,32 @@ FOLLOW_S = 1.0
 REPORT_TIMEOUT_S = 5.0
 
 
-async def run_health_checks(door: Door, settings: Any, *, resolve: Resolve | None = None) -> NoReturn:
+async def run_health_checks(
+    door: Door,
+    *,
+    networks: tuple[Network, ...],
+    timeout_s: float,
+    interval_s: float,
+    at_once: int,
+    detail_chars_max: int,
+    resolve: Resolve | None = None,
+) -> NoReturn:
     """
     Check services until cancelled.
 
     Args:
         door: where services are listed and outcomes reported.
-        settings: all settings; `registry` and `engine.text_chars_max` are used.
+        networks: the networks that checks may connect to.
+        timeout_s: how long one check may take.
+        interval_s: the time between two checks of a service.
+        at_once: how many checks run at the same time; the others wait.
+        detail_chars_max: how long the reported detail of a check may be.
         resolve: returns the addresses of a host name; by default the operating system's resolver.
     """
-    registry = settings.registry
-    prober = Prober(registry.health_check_networks, timeout_s=registry.health_check_timeout_s, resolve=resolve)
+    prober = Prober(networks, timeout_s=timeout_s, resolve=resolve)
     async with task_group() as tasks:
         checks = HealthChecks(
-            door,
-            prober,
-            tasks,
-            interval_s=registry.health_check_interval,
-            at_once=registry.health_checks_at_once,
-            detail_chars_max=settings.engine.text_chars_max,
+            door, prober, tasks, interval_s=interval_s, at_once=at_once, detail_chars_max=detail_chars_max
         )
         await checks.keep_following()
     raise AssertionError

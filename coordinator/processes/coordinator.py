@@ -11,19 +11,19 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from coordinator import __version__
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.home import Home
 from coordinator.journal.high_water import FILE
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
+from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
-from coordinator.security.credentials import credentials
 from coordinator.settings.security import SecuritySettings
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
+from coordinator.version import __version__
 
 if TYPE_CHECKING:
     from coordinator.settings.model import Settings

@@ -19,8 +19,8 @@ from coordinator.follower.follower import Follower
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
+from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, collect_seldom
-from coordinator.security.credentials import credentials
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
 
@@ -54,9 +54,21 @@ def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
     )
 
 
+def checks_of(settings: Settings) -> dict[str, Any]:
+    """Return what `run_health_checks` goes by, as keyword arguments."""
+    registry = settings.registry
+    return {
+        "networks": registry.health_check_networks,
+        "timeout_s": registry.health_check_timeout_s,
+        "interval_s": registry.health_check_interval,
+        "at_once": registry.health_checks_at_once,
+        "detail_chars_max": settings.engine.text_chars_max,
+    }
+
+
 @asynccontextmanager
 async def open_follower(
-    settings: Settings, url: str, home: Home, client: Client, login: dict[str, Any]
+    settings: Settings, url: str, home: Home, client: Client, login: dict[str, Any], *, archive: Path | None = None
 ) -> AsyncIterator[Follower]:
     """Follow the journal into the store of *home*, and check services through *client*, while the block runs."""
     async with (
@@ -66,13 +78,13 @@ async def open_follower(
             namespace=settings.namespace,
             feed=feed_limits(settings),
             snapshots=snapshot_limits(settings),
-            archive=settings.follower.archive,
+            archive=archive,
             replicas=settings.nats.replicas,
             **login,
         ) as follower,
         task_group() as tasks,
     ):
-        checking = tasks.create_task(run_health_checks(client, settings))
+        checking = tasks.create_task(run_health_checks(client, **checks_of(settings)))
         try:
             yield follower
         finally:
@@ -94,7 +106,7 @@ async def follow(settings: Settings, url: str) -> None:
         async with (
             stop_signal() as stop,
             Client.open(url, namespace=settings.namespace, name="follower", **login) as client,
-            open_follower(settings, url, home, client, login) as follower,
+            open_follower(settings, url, home, client, login, archive=settings.follower.archive) as follower,
             task_group() as tasks,
         ):
             failing: asyncio.Task[Any] = tasks.create_task(follower.wait_failed())

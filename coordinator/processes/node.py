@@ -14,11 +14,11 @@ from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.home import Home
 from coordinator.node.node_agent import NodeAgent
+from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.protocol import Runtime
-from coordinator.security.credentials import credentials
 from coordinator.stop_signals import stop_signal
 from events.errors import Refused
 from events.resources import Resources

@@ -14,13 +14,13 @@ import asyncio
 import os
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
 from coordinator.nats_server.server import EmbeddedServer, keep_serving
+from coordinator.processes.credentials import credentials
 from coordinator.processes.program import Program
-from coordinator.security.credentials import credentials
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.home import Home
+    from coordinator.settings.model import Settings
 
 READY_TIMEOUT_S = 60.0
 
@@ -55,7 +56,7 @@ class Cluster:
 
 @asynccontextmanager
 async def run_cluster(
-    home: Home, settings: Any, *, environment: dict[str, str] | None = None, quiet: bool = False
+    home: Home, settings: Settings, *, environment: dict[str, str] | None = None, quiet: bool = False
 ) -> AsyncIterator[Cluster]:
     """
     Run everything while the block runs; the block begins once commands are answered.
@@ -91,7 +92,7 @@ async def run_cluster(
 
 
 @asynccontextmanager
-async def _nats(home: Home, settings: Any) -> AsyncIterator[tuple[str, EmbeddedServer | None]]:
+async def _nats(home: Home, settings: Settings) -> AsyncIterator[tuple[str, EmbeddedServer | None]]:
     """Yield the URL of the NATS to use, and its server if it is started here, for the duration of the block."""
     if settings.nats.url:
         yield settings.nats.url, None
@@ -122,7 +123,7 @@ def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) ->
     }
 
 
-async def _until_answered(url: str, settings: Any) -> None:
+async def _until_answered(url: str, settings: Settings) -> None:
     """Wait until the coordinator answers and has a node to run containers on."""
     what = "the coordinator did not answer"
     login = credentials(settings, "coordinator") if settings.nats.url else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from coordinator.commands.task import ClaimTasks, ReleaseTask
@@ -19,7 +20,7 @@ from events.errors import CoordinationError, Refused, Unavailable
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from coordinator.client.client import Client
     from coordinator.commands.worker import WorkerTerms
@@ -45,6 +46,7 @@ class Claiming:
         attempts: executes the tasks.
         tasks: the group in which tasks are released.
         registration: the command that registers the worker, sent again after each reconnect.
+        handlers: the task names that it handles; names may be added while it runs.
         registered: called with the terms of each registration.
         stopping: set when the worker stops.
         stop: called with the reason when the coordinator drains this worker.
@@ -57,6 +59,7 @@ class Claiming:
         tasks: asyncio.TaskGroup,
         *,
         registration: RegisterWorker,
+        handlers: Collection[str],
         registered: Callable[[WorkerTerms], None],
         stopping: asyncio.Event,
         stop: Callable[[str], None],
@@ -65,6 +68,7 @@ class Claiming:
         self._attempts = attempts
         self._tasks = tasks
         self._registration = registration
+        self._handlers = handlers
         self._registered = registered
         self._stopping = stopping
         self._stop = stop
@@ -112,7 +116,7 @@ class Claiming:
 
     async def _register(self) -> None:
         self._is_registered = True
-        command = self._registration
+        command = msgspec.structs.replace(self._registration, handles=tuple(sorted(self._handlers)))
         self._registered(await self._ask(command))
         log.info("worker_registered", worker_id=self._worker_id, slots=command.slots, handles=command.handles)
 
@@ -137,7 +141,7 @@ class Claiming:
             return
         if self._stopping.is_set():
             self._tasks.create_task(self.release(claimed, "the worker is draining"))
-        elif claimed.task_name in self._registration.handles:
+        elif claimed.task_name in self._handlers:
             self._attempts.start(claimed)
         else:
             self.register_again()

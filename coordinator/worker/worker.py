@@ -120,7 +120,7 @@ class Worker:
         self._client: Client
         self._tasks: asyncio.TaskGroup
         self._attempts: Attempts
-        self._claiming: Claiming
+        self._claiming: Claiming | None = None
 
     @property
     def load(self) -> float:
@@ -204,48 +204,48 @@ class Worker:
             creds=self._creds,
             tls_ca=self._tls_ca,
         ) as beats:
+            # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
+            client.bus.on_reconnect.append(self._reconnected)
             try:
                 async with task_group() as self._tasks:
                     await self._work(beats)
             finally:
+                client.bus.on_reconnect.remove(self._reconnected)
                 await self._leave()
 
     async def _work(self, beats: Heartbeats) -> None:
         self._attempts = Attempts(
             self._handlers, self._client, self._tasks, worker_id=self.worker_id, slots=self._slots
         )
-        self._claiming = Claiming(
+        claims = self._claiming = Claiming(
             self._client,
             self._attempts,
             self._tasks,
-            registration=RegisterWorker(
-                worker_id=self.worker_id,
-                slots=self._slots,
-                handles=tuple(sorted(self._handlers)),
-                container_id=self._container_id,
-            ),
+            registration=RegisterWorker(worker_id=self.worker_id, slots=self._slots, container_id=self._container_id),
+            handlers=self._handlers,
             registered=lambda terms: beats.at_least_every(terms.lease_s / BEATS_A_LEASE),
             stopping=self._stopping,
             stop=self.stop,
         )
-        # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
-        self._client.bus.on_reconnect.append(self._claiming.register_again)
         notices = await self._client.bus.subscribe(
             self._client.subjects.notice("worker", self.worker_id), self._noticed
         )
-        claiming = self._tasks.create_task(self._claiming.run())
+        claiming = self._tasks.create_task(claims.run())
         stopping: asyncio.Future[Any] = self._tasks.create_task(self._stopping.wait())
         try:
             await asyncio.wait((stopping, beats.failed), return_when=asyncio.FIRST_COMPLETED)
             if beats.failed.done():
                 beats.failed.result()
-            await self._drain(claiming)
+            await self._drain(claims, claiming)
         finally:
             for waiting in (claiming, stopping):
                 waiting.cancel()
             await self._attempts.give_up()
             await notices.unsubscribe()
-            self._client.bus.on_reconnect.remove(self._claiming.register_again)
+
+    def _reconnected(self) -> None:
+        if self._claiming is not None:
+            self._claiming.register_again()
 
     def _beat(self, client: Client) -> bool:
         """Renew the held leases. Runs in the heartbeat thread, so it copies the leases in one step."""
@@ -268,14 +268,14 @@ class Worker:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    async def _drain(self, claiming: asyncio.Task[None]) -> None:
+    async def _drain(self, claims: Claiming, claiming: asyncio.Task[None]) -> None:
         """Stop claiming, release queued tasks, and let running handlers finish within *drain_s*."""
         log.info("worker_draining", worker_id=self.worker_id, reason=self._reason, running=len(self.running))
         try:
             async with asyncio.timeout(self._drain_s) as self._draining:
                 await self._end_claim(claiming)
                 for queued in self._attempts.take_queued():
-                    self._tasks.create_task(self._claiming.release(queued, "the worker is draining"))
+                    self._tasks.create_task(claims.release(queued, "the worker is draining"))
                 await self._attempts.until_idle()
         except TimeoutError:
             log.warning("drain_timed_out", worker_id=self.worker_id, running=len(self.running))

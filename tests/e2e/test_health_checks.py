@@ -19,6 +19,7 @@ from coordinator.app.app import embedded
 from coordinator.commands.service import FindServices, GetHealthHistory, GetService, RegisterService
 from coordinator.deciders.rules import Rules
 from coordinator.health.check_worker import run_health_checks
+from coordinator.processes.follower import checks_of
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import RegistrySettings
@@ -96,7 +97,7 @@ async def checking(client: Client, **registry: Any) -> AsyncIterator[None]:
     """Check services as the follower's process does."""
     settings = Settings(registry=RegistrySettings(**QUICK | registry))
     async with task_group() as tasks:
-        task = tasks.create_task(run_health_checks(client, settings))
+        task = tasks.create_task(run_health_checks(client, **checks_of(settings)))
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
 from coordinator.health.outcome import CheckResult
 from coordinator.health.probes import Prober
+from coordinator.processes.follower import checks_of
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import RegistrySettings
@@ -86,7 +87,7 @@ async def checking(door: Door, **registry: Any) -> AsyncIterator[None]:
     given = {"health_check_interval": INTERVAL_S, "health_check_timeout_s": INTERVAL_S, **registry}
     settings = Settings(registry=RegistrySettings(**given))
     async with task_group() as tasks:
-        task = tasks.create_task(run_health_checks(door, settings))
+        task = tasks.create_task(run_health_checks(door, **checks_of(settings)))
         try:
             yield
         finally:

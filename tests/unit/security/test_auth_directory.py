@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 
 from coordinator.cli import run_line
+from coordinator.processes.credentials import credentials
 from coordinator.security.auth_directory import OWN, AuthDirectory
-from coordinator.security.credentials import credentials
 from coordinator.security.permissions import user_of
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import FollowerSettings, NatsSettings

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordinator.settings.model import Settings
 
 
-def credentials(settings: Any, role: str = "admin", name: str = "") -> dict[str, Any]:
+def credentials(settings: Settings, role: str = "admin", name: str = "") -> dict[str, Any]:
     """
     Return the NATS credentials from the settings as keyword arguments: those named, otherwise those of *role*.
 
