@@ -20,7 +20,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Replace a whole file, readable only by its owner; after a power failure it is the old one or the new one.
 
     Raises:
-        OSError: it cannot be written; the old file is unchanged.
+        OSError: it cannot be written, or cannot be synced: then the new file may already be in place.
     """
     new = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with private_file(new) as file:

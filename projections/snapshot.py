@@ -59,7 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     containers: list[container.Container]
     services: list[service.Service]
     tasks: list[task.Task]
-    workers: list[worker.Worker]
+    workers: list[worker.WorkerState]
     nodes: list[node.Node]
     pools: list[pool.Pool]
     sessions: list[session.Session]

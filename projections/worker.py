@@ -34,7 +34,7 @@ LEGAL: dict[WorkerStatus, frozenset[WorkerStatus]] = {
 }
 
 
-class Worker(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One worker; None in `slots` or `resources` means no limit, empty `handles` means every task name."""
 
     worker_id: str
@@ -56,7 +56,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
         return self.status in (WorkerStatus.LOST, WorkerStatus.LEFT)
 
 
-def evolve(worker: Worker | None, event: AnyWorkerEvent, stamp: Stamp) -> Worker:
+def evolve(worker: WorkerState | None, event: AnyWorkerEvent, stamp: Stamp) -> WorkerState:
     """Fold one event into the worker it is about."""
     if isinstance(event, WorkerRegistered):
         return _registered(event, stamp)
@@ -67,8 +67,8 @@ def evolve(worker: Worker | None, event: AnyWorkerEvent, stamp: Stamp) -> Worker
     return after
 
 
-def _registered(event: WorkerRegistered, stamp: Stamp) -> Worker:
-    return Worker(
+def _registered(event: WorkerRegistered, stamp: Stamp) -> WorkerState:
+    return WorkerState(
         worker_id=event.worker_id,
         status=WorkerStatus.ACTIVE,
         registered=stamp.position,
@@ -81,7 +81,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp) -> Worker:
     )
 
 
-def _evolve(worker: Worker, event: WorkerDraining | WorkerLeft | WorkerLost, stamp: Stamp) -> Worker:
+def _evolve(worker: WorkerState, event: WorkerDraining | WorkerLeft | WorkerLost, stamp: Stamp) -> WorkerState:
     replace = msgspec.structs.replace
     match event:
         case WorkerDraining():

@@ -67,7 +67,7 @@ class World:
         self.containers: dict[str, container.Container] = {}
         self.services: dict[str, service.Service] = {}
         self.tasks: dict[str, task.Task] = {}
-        self.workers: dict[str, worker.Worker] = {}
+        self.workers: dict[str, worker.WorkerState] = {}
         self.nodes: dict[str, node.Node] = {}
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from coordinator.deciders.dispatch import answer, decide
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from events import codec
 from events.base import Event, Position
 from events.coordinator import EpochClaim
@@ -154,7 +154,7 @@ class Given:
         """Decide *command* at commit time *at*."""
         now = at if at is not None else (self.world.time + 1.0 if self.world.time else BEGIN)
         self.world.indexes.advance(now)
-        context = Context(now, rules if rules is not None else Rules(), tenant, actor, streak)
+        context = DecisionContext(now, rules if rules is not None else Rules(), tenant, actor, streak)
         before = self.world.digest()
         decided = Decided(self.scribe, command, context, *_decide(self.world, command, context))
         again = _decide(self.world, command, context)
@@ -171,7 +171,7 @@ class Decided:
         self,
         scribe: Scribe,
         command: Command,
-        context: Context,
+        context: DecisionContext,
         events: tuple[Event, ...],
         error: CoordinationError | None,
     ) -> None:
@@ -230,7 +230,9 @@ class Decided:
         assert self.error is None, f"refused ({self.error.reason}): {self.error.message}"
 
 
-def _decide(world: World, command: Command, context: Context) -> tuple[tuple[Event, ...], CoordinationError | None]:
+def _decide(
+    world: World, command: Command, context: DecisionContext
+) -> tuple[tuple[Event, ...], CoordinationError | None]:
     try:
         return decide(world, command, context), None
     except CoordinationError as error:

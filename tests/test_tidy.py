@@ -199,10 +199,7 @@ PASSED: list[tuple[str, dict[str, str]]] = [
         "subject",
         {"coordinator/x.py": "'''Answers `coordination.rpc.*.*.*`.'''\nx = 'on the coordination. It'\ny = f'{a}.json'"},
     ),
-    (
-        "print",
-        {"coordinator/cli/task.py": "print(1)", "coordinator/demo.py": "print(1)", "coordinator/x.py": "a.print(1)"},
-    ),
+    ("print", {"coordinator/x.py": "a.print(1)", "tests/x.py": "print(1)"}),
     (
         "child_python",
         {
@@ -294,6 +291,14 @@ def test_every_allowance_is_used_where_it_stands() -> None:
         {"coordinator/clock.py": "import time\ntime.time()", "coordinator/x/clock.py": "import time\ntime.time()"}
     )
     assert [found.path for found in _BY_NAME["wall_clock"].broken(planted)] == ["coordinator/x/clock.py"]
+
+
+def test_every_allowance_excuses_something(everything: list[Source]) -> None:
+    """An allowance that nothing needs any more goes."""
+    for name, allowed in ALLOWED.items():
+        needed = {found.path for found in _BY_NAME[name].find(everything)}
+        for pattern in allowed:
+            assert any(is_among(path, [pattern]) for path in needed), (name, pattern)
 
 
 def test_patterns_match_whole_paths() -> None:

@@ -82,10 +82,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     "contract": {
         "events/credentials.py": "signs with `cryptography`, imported when needed",
     },
-    "two_words": {
-        "projections/worker.py": "named like the other states; users import `Worker` of the SDK",
-        "coordinator/worker/handlers.py": "users import `Context` of the SDK; that of deciders is internal",
-    },
     "second_list": {
         "coordinator/__init__.py": "public names of a package",
         "coordinator/container/__init__.py": "public names of a package",
@@ -118,12 +114,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "fragments": {
         "coordinator/app/leases.py": "the leases of a program outlive its calls; app.py is about opening",
-        "coordinator/container/resource_manager.py": "a module that the requirements name",
-    },
-    "print": {
-        "coordinator/cli/*": "a command line prints",
-        "coordinator/cli/*/*": "a command line prints",
-        "coordinator/demo*": "the demo prints",
     },
 }
 
@@ -609,7 +599,7 @@ def _subject(source: Source) -> Iterator[tuple[int, str]]:
 
 @_per_file("print", _is_ours)
 def _print(source: Source) -> Iterator[tuple[int, str]]:
-    yield from source.uses({"print": "log with structlog, or return it; only the command line prints"})
+    yield from source.uses({"print": "log with structlog, return it, or `click.echo` it on the command line"})
 
 
 @_per_file("child_python", _is_ours)

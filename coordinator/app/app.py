@@ -26,7 +26,6 @@ from coordinator.app.leases import Held
 from coordinator.app.locate import where
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
-from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
 from coordinator.processes.credentials import credentials
 from coordinator.task_groups import task_group
@@ -44,8 +43,6 @@ OPEN_TIMEOUT_S = 60.0
 BEAT_S = 5.0
 """Leases claimed through facades are renewed this often, or three times per `scheduler.lease_s` if that is shorter."""
 BEATS_A_LEASE = 3.0
-
-_ids = TimeOrderedIds()
 
 
 class Backend(Protocol):

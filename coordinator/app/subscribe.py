@@ -78,6 +78,30 @@ class Begin(NamedTuple):
     time_s: float = 0.0
 
 
+class EventFilter:
+    """
+    Selects the events that match any of *kinds*, one pattern or several. `kind.*` also matches unknown types of a kind.
+
+    Raises:
+        Refused: a pattern is malformed, or matches no event type of this release.
+    """
+
+    def __init__(self, kinds: str | Iterable[str] = ALL) -> None:
+        patterns = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if not 0 < len(patterns) <= PATTERNS_MAX:
+            msg = f"{len(patterns)} patterns given: use 1 to {PATTERNS_MAX}, such as 'task.*', or '*' for all"
+            raise Refused(msg, reason="bad_pattern")
+        for pattern in patterns:
+            _check(pattern)
+        self.takes_all = ALL in patterns
+        self._types = frozenset(patterns)
+        self._kinds = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(".*"))
+
+    def takes(self, event_type: str) -> bool:
+        """Return whether an event of this type is wanted."""
+        return self.takes_all or event_type in self._types or event_type.startswith(self._kinds)
+
+
 @asynccontextmanager
 async def subscribe(
     kinds: str | Iterable[str] = ALL, since: Since = None, *, url: str | None = None
@@ -203,30 +227,6 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
     settings = load()
     async with Bus.open(url, name="subscriber", **credentials(settings)) as bus:
         yield bus, Subjects(settings.namespace)
-
-
-class EventFilter:
-    """
-    Selects the events that match any of *kinds*, one pattern or several. `kind.*` also matches unknown types of a kind.
-
-    Raises:
-        Refused: a pattern is malformed, or matches no event type of this release.
-    """
-
-    def __init__(self, kinds: str | Iterable[str] = ALL) -> None:
-        patterns = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-        if not 0 < len(patterns) <= PATTERNS_MAX:
-            msg = f"{len(patterns)} patterns given: use 1 to {PATTERNS_MAX}, such as 'task.*', or '*' for all"
-            raise Refused(msg, reason="bad_pattern")
-        for pattern in patterns:
-            _check(pattern)
-        self.takes_all = ALL in patterns
-        self._types = frozenset(patterns)
-        self._kinds = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(".*"))
-
-    def takes(self, event_type: str) -> bool:
-        """Return whether an event of this type is wanted."""
-        return self.takes_all or event_type in self._types or event_type.startswith(self._kinds)
 
 
 def _check(pattern: object) -> None:

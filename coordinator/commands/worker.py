@@ -6,7 +6,7 @@ import msgspec
 
 from coordinator.commands.command import Command, Question
 from events.resources import Resources
-from projections.worker import Worker
+from projections.worker import WorkerState
 
 
 class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -51,6 +51,6 @@ class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
 class ListWorkers(Question, frozen=True, kw_only=True, gc=False):
     """List workers."""
 
-    KIND, VERB, Answer = "worker", "list", list[Worker]
+    KIND, VERB, Answer = "worker", "list", list[WorkerState]
 
     limit: int = 100

@@ -36,7 +36,7 @@ from events.session import SessionBound, SessionClosed
 from projections.container import Desired
 
 if TYPE_CHECKING:
-    from coordinator.deciders.rules import AgentType, Context, Events, Rules
+    from coordinator.deciders.rules import AgentType, DecisionContext, Events, Rules
     from projections.container import Container
     from projections.world import World
 
@@ -52,7 +52,7 @@ _INSTEAD_OF_START = {
 }
 
 
-def create(world: World, command: CreateContainer, context: Context) -> Events:
+def create(world: World, command: CreateContainer, context: DecisionContext) -> Events:
     """Create a container on the node that has room and holds the fewest; a repeat is recognized by its id."""
     agent = _agent(command, context.rules)
     known = world.containers.get(command.container_id)
@@ -121,7 +121,7 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
     return agent
 
 
-def start(world: World, command: StartContainer, context: Context) -> Events:
+def start(world: World, command: StartContainer, context: DecisionContext) -> Events:
     """Set the desired state to RUNNING, on the container's node if it still has room, else on another."""
     container = standing_container(world, command.container_id)
     match container.status:
@@ -135,7 +135,7 @@ def start(world: World, command: StartContainer, context: Context) -> Events:
             raise Refused(msg, reason="not_startable")
 
 
-def stop(world: World, command: StopContainer, context: Context) -> Events:
+def stop(world: World, command: StopContainer, context: DecisionContext) -> Events:
     """Set the desired state to STOPPED; a stop in progress may still be forced."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     container = standing_container(world, command.container_id)
@@ -154,7 +154,7 @@ def stop(world: World, command: StopContainer, context: Context) -> Events:
     )
 
 
-def destroy(world: World, command: DestroyContainer, context: Context) -> Events:
+def destroy(world: World, command: DestroyContainer, context: DecisionContext) -> Events:
     """Destroy a container; a running one is stopped first."""
     container = standing_container(world, command.container_id)
     match container.status:
@@ -179,7 +179,7 @@ def destroyed(world: World, container: Container) -> Events:
     return (ContainerDestroyed(container_id=container.container_id), *closed)
 
 
-def pause(world: World, command: PauseContainer, context: Context) -> Events:
+def pause(world: World, command: PauseContainer, context: DecisionContext) -> Events:
     """Set the desired state to PAUSED."""
     container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
@@ -192,7 +192,7 @@ def pause(world: World, command: PauseContainer, context: Context) -> Events:
     return (ContainerPausing(container_id=container.container_id),)
 
 
-def resume(world: World, command: ResumeContainer, context: Context) -> Events:
+def resume(world: World, command: ResumeContainer, context: DecisionContext) -> Events:
     """Set the desired state of a paused container to RUNNING."""
     container = standing_container(world, command.container_id)
     if container.desired is Desired.PAUSED:
@@ -213,7 +213,7 @@ def standing_container(world: World, container_id: str) -> Container:
     return standing(world.containers, checked(container_id, "container_id"), "container")
 
 
-def _state(world: World, command: StartContainer, context: Context, done: bool) -> Container:
+def _state(world: World, command: StartContainer, context: DecisionContext, done: bool) -> Container:
     return standing(world.containers, command.container_id, "container")
 
 

@@ -13,7 +13,7 @@ from coordinator.deciders import container, node, pool, service, session, silenc
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
-    from coordinator.deciders.rules import Context, Decider, Events, Teller
+    from coordinator.deciders.rules import Decider, DecisionContext, Events, Teller
     from projections.world import World
 
 DECIDERS: dict[type[Command], Decider] = {
@@ -38,7 +38,7 @@ _TELLERS: dict[type[Command], Teller] = {
 }
 
 
-def decide(world: World, command: Command, context: Context) -> Events:
+def decide(world: World, command: Command, context: DecisionContext) -> Events:
     """
     Return the events that follow from *command*; an empty tuple when nothing has to change.
 
@@ -48,7 +48,7 @@ def decide(world: World, command: Command, context: Context) -> Events:
     return DECIDERS[type(command)](world, command, context)
 
 
-def answer(world: World, command: Command, context: Context, events: Events, *, again: bool = False) -> Any:
+def answer(world: World, command: Command, context: DecisionContext, events: Events, *, again: bool = False) -> Any:
     """
     Return the answer for the caller of *command*; its events must be folded already.
 

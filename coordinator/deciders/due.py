@@ -14,13 +14,13 @@ from coordinator.deciders import node, service, silence, supervision, task, work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context
+    from coordinator.deciders.rules import DecisionContext
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.world import World
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield every event that is due; the caller folds each one before it takes the next."""
     yield from task.due(world, signs, context, heard_now)
     yield from silence.due(world, signs, context, heard_now)

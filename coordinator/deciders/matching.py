@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from events.coordinator import WaitingClaim
     from projections.indexes import Key
     from projections.task import Task
-    from projections.worker import Worker
+    from projections.worker import WorkerState
     from projections.world import World
 
 
@@ -73,7 +73,7 @@ class _Capacity:
 
     __slots__ = ("busy", "free", "load", "worker")
 
-    def __init__(self, worker: Worker, busy: int, free: Resources | None, load: float) -> None:
+    def __init__(self, worker: WorkerState, busy: int, free: Resources | None, load: float) -> None:
         self.worker = worker
         self.busy = busy
         self.free = free

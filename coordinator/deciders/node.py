@@ -31,7 +31,7 @@ from projections.node import NodeStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.container import Container
@@ -49,7 +49,7 @@ _WORD = 2**32
 """No system has larger process ids or exit codes."""
 
 
-def register_node(world: World, command: RegisterNode, context: Context) -> Events:
+def register_node(world: World, command: RegisterNode, context: DecisionContext) -> Events:
     """Register a node; a repeat with the same values only brings a lost node back."""
     checked(command.node_id, "node_id")
     check_resources("capacity", command.capacity)
@@ -71,14 +71,14 @@ def register_node(world: World, command: RegisterNode, context: Context) -> Even
     return (NodeReturned(node_id=known.node_id),) if known.status is NodeStatus.LOST else ()
 
 
-def cordon_node(world: World, command: CordonNode, context: Context) -> Events:
+def cordon_node(world: World, command: CordonNode, context: DecisionContext) -> Events:
     """Place no new containers on a node."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     node = _node(world, command.node_id)
     return () if node.cordoned else (NodeCordoned(node_id=node.node_id, reason=command.reason),)
 
 
-def uncordon_node(world: World, command: UncordonNode, context: Context) -> Events:
+def uncordon_node(world: World, command: UncordonNode, context: DecisionContext) -> Events:
     """Place containers on a node again."""
     node = _node(world, command.node_id)
     return (NodeUncordoned(node_id=node.node_id),) if node.cordoned else ()
@@ -92,7 +92,7 @@ def _node(world: World, node_id: str) -> Node:
     return node
 
 
-def sync(world: World, command: SyncNode, context: Context) -> Events:
+def sync(world: World, command: SyncNode, context: DecisionContext) -> Events:
     """Compare the report of a node with the world, each container once."""
     node = _node(world, command.node_id)
     for one in command.observed:
@@ -149,7 +149,7 @@ def _desired(container: Container) -> DesiredContainer:
     )
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for nodes: a silent node is lost, its containers have failed, and it is removed in the end."""
     limit_s, is_spared = patience_s(Watched.NODE, context.rules), is_held(world, Watched.NODE)
     for node in tuple(world.nodes.values()):
@@ -176,7 +176,7 @@ def _holds(world: World, node_id: str) -> bool:
     return any(world.containers[one].holds for one in world.indexes.containers_on.get(node_id, ()))
 
 
-def _cut_off(world: World, container: Container, context: Context) -> Iterator[Event]:
+def _cut_off(world: World, container: Container, context: DecisionContext) -> Iterator[Event]:
     """Yield what follows for a container of a lost node: if it had to stop, it has, as the node's lease expired."""
     if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
         yield failed(container, f"node {container.node_id} is lost", context)

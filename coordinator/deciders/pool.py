@@ -13,7 +13,7 @@ from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 
 if TYPE_CHECKING:
-    from coordinator.deciders.rules import Context, Events
+    from coordinator.deciders.rules import DecisionContext, Events
     from projections.world import World
 
 
@@ -21,7 +21,7 @@ MOST_POOLS = 1000
 MOST_ALLOCATIONS = 5000
 
 
-def define(world: World, command: DefinePool, context: Context) -> Events:
+def define(world: World, command: DefinePool, context: DecisionContext) -> Events:
     """Define a pool or change its capacity; existing allocations stay."""
     check_resources("capacity", command.capacity)
     known = world.pools.get(checked(command.pool_id, "pool_id"))
@@ -33,7 +33,7 @@ def define(world: World, command: DefinePool, context: Context) -> Events:
     return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
 
 
-def allocate(world: World, command: AllocatePool, context: Context) -> Events:
+def allocate(world: World, command: AllocatePool, context: DecisionContext) -> Events:
     """Allocate resources of a pool if they fit; return no event if they do not."""
     checked(command.request_id, "request_id")
     check_number("priority", command.priority, -1_000_000, 1_000_000)
@@ -62,7 +62,7 @@ def allocate(world: World, command: AllocatePool, context: Context) -> Events:
     return (granted,)
 
 
-def release(world: World, command: ReleasePool, context: Context) -> Events:
+def release(world: World, command: ReleasePool, context: DecisionContext) -> Events:
     """Release an allocation of a pool."""
     pool = world.pools.get(checked(command.pool_id, "pool_id"))
     if pool is None or checked(command.request_id, "request_id") not in pool.allocations:

@@ -1,4 +1,9 @@
-"""The limits and times of decisions, as values made from the settings; deciders never read a settings file."""
+"""
+The limits and times of decisions and of the engine, as values; settings take their defaults from here.
+
+Deciders and the engine never read a settings file. `Limits` of the engine are here because settings, which are on the
+engine's own floor, must not import it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +64,22 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpu_overcommit: float = 4.0
 
 
-class Context(msgspec.Struct, frozen=True, gc=False):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the engine; times in seconds."""
+
+    turn_commands: int = 2000
+    turn_bytes: int = 512 * 1024
+    intake_max: int = 20_000
+    inbox_max: int = 4000
+    waiting_max: int = 10_000
+    wait_max_s: float = 60.0
+    tick_s: float = 0.5
+    blind_after_s: float = 2.0
+    retention_s: float = 3600.0
+    ended_kept: int = 10_000
+
+
+class DecisionContext(msgspec.Struct, frozen=True, gc=False):
     """What a decider may use besides the world and the command: commit time, rules, tenant and actor."""
 
     now: float
@@ -70,9 +90,9 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """How many health checks in a row, with this one, had the reported outcome."""
 
 
-Decider = Callable[[World, Any, Context], Events]
+Decider = Callable[[World, Any, DecisionContext], Events]
 """Returns the events of a command; none when nothing has to change. Raises `CoordinationError` to refuse."""
-Teller = Callable[[World, Any, Context, bool], Any]
+Teller = Callable[[World, Any, DecisionContext, bool], Any]
 """Returns the answer for the caller after the events are folded; the flag is whether this command changed anything."""
 
 
@@ -94,18 +114,3 @@ def doubled(first_s: float, times: int, most_s: float) -> float:
     """Return the pause after *times* pauses, each of which doubled the previous one; at most *most_s*."""
     # A power too large for a float raises, and an entity that crash-loops for days reaches it.
     return min(first_s * 2.0 ** min(times, 64), most_s)
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the engine; times in seconds."""
-
-    turn_commands: int = 2000
-    turn_bytes: int = 512 * 1024
-    intake_max: int = 20_000
-    inbox_max: int = 4000
-    waiting_max: int = 10_000
-    wait_max_s: float = 60.0
-    tick_s: float = 0.5
-    blind_after_s: float = 2.0
-    retention_s: float = 3600.0
-    ended_kept: int = 10_000

@@ -25,7 +25,7 @@ from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceReg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.service import Service
@@ -36,7 +36,7 @@ _PROBES = ("http", "https", "tcp")
 _is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 
 
-def register(world: World, command: RegisterService, context: Context) -> Events:
+def register(world: World, command: RegisterService, context: DecisionContext) -> Events:
     """Register a service instance or replace its registration; a repeat with the same values changes nothing."""
     _check(command, context.rules)
     known = world.services.get(command.service_id)
@@ -147,7 +147,7 @@ def check_url(url: str) -> None:
     check_host("the host of health_check_url", parts.hostname)
 
 
-def deregister(world: World, command: DeregisterService, context: Context) -> Events:
+def deregister(world: World, command: DeregisterService, context: DecisionContext) -> Events:
     """Deregister a service instance."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     service = world.services.get(checked(command.service_id, "service_id"))
@@ -176,7 +176,7 @@ def _not_registered(service_id: str) -> NoReturn:
     raise NotFound(msg)
 
 
-def heartbeat(world: World, command: HeartbeatService, context: Context) -> Events:
+def heartbeat(world: World, command: HeartbeatService, context: DecisionContext) -> Events:
     """Bring an OFFLINE service back; any other heartbeat is a sign of life and records no event."""
     service = living(world, command.service_id)
     check_number("load", command.load, 0.0, 1e9)
@@ -188,7 +188,7 @@ def heartbeat(world: World, command: HeartbeatService, context: Context) -> Even
     return (_changed(service, back, "heartbeat", "it was heard again"),)
 
 
-def check(world: World, command: ReportCheck, context: Context) -> Events:
+def check(world: World, command: ReportCheck, context: DecisionContext) -> Events:
     """Decide what one more check changes; it is the `context.streak`-th in a row with this outcome."""
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
@@ -217,7 +217,7 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
     )
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for services: silent ones, and those whose checks are not reported any more."""
     limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
     for service in tuple(world.services.values()):
@@ -242,7 +242,7 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
             )
 
 
-def _unchecked(service: Service, context: Context, silent_for_s: float) -> Iterator[Event]:
+def _unchecked(service: Service, context: DecisionContext, silent_for_s: float) -> Iterator[Event]:
     """Yield what is due for a service with health checks: it is unhealthy, or was not checked, for too long."""
     limit_s = context.rules.heartbeat_timeout_s
     if (

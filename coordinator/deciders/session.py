@@ -14,7 +14,7 @@ from events.ids import checked
 from events.session import SessionBound, SessionClosed
 
 if TYPE_CHECKING:
-    from coordinator.deciders.rules import Context, Events
+    from coordinator.deciders.rules import DecisionContext, Events
     from projections.world import World
 
 
@@ -23,7 +23,7 @@ SESSIONS_A_CONTAINER = 500
 """All sessions of a container end with it, in one commit."""
 
 
-def bind_session(world: World, command: BindSession, context: Context) -> Events:
+def bind_session(world: World, command: BindSession, context: DecisionContext) -> Events:
     """Bind a session to a container that is not destroyed."""
     checked(command.session_id, "session_id")
     container = standing_container(world, command.container_id)
@@ -43,7 +43,7 @@ def bind_session(world: World, command: BindSession, context: Context) -> Events
     return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
 
 
-def close_session(world: World, command: CloseSession, context: Context) -> Events:
+def close_session(world: World, command: CloseSession, context: DecisionContext) -> Events:
     """Close a session."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     known = world.sessions.get(checked(command.session_id, "session_id"))

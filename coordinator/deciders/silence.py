@@ -22,7 +22,7 @@ from projections.node import NodeStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context, Rules
+    from coordinator.deciders.rules import DecisionContext, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.world import World
@@ -40,7 +40,7 @@ def patience_s(kind: Watched, rules: Rules) -> float:
     return rules.worker_timeout_s if kind is Watched.WORKER else rules.node_lease_s * NODE_LOST_AFTER
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield the beginning of a mass silence of each kind, or its end when heartbeats return."""
     rules = context.rules
     for kind in Watched:
@@ -73,7 +73,7 @@ def is_held(world: World, kind: Watched) -> bool:
     return standing is not None and not standing.accepted
 
 
-def accept(world: World, command: AcceptSilence, context: Context) -> tuple[Event, ...]:
+def accept(world: World, command: AcceptSilence, context: DecisionContext) -> tuple[Event, ...]:
     """Accept a mass silence: the silent entities are declared lost."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     standing = world.silences.get(command.kind)

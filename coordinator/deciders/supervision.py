@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from coordinator.commands.node import ObservedContainer
-    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from projections.container import Container
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _S = ContainerStatus
 
 
-def observed(world: World, container: Container, seen: ObservedContainer | None, context: Context) -> Events:
+def observed(world: World, container: Container, seen: ObservedContainer | None, context: DecisionContext) -> Events:
     """Return the events of one observation of a container; None means that the node does not have that generation."""
     container_id = container.container_id
     state = seen.state if seen is not None else "absent"
@@ -68,7 +68,9 @@ def _started(container: Container, seen: ObservedContainer | None) -> ContainerS
     )
 
 
-def failed(container: Container, reason: str, context: Context, *, exit_code: int | None = None) -> ContainerFailed:
+def failed(
+    container: Container, reason: str, context: DecisionContext, *, exit_code: int | None = None
+) -> ContainerFailed:
     """Return the failure of a container and the time of its restart: pauses double, and reset after a long run."""
     rules = context.rules
     restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
@@ -82,7 +84,7 @@ def failed(container: Container, reason: str, context: Context, *, exit_code: in
     )
 
 
-def restart(world: World, container: Container, context: Context) -> Events:
+def restart(world: World, container: Container, context: DecisionContext) -> Events:
     """Restart a failed container."""
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
@@ -93,13 +95,13 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
     return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for containers: starts that took too long, and restarts whose pause is over."""
     for container_id in tuple(world.containers):
         yield from _due(world, world.containers[container_id], context, heard_now - signs.since)
 
 
-def _due(world: World, container: Container, context: Context, led_for_s: float) -> Iterator[Event]:
+def _due(world: World, container: Container, context: DecisionContext, led_for_s: float) -> Iterator[Event]:
     if container.status is ContainerStatus.STARTING and container.starting_at is not None:
         limit_s = context.rules.container_start_timeout_s
         # The node must have had the time to report to this writer that the container runs.

@@ -35,7 +35,7 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context, Events, Rules
+    from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from events.task import Payload
@@ -53,7 +53,7 @@ LEASE_CHARS_MAX = 80
 _is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
-def submit(world: World, command: SubmitTask, context: Context) -> Events:
+def submit(world: World, command: SubmitTask, context: DecisionContext) -> Events:
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
@@ -123,7 +123,7 @@ def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str
         raise Refused(msg, reason="id_taken")
 
 
-def complete(world: World, command: CompleteTask, context: Context) -> Events:
+def complete(world: World, command: CompleteTask, context: DecisionContext) -> Events:
     """Complete a task for the holder of its lease."""
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
@@ -140,7 +140,7 @@ def complete(world: World, command: CompleteTask, context: Context) -> Events:
     return (*started, completed)
 
 
-def fail(world: World, command: FailTask, context: Context) -> Events:
+def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = command.error[: context.rules.text_chars_max]
     task = _task(world, command.task_id)
@@ -192,7 +192,7 @@ def backoff_s(task: Task, rules: Rules) -> float:
     return float(most * (1.0 - drawn / 2))
 
 
-def release(world: World, command: ReleaseTask, context: Context) -> Events:
+def release(world: World, command: ReleaseTask, context: DecisionContext) -> Events:
     """Release an attempt that was not started: the task goes back to the queue."""
     task = _task(world, command.task_id)
     _check_holds(task, command.lease, "", "released")
@@ -204,7 +204,7 @@ def release(world: World, command: ReleaseTask, context: Context) -> Events:
     )
 
 
-def progress(world: World, command: ProgressTask, context: Context) -> Events:
+def progress(world: World, command: ProgressTask, context: DecisionContext) -> Events:
     """Record the progress of an attempt."""
     check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
@@ -217,7 +217,7 @@ def progress(world: World, command: ProgressTask, context: Context) -> Events:
     )
 
 
-def cancel(world: World, command: CancelTask, context: Context) -> Events:
+def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
     """Cancel a task."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     task = _task(world, command.task_id)
@@ -279,7 +279,7 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     raise error
 
 
-def released(task: Task, why: str, context: Context) -> TaskAttemptFailed:
+def released(task: Task, why: str, context: DecisionContext) -> TaskAttemptFailed:
     """Return the event that puts a task back into the queue; the attempt does not count against its retries."""
     return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)
 
@@ -306,7 +306,7 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
     check_text(f"{name}.ref", payload.ref, rules.text_chars_max)
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for tasks: expired leases, and attempts that exceeded their timeout."""
     for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
         task = world.tasks.get(task_id)
@@ -342,13 +342,13 @@ def due(world: World, signs: Signs, context: Context, heard_now: float) -> Itera
                 )
 
 
-def _submitted_id(world: World, command: SubmitTask, context: Context, done: bool) -> str:
+def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, done: bool) -> str:
     if command.idempotency_key and command.task_id not in world.tasks:
         return world.keyed[f"{context.tenant}/{command.idempotency_key}"].task_id
     return command.task_id
 
 
-def _status(world: World, command: FailTask | CancelTask, context: Context, done: bool) -> TaskStatus:
+def _status(world: World, command: FailTask | CancelTask, context: DecisionContext, done: bool) -> TaskStatus:
     return standing(world.tasks, command.task_id, "task").status
 
 

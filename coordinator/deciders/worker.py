@@ -21,10 +21,10 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from coordinator.deciders.rules import Context, Events
+    from coordinator.deciders.rules import DecisionContext, Events
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from projections.worker import Worker
+    from projections.worker import WorkerState
     from projections.world import World
 
 RELEASED_AT_ONCE = 500
@@ -32,7 +32,7 @@ MOST_WORKERS = 100_000
 STRATEGIES = frozenset(strategy.value for strategy in SchedulingStrategy)
 
 
-def register(world: World, command: RegisterWorker, context: Context) -> Events:
+def register(world: World, command: RegisterWorker, context: DecisionContext) -> Events:
     """Register a worker."""
     checked(command.worker_id, "worker_id")
     if command.container_id:
@@ -61,7 +61,7 @@ def register(world: World, command: RegisterWorker, context: Context) -> Events:
     return (offered,)
 
 
-def drain(world: World, command: DrainWorker, context: Context) -> Events:
+def drain(world: World, command: DrainWorker, context: DecisionContext) -> Events:
     """Drain a worker: it gets no new tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
@@ -70,7 +70,7 @@ def drain(world: World, command: DrainWorker, context: Context) -> Events:
     return (WorkerDraining(worker_id=worker.worker_id, reason=command.reason),)
 
 
-def leave(world: World, command: LeaveWorker, context: Context) -> Events:
+def leave(world: World, command: LeaveWorker, context: DecisionContext) -> Events:
     """End a worker and release its attempts; they do not count against the retries of their tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
@@ -82,7 +82,7 @@ def leave(world: World, command: LeaveWorker, context: Context) -> Events:
     return (*back, WorkerLeft(worker_id=worker.worker_id, reason=command.reason))
 
 
-def _worker(world: World, worker_id: str) -> Worker:
+def _worker(world: World, worker_id: str) -> WorkerState:
     worker = world.workers.get(checked(worker_id, "worker_id"))
     if worker is None:
         msg = f"worker {worker_id!r} not found: register it first"
@@ -90,7 +90,7 @@ def _worker(world: World, worker_id: str) -> Worker:
     return worker
 
 
-def claim(world: World, command: ClaimTasks, context: Context) -> Events:
+def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events:
     """Admit a claim; an unknown worker is registered without limits. The scheduler places the tasks."""
     checked(command.claim_id, "claim_id")
     checked(command.worker_id, "worker_id")
@@ -118,7 +118,7 @@ def claim(world: World, command: ClaimTasks, context: Context) -> Events:
     return (again(worker),)
 
 
-def again(worker: Worker) -> WorkerRegistered:
+def again(worker: WorkerState) -> WorkerRegistered:
     """Return the registration of a known worker with its current values."""
     return WorkerRegistered(
         worker_id=worker.worker_id,
@@ -129,7 +129,7 @@ def again(worker: Worker) -> WorkerRegistered:
     )
 
 
-def withdraw(world: World, command: WithdrawClaim, context: Context) -> Events:
+def withdraw(world: World, command: WithdrawClaim, context: DecisionContext) -> Events:
     """Release every task of a claim: its caller did not wait for the answer."""
     checked(command.claim_id, "claim_id")
     checked(command.worker_id, "worker_id")
@@ -150,7 +150,7 @@ def check_room_for_worker(world: World) -> None:
         raise Refused(msg, reason="too_many")
 
 
-def due(world: World, signs: Signs, context: Context, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for workers: a silent one without tasks is lost."""
     if is_held(world, Watched.WORKER):
         return

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Bus
     from coordinator.engine.listening import Listening
-    from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +46,26 @@ _BEATS: dict[str, type] = {"service": ServiceHeartbeat, "worker": WorkerHeartbea
 _LEASES_MAX = 10_000
 
 HEARTBEATS_KEPT_S = 3600
+
+
+def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
+    """
+    Return the configuration of the heartbeat stream: in memory, the last heartbeat of each sender, for an hour.
+
+    It needs replicas: a single copy is unavailable while its server is down, and no coordinator could start.
+    """
+    return {
+        "name": subjects.stream_heartbeats,
+        "subjects": [subjects.heartbeats],
+        "storage": "memory",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
+        "max_msg_size": 64 * 1024,
+        "no_ack": True,
+        "discard": "old",
+        "allow_direct": True,
+    }
 
 
 async def recall_heartbeats(bus: Bus, subjects: Subjects, take: Callable[[Message], None]) -> int:
@@ -65,29 +84,6 @@ async def recall_heartbeats(bus: Bus, subjects: Subjects, take: Callable[[Messag
     except (CoordinationError, TimeoutError) as error:
         log.warning("heartbeat_recall_failed", taken=taken, reason=str(error) or "no answer")
     return taken
-
-
-async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
-    """Read up to `PAGE` messages from *sequence* on."""
-    found: list[Message] = []
-    ended = asyncio.Event()
-
-    def receive(message: Message) -> None:
-        if message.status:  # 204: end of the page; 404: no messages
-            ended.set()
-        else:
-            found.append(message)
-
-    inbox = bus.new_inbox()
-    subscription = await bus.subscribe(inbox, receive)
-    try:
-        which = {"seq": sequence, "batch": PAGE, "next_by_subj": subjects.heartbeats}
-        await ask_stored(bus, subjects.stream_heartbeats, which, inbox)
-        async with asyncio.timeout(TIMEOUT_S):
-            await ended.wait()
-    finally:
-        await subscription.unsubscribe()
-    return found
 
 
 class HeartbeatDoor:
@@ -140,27 +136,30 @@ class HeartbeatDoor:
             signs.recall_service(entity_id, _load_of(beat))
 
 
+async def _page(bus: Bus, subjects: Subjects, sequence: int) -> list[Message]:
+    """Read up to `PAGE` messages from *sequence* on."""
+    found: list[Message] = []
+    ended = asyncio.Event()
+
+    def receive(message: Message) -> None:
+        if message.status:  # 204: end of the page; 404: no messages
+            ended.set()
+        else:
+            found.append(message)
+
+    inbox = bus.new_inbox()
+    subscription = await bus.subscribe(inbox, receive)
+    try:
+        which = {"seq": sequence, "batch": PAGE, "next_by_subj": subjects.heartbeats}
+        await ask_stored(bus, subjects.stream_heartbeats, which, inbox)
+        async with asyncio.timeout(TIMEOUT_S):
+            await ended.wait()
+    finally:
+        await subscription.unsubscribe()
+    return found
+
+
 def _load_of(beat: ServiceHeartbeat) -> ServiceLoad:
     return ServiceLoad(
         heard_s_ago=0.0, load=beat.load, connections=beat.connections, response_time_ms=beat.response_time_ms
     )
-
-
-def heartbeat_stream(subjects: Subjects, *, replicas: int = 1) -> dict[str, object]:
-    """
-    Return the configuration of the heartbeat stream: in memory, the last heartbeat of each sender, for an hour.
-
-    It needs replicas: a single copy is unavailable while its server is down, and no coordinator could start.
-    """
-    return {
-        "name": subjects.stream_heartbeats,
-        "subjects": [subjects.heartbeats],
-        "storage": "memory",
-        "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
-        "max_age": HEARTBEATS_KEPT_S * 1_000_000_000,
-        "max_msg_size": 64 * 1024,
-        "no_ack": True,
-        "discard": "old",
-        "allow_direct": True,
-    }

@@ -24,7 +24,7 @@ from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.worker import DrainWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
-from coordinator.deciders.rules import Context, Limits
+from coordinator.deciders.rules import DecisionContext, Limits
 from coordinator.deciders.signs import Signs
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
@@ -91,7 +91,6 @@ class Engine:
         self._limits = limits if limits is not None else Limits()
         self._is_fresh = is_fresh
         self._is_over = is_over
-        self._notify = notify
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
@@ -284,7 +283,7 @@ class Engine:
     def _decide(self, turn: Turn, asked: Asked) -> None:
         command: Any = self.signs.before(asked.command, self._heard)
         caller, kind = asked.caller, type(command)
-        context = Context(turn.now, self.rules, caller.tenant, caller.actor, self.signs.streak(command))
+        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, self.signs.streak(command))
         commandid = caller.command_id if command.REMEMBERED else ""
         again = bool(commandid) and f"{caller.actor}/{commandid}" in self.world.remembered
         if again:
@@ -336,7 +335,7 @@ class Engine:
         self.listening.look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s
         self.signs.forget(self.world)
-        context = Context(turn.now, self.rules)
+        context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now):
                 turn.record([event], COORDINATOR)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import structlog
-
 from events.errors import Corrupt
 from projections.world import World
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from coordinator.journal.snapshots import Snapshots
     from coordinator.journal.stream import NatsJournal
     from projections.source import CommitSource
-
-log = structlog.get_logger(__name__)
 
 
 async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-import structlog
 
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.leadership.lease import FRESH_S, RENEW_S, TTL_S
 from coordinator.security.authorization import AccessRules
-
-log = structlog.get_logger(__name__)
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

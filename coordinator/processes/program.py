@@ -1,8 +1,8 @@
 """
-Restarts programs that have ended.
+What the processes of a cluster share: how one waits for its predecessor, collects garbage, and is restarted.
 
-It waits a moment if the program had been running steadily, and doubling pauses if not. It knows nothing about what a
-program does, only its exit code.
+`Program` restarts a program that has ended. It waits a moment if the program had been running steadily, and doubling
+pauses if not. It knows nothing about what a program does, only its exit code.
 """
 
 from __future__ import annotations

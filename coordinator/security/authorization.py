@@ -31,7 +31,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_pending_tasks: int | None = None
     max_services: int | None = None
     submits_per_s: float | None = None
-    submit_burst: int = 1
+    submit_burst: int = 100
     """How many submits may come at once after a pause."""
 
 

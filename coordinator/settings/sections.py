@@ -32,6 +32,7 @@ from coordinator.settings.fields import (
 
 _RULES = Rules()
 _LIMITS = Limits()
+_AGENT = AgentType()
 """The default values."""
 
 TURN_BYTES_MOST = 900 * 1024
@@ -45,9 +46,9 @@ class AgentSettings(Section):
     command: Command = plain((), "program and arguments; empty runs the command of the image")
     limits: Amounts = plain(Amounts(), "most that one container of this type may request")
     when_cut_off: Literal["stop", "keep"] = plain(
-        "stop", "whether its node stops or keeps it when the node is cut off from the coordinator"
+        _AGENT.when_cut_off, "whether its node stops or keeps it when the node is cut off from the coordinator"
     )
-    stop_grace_s: float = number(10.0, 0.0, 3600.0, "time from SIGTERM to SIGKILL when it is stopped")
+    stop_grace_s: float = number(_AGENT.stop_grace_s, 0.0, 3600.0, "time from SIGTERM to SIGKILL when it is stopped")
 
     def agent_type(self) -> AgentType:
         """Return it as decisions use it."""

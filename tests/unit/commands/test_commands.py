@@ -11,7 +11,7 @@ from coordinator.commands.container import StartContainer
 from coordinator.commands.service import ReportCheck
 from coordinator.commands.task import ClaimTasks, FailTask, SubmitTask
 from coordinator.deciders.dispatch import DECIDERS, answer
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from events.errors import NotFound
 from events.ids import checked
 from tests.specification import fold, given
@@ -72,12 +72,12 @@ def test_a_check_is_decided_with_its_streak() -> None:
 def test_a_repeat_about_what_has_left_the_world_is_told_so(command: Command) -> None:
     """Only the fact that it was carried out is remembered, not its result."""
     with pytest.raises(NotFound, match="'gone'"):
-        answer(fold(), command, Context(BEGIN, Rules()), ())
+        answer(fold(), command, DecisionContext(BEGIN, Rules()), ())
 
 
 def test_whoever_fails_a_task_is_told_whether_it_will_be_tried_again() -> None:
     """By its status."""
-    context = Context(BEGIN, Rules())
+    context = DecisionContext(BEGIN, Rules())
     for facts, status in (((), "pending"), ((started(lease="c.1.2"), completed(lease="c.1.2")), "completed")):
         world = fold(submitted(), started(), attempt_failed(), *facts)
         assert answer(world, FailTask(task_id="t", error=""), context, ()).value == status

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.deciders.due import due
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from events.base import Event
 from events.container import ContainerDestroyed, ContainerFailed, ContainerPausing, ContainerStarting
@@ -62,7 +62,7 @@ def owed(
     Each event is folded before the next is asked for, as the writer does.
     """
     scribe = write(*facts)
-    context = Context(BEGIN + now, rules if rules is not None else Rules())
+    context = DecisionContext(BEGIN + now, rules if rules is not None else Rules())
     if signs is None:
         signs = Signs()
         signs.begin(0.0)
@@ -113,7 +113,7 @@ def test_a_task_without_a_time_limit_runs_for_ever() -> None:
 def test_a_task_that_ended_a_moment_ago_does_not_time_out() -> None:
     """Each event is folded before the next one is taken, so an entity that an earlier event ended is seen as ended."""
     scribe = write(TIMED, submitted("u", timeout_s=10.0), at(2.0, started()), at(2.0, started("u", "c.2.1")))
-    coming = due(scribe.world, Signs(), Context(BEGIN + 50.0, Rules()), 0.0)
+    coming = due(scribe.world, Signs(), DecisionContext(BEGIN + 50.0, Rules()), 0.0)
     assert next(coming).subject == "t"
     scribe.commit(at(50.0, TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=48.0, limit_s=10.0)))
     scribe.commit(at(50.0, completed("u", "c.2.1")))
@@ -374,7 +374,7 @@ def test_a_cluster_heals_by_itself() -> None:
     seen = []
     for second in range(20, 60):
         signs.nodes["other"] = float(second)
-        for event in due(scribe.world, signs, Context(BEGIN + second, Rules()), float(second)):
+        for event in due(scribe.world, signs, DecisionContext(BEGIN + second, Rules()), float(second)):
             scribe.commit(at(float(second), event))
             seen.append(type(event))
         if seen[-1:] == [ContainerStarting]:
@@ -427,7 +427,7 @@ def test_attempts_from_before_a_restore_go_back_to_the_queue() -> None:
     scribe.commit(started(task_id="u", lease="c.2.1"))
     signs = Signs()
     signs.begin(0.0)
-    [event] = due(scribe.world, signs, Context(BEGIN + 50.0, Rules()), 0.0)
+    [event] = due(scribe.world, signs, DecisionContext(BEGIN + 50.0, Rules()), 0.0)
     assert event == attempt_failed(
         error="the journal was restored from a backup", reason="released", retry_at=BEGIN + 50.0
     )

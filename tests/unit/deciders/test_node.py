@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
 from coordinator.deciders.node import orders
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.supervision import failed
 from events.base import Event
 from events.container import (
@@ -315,7 +315,7 @@ def crash_loop(rules: Rules, *, times: int, start_fails: bool = False) -> list[f
         generation = scribe.world.containers["k"].generation
         if not start_fails:
             scribe.commit(running(generation=generation))
-        event = failed(scribe.world.containers["k"], "crashed", Context(scribe.world.time, rules))
+        event = failed(scribe.world.containers["k"], "crashed", DecisionContext(scribe.world.time, rules))
         assert event.restart_at is not None
         pauses.append(event.restart_at - scribe.world.time)
         scribe.commit(event)
@@ -334,7 +334,7 @@ def test_pauses_double_up_to_a_limit(start_fails: bool) -> None:
 def test_no_count_of_restarts_overflows(restarts: int) -> None:
     """A container that crashes for years must not crash the writer."""
     container = fold(*lived(starting(restarts=restarts))).containers["k"]
-    event = failed(container, "crashed", Context(BEGIN, Rules()))
+    event = failed(container, "crashed", DecisionContext(BEGIN, Rules()))
     assert event.restart_at == BEGIN + min(2.0 ** min(restarts, 20), 300.0)
 
 
@@ -343,10 +343,10 @@ def test_a_long_run_starts_the_pauses_over() -> None:
     rules = Rules(restart_reset_s=600.0)
     long_ago = (*lived(starting(restarts=9)), at(10.0, running()))
     ran_long = fold(*long_ago).containers["k"]
-    assert failed(ran_long, "", Context(BEGIN + 610.0, rules)).restart_at == BEGIN + 611.0
-    assert failed(ran_long, "", Context(BEGIN + 609.0, rules)).restart_at == BEGIN + 609.0 + 300.0
+    assert failed(ran_long, "", DecisionContext(BEGIN + 610.0, rules)).restart_at == BEGIN + 611.0
+    assert failed(ran_long, "", DecisionContext(BEGIN + 609.0, rules)).restart_at == BEGIN + 609.0 + 300.0
     again = fold(*long_ago, at(20.0, crashed()), at(700.0, starting(restarts=9))).containers["k"]
-    assert failed(again, "", Context(BEGIN + 701.0, rules)).restart_at == BEGIN + 701.0 + 300.0
+    assert failed(again, "", DecisionContext(BEGIN + 701.0, rules)).restart_at == BEGIN + 701.0 + 300.0
 
 
 # --- what a node is to do ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, U
 from coordinator.deciders.due import due
 from coordinator.deciders.node import orders
 from coordinator.deciders.placement import free_on
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from events.container import ContainerStatus
 from projections.world import World
@@ -67,7 +67,7 @@ class Cluster(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 2.0, 31.0]))
     def wait(self, seconds: float) -> None:
         self.heard_now += seconds
-        context = Context(self.world.time + seconds, RULES)
+        context = DecisionContext(self.world.time + seconds, RULES)
         for event in due(self.world, self.signs, context, self.heard_now):
             self.given.scribe.commit(event)
 

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.commands.cluster import AcceptSilence
 from coordinator.deciders.due import due
-from coordinator.deciders.rules import Context, Rules
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from coordinator.deciders.silence import accept, is_held, patience_s
 from coordinator.engine.questions import stats
@@ -72,7 +72,7 @@ class Fleet:
         for _ in range(round(limits * 20)):
             self.now += self.limit_s / 20
             self.heard |= {name: self.now for name in self.names if name not in self.silent}
-            for event in due(self.world, self.signs, Context(self.time, self.rules), self.now):
+            for event in due(self.world, self.signs, DecisionContext(self.time, self.rules), self.now):
                 self.tell(event)
                 given_up[type(event)] += 1
         return given_up
@@ -129,7 +129,9 @@ def test_it_ends_when_somebody_says_that_they_are_gone(kind: Watched) -> None:
     fleet.silent |= set(fleet.names[20:30])
     fleet.wait(0.8)
     accepted = CoordinatorMassSilenceEnded(instance="i", kind=kind, silent=20, accepted=True, reason="fire")
-    assert accept(fleet.world, AcceptSilence(kind=kind, reason="fire"), Context(fleet.time, RULES)) == (accepted,)
+    assert accept(fleet.world, AcceptSilence(kind=kind, reason="fire"), DecisionContext(fleet.time, RULES)) == (
+        accepted,
+    )
     fleet.tell(accepted)
     assert fleet.wait(0.9) == {GIVEN_UP[kind]: 30}
     assert stats(fleet.world).mass_silence == {}
@@ -175,7 +177,7 @@ def test_services_that_are_checked_do_not_count() -> None:
     scribe = write(LEADS, service("s"), *(service(name, health_check_url=URL) for name in HUNDRED))
     signs = Signs()
     signs.begin(0.0)
-    events = list(due(scribe.world, signs, Context(BEGIN + 200.0, RULES), 200.0))
+    events = list(due(scribe.world, signs, DecisionContext(BEGIN + 200.0, RULES), 200.0))
     changed = {event.service_id: event.status for event in events if isinstance(event, ServiceHealthChanged)}
     assert changed == {"s": ServiceStatus.OFFLINE} | dict.fromkeys(HUNDRED, ServiceStatus.UNKNOWN)
 

@@ -10,7 +10,7 @@ from events.errors import Corrupt
 from events.resources import Resources
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.stamp import Stamp
-from projections.worker import Worker, WorkerStatus, evolve
+from projections.worker import WorkerState, WorkerStatus, evolve
 from tests.specification import BEGIN, fold, said
 
 REGISTERED = WorkerRegistered(
@@ -23,7 +23,7 @@ LOST = WorkerLost(worker_id="w", silent_for_s=61.25, limit_s=60.0)
 
 def test_a_registered_worker_is_all_that_was_registered() -> None:
     """Every field of the event, and where, when and for whom."""
-    assert fold(said(REGISTERED, tenant="acme")).workers["w"] == Worker(
+    assert fold(said(REGISTERED, tenant="acme")).workers["w"] == WorkerState(
         worker_id="w",
         status=WorkerStatus.ACTIVE,
         registered=Position(1, 0),
@@ -69,7 +69,7 @@ def test_a_worker_that_is_gone_says_why_and_since_when(event: Event, status: Wor
 def test_a_worker_that_registers_again_begins_anew(path: tuple[Event, ...]) -> None:
     """With the limits it now names, active, and no end on record."""
     again = fold(*path, WorkerRegistered(worker_id="w", slots=1)).workers["w"]
-    assert again == Worker(
+    assert again == WorkerState(
         worker_id="w",
         status=WorkerStatus.ACTIVE,
         registered=Position(len(path) + 1, 0),
