@@ -21,6 +21,8 @@ from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from events.service import ServiceStatus
     from projections.world import World
 
@@ -128,12 +130,12 @@ class Signs:
             table, field = _SIGN_OF[type(command)]
             getattr(self, table)[getattr(command, field)] = now
 
-    def after(self, command: Command, told: Any, turn_id: str) -> Any:
+    def after(self, command: Command, told: Any, turn_id: Callable[[], str]) -> Any:
         """Return the answer *told*; the orders of a node get the id of their turn, which is kept here."""
         if not isinstance(command, SyncNode):
             return told
-        self.orders[command.node_id] = turn_id
-        return msgspec.structs.replace(told, orders_id=turn_id)
+        orders_id = self.orders[command.node_id] = turn_id()
+        return msgspec.structs.replace(told, orders_id=orders_id)
 
     def streak(self, report: Command) -> int:
         """Return how many checks in a row, with this one, had the reported outcome; 1 for any other command."""

@@ -215,7 +215,6 @@ class Engine:
             turn.answer_all()
         self._hints.tell(self._clock.heard())
 
-    @property
     def _turn_id(self) -> str:
         return f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"
 

@@ -152,11 +152,13 @@ def test_a_claim_is_a_sign_of_life_even_when_it_is_refused() -> None:
 def test_a_report_counts_only_with_the_orders_it_was_made_under() -> None:
     """A node that had not seen its last orders when it looked may be missing what these told it to start."""
     signs = beginning()
-    first = signs.after(SyncNode(node_id="n"), NodeOrders(containers=(), node_lease_s=15.0, epoch=(1, 1)), "1-1-1")
+    first = signs.after(
+        SyncNode(node_id="n"), NodeOrders(containers=(), node_lease_s=15.0, epoch=(1, 1)), lambda: "1-1-1"
+    )
     assert (first.orders_id, signs.orders) == ("1-1-1", {"n": "1-1-1"})
     current = SyncNode(node_id="n", orders_id="1-1-1")
     assert signs.before(current, 150.0) == current
-    signs.after(current, first, "1-1-2")
+    signs.after(current, first, lambda: "1-1-2")
     assert signs.before(current, 150.0) == SyncNode(node_id="n")
     with pytest.raises(Refused, match="orders_id"):
         signs.before(SyncNode(node_id="n", orders_id="a.b"), 150.0)
@@ -165,7 +167,7 @@ def test_a_report_counts_only_with_the_orders_it_was_made_under() -> None:
 def test_only_a_node_gets_orders() -> None:
     """What other callers are told is left as it is."""
     signs = beginning()
-    assert signs.after(claim(), ["told"], "1-1-1") == ["told"]
+    assert signs.after(claim(), ["told"], lambda: "1-1-1") == ["told"]
     assert signs.orders == {}
 
 
