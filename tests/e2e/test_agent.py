@@ -1,4 +1,4 @@
-"""The built-in agent as a process: registered within a moment, executes tasks when it has handlers, and exits cleanly."""
+"""The built-in agent as a process: registered within a moment, works when it has handlers, and exits cleanly."""
 
 from __future__ import annotations
 

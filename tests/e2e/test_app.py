@@ -66,7 +66,7 @@ def inside(folder: Path) -> list[str]:
 
 
 async def test_facades_over_a_real_coordinator(folder: Path) -> None:
-    """Two facades share one app; closing one leaves the other working; opening after the last was closed makes a new app."""
+    """Two facades share one app; closing one leaves the other working; one opened after the last gets a new app."""
     scheduler, registry = TaskScheduler(), ServiceRegistry()
     task_id = await scheduler.submit_task("a")
     await registry.register_service("agent", "worker", "localhost", 80)

@@ -186,7 +186,7 @@ async def test_what_is_not_allowed_is_refused_at_once(system: Secured) -> None:
 
 
 async def test_a_user_that_is_added_is_taken_up(tmp_path: Path) -> None:
-    """New users are accepted after a reload, which disconnects nobody; before it, or under another name, they are refused."""
+    """Added users are accepted after a reload, which disconnects nobody; before it, or of another authority, never."""
     async with secured(tmp_path) as server:
         creds = server.directory.credentials
         other = directory_of(tmp_path / "other", SOME_USERS)

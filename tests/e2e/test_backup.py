@@ -133,7 +133,7 @@ async def test_a_backup_is_of_one_moment_while_writing_goes_on(here: Place, ther
 
 
 async def test_everything_goes_on_after_a_restore(here: Place, there: Place, tmp_path: Path) -> None:
-    """Pending tasks complete under their ids, running ones go back to the queue, and nothing of the old reign acts again."""
+    """Pending tasks complete under their ids, running ones are queued again, and nothing of the old reign acts."""
     folder = tmp_path / "backup"
     async with leading(here.journal) as engine:
         for number in range(6):
@@ -231,7 +231,7 @@ async def until(so: Callable[[], Awaitable[bool]]) -> None:
 async def test_a_node_adopts_what_the_journal_knows_and_ends_the_rest(
     here: Place, there: Place, tmp_path: Path
 ) -> None:
-    """A container that ran at the backup keeps running under its generation; one started later is stopped and removed."""
+    """A container that ran at the backup keeps running under its generation; a later one is stopped and removed."""
     async with FakeRuntime(cluster="coordination", now=SystemClock().wall) as runtime:
         async with coordinating(here) as client, serving(client, runtime):
             await start_container(client, "kept")
@@ -287,7 +287,7 @@ async def start_container(client: Client, name: str) -> None:
 
 
 async def test_only_an_empty_nats_is_restored_into(here: Place, there: Place, tmp_path: Path) -> None:
-    """A restore is refused onto an existing journal, under a running coordinator, a second time, and under another name."""
+    """A restore is refused onto a journal, under a running coordinator, a second time, and under another name."""
     await backed_up(here, tmp_path / "backup")
     with pytest.raises(Refused, match="has a journal of slots 1 to"):
         await here.restore(tmp_path / "backup")
@@ -314,7 +314,7 @@ async def test_two_restores_of_one_backup_are_two_generations(here: Place, there
 
 
 async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_path: Path) -> None:
-    """A restore interrupted at any point is reported to a coordinator that starts, and can be run again to completion."""
+    """A restore interrupted at any point is reported to a coordinator that starts, and completes when run again."""
     contents = await backed_up(here, tmp_path / "backup")
     whole = await read(here.journal, 0, contents.last)
     cut = _Cut(there.bus, after=7)
@@ -337,7 +337,7 @@ async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_
 async def test_nobody_makes_the_journal_of_a_restore_that_was_cut_off(
     here: Place, there: Place, tmp_path: Path, before: int | None
 ) -> None:
-    """Interrupted right before the stream is made: a coordinator that starts reports it and makes none; the restore resumes."""
+    """Interrupted before the stream is made: a starting coordinator reports it and makes none; the restore resumes."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
         if before is not None:
