@@ -230,7 +230,7 @@ async def test_a_graceful_stop_leaves_a_store_that_opens_again(store: Path) -> N
 
 
 async def test_clients_live_through_a_restart(store: Path) -> None:
-    """A killed server comes back, possibly at the second attempt, on its port with token and data; clients reconnect."""
+    """A killed server comes back, at the latest at the second attempt, with port, token and data; clients reconnect."""
     async with EmbeddedServer(store) as server:
         await publish(server.url, "kept")
         client, url, first = await connect(server.url), server.url, server.pid
