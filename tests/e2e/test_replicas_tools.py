@@ -133,7 +133,7 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
 
 
 async def test_snapshots_have_as_many_copies_as_the_journal(tmp_path: Path) -> None:
-    """The follower created their stream: the loss of any server keeps it, the tools find all in order, and all start."""
+    """The follower made their stream: it survives the loss of any server, the tools find no fault, and all start."""
     often = {"COORDINATOR_FOLLOWER__SNAPSHOT_EVENTS": "5", "COORDINATOR_FOLLOWER__SNAPSHOT_PAUSE_S": "0"}
     async with nats_cluster(tmp_path) as cluster, task_group() as tasks, Client.open(cluster.url) as client:
         keeper = Keeper(cluster.url, tmp_path, tasks)

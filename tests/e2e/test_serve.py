@@ -88,7 +88,7 @@ class Admin:
         ]
 
     async def append(self, *, chain: str | None = None, **changed: Any) -> int:
-        """Append a commit of one event, like the last one except for *changed*; with the right chain, or with *chain*."""
+        """Append a commit of one event, equal to the last one except for *changed*; with the right chain or *chain*."""
         world = await self.world()
         sequence = (await self.journal.bounds()).last + 1
         event = json.loads(codec.encode((await self.events())[-1]))
