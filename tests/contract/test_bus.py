@@ -1,4 +1,4 @@
-"""The bus against a real server: what it promises, and each trap of nats-py closed."""
+"""The bus against a real server: its promises, and each trap of nats-py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def test_no_server_is_told_with_its_address_and_without_the_token() -> None:
-    """Connecting where nothing listens gives Unavailable within the time-out, naming host and port but no secret."""
+    """Connecting where nothing listens raises Unavailable within the time-out, naming host and port but no secret."""
     started = time.monotonic()
     with pytest.raises(Unavailable) as caught:
         async with Bus.open("nats://s3cret@127.0.0.1:1", name="t", connect_timeout_s=0.6):
@@ -33,7 +33,7 @@ async def test_no_server_is_told_with_its_address_and_without_the_token() -> Non
 
 
 async def test_a_server_that_never_speaks_is_told_too() -> None:
-    """A port that accepts and stays silent is no server: Unavailable, within the time-out."""
+    """A port that accepts and sends nothing is not a server: Unavailable, within the time-out."""
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -47,7 +47,7 @@ async def test_a_server_that_never_speaks_is_told_too() -> None:
 
 
 async def test_a_wrong_token_is_refused_at_once(server: RealServer) -> None:
-    """Bad credentials do not wait for the time-out, and are the caller's fault."""
+    """Bad credentials are reported before the time-out, as an error of the caller."""
     started = time.monotonic()
     with pytest.raises(Refused) as caught:
         async with Bus.open(f"nats://wrong@127.0.0.1:{server.port}", name="t", connect_timeout_s=60):
@@ -59,7 +59,7 @@ async def test_a_wrong_token_is_refused_at_once(server: RealServer) -> None:
 
 @pytest.mark.parametrize("url", ["http://x:1", "localhost:4222", "nats://", ""])
 async def test_a_url_that_is_none_is_refused(url: str) -> None:
-    """What is no NATS URL is refused with what would be right."""
+    """An invalid NATS URL is refused with what is allowed."""
     with pytest.raises(Refused, match="nats://host:port"):
         async with Bus.open(url, name="t"):
             pass
@@ -109,7 +109,7 @@ async def test_a_callback_that_raises_is_counted_and_ends_nothing(bus: Bus) -> N
 
 
 async def test_overflow_is_reported(bus: Bus) -> None:
-    """What a slow async callback leaves no room for is counted and told, never dropped in silence."""
+    """Messages for which a slow async callback leaves no room are counted and reported, never dropped silently."""
     told: list[int] = []
 
     async def slow(_: Message) -> None:
@@ -148,7 +148,7 @@ async def test_request_gives_the_answer(bus: Bus) -> None:
 
 
 async def test_request_without_listener_is_unavailable_at_once(bus: Bus) -> None:
-    """Nobody listening is told at once, with the subject."""
+    """A request that nobody listens to fails at once, with the subject."""
     with pytest.raises(Unavailable, match=r"nobody\.there") as caught:
         await bus.request("nobody.there", b"", timeout_s=20)
     assert caught.value.reason == "no_responders"
@@ -175,7 +175,7 @@ async def test_a_request_ends_when_the_connection_breaks(server: RealServer, bus
 
 
 async def test_unbuffered_publishing_while_disconnected_is_unavailable(server: RealServer, bus: Bus) -> None:
-    """The writer's connection keeps nothing for later: no ghost writes after its caller was told of a failure."""
+    """The writer's connection keeps nothing for later: nothing is written after its caller was told of a failure."""
     seen: list[bytes] = []
     await bus.subscribe("x", lambda m: seen.append(m.data))
     await server.kill()
@@ -208,7 +208,7 @@ async def test_a_buffered_bus_sends_after_the_reconnect(server: RealServer) -> N
 
 
 async def test_a_late_pong_does_not_end_the_read_loop(server: RealServer, bus: Bus) -> None:
-    """A flush that timed out, and whose PONG comes later, leaves the connection working."""
+    """A flush that timed out, and whose PONG comes later, leaves the connection usable."""
     server.pause()
     with pytest.raises(Unavailable):
         await bus.flush(0.1)
@@ -218,7 +218,7 @@ async def test_a_late_pong_does_not_end_the_read_loop(server: RealServer, bus: B
 
 
 async def test_a_frozen_server_is_noticed_by_a_probe(server: RealServer, bus: Bus) -> None:
-    """A connection that answers no more is broken by `probe` and comes back with the server."""
+    """A connection that no longer answers is closed by `probe` and comes back with the server."""
     server.pause()
     assert not await bus.probe(0.2)
     await asyncio.sleep(0.05)
@@ -229,7 +229,7 @@ async def test_a_frozen_server_is_noticed_by_a_probe(server: RealServer, bus: Bu
 
 
 async def test_what_was_unsent_when_the_connection_broke_is_never_sent(server: RealServer, bus: Bus) -> None:
-    """No ghosts: what was still waiting for the socket is forgotten with the connection."""
+    """Nothing is sent late: what was still waiting for the socket is dropped with the connection."""
     await bus.js_request("STREAM.CREATE.S", {"name": "S", "subjects": ["s"]}, timeout_s=5)
     server.pause()
     for _ in range(20):
@@ -245,10 +245,10 @@ async def test_what_was_unsent_when_the_connection_broke_is_never_sent(server: R
 
 
 async def test_a_connection_that_takes_nothing_more_is_left_behind(server: RealServer) -> None:
-    """Reconnecting does not wait for a broken connection to take what is unsent."""
+    """Reconnecting does not wait for a broken connection to accept unsent data."""
     async with proxy(server.port) as between, Bus.open(_through(between, server), name="t", buffered=False) as bus:
         between.stall()
-        for _ in range(30):  # more than the kernel's buffers take
+        for _ in range(30):  # more than the kernel's buffers hold
             await bus.publish("s", bytes(500_000))
             await asyncio.sleep(0.01)
         await bus._client._process_op_err(StaleConnectionError())
@@ -258,7 +258,7 @@ async def test_a_connection_that_takes_nothing_more_is_left_behind(server: RealS
 
 
 async def test_errors_of_the_callers_block_come_out_as_they_are(server: RealServer) -> None:
-    """What the block raises is not wrapped in a group, though the connection runs tasks of its own."""
+    """An error raised in the block is not wrapped in a group, though the connection runs tasks of its own."""
 
     async def fail() -> None:
         async with Bus.open(server.url, name="t") as bus:
@@ -304,7 +304,7 @@ async def test_too_large_a_message_is_refused_with_both_sizes(bus: Bus) -> None:
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0\r\n", "a\x00b"])
 async def test_malformed_subjects_are_refused(bus: Bus, subject: str) -> None:
-    """Nothing that could smuggle protocol lines leaves."""
+    """Nothing that could inject protocol lines is sent."""
     with pytest.raises(Refused):
         await bus.publish(subject, b"")
     with pytest.raises(Refused):
@@ -313,20 +313,20 @@ async def test_malformed_subjects_are_refused(bus: Bus, subject: str) -> None:
 
 @pytest.mark.parametrize("headers", [{"a": "b\r\nc: d"}, {"a\n": "b"}, {"a:b": "c"}])
 async def test_malformed_headers_are_refused(bus: Bus, headers: dict[str, str]) -> None:
-    """Headers cannot smuggle further headers."""
+    """Headers cannot inject further headers."""
     with pytest.raises(Refused):
         await bus.publish("x", b"", headers=headers)
 
 
 async def test_the_jetstream_api_says_no_by_code(bus: Bus) -> None:
-    """Errors of the JetStream API carry its codes."""
+    """Errors of the JetStream API keep its codes."""
     with pytest.raises(ApiError) as caught:
         await bus.js_request("STREAM.INFO.NONE", timeout_s=2)
     assert (caught.value.status, caught.value.err_code) == (404, 10059)
 
 
 async def test_js_publish_gives_stream_and_sequence(bus: Bus) -> None:
-    """A stored message is acknowledged with its place; the same id again is told as a duplicate."""
+    """A stored message is acknowledged with its sequence; the same id again is reported as a duplicate."""
     await bus.js_request("STREAM.CREATE.S", {"name": "S", "subjects": ["s"]}, timeout_s=5)
     first = await bus.js_publish("s", b"1", {"Nats-Msg-Id": "a"}, timeout_s=2)
     again = await bus.js_publish("s", b"1", {"Nats-Msg-Id": "a"}, timeout_s=2)
@@ -338,7 +338,7 @@ async def test_js_publish_gives_stream_and_sequence(bus: Bus) -> None:
 
 
 async def test_unsubscribing_ends_the_calls(bus: Bus) -> None:
-    """After `unsubscribe` the callback is not called again; a second time is harmless."""
+    """After `unsubscribe` the callback is not called again; a second call is harmless."""
     seen: list[Message] = []
     subscription = await bus.subscribe("x", seen.append)
     await subscription.unsubscribe()
@@ -349,7 +349,7 @@ async def test_unsubscribing_ends_the_calls(bus: Bus) -> None:
 
 
 async def test_a_closed_bus_is_unavailable(server: RealServer, tmp_path: Path) -> None:
-    """What is closed says so."""
+    """A closed connection reports that it is closed."""
     async with Bus.open(server.url, name="t") as bus:
         pass
     with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""What every journal does, in memory and on a real server alike."""
+"""What every journal does, both in memory and on a real server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def writer(journal: Journal) -> Writer:
 
 
 async def test_an_empty_journal_begins_at_one(journal: Journal) -> None:
-    """Nothing is there, and the first slot will be 1."""
+    """An empty journal has no records, and the first slot will be 1."""
     assert await journal.bounds() == Bounds(1, 0)
     assert await read(journal, 0, 0) == []
 
@@ -69,7 +69,7 @@ async def test_what_was_committed_is_read_as_it_was_written(writer: Writer) -> N
 
 
 async def test_reading_gives_exactly_the_part_asked_for(writer: Writer) -> None:
-    """`read` is open below and closed above, whatever the sizes of its batches."""
+    """`read` excludes the lower bound and includes the upper one, whatever its batch size."""
     for number in range(1200):
         await writer.commit(b"%d" % number)
     for after, until in ((0, 1201), (0, 1), (1200, 1201), (500, 900), (1201, 1201)):
@@ -78,7 +78,7 @@ async def test_reading_gives_exactly_the_part_asked_for(writer: Writer) -> None:
 
 
 async def test_a_second_claim_deposes_the_first_writer(world: World, writer: Writer) -> None:
-    """After another's claim the old writer's commit is refused, in the slot of the claim and behind it."""
+    """After another's claim the old writer's commit is refused, in the slot of the claim and after it."""
     await writer.commit(b"ours")
     successor = Writer(await world.connect())
     claimed = await successor.claim()
@@ -93,7 +93,7 @@ async def test_a_second_claim_deposes_the_first_writer(world: World, writer: Wri
 
 
 async def test_claims_made_at_once_all_come_about_one_after_the_other(world: World) -> None:
-    """Of claimants with equal bodies each gets a sequence of its own, and only the last may write."""
+    """Claimants with equal bodies each get a sequence of their own, and only the last may write."""
     writers = [Writer(await world.connect()) for _ in range(6)]
     claims = await asyncio.gather(*(writer.journal.claim(b"same") for writer in writers))
     assert sorted(claims) == [1, 2, 3, 4, 5, 6]
@@ -107,7 +107,7 @@ async def test_claims_made_at_once_all_come_about_one_after_the_other(world: Wor
 
 
 async def test_the_same_commit_again_is_already_there(writer: Writer) -> None:
-    """A writer that repeats a commit, not knowing its fate, finds it done; it is stored once."""
+    """A writer that repeats a commit with an unknown outcome finds it done; it is stored once."""
     before = writer.chain
     await writer.commit(b"once")
     await writer.journal.commit(2, writer.epoch, before, b"once")
@@ -133,7 +133,7 @@ async def test_a_commit_beyond_the_end_is_corruption(writer: Writer) -> None:
 
 
 async def test_two_commits_in_flight_are_a_defect(writer: Writer) -> None:
-    """The port refuses a second commit while one is under way: a predicted slot may come true by accident."""
+    """The port refuses a second commit while one is in flight: a predicted slot may come true by accident."""
     results = await asyncio.gather(
         writer.journal.commit(2, writer.epoch, writer.chain, b"one"),
         writer.journal.commit(3, writer.epoch, writer.chain, b"two"),
@@ -160,7 +160,7 @@ async def test_a_follower_gets_what_is_there_and_what_comes(world: World, writer
 
 
 async def test_an_idle_follower_stays(world: World, writer: Writer) -> None:
-    """Silence is no error: what is committed after a while of it arrives."""
+    """A quiet period is not an error: what is committed after it arrives."""
     seen: list[Record] = []
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(follow(await world.connect(), 1, 2, seen))
@@ -170,7 +170,7 @@ async def test_an_idle_follower_stays(world: World, writer: Writer) -> None:
 
 
 async def test_reading_beyond_the_end_is_corruption(writer: Writer) -> None:
-    """What was there and is not any more is told, by `read` and `follow` alike, with what was seen."""
+    """Records that were seen and are gone are reported, by `read` and `follow` alike, with what was seen."""
     with pytest.raises(Corrupt, match="ends at 1, but record 5"):
         await read(writer.journal, 0, 5)
     with pytest.raises(Corrupt, match="ends at 1, but record 5"):
@@ -178,7 +178,7 @@ async def test_reading_beyond_the_end_is_corruption(writer: Writer) -> None:
 
 
 async def test_reading_what_the_archive_has_taken_is_corruption(world: World, writer: Writer) -> None:
-    """Records below the first one cannot be skipped; from the first one on all is well."""
+    """Records below the first one cannot be skipped; reading from the first one on works."""
     for number in range(9):
         await writer.commit(b"%d" % number)
     await world.purge(6)
@@ -210,7 +210,7 @@ async def test_a_writer_whose_claim_was_purged_is_deposed_and_may_claim_again(wo
 
 
 async def test_large_bodies_pass(world: World, writer: Writer) -> None:
-    """Bodies of the size of a full turn are read back whole, and more of them than are read ahead at once."""
+    """Bodies of the size of a full turn are read back complete, also more of them than are read ahead at once."""
     bodies = [bytes([number]) * 700_000 for number in range(30)]
     for body in bodies:
         await writer.commit(body)
@@ -221,7 +221,7 @@ async def test_large_bodies_pass(world: World, writer: Writer) -> None:
 
 
 async def test_a_commit_that_was_given_up_leaves_the_journal_usable(writer: Writer) -> None:
-    """Cancelling a commit decides nothing; the same commit again makes sure."""
+    """Cancelling a commit leaves its outcome open; the same commit again settles it."""
     task = asyncio.create_task(writer.journal.commit(2, writer.epoch, writer.chain, b"x"))
     await asyncio.sleep(0)
     task.cancel()
@@ -231,7 +231,7 @@ async def test_a_commit_that_was_given_up_leaves_the_journal_usable(writer: Writ
 
 
 async def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
-    """What the server will never take is refused with the limit, not tried for ever."""
+    """What the server will never accept is refused with the limit, not retried for ever."""
     async with real_server(tmp_path) as server, on_server(server.url) as world:
         writer = Writer(await world.connect())
         await writer.claim()

@@ -1,4 +1,4 @@
-"""The lease on a real server: who holds it, how it is kept, lost, given up and taken back."""
+"""The lease on a real server: who holds it, how it is renewed, lost, given up and taken back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "$KV.COORDINATION_LEASE.writer"
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -50,7 +50,7 @@ async def held(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def test_the_first_takes_it_and_the_second_waits(bus: Bus) -> None:
-    """One holds the lease; another does not get it within its patience."""
+    """One instance holds the lease; another does not get it within its patience."""
     first, second = await lease_of(bus, "a"), await lease_of(bus, "b")
     assert await first.current() is None
     assert await first.acquire(1)
@@ -63,7 +63,7 @@ async def test_the_first_takes_it_and_the_second_waits(bus: Bus) -> None:
 
 
 async def test_a_renewed_lease_outlasts_its_time_to_live(bus: Bus) -> None:
-    """While the holder renews it, nobody else gets it, however long that goes on."""
+    """While the holder renews it, nobody else gets it, however long that lasts."""
     first, second = await lease_of(bus, "a"), await lease_of(bus, "b")
     assert await first.acquire(1)
     async with held(first) as holding:
@@ -73,7 +73,7 @@ async def test_a_renewed_lease_outlasts_its_time_to_live(bus: Bus) -> None:
 
 
 async def test_a_lease_nobody_renews_runs_out(bus: Bus) -> None:
-    """A holder that is gone is forgotten after the time to live, not before."""
+    """The lease of a holder that is gone expires after the time to live, not before."""
     first, second = await lease_of(bus, "a"), await lease_of(bus, "b")
     assert await first.acquire(1)
     started = asyncio.get_running_loop().time()
@@ -82,21 +82,21 @@ async def test_a_lease_nobody_renews_runs_out(bus: Bus) -> None:
 
 
 async def test_a_released_lease_is_free_at_once(bus: Bus) -> None:
-    """Giving up in good order spares the others the wait."""
+    """Giving the lease up saves the others the wait."""
     first, second = await lease_of(bus, "a", ttl_s=60), await lease_of(bus, "b", ttl_s=60)
     assert await first.acquire(1)
     await first.release()
     assert first.must_stop()
     assert await first.current() is None
     assert await second.acquire(1)
-    await first.release()  # harmless: it is another's now
+    await first.release()  # harmless: another holds it now
     holding = await first.current()
     assert holding is not None
     assert holding.holder == "b"
 
 
 async def test_a_restarted_instance_takes_back_its_own_lease_at_once(bus: Bus) -> None:
-    """The same instance, another process: no wait for its own past. Another instance's lease stays."""
+    """A new process of the same instance does not wait for its own old lease. Another instance's lease stays."""
     before, after, other = [await lease_of(bus, name, ttl_s=60) for name in ("a", "a", "b")]
     assert await before.acquire(1)
     assert not await after.acquire(0.2)
@@ -106,7 +106,7 @@ async def test_a_restarted_instance_takes_back_its_own_lease_at_once(bus: Bus) -
 
 
 async def test_the_holder_learns_that_another_has_it(bus: Bus) -> None:
-    """`hold` returns when the lease was taken, and the holder must stop."""
+    """`hold` returns when another took the lease, and the holder must stop."""
     before, after = await lease_of(bus, "a"), await lease_of(bus, "a")
     assert await before.acquire(1)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
@@ -119,7 +119,7 @@ async def test_the_holder_learns_that_another_has_it(bus: Bus) -> None:
 
 
 async def test_freshness_counts_from_sending_by_the_given_clock(bus: Bus) -> None:
-    """Fresh below 6 s, to be stopped above 9.6 s, since the last granted renewal was sent."""
+    """Fresh below 6 s and to be stopped above 9.6 s, counted from when the last granted renewal was sent."""
     clock = Clock()
     lease = await lease_of(bus, "a", ttl_s=12, clock=clock)
     assert lease.must_stop()
@@ -132,7 +132,7 @@ async def test_freshness_counts_from_sending_by_the_given_clock(bus: Bus) -> Non
 
 
 async def test_the_holder_stops_by_itself_when_the_server_is_gone(server: RealServer, bus: Bus) -> None:
-    """Without granted renewals `hold` returns before the server can forget the holder."""
+    """Without granted renewals `hold` returns before the server can expire the lease."""
     lease = await lease_of(bus, "a")
     assert await lease.acquire(1)
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
@@ -160,11 +160,11 @@ async def test_a_short_outage_costs_nothing(server: RealServer, bus: Bus) -> Non
 
 
 async def test_a_renewal_whose_answer_was_lost_counts_from_its_first_sending(bus: Bus) -> None:
-    """The renewal was granted, the answer lost: the next one finds it, and dates it by the sending."""
+    """The renewal was granted, the answer lost: the next one finds it, and dates it by when it was sent."""
     clock = Clock()
     lease = await lease_of(bus, "a", clock=clock)
     assert await lease.acquire(1)
-    # What a lost answer leaves behind: a newer revision of ours on the server, and an attempt without answer here.
+    # What a lost answer leaves: a newer revision of ours on the server, and an attempt without an answer here.
     clock.now = 1001.0
     lease._unanswered_at = 1001.0
     await bus.js_publish(KEY, await _value(bus), {"Nats-TTL": "2s"}, timeout_s=2)
@@ -179,7 +179,7 @@ async def test_a_renewal_whose_answer_was_lost_counts_from_its_first_sending(bus
     "headers", [{"KV-Operation": "DEL"}, {"KV-Operation": "PURGE"}, {"Nats-Marker-Reason": "MaxAge"}]
 )
 async def test_marks_of_what_is_gone_do_not_hold_the_lease(bus: Bus, headers: dict[str, str]) -> None:
-    """Deleted by hand or expired with a mark: the lease is free, behind the mark's revision."""
+    """Deleted by hand or expired with a marker: the lease is free, after the marker's revision."""
     lease = await lease_of(bus, "a")
     await bus.js_publish(KEY, b"", headers, timeout_s=2)
     assert await lease.current() is None
@@ -187,7 +187,7 @@ async def test_marks_of_what_is_gone_do_not_hold_the_lease(bus: Bus, headers: di
 
 
 async def test_something_unreadable_in_the_lease_is_somebody_elses(bus: Bus) -> None:
-    """What is no holding is waited for, not overwritten."""
+    """An unreadable value is waited for, not overwritten."""
     lease = await lease_of(bus, "a")
     await bus.js_publish(KEY, b"\xff not ours", {"Nats-TTL": "2s"}, timeout_s=2)
     assert not await lease.acquire(0.2)
@@ -195,7 +195,7 @@ async def test_something_unreadable_in_the_lease_is_somebody_elses(bus: Bus) -> 
 
 
 async def test_a_bucket_without_time_to_live_is_refused(bus: Bus) -> None:
-    """In such a bucket a lease would stand for ever."""
+    """In a bucket without expiry a lease would stay for ever."""
     await bus.js_request(f"STREAM.CREATE.{STREAM}", lease_config(SUBJECTS) | {"allow_msg_ttl": False}, timeout_s=5)
     with pytest.raises(Refused, match="allow_msg_ttl is False and should be True"):
         await lease_of(bus, "a")
@@ -203,19 +203,19 @@ async def test_a_bucket_without_time_to_live_is_refused(bus: Bus) -> None:
 
 @pytest.mark.parametrize(("ttl_s", "renew_s"), [(15, 10), (0, 0), (15, 0)])
 def test_a_lease_that_would_end_by_itself_is_refused(ttl_s: int, renew_s: float) -> None:
-    """It must be renewed at least twice in its time."""
+    """The lease must be renewed at least twice in its time to live."""
     with pytest.raises(Refused, match="at least twice"):
         Lease(None, SUBJECTS, "a", ttl_s=ttl_s, renew_s=renew_s)  # type: ignore[arg-type]
 
 
 async def _value(bus: Bus) -> bytes:
-    """Give what stands in the lease."""
+    """Return the content of the lease."""
     stored = await bus.js_request(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": KEY}, timeout_s=2)
     return base64.b64decode(stored["message"]["data"])
 
 
 async def test_an_older_state_of_the_lease_grants_nothing(bus: Bus) -> None:
-    """A replica that lags may still show us as the holder: a renewal that it refuses is not taken for granted."""
+    """A replica that lags may still name us as the holder: a renewal that it refuses does not count as granted."""
     lease = await lease_of(bus, "a", ttl_s=60)
     assert await lease.acquire(1)
     granted_at, ours = lease.granted_at, await bus.js_request(f"STREAM.MSG.GET.{STREAM}", {"seq": 1}, timeout_s=2)

@@ -1,5 +1,5 @@
 """
-What holds for every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
+The contract of every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
 
 Each runtime is tested on a machine, on which containers can be told to end and to write.
 """
@@ -37,7 +37,7 @@ NOBODY = ("nobody", "7.0")
 
 
 class Machine(Protocol):
-    """Where containers run, and how a test steers them."""
+    """Where containers run, and how a test controls them."""
 
     def runtime(self) -> Runtime: ...
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch: ...
@@ -67,7 +67,7 @@ class FakeMachine:
 
 
 class ProcessMachine:
-    """This machine; each container has a desk on which a test leaves what it shall do."""
+    """This machine; each container has a folder in which a test leaves its instructions."""
 
     def __init__(self, root: Path, table: ProcessTable) -> None:
         self._root = root
@@ -135,7 +135,7 @@ async def until_logged(runtime: Runtime, launched: Launch, last: str) -> None:
 
 
 async def test_what_was_started_is_listed_as_running(machine: Machine, runtime: Runtime) -> None:
-    """A started container runs, under the name, id and generation of its launch, and what `start` saw `list` sees."""
+    """A started container runs, with the name, id and generation of its launch, and `start` and `list` return the same."""
     launched = machine.launch("a")
     observed = await runtime.start(launched)
     assert (observed.container_id, observed.generation, observed.name) == ("a", "7.0", "coordination-a-7.0")
@@ -146,14 +146,14 @@ async def test_what_was_started_is_listed_as_running(machine: Machine, runtime: 
 
 
 async def test_the_list_is_ordered_by_name(machine: Machine, runtime: Runtime) -> None:
-    """Whatever the order of the starts, the list has one order."""
+    """The list has one order, whatever the order of the starts."""
     for container_id in ("c", "a", "b"):
         await runtime.start(machine.launch(container_id))
     assert [observed.container_id for observed in await runtime.list()] == ["a", "b", "c"]
 
 
 async def test_a_repeated_start_returns_what_runs(machine: Machine, runtime: Runtime) -> None:
-    """Starting twice, one after the other or at once, runs one container."""
+    """Starting twice, sequentially or concurrently, runs one container."""
     launched = machine.launch("a")
     first, second = await asyncio.gather(runtime.start(launched), runtime.start(launched))
     assert first == second == await runtime.start(launched)
@@ -161,7 +161,7 @@ async def test_a_repeated_start_returns_what_runs(machine: Machine, runtime: Run
 
 
 async def test_a_generation_runs_at_most_once(machine: Machine, runtime: Runtime) -> None:
-    """A repeated start of what has ended says how it ended and runs nothing; the next generation runs."""
+    """A repeated start of an ended container returns how it ended and runs nothing; the next generation runs."""
     launched = machine.launch("a")
     await runtime.start(launched)
     machine.end(launched, 3)
@@ -182,7 +182,7 @@ async def test_the_exit_code_is_reported(machine: Machine, runtime: Runtime, cod
 
 
 async def test_stop_ends_a_container_and_keeps_its_record(machine: Machine, runtime: Runtime) -> None:
-    """A container that does not handle SIGTERM dies by it at once, and stays listed; stopping again is already so."""
+    """A container that does not handle SIGTERM dies at once, and stays listed; stopping it again changes nothing."""
     launched = machine.launch("a")
     await runtime.start(launched)
     began = time.monotonic()
@@ -197,10 +197,10 @@ async def test_stop_ends_a_container_and_keeps_its_record(machine: Machine, runt
 
 
 async def test_what_ignores_sigterm_is_killed_after_the_grace(machine: Machine, runtime: Runtime) -> None:
-    """The ladder ends with SIGKILL, not before the grace is over."""
+    """The last step is SIGKILL, not before the grace period is over."""
     launched = machine.launch("a", deaf=True)
     await runtime.start(launched)
-    machine.say(launched, "ready")  # by then it is deaf
+    machine.say(launched, "ready")  # by then it ignores SIGTERM
     await until_logged(runtime, launched, "ready")
     began = time.monotonic()
     await runtime.stop(*key(launched), grace_s=0.2)
@@ -210,7 +210,7 @@ async def test_what_ignores_sigterm_is_killed_after_the_grace(machine: Machine, 
 
 
 async def test_force_kills_at_once(machine: Machine, runtime: Runtime) -> None:
-    """With `force` there is no SIGTERM and no grace."""
+    """With `force` there is no SIGTERM and no grace period."""
     launched = machine.launch("a", deaf=True)
     await runtime.start(launched)
     began = time.monotonic()
@@ -222,7 +222,7 @@ async def test_force_kills_at_once(machine: Machine, runtime: Runtime) -> None:
 
 
 async def test_force_overtakes_a_patient_stop(machine: Machine, runtime: Runtime) -> None:
-    """While one stop waits for its grace, another may use force; both return when it is gone."""
+    """While one stop waits for its grace period, another may use force; both return when the container is gone."""
     launched = machine.launch("a", deaf=True)
     await runtime.start(launched)
     machine.say(launched, "ready")
@@ -236,7 +236,7 @@ async def test_force_overtakes_a_patient_stop(machine: Machine, runtime: Runtime
 
 
 async def test_pause_and_resume(machine: Machine, runtime: Runtime) -> None:
-    """A paused container is seen as paused until it is resumed; both orders may be repeated."""
+    """A paused container is listed as paused until it is resumed; both commands may be repeated."""
     launched = machine.launch("a")
     await runtime.start(launched)
     for _ in range(2):
@@ -250,7 +250,7 @@ async def test_pause_and_resume(machine: Machine, runtime: Runtime) -> None:
 
 
 async def test_a_paused_container_can_be_stopped(machine: Machine, runtime: Runtime) -> None:
-    """A paused container gets SIGTERM like any other, and is gone."""
+    """A paused container gets SIGTERM like any other, and ends."""
     launched = machine.launch("a")
     await runtime.start(launched)
     await runtime.pause(*key(launched))
@@ -259,7 +259,7 @@ async def test_a_paused_container_can_be_stopped(machine: Machine, runtime: Runt
 
 
 async def test_what_has_exited_cannot_be_paused_or_resumed(machine: Machine, runtime: Runtime) -> None:
-    """Pausing what has ended is refused: nothing could resume it."""
+    """Pausing an ended container is refused: nothing could resume it."""
     launched = machine.launch("a")
     await runtime.start(launched)
     await runtime.stop(*key(launched), grace_s=1)
@@ -269,7 +269,7 @@ async def test_what_has_exited_cannot_be_paused_or_resumed(machine: Machine, run
 
 
 async def test_only_what_has_exited_can_be_removed(machine: Machine, runtime: Runtime) -> None:
-    """Removing what runs is refused; what was removed is unknown."""
+    """Removing a running container is refused; a removed one is unknown."""
     launched = machine.launch("a")
     await runtime.start(launched)
     with pytest.raises(Refused, match="stop it first"):
@@ -282,7 +282,7 @@ async def test_only_what_has_exited_can_be_removed(machine: Machine, runtime: Ru
 
 
 async def test_logs_are_the_last_lines(machine: Machine, runtime: Runtime) -> None:
-    """The newest lines come, oldest first, and are still there after the exit."""
+    """The newest lines are returned, oldest first, and are still there after the exit."""
     launched = machine.launch("a")
     await runtime.start(launched)
     assert await runtime.logs(*key(launched), 10) == []
@@ -295,13 +295,13 @@ async def test_logs_are_the_last_lines(machine: Machine, runtime: Runtime) -> No
 
 @pytest.mark.parametrize("lines", [0, -1, 10_001, 1.5, True, None])
 async def test_a_number_of_lines_has_limits(runtime: Runtime, lines: int) -> None:
-    """No count makes a runtime read without end."""
+    """No count makes a runtime read without limit."""
     with pytest.raises(Refused, match="lines"):
         await runtime.logs(*NOBODY, lines)
 
 
 async def test_usage_is_of_what_runs(machine: Machine, runtime: Runtime) -> None:
-    """A running container is measured; one that has ended uses nothing that could be."""
+    """A running container is measured; an ended one uses nothing that could be."""
     launched = machine.launch("a")
     await runtime.start(launched)
     usage = await runtime.usage(*key(launched))
@@ -314,7 +314,7 @@ async def test_usage_is_of_what_runs(machine: Machine, runtime: Runtime) -> None
 
 
 async def test_an_exit_wakes_the_waiter_once(machine: Machine, runtime: Runtime) -> None:
-    """A start wakes nobody; an exit does, also when it came before the waiting, and only once."""
+    """A start wakes no waiter; an exit does, also when it came before the wait, and only once."""
     launched = machine.launch("a")
     await runtime.start(launched)
     assert not await runtime.wait_change(0.05)
@@ -327,7 +327,7 @@ async def test_an_exit_wakes_the_waiter_once(machine: Machine, runtime: Runtime)
 
 
 async def test_what_nobody_started_is_not_found(runtime: Runtime) -> None:
-    """Every order about an unknown container says so."""
+    """Every command about an unknown container raises NotFound."""
     with pytest.raises(NotFound):
         await runtime.stop(*NOBODY, grace_s=1)
     with pytest.raises(NotFound):
@@ -338,7 +338,7 @@ async def test_what_nobody_started_is_not_found(runtime: Runtime) -> None:
 
 
 async def test_another_opening_adopts(machine: Machine) -> None:
-    """Closing leaves containers running; the next opening sees the same processes, and can end and remove them."""
+    """Closing leaves containers running; the next opening sees the same processes, and can stop and remove them."""
     running, ended = machine.launch("a"), machine.launch("b")
     async with machine.runtime() as first:
         before = await first.start(running)
@@ -357,7 +357,7 @@ async def test_another_opening_adopts(machine: Machine) -> None:
 
 
 async def test_a_closed_runtime_answers_nothing(machine: Machine) -> None:
-    """Before opening and after closing every order is unavailable, not silently empty."""
+    """Before opening and after closing every command raises Unavailable; none returns an empty result."""
     runtime = machine.runtime()
     async with AsyncExitStack() as stack:
         for _ in range(2):
@@ -371,7 +371,7 @@ async def test_a_closed_runtime_answers_nothing(machine: Machine) -> None:
 
 
 async def test_no_hostile_launch_reaches_a_machine(machine: Machine, runtime: Runtime) -> None:
-    """Whatever is wrong in a launch, it is refused with its name, shortly, without secrets, and nothing is started."""
+    """An invalid launch is refused with the container's name, in a short message, without secrets; nothing is started."""
     right = machine.launch("a")
     for field, value in HOSTILE_LAUNCHES:
         wrong = msgspec.structs.replace(right, **{field: value})
@@ -386,7 +386,7 @@ async def test_no_hostile_launch_reaches_a_machine(machine: Machine, runtime: Ru
 
 
 async def test_no_hostile_name_reaches_a_machine(runtime: Runtime) -> None:
-    """Orders about containers whose names cannot be are refused before anything is looked up."""
+    """Commands about containers with invalid names are refused before anything is looked up."""
     for container_id in BAD_NAMES:
         with pytest.raises(Refused, match="container_id"):
             await runtime.logs(container_id, "7.0", 1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What every store promises, for the one in a file and its double in memory alike."""
+"""The contract of every store, the one in a file and its double in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE = ["'; DROP TABLE tasks; --", '" OR 1=1 --', "%", "_", "?", ":name", "\x
 
 @pytest.fixture(params=["sqlite", "memory"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """One store of each implementation."""
+    """A store of each implementation."""
     async with _opened(request.param, tmp_path) as opened:
         yield opened
 
@@ -91,7 +91,7 @@ def places(events: Any) -> list[str]:
 
 
 async def test_a_new_store_is_at_the_start_and_empty(store: Store) -> None:
-    """Nothing is taken in, nothing is found, nothing is wrong."""
+    """An empty store returns nothing, and no error."""
     assert store.position() == Mark()
     assert store.position().position == START
     assert await store.get("task", "task-0") is None
@@ -102,7 +102,7 @@ async def test_a_new_store_is_at_the_start_and_empty(store: Store) -> None:
 
 
 async def test_a_batch_brings_rows_events_and_position(store: Store) -> None:
-    """After a batch all of it is there: the state as JSON, the event's own bytes, the mark field by field."""
+    """After a batch everything is there: the state as JSON, the event's own bytes, the progress mark field by field."""
     one = task(0, 1)
     made = batch(store, 1, one, events=[event(1, 0, body=b'{"a": 1}'), event(1, 1, body=b"\xff\x00 as it came")])
     await store.write(made)
@@ -118,7 +118,7 @@ async def test_a_batch_brings_rows_events_and_position(store: Store) -> None:
 
 
 async def test_the_last_state_replaces_the_one_before(store: Store) -> None:
-    """There is one row for each thing; what is made anew under an old id is a new thing at a new place."""
+    """There is one row for each thing; one created again under an old id is a new thing at a new place."""
     await store.write(batch(store, 1, task(0, 1)))
     await store.write(batch(store, 2, task(0, 1, status="completed")))
     assert ids(await store.list("task")) == ["task-0"]
@@ -129,7 +129,7 @@ async def test_the_last_state_replaces_the_one_before(store: Store) -> None:
 
 
 async def test_every_kind_has_its_rows(store: Store) -> None:
-    """Kinds that have no status, name or tenant are listed all the same, and found by what they have."""
+    """Kinds without status, name or tenant are listed too, and found by the fields they have."""
     pool = Pool(pool_id="pool-1", capacity=Resources(cpu_millis=5), defined=Position(1, 0))
     node = Node(node_id="node-1", status=NodeStatus.READY, registered=Position(1, 1), registered_at=1.0)
     bound = Session(session_id="s-1", container_id="c-1", bound=Position(1, 2), bound_at=1.0)
@@ -142,7 +142,7 @@ async def test_every_kind_has_its_rows(store: Store) -> None:
 
 
 async def test_lists_are_newest_first_and_filtered(store: Store) -> None:
-    """Filters narrow together; the order is that in which things came to be."""
+    """Filters combine; the order is that in which things were created."""
     states = [
         task(n, 1, status="failed" if n % 2 else "pending", tenant=f"t{n % 3}", name=f"n{n % 4}") for n in range(12)
     ]
@@ -154,7 +154,7 @@ async def test_lists_are_newest_first_and_filtered(store: Store) -> None:
 
 
 async def test_pages_of_a_list_hold_everything_once(store: Store) -> None:
-    """The cursor of the last thing leads on, also while new things come."""
+    """The cursor of the last thing continues the list, also while new things are added."""
     await store.write(batch(store, 1, *(task(n, 1) for n in range(10))))
     first = await store.list("task", limit=4)
     await store.write(batch(store, 2, task(10, 2)))
@@ -165,7 +165,7 @@ async def test_pages_of_a_list_hold_everything_once(store: Store) -> None:
 
 
 async def test_bytes_cut_lists_and_pages_off(store: Store) -> None:
-    """What is large comes in smaller portions, at least one thing at a time, and says that there is more."""
+    """Large results come in smaller pages, at least one thing at a time, and say that there is more."""
     large = [event(1, index, body=b"x" * 1000) for index in range(10)]
     await store.write(batch(store, 1, *(task(n, 1, name="y" * 1000) for n in range(10)), events=large))
     assert len((await store.events(limit_bytes=1)).items) == 1
@@ -176,7 +176,7 @@ async def test_bytes_cut_lists_and_pages_off(store: Store) -> None:
 
 
 async def test_events_are_found_by_subject_and_type(store: Store) -> None:
-    """A kind, the beginning of a type, a subject, and a place to go on from, in any combination."""
+    """Filter by kind, beginning of a type, subject and starting place, in any combination."""
     rows = [
         event(1, 0, "task.submitted", "x"),
         event(1, 1, "task.started", "x"),
@@ -199,7 +199,7 @@ async def test_events_are_found_by_subject_and_type(store: Store) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 async def test_whatever_is_asked_for_is_a_value(store: Store, text: str) -> None:
-    """No text has a meaning of its own: each matches itself and nothing else."""
+    """No character in a text is special: each matches itself and nothing else."""
     one = event(1, 0, subject=text)
     await store.write(batch(store, 1, task(0, 1, name=text), task(1, 1), events=[one, event(1, 1, subject="other")]))
     assert ids(await store.list("task", name=text)) == ["task-0"]
@@ -215,7 +215,7 @@ async def test_whatever_is_asked_for_is_a_value(store: Store, text: str) -> None
 
 @pytest.mark.parametrize("kind", ["tasks", "", "position", "task; DROP TABLE tasks", "events"])
 async def test_a_kind_that_is_none_is_refused(store: Store, kind: str) -> None:
-    """Kinds become names of tables, and only those that there are."""
+    """Kinds become names of tables, and only known kinds are accepted."""
     with pytest.raises(Refused, match="use one of task"):
         await store.get(kind, "x")
     with pytest.raises(Refused, match="use one of task"):
@@ -223,7 +223,7 @@ async def test_a_kind_that_is_none_is_refused(store: Store, kind: str) -> None:
 
 
 async def test_limits_and_positions_out_of_range_are_refused(store: Store) -> None:
-    """Numbers that no database integer holds never reach the database."""
+    """Numbers too large for a database integer never reach the database."""
     for limit in (0, -1, 10_001, 10**30):
         with pytest.raises(Refused, match="use 1 to 10000"):
             await store.list("task", limit=limit)
@@ -238,13 +238,13 @@ async def test_limits_and_positions_out_of_range_are_refused(store: Store) -> No
 
 @pytest.mark.parametrize("position", [START, Position(1, 0), Position(7, 2**20 - 1), Position(2**43 - 1, 0)])
 def test_places_are_read_as_they_were_written(position: Position) -> None:
-    """A place gives its position back, and places are in the order of positions."""
+    """A place converts back to its position, and places sort like positions."""
     assert position_of(place_of(position)) == position
     assert place_of(Position(7, 2**20 - 1)) < place_of(Position(8, 0))
 
 
 async def test_a_batch_that_does_not_come_next_is_not_taken(store: Store) -> None:
-    """A batch for another position changes nothing, not even a part."""
+    """A batch for another position changes nothing, not even partly."""
     await store.write(batch(store, 1, task(0, 1)))
     late = Batch(before=START, after=Mark(position=Position(9, 0)), events=[event(9, 0)], states={"task": {}})
     with pytest.raises(Unavailable) as caught:
@@ -256,7 +256,7 @@ async def test_a_batch_that_does_not_come_next_is_not_taken(store: Store) -> Non
 
 
 async def test_a_batch_that_is_repeated_is_kept_once(store: Store) -> None:
-    """A try whose end was not seen may be made again."""
+    """An attempt with an unknown outcome may be repeated."""
     made = batch(store, 1, task(0, 1))
     await store.write(made)
     await store.write(made)
@@ -265,7 +265,7 @@ async def test_a_batch_that_is_repeated_is_kept_once(store: Store) -> None:
 
 
 async def test_a_batch_that_fails_leaves_nothing(store: Store) -> None:
-    """What cannot be written in the middle of a batch takes the rest of the batch with it."""
+    """A write error in the middle of a batch rolls back the whole batch."""
     bad = task(0, 1)
     made = batch(store, 1, task(1, 1), msgspec.structs.replace(bad, submitted=Position(2**60, 0)))
     with pytest.raises(Refused):
@@ -278,7 +278,7 @@ async def test_a_batch_that_fails_leaves_nothing(store: Store) -> None:
 
 
 async def test_waiting_ends_when_the_position_is_there(store: Store) -> None:
-    """Who waits for a position is woken by the batch that reaches it, and reads what he waited for."""
+    """A caller that waits for a position is woken by the batch that reaches it, and reads what it waited for."""
     await store.wait_for(START, 0)
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(store.wait_for(Position(2, index), 5)) for index in range(4)]
@@ -291,7 +291,7 @@ async def test_waiting_ends_when_the_position_is_there(store: Store) -> None:
 
 
 async def test_waiting_in_vain_says_where_the_store_is(store: Store) -> None:
-    """After the time-out the answer is `behind`, with the position that there is."""
+    """After the time-out the answer is `behind`, with the current position."""
     await store.write(batch(store, 1, task(0, 1)))
     with pytest.raises(Unavailable, match=r"the store is at 1\.3") as caught:
         await store.wait_for(Position(1, 4), 0.02)
@@ -299,7 +299,7 @@ async def test_waiting_in_vain_says_where_the_store_is(store: Store) -> None:
 
 
 async def test_readers_see_whole_batches_and_never_less_than_the_position(store: Store) -> None:
-    """While batches of ten things are written, a reader counts tens, and at least what the position promised."""
+    """While batches of ten things are written, a reader counts multiples of ten, and at least what the position promised."""
     rounds = 20
 
     async def write() -> None:

@@ -1,4 +1,4 @@
-"""The store in a file against what files are subjected to: crashes, damage, deletion, full disks, other programs."""
+"""The store in a file against what happens to files: crashes, damage, deletion, full disks, other programs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def batch(store: SqliteStore, sequence: int, tasks: int = 1, size: int = 10) -> 
 
 
 async def contents(store: SqliteStore) -> tuple[int, int, Position]:
-    """Count tasks and events, and say the position."""
+    """Count tasks and events, and return the position."""
     things = await store.list("task", limit=10_000)
     events = await store.events(limit=10_000)
     return len(things.items), len(events.items), store.position().position
@@ -84,7 +84,7 @@ async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
 
 
 async def test_the_file_is_its_owners_alone(path: Path) -> None:
-    """Nobody else may read file or folder, whatever the umask."""
+    """Nobody else may read the file or folder, whatever the umask."""
     before = os.umask(0)
     try:
         await fill(path)
@@ -94,7 +94,7 @@ async def test_the_file_is_its_owners_alone(path: Path) -> None:
 
 
 async def test_a_file_that_is_no_database_is_moved_aside(path: Path) -> None:
-    """It is kept as it was, and a new store is begun."""
+    """The old store is kept unchanged, and a new one is created."""
     put(path, b"hello, this is no database\n" * 1000)
     async with SqliteStore.open(path) as store:
         assert await contents(store) == (0, 0, START)
@@ -110,7 +110,7 @@ async def test_a_file_that_is_no_database_is_moved_aside(path: Path) -> None:
     ],
 )
 async def test_a_store_of_another_release_is_moved_aside(path: Path, change: str) -> None:
-    """Another schema or another fold makes other rows: begin anew rather than mix."""
+    """Another schema or another fold makes other rows: rebuild rather than mix."""
     await fill(path)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute(change)
@@ -121,7 +121,7 @@ async def test_a_store_of_another_release_is_moved_aside(path: Path, change: str
 
 
 async def test_only_the_last_one_moved_aside_is_kept(path: Path) -> None:
-    """A store that has to be rebuilt again and again does not fill the disk."""
+    """A store that is rebuilt repeatedly does not fill the disk."""
     for _ in range(3):
         await fill(path)
         set_aside(path, "for the test")
@@ -131,7 +131,7 @@ async def test_only_the_last_one_moved_aside_is_kept(path: Path) -> None:
 
 
 async def test_what_a_crash_left_is_moved_aside_whole(path: Path) -> None:
-    """File and log go together: the one aside can still be read, and the new one never sees the old log."""
+    """File and log move together: the old store can still be read, and the new one never sees the old log."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1, tasks=20))
         shutil.copytree(path.parent, path.parent.with_name("crashed"))
@@ -143,7 +143,7 @@ async def test_what_a_crash_left_is_moved_aside_whole(path: Path) -> None:
 
 
 async def test_a_store_that_cannot_be_moved_aside_says_so(path: Path) -> None:
-    """The message names the file, and why it had to go."""
+    """The message names the file, and why it was set aside."""
     await fill(path)
     (path.parent / "state.db.aside").mkdir()
     with pytest.raises(Unavailable, match=r"state\.db cannot be moved aside .* for the test"):
@@ -153,7 +153,7 @@ async def test_a_store_that_cannot_be_moved_aside_says_so(path: Path) -> None:
 
 
 async def test_pages_damaged_underneath_are_noticed(path: Path) -> None:
-    """A damaged page is found by `check`, and by whoever reads it: the store is unfit, and is begun anew on opening."""
+    """A damaged page is found by `check`, and by a reader of it: the store is unfit, and is rebuilt on opening."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1, tasks=2000, size=200))
     with path.open("r+b") as file:
@@ -169,7 +169,7 @@ async def test_pages_damaged_underneath_are_noticed(path: Path) -> None:
 
 
 async def test_a_damaged_beginning_is_moved_aside_on_opening(path: Path) -> None:
-    """Schema and position are read at the start; where they cannot be, the store begins anew by itself."""
+    """Schema and position are read at the start; where they cannot be, the store is rebuilt automatically."""
     await fill(path)
     with path.open("r+b") as file:
         file.seek(100)
@@ -179,7 +179,7 @@ async def test_a_damaged_beginning_is_moved_aside_on_opening(path: Path) -> None
 
 
 async def test_a_position_behind_its_events_is_found(path: Path) -> None:
-    """`check` compares the position with the events: apart, they were not written in one transaction."""
+    """`check` compares the position with the events: a difference means they were not written in one transaction."""
     await fill(path)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE position SET sequence = 2")
@@ -188,7 +188,7 @@ async def test_a_position_behind_its_events_is_found(path: Path) -> None:
 
 
 async def test_a_deleted_file_is_begun_anew(path: Path) -> None:
-    """Deleting the file is enough: a log left behind is not believed."""
+    """Deleting the file is enough: a log left behind is ignored."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1, tasks=50))
         logs = {name: path.with_name(name).read_bytes() for name in ("state.db-wal", "state.db-shm")}
@@ -203,7 +203,7 @@ async def test_a_deleted_file_is_begun_anew(path: Path) -> None:
 
 
 async def test_a_file_deleted_while_open_is_noticed(path: Path) -> None:
-    """Nobody would ever read what is written into a file without a name: the store is unfit."""
+    """Nobody would ever read what is written into a deleted file: the store is unfit."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1))
         delete(path)
@@ -217,7 +217,7 @@ async def test_a_file_deleted_while_open_is_noticed(path: Path) -> None:
 
 
 async def test_a_full_disk_keeps_nothing_of_the_batch_and_passes(path: Path) -> None:
-    """A batch that does not fit leaves no trace; the same batch is taken when there is room again."""
+    """A batch that does not fit leaves no trace; the same batch is accepted when there is room again."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1))
         [(pages,)] = await store._writer.execute_fetchall("PRAGMA page_count")
@@ -236,7 +236,7 @@ async def test_a_full_disk_keeps_nothing_of_the_batch_and_passes(path: Path) -> 
 
 
 async def test_another_program_that_holds_the_file_passes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock of somebody else is waited for, then told as what may be tried again."""
+    """A lock of another program is waited for, then reported as an error that may be retried."""
     monkeypatch.setattr(store_sqlite, "BUSY_TIMEOUT_S", 0.05)
     async with SqliteStore.open(path) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -261,7 +261,7 @@ async def test_a_place_where_no_file_can_be_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_closed_store_is_unavailable(path: Path) -> None:
-    """Whoever asks too late is told so, and a reader under way does not fail otherwise either."""
+    """A caller after the close gets that error, and a reader in progress gets no other one."""
     async with SqliteStore.open(path) as store:
         await store.write(batch(store, 1, tasks=5000))
         reading = asyncio.ensure_future(store.events(limit=5000))
@@ -274,7 +274,7 @@ async def test_a_closed_store_is_unavailable(path: Path) -> None:
 
 
 async def test_a_batch_cancelled_anywhere_is_all_or_nothing(path: Path) -> None:
-    """Wherever the writer is cancelled, the store is at the position before or after, with the rows of it."""
+    """Wherever the writer is cancelled, the store is at the position before or after, with the matching rows."""
     async with SqliteStore.open(path) as store:
         for turn in range(30):
             tasks_before, _, before = await contents(store)
@@ -285,7 +285,7 @@ async def test_a_batch_cancelled_anywhere_is_all_or_nothing(path: Path) -> None:
             await asyncio.sleep(turn / 20_000)
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
-            # What was committed and not seen to be so is found by trying again.
+            # A commit whose success was not seen is found by trying again.
             await store.write(made)
             assert await contents(store) == (tasks_before + 20, tasks_before + 20, Position(turn + 1, 20))
             assert before < store.position().position
@@ -293,7 +293,7 @@ async def test_a_batch_cancelled_anywhere_is_all_or_nothing(path: Path) -> None:
 
 
 async def test_a_copy_taken_at_any_moment_is_whole(path: Path, tmp_path: Path) -> None:
-    """What a crash would leave, file and log as they are, opens with position and rows of one batch."""
+    """The state a crash leaves, file and log as they are, opens with position and rows of one batch."""
     for sequence in range(1, 6):
         async with SqliteStore.open(path) as store:
             await store.write(batch(store, sequence, tasks=10))
@@ -309,7 +309,7 @@ async def test_a_copy_taken_at_any_moment_is_whole(path: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lists_are_read_by_an_index(kind: str) -> None:
-    """No page of a list sorts, and those of tasks never look at more rows than they give."""
+    """No page of a list sorts, and pages of tasks never read more rows than they return."""
     plan = _plan(f"{store_sqlite.LIST[kind]} {store_sqlite.NEWEST_FIRST}", 5, 10)
     assert "SEARCH" in plan
     assert "TEMP B-TREE" not in plan
@@ -321,7 +321,7 @@ def test_lists_are_read_by_an_index(kind: str) -> None:
 
 
 def test_events_are_read_by_an_index() -> None:
-    """A page of events neither sorts nor looks through events of other subjects or kinds."""
+    """A page of events neither sorts nor reads events of other subjects or kinds."""
     for clauses, values, index in (
         ((), (), "PRIMARY KEY"),
         ((store_sqlite.OF_SUBJECT,), ("x",), "events_by_subject"),

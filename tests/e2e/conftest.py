@@ -34,7 +34,7 @@ LEAD_TIMEOUT_S = 30.0
 
 
 class Cluster:
-    """A running cluster: its NATS and where it is, its present coordinator, and a client."""
+    """A running cluster: its nats-server with the URL, the current coordinator, and a client."""
 
     def __init__(self, server: EmbeddedServer, rules: Rules, tasks: asyncio.TaskGroup) -> None:
         self.server = server
@@ -57,7 +57,7 @@ class Cluster:
         assert self.coordinator.leading.is_set(), "the coordinator did not come to lead"
 
     async def _keep_running(self) -> None:
-        """Run the coordinator, and another one whenever it ended because NATS was away, as `coordinator up` does."""
+        """Run the coordinator, and start another each time it ends because NATS is away, as `coordinator up` does."""
         while True:
             try:
                 await self.coordinator.run()
@@ -73,14 +73,14 @@ class Cluster:
         await self.server.restart()
 
     async def stop(self) -> None:
-        """Let the coordinator give its lead away and end."""
+        """Let the coordinator give up its lease and end."""
         running, self._running = self._running, None
         if running is not None:
             self.coordinator.stop("the test is over")
             await running
 
     async def crash(self) -> None:
-        """Cut the coordinator off in the middle of whatever it does, as a kill would."""
+        """Abort the coordinator at whatever point it is, as a kill would."""
         running, self._running = self._running, None
         assert running is not None
         running.cancel()
@@ -102,7 +102,7 @@ async def run_cluster(folder: Path, rules: Rules) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    """A nats-server of the test's own, which goes on when coordinators end."""
+    """A nats-server of its own for each test, which keeps running when coordinators end."""
     folder = tmp_path / "nats"
     folder.mkdir()
     async with real_server(folder) as running:
@@ -111,14 +111,14 @@ async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
 
 @pytest.fixture
 async def bus(server: RealServer) -> AsyncIterator[Bus]:
-    """An unbuffered connection to it, as the writer has."""
+    """An unbuffered connection to the server, as the writer uses."""
     async with Bus.open(server.url, name="test", buffered=False) as opened:
         yield opened
 
 
 @pytest.fixture
 async def journal(bus: Bus) -> NatsJournal:
-    """A journal in it, without any record."""
+    """An empty journal on the server."""
     made = NatsJournal(bus, Subjects())
     await made.prepare()
     return made
@@ -126,7 +126,7 @@ async def journal(bus: Bus) -> NatsJournal:
 
 @pytest.fixture
 async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
-    """An engine that leads over that journal."""
+    """An engine that leads over the journal."""
     async with leading(journal) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""`coordinator verify --accept` on a journal whose beginning was archived, and where NATS does not store."""
+"""`coordinator verify --accept` on a journal whose beginning was archived, and on a NATS that stores nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SUBJECTS = Subjects()
 
 @pytest.fixture
 async def world(bus: Bus) -> World:
-    """A journal, and in front of its end a snapshot of what is not there any more."""
+    """A journal, and a newer snapshot than the end of that journal."""
     journal, snapshots = NatsJournal(bus, SUBJECTS), Snapshots(bus, SUBJECTS)
     await journal.prepare()
     async with leading(journal) as engine:
@@ -49,7 +49,7 @@ async def world(bus: Bus) -> World:
 
 
 async def archive_half(bus: Bus, world: World, folder: Path) -> None:
-    """Move the older half of the journal away; a snapshot that is ahead would keep the archive from it."""
+    """Move the older half of the journal into the archive; a snapshot ahead of the journal would prevent that."""
     snapshots = Snapshots(bus, SUBJECTS)
     ahead = (await snapshots.manifests())[0]
     await snapshots.forget_behind(world.position.sequence)
@@ -59,14 +59,14 @@ async def archive_half(bus: Bus, world: World, folder: Path) -> None:
 
 
 async def expect_begins(bus: Bus, generation: int, before: World) -> None:
-    """Whoever begins now is of the new generation, and has what was there."""
+    """Anyone who starts now is of the new generation and has the old state."""
     after = await begun(NatsJournal(bus, SUBJECTS), Snapshots(bus, SUBJECTS))
     assert (after.generation, after.epoch) == (generation, before.position.sequence + 1)
     assert after.tasks.keys() == before.tasks.keys()
 
 
 async def test_a_snapshot_stands_for_what_was_archived(bus: Bus, world: World, tmp_path: Path) -> None:
-    """Without the archive the fold begins where a snapshot ends; one that is ahead of the journal is none."""
+    """Without the archive the fold starts at a snapshot; a snapshot ahead of the journal is not used."""
     await archive_half(bus, world, tmp_path / "archive")
     await expect_begins(bus, await accept(bus, SUBJECTS), world)
 
@@ -74,7 +74,7 @@ async def test_a_snapshot_stands_for_what_was_archived(bus: Bus, world: World, t
 async def test_what_was_archived_is_read_from_the_archive(
     server: RealServer, bus: Bus, world: World, tmp_path: Path
 ) -> None:
-    """Where no snapshot can be used the archive is asked for; the command hands it on."""
+    """Where no snapshot can be used, the archive is required; the command passes it on."""
     folder = tmp_path / "archive"
     await archive_half(bus, world, folder)
     await Snapshots(bus, SUBJECTS).forget_behind(0)
@@ -83,12 +83,12 @@ async def test_what_was_archived_is_read_from_the_archive(
     line = ("verify", "--accept", "--archive", str(folder), "--nats", server.url)
     accepted = await asyncio.to_thread(run, *line, timeout_s=60.0)
     assert accepted.code == 0, accepted
-    await Archive(bus, SUBJECTS, folder).run(before=2)  # makes the snapshot that was missing
+    await Archive(bus, SUBJECTS, folder).run(before=2)  # creates the missing snapshot
     await expect_begins(bus, json.loads(accepted.out)["generation"], world)
 
 
 async def test_a_beginning_that_nobody_archived_is_damage(bus: Bus, world: World) -> None:
-    """A snapshot alone does not make good what was removed."""
+    """A snapshot alone does not replace what was removed."""
     request = {"filter": SUBJECTS.journal, "seq": 5}
     await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", request, timeout_s=20)
     with pytest.raises(Corrupt, match="are missing"):
@@ -99,7 +99,7 @@ async def test_a_beginning_that_nobody_archived_is_damage(bus: Bus, world: World
 async def test_where_nats_does_not_store_it_ends_and_is_run_again(
     bus: Bus, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two tries nobody may begin, for the slot of the claim is not yet taken."""
+    """Between the two attempts no coordinator may start, because the slot of the claim is still free."""
     monkeypatch.setattr(verifying, "CLAIM_TIMEOUT_S", 2.0)
     config = stream_config(SUBJECTS)
     update = f"STREAM.UPDATE.{SUBJECTS.stream_journal}"

@@ -1,4 +1,4 @@
-"""The built-in agent as a process: offered within a moment, at work when it has handlers, and gone in good order."""
+"""The built-in agent as a process: registered within a moment, works when it has handlers, and exits cleanly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def nap(payload):
 
 
 def environment(url: str, **more: str) -> dict[str, str]:
-    """What a node agent gives to a container."""
+    """The environment a node agent gives to a container."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -63,7 +63,7 @@ def environment(url: str, **more: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def agent(url: str, *, first: str = "", **more: str) -> AsyncIterator[Child]:
-    """Run an agent; *first* is a statement to execute before it, such as to shorten its pauses."""
+    """Run an agent; *first* is a statement executed before it, for example to shorten its pauses."""
     begin = ["-c", f"{first}; import coordinator.agent; coordinator.agent.main()"]
     argv = [sys.executable, *(begin if first else ["-m", "coordinator.agent"])]
     async with await spawn(argv, env=environment(url, **more), grace_s=PATIENCE_S) as child:
@@ -89,7 +89,7 @@ async def run_task(cluster: Cluster, task_id: str, payload: object, name: str = 
 async def test_an_agent_is_offered_soon_and_withdrawn_at_its_end(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:
-    """It is HEALTHY within two seconds, says where it runs, and SIGTERM takes it off and ends it well."""
+    """The agent is HEALTHY within two seconds and reports its endpoint; SIGTERM deregisters it and it exits with 0."""
     began = time.monotonic()
     async with agent(cluster.url) as child:
         (found,) = await until_offered(cluster)
@@ -105,7 +105,7 @@ async def test_an_agent_is_offered_soon_and_withdrawn_at_its_end(
 
 
 async def test_an_agent_with_handlers_executes_tasks(cluster: Cluster, tmp_path: Path) -> None:
-    """It is a worker named like its container, and its heartbeats say how many tasks it runs."""
+    """The agent is a worker named like its container, and its heartbeats report how many tasks it runs."""
     (tmp_path / "agent_handlers.py").write_text(HANDLERS)
     more = {"COORDINATOR_HANDLERS": str(tmp_path / "agent_handlers.py"), "COORDINATOR_WORKER_SLOTS": "2"}
     async with agent(cluster.url, **more) as child:
@@ -127,7 +127,7 @@ async def test_an_agent_with_handlers_executes_tasks(cluster: Cluster, tmp_path:
 
 
 async def test_an_agent_outlives_its_coordinator_and_its_connection(cluster: Cluster, tmp_path: Path) -> None:
-    """After a take-over and a killed nats-server it is offered as before, and executes what comes."""
+    """After a takeover and a killed nats-server the agent is registered as before and executes new tasks."""
     (tmp_path / "agent_handlers.py").write_text(HANDLERS)
     async with agent(cluster.url, COORDINATOR_HANDLERS=str(tmp_path / "agent_handlers.py")):
         await until_offered(cluster)
@@ -143,7 +143,7 @@ async def test_an_agent_outlives_its_coordinator_and_its_connection(cluster: Clu
 
 
 async def test_an_agent_whose_worker_is_drained_stays_offered(cluster: Cluster, tmp_path: Path) -> None:
-    """Draining a worker is not stopping its container: a process that ended would be started again, and undrained."""
+    """Draining a worker does not stop its container: a process that ended would be restarted, not drained."""
     (tmp_path / "agent_handlers.py").write_text(HANDLERS)
     first = "from coordinator.worker import claiming; claiming.CLAIM_WAIT_S = 0.5"
     async with agent(cluster.url, first=first, COORDINATOR_HANDLERS=str(tmp_path / "agent_handlers.py")) as child:
@@ -161,7 +161,7 @@ async def test_an_agent_whose_worker_is_drained_stays_offered(cluster: Cluster, 
 
 
 async def test_an_agent_that_was_taken_off_comes_back(cluster: Cluster) -> None:
-    """It offers itself anew now and then: a registry that forgot it learns of it again."""
+    """The agent registers again from time to time, so a registry that lost it learns of it again."""
     first = "import coordinator.agent as agent; agent.BEAT_S = 0.05; agent.REGISTER_EVERY_S = 0.2"
     async with agent(cluster.url, first=first):
         await until_offered(cluster)
@@ -179,7 +179,7 @@ async def test_an_agent_that_was_taken_off_comes_back(cluster: Cluster) -> None:
     ],
 )
 def test_an_agent_that_cannot_be_one_says_why(more: dict[str, str], why: str) -> None:
-    """One line on standard error, and exit code 1."""
+    """An agent that cannot start logs one line on standard error that says why, and exits with 1."""
     ran = subprocess.run(
         [sys.executable, "-m", "coordinator.agent"],
         env=environment("nats://127.0.0.1:1", **more),

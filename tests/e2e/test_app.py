@@ -1,4 +1,4 @@
-"""The app behind the facades, with everything real: what it opens works, and nothing of it outlives its program."""
+"""The app behind the facades, with real processes: what it opens works, and nothing of it outlives its program."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ agents:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where temporary folders are made; nothing may be left in it."""
+    """The folder for temporary folders; it must be empty at the end."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -66,7 +66,7 @@ def inside(folder: Path) -> list[str]:
 
 
 async def test_facades_over_a_real_coordinator(folder: Path) -> None:
-    """Two facades share one; closing one leaves the other at work; opened again after the last, it is a new one."""
+    """Two facades share one app; closing one leaves the other working; one opened after the last gets a new app."""
     scheduler, registry = TaskScheduler(), ServiceRegistry()
     task_id = await scheduler.submit_task("a")
     await registry.register_service("agent", "worker", "localhost", 80)
@@ -83,14 +83,14 @@ async def test_facades_over_a_real_coordinator(folder: Path) -> None:
 
 @pytest.mark.parametrize("after_s", [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5])
 async def test_a_cancel_while_opening(folder: Path, after_s: float) -> None:
-    """Whenever it comes, the cancel leaves no process, no task and no folder."""
+    """A cancel at any moment leaves no process, no task and no folder."""
     tasks, processes = asyncio.all_tasks(), children()
     manager = ContainerManager()
     opening = asyncio.ensure_future(manager.initialize())
     await asyncio.sleep(after_s)
     opening.cancel()
     await asyncio.wait([opening])
-    if not opening.cancelled():  # it was quicker
+    if not opening.cancelled():  # opening was quicker than the cancel
         await manager.close()
     assert asyncio.all_tasks() == tasks
     assert children() == processes
@@ -98,7 +98,7 @@ async def test_a_cancel_while_opening(folder: Path, after_s: float) -> None:
 
 
 def test_one_loop_after_the_other(folder: Path) -> None:
-    """A program whose event loops end with facades open leaves nothing behind, containers included."""
+    """A program whose event loop ends with open facades leaves nothing behind, containers included."""
     manager = ContainerManager()
 
     async def program() -> None:
@@ -113,7 +113,7 @@ def test_one_loop_after_the_other(folder: Path) -> None:
 
 
 async def test_what_runs_on_this_machine_is_found(coordinator_home: Path, folder: Path) -> None:
-    """With a `coordinator up` of this user the facades use that, and leave it running."""
+    """If this user runs `coordinator up`, the facades use it and leave it running."""
     async with run_cluster(Home(coordinator_home), load(), quiet=True):
         async with TaskScheduler() as scheduler:
             assert (await scheduler.opened()).where == "coordinator up"
@@ -135,7 +135,7 @@ async def test_what_runs_on_this_machine_is_found(coordinator_home: Path, folder
     ids=["returns", "raises", "exits", "interrupted", "terminated", "killed"],
 )
 def test_however_a_program_ends(folder: Path, end: str, code: int) -> None:
-    """No container, no server and no folder outlives it, not even where it is killed."""
+    """No container, server or folder outlives the program, even if it is killed."""
     (folder.parent / "coordinator.yaml").write_text(AGENTS)
     env = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(
@@ -159,7 +159,7 @@ def test_however_a_program_ends(folder: Path, end: str, code: int) -> None:
 
 
 def _left_of(folder: Path) -> list[str]:
-    """List the processes that have to do with *folder*, by what they were told or where they are."""
+    """List the processes whose arguments or working directory name *folder*."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -173,6 +173,6 @@ def _left_of(folder: Path) -> list[str]:
 
 
 async def test_clearing_what_is_not_there(tmp_path: Path) -> None:
-    """A janitor that comes too late finds nothing to do, and makes nothing."""
+    """A janitor that comes too late finds nothing to clean up and creates nothing."""
     await clear(tmp_path / "gone", "process", "coordination")
     assert inside(tmp_path) == []

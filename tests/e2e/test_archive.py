@@ -1,4 +1,4 @@
-"""Old commits leave the journal for files, and nothing is lost by it: over a real nats-server, killed at any moment."""
+"""Old commits move from the journal to files and none is lost: over a real nats-server, killed at any moment."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def busy(engine: Engine, turns: int = 6, name: str = "t") -> None:
 
 
 async def expect_covered(bus: Bus, journal: NatsJournal, folder: Path, whole: list[Record], world: World) -> None:
-    """Whatever left the journal is in the archive, and what can be begun with is the same world."""
+    """Everything that left the journal is in the archive, and every usable starting point leads to the same world."""
     first = (await journal.bounds()).first
     if first > 1:
         contents, report = await asyncio.to_thread(verify_records, folder, kind="archive")
@@ -77,7 +77,7 @@ async def expect_covered(bus: Bus, journal: NatsJournal, folder: Path, whole: li
 async def test_what_was_archived_is_read_from_files(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """The writer goes on under its old claim; every replay, rebuild and question about the past gives the same."""
+    """The writer goes on under its old claim; every replay, rebuild and question about the past returns the same."""
     await a_bit_of_everything(engine)
     await busy(engine)
     last = (await journal.bounds()).last
@@ -108,7 +108,7 @@ async def test_what_was_archived_is_read_from_files(
 async def test_claims_before_the_last_leave_as_well(
     bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """A journal of several reigns is cut anywhere; behind the cut stands a commit."""
+    """A journal of several reigns can be cut anywhere; the first slot after the cut is a commit."""
     for reign in range(4):
         async with leading(journal) as engine:
             await some_tasks(engine, f"r{reign}", 8)
@@ -129,12 +129,12 @@ async def test_claims_before_the_last_leave_as_well(
 async def test_the_journal_is_whole_between_the_two_purges(
     bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """Commits have left, claims not yet, and some of these stand right before the cut: it begins behind them."""
+    """When commits have left and the claims right before the cut have not, the journal starts after those claims."""
     folder = tmp_path / "archive"
     for reign in range(4):
         async with leading(journal) as engine:
             await some_tasks(engine, f"r{reign}", 8)
-        for _ in range(reign):  # who only came to claim
+        for _ in range(reign):  # claimed and wrote nothing
             claim = EpochClaim(generation=1, holder="tester", time="2026-11-23T17:15:00.000000Z")
             await journal.claim(msgspec.json.encode(claim))
     async with leading(journal) as engine:
@@ -162,7 +162,7 @@ async def test_the_journal_is_whole_between_the_two_purges(
 async def test_a_follower_builds_its_store_from_archive_and_journal(
     server: RealServer, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """Its store was deleted; without the archive it says what is missing."""
+    """A follower whose store was deleted and that has no archive reports what is missing."""
     await a_bit_of_everything(engine)
     await busy(engine)
     world = await folded(journal)
@@ -176,7 +176,7 @@ async def test_a_follower_builds_its_store_from_archive_and_journal(
     async with Follower.open(server.url, tmp_path / "b.db", limits=QUICK) as follower:
         with pytest.raises(Corrupt, match="begins at"):
             await asyncio.wait_for(follower.wait_failed(), PATIENCE_S)
-    # One that has it all needs no archive: it begins with a snapshot.
+    # A follower that has everything needs no archive: it starts from a snapshot.
     async with Follower.open(server.url, tmp_path / "a.db", limits=QUICK) as follower:
         store = await follower.wait_opened(PATIENCE_S)
         await busy(engine, 1, "still")
@@ -186,7 +186,7 @@ async def test_a_follower_builds_its_store_from_archive_and_journal(
 async def test_a_reader_goes_on_where_the_journal_was_cut_under_it(
     engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """What it was about to read is in the archive by then."""
+    """A reader finds in the archive what left the journal before it could read it."""
     await busy(engine)
     last = (await journal.bounds()).last
     whole = await read(journal, 0, last)
@@ -207,7 +207,7 @@ async def test_a_reader_goes_on_where_the_journal_was_cut_under_it(
 
 
 async def test_what_is_young_is_kept(engine: Engine, journal: NatsJournal, archive: Archive) -> None:
-    """By commit time; and the last commit stays always."""
+    """The cut is chosen by commit time; the last commit always stays."""
     await busy(engine, 3)
     middle = engine.world.time
     await busy(engine, 3, "later")
@@ -223,7 +223,7 @@ async def test_what_is_young_is_kept(engine: Engine, journal: NatsJournal, archi
 async def test_nothing_is_purged_before_it_is_proved(
     bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path, step: str
 ) -> None:
-    """Cut off before any step, the journal is whole, and the next run ends it."""
+    """Aborted before any step, the journal is whole, and the next run completes the archiving."""
     await busy(engine)
     last = (await journal.bounds()).last
     whole, world = await read(journal, 0, last), await folded(journal)
@@ -243,7 +243,7 @@ async def test_nothing_is_purged_before_it_is_proved(
 async def test_what_is_purged_was_read_in_the_files_by_the_same_run(
     bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path, *, is_gone: bool, more: int
 ) -> None:
-    """They were good when a run wrote them that did not come to purge; a later snapshot does not stand for them."""
+    """Files left by a run that did not purge must be valid; a later snapshot does not replace them."""
     await busy(engine)
     last = (await journal.bounds()).last
     whole, world = await read(journal, 0, last), await folded(journal)
@@ -270,7 +270,7 @@ async def test_what_is_purged_was_read_in_the_files_by_the_same_run(
 
 
 class _Cut:
-    """A bus that breaks at one step of archiving."""
+    """A bus that fails at one step of archiving."""
 
     def __init__(self, bus: Bus, step: str) -> None:
         self._bus = bus
@@ -294,7 +294,7 @@ class _Cut:
 async def test_archiving_may_be_killed_anywhere(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """By SIGKILL at some moment, again and again: archive and journal together are always whole."""
+    """After SIGKILL at any moment, repeatedly, archive and journal together are complete."""
     await a_bit_of_everything(engine)
     await busy(engine, 12)
     last = (await journal.bounds()).last
@@ -321,7 +321,7 @@ async def test_archiving_may_be_killed_anywhere(
 async def test_a_beginning_that_is_gone_without_an_archive_is_corrupt(
     bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """Somebody purged the journal: no snapshot makes that good."""
+    """A journal purged by somebody else is not made good by a snapshot."""
     await busy(engine)
     snapshots = Snapshots(bus, SUBJECTS)
     await snapshots.write((await folded(journal)).frozen())
@@ -334,7 +334,7 @@ async def test_a_beginning_that_is_gone_without_an_archive_is_corrupt(
 async def test_an_archived_journal_without_any_snapshot_gets_one(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive
 ) -> None:
-    """The stream of snapshots was deleted: it is told what to do, and that helps."""
+    """When the stream of snapshots was deleted, the message says what to do, and doing it helps."""
     await busy(engine)
     last = (await journal.bounds()).last
     world = await folded(journal)
@@ -349,7 +349,7 @@ async def test_an_archived_journal_without_any_snapshot_gets_one(
 async def test_another_archive_is_refused(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """One that does not end where the journal begins, is of another journal, of another name, or no archive."""
+    """An archive is refused that ends elsewhere than the journal starts, is of another journal or name, or is none."""
     await busy(engine)
     await archive.run(before=6)
     with pytest.raises(Refused, match="another archive"):
@@ -372,7 +372,7 @@ async def test_another_archive_is_refused(
 async def test_another_archive_is_refused_where_a_claim_stands_behind_its_end(
     bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """A claim has no chain: what stands at the archive's end tells, before anything is written or purged."""
+    """A claim has no chain: the hash at the end of the archive decides, before anything is written or purged."""
     (tmp_path / "there").mkdir()
     async with real_server(tmp_path / "there") as other, Bus.open(other.url, name="there", buffered=False) as there:
         theirs = NatsJournal(there, SUBJECTS)
@@ -398,7 +398,7 @@ async def test_another_archive_is_refused_where_a_claim_stands_behind_its_end(
 async def test_an_archive_that_ends_with_a_claim_is_known_by_the_next_commit(
     bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """Over the claim of a restore as well; until there is that commit, nothing is purged."""
+    """The same holds across the claim of a restore; until a commit follows it, nothing is purged."""
     async with leading(journal) as engine:
         await busy(engine)
     async with leading(_BackedUp(journal, bus, tmp_path / "backup")) as engine:
@@ -422,7 +422,7 @@ async def test_an_archive_that_ends_with_a_claim_is_known_by_the_next_commit(
 
 
 class _BackedUp:
-    """A journal of which a backup is taken right behind a claim."""
+    """A journal with a backup taken right after a claim."""
 
     def __init__(self, journal: NatsJournal, bus: Bus, folder: Path) -> None:
         self._journal = journal
@@ -441,7 +441,7 @@ class _BackedUp:
 async def test_a_damaged_archive_is_told(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """When it is read, and by `archive verify`; what is new is not purged on top of it."""
+    """Damage is found on reading and by `archive verify`; no newer commits are purged on top of a damaged archive."""
     await busy(engine)
     await archive.run(before=6)
     folder = tmp_path / "archive"
@@ -462,7 +462,7 @@ async def test_a_damaged_archive_is_told(
 async def test_an_archived_journal_is_backed_up_and_restored(
     bus: Bus, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """The restored one begins where it began, its archive goes on, and the drill folds all of it."""
+    """A restored journal starts where the original started, its archive continues, and the drill folds all of it."""
     async with leading(journal) as engine:
         await a_bit_of_everything(engine)
         await busy(engine)
@@ -491,7 +491,7 @@ async def test_an_archived_journal_is_backed_up_and_restored(
 
 
 async def test_the_command_line_archives(server: RealServer, engine: Engine, tmp_path: Path) -> None:
-    """By days or by slot, and one of the two."""
+    """The cut is given by days or by slot, and by exactly one of them."""
     await busy(engine)
     folder = str(tmp_path / "archive")
 

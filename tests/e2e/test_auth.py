@@ -1,4 +1,4 @@
-"""The whole system at work on a NATS that lets each role do what it must, and nothing else."""
+"""The whole system on a NATS that allows each role what it needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ security:
 async def system(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Secured]:
-    """A nats-server with users, and everything that `coordinator up` runs beside it, each part by its own user."""
+    """A nats-server with users, and everything that `coordinator up` runs, each part as its own user."""
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
     ready: asyncio.Future[Secured] = asyncio.get_running_loop().create_future()
@@ -84,7 +84,7 @@ async def system(
 
 
 async def test_everything_works_under_its_own_user(system: Secured) -> None:
-    """Submit, work, discover, contain, publish, follow, watch, ask: each by the role that is for it."""
+    """Submit, work, discover, contain, publish, follow, watch, query: each by the role meant for it."""
     heard: list[str] = []
 
     def hear(message: Message) -> None:
@@ -119,7 +119,7 @@ async def test_everything_works_under_its_own_user(system: Secured) -> None:
 
 
 async def _a_container(domain: Client) -> None:
-    """What runs in a container offers itself by credentials of its own."""
+    """What runs in a container registers with credentials of its own."""
     await domain.execute(CreateContainer(container_id="c1", agent_id="a1", agent_type="task_agent"))
     await domain.execute(StartContainer(container_id="c1"))
     question = GetContainer(container_id="c1", unless=(ContainerStatus.STARTING,), wait_s=PATIENCE_S)
@@ -130,7 +130,7 @@ async def _a_container(domain: Client) -> None:
 
 
 async def _an_inbox(system: Secured) -> None:
-    """Made by the administrator, published into by its domain alone."""
+    """An inbox is created by the administrator; only its own domain can publish into it."""
     made = [sys.executable, "-m", "coordinator.cli", "inbox", "add", "execution"]
     await asyncio.to_thread(subprocess.run, made, capture_output=True, timeout=60, check=True)
     creds = system.creds("domain", "execution")
@@ -147,7 +147,7 @@ async def _an_inbox(system: Secured) -> None:
 
 
 async def _a_reading(monitor: Client) -> None:
-    """Followers answer by the same credentials."""
+    """Followers answer with the same credentials."""
     subject = monitor.subjects.read(monitor.source, "events")
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -158,7 +158,7 @@ async def _a_reading(monitor: Client) -> None:
 
 
 async def test_what_is_not_allowed_is_refused_at_once(system: Secured) -> None:
-    """By the server where a role has no such subject, by the coordinator where a source has no such right."""
+    """The server refuses subjects a role does not have; the coordinator refuses rights a source does not have."""
     async with system.client("worker", "w1") as worker, system.client("domain", "execution") as domain:
         with pytest.raises(Forbidden, match=r"the credentials of worker-w1 do not allow .*\.task\.submit"):
             await worker.execute(SubmitTask(task_id="x", task_name="n"))
@@ -186,7 +186,7 @@ async def test_what_is_not_allowed_is_refused_at_once(system: Secured) -> None:
 
 
 async def test_a_user_that_is_added_is_taken_up(tmp_path: Path) -> None:
-    """After a reload of the server, with nobody thrown out; before that, and with another's name, nobody gets in."""
+    """Added users are accepted after a reload, which disconnects nobody; before it, or of another authority, never."""
     async with secured(tmp_path) as server:
         creds = server.directory.credentials
         other = directory_of(tmp_path / "other", SOME_USERS)
@@ -208,7 +208,7 @@ async def test_a_user_that_is_added_is_taken_up(tmp_path: Path) -> None:
 
 
 async def test_without_credentials_nobody_gets_in(tmp_path: Path) -> None:
-    """Neither without any, nor by a password; and without trusting the authority there is no TLS."""
+    """Connecting without credentials or with a password is refused; without a trusted CA there is no TLS."""
     async with secured(tmp_path, tls=True) as server:
         for url in (server.url, server.url.replace("tls://", "tls://admin:admin@")):
             with pytest.raises((Refused, Unavailable)):

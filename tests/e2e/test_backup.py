@@ -1,4 +1,4 @@
-"""Backups of a live journal, and what goes on after they were restored into another nats-server."""
+"""Backups of a live journal, and operation after a restore into another nats-server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ QUICK = FollowerLimits(first_pause_s=0.01, longest_pause_s=0.1)
 
 
 class Place:
-    """One nats-server with its journal."""
+    """A nats-server with its journal."""
 
     def __init__(self, server: RealServer, bus: Bus) -> None:
         self.url = server.url
@@ -79,7 +79,7 @@ async def place(folder: Path) -> AsyncIterator[Place]:
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Place]:
-    """The live one."""
+    """The live server."""
     async with place(tmp_path / "here") as live:
         await live.journal.prepare()
         yield live
@@ -87,20 +87,20 @@ async def here(tmp_path: Path) -> AsyncIterator[Place]:
 
 @pytest.fixture
 async def there(tmp_path: Path) -> AsyncIterator[Place]:
-    """An empty one, to restore into."""
+    """An empty server to restore into."""
     async with place(tmp_path / "there") as empty:
         yield empty
 
 
 async def backed_up(here: Place, folder: Path, *, name: str = "a") -> Contents:
-    """Let things happen, and back them up."""
+    """Create events of every kind, and back the journal up."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine, name)
     return await backup.create(here.bus, SUBJECTS, folder)
 
 
 async def test_a_backup_is_of_one_moment_while_writing_goes_on(here: Place, there: Place, tmp_path: Path) -> None:
-    """Writers are not held up, and what is restored is the journal, slot by slot and byte for byte."""
+    """Writers are not blocked, and the restored journal is the original, slot by slot and byte for byte."""
     folder = tmp_path / "backup"
     over = asyncio.Event()
 
@@ -133,14 +133,14 @@ async def test_a_backup_is_of_one_moment_while_writing_goes_on(here: Place, ther
 
 
 async def test_everything_goes_on_after_a_restore(here: Place, there: Place, tmp_path: Path) -> None:
-    """Pending tasks are completed under their ids, what ran goes back to the queue, and nothing old acts any more."""
+    """Pending tasks complete under their ids, running ones are queued again, and nothing of the old reign acts."""
     folder = tmp_path / "backup"
     async with leading(here.journal) as engine:
         for number in range(6):
             await engine.execute(SubmitTask(task_id=f"t{number}", task_name="n", idempotency_key=f"k{number}"), CALLER)
         held = await engine.execute(ClaimTasks(claim_id="c", worker_id="w", slots=2, wait_s=1), CALLER)
         await backup.create(here.bus, SUBJECTS, folder)
-        for task in held:  # in a future that will never have been
+        for task in held:  # after the backup: the restored journal does not have it
             await engine.execute(CompleteTask(task_id=task.task_id, lease=task.lease), CALLER)
         lost = await engine.execute(ClaimTasks(claim_id="d", worker_id="w", slots=4, wait_s=1), CALLER)
         await engine.execute(SubmitTask(task_id="never", task_name="n"), CALLER)
@@ -165,7 +165,7 @@ async def test_everything_goes_on_after_a_restore(here: Place, there: Place, tmp
                     await client.execute(CompleteTask(task_id=task.task_id, lease=task.lease), timeout_s=PATIENCE_S)
                     done.add(task.task_id)
             assert done == {f"t{number}" for number in range(6)}
-        # A writer of the old reign that comes upon the restored journal is turned away, whatever slot it is at.
+        # A writer of the old reign that finds the restored journal is refused, whatever slot it is at.
         for sequence in (old_last + 1, restored.last + 1, (await there.journal.bounds()).last + 1):
             async with Bus.open(there.url, name="old", buffered=False) as stale, asyncio.timeout(PATIENCE_S):
                 with pytest.raises((Deposed, Corrupt)):
@@ -177,7 +177,7 @@ async def test_everything_goes_on_after_a_restore(here: Place, there: Place, tmp
 
 
 async def until_released(client: Client, task_id: str, lease: str) -> None:
-    """Report under an old lease once the writer has looked around, which it does at its first turn."""
+    """Report under an old lease after the writer's first turn, in which it checks leases."""
 
     async def released() -> bool:
         task = await client.execute(GetTask(task_id=task_id), timeout_s=PATIENCE_S)
@@ -188,7 +188,7 @@ async def until_released(client: Client, task_id: str, lease: str) -> None:
 
 
 async def test_the_read_model_of_a_lost_future_is_set_aside(here: Place, there: Place, tmp_path: Path) -> None:
-    """Ahead of the restored journal or overtaken by it, it is noticed by the generation and built anew."""
+    """A read model ahead of the restored journal, or overtaken by it, is detected by the generation and rebuilt."""
     folder, ahead, overtaken = tmp_path / "backup", tmp_path / "ahead.db", tmp_path / "overtaken.db"
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
@@ -231,7 +231,7 @@ async def until(so: Callable[[], Awaitable[bool]]) -> None:
 async def test_a_node_adopts_what_the_journal_knows_and_ends_the_rest(
     here: Place, there: Place, tmp_path: Path
 ) -> None:
-    """What ran at the backup runs on under its generation; what was started after it is stopped and removed."""
+    """A container that ran at the backup keeps running under its generation; a later one is stopped and removed."""
     async with FakeRuntime(cluster="coordination", now=SystemClock().wall) as runtime:
         async with coordinating(here) as client, serving(client, runtime):
             await start_container(client, "kept")
@@ -255,7 +255,7 @@ async def test_a_node_adopts_what_the_journal_knows_and_ends_the_rest(
 
 @asynccontextmanager
 async def coordinating(place: Place) -> AsyncIterator[Client]:
-    """Run a coordinator, and give a client of it."""
+    """Run a coordinator, and yield a client of it."""
     coordinator = Coordinator(Instance(url=place.url, name="tested", version="0"))
     async with task_group() as tasks, Client.open(place.url, name="test") as client:
         running = tasks.create_task(coordinator.run())
@@ -267,7 +267,7 @@ async def coordinating(place: Place) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def serving(client: Client, runtime: FakeRuntime) -> AsyncIterator[None]:
-    """Serve a node of what there is on this machine."""
+    """Serve a node with the resources of this machine."""
     options = {"capacity": Resources(cpu_millis=4000, memory_bytes=1 << 30), "secrets": Path(), "interval_s": 0.05}
     async with NodeAgent.open(client, runtime, node_id="n", reach={}, **options) as agent:
         await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
@@ -287,7 +287,7 @@ async def start_container(client: Client, name: str) -> None:
 
 
 async def test_only_an_empty_nats_is_restored_into(here: Place, there: Place, tmp_path: Path) -> None:
-    """Not beside a journal, nor under a coordinator, nor twice, nor under another name."""
+    """A restore is refused onto a journal, under a running coordinator, a second time, and under another name."""
     await backed_up(here, tmp_path / "backup")
     with pytest.raises(Refused, match="has a journal of slots 1 to"):
         await here.restore(tmp_path / "backup")
@@ -303,7 +303,7 @@ async def test_only_an_empty_nats_is_restored_into(here: Place, there: Place, tm
 
 
 async def test_two_restores_of_one_backup_are_two_generations(here: Place, there: Place, tmp_path: Path) -> None:
-    """Whoever acted after the first cannot act after the second."""
+    """Writers of the first restore cannot act on the second: each restore has its own, higher generation."""
     await backed_up(here, tmp_path / "backup")
     first = await there.restore(tmp_path / "backup")
     await asyncio.sleep(1.1)
@@ -314,7 +314,7 @@ async def test_two_restores_of_one_backup_are_two_generations(here: Place, there
 
 
 async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_path: Path) -> None:
-    """A restore that was cut off anywhere is told to whoever starts, and goes on when it is run again."""
+    """A restore interrupted at any point is reported to a coordinator that starts, and completes when run again."""
     contents = await backed_up(here, tmp_path / "backup")
     whole = await read(here.journal, 0, contents.last)
     cut = _Cut(there.bus, after=7)
@@ -327,7 +327,7 @@ async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(restore(cut, SUBJECTS, tmp_path / "backup", contents), 2)  # type: ignore[arg-type]
     assert await read(there.journal, 0, contents.last) == whole
-    with pytest.raises(Corrupt, match="cut off"):  # all is there but the claim
+    with pytest.raises(Corrupt, match="cut off"):  # everything except the claim
         await begun(there.journal, there.snapshots)
     restored = await there.restore(tmp_path / "backup")
     assert (await begun(there.journal, there.snapshots)).generation == restored.generation
@@ -337,7 +337,7 @@ async def test_nobody_leads_on_half_of_a_journal(here: Place, there: Place, tmp_
 async def test_nobody_makes_the_journal_of_a_restore_that_was_cut_off(
     here: Place, there: Place, tmp_path: Path, before: int | None
 ) -> None:
-    """Cut off right before it made the stream: who starts then says so and makes none, and the restore goes on."""
+    """Interrupted before the stream is made: a starting coordinator reports it and makes none; the restore resumes."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
         if before is not None:
@@ -360,7 +360,7 @@ async def test_nobody_makes_the_journal_of_a_restore_that_was_cut_off(
 
 
 class _Unmade:
-    """A bus that breaks before the journal's stream is made."""
+    """A bus that fails before the journal's stream is made."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -375,7 +375,7 @@ class _Unmade:
 
 
 class _Cut:
-    """A bus that breaks for good after so many records."""
+    """A bus that fails for good after so many records."""
 
     def __init__(self, bus: Bus, *, after: int) -> None:
         self._bus = bus
@@ -392,7 +392,7 @@ class _Cut:
 
 
 def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
-    """In every file, the manifest included; and what is cut short or missing."""
+    """A changed byte is found in every file, the manifest included; so is a truncated or missing file."""
     asyncio.run(_make(tmp_path))
     folder = tmp_path / "backup"
     verify_records(folder)
@@ -422,7 +422,7 @@ async def _make(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_backup_is_not_restored(here: Place, there: Place, tmp_path: Path) -> None:
-    """Not a record of it reaches NATS."""
+    """Not one record of a damaged backup reaches NATS."""
     contents = await backed_up(here, tmp_path / "backup")
     path = tmp_path / "backup" / contents.segments[0].file
     good = path.read_bytes()
@@ -435,7 +435,7 @@ async def test_a_damaged_backup_is_not_restored(here: Place, there: Place, tmp_p
 
 
 async def test_what_was_not_finished_is_no_backup(here: Place, tmp_path: Path) -> None:
-    """It has not got its name; the next one takes the place of what was left."""
+    """An unfinished backup is not under its final name; the next one replaces what was left."""
     left = tmp_path / "backup.partial"
     left.mkdir()
     (left / "000000000001.partial").write_bytes(b"half")
@@ -449,14 +449,14 @@ async def test_what_was_not_finished_is_no_backup(here: Place, tmp_path: Path) -
 
 
 async def test_an_empty_journal_is_not_backed_up(here: Place, tmp_path: Path) -> None:
-    """Nor one that is not there."""
+    """A missing journal cannot be backed up either."""
     with pytest.raises(Refused, match="nothing to back up"):
         await backup.create(here.bus, SUBJECTS, tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
 
 
 async def test_a_damaged_journal_is_not_backed_up(here: Place, tmp_path: Path) -> None:
-    """What somebody slipped into it is told."""
+    """A record that another program wrote into the journal is reported."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
     await here.bus.js_publish(SUBJECTS.journal, b"[]", timeout_s=5)
@@ -466,7 +466,7 @@ async def test_a_damaged_journal_is_not_backed_up(here: Place, tmp_path: Path) -
 
 
 async def test_the_drill_says_that_a_backup_is_good(here: Place, tmp_path: Path) -> None:
-    """It restores into a server of its own, compares worlds, and leaves nothing behind."""
+    """The drill restores into a server of its own, compares worlds, and leaves nothing behind."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
         await here.snapshots.write((await folded(here.journal)).frozen())
@@ -479,7 +479,7 @@ async def test_the_drill_says_that_a_backup_is_good(here: Place, tmp_path: Path)
 
 
 async def test_the_command_line_backs_up_verifies_restores_and_drills(here: Place, tmp_path: Path) -> None:
-    """Into this machine's own store too, where `up` then goes on."""
+    """A restore can also go into this machine's own store, from which `up` then continues."""
     async with leading(here.journal) as engine:
         await a_bit_of_everything(engine)
     folder, home = str(tmp_path / "backup"), tmp_path / "restored"
@@ -505,7 +505,7 @@ async def test_the_command_line_backs_up_verifies_restores_and_drills(here: Plac
 
 
 def test_a_manifest_cannot_lead_out_of_its_directory(tmp_path: Path) -> None:
-    """Whoever wrote it, and however well it hashes."""
+    """A backup with unsafe contents is refused, whoever wrote it and even if its hashes are right."""
     asyncio.run(_make(tmp_path))
     folder = tmp_path / "backup"
     contents = read_contents(folder, "backup")

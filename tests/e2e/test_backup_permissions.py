@@ -1,4 +1,4 @@
-"""Snapshots, backups and archives by the least that each role may, on a server that refuses everything else."""
+"""Snapshots, backups and archives with the fewest permissions of each role, on a server that refuses the rest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OFTEN = SnapshotLimits(every_events=10, pause_s=0.0, look_s=0.01)
 
 
 async def test_each_does_its_part_with_its_own_credentials(tmp_path: Path) -> None:
-    """The follower writes snapshots, the archive backs up and purges, the coordinator begins with them and restores."""
+    """The follower writes snapshots, the archive backs up and purges, the coordinator starts from them and restores."""
     folder, held = tmp_path / "backup", tmp_path / "archive"
     async with secured(tmp_path / "here") as here, here.bus(user_of("coordinator")) as bus:
         journal, snapshots = NatsJournal(bus, S), Snapshots(bus, S)
@@ -73,7 +73,7 @@ async def test_each_does_its_part_with_its_own_credentials(tmp_path: Path) -> No
 
 
 async def test_a_loss_is_accepted_with_the_credentials_of_a_coordinator(tmp_path: Path) -> None:
-    """Snapshots of what was lost go, and the claim comes; who may not do both changes nothing."""
+    """Snapshots of what was lost are removed and the claim is written; without both permissions nothing changes."""
     async with secured(tmp_path) as server, server.bus(user_of("coordinator")) as bus:
         journal, snapshots = NatsJournal(bus, S), Snapshots(bus, S)
         await journal.prepare()
@@ -82,7 +82,7 @@ async def test_a_loss_is_accepted_with_the_credentials_of_a_coordinator(tmp_path
         world = await folded(journal)
         end = world.position.sequence
         kept = await snapshots.write(world.frozen())
-        for ahead in (1, 4):  # of the slot that the claim will take, and of one far behind
+        for ahead in (1, 4):  # one at the slot that the claim will take, and one far behind
             lost = msgspec.structs.replace(kept, position=Position(end + ahead, 0), generation=world.generation + ahead)
             await bus.js_publish(S.snapshot_manifest, msgspec.json.encode(lost), timeout_s=PATIENCE_S)
         async with server.bus(user_of("admin")) as admin:

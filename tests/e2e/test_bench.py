@@ -1,4 +1,4 @@
-"""`coordinator bench …` in short: what it prints and that it leaves nothing behind; never how fast this machine is."""
+"""`coordinator bench …` with small numbers: what it prints and that it leaves nothing behind, never how fast it is."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.e2e
 
 BENCH_TIMEOUT_S = 100.0
 ALONE = {"bare_publish_ms", "packed_publish_events_per_s", "machine"}
-"""What stands beside every figure."""
+"""The keys that accompany every figure."""
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coordinator_home: Path) -> Iterator[Path]:
-    """Give it a folder for its temporary files; at the end nothing is left there, nor of the user's home used."""
+    """Give the benchmark a folder for temporary files; at the end it is empty, and the user's home was not used."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coordinator_home:
 
 
 def processes_with(folder: Path) -> list[str]:
-    """Give the command lines of all other processes, by whatever descent, whose temporary files are in *folder*."""
+    """Return the command lines of all other processes, of whatever parent, whose temporary files are in *folder*."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -46,7 +46,7 @@ def processes_with(folder: Path) -> list[str]:
 
 
 def bench(*arguments: str) -> dict[str, Any]:
-    """Run a benchmark to its end; give what it printed, one object on one line and nothing else."""
+    """Run a benchmark to its end and return its output: one object on one line and nothing else."""
     ended = run("bench", *arguments, timeout_s=BENCH_TIMEOUT_S)
     assert (ended.code, ended.err, ended.out.count("\n")) == (0, "", 1), ended
     figures: dict[str, Any] = json.loads(ended.out)
@@ -58,14 +58,14 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 
 def assert_spread(value: dict[str, float], n: int | None = None) -> None:
-    """Make sure that a figure says of how many it is."""
+    """Assert that a figure states its sample count."""
     assert value.keys() == {"p50", "p99", "n"}
     assert 0 < value["p50"] <= value["p99"]
     assert n in (None, value["n"])
 
 
 def test_latency() -> None:
-    """Submit, start of a task, claims with few and many pending, container start, discovery: each with its n."""
+    """Submit, task start, claims with few and many pending tasks, container start, discovery: each with its n."""
     counts = {"submits": 100, "tasks": 10, "claims": 10, "pending": 101, "starts": 1, "discoveries": 100}
     figures = bench("latency", *(f"--{name}={count}" for name, count in counts.items()))
     assert_spread(figures["submit_ms"], 100)
@@ -82,7 +82,7 @@ def test_latency() -> None:
 
 
 def test_tasks() -> None:
-    """Every task goes through, and store and feed get to where the journal is; each process's share is told."""
+    """Every task completes, store and feed reach the end of the journal, and each process's CPU share is reported."""
     figures = bench("tasks", "--tasks=500", "--repeats=1")
     assert figures["tasks_per_s"] == figures["each"][0] > 0
     assert figures["store_lag_s"] >= 0
@@ -92,7 +92,7 @@ def test_tasks() -> None:
 
 
 def test_rebuild() -> None:
-    """World and store are built from a journal that holds exactly what was asked for."""
+    """World and store are built from a journal of exactly the requested size."""
     figures = bench("rebuild", "--events=5000", "--repeats=2", "--tasks=1000")
     assert (figures["events"], figures["world_s"]["n"], figures["store_s"]["n"]) == (5000, 2, 2)
     assert figures["tasks"] > 1600
@@ -111,7 +111,7 @@ def test_discovery() -> None:
 
 
 def test_heartbeats() -> None:
-    """Beats come in, the journal stays as it is, and nobody loses health."""
+    """Heartbeats arrive, the journal does not grow, and no service becomes unhealthy."""
     figures = bench("heartbeats", "--services=50", "--seconds=2")
     assert figures["beats_per_s"] > 0
     assert (figures["commits"], figures["lost_health"]) == (0, 0)
@@ -120,7 +120,7 @@ def test_heartbeats() -> None:
 
 @pytest.mark.parametrize("name", ["heartbeats", "rebuild"])
 def test_ctrl_c_stops_everything(name: str, tmp_path: Path, temporary: Path) -> None:
-    """Once the server runs, Ctrl-C ends it all with 130 and without a word; what it had started is gone."""
+    """After the server has started, Ctrl-C ends everything with 130 and no output; no started process remains."""
     with running("bench", name, written=tmp_path / "bench.out") as started:
         started.until(lambda: any(temporary.glob("*/nats/*.ports")))
         assert started.stop(signal.SIGINT, timeout_s=60.0) == 130

@@ -1,5 +1,5 @@
 """
-`tools/bootstrap.sh` on a small project of its own: what it installs, and what it leaves behind when that fails.
+`tools/bootstrap.sh` on a small project of its own: what it installs, and what it leaves behind when it fails.
 
 The packages are wheels made here, in a folder; no network is used. The project builds by a backend that lies in it.
 """
@@ -50,7 +50,7 @@ FILES = {
 
 
 class Project:
-    """A folder with a bootstrap, two locks and the wheels that they name; its path has a space."""
+    """A folder with a bootstrap script, two lock files and the wheels they name; its path contains a space."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "a project"
@@ -67,7 +67,7 @@ class Project:
         self.lock("requirements-dev.lock", self.wheel("checks", "1.0", "Requires-Dist: newer[more]"))
 
     def wheel(self, name: str, version: str, *more: str) -> str:
-        """Make a wheel; give the line that pins it."""
+        """Make a wheel; return the line that pins it."""
         file = self.wheels / f"{name}-{version}-py3-none-any.whl"
         info = f"{name}-{version}.dist-info"
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", "Provides-Extra: more", *more]
@@ -86,7 +86,7 @@ class Project:
         (self.folder / name).write_text("\n".join(lines) + "\n")
 
     def bootstrap(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        """Run it, with the folder of wheels for all that pip can reach; give its exit code and what it said."""
+        """Run the script with the folder of wheels as pip's only source; return its exit code and output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
         ended = subprocess.run(
             ["sh", "tools/bootstrap.sh", *arguments],
@@ -107,7 +107,7 @@ class Project:
         return ended.returncode, ended.stdout + ended.stderr
 
     def installed(self) -> dict[str, str]:
-        """What is in its venv, but for what a venv comes with."""
+        """The packages in its venv, except those every venv has."""
         code = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
         python = self.folder / ".venv/bin/python"
         listed = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=True)
@@ -128,7 +128,7 @@ RUNNING = {"thing": "1.0", "wants": "1.0", "newer": "1.0"}
 
 
 def test_what_is_pinned_is_installed_though_something_newer_is_out(project: Project) -> None:
-    """First what runs, and no more; then what tests need, into the same venv; then there is nothing to do."""
+    """First only the runtime packages; then the test packages, in the same venv; then there is nothing to do."""
     code, said = project.bootstrap()
     assert (code, project.installed()) == (0, RUNNING), said
     assert "installing 2 pinned packages" in said
@@ -141,14 +141,14 @@ def test_what_is_pinned_is_installed_though_something_newer_is_out(project: Proj
     assert kept.exists()
 
     project.lock("requirements-dev.lock", project.wheel("checks", "1.1"))
-    assert project.bootstrap() == (0, "")  # who only runs it does not wait for what tests need
+    assert project.bootstrap() == (0, "")  # a user who only runs it does not wait for the test packages
     assert project.bootstrap("--dev")[0] == 0
     assert project.installed()["checks"] == "1.1"
     assert not kept.exists()
 
 
 def test_a_venv_that_could_not_be_completed_is_made_again(project: Project) -> None:
-    """What is added in vain leaves no venv behind that looks whole: the next call makes it from nothing."""
+    """A failed installation leaves no venv that looks complete: the next call creates it from scratch."""
     assert project.bootstrap()[0] == 0
     lines = (project.folder / "requirements-dev.lock").read_text().splitlines()
     project.lock("requirements-dev.lock", *lines, f"missing==1.0 --hash=sha256:{'0' * 64}")
@@ -163,7 +163,7 @@ def test_a_venv_that_could_not_be_completed_is_made_again(project: Project) -> N
 
 
 def test_a_lock_that_lacks_something_is_told(project: Project) -> None:
-    """Nothing resolves what is missing; `pip check` names it, and the venv does not count as whole."""
+    """A missing dependency is not resolved; `pip check` names it, and the venv does not count as complete."""
     project.lock("requirements.lock", project.wheel("wants", "1.0", "Requires-Dist: newer[more]>=1"))
     for _ in range(2):
         code, said = project.bootstrap()
@@ -182,7 +182,7 @@ def test_a_lock_that_lacks_something_is_told(project: Project) -> None:
 def test_settings_for_pip_change_only_where_packages_come_from(
     project: Project, configured: str, variables: dict[str, str]
 ) -> None:
-    """Where packages come from is read from the user's file; what would install elsewhere, or nothing, is not."""
+    """The package index is read from the user's file; settings that would install elsewhere, or nothing, are not."""
     file = project.folder.parent / "pip.conf"
     file.write_text(f"[global]\nfind-links = {project.wheels}\n{configured}")
     code, said = project.bootstrap(PIP_CONFIG_FILE=str(file), PIP_FIND_LINKS="", **variables)

@@ -47,7 +47,7 @@ def fail(payload):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One cluster for all tests here; it forgets ended tasks early."""
+    """One cluster for all tests here; it evicts ended tasks early."""
     with up(tmp_path_factory.mktemp("cli") / "home", COORDINATOR_ENGINE__ENDED_KEPT=str(ENDED_KEPT)) as started:
         yield started
 
@@ -58,7 +58,7 @@ def _talk_to_it(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(cluster: Up, *commands: Command) -> list[Any]:
-    """Order and ask as another program would."""
+    """Send commands and questions as another program would."""
 
     async def all_of_them() -> list[Any]:
         async with Client.open(cluster.url, source="other") as client:
@@ -68,14 +68,14 @@ def ask(cluster: Up, *commands: Command) -> list[Any]:
 
 
 def good(*arguments: str) -> str:
-    """Run what must end well, and give what it printed; it complains of nothing."""
+    """Run a command that must succeed, and return its output; it prints no errors."""
     ended = call(*arguments)
     assert (ended.code, ended.err) == (0, ""), ended
     return ended.out
 
 
 def bad(code: int, *arguments: str) -> str:
-    """Run what must fail with *code*, and give the one line it says; it prints no data."""
+    """Run a command that must fail with *code*, and return its one error line; it prints no data."""
     ended = call(*arguments)
     assert (ended.code, ended.out) == (code, ""), ended
     assert ended.err.count("\n") == 1
@@ -84,12 +84,12 @@ def bad(code: int, *arguments: str) -> str:
 
 
 def facts(printed: str) -> dict[str, str]:
-    """Read what was printed of one thing."""
+    """Parse the output about one thing."""
     return {name: value.strip() for name, _, value in (line.partition("  ") for line in printed.splitlines())}
 
 
 def is_tame(printed: str) -> bool:
-    """Say whether nothing in it could drive a terminal."""
+    """Return whether the text has no control characters that could drive a terminal."""
     return all(one.isprintable() or one == "\n" for one in printed)
 
 
@@ -97,7 +97,7 @@ def is_tame(printed: str) -> bool:
 
 
 def test_a_task_is_submitted_shown_and_called_off() -> None:
-    """`submit` prints the id and nothing else, `get` what is known, `cancel` ends it."""
+    """`submit` prints only the id, `get` prints the task, `cancel` ends it."""
     task_id = good("task", "submit", "unknown", "--priority", "7", "--payload", '{"a": 1}').strip()
     assert task_id.startswith("task_")
     shown = facts(good("task", "get", task_id))
@@ -118,7 +118,7 @@ def test_json_is_the_same_by_either_option() -> None:
 
 
 def test_the_same_id_is_the_same_task() -> None:
-    """Submitting again is already so; submitting something else under that id is refused."""
+    """Submitting the same task again succeeds; submitting something else under that id is refused."""
     assert good("task", "submit", "nobody", "--id", "mine", "--payload", "1") == "mine\n"
     assert good("task", "submit", "nobody", "--id", "mine", "--payload", "1") == "mine\n"
     assert "'mine'" in bad(5, "task", "submit", "nobody", "--id", "mine", "--payload", "2")
@@ -126,7 +126,7 @@ def test_the_same_id_is_the_same_task() -> None:
 
 
 def test_lists_are_newest_first_and_by_status() -> None:
-    """`list` shows so many of one status."""
+    """`list` prints up to the given number of tasks of one status."""
     made = [good("task", "submit", "nobody").strip() for _ in range(3)]
     listed = [line.split()[0] for line in good("task", "list", "--status", "pending", "--limit", "2").splitlines()]
     assert listed == ["ID", made[2], made[1]]
@@ -138,7 +138,7 @@ def test_lists_are_newest_first_and_by_status() -> None:
 
 
 def test_what_is_wrong_with_a_task_is_told() -> None:
-    """Unknown things are 4, what is refused is 5 with the value, and no data is printed."""
+    """Something unknown gives 4, something refused gives 5 with the value, and no data is printed."""
     assert "task 'task_none' not found: it never existed" in bad(4, "task", "get", "task_none")
     assert "task_none" in bad(4, "task", "cancel", "task_none")
     assert "task_id 'a.b' is not an identifier: use 1 to 64" in bad(5, "task", "get", "a.b")
@@ -150,7 +150,7 @@ def test_what_is_wrong_with_a_task_is_told() -> None:
 
 
 def test_waiting_for_a_task_that_nobody_runs_times_out() -> None:
-    """Exit code 6, in time, with how the task stands."""
+    """A wait that times out exits with 6, on time, and prints the task's status."""
     began = time.monotonic()
     ended = call("task", "submit", "nobody", "--wait", "0.3")
     assert time.monotonic() - began < 20
@@ -161,7 +161,7 @@ def test_waiting_for_a_task_that_nobody_runs_times_out() -> None:
 
 
 def test_a_worker_runs_tasks_and_the_exit_code_tells_how_they_ended(cluster: Up, tmp_path: Path) -> None:
-    """Completed is 0 with the result, failed is 1 with the error; a worker that is stopped ends well."""
+    """Completed gives 0 with the result, failed gives 1 with the error; a stopped worker exits cleanly."""
     handlers = tmp_path / "handlers.py"
     handlers.write_text(HANDLERS)
     with running(
@@ -179,7 +179,7 @@ def test_a_worker_runs_tasks_and_the_exit_code_tells_how_they_ended(cluster: Up,
 
 
 def test_what_the_writer_has_forgotten_is_found_in_the_read_model(cluster: Up) -> None:
-    """A task that has left the writer's memory is shown all the same, and waiting for its end ends at once."""
+    """A task that was evicted from the writer's memory is still shown, and waiting for its end returns at once."""
     first = failed_task(cluster, "it broke")
     remembered = good("task", "get", first, "--json")
     for number in range(ENDED_KEPT + 5):
@@ -193,7 +193,7 @@ def test_what_the_writer_has_forgotten_is_found_in_the_read_model(cluster: Up) -
 
 
 def failed_task(cluster: Up, error: str) -> str:
-    """Have a task fail; give its id."""
+    """Make a task fail; return its id."""
     task_id = good("task", "submit", "long_ago", "--payload", "5").strip()
     claim = ClaimTasks(claim_id=f"claim_{task_id}", worker_id="other", slots=1)
     (given,) = ask(cluster, RegisterWorker(worker_id="other"), claim)[1]
@@ -202,7 +202,7 @@ def failed_task(cluster: Up, error: str) -> str:
 
 
 def test_what_somebody_sent_cannot_drive_the_terminal(cluster: Up) -> None:
-    """An error full of escapes is shown with them visible, in a table, in JSON and among events."""
+    """An error full of escape sequences is shown with them escaped, in a table, in JSON and among events."""
     task_id = failed_task(cluster, HOSTILE)
     shown, as_json = good("task", "get", task_id), good("task", "get", task_id, "--json")
     tail = good("events", "tail", "--no-follow", "--type", "task.failed")
@@ -215,7 +215,7 @@ def test_what_somebody_sent_cannot_drive_the_terminal(cluster: Up) -> None:
 
 
 def test_a_worker_without_handlers_is_refused(tmp_path: Path) -> None:
-    """A module that is not there or has no handlers is told by name."""
+    """A module that is missing or has no handlers is named."""
     assert "no_such_module" in bad(5, "worker", "run", "no_such_module")
     empty = tmp_path / "empty.py"
     empty.touch()
@@ -226,7 +226,7 @@ def test_a_worker_without_handlers_is_refused(tmp_path: Path) -> None:
 
 
 def test_services_are_listed_with_what_they_last_said(cluster: Up) -> None:
-    """By name and status, with where they are."""
+    """Services are listed by name and status, with their endpoints."""
     ask(
         cluster,
         RegisterService(service_id="s1", service_name="embed", service_type="model", host="localhost", port=8001),
@@ -241,7 +241,7 @@ def test_services_are_listed_with_what_they_last_said(cluster: Up) -> None:
 
 
 def test_containers_are_listed_and_their_logs_read(cluster: Up) -> None:
-    """A started agent is listed as running, and what it has written is printed, the last lines on demand."""
+    """A started agent is listed as running, and its output is printed, on request only the last lines."""
     ask(
         cluster,
         CreateContainer(
@@ -273,7 +273,7 @@ def events(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_events_are_printed_from_any_point_and_of_any_type() -> None:
-    """`-n` so many back, `--since` from a position on, `--type` by the beginning of the type."""
+    """`-n` limits how many events back, `--since` sets the position to start at, `--type` the beginning of types."""
     for number in range(4):
         good("task", "submit", "nobody", "--id", f"event_{number}")
         good("task", "cancel", f"event_{number}")
@@ -296,7 +296,7 @@ def test_events_are_printed_from_any_point_and_of_any_type() -> None:
 
 
 def test_events_are_followed_as_they_happen(tmp_path: Path) -> None:
-    """What is committed after the start is printed at once, and Ctrl-C ends it with 130 and without a word."""
+    """An event committed after the start is printed at once, and Ctrl-C ends it with 130 and no message."""
     with running("events", "tail", "-n", "1", written=tmp_path / "tail.out") as tail:
         tail.until(lambda: tail.written.count("\n") >= 1)
         good("task", "submit", "nobody", "--id", "seen")
@@ -308,7 +308,7 @@ def test_events_are_followed_as_they_happen(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough_ends_what_is_followed() -> None:
-    """`events tail | head -1` ends at once with 0, though no further event comes, and complains of nothing."""
+    """`events tail | head -1` ends at once with 0 without waiting for another event, and prints no error."""
     line = f"{' '.join(PROGRAM)} events tail -n 1 | head -1; exit ${{PIPESTATUS[0]}}"
     began = time.monotonic()
     ended = subprocess.run(["bash", "-c", line], capture_output=True, timeout=20, check=False)
@@ -321,7 +321,7 @@ def test_a_reader_that_has_seen_enough_ends_what_is_followed() -> None:
 
 
 def test_it_finds_what_runs_here(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an address it is the `up` of this user, by its running.json."""
+    """Without an address the command uses the `up` of this user, found by its running.json."""
     monkeypatch.delenv("COORDINATOR_URL")
     monkeypatch.setenv("COORDINATOR_HOME", str(cluster.home))
     good("task", "list")
@@ -374,7 +374,7 @@ def test_where_nobody_leads_it_gives_up_in_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_in_a_process_of_its_own_it_does_the_same() -> None:
-    """What is data goes to standard output, and the exit code is that of the command."""
+    """Data goes to standard output, and the exit code is that of the command."""
     assert run("task", "submit", "nobody", "--id", "own") == (0, "own\n", "")
     good("task", "cancel", "own")
     ended = run("task", "get", "none")
@@ -382,7 +382,7 @@ def test_in_a_process_of_its_own_it_does_the_same() -> None:
 
 
 def test_ctrl_c_while_waiting_is_130(tmp_path: Path) -> None:
-    """An interrupt ends a waiting command at once, without a trace."""
+    """An interrupt ends a waiting command at once, without a traceback."""
     with running(
         "task", "submit", "nobody", "--id", "waited", "--wait", "60", written=tmp_path / "submit.out"
     ) as waiting:
@@ -396,7 +396,7 @@ def test_ctrl_c_while_waiting_is_130(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_a_terminal_gets_a_table_and_no_color_a_plain_one(no_color: str) -> None:
-    """Under a terminal the heads are set off, with NO_COLOR nothing is; ids are whole in both."""
+    """On a terminal headings are styled, with NO_COLOR they are not; ids are complete in both."""
     main, terminal = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "70", "NO_COLOR": no_color}
     process = subprocess.Popen([*PROGRAM, "task", "list", "--limit", "3"], stdout=terminal, stderr=terminal, env=env)
@@ -406,7 +406,7 @@ def test_a_terminal_gets_a_table_and_no_color_a_plain_one(no_color: str) -> None
         try:
             while chunk := screen.read(65_536):
                 written += chunk
-        except OSError:  # how a pseudo-terminal ends
+        except OSError:  # a pseudo-terminal ends with this error
             pass
     assert process.wait(20) == 0
     assert b"ID" in written
@@ -414,7 +414,7 @@ def test_a_terminal_gets_a_table_and_no_color_a_plain_one(no_color: str) -> None
 
 
 def test_a_stopped_cluster_is_unavailable(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the server is frozen a command gives up in time with 8; afterwards it works again."""
+    """While the server is frozen a command gives up on time with 8; afterwards it works again."""
     monkeypatch.setenv("COORDINATOR_CLIENT__CALL_TIMEOUT_S", "1")
     monkeypatch.setenv("COORDINATOR_CLIENT__ATTEMPT_TIMEOUT_S", "0.5")
     monkeypatch.setenv("COORDINATOR_NATS__CONNECT_TIMEOUT_S", "1")

@@ -1,4 +1,4 @@
-"""A journal that went back, lost its tail, was made anew or is gone: told apart, before anything is written."""
+"""A journal that went back, lost its tail, was recreated or is gone: each is detected before anything is written."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def coordinator_of(server: RealServer, mark: Path | None, name: str = "one", **m
 
 @asynccontextmanager
 async def leading(server: RealServer, mark: Path | None, **more: Any) -> AsyncIterator[Client]:
-    """Have a coordinator lead while the block runs; what it fails with comes out of the block."""
+    """Run a leading coordinator during the block; its errors are raised from the block."""
     coordinator = coordinator_of(server, mark, **more)
     async with task_group() as tasks:
         running = tasks.create_task(coordinator.run())
@@ -74,7 +74,7 @@ async def submit(client: Client, count: int, name: str = "t") -> None:
 
 
 async def says(server: RealServer, mark: Path | None, **more: Any) -> Corrupt:
-    """Start a coordinator that must not lead; give what it says."""
+    """Start a coordinator that must not lead; return its error."""
     with pytest.raises(Corrupt) as told:
         async with asyncio.timeout(WAIT_S):
             await coordinator_of(server, mark, **more).run()
@@ -87,7 +87,7 @@ async def last_of(server: RealServer) -> int:
 
 
 async def set_back(server: RealServer, copy: Path) -> None:
-    """Put a copy of the store in the place of the present one."""
+    """Replace the current store with a copy."""
     await server.stop()
     shutil.rmtree(server.folder / "store")
     shutil.copytree(copy, server.folder / "store")
@@ -101,14 +101,14 @@ async def keep_copy(server: RealServer, copy: Path) -> None:
 
 
 def test_damage_of_each_sort_is_found_before_a_commit() -> None:
-    """The short form of `python -m tests.faults damage`: eight damages, one of each sort."""
+    """The short form of `python -m tests.faults damage`: eight damages, one of each kind."""
     result = asyncio.run(damage.run(len(damage.DAMAGES)))
     print(result)
     assert damage.is_kept(result), result
 
 
 def test_without_memory_some_damage_is_missed() -> None:
-    """The control: who only knows what the server says goes on behind a journal that lost its tail."""
+    """The control: a coordinator that knows only the server's state goes on with a journal that lost its tail."""
     result = asyncio.run(damage.run(len(damage.DAMAGES), remembering=False))
     print(result)
     assert result["missed"], result
@@ -116,7 +116,7 @@ def test_without_memory_some_damage_is_missed() -> None:
 
 
 async def test_a_follower_that_came_first_is_no_loss(server: RealServer, tmp_path: Path) -> None:
-    """It makes the feed and waits for the journal; a feed that holds nothing, and never did, is no sign of one."""
+    """A follower makes the feed and waits for the journal; a feed that never held anything does not imply a journal."""
     async with Bus.open(server.url, name="follower") as bus:
         await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
     async with leading(server, tmp_path / FILE) as client:
@@ -124,7 +124,7 @@ async def test_a_follower_that_came_first_is_no_loss(server: RealServer, tmp_pat
 
 
 async def test_instances_that_begin_together_begin_one_journal(server: RealServer) -> None:
-    """Whoever finds the lease of another that was quicker finds its journal too."""
+    """An instance that finds another's lease, taken more quickly, also finds its journal."""
     async with task_group() as tasks:
         several = [coordinator_of(server, None, name) for name in ("one", "two", "three")]
         running = [tasks.create_task(one.run()) for one in several]
@@ -135,7 +135,7 @@ async def test_instances_that_begin_together_begin_one_journal(server: RealServe
 
 
 async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> None:
-    """Put back while nothing runs: the mark knows better, the message has both ends, and nothing is written."""
+    """The store is put back while nothing runs: the mark is ahead, the message has both ends, nothing is written."""
     mark = tmp_path / FILE
     async with leading(server, mark) as client:
         await submit(client, 3)
@@ -152,7 +152,7 @@ async def test_an_older_copy_is_not_led(server: RealServer, tmp_path: Path) -> N
 
 
 async def test_an_older_copy_under_a_running_writer(server: RealServer, tmp_path: Path) -> None:
-    """Neither its next commit nor a new reign may follow: it ends with what was seen."""
+    """The writer's next commit and a new reign are both refused: it ends with what it had seen."""
     with pytest.raises(Corrupt) as told:
         await _set_back_under_writer(server, tmp_path / "copy")
     assert "went back" in told.value.message
@@ -161,7 +161,7 @@ async def test_an_older_copy_under_a_running_writer(server: RealServer, tmp_path
 
 
 async def _set_back_under_writer(server: RealServer, copy: Path) -> None:
-    coordinator = coordinator_of(server, None)  # no file: what it has in memory is enough
+    coordinator = coordinator_of(server, None)  # no file: the state in memory is enough
     async with asyncio.timeout(WAIT_S), task_group() as tasks:
         tasks.create_task(coordinator.run())
         async with Client.open(server.url) as client:
@@ -174,14 +174,14 @@ async def _set_back_under_writer(server: RealServer, copy: Path) -> None:
 
 
 async def tasks_of(server: RealServer) -> str:
-    """Name the tasks in the journal by the letters they begin with."""
+    """Return the first letters of the ids of the tasks in the journal."""
     async with Bus.open(server.url, name="judge") as bus:
         world = await folded(NatsJournal(bus, SUBJECTS))
     return "".join(sorted({task_id[0] for task_id in world.tasks}))
 
 
 async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealServer, tmp_path: Path) -> None:
-    """A stream of the same name without what was in it, and none at all, are said to be what they are."""
+    """A recreated empty stream and a missing stream are each reported as what they are."""
     mark = tmp_path / FILE
     async with leading(server, mark) as client:
         await submit(client, 3)
@@ -189,7 +189,7 @@ async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealS
         await bus.js_request(f"STREAM.DELETE.{SUBJECTS.stream_journal}", timeout_s=5)
         gone = await says(server, mark)
         assert gone.reason == "journal_gone"
-        # Without a mark too: what the coordinator made beside it is still there.
+        # This holds without a mark too: the coordinator's other streams are still there.
         assert (await says(server, None)).reason == "journal_gone"
         await NatsJournal(bus, SUBJECTS).prepare()
     anew = await says(server, mark)
@@ -199,7 +199,7 @@ async def test_a_journal_made_anew_is_told_from_one_that_went_back(server: RealS
 
 
 async def test_a_follower_that_is_first_on_a_new_machine_does_no_harm(server: RealServer, tmp_path: Path) -> None:
-    """An empty feed is no sign that a journal was lost: the first coordinator begins with nothing."""
+    """An empty feed does not mean that a journal was lost: the first coordinator starts with nothing."""
     async with Bus.open(server.url, name="follower") as bus:
         await ensure_stream(bus, feed_stream(SUBJECTS, FeedLimits()))
     async with leading(server, tmp_path / FILE) as client:
@@ -207,7 +207,7 @@ async def test_a_follower_that_is_first_on_a_new_machine_does_no_harm(server: Re
 
 
 async def test_a_journal_that_went_its_own_way_is_branched(server: RealServer, tmp_path: Path) -> None:
-    """An older copy that another coordinator has led since: longer than what was seen, and not the same."""
+    """An older copy that another coordinator has led since is longer than the mark, but not the same."""
     mark = tmp_path / FILE
     async with leading(server, mark) as client:
         await submit(client, 2)
@@ -215,13 +215,13 @@ async def test_a_journal_that_went_its_own_way_is_branched(server: RealServer, t
     async with leading(server, mark) as client:
         await submit(client, 2, "u")
     await set_back(server, tmp_path / "copy")
-    async with leading(server, None) as client:  # on another machine, which knows nothing
+    async with leading(server, None) as client:  # on another machine, without a mark
         await submit(client, 9, "v")
     assert (await says(server, mark)).reason == "branched"
 
 
 async def test_a_loss_that_is_accepted_is_gone_on_from(server: RealServer, tmp_path: Path) -> None:
-    """A raised generation makes the mark one of a journal that is lost; the next coordinator leads."""
+    """After the generation is raised the mark belongs to a lost journal; the next coordinator leads."""
     mark = tmp_path / FILE
     await keep_copy(server, tmp_path / "none")
     async with leading(server, mark) as client:
@@ -242,7 +242,7 @@ async def test_a_loss_that_is_accepted_is_gone_on_from(server: RealServer, tmp_p
 
 
 async def test_what_a_home_has_of_another_namespace_is_no_witness(server: RealServer, tmp_path: Path) -> None:
-    """The namespace was changed: neither at the first start nor at later ones does the read model say a word."""
+    """After a change of namespace the old read model is ignored, at the first start and at later ones."""
     mark, store, other = tmp_path / FILE, tmp_path / "state.db", Subjects("staging")
     async with leading(server, mark) as client:
         await submit(client, 9)
@@ -259,19 +259,19 @@ async def test_what_a_home_has_of_another_namespace_is_no_witness(server: RealSe
         assert ("seen by the read model state.db" in states) is (turn == 0)
         async with leading(server, mark, namespace="staging", store_file=str(store)) as client:
             await submit(client, 1, f"s{turn}")
-    # Before the journal of the other namespace is as long: of that one alone it is a witness.
+    # Before the other namespace's journal is as long: the read model counts for its own namespace alone.
     assert (await says(server, None, namespace="third", store_file=str(store))).reason == "journal_gone"
 
 
 async def test_a_damaged_mark_stops_the_start(server: RealServer, tmp_path: Path) -> None:
-    """It is not taken for none: that would let a journal without its tail pass."""
+    """A damaged mark is not treated as a missing one: that would accept a journal without its tail."""
     mark = tmp_path / FILE
     mark.write_bytes(b"x" * 8192)
     assert (await says(server, mark)).reason == "mark_damaged"
 
 
 async def test_a_follower_that_was_there_first_tells_of_no_loss(server: RealServer) -> None:
-    """A feed in which nothing ever was says nothing of a journal; nor do others who begin at the same moment."""
+    """A feed that never held anything says nothing about a journal; nor do instances that start at the same moment."""
     async with Bus.open(server.url, name="follower") as bus:
         feed = {"name": SUBJECTS.stream_events, "subjects": [SUBJECTS.events_all]}
         await bus.js_request(f"STREAM.CREATE.{SUBJECTS.stream_events}", feed, timeout_s=5)

@@ -1,4 +1,4 @@
-"""`coordinator demo`, which is what a newcomer sees first."""
+"""`coordinator demo`, the first thing a newcomer sees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEMO_TIMEOUT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coordinator_home: Path) -> Iterator[Path]:
-    """Give the demo a folder for its temporary files; at the end nothing is left there, nor of the user's home used."""
+    """Give the demo a folder for its temporary files; at the end it is empty, and the user's home was not touched."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -39,7 +39,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coordinator_home:
 
 
 def commands_with(text: str) -> list[str]:
-    """Give the command lines of all processes that name *text*: servers, programs, containers."""
+    """Return the command lines of all processes that contain *text*: servers, programs, containers."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -49,7 +49,7 @@ def commands_with(text: str) -> list[str]:
 
 
 def test_it_runs_to_its_end_and_shows_what_happened() -> None:
-    """Plain lines where there is no terminal: events as they happen, then the tables; exit code 0 within a minute."""
+    """Plain lines without a terminal: events as they happen, then the tables; exit code 0 within a minute."""
     began = time.monotonic()
     ended = run("demo", "--tasks", str(TASKS), timeout_s=DEMO_TIMEOUT_S)
     assert time.monotonic() - began < DEMO_TIMEOUT_S
@@ -84,7 +84,7 @@ def row(line: str) -> bool:
 
 
 def test_it_runs_again_at_once_and_under_a_terminal_with_a_bar() -> None:
-    """A terminal gets a bar that moves, and the same tables; the colours and moves end before them."""
+    """A terminal shows a progress bar and the same tables; colours and cursor moves end before the tables."""
     main, terminal = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     env.pop("NO_COLOR", None)
@@ -97,7 +97,7 @@ def test_it_runs_again_at_once_and_under_a_terminal_with_a_bar() -> None:
         try:
             while chunk := screen.read(65_536):
                 written += chunk
-        except OSError:  # how a pseudo-terminal ends
+        except OSError:  # a pseudo-terminal ends with this error
             pass
     assert process.wait(DEMO_TIMEOUT_S) == 0
     shown = written.decode()
@@ -112,7 +112,7 @@ def test_it_runs_again_at_once_and_under_a_terminal_with_a_bar() -> None:
 
 
 def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, coordinator_home: Path) -> None:
-    """Ctrl-C while tasks run: 130 soon, and neither process nor folder is left."""
+    """Ctrl-C while tasks run exits with 130 soon, and leaves no process and no folder."""
     with running("demo", "--tasks", "5000", written=tmp_path / "demo.out") as demo:
         demo.until_written("task.completed")
         began = time.monotonic()
@@ -126,7 +126,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, coordinator_h
 
 
 def test_where_it_cannot_run_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a usable nats-server: one line that names it, and nothing is left."""
+    """Without a usable nats-server the demo prints one line that names it, and leaves nothing behind."""
     monkeypatch.setenv("NATS_SERVER_BIN", "/nowhere/nats-server")
     ended = run("demo", "--tasks", "1")
     assert ended.code == 5

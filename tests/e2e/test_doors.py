@@ -1,5 +1,5 @@
 """
-The writer's doors over a real NATS, and what the world may throw at them.
+The writer's doors over a real NATS, and hostile input to them.
 
 Whatever comes in is answered with what was wrong and what would be right, nothing of it is recorded, and the next
 request is answered as if nothing had been.
@@ -53,20 +53,20 @@ ERROR_CHARS_MOST = 1200
 
 
 class Stranger:
-    """Whoever can reach NATS, with raw bytes in hand."""
+    """A client that can reach NATS and sends raw bytes."""
 
     def __init__(self, bus: Bus, journal: NatsJournal) -> None:
         self.bus = bus
         self._journal = journal
 
     async def ask(self, body: bytes | Any, subject: str = SUBMIT) -> list[dict[str, Any]]:
-        """Send a request and give the answers."""
+        """Send a request and return the answers."""
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
         answers: list[dict[str, Any]] = json.loads(await self.bus.request(subject, raw, timeout_s=PATIENCE_S))
         return answers
 
     async def refused(self, body: bytes | Any, subject: str = SUBMIT) -> list[str]:
-        """Send what must be refused, and give what was said; it is short, and names the way out."""
+        """Send a request that must be refused, and return the message; it is short and says what to do."""
         answers = await self.ask(body, subject)
         for answer in answers:
             assert "error" in answer, answer
@@ -76,7 +76,7 @@ class Stranger:
         return [answer["error"]["message"] for answer in answers]
 
     async def recorded(self) -> int:
-        """Say how far the journal is."""
+        """Return the last sequence of the journal."""
         return (await self._journal.bounds()).last
 
 
@@ -118,7 +118,7 @@ def submit(**data: Any) -> dict[str, Any]:
     ],
 )
 async def test_what_is_no_request_is_answered_and_not_recorded(cluster: Cluster, body: bytes) -> None:
-    """Not JSON, JSON bombs, too much of it: one short answer that says what to send."""
+    """Not JSON, JSON bombs, too large: one short answer that says what to send."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         messages = await stranger.refused(body)
@@ -130,7 +130,7 @@ async def test_what_is_no_request_is_answered_and_not_recorded(cluster: Cluster,
 
 
 async def test_a_full_request_of_refusals_is_answered(cluster: Cluster) -> None:
-    """A thousand commands that are each refused with a long message still get their thousand answers."""
+    """A thousand commands that are each refused with a long message still get a thousand answers."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         long = [{"type": "get_task", "data": {"task_id": "t", f"{number}" + "x" * 700: 1}} for number in range(1000)]
@@ -140,7 +140,7 @@ async def test_a_full_request_of_refusals_is_answered(cluster: Cluster) -> None:
 
 
 async def test_one_bad_command_holds_up_no_other(cluster: Cluster) -> None:
-    """In one request each command is answered by itself, in order."""
+    """In one request each command is answered separately, in order."""
     async with stranger_at(cluster) as stranger:
         parts = [submit(task_id="one"), submit(priority="high"), {"type": "no"}, 5, submit(task_id="two")]
         answers = await stranger.ask(parts)
@@ -171,7 +171,7 @@ async def test_one_bad_command_holds_up_no_other(cluster: Cluster) -> None:
     ],
 )
 async def test_a_wrong_value_is_told_and_not_recorded(cluster: Cluster, data: dict[str, Any], said: str) -> None:
-    """A number out of range, a text too long, a digest that is none: told by its field."""
+    """A number out of range, a text too long, an invalid digest: the error names the field."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         (message,) = await stranger.refused([submit(**data)])
@@ -195,7 +195,7 @@ def id_fields() -> list[tuple[type[Command], str]]:
 
 
 def filled(command: type[Command], **values: Any) -> dict[str, Any]:
-    """Give data for a command, right in all that must be there but for *values*."""
+    """Return valid data for a command in all required fields except *values*."""
     required = {field.name: _VALUES.get(field.type, {}) for field in msgspec.structs.fields(command) if field.required}
     return {**required, **values}
 
@@ -232,7 +232,7 @@ async def test_no_id_of_any_command_may_be_anything_else(cluster: Cluster) -> No
 
 
 async def test_ids_around_a_command_are_checked_too(cluster: Cluster) -> None:
-    """Tenant, command id and traceparent come from the sender as well."""
+    """Tenant, command id and traceparent come from the sender too and are checked."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         for bad in BAD_IDS:
@@ -247,7 +247,7 @@ async def test_ids_around_a_command_are_checked_too(cluster: Cluster) -> None:
 
 
 async def test_permissions_go_by_subject(cluster: Cluster) -> None:
-    """A submit on the subject of cancels is refused, for who may cancel need not be one who may submit."""
+    """A submit on the subject of cancels is refused: a client allowed to cancel may not be allowed to submit."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         (message,) = await stranger.refused([submit()], SUBJECTS.rpc("stranger", "task", "cancel"))
@@ -258,7 +258,7 @@ async def test_permissions_go_by_subject(cluster: Cluster) -> None:
 
 
 async def test_who_asks_is_an_identifier(cluster: Cluster) -> None:
-    """NATS lets one publish on a subject with a wildcard in it: no such name becomes an actor."""
+    """NATS allows publishing on a subject with a wildcard in it: such a name never becomes an actor."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         for source in ("*", ">", "ü", "x" * 65, "$SYS", "a/b"):
@@ -268,7 +268,7 @@ async def test_who_asks_is_an_identifier(cluster: Cluster) -> None:
 
 
 async def test_a_request_that_nobody_waits_for_does_nothing(cluster: Cluster) -> None:
-    """Without a reply subject a command is not taken: a claim would lend tasks to nobody."""
+    """A command without a reply subject is not executed: a claim would lease tasks to nobody."""
     async with stranger_at(cluster) as stranger:
         await cluster.client.execute(SubmitTask(task_id="t", task_name="n"))
         await cluster.client.execute(RegisterWorker(worker_id="w"))
@@ -297,7 +297,7 @@ async def test_a_request_that_nobody_waits_for_does_nothing(cluster: Cluster) ->
     ],
 )
 async def test_nobody_has_the_writer_write_for_them(cluster: Cluster, reply: str) -> None:
-    """A forged reply subject leads neither into the journal nor to JetStream; the request is not taken."""
+    """A forged reply subject reaches neither the journal nor JetStream; the request is not executed."""
     async with stranger_at(cluster) as stranger:
         before = await stranger.recorded()
         await stranger.bus.publish(SUBMIT, msgspec.json.encode([submit(task_id="forged")]), reply=reply)
@@ -311,7 +311,7 @@ async def test_nobody_has_the_writer_write_for_them(cluster: Cluster, reply: str
 
 
 async def test_headers_change_nothing(cluster: Cluster) -> None:
-    """Headers of JetStream, of a status, or of any length are no part of a request."""
+    """Headers of JetStream, of a status, or of any length do not affect a request."""
     tricks = {
         "Nats-Expected-Last-Sequence": "0",
         "Nats-Rollup": "all",
@@ -333,7 +333,7 @@ def beat(event: ServiceHeartbeat | WorkerHeartbeat) -> bytes:
 
 
 async def test_heartbeats_that_are_none_are_dropped(cluster: Cluster) -> None:
-    """Garbage, bombs, one that speaks for another or for nobody: none changes anything; a true one counts."""
+    """Garbage, bombs, a heartbeat in another's name or for nobody: none changes anything; a valid one counts."""
     engine = cluster.coordinator.engine
     assert engine is not None
     for service_id in ("s", "victim"):
@@ -378,7 +378,7 @@ async def test_heartbeats_that_are_none_are_dropped(cluster: Cluster) -> None:
 
 
 async def test_strangers_heartbeats_take_no_memory(cluster: Cluster) -> None:
-    """Signs of what was never registered are forgotten at the next look."""
+    """Signs of something never registered are dropped at the next check."""
     engine = cluster.coordinator.engine
     assert engine is not None
     async with stranger_at(cluster) as stranger:
@@ -396,7 +396,7 @@ async def test_strangers_heartbeats_take_no_memory(cluster: Cluster) -> None:
 
 
 async def test_overload_is_told_and_waited_out(tmp_path: Path) -> None:
-    """A full intake refuses with a hint when to come again; clients heed it and get all through, none twice."""
+    """A full intake refuses with a retry hint; clients follow it and complete every command, none twice."""
     limits = Limits(intake_max=20, turn_commands=5)
     async with EmbeddedServer(tmp_path / "nats") as server, task_group() as tasks:
         coordinator = Coordinator(Instance(url=server.url, name="small", version="0", limits=limits))
@@ -418,7 +418,7 @@ async def test_overload_is_told_and_waited_out(tmp_path: Path) -> None:
 
 
 async def test_who_claims_is_told_of_the_whole_way(cluster: Cluster) -> None:
-    """A claim of what strangers submitted works as ever, after all that."""
+    """A claim of the strangers' tasks works as usual after all that."""
     async with stranger_at(cluster) as stranger:
         await stranger.ask([submit(task_id="t"), submit(task_id="*"), submit(task_id="u")])
         await cluster.client.execute(RegisterWorker(worker_id="w"))

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def use_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Have a script run as the server, which gives its version as a nats-server does."""
+    """Make a script that runs as the server and prints its version as a nats-server does."""
 
     def use(script: str, version: str = "2.15.1") -> Path:
         program = tmp_path / "fake-server"
@@ -93,13 +93,13 @@ async def eventually(condition: Callable[[], bool]) -> bool:
 
 async def connect(url: str) -> Client:
     async def ignore(_: Exception) -> None:
-        """Reconnecting is the point."""
+        """The port stays the same, so that clients can reconnect."""
 
     return await nats.connect(url, error_cb=ignore, connect_timeout=2, reconnect_time_wait=0.05)
 
 
 async def ask(port: int, request: bytes) -> bytes:
-    """Send *request* and read all there is until the server closes the connection."""
+    """Send *request* and read until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = await reader.read()
@@ -124,7 +124,7 @@ async def stored(url: str) -> str:
 
 @asynccontextmanager
 async def running_parent(store: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, str]]:
-    """Run a server under another process, killed at the end; give that process, the server's id and its URL."""
+    """Run a server under another process, killed at the end; yield that process, the server's pid and its URL."""
     command, env = [sys.executable, "-c", PARENT, str(store)], {**os.environ, "PYTHONPATH": str(ROOT)}
     to_null, to_us = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=to_null, stderr=to_us)
@@ -162,7 +162,7 @@ async def test_it_is_ready_when_the_block_is_entered(store: Path) -> None:
 
 
 async def test_it_runs_with_the_settings_that_make_acknowledgements_true(store: Path) -> None:
-    """It syncs before it acknowledges, listens on loopback alone, and pins what would break the client."""
+    """The server syncs before it acknowledges, listens on loopback only, and pins limits that the client depends on."""
     async with EmbeddedServer(store) as server:
         answer = await ask(server._known.monitor_port, b"GET /varz HTTP/1.0\r\n\r\n")
     settings = json.loads(answer.partition(b"\r\n\r\n")[2])
@@ -174,7 +174,7 @@ async def test_it_runs_with_the_settings_that_make_acknowledgements_true(store: 
 
 @pytest.mark.parametrize("options", [b"{}", b'{"auth_token": "another"}'])
 async def test_only_who_has_the_token_may_connect(options: bytes, store: Path) -> None:
-    """Without the token, or with another, a client is refused."""
+    """Without the token, or with another one, a client is refused."""
     async with EmbeddedServer(store) as server:
         answer = await ask(server.port, b"CONNECT " + options + b"\r\nPING\r\n")
     assert b"-ERR 'Authorization Violation'" in answer
@@ -182,7 +182,7 @@ async def test_only_who_has_the_token_may_connect(options: bytes, store: Path) -
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
 async def test_the_token_is_on_no_command_line_and_in_no_log(store: Path) -> None:
-    """Neither the server's nor the watcher's arguments hold the token; nor does the log."""
+    """Neither the arguments of the server and the watcher nor the log contain the token."""
     async with EmbeddedServer(store) as server:
         for line in (command_line(server.pid), command_line(server._started.pid)):
             assert str(store).encode() in line
@@ -192,7 +192,7 @@ async def test_the_token_is_on_no_command_line_and_in_no_log(store: Path) -> Non
 
 
 async def test_a_store_has_one_server(store: Path) -> None:
-    """A second server on the store is refused at once, here and from another process, and is told who has it."""
+    """A second server on the store is refused at once, here and from another process; the message names the holder."""
     async with EmbeddedServer(store):
         async with asyncio.timeout(1):
             error = await failure(store)
@@ -203,7 +203,7 @@ async def test_a_store_has_one_server(store: Path) -> None:
 
 
 async def test_two_servers_get_different_ports(store: Path, tmp_path: Path) -> None:
-    """Servers started at the same moment do not meet."""
+    """Servers started at the same moment do not collide."""
     one, two = EmbeddedServer(store), EmbeddedServer(tmp_path / "other")
     await asyncio.gather(one.__aenter__(), two.__aenter__())
     assert (one.port == two.port, one.token == two.token) == (False, False)
@@ -212,13 +212,13 @@ async def test_two_servers_get_different_ports(store: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["with space", 'quo"te', "back\\slash", "#hash", "dol$lar", "schnee☃", "'single'"])
 async def test_the_store_may_have_any_name(name: str, tmp_path: Path) -> None:
-    """What nats.conf would read as syntax is part of the name, and the data is where it was asked for."""
+    """Characters that are nats.conf syntax stay part of the path, and the data is where it was requested."""
     async with EmbeddedServer(tmp_path / name):
         assert (tmp_path / name / "jetstream").is_dir()
 
 
 async def test_a_graceful_stop_leaves_a_store_that_opens_again(store: Path) -> None:
-    """The server says good-bye, with code 0; a later one has what was acknowledged, and the same URL if asked to."""
+    """The server exits with code 0; a later one has the acknowledged data, and the same URL if requested."""
     async with EmbeddedServer(store) as server:
         await publish(server.url, "kept")
         ended = asyncio.ensure_future(server.wait_exit())
@@ -230,7 +230,7 @@ async def test_a_graceful_stop_leaves_a_store_that_opens_again(store: Path) -> N
 
 
 async def test_clients_live_through_a_restart(store: Path) -> None:
-    """A killed server comes back, if at the second attempt, on its port with its token and data; clients reconnect."""
+    """A killed server comes back, at the latest at the second attempt, with port, token and data; clients reconnect."""
     async with EmbeddedServer(store) as server:
         await publish(server.url, "kept")
         client, url, first = await connect(server.url), server.url, server.pid
@@ -248,7 +248,7 @@ async def test_clients_live_through_a_restart(store: Path) -> None:
 
 
 async def test_what_a_killed_server_left_behind_is_not_believed(store: Path, tmp_path: Path) -> None:
-    """A ports file from before, even one that leads to a living server, is not taken for the new server's."""
+    """An old ports file, even one that names a living server, is not mistaken for the new server's."""
     async with EmbeddedServer(tmp_path / "other") as other:
         leave_behind(ports_files(tmp_path / "other")[0], store)
         async with EmbeddedServer(store) as server:
@@ -257,7 +257,7 @@ async def test_what_a_killed_server_left_behind_is_not_believed(store: Path, tmp
 
 
 async def test_nothing_is_left_when_the_parent_is_killed(store: Path) -> None:
-    """The server stops in good order within a second; what it had acknowledged is there for the next."""
+    """The server stops cleanly within a second; what it acknowledged is there for the next."""
     async with running_parent(store) as (parent, pid, url):
         await publish(url, "kept")
         await kill(parent)
@@ -268,7 +268,7 @@ async def test_nothing_is_left_when_the_parent_is_killed(store: Path) -> None:
 
 
 async def test_the_successor_of_a_killed_parent_waits_for_its_server(store: Path) -> None:
-    """Started right after the kill, it never shares the store with a server that is still stopping."""
+    """A server started right after the kill never shares the store with one that is still stopping."""
     async with running_parent(store) as (parent, pid, url):
         await publish(url, "kept")
         await kill(parent)
@@ -278,7 +278,7 @@ async def test_the_successor_of_a_killed_parent_waits_for_its_server(store: Path
 
 
 async def test_a_server_that_was_left_behind_keeps_its_store(store: Path) -> None:
-    """While it hangs, the store is refused, however dead its parent is."""
+    """While the server hangs, the store is refused, even though its parent is dead."""
     async with running_parent(store) as (parent, pid, _):
         os.kill(pid, signal.SIGSTOP)
         await kill(parent)
@@ -290,7 +290,7 @@ async def test_a_server_that_was_left_behind_keeps_its_store(store: Path) -> Non
 
 
 async def test_the_server_goes_when_its_watcher_is_killed(store: Path) -> None:
-    """It stops in good order, the parent is told, and can start it again."""
+    """The server stops cleanly, the parent is notified, and can start it again."""
     async with EmbeddedServer(store) as server:
         await publish(server.url, "kept")
         first = server.pid
@@ -304,7 +304,7 @@ async def test_the_server_goes_when_its_watcher_is_killed(store: Path) -> None:
 
 @pytest.mark.parametrize("given", ["/no/such/server", "no-such-server", str(ROOT)])
 async def test_a_wrong_binary_is_named(given: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What NATS_SERVER_BIN names is used or refused, never passed over."""
+    """The binary named by NATS_SERVER_BIN is used or refused, never ignored."""
     monkeypatch.setenv("NATS_SERVER_BIN", given)
     error = await failure(store)
     assert (type(error), error.reason) == (Refused, "nats_server_not_found")
@@ -313,7 +313,7 @@ async def test_a_wrong_binary_is_named(given: str, store: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("version", ["2.10.27", "2.12.8", "1.4.1"])
 async def test_too_old_a_server_is_refused(version: str, store: Path, use_server: Callable[..., Path]) -> None:
-    """The message says what was found and what is needed."""
+    """The message names the version found and the version needed."""
     use_server("exit 1", version)
     error = await failure(store)
     assert (type(error), error.reason) == (Refused, "nats_server_too_old")
@@ -321,7 +321,7 @@ async def test_too_old_a_server_is_refused(version: str, store: Path, use_server
 
 
 async def test_another_program_is_no_server(store: Path, use_server: Callable[..., Path]) -> None:
-    """A program that does not say it is a nats-server is not started as one; nor is what cannot be run."""
+    """A program that does not identify as a nats-server is not started as one; nor is a file that cannot run."""
     use_server("exit 1").write_text("no program")
     assert (await failure(store)).reason == "nats_server_unusable"
     os.environ["NATS_SERVER_BIN"] = "/bin/echo"
@@ -343,7 +343,7 @@ async def test_a_server_that_ends_at_once_shows_its_last_words(store: Path, use_
 async def test_a_server_that_never_gets_ready_is_given_up(
     store: Path, tmp_path: Path, use_server: Callable[..., Path]
 ) -> None:
-    """It is stopped when its time is over."""
+    """A server that does not become ready in time is stopped."""
     use_server(f"echo $$ >{tmp_path}/pid; exec sleep 60")
     error = await failure(store, ready_timeout_s=0.3)
     assert (type(error), error.reason) == (Unavailable, "nats_server_not_ready")
@@ -352,7 +352,7 @@ async def test_a_server_that_never_gets_ready_is_given_up(
 
 
 async def test_a_taken_port_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixed port that another program keeps is an error, after some patience; one given up meanwhile is used."""
+    """A fixed port that stays in use is an error after a while; a port freed in that time is used."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -369,13 +369,13 @@ async def test_a_taken_port_is_named(store: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("options", [{"port": 0}, {"port": 65536}, {"token": "1starts-with-a-digit"}, {"token": "a b"}])
 def test_unusable_arguments_are_refused(options: dict[str, Any], store: Path) -> None:
-    """A port or token that nats.conf could not hold is refused before anything is started."""
+    """A port or token that nats.conf cannot hold is refused before anything is started."""
     with pytest.raises(Refused, match="must be"):
         EmbeddedServer(store, **options)
 
 
 async def test_a_cancelled_start_leaves_nothing(store: Path) -> None:
-    """Whoever stops waiting for the server, at whatever moment, leaves no process and no lock."""
+    """A caller that stops waiting for the server, at any moment, leaves no process and no lock."""
     for delay_s in (0.0, 0.005, 0.01, 0.02, 0.03, 0.04):
         starting = asyncio.ensure_future(EmbeddedServer(store).__aenter__())
         await asyncio.sleep(delay_s)
@@ -388,7 +388,7 @@ async def test_a_cancelled_start_leaves_nothing(store: Path) -> None:
 
 
 async def test_twenty_servers_later_nothing_is_left(store: Path) -> None:
-    """Starting and stopping costs no process and no open file."""
+    """Starting and stopping leaks no process and no open file."""
     async with EmbeddedServer(store):
         pass
     before, pids = open_files(), []

@@ -1,4 +1,4 @@
-"""What the pages and `examples/` show runs as it stands: on a coordinator of its own, and on one that `up` runs."""
+"""The code on the pages and in `examples/` runs unchanged: on a coordinator of its own, and on one that `up` runs."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ EXAMPLES = {
     ],
     "custom_policy": ["report_1_min → worker_002", "report_10_min → worker_001", "report_30_min → worker_002"],
 }
-"""What each example prints, among other things."""
+"""Some of the lines that each example prints."""
 
 
 class Up(NamedTuple):
-    """A running `coordinator up`: its home and where it is."""
+    """A running `coordinator up`: its home and URL."""
 
     home: Path
     url: str
@@ -87,7 +87,7 @@ def _url(home: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 def run(*arguments: str, home: Path, url: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Python with *arguments* to its end; with *url* against that coordinator."""
+    """Run Python with *arguments* to its end; with *url*, against that coordinator."""
     environment = {**os.environ, "COORDINATOR_HOME": str(home)} | ({"COORDINATOR_URL": url} if url else {})
     return subprocess.run(
         [sys.executable, *arguments],
@@ -107,7 +107,7 @@ def cli(up: Up, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_on_a_coordinator_of_its_own(name: str, coordinator_home: Path) -> None:
-    """It prints what it should, ends with 0, and leaves no process behind (which every test checks)."""
+    """The example prints what it should, exits with 0, and leaves no process behind (which every test checks)."""
     ran = run(f"examples/{name}.py", home=coordinator_home)
     assert ran.returncode == 0, ran.stderr
     assert [line for line in EXAMPLES[name] if line not in ran.stdout] == []
@@ -126,7 +126,7 @@ def test_an_example_runs_on_a_coordinator_that_is_up(name: str, up: Up) -> None:
     "how", [["-m", "coordinator.cli", "worker", "run", "examples/worker.py"], ["examples/worker.py"]]
 )
 def test_the_example_of_a_worker_executes_tasks_until_it_is_stopped(up: Up, how: list[str]) -> None:
-    """By the command line and by itself: results and refusals come back, and SIGTERM ends it with 0."""
+    """Through the command line and on its own: results and refusals come back, and SIGTERM ends it with 0."""
     environment = {**os.environ, "COORDINATOR_URL": up.url}
     worker = subprocess.Popen([sys.executable, *how], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
@@ -144,7 +144,7 @@ def test_the_example_of_a_worker_executes_tasks_until_it_is_stopped(up: Up, how:
 
 
 def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
-    """What it published is read: the facts are recorded, the task is done, `inbox list` shows no lag."""
+    """What the example published is read: the facts are recorded, the task completes, `inbox list` shows no lag."""
     added = cli(up, "inbox", "add", "warehouse")
     assert (added.returncode, added.stdout) == (0, "coordination.inbox.warehouse.*.*\n"), added.stderr
     ran = run("examples/publish_events.py", home=up.home, url=up.url)
@@ -167,7 +167,7 @@ def test_the_example_of_a_publisher_fills_an_inbox(up: Up) -> None:
 
 @pytest.mark.parametrize("page", EMBEDDED_PAGES, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_on_a_coordinator_of_its_own(page: Path, coordinator_home: Path) -> None:
-    """Every block that is marked as runnable runs, in order."""
+    """Every block marked as runnable runs, in order."""
     assert blocks_of(page) != []
     ran = run("-m", "tests.documents", str(page), home=coordinator_home)
     assert ran.returncode == 0, ran.stderr
@@ -175,7 +175,7 @@ def test_the_python_of_a_page_runs_on_a_coordinator_of_its_own(page: Path, coord
 
 @pytest.mark.parametrize("page", CLUSTER_PAGES, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_on_a_coordinator_that_is_up(page: Path, up: Up) -> None:
-    """Pages that need a coordinator's URL, and the first page of all."""
+    """Pages that need a coordinator's URL, and the first page."""
     assert blocks_of(page) != []
     assert cli(up, "inbox", "add", "warehouse").returncode == 0
     ran = run("-m", "tests.documents", str(page), home=up.home, url=up.url)

@@ -1,4 +1,4 @@
-"""The fault runs, small: whatever is killed, stopped or asked to end while clients call, every promise is kept."""
+"""The fault runs, small: whatever is killed, stopped or asked to end while clients call, every promise holds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed() -> None:
 
 
 def test_a_standby_takes_over_from_a_writer_that_was_killed() -> None:
-    """`kill -9` of the writer: clients go on by themselves, every request has one answer, and it is in the journal."""
+    """`kill -9` of the writer: clients continue by themselves, every request has one answer, which the journal has."""
     result = asyncio.run(takeover.run(2, at_once=1, environment=lease_of(LEASE_S)))
     print(result)
     assert takeover.is_kept(result), result
@@ -40,7 +40,7 @@ def test_a_standby_takes_over_from_a_writer_that_was_killed() -> None:
 
 
 def test_a_writer_that_was_stopped_wakes_and_changes_nothing() -> None:
-    """SIGSTOP of the writer until long after the standby leads: nothing of it comes behind the claim of that one."""
+    """SIGSTOP of the writer until long after the standby leads: it writes nothing behind the standby's claim."""
     result = asyncio.run(stopped_writer.run(2, at_once=2, stopped_s=10, lease_s=LEASE_S))
     print(result)
     assert stopped_writer.is_kept(result), result
@@ -48,7 +48,7 @@ def test_a_writer_that_was_stopped_wakes_and_changes_nothing() -> None:
 
 
 def test_a_writer_that_wakes_at_the_moment_of_the_takeover_changes_nothing_either() -> None:
-    """SIGSTOP for about as long as the lease lasts: whichever of the two leads then, there was one writer at a time."""
+    """SIGSTOP for about as long as the lease: whichever of the two leads then, there was one writer at a time."""
     result = asyncio.run(stopped_writer.run(6, at_once=3, stopped_s=0, lease_s=LEASE_S))
     print(result)
     assert stopped_writer.is_kept(result), result
@@ -56,7 +56,7 @@ def test_a_writer_that_wakes_at_the_moment_of_the_takeover_changes_nothing_eithe
 
 
 def test_three_coordinators_are_renewed_in_turn_and_nobody_gets_an_error() -> None:
-    """A rolling upgrade: each that leads is asked to end, hands over, and stands by when it is back."""
+    """A rolling upgrade: each leader is asked to end, hands over, and is on standby when it is back."""
     result = asyncio.run(handover.run(3))
     print(result)
     assert kept_but_for_time(handover.is_kept, result, "gap_s"), result
@@ -64,7 +64,7 @@ def test_three_coordinators_are_renewed_in_turn_and_nobody_gets_an_error() -> No
 
 
 def test_steady_calls_are_answered_whatever_is_killed() -> None:
-    """A process is killed every few seconds, another coordinator stands by: all calls are answered, none wrongly."""
+    """A process is killed every few seconds with a coordinator on standby: all calls are answered, none wrongly."""
     result = asyncio.run(steady.run(minutes=0.3, every_s=5))
     print(result)
     assert steady.is_kept({**result, "answered_within": 1.0}), result
@@ -72,7 +72,7 @@ def test_steady_calls_are_answered_whatever_is_killed() -> None:
 
 
 def kept_but_for_time(is_kept: Any, result: dict[str, Any], measured: str) -> bool:
-    """Judge all but how quick this machine was."""
+    """Check everything except the speed of this machine."""
     return bool(is_kept({**result, measured: dict.fromkeys(result[measured], 0.0)}))
 
 
@@ -90,7 +90,7 @@ def kept_but_for_time(is_kept: Any, result: dict[str, Any], measured: str) -> bo
     ],
 )
 def test_a_promise_that_is_broken_is_noticed(broken: dict[str, object]) -> None:
-    """The judge of the fault run can say no."""
+    """The judge of the fault run can find a failure."""
     kept: dict[str, object] = {
         "tasks": TASKS,
         "acknowledged": TASKS,
@@ -118,7 +118,7 @@ JUDGES: list[tuple[Any, dict[str, Any], list[dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("scenario", "kept", "broken"), JUDGES, ids=lambda one: getattr(one, "__name__", None))
 def test_every_judge_can_say_no(scenario: Any, kept: dict[str, Any], broken: list[dict[str, Any]]) -> None:
-    """Each thing that must not be is enough to call a run broken, and so is a run without calls."""
+    """Each violation alone makes a run count as broken, and so does a run without calls."""
     assert scenario.is_kept(CALLED | kept)
     for one in [*broken, {"calls": 0}, *({name: 1} for name in MUST_BE_NONE)]:
         assert not scenario.is_kept(CALLED | kept | one), one

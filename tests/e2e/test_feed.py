@@ -1,4 +1,4 @@
-"""The feed over a real nats-server: what strangers see of it equals the journal, whatever crashes meanwhile."""
+"""The feed over a real nats-server: its content equals the journal, whatever crashes in between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def bus(server: RealServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
-    """A journal that exists."""
+    """An existing journal."""
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
@@ -51,7 +51,7 @@ async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
 
 @asynccontextmanager
 async def feeder(server: RealServer) -> AsyncIterator[Child]:
-    """Feed in a process of its own, with small windows."""
+    """Run the feed in a process of its own, with small windows."""
     async with await spawn([sys.executable, "-m", "tests.feeder", server.url]) as child:
         yield child
 
@@ -75,7 +75,7 @@ async def until_fed(bus: Bus, messages: int) -> None:
 
 
 async def count(bus: Bus) -> int:
-    """Count the messages of the feed; none while there is no stream."""
+    """Count the messages of the feed; 0 while there is no stream."""
     try:
         info = await bus.js_request(f"STREAM.INFO.{STREAM}", timeout_s=5)
     except (ApiError, Unavailable):
@@ -84,7 +84,7 @@ async def count(bus: Bus) -> int:
 
 
 async def until_state(feed: Feed, state: str) -> None:
-    """Wait until *feed* says that it is in *state*."""
+    """Wait until *feed* reports the state *state*."""
 
     async def is_so() -> bool:
         return str(feed.state) == state
@@ -95,7 +95,7 @@ async def until_state(feed: Feed, state: str) -> None:
 async def test_a_stranger_sees_every_event_on_the_subject_of_its_type(
     server: RealServer, engine: Engine, journal: NatsJournal
 ) -> None:
-    """The feed holds the journal's events, byte for byte and in order; a filter gives one kind or one type of them."""
+    """The feed holds the journal's events, byte for byte and in order; a filter selects one kind or one type."""
     await a_bit_of_everything(engine)
     async with feeding(server):
         await expect_fed(server.url, journal)
@@ -110,7 +110,7 @@ async def test_a_stranger_sees_every_event_on_the_subject_of_its_type(
 
 
 async def test_events_of_another_release_are_fed_as_they_came(server: RealServer, journal: NatsJournal) -> None:
-    """An unknown type is fed like any other; one that makes no subject goes where such things go."""
+    """An unknown type is fed like any other; a type that makes no valid subject goes to the subject for such types."""
     strange = event("moon.landed", "2.0", where="sea")
     stranger = event("no subject at.all", "2.1")
     await append(journal, 1, codec.join([strange, stranger]))
@@ -125,7 +125,7 @@ async def test_events_of_another_release_are_fed_as_they_came(server: RealServer
 async def test_a_feeder_may_be_killed_anywhere(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """Killed again and again while events come, in the middle of windows, it leaves no gap and repeats nothing."""
+    """Killed repeatedly while events arrive, in the middle of windows, the feed has no gap and no repeat."""
     done = asyncio.Event()
 
     async def work() -> None:
@@ -150,7 +150,7 @@ async def test_a_feeder_may_be_killed_anywhere(
 async def test_two_feeders_do_not_get_in_each_others_way(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """Whoever is slower stands by; when the other is killed it goes on."""
+    """The slower of two feed processes is on standby; when the other is killed it continues."""
     await some_tasks(engine, "first", 400)
     async with feeder(server) as one, feeder(server), feeding(server) as third:
         for number in range(30):
@@ -170,7 +170,7 @@ async def test_two_feeders_do_not_get_in_each_others_way(
 async def test_one_that_is_overtaken_stands_by_and_comes_back(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """It takes over once the feed does not move without it; where a foreign message got in between, nothing is lost."""
+    """The standby takes over when the feed stops moving; after a foreign message in between, nothing is lost."""
     async with feeding(server) as feed:
         await some_tasks(engine, "first", 40)
         await expect_fed(server.url, journal)
@@ -190,7 +190,7 @@ async def test_one_that_is_overtaken_stands_by_and_comes_back(
 async def test_the_server_may_go_and_come_back(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, how: str
 ) -> None:
-    """Over crashes and restarts of nats-server, with windows under way, the feed ends as the journal does."""
+    """After crashes and restarts of nats-server, with windows in flight, the feed ends where the journal does."""
     async with feeding(server) as feed:
         for number in range(3):
             before = await count(bus)
@@ -208,7 +208,7 @@ async def test_the_server_may_go_and_come_back(
 async def test_a_server_that_freezes_holds_up_nothing_for_ever(
     server: RealServer, bus: Bus, journal: NatsJournal
 ) -> None:
-    """Where no acknowledgement comes in time for what is under way, the feed looks where it is, and goes on."""
+    """When no acknowledgement for a window arrives in time, the feed checks its position and continues."""
     await append(
         journal, 1, *(codec.join([event("task.a", f"{at}.{one}") for one in range(200)]) for at in range(2, 302))
     )
@@ -226,7 +226,7 @@ async def test_a_server_that_freezes_holds_up_nothing_for_ever(
 async def test_a_stream_that_was_deleted_is_made_anew(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """With the next event, the feed has again all that it would hold by then."""
+    """With the next event, the feed holds again all events that are within its limits."""
     async with feeding(server):
         await some_tasks(engine, "before", 40)
         await expect_fed(server.url, journal)
@@ -239,7 +239,7 @@ async def test_a_stream_that_was_deleted_is_made_anew(
 async def test_a_feed_that_begins_late_begins_with_what_it_would_hold(
     server: RealServer, engine: Engine, journal: NatsJournal
 ) -> None:
-    """What is older than the feed keeps is not fed any more; of what is younger, nothing is missing."""
+    """Events older than the feed's limit are not fed again; of the younger ones, none is missing."""
     await some_tasks(engine, "old", 40)
     old = (await journal.bounds()).last
     await asyncio.sleep(1.1)
@@ -256,7 +256,7 @@ async def test_a_feed_that_begins_late_begins_with_what_it_would_hold(
 async def test_after_a_restore_the_feed_goes_on_where_the_journal_branched(
     server: RealServer, bus: Bus, journal: NatsJournal
 ) -> None:
-    """What the feed held of the branch that was lost stays behind; everything of the new generation follows."""
+    """Events of the lost branch stay in the feed; every event of the new generation follows."""
     await append(journal, 1, codec.join([event("task.a", "2.0")]), codec.join([event("task.b", "3.0")]))
     async with feeding(server):
         await expect_fed(server.url, journal)
@@ -269,7 +269,7 @@ async def test_after_a_restore_the_feed_goes_on_where_the_journal_branched(
 
 
 async def test_a_feed_ahead_of_the_journal_waits_for_it(server: RealServer, bus: Bus, journal: NatsJournal) -> None:
-    """Where the journal ends before the feed does, it may be a stale replica's word: it waits, and says why."""
+    """A journal that ends before the feed may be read from a stale replica: the feed waits and says why."""
     await append(journal, 1, codec.join([event("task.a", "2.0")]))
     async with feeding(server):
         await until_fed(bus, 1)
@@ -284,7 +284,7 @@ async def test_a_feed_ahead_of_the_journal_waits_for_it(server: RealServer, bus:
 async def test_a_journal_that_was_made_anew_is_fed_from_its_beginning(
     server: RealServer, bus: Bus, journal: NatsJournal
 ) -> None:
-    """The feed of another journal goes on with this one."""
+    """The stream that holds another journal's feed continues with the events of this one."""
     await append(journal, 1, codec.join([event("task.a", "2.0")]))
     async with feeding(server):
         await until_fed(bus, 1)
@@ -299,7 +299,7 @@ async def test_a_journal_that_was_made_anew_is_fed_from_its_beginning(
 async def test_other_bounds_are_taken_over_by_the_stream(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal
 ) -> None:
-    """Settings that changed are applied to the stream that is there, and nothing in it is lost."""
+    """Changed settings are applied to the existing stream, and nothing in it is lost."""
     await some_tasks(engine, "some", 40)
     async with feeding(server):
         await expect_fed(server.url, journal)
@@ -313,7 +313,7 @@ async def test_other_bounds_are_taken_over_by_the_stream(
 async def test_a_follower_says_how_far_store_and_feed_are_behind(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """The question `lag` gives the journal's end, and for store and feed the records and seconds to it."""
+    """The question `lag` returns the journal's end, and how many records and seconds store and feed are behind."""
     await some_tasks(engine, "some", 40)
     async with Follower.open(server.url, tmp_path / "state.db", feed=SMALL) as follower:
         await expect_fed(server.url, journal)
@@ -335,7 +335,7 @@ async def test_a_follower_says_how_far_store_and_feed_are_behind(
 async def test_events_that_were_archived_before_they_were_fed_are_told_of(
     server: RealServer, bus: Bus, journal: NatsJournal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The feed says that there is a gap, and goes on with the first event that there still is."""
+    """The feed reports a gap, and continues with the first event that still exists."""
     await append(journal, 1, *(codec.join([event("task.a", f"{number}.0")]) for number in range(2, 4)))
     async with feeding(server):
         await until_fed(bus, 2)
@@ -348,7 +348,7 @@ async def test_events_that_were_archived_before_they_were_fed_are_told_of(
 
 
 async def test_what_was_changed_in_the_journal_is_not_fed(server: RealServer, bus: Bus, journal: NatsJournal) -> None:
-    """Where the chain breaks the feed stops, and says at which commit."""
+    """Where the chain breaks the feed stops and names the commit."""
     await append(journal, 1, codec.join([event("task.a", "2.0")]))
     forged = {"Nats-Msg-Id": "1.1.3", "Chain": "0" * 64}
     await bus.js_publish(SUBJECTS.journal, codec.join([event("task.forged", "3.0")]), forged, timeout_s=5)

@@ -1,4 +1,4 @@
-"""Followers as processes of their own, over a real nats-server: killed, deleted, cut off, lied to."""
+"""Followers as processes of their own, over a real nats-server: killed, deleted, cut off, given wrong records."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def bus(server: RealServer) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
-    """A journal that exists."""
+    """An existing journal."""
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
@@ -65,7 +65,7 @@ async def follower_process(server: RealServer, home: Path) -> AsyncIterator[Chil
 
 
 async def ask(bus: Bus, verb: str, **question: Any) -> Any:
-    """Ask whichever follower there is, until one has opened its door."""
+    """Ask any follower, until one has opened its door."""
     body = msgspec.json.encode(question)
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -80,12 +80,12 @@ async def ask(bus: Bus, verb: str, **question: Any) -> Any:
 
 
 async def wait_for(bus: Bus, position: Position) -> None:
-    """Wait until a follower is as far as *position*."""
+    """Wait until a follower has reached *position*."""
     assert "ok" in await ask(bus, "wait", position=str(position), timeout_s=5)
 
 
 async def expect_whole(path: Path, journal: NatsJournal) -> Position:
-    """Open the store that a process left: its rows and events must be those of the fold up to its very position."""
+    """Open the store that a process left: its rows and events must equal the fold up to its position."""
     async with SqliteStore.open(path) as store:
         assert await store.check() == ()
         position = store.position().position
@@ -100,7 +100,7 @@ async def expect_whole(path: Path, journal: NatsJournal) -> Position:
 async def test_what_is_committed_can_be_asked_for(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """A process started beside the coordinator takes the journal in, and answers; SIGTERM ends it in good order."""
+    """A process started next to the coordinator reads the journal and answers; SIGTERM ends it cleanly."""
     await a_bit_of_everything(engine)
     async with follower_process(server, tmp_path / "home") as child:
         await wait_for(bus, engine.committed)
@@ -120,7 +120,7 @@ async def test_what_is_committed_can_be_asked_for(
 async def test_a_follower_may_be_killed_anywhere(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """Killed while it writes, again and again, it leaves rows, events and position of one batch, and resumes there."""
+    """Killed while it writes, repeatedly, it leaves rows, events and position of one batch, and resumes there."""
     path = tmp_path / "home" / "state.db"
     stop = asyncio.Event()
 
@@ -168,7 +168,7 @@ async def test_a_store_deleted_while_nobody_runs_is_built_anew(
 async def test_a_store_deleted_under_a_follower_is_built_anew(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """It notices with the next commit, begins a new file, and answers from that."""
+    """The follower detects it at the next commit, starts a new file, and answers from that."""
     path = tmp_path / "state.db"
     async with Follower.open(server.url, path, limits=QUICK):
         await a_bit_of_everything(engine)
@@ -181,7 +181,7 @@ async def test_a_store_deleted_under_a_follower_is_built_anew(
 
 
 async def test_a_follower_started_first_waits_for_the_journal(server: RealServer, bus: Bus, tmp_path: Path) -> None:
-    """Without a stream there is nothing to follow yet: it answers from an empty store and takes up what comes."""
+    """Without a stream there is nothing to follow yet: the follower answers from an empty store, then follows."""
     async with Follower.open(server.url, tmp_path / "state.db", limits=QUICK) as follower:
         await follower.wait_opened(PATIENCE_S)
         assert (await ask(bus, "position"))["ok"] == "0.0"
@@ -196,7 +196,7 @@ async def test_a_follower_started_first_waits_for_the_journal(server: RealServer
 async def test_a_server_that_crashes_is_followed_on(
     server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """Through kill -9 of the nats-server the follower goes on by itself, with every record."""
+    """After kill -9 of the nats-server the follower continues by itself, with every record."""
     async with Follower.open(server.url, tmp_path / "state.db", limits=ONE_BY_ONE) as follower:
         for turn in range(3):
             await some_tasks(engine, f"t{turn}", 20)
@@ -212,7 +212,7 @@ async def test_a_server_that_crashes_is_followed_on(
 async def test_a_damaged_journal_is_told_and_the_past_stays_readable(
     server: RealServer, bus: Bus, journal: NatsJournal, tmp_path: Path
 ) -> None:
-    """What somebody slipped into the journal ends the following with a message; the past before it is answered."""
+    """A foreign record in the journal ends the follower with a message; the history before it can still be read."""
     async with leading(journal) as engine:
         await a_bit_of_everything(engine)
     last = (await journal.bounds()).last
@@ -229,7 +229,7 @@ async def test_a_damaged_journal_is_told_and_the_past_stays_readable(
 
 
 async def test_another_journal_under_the_same_store_is_told(server: RealServer, tmp_path: Path) -> None:
-    """A journal that was recreated is not taken for the one the store knows."""
+    """A recreated journal is not mistaken for the one in the store."""
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         journal = NatsJournal(unbuffered, SUBJECTS)
         for turn in range(2):
@@ -248,7 +248,7 @@ async def test_another_journal_under_the_same_store_is_told(server: RealServer, 
 
 
 async def test_followers_share_the_questions(server: RealServer, bus: Bus, engine: Engine, tmp_path: Path) -> None:
-    """Each question gets one answer, and when a follower goes the others answer."""
+    """Each question gets one answer, and when a follower ends the others answer."""
     await a_bit_of_everything(engine)
     async with AsyncExitStack() as stack:
         followers = []
@@ -270,7 +270,7 @@ async def test_followers_share_the_questions(server: RealServer, bus: Bus, engin
 async def test_many_questions_at_once_are_all_answered(
     server: RealServer, bus: Bus, engine: Engine, tmp_path: Path
 ) -> None:
-    """Reads go on while the journal is taken in, and each sees what it asked to see at least."""
+    """Reads continue while the journal is read, and each sees at least the position it asked for."""
     async with Follower.open(server.url, tmp_path / "state.db", limits=QUICK) as follower:
         await follower.wait_opened(PATIENCE_S)
         for turn in range(5):

@@ -1,5 +1,5 @@
 """
-Health URLs are checked over the real thing: nats-server, coordinator, worker, and servers on loopback.
+Health URLs are checked for real: nats-server, coordinator, worker, and servers on loopback.
 
 Nothing here leaves loopback, and an audit hook watches that.
 """
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {"health_check_interval": 0.2, "health_check_timeout_s":
 
 
 class Connections:
-    """The addresses that this process connects to, while *watching*; a hook cannot be taken off again."""
+    """The addresses this process connects to while *watching*; an audit hook cannot be removed."""
 
     def __init__(self) -> None:
         self.watching = False
@@ -58,7 +58,7 @@ def hook() -> Connections:
 
 @pytest.fixture(autouse=True)
 def connections(hook: Connections) -> Iterator[Connections]:
-    """Fail a test in which this process connected to anything but loopback."""
+    """Fail a test in which this process connected to anything except loopback."""
     hook.hosts.clear()
     hook.watching = True
     yield hook
@@ -68,7 +68,7 @@ def connections(hook: Connections) -> Iterator[Connections]:
 
 
 class Health:
-    """An HTTP server of one page, which shows *status*."""
+    """An HTTP server of one page, which answers with *status*."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -123,7 +123,7 @@ async def until(client: Client, service_id: str, status: ServiceStatus) -> Servi
 
 
 async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
-    """The first check decides; two bad ones in a row take it down, two good ones bring it back; all is on record."""
+    """The first check decides; two bad ones in a row make it unhealthy, two good ones healthy; all is recorded."""
     client = cluster.client
     async with Health().serving() as health, checking(client, health_check_interval=1.0, health_check_timeout_s=1.0):
         await client.execute(service("s", f"http://127.0.0.1:{health.port}/health"))
@@ -141,7 +141,7 @@ async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
 
 
 async def test_a_server_that_dies_and_returns(cluster: Cluster) -> None:
-    """Refused connections are failures like any other, for http and tcp alike."""
+    """Refused connections count as failures, for http and tcp alike."""
     client, health = cluster.client, Health()
     async with checking(client):
         async with health.serving():
@@ -157,7 +157,7 @@ async def test_a_server_that_dies_and_returns(cluster: Cluster) -> None:
 
 
 async def test_what_may_not_be_looked_at(cluster: Cluster, connections: Connections) -> None:
-    """A server outside of the allowed networks sees no connection; its service stays UNKNOWN, and the log says why."""
+    """A server outside the allowed networks gets no connection; its service stays UNKNOWN, and the log says why."""
     client = cluster.client
     canary, health = Health(), Health()
     async with health.serving(), canary.serving("127.0.0.2"):
@@ -183,7 +183,7 @@ async def test_what_may_not_be_looked_at(cluster: Cluster, connections: Connecti
 
 
 async def test_many_services(cluster: Cluster) -> None:
-    """More services than one answer lists are all checked."""
+    """More services than fit into one answer are all checked."""
     client = cluster.client
     async with Health().serving() as health, checking(client, health_check_interval=5.0, health_check_timeout_s=3.0):
         await asyncio.gather(
@@ -198,7 +198,7 @@ async def test_many_services(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("cluster", [Rules(check_fall=1)], indirect=True)
 async def test_checks_go_on_over_a_takeover(cluster: Cluster) -> None:
-    """Whoever leads next gets the reports; what was healthy stays so meanwhile."""
+    """The next leader gets the reports; services that were healthy stay healthy in between."""
     client = cluster.client
     async with Health().serving() as health, checking(client):
         await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))

@@ -1,4 +1,4 @@
-"""A writer that has just begun knows what everyone last said of itself, and counts none of it as a sign of life."""
+"""A new writer recalls everyone's last heartbeat, and counts none of them as a sign of life."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENCE_S = 20.0
 
 
 async def beat(bus: Bus, kind: str, event: Event) -> None:
-    """Publish a heartbeat as anybody would."""
+    """Publish a heartbeat as any client would."""
     body = encode(envelope(event, position="b", time=TIME, source="/test"))
     await bus.publish(SUBJECTS.heartbeat(kind, event.subject), body)
     await bus.flush()
@@ -51,7 +51,7 @@ async def until_kept(bus: Bus, count: int) -> None:
 
 
 async def test_loads_are_known_at_once_after_a_take_over(cluster: Cluster) -> None:
-    """The next writer orders services by load before any has beaten again; silence still counts from its beginning."""
+    """The next writer sorts services by load before any new heartbeat; silence is counted from the writer's start."""
     client = cluster.client
     for service_id in ("busy", "idle", "quiet"):
         await client.execute(
@@ -79,7 +79,7 @@ async def test_loads_are_known_at_once_after_a_take_over(cluster: Cluster) -> No
 
 
 async def test_any_number_of_senders_is_recalled(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come page by page, each once, the last beat of each."""
+    """They are read page by page, each sender once, with its last heartbeat."""
     monkeypatch.setattr(heartbeat_recall, "PAGE", 7)
     async with Bus.open(cluster.url, name="test") as bus:
         assert await recall_heartbeats(bus, SUBJECTS, lambda _: None) == 0
@@ -96,7 +96,7 @@ async def test_any_number_of_senders_is_recalled(cluster: Cluster, monkeypatch: 
 
 
 async def test_without_the_stream_nothing_is_recalled(cluster: Cluster) -> None:
-    """A writer begins all the same."""
+    """A writer starts even if there is nothing to recall."""
     async with Bus.open(cluster.url, name="test") as bus:
         await bus.js_request(f"STREAM.DELETE.{SUBJECTS.stream_heartbeats}", timeout_s=5)
         assert await recall_heartbeats(bus, SUBJECTS, lambda _: None) == 0

@@ -1,4 +1,4 @@
-"""Thousands of hostile inputs through every door, with permissions and without: none is taken, nothing is the worse."""
+"""Thousands of hostile inputs through every door, with permissions and without: none is accepted, none does harm."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ USERS = {"node": user_of("admin"), "other": user_of("domain", ATTACKER)}
 LARGEST = 1024 * 1024
 AT_ONCE = 100
 LOG_LINES_MOST = 300
-"""In all: a line for each input would be thousands."""
+"""The total of inputs: one log line for each would be thousands."""
 
 
 class System:
-    """What is attacked, and by whom: `attackers` are connections by door, `client` is somebody who means no harm."""
+    """What is attacked, and by whom: `attackers` are connections by door, `client` is a well-behaved client."""
 
     may: Callable[[Hostile], bool] = staticmethod(lambda _: True)
-    """Whether the server lets an input pass at all."""
+    """Whether the server lets an input pass."""
 
     def __init__(self, attackers: dict[str, Bus], client: Client, journal: NatsJournal, admin: Bus) -> None:
         self.attackers = attackers
@@ -67,13 +67,13 @@ class System:
         self.slowest_s = 0.0
 
     async def ask(self) -> None:
-        """Make sure that the writer answers within its time."""
+        """Assert that the writer answers within its time."""
         began = time.monotonic()
         await self.client.execute(GetStats(), timeout_s=PATIENCE_S)
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)
 
     async def recorded(self, after: int) -> Counter[str]:
-        """Count the events of the journal behind *after*, by their types."""
+        """Count the events of the journal after *after*, by type."""
         found: Counter[str] = Counter()
         async for records in self.journal.read(after, (await self.journal.bounds()).last):
             for record in records:
@@ -83,7 +83,7 @@ class System:
         return found
 
     async def messages(self, stream: str) -> int:
-        """Count what a stream holds."""
+        """Count the messages of a stream."""
         count: int = (await self.admin.js_request(f"STREAM.INFO.{stream}", timeout_s=PATIENCE_S))["state"]["messages"]
         return count
 
@@ -93,7 +93,7 @@ Login = dict[str, Any]
 
 @asynccontextmanager
 async def system(url: str, login_of: Callable[[str, str], Login], folder: Path) -> AsyncIterator[System]:
-    """Run a coordinator, a follower and a node over the NATS at *url*, each by its own login."""
+    """Run a coordinator, a follower and a node over the NATS at *url*, each with its own login."""
 
     def connect(role: str, name: str = "") -> AbstractAsyncContextManager[Bus]:
         return Bus.open(url, name=f"{role}-{name}", connect_timeout_s=PATIENCE_S, **login_of(role, name))
@@ -169,7 +169,7 @@ async def test_nothing_hostile_is_taken(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Every input is refused or dropped; the writer goes on answering, the journal tells of refusals at most."""
+    """Every input is refused or dropped; the writer keeps answering, and the journal records refusals at most."""
     inputs = corpus(ATTACKER)
     if run is with_permissions:
         # Only the administrator may ask nodes there, and whoever is in the account of the streams can do worse.
@@ -201,7 +201,7 @@ async def test_nothing_hostile_is_taken(
             assert await running.messages(S.stream_inbox("monitoring")) == 0
             canary = {"last_by_subj": S.heartbeat("service", CANARY)}
             await running.admin.js_request(f"STREAM.MSG.GET.{S.stream_heartbeats}", canary, timeout_s=PATIENCE_S)
-            # What an attacker's own program logs is its own affair.
+            # What an attacker's own program logs does not count.
             events = Counter(line["event"] for line in lines if line["event"] != "nats_publish_forbidden")
             assert sum(events.values()) < LOG_LINES_MOST, events
             assert not [event for event in events if "crashed" in event or "failed" in event], events
@@ -212,7 +212,7 @@ async def test_nothing_hostile_is_taken(
 
 
 async def send_all(running: System, inputs: list[Hostile]) -> dict[int, bytes]:
-    """Send everything, some at once, and give what came back; the writer must answer all the while."""
+    """Send everything, some of it concurrently, and return the answers; the writer must answer throughout."""
     answers = Answers()
     inboxes = {bus: await answers.listen(bus) for bus in set(running.attackers.values())}
     for start in range(0, len(inputs), AT_ONCE):
@@ -223,7 +223,7 @@ async def send_all(running: System, inputs: list[Hostile]) -> dict[int, bytes]:
             reply = f"{inboxes[bus]}.{number}" if one.reply is None else one.reply
             try:
                 await bus.publish(one.subject, one.body, reply=reply, headers=one.headers)
-            except CoordinationError as error:  # what cannot even be sent
+            except CoordinationError as error:  # inputs that cannot be sent
                 answers.by_number[number] = msgspec.json.encode([{"error": error.message}])
             else:
                 expected.update({number} if one.reply is None and running.may(one) else ())
@@ -236,18 +236,18 @@ async def send_all(running: System, inputs: list[Hostile]) -> dict[int, bytes]:
 
 
 def was_taken(one: Hostile, answer: bytes) -> bool:
-    """Say whether an answer says anything else than no."""
+    """Return whether an answer is anything other than an error."""
     told: Any = msgspec.json.decode(answer) if answer else {}
     if one.door == "inbox":
-        return False  # that it is stored says nothing: what the journal says of it counts
+        return False  # an acknowledged store proves nothing: the record in the journal counts
     if one.door == "rpc" and isinstance(told, list):
-        # A search for something that cannot be finds nothing, which is an answer too.
+        # A search that finds nothing is a valid answer too.
         return not all("error" in each or each["ok"] == [] for each in told)
     return "error" not in (told[0] if isinstance(told, list) else told)
 
 
 async def until_read(running: System, count: int) -> None:
-    """Wait until the inbox is read, whatever came of it."""
+    """Wait until the inbox is read, whatever the outcome."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             stats = await running.client.execute(GetStats())

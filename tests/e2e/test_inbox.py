@@ -1,4 +1,4 @@
-"""Other domains publish, as strangers do: with plain nats-py and none of our code, against the real server."""
+"""Other domains publish as strangers do: with plain nats-py and none of our code, against the real server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STREAM = "COORDINATION_INBOX_EXECUTION"
 
 @asynccontextmanager
 async def stranger(cluster: Cluster) -> AsyncIterator[Nats]:
-    """Connect as anybody would."""
+    """Connect as any client would."""
     client = await nats.connect(cluster.url, max_reconnect_attempts=-1, reconnect_time_wait=0.2)
     try:
         yield client
@@ -50,7 +50,7 @@ async def stranger(cluster: Cluster) -> AsyncIterator[Nats]:
 
 
 async def add_inbox(cluster: Cluster, domain: str = "execution", limits: InboxLimits | None = None) -> None:
-    """Make an inbox, as `coordinator inbox add` does."""
+    """Create an inbox, as `coordinator inbox add` does."""
     client = cluster.client
     await ensure_stream(
         client.bus, inbox_stream(client.subjects, domain, limits or InboxLimits(max_bytes=64 * 1024**2))
@@ -58,7 +58,7 @@ async def add_inbox(cluster: Cluster, domain: str = "execution", limits: InboxLi
 
 
 async def journal(cluster: Cluster) -> list[Envelope]:
-    """Read every event there is; folding them proves the chain."""
+    """Read every event; folding them checks the chain."""
     source = NatsJournal(cluster.client.bus, cluster.client.subjects)
     world, found = World(), []
     async for records in source.read(0, (await source.bounds()).last):
@@ -68,7 +68,7 @@ async def journal(cluster: Cluster) -> list[Envelope]:
 
 
 async def until_read(cluster: Cluster, sequence: int, domain: str = "execution") -> list[Envelope]:
-    """Wait until the journal says that the inbox is read so far; give all its events."""
+    """Wait until the journal records that the inbox is read up to here; return all events."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             events = await journal(cluster)
@@ -79,12 +79,12 @@ async def until_read(cluster: Cluster, sequence: int, domain: str = "execution")
 
 
 def of(events: list[Envelope], kind: type) -> list[Any]:
-    """Pick the events of one type."""
+    """Select the events of one type."""
     return [one.data for one in events if isinstance(one.data, kind)]
 
 
 async def test_a_stranger_submits_completes_and_tells(cluster: Cluster) -> None:
-    """Bare JSON, a CloudEvent, a batch: orders are carried out as by RPC, other facts recorded, all in order."""
+    """Bare JSON, a CloudEvent, a batch: commands are executed as by RPC, other facts recorded, all in order."""
     await add_inbox(cluster)
     async with stranger(cluster) as client:
         js = client.jetstream()
@@ -129,7 +129,7 @@ HOSTILE: list[tuple[str, bytes, dict[str, str]]] = [
 
 
 async def test_hostile_messages_are_refused_one_by_one_and_the_next_is_read(cluster: Cluster) -> None:
-    """Each says why in the journal; not one stops what follows, and the coordinator goes on as if nothing were."""
+    """Each has its reason in the journal; none stops what follows, and the coordinator continues normally."""
     await add_inbox(cluster)
     async with stranger(cluster) as client:
         js = client.jetstream()
@@ -147,7 +147,7 @@ async def test_hostile_messages_are_refused_one_by_one_and_the_next_is_read(clus
 
 
 async def test_wildcards_and_odd_tokens_in_the_subject_are_refused(cluster: Cluster) -> None:
-    """A publisher may spell them, and the server takes them literally; nothing of ours does."""
+    """A publisher may use wildcards in a subject, and the server takes them literally; no code of ours expands them."""
     await add_inbox(cluster)
     reader = cluster.client.bus
     subjects = ["*.>", "task.*", "robot.$x", "röbot.moved", "x" * 100 + ".y"]
@@ -159,7 +159,7 @@ async def test_wildcards_and_odd_tokens_in_the_subject_are_refused(cluster: Clus
 
 
 async def test_repeats_make_nothing_twice(cluster: Cluster) -> None:
-    """Within the server's window by message id, beyond it by the event's own: same task, no refusal."""
+    """Repeats are detected by message id within the server's window, later by the event's id: same task, no refusal."""
     await add_inbox(cluster)
     event = {"specversion": "1.0", "id": "e1", "source": "/exec", "type": "task.submitted", "data": {"task_name": "n"}}
     body = json.dumps(event).encode()
@@ -175,7 +175,7 @@ async def test_repeats_make_nothing_twice(cluster: Cluster) -> None:
 
 
 async def test_every_message_has_its_effect_once_over_crashes_of_everything(cluster: Cluster) -> None:
-    """The coordinator is cut off three times and the server killed once while a domain publishes."""
+    """The coordinator is aborted three times and the server killed once while a domain publishes."""
     await add_inbox(cluster)
     count = 3000
 
@@ -210,7 +210,7 @@ async def test_every_message_has_its_effect_once_over_crashes_of_everything(clus
 
 
 async def test_what_is_gone_before_it_was_read_is_a_gap(cluster: Cluster) -> None:
-    """Purged from the front, deleted in the middle, the stream made anew: each on record, and reading goes on."""
+    """Purged from the front, deleted in the middle, the stream recreated: each is recorded, and reading continues."""
     await add_inbox(cluster)
     api = cluster.client.bus.js_request
     async with stranger(cluster) as client:
@@ -239,7 +239,7 @@ async def test_what_is_gone_before_it_was_read_is_a_gap(cluster: Cluster) -> Non
 
 
 async def test_an_inbox_put_back_from_an_older_copy_is_read_on_at_its_end(cluster: Cluster, tmp_path: Path) -> None:
-    """Its numbers are given a second time; what is published from then on is taken up, and the break is on record."""
+    """Its sequences are assigned a second time; messages published from then on are read, and the break is recorded."""
     await add_inbox(cluster)
     (folder,) = cluster.server.store.glob(f"**/streams/{STREAM}")
 
@@ -275,7 +275,7 @@ async def test_an_inbox_put_back_from_an_older_copy_is_read_on_at_its_end(cluste
 
 
 async def test_an_inbox_is_found_while_the_coordinator_leads(cluster: Cluster) -> None:
-    """No restart; one that is removed is let go, and found again when it is there again."""
+    """An added inbox needs no restart; a removed one is no longer read, and is read again once it exists again."""
     for domain in ("one", "two"):
         await add_inbox(cluster, domain)
         async with EventPublisher.open(cluster.url, domain=domain) as publisher:
@@ -285,7 +285,7 @@ async def test_an_inbox_is_found_while_the_coordinator_leads(cluster: Cluster) -
 
 
 async def test_a_stream_that_only_looks_like_an_inbox_is_not_read(cluster: Cluster) -> None:
-    """The domain is what permissions vouch for: a stream that takes another's subjects would speak in its name."""
+    """Permissions vouch for the domain: a stream with another's subjects would speak in that domain's name."""
     api = cluster.client.bus.js_request
     for name, subjects in (("COORDINATION_INBOX_FORGED", [f"{INBOX}.a.*", "forged"]), ("OTHER", [f"{INBOX}.b.*"])):
         await api(f"STREAM.CREATE.{name}", {"name": name, "subjects": subjects}, timeout_s=20)
@@ -301,7 +301,7 @@ async def test_a_stream_that_only_looks_like_an_inbox_is_not_read(cluster: Clust
 
 
 async def test_a_flood_is_bounded_and_read_to_its_end(cluster: Cluster) -> None:
-    """More than may wait at once, in batches and alone."""
+    """More messages than the intake limit at once, in batches and alone."""
     await add_inbox(cluster)
     async with stranger(cluster) as client:
         batch = [
@@ -317,7 +317,7 @@ async def test_a_flood_is_bounded_and_read_to_its_end(cluster: Cluster) -> None:
 
 
 async def test_what_the_fold_cannot_take_stops_nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake of ours in a fold costs a reign, not the cluster: what brought it about is refused, the rest done."""
+    """A bug in a fold costs one reign, not the cluster: the message that caused it is refused, the rest executed."""
     apply = World.apply
 
     def failing(self: World, envelope: Envelope, position: Position, time: float) -> None:

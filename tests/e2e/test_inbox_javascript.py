@@ -28,7 +28,7 @@ RUN_S = 60.0
 
 
 async def run(*argv: str, timeout_s: float, **environment: str) -> str:
-    """Run a program to its good end and give what it printed."""
+    """Run a program that must succeed and return its output."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         cwd=ROOT / "tests/javascript",
@@ -47,7 +47,7 @@ async def run(*argv: str, timeout_s: float, **environment: str) -> str:
 
 
 async def test_a_domain_in_javascript_publishes_into_its_inbox(cluster: Cluster) -> None:
-    """Bare JSON, both forms of a CloudEvent, a batch, and what cannot be read between them."""
+    """Bare JSON, both forms of a CloudEvent, a batch, and unreadable messages between them."""
     await run("sh", str(ROOT / "tools/javascript.sh"), timeout_s=INSTALL_S)
     limits = InboxLimits(max_bytes=64 * 1024**2)
     await ensure_stream(cluster.client.bus, inbox_stream(cluster.client.subjects, "communication", limits))

@@ -65,7 +65,7 @@ async def _commit_numbers(writer: Writer, count: int) -> None:
 async def test_a_server_killed_in_the_middle_of_commits_loses_and_repeats_nothing(
     server: RealServer, writer: Writer
 ) -> None:
-    """Through five kills every commit is there once, in its slot; a follower sees each once, and the chain holds."""
+    """After five kills every commit is there once, in its slot; a follower sees each once, and the chain is intact."""
     seen: list[Record] = []
     count = 600
     async with (
@@ -92,7 +92,7 @@ async def test_a_server_killed_in_the_middle_of_commits_loses_and_repeats_nothin
 
 
 async def test_the_writer_that_was_deposed_is_told_though_it_slept(server: RealServer, writer: Writer) -> None:
-    """A writer whose connection broke learns from its first commit that another has claimed."""
+    """A writer whose connection broke learns from its first commit that another writer has claimed."""
     await writer.commit(b"mine")
     async with journal_at(server.url) as other:
         successor = Writer(other)
@@ -106,7 +106,7 @@ async def test_the_writer_that_was_deposed_is_told_though_it_slept(server: RealS
 
 
 async def test_a_lost_acknowledgement_is_resolved_by_the_slot(server: RealServer, writer: Writer, api: Bus) -> None:
-    """The commit is stored, its acknowledgement lost, the connection cut: the writer finds it done, once."""
+    """The commit is stored, its acknowledgement lost, the connection cut: the writer finds the commit stored once."""
     async with proxy(server.port) as between, journal_at(_through(between, server)) as journal:
         mine = Writer(journal)
         await mine.claim()
@@ -123,7 +123,7 @@ async def test_a_lost_acknowledgement_is_resolved_by_the_slot(server: RealServer
 
 
 async def test_a_connection_that_turns_silent_is_replaced(server: RealServer, writer: Writer, api: Bus) -> None:
-    """Nothing comes back and nothing breaks: the writer gives the connection up by itself and finds its commit."""
+    """Nothing comes back and nothing breaks: the writer drops the connection by itself and finds its commit."""
     async with proxy(server.port) as between, journal_at(_through(between, server)) as journal:
         mine = Writer(journal)
         await mine.claim()
@@ -147,7 +147,7 @@ async def test_a_claim_whose_acknowledgement_was_lost_is_made_once(server: RealS
 
 
 async def test_a_follower_survives_a_connection_that_turns_silent(server: RealServer, writer: Writer) -> None:
-    """No sign of the server for some heartbeats, and the follower starts again behind its last record."""
+    """After no heartbeat of the server for several periods, the follower starts again after its last record."""
     seen: list[Record] = []
     async with (
         proxy(server.port) as between,
@@ -163,7 +163,7 @@ async def test_a_follower_survives_a_connection_that_turns_silent(server: RealSe
 
 
 async def test_a_follower_resumes_as_soon_as_the_server_is_back(server: RealServer, writer: Writer) -> None:
-    """After a restart it waits for no watchdog, however patient that is."""
+    """After a restart the follower does not wait for the watchdog, however long its limit is."""
     seen: list[Record] = []
     patient = PullLimits(heartbeat_s=15, look_s=60)
     async with journal_at(server.url, patient) as journal, asyncio.timeout(8), asyncio.TaskGroup() as tasks:
@@ -176,7 +176,7 @@ async def test_a_follower_resumes_as_soon_as_the_server_is_back(server: RealServ
 
 
 async def test_a_follower_survives_the_loss_of_its_consumer(writer: Writer, api: Bus) -> None:
-    """Somebody deletes the consumer: a new one takes over, with nothing missing and nothing twice."""
+    """After a consumer was deleted a new one takes over, with nothing missing and nothing twice."""
     seen: list[Record] = []
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(follow(writer.journal, 0, 61, seen))
@@ -184,13 +184,13 @@ async def test_a_follower_survives_the_loss_of_its_consumer(writer: Writer, api:
             await _commit_numbers(writer, 20)
             listed = await api.js_request(f"CONSUMER.NAMES.{STREAM}", timeout_s=2)
             for name in listed["consumers"]:
-                with suppress(ApiError):  # the follower removes those it has replaced
+                with suppress(ApiError):  # the follower removes the consumers it has replaced
                     await api.js_request(f"CONSUMER.DELETE.{STREAM}.{name}", timeout_s=2)
     assert [record.sequence for record in seen] == list(range(1, 62))
 
 
 async def test_a_slow_reader_is_not_run_over(server: RealServer, writer: Writer) -> None:
-    """A follower that takes its time gets everything; what waits for it is bounded by the pulls."""
+    """A slow follower gets everything; the pulls bound how much waits for it."""
     await _commit_numbers(writer, 1500)
     sizes: list[int] = []
     last = 0
@@ -204,7 +204,7 @@ async def test_a_slow_reader_is_not_run_over(server: RealServer, writer: Writer)
 
 
 async def test_no_consumer_outlives_its_reader(writer: Writer, api: Bus) -> None:
-    """Readers clean up behind them."""
+    """Readers delete their consumers."""
     await _commit_numbers(writer, 10)
     await read(writer.journal, 0, 11)
     await follow(writer.journal, 0, 11, [])
@@ -214,7 +214,7 @@ async def test_no_consumer_outlives_its_reader(writer: Writer, api: Bus) -> None
 
 
 async def test_a_stream_recreated_under_a_follower_is_corruption(writer: Writer, api: Bus) -> None:
-    """The follower says that the stream is another one, even when it has caught up with the old count."""
+    """The follower reports that the stream is a different one, even when it has reached the old message count."""
     await _commit_numbers(writer, 5)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(_outcome(writer.journal, 0))
@@ -229,7 +229,7 @@ async def test_a_stream_recreated_under_a_follower_is_corruption(writer: Writer,
 
 
 async def test_a_stream_deleted_under_a_writer_and_a_follower_is_corruption(writer: Writer, api: Bus) -> None:
-    """Both stop and say so; neither hangs."""
+    """Both stop and report it; neither hangs."""
     await _commit_numbers(writer, 5)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(_outcome(writer.journal, 0))
@@ -243,7 +243,7 @@ async def test_a_stream_deleted_under_a_writer_and_a_follower_is_corruption(writ
 
 
 async def test_records_purged_under_a_follower_that_lags_are_corruption(writer: Writer, api: Bus) -> None:
-    """A follower that has yet to read what was purged stops; it does not skip."""
+    """A follower that has not read what was purged stops; it does not skip."""
     await _commit_numbers(writer, 1000)
     batches = writer.journal.follow(0)
     await anext(batches)
@@ -253,7 +253,7 @@ async def test_records_purged_under_a_follower_that_lags_are_corruption(writer: 
 
 
 async def test_a_record_cut_out_of_the_middle_is_corruption(server: RealServer, api: Bus) -> None:
-    """A hole that the stream itself has is told with its sequence, by a follower and by a reader."""
+    """A gap in the stream is reported with its sequence, by a follower and by a reader."""
     open_to_deletion = stream_config(SUBJECTS) | {"deny_delete": False}
     await api.js_request(f"STREAM.CREATE.{STREAM}", open_to_deletion, timeout_s=5)
     for number in range(10):
@@ -267,7 +267,7 @@ async def test_a_record_cut_out_of_the_middle_is_corruption(server: RealServer, 
 
 
 async def test_a_follower_waits_for_a_journal_that_does_not_exist_yet(server: RealServer) -> None:
-    """Started before any coordinator, a follower waits; the first commit reaches it."""
+    """A follower started before any coordinator waits; the first commit reaches it."""
     seen: list[Record] = []
     async with Bus.open(server.url, name="early") as bus, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         early = NatsJournal(bus, SUBJECTS, read_limits=LIMITS)
@@ -299,7 +299,7 @@ async def test_a_follower_waits_for_a_journal_that_does_not_exist_yet(server: Re
 async def test_a_stream_configured_otherwise_is_refused_and_left_alone(
     server: RealServer, api: Bus, field: str, value: object, said: str
 ) -> None:
-    """Each drifted field is named with what it is and what it should be; nothing is changed."""
+    """Each drifted field is named with its value and the expected one; nothing is changed."""
     config = stream_config(SUBJECTS) | {field: value}
     if field == "subjects":
         config["subjects"] = ["coordination.*"]
@@ -313,14 +313,14 @@ async def test_a_stream_configured_otherwise_is_refused_and_left_alone(
 
 
 async def test_a_longer_duplicate_window_and_a_second_coordinator_are_fine(server: RealServer) -> None:
-    """What is as it should be is taken as it is, also by several at once."""
+    """A correct stream is accepted unchanged, also by several callers at once."""
     async with journal_at(server.url, duplicate_window_s=600), AsyncExitStack() as stack:
         for _ in range(3):
             await stack.enter_async_context(journal_at(server.url))
 
 
 async def test_reading_gives_up_when_the_server_stays_away(server: RealServer, writer: Writer) -> None:
-    """`read` ends with Unavailable after its patience; only `follow` waits for ever."""
+    """`read` raises Unavailable after its patience; only `follow` waits for ever."""
     await _commit_numbers(writer, 3)
     impatient = PullLimits(heartbeat_s=0.2, look_s=0.4, patience_s=1.0, answer_timeout_s=0.3)
     async with journal_at(server.url, impatient) as journal:

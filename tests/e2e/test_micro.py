@@ -1,4 +1,4 @@
-"""The coordinator as NATS tools see it: asked with plain nats-py, judged by ADR-32 and by nats-py's own reader."""
+"""The coordinator as NATS tools see it: asked with plain nats-py, checked by ADR-32 and nats-py's own reader."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def ask(connection: PlainNats, subject: str) -> dict[str, Any]:
 
 
 async def ask_all(connection: PlainNats, subject: str, count: int) -> list[dict[str, Any]]:
-    """Ask once and take *count* answers."""
+    """Send one request and take *count* answers."""
     inbox = connection.new_inbox()
     answers = await connection.subscribe(inbox)
     await connection.publish(subject, b"", reply=inbox)
@@ -57,7 +57,7 @@ async def ask_all(connection: PlainNats, subject: str, count: int) -> list[dict[
 
 
 def is_standard(answer: dict[str, Any], verb: str) -> bool:
-    """Check what every answer holds, by the ADR."""
+    """Check what every answer must contain according to the ADR."""
     assert answer["type"] == f"io.nats.micro.v1.{verb}_response"
     assert re.fullmatch(r"[A-Za-z0-9_-]+", answer["name"])
     assert re.fullmatch(r"[A-Za-z0-9_-]+", answer["id"])
@@ -86,7 +86,7 @@ async def test_whoever_asks_is_answered(cluster: Cluster) -> None:
 
 
 async def test_every_command_is_an_endpoint(cluster: Cluster) -> None:
-    """INFO names the subject of each, and the queue group that requests really go to."""
+    """INFO names the subject of each endpoint, and the queue group that really receives the requests."""
     async with plain(cluster) as connection:
         told = await ask(connection, "$SRV.INFO.coordinator")
     assert set(told) == STANDARD | {"description", "endpoints"}
@@ -100,7 +100,7 @@ async def test_every_command_is_an_endpoint(cluster: Cluster) -> None:
 
 
 async def test_requests_are_counted(cluster: Cluster) -> None:
-    """Requests and not commands, errors and the last of them, and the time they took."""
+    """Counts are of requests, not of commands; errors, the last error, and the processing time are reported."""
     await asyncio.gather(
         *(cluster.client.execute(SubmitTask(task_id=f"t{number}", task_name="n")) for number in range(50))
     )
@@ -127,7 +127,7 @@ async def test_requests_are_counted(cluster: Cluster) -> None:
 
 
 async def test_one_that_stands_by_says_so(cluster: Cluster) -> None:
-    """It answers too, with no endpoints, and knows who leads; once it leads itself it says that."""
+    """A standby answers too, with no endpoints, and names the leader; once it leads it reports that."""
     second = Coordinator(Instance(url=cluster.url, name="second", version="0"))
     async with plain(cluster) as connection, task_group() as tasks:
         running = tasks.create_task(second.run())
@@ -156,12 +156,12 @@ async def test_one_that_stands_by_says_so(cluster: Cluster) -> None:
 
 
 async def test_only_inboxes_are_answered(cluster: Cluster) -> None:
-    """A reply elsewhere, or none, gets nothing: nobody has the coordinator write where they may not."""
+    """A reply subject elsewhere, or none, gets nothing: nobody can make the coordinator write where they may not."""
     async with plain(cluster) as connection:
         seen = await connection.subscribe("elsewhere.>")
         await connection.publish("$SRV.STATS", b"", reply="elsewhere.reply")
         await connection.publish("$SRV.STATS", b"")
-        await ask(connection, "$SRV.PING")  # handled after them
+        await ask(connection, "$SRV.PING")  # the coordinator handles it after them
         assert seen.pending_msgs == 0
         with pytest.raises(nats.errors.TimeoutError):
             await seen.next_msg(timeout=0.2)

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_up_and_its_workers_run_where_modules_have_our_names(folder: Path, coordinator_home: Path) -> None:
-    """All four programs come up, and handlers are loaded from that folder."""
+    """All four programs start, and handlers are loaded from that folder."""
     (folder / "handlers.py").write_text(HANDLERS)
     with (
         commands.up(coordinator_home) as up,
@@ -50,7 +50,7 @@ def test_up_and_its_workers_run_where_modules_have_our_names(folder: Path, coord
 
 
 def test_the_demo_runs_where_modules_have_the_names_of_ours_and_of_the_standard_library(folder: Path) -> None:
-    """Its children, its agents in containers among them, do not look into the current folder."""
+    """Child processes, agents in containers included, do not import from the current folder."""
     for name in PYTHONS:
         (folder / f"{name}.py").write_text("raise RuntimeError('the wrong one was imported')\n")
     ended = commands.run("demo", "--tasks", "20", timeout_s=DEMO_TIMEOUT_S)
@@ -61,7 +61,7 @@ def test_the_demo_runs_where_modules_have_the_names_of_ours_and_of_the_standard_
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("is_package", [False, True], ids=["module", "package"])
 def test_a_module_that_hides_ours_is_named(folder: Path, name: str, code: str, is_package: bool) -> None:
-    """The message says which file it is and what to do, and there is no traceback; nothing of the module runs."""
+    """The message names the file and what to do, and there is no traceback; nothing of the module runs."""
     for other in OURS:
         (folder / f"{other}.py").unlink()
     hiding = folder / (name if is_package else f"{name}.py")
@@ -80,7 +80,7 @@ def test_a_module_that_hides_ours_is_named(folder: Path, name: str, code: str, i
 
 
 def test_it_is_an_import_error_to_a_program_that_catches_it(folder: Path) -> None:
-    """With the name and the path, as Python's own; other errors are shown as ever."""
+    """The error has the name and the path, like Python's own; other errors are shown unchanged."""
     code = "try:\n import coordinator\nexcept ImportError as e:\n print(e.name, e.path)\nraise ValueError('other')"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ended = subprocess.run(
@@ -92,7 +92,7 @@ def test_it_is_an_import_error_to_a_program_that_catches_it(folder: Path) -> Non
 
 
 def test_a_folder_without_a_module_in_it_hides_nothing(folder: Path) -> None:
-    """A folder named `events` that is no package stands behind ours on Python's path."""
+    """A folder named `events` that is not a package comes after ours on Python's path."""
     for name in OURS:
         (folder / f"{name}.py").unlink()
         (folder / name).mkdir()
@@ -101,7 +101,7 @@ def test_a_folder_without_a_module_in_it_hides_nothing(folder: Path) -> None:
 
 
 def test_import_hooks_without_find_spec_are_passed_over(folder: Path) -> None:
-    """Libraries from before `find_spec` put such on `sys.meta_path`; Python itself passes them over."""
+    """Libraries older than `find_spec` put such finders on `sys.meta_path`; Python itself skips them."""
     for name in OURS:
         (folder / f"{name}.py").unlink()
     code = (

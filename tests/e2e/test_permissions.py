@@ -48,7 +48,7 @@ LAST = "nobody.may"
 
 
 def published() -> list[str]:
-    """Every subject there is to publish on, in concrete form; its sources are those of `ROLES` and others."""
+    """Every subject to publish on, in concrete form; its sources are those of `ROLES` and others."""
     sources = [*(user.token for user in ROLES), "local", "nobody"]
     return [
         *(S.snapshot_chunk, S.snapshot_manifest, S.archive),
@@ -66,7 +66,7 @@ def published() -> list[str]:
 
 
 def asked_of_jetstream() -> list[str]:
-    """Every call of JetStream's API, for each stream there is."""
+    """Every call of JetStream's API, for each stream."""
     calls = [f"STREAM.{verb}.{stream}" for verb in STREAM_VERBS for stream in STREAMS]
     calls += [
         f"CONSUMER.{verb}.{stream}.one" for verb in ("CREATE", "INFO", "DELETE", "MSG.NEXT") for stream in STREAMS
@@ -81,7 +81,7 @@ def asked_of_jetstream() -> list[str]:
 
 
 def subscribed() -> list[str]:
-    """What there is to subscribe to, patterns that reach too far among it."""
+    """Subjects to subscribe to, including patterns that reach too far."""
     sources = [user.token for user in ROLES]
     return [
         *(">", "*", "*.>", f"{S.namespace}.>", f"{S.namespace}.*.>", "_INBOX.>", "_INBOX.*.>", "_R_.>"),
@@ -98,14 +98,14 @@ def subscribed() -> list[str]:
 
 
 class Probed(NamedTuple):
-    """What one user tried: allowed and refused, by what it was."""
+    """What one user tried: allowed and refused, by kind."""
 
     allowed: set[str]
     refused: set[str]
 
 
 class Prober:
-    """A connection as one user, that takes note of what the server refuses."""
+    """A connection of one user that records what the server refuses."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -125,7 +125,7 @@ class Prober:
         async def note(error: Exception) -> None:
             self.errors.append(str(error))
 
-        # Nothing of what these are is taken wrongly: both are what nats-py documents.
+        # Ignoring the type is safe: both kinds of options are as nats-py documents them.
         await self.client.connect(server.url, error_cb=note, connect_timeout=20, **options)  # type: ignore[arg-type]
 
     async def publish(self, subjects: list[str]) -> Probed:
@@ -144,7 +144,7 @@ class Prober:
     async def _settled(self, subjects: list[str], what: str) -> Probed:
         await self.client.flush(timeout=20)
         if not self._sees_everything:
-            # Nobody may publish there, and the server answers in order: after this nothing more comes.
+            # Nobody may publish there, and the server answers in order: after this answer no other follows.
             await self.client.publish(LAST, b"")
             await until(lambda: any(LAST in error for error in self.errors))
         texts = [error.lower() for error in self.errors if LAST not in error]
@@ -156,7 +156,7 @@ class Prober:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Secured]:
-    """The generated configuration, and besides it somebody in each account who sees everything."""
+    """The generated configuration, plus a user in each account who sees everything."""
     users = [(user.role, user.name) for user in ROLES]
     directory = directory_of(tmp_path, users)
     file = tmp_path / "accounts.conf"
@@ -177,7 +177,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Secured]:
 
 @pytest.mark.parametrize("user", ROLES, ids=lambda user: user.token)
 async def test_each_role_may_do_what_the_table_says_and_nothing_else(server: Secured, user: User) -> None:
-    """Publishing, asking JetStream, subscribing: what is granted passes and arrives, all else is refused."""
+    """Publishing, calling JetStream, subscribing: what is granted passes and arrives, everything else is refused."""
     grant = grant_of(user, S, DOMAINS)
     prober, tap = Prober(), Prober()
     await prober.connect(server, user)
@@ -198,7 +198,7 @@ async def test_each_role_may_do_what_the_table_says_and_nothing_else(server: Sec
 
 @pytest.mark.parametrize("user", ROLES, ids=lambda user: user.token)
 async def test_each_role_hears_what_it_may_hear(server: Secured, user: User) -> None:
-    """Messages from the account of the streams reach whoever is granted their subject, and nobody else."""
+    """Messages from the account of the streams reach users who are granted their subject, and nobody else."""
     grant = grant_of(user, S, DOMAINS)
     prober, tap = Prober(), Prober()
     await prober.connect(server, user)
@@ -234,7 +234,7 @@ async def _until_stored(jetstream: JetStreamContext, stream: str, count: int) ->
 
 
 def test_the_table_says_what_matters_most() -> None:
-    """Apart from the table itself: who writes the journal, who purges it, who may call on JetStream."""
+    """Checked apart from the table: who writes the journal, who purges it, who may call JetStream."""
     grants = {user.token: grant_of(user, S, DOMAINS) for user in ROLES}
     assert [who for who, grant in grants.items() if may_publish(grant, S.journal)] == ["coordinator"]
     assert [who for who, grant in grants.items() if may_publish(grant, S.epoch)] == ["coordinator"]
@@ -256,7 +256,7 @@ def test_the_table_says_what_matters_most() -> None:
 
 
 def test_as_many_probes_as_there_are() -> None:
-    """The table is of a size that means something: no role is probed by a handful of subjects."""
+    """The table is large enough to be meaningful: every role is tested with many subjects."""
     each = len(published()) + len(asked_of_jetstream()) + len(subscribed())
     assert each > 700
     assert each * len(ROLES) > 7000
@@ -264,7 +264,7 @@ def test_as_many_probes_as_there_are() -> None:
 
 
 async def test_an_acknowledgement_cannot_be_had_where_it_does_harm(server: Secured) -> None:
-    """JetStream answers wherever the sender says; from another account that is never the journal, nor an inbox."""
+    """JetStream answers to any reply subject; from another account that is never the journal, nor an inbox."""
     core = Prober()
     await core.connect_as_tap(server, account_of(ROLES[0], S))
     attacker = Prober()
@@ -278,7 +278,7 @@ async def test_an_acknowledgement_cannot_be_had_where_it_does_harm(server: Secur
             await attacker.client.publish(S.inbox("execution", "task.done"), b"{}", reply=reply)
         await attacker.client.flush(timeout=20)
         await _until_stored(jetstream, S.stream_inbox("execution"), 4)
-        # The control: in the journal's own account the same message does the harm.
+        # The control: inside the journal's own account the same message does harm.
         await core.client.publish(S.inbox("execution", "task.done"), b"{}", reply=S.epoch)
         await _until_stored(jetstream, S.stream_journal, 1)
         assert (await jetstream.stream_info(S.stream_journal)).state.messages == 1

@@ -1,4 +1,4 @@
-"""`EventPublisher`: what it says is stored is stored, once; and it says what is wrong."""
+"""`EventPublisher`: an event it reports as stored is stored, once; and its errors say what is wrong."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def stored(server: RealServer) -> list[dict[str, Any]]:
 
 
 async def test_an_event_is_stored_as_a_cloud_event(server: RealServer) -> None:
-    """With an id of its own, or the caller's; the id is the message's, so that the server knows a repeat."""
+    """The id is generated or the caller's; it is also the message id, so the server recognizes a repeat."""
     async with EventPublisher.open(server.url, domain="execution", source="/exec/7") as publisher:
         made = await publisher.publish("task.completed", {"execution_time_s": 1.5}, subject="t1", tenant="acme")
         for _ in range(2):
@@ -74,7 +74,7 @@ async def test_an_event_is_stored_as_a_cloud_event(server: RealServer) -> None:
 
 
 async def test_many_go_in_order_in_few_messages(server: RealServer) -> None:
-    """A message holds events of one type, so many at most; the same events sent again are the same messages."""
+    """A message holds events of one type, up to a limit; the same events sent again make the same messages."""
     count = BATCH_EVENTS + 10
     events = [Outgoing(type="a.b", data=n, event_id=f"e{n}") for n in range(count)]
     events += [Outgoing(type="a.c", data="x" * 100_000, event_id=f"big{n}") for n in range(4)]
@@ -90,7 +90,7 @@ async def test_many_go_in_order_in_few_messages(server: RealServer) -> None:
 
 
 async def test_what_was_acknowledged_is_there_once_over_a_crash_of_the_server(server: RealServer) -> None:
-    """Calls in flight wait for the server to come back, and are sent again under the same id."""
+    """Calls in flight wait until the server is back, and are sent again under the same id."""
     acknowledged: list[str] = []
     async with EventPublisher.open(server.url, domain="execution", timeout_s=PATIENCE_S) as publisher:
 
@@ -112,25 +112,25 @@ async def test_what_was_acknowledged_is_there_once_over_a_crash_of_the_server(se
 
 
 async def test_a_server_that_answers_late_is_waited_for(server: RealServer) -> None:
-    """A frozen one: the call is not lost, and stored once."""
+    """While the server is frozen the call is not lost, and the event is stored once."""
     async with EventPublisher.open(server.url, domain="execution", timeout_s=PATIENCE_S) as publisher:
         server.pause()
         publishing = asyncio.ensure_future(publisher.publish("robot.moved", 1, event_id="e"))
-        await asyncio.sleep(2.5)  # longer than it waits before it sends again
+        await asyncio.sleep(2.5)  # longer than the publisher waits before it sends again
         server.resume()
         assert await publishing == "e"
     assert len(await stored(server)) == 1
 
 
 async def test_without_an_inbox_it_says_how_to_make_one(server: RealServer) -> None:
-    """After having tried for as long as it may."""
+    """The error comes after the publisher has tried for as long as it may."""
     async with EventPublisher.open(server.url, domain="nobody", timeout_s=1.0) as publisher:
         with pytest.raises(Unavailable, match="there is no inbox for 'nobody': create it with 'coordinator inbox add"):
             await publisher.publish("robot.moved")
 
 
 async def test_what_cannot_be_published_is_refused_with_the_reason(server: RealServer) -> None:
-    """Each by itself, at once."""
+    """Each invalid event is refused separately, at once."""
     async with EventPublisher.open(server.url, domain="execution") as publisher:
         for call, why in [
             (publisher.publish("robot"), "event '' is not an identifier"),
@@ -148,14 +148,14 @@ async def test_what_cannot_be_published_is_refused_with_the_reason(server: RealS
 
 @pytest.mark.parametrize("domain", ["", "Execution", "a.b", "coordinator"])
 async def test_a_domain_has_a_name(domain: str) -> None:
-    """Before anything is connected."""
+    """Invalid settings are refused before anything connects."""
     with pytest.raises(Refused, match="is not a valid name"):
         async with EventPublisher.open("nats://127.0.0.1:1", domain=domain):
             pass
 
 
 async def test_a_server_that_is_not_there_is_told(server: RealServer) -> None:
-    """In a few seconds, whatever is wrong; no token is repeated."""
+    """The error comes within a few seconds, whatever is wrong; it contains no token."""
     for url, error in [
         ("http://x", Refused),
         ("nats://s3cret@127.0.0.1:1", Unavailable),
@@ -168,7 +168,7 @@ async def test_a_server_that_is_not_there_is_told(server: RealServer) -> None:
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is(server: RealServer) -> None:
-    """Not wrapped into a group; and whoever still waits is told."""
+    """The error is not wrapped in a group; callers that still wait get an error."""
     waiting: list[asyncio.Future[str]] = []
 
     async def fail() -> None:
@@ -188,7 +188,7 @@ async def test_an_error_in_the_block_comes_out_as_it_is(server: RealServer) -> N
 async def test_credentials_that_do_not_allow_a_subject_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A domain may publish into its own inbox alone; the others' calls go on."""
+    """A domain may publish into its own inbox only; calls to its own go on."""
     permissions = 'permissions: {{ publish: ["coordination.inbox.execution.robot.>"], subscribe: ["_INBOX.>"] }}'
     users = f"authorization {{{{ users: [ {{{{ user: admin, password: pw }}}}, {{{{ user: exec, password: pw, {permissions} }}}} ] }}}}"  # fmt: skip  # noqa: E501
     monkeypatch.setattr(servers, "_CONF", servers._CONF.replace('authorization {{ token: "{token}" }}', users))
@@ -208,7 +208,7 @@ async def test_credentials_that_do_not_allow_a_subject_are_told_at_once(
 
 
 def test_importing_it_brings_in_no_nats() -> None:
-    """Only opening a publisher does."""
+    """Only opening a publisher imports the bus."""
     program = "import sys, events.publisher; print('nats' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout == "False\n"

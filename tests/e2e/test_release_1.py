@@ -1,4 +1,4 @@
-"""What release 1 wrote and said (tests/golden/release-1) is opened, led, verified and answered by this code."""
+"""What release 1 wrote and said (tests/golden/release-1) can be opened, led, verified and answered by this code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ JOURNAL_BLOCK = "nats/jetstream/$G/streams/COORDINATION_JOURNAL/msgs/1.blk"
 
 @pytest.fixture(scope="module")
 def witnesses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All witnesses, unpacked; nothing may change them: who needs one takes a `copy`."""
+    """All witnesses, unpacked; nothing may change them: a test that changes one takes a `copy`."""
     folder = tmp_path_factory.mktemp("release-1")
     with tarfile.open(FOLDER / "witnesses.tar.xz") as tar:
         tar.extractall(folder, filter="data")
@@ -53,7 +53,7 @@ def witnesses(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(source: Path, into: Path) -> Path:
-    """Copy a part of the witnesses, to be changed."""
+    """Copy a part of the witnesses, to be modified."""
     shutil.copytree(source, into, dirs_exist_ok=True)
     return into
 
@@ -79,24 +79,24 @@ def rows_of(store: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def sequence_of(store: Path) -> int:
-    """Say how far a read model is; 0 while there is none."""
+    """Return the position of a read model; 0 while there is none."""
     if not store.exists():
         return 0
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
         try:
             return int(database.execute("SELECT sequence FROM position").fetchone()[0])
-        except (sqlite3.OperationalError, TypeError):  # it is being made
+        except (sqlite3.OperationalError, TypeError):  # the file is being created
             return 0
 
 
 def types_of(recorded: list[Exchange]) -> set[str]:
-    """Give the types of the commands and questions in requests."""
+    """Return the types of the commands and questions in requests."""
     requests = [json.loads(one.request) for one in recorded]
     return {order["type"] for orders in requests if isinstance(orders, list) for order in orders}
 
 
 async def work_goes_on(call: Calls) -> None:
-    """Have a task submitted, claimed and completed."""
+    """Submit, claim and complete a task."""
     await call("worker.register", "register_worker", worker_id="of-now", handles=["now"])
     await call("task.submit", "submit_task", task_id="now", task_name="now")
     (given,) = await call("task.claim", "claim_tasks", claim_id="of-now", worker_id="of-now", wait_s=5)
@@ -105,7 +105,7 @@ async def work_goes_on(call: Calls) -> None:
 
 
 async def test_its_journal_folds_to_the_same_world(witnesses: Path, tmp_path: Path) -> None:
-    """Event by event, and row by row in each field that there was; the chain is checked on the way."""
+    """Event by event, and row by row in each field that release 1 had; the chain is checked as well."""
     records = await journal_of(copy(witnesses / "home", tmp_path / "home") / "nats", tmp_path)
     world, kinds = folded(records)
     before = json.loads((witnesses / "world.json").read_bytes())
@@ -118,7 +118,7 @@ async def test_its_journal_folds_to_the_same_world(witnesses: Path, tmp_path: Pa
 
 
 async def test_its_home_is_taken_up(witnesses: Path, tmp_path: Path) -> None:
-    """`coordinator up` leads its journal in a later reign, and work goes on; all is whole before and after it."""
+    """`coordinator up` leads the old journal in a later reign, and work continues; verify passes before and after."""
     home = copy(witnesses / "home", tmp_path / "home")
     code, said, error = await command(tmp_path / "tools", "verify", "--home", str(home))
     assert code == 0, said + error
@@ -130,7 +130,7 @@ async def test_its_home_is_taken_up(witnesses: Path, tmp_path: Path) -> None:
             assert (generation, claim) > (EXPECTED["generation"], EXPECTED["last"])
             assert stats["totals"]["tasks_completed"] >= EXPECTED["kinds"]["task.completed"]
             await work_goes_on(call)
-            # One that ended long ago, which the read model alone knows.
+            # A task that ended long ago, which only the read model has.
             subject, question = "coordination.read.play.get", b'{"kind":"task","id":"early-0"}'
             answer = json.loads((await call.connection.request(subject, question, timeout=5)).data)
             assert answer["ok"]["status"] == "completed"
@@ -145,7 +145,7 @@ async def _is_running(home: Path, up: Process) -> bool:
 
 
 async def test_a_changed_byte_of_its_journal_is_noticed(witnesses: Path, tmp_path: Path) -> None:
-    """By `coordinator verify`, so the tests above can fail."""
+    """`coordinator verify` finds the damage, so the tests above can fail."""
     home = copy(witnesses / "home", tmp_path / "home")
     damage(home / JOURNAL_BLOCK)
     code, said, _ = await command(tmp_path / "tools", "verify", "--home", str(home))
@@ -153,7 +153,7 @@ async def test_a_changed_byte_of_its_journal_is_noticed(witnesses: Path, tmp_pat
 
 
 async def test_its_archive_and_the_archived_journal(witnesses: Path, tmp_path: Path) -> None:
-    """The archive is whole; the journal that begins behind it is led, which its snapshot alone makes possible."""
+    """The archive is valid; the journal that starts after it can be led, which only its snapshot makes possible."""
     code, said, error = await command(tmp_path / "tools", "archive", "verify", str(witnesses / "archive"))
     assert code == 0, error
     report = json.loads(said)
@@ -172,7 +172,7 @@ async def test_its_archive_and_the_archived_journal(witnesses: Path, tmp_path: P
 
 
 async def test_without_its_snapshot_the_archived_journal_is_not_led(witnesses: Path, tmp_path: Path) -> None:
-    """So that it was led above says that the snapshot was believed."""
+    """The journal cannot be led without its snapshot, so the test above proves that the snapshot is used."""
     store = copy(witnesses / "archived", tmp_path / "archived") / "nats"
     async with serving(tmp_path / "server", store) as server:
         async with connected(server.url) as connection:
@@ -187,7 +187,7 @@ async def _has_ended(process: Process) -> bool:
 
 
 async def test_its_snapshot_is_the_world_at_its_position(witnesses: Path, tmp_path: Path) -> None:
-    """It is restored as it was stored, and equal to a fold of the journal up to there."""
+    """The snapshot is restored as it was stored, and equals a fold of the journal up to its position."""
     manifest = json.loads((witnesses / "snapshot/manifest.json").read_bytes())
     chunks = sorted((witnesses / "snapshot").glob("chunk-*"), key=lambda path: int(path.name.partition("-")[2]))
     data = zlib.decompress(b"".join(path.read_bytes() for path in chunks))
@@ -201,7 +201,7 @@ async def test_its_snapshot_is_the_world_at_its_position(witnesses: Path, tmp_pa
 
 
 async def test_its_backup_is_restored(witnesses: Path, tmp_path: Path) -> None:
-    """It is whole; in a new server the same slots stand, and a new generation behind them. A damaged one is refused."""
+    """The backup is valid; a new server gets the same slots plus a new generation. A damaged backup is refused."""
     backup = copy(witnesses / "backup", tmp_path / "backup")
     code, said, error = await command(tmp_path / "tools", "backup", "verify", str(backup))
     assert code == 0, error
@@ -224,7 +224,7 @@ async def test_its_backup_is_restored(witnesses: Path, tmp_path: Path) -> None:
 
 
 async def test_its_read_model_is_taken_up(witnesses: Path, tmp_path: Path) -> None:
-    """A follower goes on with it where the past has left the journal; one made from the archive has the same rows."""
+    """A follower continues with it where old commits left the journal; one built from the archive has equal rows."""
     store = copy(witnesses / "archived", tmp_path / "archived") / "nats"
     taken_up, rebuilt = tmp_path / "taken-up", tmp_path / "rebuilt"
     taken_up.mkdir()
@@ -252,7 +252,7 @@ async def _is_as_far(store: Path, last: int) -> bool:
 
 async def test_its_requests_are_answered_alike(tmp_path: Path) -> None:
     """
-    Each request of its clients, sent again to a fresh journal, has the answer it had, byte for byte.
+    Each request of its clients, sent again to a fresh journal, gets the same answer, byte for byte.
 
     Masked is what differs from run to run, and words for people: `MASKED` in tests/golden/release_wire.py says which
     fields these are, and why.

@@ -1,4 +1,4 @@
-"""Three nats-servers, small: a power cut, a server that is gone for good, and a coordinator that is killed."""
+"""Three nats-servers, small runs: a power cut, a server lost for good, and a killed coordinator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASE_S = 6
 @needs_root
 async def test_a_power_cut_takes_nothing_that_was_acknowledged() -> None:
     """
-    All three servers lose power while 64 clients submit: all is there, on each of them, and it goes on.
+    All three servers lose power while 64 clients submit: each server has everything, and the clients continue.
 
     The control, beside it: the same cut, where servers sync by their default, loses. So this test can fail.
     """
@@ -39,7 +39,7 @@ async def test_a_power_cut_takes_nothing_that_was_acknowledged() -> None:
 
 
 def test_a_power_cut_without_root_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No traceback about mount: the message says that it takes root."""
+    """No traceback about mount: the message says that root is needed."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(RuntimeError, match="needs root"):
         LoopDisk(tmp_path).make()
@@ -57,7 +57,7 @@ def test_a_server_may_be_gone_for_good() -> None:
 
 
 def test_another_coordinator_takes_over() -> None:
-    """`kill -9` of the one that leads: the other leads when the lease has run out, and nobody is told two things."""
+    """`kill -9` of the leader: the other leads when the lease has expired, and no client gets two different answers."""
     result = asyncio.run(replicas_takeover.run(takeovers=1, lease_s=LEASE_S))
     print(result)
     assert replicas_takeover.is_kept(result), result
@@ -79,7 +79,7 @@ def test_another_coordinator_takes_over() -> None:
     ],
 )
 def test_a_promise_that_is_broken_is_noticed(broken: dict[str, Any]) -> None:
-    """The judges of these runs can say no."""
+    """The judges of these runs can find a failure."""
     counted = ("lost", "submitted_twice", "with_two_ends", "wrong_results", "not_acknowledged", "not_ended")
     kept = {
         **dict.fromkeys(counted, 0),
@@ -98,7 +98,7 @@ def test_a_promise_that_is_broken_is_noticed(broken: dict[str, Any]) -> None:
     [{"lost": 1}, {"same_on_each_node": False}, {"control": [{"lost": 0, "refused": True}]}],
 )
 def test_a_power_cut_that_lost_is_noticed(broken: dict[str, Any]) -> None:
-    """So is a control that lost nothing: such a run proves nothing."""
+    """A control that lost nothing counts as a failure too: such a run proves nothing."""
     kept = {
         **dict.fromkeys(("lost", "submitted_twice", "with_two_ends", "wrong_results"), 0),
         "cuts": 1,

@@ -1,4 +1,4 @@
-"""Doctor, verify, backup and restore where everything has three copies, on three real nats-servers."""
+"""Doctor, verify, backup and restore with three copies of everything, on three real nats-servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.e2e
 EVENTS = 200
 ROOT = Path(__file__).parents[2]
 TASKS, AT_ONCE = 1500, 5
-"""Some hundred commits: more than are on their way at once in a restore."""
+"""Some hundred commits: more than a restore has in flight at once."""
 
 
 async def command(cluster: NatsCluster, home: Path, *arguments: str) -> Said:
@@ -99,7 +99,7 @@ async def test_a_backup_of_one_cluster_is_restored_into_another(tmp_path: Path) 
 
 async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
     """
-    Without one, doctor warns of it by name, and verify and commands go on.
+    Without one server, doctor warns of it by name, and verify and commands work.
 
     Without two nothing is stored: calls end as unavailable, and the same ones are answered when a second is back.
     """
@@ -116,7 +116,7 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
             await client.execute(SubmitTask(task_id="with_two", task_name="n"), timeout_s=PATIENCE_S)
             ill, missing = "", f"1 replicas are not up to date: {away}"
             async with asyncio.timeout(2 * PATIENCE_S):
-                while missing not in ill:  # how servers see their fellows follows some seconds later
+                while missing not in ill:  # a server updates its view of the others some seconds later
                     ill = (await command(cluster, tmp_path / "home", "doctor")).out
             verified = await command(cluster, tmp_path / "home", "verify")
             assert verified.code == 0, verified
@@ -133,7 +133,7 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
 
 
 async def test_snapshots_have_as_many_copies_as_the_journal(tmp_path: Path) -> None:
-    """A follower made their stream: no server's loss takes it away, the tools find all as it must be, and all begin."""
+    """The follower made their stream: it survives the loss of any server, the tools find no fault, and all start."""
     often = {"COORDINATOR_FOLLOWER__SNAPSHOT_EVENTS": "5", "COORDINATOR_FOLLOWER__SNAPSHOT_PAUSE_S": "0"}
     async with nats_cluster(tmp_path) as cluster, task_group() as tasks, Client.open(cluster.url) as client:
         keeper = Keeper(cluster.url, tmp_path, tasks)
@@ -184,7 +184,7 @@ async def test_what_a_domain_publishes_is_taken_up_once(tmp_path: Path) -> None:
 
 
 async def test_the_configuration_in_the_guide_is_one(tmp_path: Path) -> None:
-    """nats-server takes what docs/guide/cluster.md says, for each of the three."""
+    """nats-server accepts the configuration in docs/guide/cluster.md, for each of the three."""
     page = (ROOT / "docs/guide/cluster.md").read_text()
     conf = page.split("```conf\n")[1].split("```")[0]
     for number in (1, 2, 3):

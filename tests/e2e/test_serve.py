@@ -42,15 +42,15 @@ pytestmark = pytest.mark.e2e
 SUBJECTS = Subjects()
 LEASE_TTL_S = 6
 TAKE_OVER_S = LEASE_TTL_S + 5.0
-"""With the usual lease of 12 s it is 17."""
+"""With the usual lease of 12 s a takeover takes up to 17 s."""
 AT_ONCE_S = 10.0
-"""Before the usual lease can have run out; a process of ours needs about a second to start."""
+"""Earlier than the usual lease can expire; a process of ours needs about a second to start."""
 PATIENCE_S = 30.0
 
 
 @contextmanager
 def serve(server: RealServer, home: Path, *arguments: str, **environment: str) -> Iterator[Running]:
-    """Run `coordinator serve` with its state in *home*; what it writes goes on in `<home>.out`."""
+    """Run `coordinator serve` with its state in *home*; its output is appended to `<home>.out`."""
     with running(
         "serve",
         *arguments,
@@ -63,14 +63,14 @@ def serve(server: RealServer, home: Path, *arguments: str, **environment: str) -
 
 
 class Admin:
-    """Whoever may do anything on this NATS."""
+    """A user who may do anything on this NATS."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.journal = NatsJournal(bus, SUBJECTS)
 
     async def world(self) -> World:
-        """Fold all there is, which also verifies the chain."""
+        """Fold the whole journal, which also verifies the chain."""
         world = World()
         async for records in self.journal.read(0, (await self.journal.bounds()).last):
             for record in records:
@@ -78,7 +78,7 @@ class Admin:
         return world
 
     async def events(self) -> list[Envelope]:
-        """Give all events there are."""
+        """Return all events."""
         return [
             envelope
             async for records in self.journal.read(0, (await self.journal.bounds()).last)
@@ -88,7 +88,7 @@ class Admin:
         ]
 
     async def append(self, *, chain: str | None = None, **changed: Any) -> int:
-        """Append a commit of one event, like the last one but for *changed*; with the right chain, or with *chain*."""
+        """Append a commit of one event, equal to the last one except for *changed*; with the right chain or *chain*."""
         world = await self.world()
         sequence = (await self.journal.bounds()).last + 1
         event = json.loads(codec.encode((await self.events())[-1]))
@@ -107,7 +107,7 @@ async def admin_of(server: RealServer) -> AsyncIterator[Admin]:
 
 
 async def leads(server: RealServer, started: Running, timeout_s: float = PATIENCE_S) -> float:
-    """Wait until commands are answered, and say how long that took."""
+    """Wait until commands are answered, and return how long that took."""
     began = time.monotonic()
     async with Client.open(server.url) as client:
         asking = asyncio.ensure_future(client.execute(GetStats(), timeout_s=timeout_s))
@@ -119,7 +119,7 @@ async def leads(server: RealServer, started: Running, timeout_s: float = PATIENC
 
 
 async def ended(started: Running, timeout_s: float = PATIENCE_S) -> int:
-    """Wait for its end without stopping this loop, on which the server's watcher runs."""
+    """Wait for the end of the process without blocking this loop, on which the server's watcher runs."""
     return await asyncio.to_thread(started.ended, timeout_s)
 
 
@@ -129,7 +129,7 @@ async def written(started: Running, text: str) -> None:
 
 async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Path) -> None:
     """
-    Of two, one stands by. Stopped in good order the leader hands over at once; killed, when its lease runs out.
+    Of two, one is on standby. A leader that is stopped hands over at once; a killed one when its lease expires.
 
     Clients go on. Every task that was acknowledged meanwhile is there, once.
     """
@@ -168,7 +168,7 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
                     second.process.kill()
                     taken_over_s = await took_over(leader)
                     over.set()
-                    await submitting  # who is still asking would wait for a coordinator that is not to come
+                    await submitting  # a client still asking would wait for a coordinator that does not come
                     listed = await client.execute(ListTasks(limit=1000))
                     third.process.send_signal(signal.SIGTERM)
                     assert await ended(third) == 0
@@ -179,7 +179,7 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
 
 async def test_the_same_home_leads_again_at_once_and_stops_in_good_order(server: RealServer, tmp_path: Path) -> None:
     """
-    After `kill -9` a coordinator on the same home takes its own lease back, its follower with it.
+    After `kill -9` a coordinator on the same home takes its own lease back, and its follower continues too.
 
     SIGTERM ends both with 0: the journal says so, the lease is given up, and no process is left.
     """
@@ -216,7 +216,7 @@ async def test_the_same_home_leads_again_at_once_and_stops_in_good_order(server:
 
 
 async def test_what_a_newer_version_wrote_is_followed_and_not_led(server: RealServer, tmp_path: Path) -> None:
-    """A journal with an event of an unknown type: it says so once, claims nothing, folds on, and stops when told."""
+    """On an event of an unknown type it reports it once, claims nothing, keeps folding, and stops when told."""
     home = tmp_path / "one"
     async with admin_of(server) as admin:
         with serve(server, home, "--without-follower") as first:
@@ -267,7 +267,7 @@ async def test_a_journal_whose_chain_is_broken_stops_everyone(server: RealServer
 
 
 async def test_a_stream_that_is_configured_otherwise_is_refused(server: RealServer, tmp_path: Path) -> None:
-    """Each field that drifted is named with what it is and should be; the stream is left as it is."""
+    """Each drifted field is named with its value and the expected one; the stream is not changed."""
     async with admin_of(server) as admin:
         config = {**stream_config(SUBJECTS), "max_age": 3_600_000_000_000, "deny_delete": False, "max_msgs": 5}
         await admin.bus.js_request(f"STREAM.CREATE.{SUBJECTS.stream_journal}", config, timeout_s=5)
@@ -283,7 +283,7 @@ async def test_a_stream_that_is_configured_otherwise_is_refused(server: RealServ
 
 
 async def test_a_wrong_token_is_not_permitted(server: RealServer, tmp_path: Path) -> None:
-    """Exit code 7, and the message does not hold the token."""
+    """Exit code 7, and the message does not contain the token."""
     url = f"nats://s3cret@127.0.0.1:{server.port}"
     wrong = await asyncio.to_thread(run, "serve", COORDINATOR_HOME=str(tmp_path / "one"), COORDINATOR_URL=url)
     assert wrong.code == 7

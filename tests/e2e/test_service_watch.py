@@ -1,4 +1,4 @@
-"""Services as a watcher knows them, over a real NATS: what changes is seen, what is lost is missed and fetched."""
+"""Services as a watcher knows them, over a real NATS: changes are seen, lost notices are detected and fetched."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def watching(client: Client, **settings: Any) -> AsyncIterator[ServiceWatch]:
-    """Watch, and know the services."""
+    """Watch until the services are known."""
     async with ServiceWatch.open(client, **settings) as watch:
         async with asyncio.timeout(PATIENCE_S):
             await watch.ready.wait()
@@ -70,7 +70,7 @@ async def watching(client: Client, **settings: Any) -> AsyncIterator[ServiceWatc
 
 @asynccontextmanager
 async def remote_app(cluster: Cluster, **settings: Any) -> AsyncIterator[App]:
-    """An app of another process, as far as the coordinator can tell."""
+    """An app of another process, from the coordinator's point of view."""
     async with (
         Client.open(cluster.url, name="remote") as client,
         _running(_Remote(client), client, Settings(**settings), "test") as app,
@@ -102,7 +102,7 @@ async def test_changes_are_seen(cluster: Cluster) -> None:
 async def test_all_pages_are_fetched_while_services_come_and_go(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What changes while pages are read is neither missed nor seen twice."""
+    """A change while pages are read is neither missed nor seen twice."""
     monkeypatch.setattr(watch_module, "PAGE", 3)
     for number in range(20):
         await cluster.client.execute(offer(f"s{number:02}"))
@@ -124,7 +124,7 @@ async def test_all_pages_are_fetched_while_services_come_and_go(
 
 
 async def test_a_lost_notice_is_missed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next notice tells that one was lost, and a sign of life that the last one was."""
+    """The next notice reveals that one was lost, and a sign of life that the last one was."""
     lose = [False]
     take = ServiceWatch._take
 
@@ -147,7 +147,7 @@ async def test_a_lost_notice_is_missed(cluster: Cluster, monkeypatch: pytest.Mon
 
 
 async def test_what_is_no_notice_does_no_harm(cluster: Cluster) -> None:
-    """Rubbish, an older reign, and events that do not follow: services are fetched anew where that may help."""
+    """Garbage, an older reign, and events that do not follow: services are fetched again where that may help."""
     async with Client.open(cluster.url) as client, watching(client) as watch:
         await cluster.client.execute(offer("a"))
         await until(lambda: ids(watch) == ["a"])
@@ -170,11 +170,11 @@ async def test_what_is_no_notice_does_no_harm(cluster: Cluster) -> None:
 
 
 async def test_a_broken_connection(cluster: Cluster) -> None:
-    """What happened meanwhile is there after the reconnect; while it is away, for how long is said."""
+    """Changes during a disconnection are seen after the reconnect; until then its duration is reported."""
     async with proxy(int(cluster.url.rpartition(":")[2])) as between:
         url = cluster.url.rpartition(":")[0] + f":{between.port}"
         async with Client.open(url) as client, watching(client, stale_s=100.0) as watch:
-            between.mute()  # the connection seems to be there, and nothing comes
+            between.mute()  # the connection looks intact, and nothing arrives
             await cluster.client.execute(offer("a"))
             await until(lambda: watch.stale_for_s > 0)
             assert ids(watch) == []
@@ -184,7 +184,7 @@ async def test_a_broken_connection(cluster: Cluster) -> None:
 
 
 async def test_long_without_word_the_coordinator_is_asked(cluster: Cluster) -> None:
-    """State that is too old is not given; what cannot be asked for then is unavailable, and later is there again."""
+    """State that is too old is not returned; queries are then unavailable, until the server is back."""
     async with Client.open(cluster.url) as client, watching(client, stale_s=2.5) as watch:
         await cluster.client.execute(offer("a"))
         await until(lambda: ids(watch) == ["a"])
@@ -196,7 +196,7 @@ async def test_long_without_word_the_coordinator_is_asked(cluster: Cluster) -> N
 
 
 async def test_a_take_over(cluster: Cluster) -> None:
-    """After another coordinator took over, its changes are seen; what was known before is given until then."""
+    """After another coordinator took over, its changes are seen; until then the known services are returned."""
     async with Client.open(cluster.url) as client, watching(client) as watch:
         await cluster.client.execute(offer("a"))
         await until(lambda: ids(watch) == ["a"])
@@ -209,7 +209,7 @@ async def test_a_take_over(cluster: Cluster) -> None:
 
 
 async def test_too_many_services_are_not_kept(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit nothing is given, whether they are too many at the start or become so."""
+    """Above the limit nothing is returned, whether there are too many at the start or later."""
     monkeypatch.setattr(watch_module, "TOO_MANY_PAUSE_S", 0.1)
     async with Client.open(cluster.url) as client, watching(client, services_max=2) as watch:
         for service_id in "abc":
@@ -220,7 +220,7 @@ async def test_too_many_services_are_not_kept(cluster: Cluster, monkeypatch: pyt
 
 
 async def test_discovery_from_the_watch(cluster: Cluster) -> None:
-    """A remote discovery begins to watch at its first question, chooses as ever, and sees its own orders at once."""
+    """A remote discovery starts to watch at its first question, chooses as usual, and sees its own commands at once."""
     async with remote_app(cluster) as app:
         registry = ServiceRegistry(app)
         discovery = ServiceDiscovery(registry)
@@ -248,7 +248,7 @@ async def test_discovery_from_the_watch(cluster: Cluster) -> None:
 
 
 async def test_loads_are_renewed_where_they_count(cluster: Cluster) -> None:
-    """Loads that decide are refreshed, or asked for; the coordinator is not asked about other services."""
+    """Loads that decide are refreshed or requested; the coordinator is not asked about other services."""
     async with remote_app(cluster, client={"discovery_refresh_s": 0.1}) as app:
         registry = ServiceRegistry(app)
         for service_id in "ab":
@@ -266,7 +266,7 @@ async def test_loads_are_renewed_where_they_count(cluster: Cluster) -> None:
                 while await chosen() != lighter:  # noqa: ASYNC110  # told over NATS
                     await asyncio.sleep(0.02)
         for service_id, load in (("a", 0.5), ("b", 0.2)):
-            await registry.update_heartbeat(service_id, load=load)  # its own are known at once
+            await registry.update_heartbeat(service_id, load=load)  # its own changes are known at once
         assert await chosen() == "b"
         assert app.services is not None
         assert app.services.find("search", HEALTHY, with_loads=True) is not None
@@ -274,7 +274,7 @@ async def test_loads_are_renewed_where_they_count(cluster: Cluster) -> None:
 
 
 async def test_a_watch_that_cannot_fetch_tries_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody answers, nothing is given; as soon as somebody does, services are known."""
+    """While nobody answers, nothing is returned; as soon as somebody does, services are known."""
     monkeypatch.setattr(watch_module, "PAGE_TIMEOUT_S", 0.2)
     await cluster.client.execute(offer("a"))
     await cluster.stop()

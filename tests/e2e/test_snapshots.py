@@ -1,4 +1,4 @@
-"""Snapshots over a real nats-server: written beside a follower, believed only where they are of this very journal."""
+"""Snapshots over a real nats-server: written next to a follower, trusted only if they are of this journal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def until_written(snapshots: Snapshots, count: int = 1) -> list[Manifest]:
 
 
 async def change(bus: Bus, snapshots: Snapshots, **changed: Any) -> None:
-    """Put a manifest in place of the newest one."""
+    """Replace the newest manifest."""
     manifest = (await snapshots.manifests())[0]
     body = msgspec.json.encode(msgspec.structs.replace(manifest, **changed))
     await bus.js_request(
@@ -63,7 +63,7 @@ async def change(bus: Bus, snapshots: Snapshots, **changed: Any) -> None:
 async def test_followers_write_what_they_fold(
     server: RealServer, engine: Engine, journal: NatsJournal, snapshots: Snapshots, tmp_path: Path
 ) -> None:
-    """While work goes on; each one is the world at its position, and the oldest are removed."""
+    """Snapshots are written while work goes on; each is the world at its position, and the oldest are removed."""
     async with Follower.open(server.url, tmp_path / "state.db", limits=QUICK, snapshots=OFTEN):
         await a_bit_of_everything(engine)
         seen: set[str] = set()
@@ -85,7 +85,7 @@ async def test_followers_write_what_they_fold(
 
 
 async def test_a_world_begins_with_the_newest(engine: Engine, journal: NatsJournal, snapshots: Snapshots) -> None:
-    """And the rest of the journal; the same as the fold from the first slot."""
+    """A snapshot and the rest of the journal give the same world as the fold from the first slot."""
     await a_bit_of_everything(engine)
     await snapshots.write((await folded(journal)).frozen())
     await some_tasks(engine, "later", 12)
@@ -98,7 +98,7 @@ async def test_a_world_begins_with_the_newest(engine: Engine, journal: NatsJourn
 async def test_without_any_it_begins_with_the_first_slot(
     engine: Engine, journal: NatsJournal, snapshots: Snapshots
 ) -> None:
-    """No stream, or none left."""
+    """There is no stream, or no snapshot is left."""
     await a_bit_of_everything(engine)
     assert await snapshots.manifests() == []
     assert (await begun(journal, snapshots)).digest() == (await folded(journal)).digest()
@@ -112,7 +112,7 @@ async def test_without_any_it_begins_with_the_first_slot(
 async def test_what_cannot_be_believed_is_passed_over(
     bus: Bus, engine: Engine, journal: NatsJournal, snapshots: Snapshots, changed: dict[str, Any]
 ) -> None:
-    """The one before it serves, or none; the world is the same."""
+    """The previous snapshot is used, or none; the world is the same."""
     await a_bit_of_everything(engine)
     await snapshots.write((await folded(journal)).frozen())
     await change(bus, snapshots, **changed)
@@ -128,7 +128,7 @@ async def test_what_cannot_be_believed_is_passed_over(
 async def test_a_manifest_that_is_none_is_passed_over(
     bus: Bus, engine: Engine, journal: NatsJournal, snapshots: Snapshots
 ) -> None:
-    """Whatever somebody put there."""
+    """Foreign messages in the stream are ignored."""
     await a_bit_of_everything(engine)
     await snapshots.write((await folded(journal)).frozen())
     await bus.js_publish(SUBJECTS.snapshot_manifest, b"\xff{", timeout_s=5)
@@ -136,7 +136,7 @@ async def test_a_manifest_that_is_none_is_passed_over(
 
 
 async def test_half_of_one_is_never_seen(engine: Engine, journal: NatsJournal, bus: Bus, snapshots: Snapshots) -> None:
-    """Chunks without a manifest are nothing, and leave with the next removal."""
+    """Chunks without a manifest are ignored, and deleted at the next removal."""
     await a_bit_of_everything(engine)
     world = await folded(journal)
     await snapshots.write(world.frozen())
@@ -151,7 +151,7 @@ async def test_half_of_one_is_never_seen(engine: Engine, journal: NatsJournal, b
 async def test_a_journal_that_ends_before_a_snapshot_of_it_has_lost_its_tail(
     bus: Bus, engine: Engine, journal: NatsJournal, snapshots: Snapshots
 ) -> None:
-    """An older copy of the store was put back: nobody may go on from there."""
+    """An older copy of the store was put back: no coordinator may continue from there."""
     await a_bit_of_everything(engine)
     await snapshots.write((await folded(journal)).frozen())
     manifest = (await snapshots.manifests())[0]
@@ -163,7 +163,7 @@ async def test_a_journal_that_ends_before_a_snapshot_of_it_has_lost_its_tail(
 async def test_a_follower_begins_with_one(
     server: RealServer, engine: Engine, journal: NatsJournal, snapshots: Snapshots, tmp_path: Path
 ) -> None:
-    """It folds only what came behind the snapshot, and has the same rows."""
+    """The follower folds only what came after the snapshot, and has the same rows."""
     path = tmp_path / "state.db"
     async with Follower.open(server.url, path, limits=QUICK) as follower:
         await a_bit_of_everything(engine)
@@ -179,7 +179,7 @@ async def test_a_follower_begins_with_one(
 
 
 def test_chunks_are_small_and_all_that_went_in_comes_out() -> None:
-    """Whatever the pieces; and what was changed is told."""
+    """A snapshot of any piece size is read back, and a changed one is reported."""
     pieces = [bytes([number % 251]) * number for number in range(2000)]
     packer = Packer(iter(pieces), chunk_bytes=1000)
     chunks = list(iter(packer.next, b""))

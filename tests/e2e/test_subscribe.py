@@ -1,4 +1,4 @@
-"""`subscribe` over a real nats-server: each event once and in order, from anywhere, over every interruption."""
+"""`subscribe` over a real nats-server: each event once and in order, from any position, across every interruption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
-    """A journal that exists."""
+    """An existing journal."""
     async with Bus.open(server.url, name="writer", buffered=False) as unbuffered:
         made = NatsJournal(unbuffered, SUBJECTS)
         await made.prepare()
@@ -41,7 +41,7 @@ async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
 
 
 async def written(journal: NatsJournal) -> list[Envelope]:
-    """Read all events of the journal the plain way, once its connection is there again."""
+    """Read all events of the journal directly, once its connection is back."""
     found: list[Envelope] = []
     async for records in journal.read(0, await end_of(journal)):
         for record in records:
@@ -51,7 +51,7 @@ async def written(journal: NatsJournal) -> list[Envelope]:
 
 
 async def end_of(journal: NatsJournal) -> int:
-    """Ask where the journal ends, until there is an answer."""
+    """Return where the journal ends, retrying until there is an answer."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -61,13 +61,13 @@ async def end_of(journal: NatsJournal) -> int:
 
 
 async def take(events: EventStream, count: int) -> list[Envelope]:
-    """Take so many events."""
+    """Take that many events."""
     async with asyncio.timeout(PATIENCE_S):
         return [await anext(events) for _ in range(count)]
 
 
 async def nothing_more(events: EventStream, engine: Engine) -> None:
-    """Make sure that the next event is one that happens only now."""
+    """Assert that the next event is one that happens from now on."""
     before = engine.committed
     await some_tasks(engine, f"after-{before.sequence}", 1)
     (found,) = await take(events, 1)
@@ -75,7 +75,7 @@ async def nothing_more(events: EventStream, engine: Engine) -> None:
 
 
 async def test_from_the_beginning_and_then_live(server: RealServer, engine: Engine, journal: NatsJournal) -> None:
-    """Replay and what comes later are one stream without a seam."""
+    """Replay and later events form one stream without a gap."""
     await a_bit_of_everything(engine)
     async with subscribe(since="0.0", url=server.url) as events:
         past = await written(journal)
@@ -87,7 +87,7 @@ async def test_from_the_beginning_and_then_live(server: RealServer, engine: Engi
 
 
 async def test_without_since_it_begins_now(server: RealServer, engine: Engine, journal: NatsJournal) -> None:
-    """Nothing of the past comes, everything from the moment on when the block is entered; `position` says where."""
+    """No past events, but every event from the moment the block is entered; `position` names that moment."""
     await some_tasks(engine, "past", 8)
     before = await written(journal)
     async with subscribe(url=server.url) as events:
@@ -98,7 +98,7 @@ async def test_without_since_it_begins_now(server: RealServer, engine: Engine, j
 
 
 async def test_from_behind_any_event(server: RealServer, engine: Engine, journal: NatsJournal) -> None:
-    """A position gives what follows it, in the middle of a commit too, as text or as a value."""
+    """A position returns what follows it, also inside a commit, as text or as a value."""
     await some_tasks(engine, "some", 8)
     everything = await written(journal)
     for at in range(0, len(everything), 3):
@@ -108,7 +108,7 @@ async def test_from_behind_any_event(server: RealServer, engine: Engine, journal
 
 
 async def test_from_a_time_on(server: RealServer, engine: Engine, journal: NatsJournal) -> None:
-    """A time gives what was committed then or later; one to come waits for it."""
+    """A time returns what was committed then or later; a time in the future waits."""
     for number in range(6):
         await some_tasks(engine, f"load-{number}", 4)
     everything = await written(journal)
@@ -126,7 +126,7 @@ async def test_from_a_time_on(server: RealServer, engine: Engine, journal: NatsJ
 
 
 async def test_only_what_is_wanted(server: RealServer, engine: Engine, journal: NatsJournal) -> None:
-    """Patterns leave out the rest, and what passes keeps its order and position."""
+    """Patterns filter events; the rest keep their order and position."""
     await a_bit_of_everything(engine)
     kinds = ["container.*", "task.completed"]
     due = [one for one in await written(journal) if one.type.startswith("container.") or one.type == "task.completed"]
@@ -139,7 +139,7 @@ async def test_only_what_is_wanted(server: RealServer, engine: Engine, journal: 
 async def test_over_restarts_nothing_is_lost_or_repeated(
     server: RealServer, engine: Engine, journal: NatsJournal, how: str
 ) -> None:
-    """The server goes and comes back several times under way; what comes equals the journal."""
+    """The server stops and comes back several times during the subscription; what arrives equals the journal."""
     async with subscribe("task.*", START, url=server.url) as events:
         found: list[Envelope] = []
         for number in range(3):
@@ -159,7 +159,7 @@ async def test_over_restarts_nothing_is_lost_or_repeated(
 async def test_a_subscriber_that_was_killed_goes_on_behind_its_last_event(
     server: RealServer, engine: Engine, journal: NatsJournal
 ) -> None:
-    """Begun again and again with the position kept, the pieces make up the whole."""
+    """Restarted repeatedly with the saved position, the pieces add up to the whole."""
     found: list[Envelope] = []
     position = START
     for number in range(5):
@@ -173,7 +173,7 @@ async def test_a_subscriber_that_was_killed_goes_on_behind_its_last_event(
 
 
 async def test_a_journal_that_was_made_anew_ends_the_subscription(server: RealServer, journal: NatsJournal) -> None:
-    """Positions of another journal mean nothing here, so whoever reads on is told."""
+    """Positions of another journal are invalid here, so a subscriber that continues from one gets an error."""
     await append(journal, 1, codec.join([event("task.a", "2.0")]))
     async with subscribe(since=START, url=server.url) as events, Bus.open(server.url, name="vandal") as bus:
         await take(events, 1)
@@ -192,7 +192,7 @@ async def test_a_journal_that_was_made_anew_ends_the_subscription(server: RealSe
     ],
 )
 async def test_a_place_that_is_none_is_refused(server: RealServer, engine: Engine, since: Any, says: str) -> None:
-    """The message says what would be right."""
+    """The message says what is allowed."""
     with pytest.raises(Refused) as refused:
         async with subscribe(since=since, url=server.url):
             pass
@@ -200,7 +200,7 @@ async def test_a_place_that_is_none_is_refused(server: RealServer, engine: Engin
 
 
 async def test_what_was_archived_is_not_passed_over_in_silence(server: RealServer, journal: NatsJournal) -> None:
-    """Whoever wants more than the journal still holds is told from where it can be had."""
+    """A subscriber that wants more than the journal still holds is told where it can start."""
     await append(journal, 1, *(codec.join([event("task.a", f"{number}.0")]) for number in range(2, 7)))
     async with Bus.open(server.url, name="archive") as bus:
         await bus.js_request(f"STREAM.PURGE.{SUBJECTS.stream_journal}", {"seq": 4}, timeout_s=5)
@@ -213,7 +213,7 @@ async def test_what_was_archived_is_not_passed_over_in_silence(server: RealServe
 
 
 async def test_without_a_journal_it_is_unavailable(server: RealServer) -> None:
-    """There is nothing to follow before a coordinator has run."""
+    """There is nothing to follow before a coordinator has run for the first time."""
     with pytest.raises(Unavailable, match="a coordinator creates it"):
         async with subscribe(url=server.url):
             pass
@@ -221,7 +221,7 @@ async def test_without_a_journal_it_is_unavailable(server: RealServer) -> None:
 
 @asynccontextmanager
 async def embedded(monkeypatch: pytest.MonkeyPatch, home: Path) -> AsyncIterator[TaskScheduler]:
-    """Give a facade over a coordinator of this process."""
+    """Yield a facade over a coordinator of this process."""
     monkeypatch.setenv("COORDINATOR_HOME", str(home))
     monkeypatch.setenv("COORDINATOR_NODE__RUNTIME", "fake")
     monkeypatch.delenv("COORDINATOR_URL", raising=False)
@@ -238,6 +238,6 @@ async def test_without_a_url_it_is_the_cluster_of_the_facades(monkeypatch: pytes
 
 
 def test_it_is_exported_by_the_package() -> None:
-    """Nobody needs to know the module."""
+    """`subscribe` can be imported from the package; nobody needs to know the module."""
     assert coordinator.subscribe is subscribe
     assert set(coordinator.__all__) == {"EventStream", "subscribe"}

@@ -1,5 +1,5 @@
 """
-Standby and takeover, made to happen: a writer that is cut off, held up in the middle of a commit, or asked to end.
+Standby and takeover, provoked: a writer that is cut off, delayed in the middle of a commit, or asked to end.
 
 Most coordinators run in this loop, each behind a proxy that can hold back what it says and hears; nats-server is real.
 What came of it is read from the journal and from the wire.
@@ -54,13 +54,13 @@ class One:
             await self.coordinator.leading.wait()
 
     async def stands_by(self) -> None:
-        """Wait until it leads no more."""
+        """Wait until it no longer leads."""
         async with asyncio.timeout(PATIENCE_S):
             while self.coordinator.leading.is_set() or self.coordinator.engine is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Let it hand over and end."""
+        """Make it hand over and end."""
         self.coordinator.stop("the test says so")
         async with asyncio.timeout(PATIENCE_S):
             await self.running
@@ -68,7 +68,7 @@ class One:
 
 @asynccontextmanager
 async def several(server: RealServer, count: int) -> AsyncIterator[list[One]]:
-    """Run *count* coordinators, of which the first leads."""
+    """Run *count* coordinators; the first leads."""
     async with AsyncExitStack() as doors:
         opened = [await doors.enter_async_context(proxy(server.port)) for _ in range(count)]
         async with task_group() as tasks:
@@ -88,7 +88,7 @@ async def submit(client: Client, *names: str) -> None:
 
 
 def check(record: Record, *holders: str) -> None:
-    """Make sure that *holders* reigned, one after the other, and none wrote after the next had claimed."""
+    """Assert that *holders* reigned one after the other, and none wrote after the next had claimed."""
     assert [reign.holder for reign in record.reigns] == list(holders)
     assert record.commits_of_the_past == 0
     assert record.submitted_twice == 0
@@ -96,7 +96,7 @@ def check(record: Record, *holders: str) -> None:
 
 async def test_a_writer_that_is_cut_off_answers_nobody_and_changes_nothing(server: RealServer) -> None:
     """
-    Cut off, it is replaced, and clients go on by themselves.
+    A writer that is cut off is replaced, and clients continue by themselves.
 
     What it had said before is kept, and what it says when it is back changes nothing. It stands by, and leads again
     when the other ends.
@@ -122,7 +122,7 @@ async def test_a_writer_that_is_cut_off_answers_nobody_and_changes_nothing(serve
 
 async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
     """
-    The commit of a writer that was replaced meanwhile reaches the server at last, and is refused.
+    The commit of a replaced writer reaches the server late, and is refused.
 
     Whoever asked has long been answered by the new writer, once; nobody was told that the old one did it.
     """
@@ -132,7 +132,7 @@ async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
         tap(server.url) as tapped,
     ):
         await submit(client, "before")
-        first.door.hold()  # it hears everything; what it says is under way for long
+        first.door.hold()  # it receives everything; what it sends is delayed for long
         asking = asyncio.ensure_future(submit(client, "meanwhile"))
         await second.leads()
         async with asyncio.timeout(PATIENCE_S):
@@ -151,7 +151,7 @@ async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
 
 
 async def test_of_those_that_stand_by_one_leads(server: RealServer) -> None:
-    """Three stand by and all try at once when the writer is gone, time after time: one leads, by one claim."""
+    """Three standbys try at once when the writer is gone, repeatedly: one leads, by one claim."""
     async with several(server, 4) as those, Client.open(server.url) as client:
         left = list(those)
         leader = left[0]
@@ -171,7 +171,7 @@ async def test_of_those_that_stand_by_one_leads(server: RealServer) -> None:
 
 
 async def test_one_that_is_far_behind_catches_up_before_it_leads(server: RealServer) -> None:
-    """A standby that saw nothing of what was written last folds it before it answers anything."""
+    """A standby that missed the last commits folds them before it answers anything."""
     async with several(server, 2) as (first, second), Client.open(server.url) as client:
         second.door.part()
         async with task_group() as tasks:
@@ -189,7 +189,7 @@ async def test_one_that_is_far_behind_catches_up_before_it_leads(server: RealSer
 
 
 async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server: RealServer, tmp_path: Path) -> None:
-    """When it is needed at that very moment it need not begin with the first commit; it says once that it waits."""
+    """A standby that is needed at that moment need not start at the first commit; it logs once that it waits."""
     environment = lease_of(2 * TTL_S)
     async with (
         instances(tmp_path, server.url, 2, environment=environment) as (first, second),
@@ -209,7 +209,7 @@ async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server
 
 
 async def test_whoever_waits_for_a_task_is_served_by_the_next_writer(server: RealServer) -> None:
-    """A claim that waits when the lead is given away is sent again and gets its task from the new writer, once."""
+    """A claim that waits during a handover is sent again and gets its task from the new writer, once."""
     async with several(server, 2) as (first, second), Client.open(server.url) as client:
         claim = ClaimTasks(claim_id="c", worker_id="w", slots=1, wait_s=PATIENCE_S)
         waiting = asyncio.ensure_future(client.execute(claim, timeout_s=PATIENCE_S))
@@ -225,7 +225,7 @@ async def test_whoever_waits_for_a_task_is_served_by_the_next_writer(server: Rea
 
 
 async def test_without_anyone_to_lead_a_call_ends_in_its_time(server: RealServer) -> None:
-    """The only coordinator is cut off: calls say that nobody answered, and the next one is served when it is back."""
+    """The only coordinator is cut off: calls report that nobody answered, and later calls are served when it is back."""
     async with several(server, 1) as (only,), Client.open(server.url) as client:
         await submit(client, "before")
         only.door.part()

@@ -42,7 +42,7 @@ GONE_WITHIN_S = 20.0
 
 
 def ask(url: str, *commands: Command) -> list[Any]:
-    """Order and ask, one after the other."""
+    """Send commands and questions one after the other."""
 
     async def all_of_them(client: Client) -> list[Any]:
         return [await client.execute(command, timeout_s=PATIENCE_S) for command in commands]
@@ -52,7 +52,7 @@ def ask(url: str, *commands: Command) -> list[Any]:
 
 
 def talk(url: str, body: Callable[[Client], Awaitable[Any]]) -> Any:
-    """Do something with a client."""
+    """Run a function with a client."""
 
     async def run() -> Any:
         async with (
@@ -65,7 +65,7 @@ def talk(url: str, body: Callable[[Client], Awaitable[Any]]) -> Any:
 
 
 def pids(started: Up) -> dict[str, int]:
-    """Give the process ids of the programs, by what they run."""
+    """Return the process ids of the programs, by what they run."""
     found = {}
     for process in living_in(started.home):
         words = process.command.split()
@@ -78,7 +78,7 @@ def pids(started: Up) -> dict[str, int]:
 
 
 def agents(url: str = "") -> list[int]:
-    """Give the processes in containers that talk to *url*; a container has an environment of its own."""
+    """Return the processes in containers that talk to *url*; a container has an environment of its own."""
     wanted = f"COORDINATOR_URL={url}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -90,7 +90,7 @@ def agents(url: str = "") -> list[int]:
 
 
 def until_gone(home: Path, url: str, timeout_s: float = GONE_WITHIN_S) -> float:
-    """Wait until no process of *home* lives, nor any container that talks to *url*; say how long that took."""
+    """Wait until no process of *home* is alive, nor any container that talks to *url*; return how long that took."""
     began = time.monotonic()
     while left := [*living_in(home), *agents(url)]:
         assert time.monotonic() - began < timeout_s, left
@@ -99,7 +99,7 @@ def until_gone(home: Path, url: str, timeout_s: float = GONE_WITHIN_S) -> float:
 
 
 async def read_model_follows(client: Client) -> None:
-    """Wait until the read model is where the journal is now."""
+    """Wait until the read model has reached the current end of the journal."""
     stats = await client.execute(GetStats(), timeout_s=PATIENCE_S)
     question = {"position": stats.position, "timeout_s": PATIENCE_S}
     await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
@@ -116,7 +116,7 @@ async def node_answers(client: Client) -> None:
 
 
 def test_each_program_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    """`kill -9` of coordinator, follower, node agent and nats-server: each is back, and all of it works again."""
+    """`kill -9` of coordinator, follower, node agent and nats-server: each comes back, and everything works again."""
     with up(tmp_path / "home") as started:
         url = started.url
         before = pids(started)
@@ -138,7 +138,7 @@ def test_each_program_that_is_killed_is_started_again(tmp_path: Path) -> None:
 
 def test_whatever_end_it_finds_the_next_one_goes_on(tmp_path: Path) -> None:
     """
-    After `kill -9` of `up` the next one may come at once, and finds the tasks and runs the containers again.
+    After `kill -9` of `up` the next one may start at once, finds the tasks and runs the containers again.
 
     SIGTERM ends it with 0: the containers are stopped, the last commit says so, nothing lives, nothing is said to run.
     Killed, and left alone, nothing of it lives after 5 s, containers included.
@@ -174,7 +174,7 @@ def test_whatever_end_it_finds_the_next_one_goes_on(tmp_path: Path) -> None:
 
 
 def goes_on(started: Up, nodes: dict[str, int]) -> None:
-    """Check that it has the task, the node and the container of before, and runs the container."""
+    """Check that it has the earlier task, node and container, and runs the container."""
     (kept,) = ask(started.url, ListTasks())[0]
     assert (kept.task_id, kept.priority) == ("kept", 3)
     assert ask(started.url, GetStats())[0].nodes == nodes
@@ -191,7 +191,7 @@ def start_container(url: str, container_id: str) -> None:
 
 
 def runs_again(started: Up, container_id: str) -> None:
-    """Wait until a container runs again and its agent is offered, as one process and no more."""
+    """Wait until a container runs again and its agent is registered, as exactly one process."""
 
     async def until(client: Client) -> None:
         while True:
@@ -210,7 +210,7 @@ def runs_again(started: Up, container_id: str) -> None:
 
 
 async def recorded(client: Client) -> list[str]:
-    """Give the types of all events there are, in order."""
+    """Return the types of all events, in order."""
     from events import codec
 
     journal = NatsJournal(client.bus, client.subjects)
@@ -225,7 +225,7 @@ async def recorded(client: Client) -> list[str]:
 
 
 def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
-    """Ctrl-C need not wait until everything is up."""
+    """Ctrl-C works before everything is up."""
     home = tmp_path / "home"
     for pause_s in (0.6, 1.2):
         with running("up", written=tmp_path / "up.out", COORDINATOR_HOME=str(home)) as starting:
@@ -237,7 +237,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
 
 
 def test_a_home_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
-    """Where a file stands in its way it refuses, and says which."""
+    """When a file is in its way `up` refuses to start, and names it."""
     (tmp_path / "file").touch()
     os.environ["COORDINATOR_HOME"] = str(tmp_path / "file")
     ended = call("up")

@@ -1,4 +1,4 @@
-"""`coordinator verify` and `coordinator doctor` on a cluster that is well, and on what is wrong with one."""
+"""`coordinator verify` and `coordinator doctor` on a healthy cluster, and on damaged ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WAIT_S = 30.0
 
 @pytest.fixture
 async def store(server: RealServer, bus: Bus, tmp_path: Path) -> Path:
-    """A journal with something of everything, and a read model of it."""
+    """A journal with events of every kind, and a read model of it."""
     journal = NatsJournal(bus, SUBJECTS)
     await journal.prepare()
     async with leading(journal) as engine:
@@ -105,7 +105,7 @@ async def test_a_read_model_that_is_none_is_found(bus: Bus, store: Path) -> None
 
 @contextmanager
 def no_file_above(size_bytes: int) -> Iterator[None]:
-    """Let no file of this process become larger, as on a disk that is full."""
+    """Limit the size of files that this process writes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
@@ -117,7 +117,7 @@ def no_file_above(size_bytes: int) -> Iterator[None]:
 async def test_without_room_for_copies_nothing_is_blamed(
     bus: Bus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the first copy has no room, the second one, or neither: it ends, is unknown, and says what to do."""
+    """When the first copy has no room, the second one, or neither: it ends, reports unknown, and says what to do."""
     monkeypatch.setattr(verify_store, "BUILD_PATIENCE_S", 0.5)
     with sqlite3.connect(store) as live:
         [(pages,)], [(size,)] = (
@@ -142,7 +142,7 @@ async def test_without_room_for_copies_nothing_is_blamed(
 
 
 async def test_what_somebody_else_wrote_is_found(bus: Bus, store: Path) -> None:
-    """A commit under a foreign id is of no reign; one with a wrong chain ends the reading there."""
+    """A commit under a foreign id belongs to no reign; one with a wrong chain ends the reading there."""
     journal = NatsJournal(bus, SUBJECTS)
     last = (await journal.bounds()).last
     record = await journal.slot(last)
@@ -159,7 +159,7 @@ async def test_what_somebody_else_wrote_is_found(bus: Bus, store: Path) -> None:
 
 
 async def test_a_journal_behind_its_read_model_is_found(bus: Bus, store: Path) -> None:
-    """The stream was made anew: what the read model has seen of it is not there."""
+    """The stream was recreated: what the read model has seen of it is missing."""
     await bus.js_request(f"STREAM.DELETE.{SUBJECTS.stream_journal}", timeout_s=5)
     gone = await verify(bus, SUBJECTS, Files(store=store))
     assert of(gone.findings, "slots").state is State.FAIL
@@ -171,7 +171,7 @@ async def test_a_journal_behind_its_read_model_is_found(bus: Bus, store: Path) -
 
 
 async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> None:
-    """One that a follower replaced is not damaged; one that is still there, and not whole, is."""
+    """A store that a follower replaced is not damage; one that is still there and incomplete is."""
     journal, snapshots = NatsJournal(bus, SUBJECTS), Snapshots(bus, SUBJECTS, kept=2)
     last = (await journal.bounds()).last
     for at in (last - 3, last - 2):
@@ -192,7 +192,7 @@ async def test_snapshots_may_come_and_go_meanwhile(bus: Bus, store: Path) -> Non
 
 
 async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Path) -> None:
-    """0 for a sound journal, 1 for a damaged one; JSON holds all of it."""
+    """0 for a sound journal, 1 for a damaged one; JSON contains the full report."""
     sound = await asyncio.to_thread(
         run, "verify", "--nats", server.url, "--home", str(store.parent), "--folder", str(store.parent), "-o", "json"
     )
@@ -207,7 +207,7 @@ async def test_the_command_tells_by_its_exit_code(server: RealServer, store: Pat
 
 
 class Troubled(RealServer):
-    """A server whose JetStream cannot answer about the feed: the question is turned into one that it refuses."""
+    """A server whose JetStream cannot answer about the feed: the question is changed into one that it refuses."""
 
     def conf(self) -> str:
         asked, instead = (f"$JS.API.STREAM.{verb}" for verb in ("INFO.COORDINATION_EVENTS", "MSG.GET.NONE"))
@@ -215,7 +215,7 @@ class Troubled(RealServer):
 
 
 async def test_a_feed_that_cannot_be_asked_is_not_taken_for_none(tmp_path: Path) -> None:
-    """Whoever begins waits, and verify calls it unknown: only that there is no such stream means that there is none."""
+    """A starting coordinator waits, and verify reports unknown: only the answer that there is no such stream proves it."""
     server = Troubled(tmp_path)
     await server.start()
     try:
@@ -246,7 +246,7 @@ async def look(server: RealServer) -> list[Finding]:
 async def test_what_is_missing_or_drifted_is_named(
     server: RealServer, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No leader, no follower, a stream that is otherwise; fsync cannot be asked and is not called well."""
+    """No leader, no follower, a drifted stream are reported; fsync cannot be read and is not reported as ok."""
     monkeypatch.setattr(doctor, "ANSWER_TIMEOUT_S", 1.0)
     wrong = {**stream_config(SUBJECTS), "max_msgs": 5}
     await bus.js_request(f"STREAM.CREATE.{SUBJECTS.stream_journal}", wrong, timeout_s=5)
@@ -270,7 +270,7 @@ async def test_what_is_missing_or_drifted_is_named(
     ],
 )
 async def test_fsync_is_read_from_the_monitoring(server: RealServer, config: dict[str, Any], state: State) -> None:
-    """A server that acknowledges before it syncs can lose what it acknowledged, and a full one takes nothing."""
+    """A server that acknowledges before it syncs can lose acknowledged data; a full one stores nothing."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert b"/jsz?config=1" in await reader.readline()
@@ -285,13 +285,13 @@ async def test_fsync_is_read_from_the_monitoring(server: RealServer, config: dic
 
 
 def test_a_clock_that_is_off_is_told() -> None:
-    """A second is a warning, ten are a failure, whichever way."""
+    """A clock that is off by a second is a warning, by ten a failure, in either direction."""
     found = [doctor._off("clock", off_s, "{:.1f} s").state for off_s in (0.2, -1.5, 30.0)]
     assert found == [State.OK, State.WARN, State.FAIL]
 
 
 def test_a_follower_that_lags_or_waits_is_told() -> None:
-    """How far it is behind, and why it waits."""
+    """Doctor reports how far the feed is behind, and why it waits."""
     behind = {"behind": 5, "behind_s": 2.0}
     assert doctor._behind("feed", behind).state is State.OK
     assert doctor._behind("feed", {**behind, "behind_s": 100.0}).state is State.WARN
@@ -300,7 +300,7 @@ def test_a_follower_that_lags_or_waits_is_told() -> None:
 
 
 def test_a_home_that_others_may_enter_fails(tmp_path: Path) -> None:
-    """It holds tokens; a file in it that is open behind a closed directory is a warning."""
+    """The home holds tokens; a readable file in it behind a closed directory is a warning."""
     tmp_path.chmod(0o700)
     (tmp_path / "running.json").touch(mode=0o644)
     (tmp_path / "running.json").chmod(0o644)
@@ -313,14 +313,14 @@ def test_a_home_that_others_may_enter_fails(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_go_together_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several servers, and one copy of everything."""
+    """Several servers with one copy of everything are reported."""
     monkeypatch.setenv("COORDINATOR_NATS__URL", "nats://a:4222,nats://b:4222")
     found = of(look_here(tmp_path, load()), "settings")
     assert found.state is State.WARN
 
 
 async def test_the_doctor_says_that_nothing_runs(tmp_path: Path) -> None:
-    """Exit code 1, and what to start."""
+    """Exit code 1, and the message says what to start."""
     sick = await asyncio.to_thread(run, "doctor", "--nats", "nats://127.0.0.1:1", "-o", "json")
     assert sick.code == 1
     assert json.loads(sick.out)[0]["check"] == "NATS"

@@ -1,4 +1,4 @@
-"""What really crosses NATS is what the AsyncAPI document says, judged by a validator that is not ours."""
+"""What really crosses NATS matches the AsyncAPI document, checked by an independent validator."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def validate(message: dict[str, Any], body: bytes) -> None:
 
 
 async def test_what_travels_is_what_the_document_says(cluster: Cluster) -> None:
-    """Requests, answers, errors, commits, notices of services and who leads, each by its own channel."""
+    """Requests, answers, errors, commits, service notices and leader notices, each on its own channel."""
     channels, seen = DOCUMENT["channels"], dict[str, int]()
 
     def look(channel: str) -> Any:

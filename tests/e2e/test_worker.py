@@ -1,4 +1,4 @@
-"""Workers on a real cluster: killed, drained, blocked, cut off, and each task ends once all the same."""
+"""Workers on a real cluster: killed, drained, blocked, cut off; each task still ends exactly once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ asyncio.run(run_worker(module, url=url, worker_id=worker_id, **limits))
 
 
 class Workers:
-    """Starts worker processes of this test, and reads what they logged."""
+    """Starts worker processes of this test, and reads their logs."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
@@ -127,7 +127,7 @@ async def task_of(cluster: Cluster, task_id: str) -> Task:
 
 
 async def until(cluster: Cluster, status: TaskStatus, count: int) -> list[Task]:
-    """Wait until as many tasks stand so."""
+    """Wait until that many tasks have this status."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             found: list[Task] = await cluster.client.execute(ListTasks(status=status, limit=1000))
@@ -181,7 +181,7 @@ async def test_the_tasks_of_a_killed_worker_go_to_another(cluster: Cluster, work
 @SHORT_LEASES
 @pytest.mark.parametrize("name", ["spin", "spin_in_thread"])
 async def test_a_busy_handler_does_not_lose_its_lease(cluster: Cluster, workers: Workers, name: str) -> None:
-    """Twice the lease of pure computing, in the loop or in a thread, and the first attempt is the one that counts."""
+    """A computation of twice the lease, in the loop or in a thread: the first attempt is the one that counts."""
     async with workers.process("busy", slots=1):
         (task_id,) = await submit(cluster, name, 3.0)
         (done,) = await ended(cluster, [task_id])
@@ -192,7 +192,7 @@ async def test_a_busy_handler_does_not_lose_its_lease(cluster: Cluster, workers:
 
 
 async def test_a_worker_goes_on_over_a_takeover(cluster: Cluster) -> None:
-    """What it executes while nobody leads is reported to whoever leads next, under the same lease."""
+    """What it executes while nobody leads is reported to the next leader, under the same lease."""
     worker = some_worker(cluster, slots=3)
 
     @worker.task("nap")
@@ -211,7 +211,7 @@ async def test_a_worker_goes_on_over_a_takeover(cluster: Cluster) -> None:
 
 
 async def test_a_worker_goes_on_over_a_restart_of_nats(cluster: Cluster) -> None:
-    """A server that is killed and comes back costs time, and nothing else."""
+    """A server that is killed and comes back costs only time."""
     worker = some_worker(cluster, slots=3)
 
     @worker.task("nap")
@@ -231,11 +231,11 @@ async def test_a_worker_goes_on_over_a_restart_of_nats(cluster: Cluster) -> None
 
 
 async def test_a_drained_worker_finishes_what_runs_and_takes_no_more(cluster: Cluster, workers: Workers) -> None:
-    """SIGTERM: the running task completes, the waiting ones are left to others, and the process ends well."""
+    """SIGTERM: the running task completes, the waiting ones are left to other workers, and the process exits with 0."""
     async with workers.process("drained", slots=1) as child:
         ids = await submit(cluster, "nap", 3.0, count=3)
         await until(cluster, TaskStatus.RUNNING, 1)
-        await asyncio.sleep(1.0)  # it was given the task; when its handler begins nobody is told
+        await asyncio.sleep(1.0)  # it holds the task; the start of its handler is not reported
         os.kill(child.pid, signal.SIGTERM)
         assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
     tasks = [await task_of(cluster, one) for one in ids]
@@ -246,7 +246,7 @@ async def test_a_drained_worker_finishes_what_runs_and_takes_no_more(cluster: Cl
 
 @pytest.mark.parametrize("name", ["nap", "doze"])
 async def test_what_outlasts_the_drain_is_given_back(cluster: Cluster, workers: Workers, name: str) -> None:
-    """After `drain_s` running tasks go back to the queue, uncounted; a thread that goes on holds nothing up."""
+    """After `drain_s` running tasks go back to the queue, uncounted; a thread that continues does not delay the end."""
     async with workers.process("hasty", drain_s=0.3) as child:
         ids = await submit(cluster, name, 60, count=2)
         await until(cluster, TaskStatus.RUNNING, 2)
@@ -259,7 +259,7 @@ async def test_what_outlasts_the_drain_is_given_back(cluster: Cluster, workers: 
 
 
 async def test_a_second_interrupt_forces(cluster: Cluster, workers: Workers) -> None:
-    """Ctrl-C drains; again Ctrl-C gives back at once what still runs."""
+    """Ctrl-C drains; a second Ctrl-C returns running tasks to the queue at once."""
     async with workers.process("forced") as child:
         ids = await submit(cluster, "nap", 60, count=2)
         await until(cluster, TaskStatus.RUNNING, 2)
@@ -274,7 +274,7 @@ async def test_a_second_interrupt_forces(cluster: Cluster, workers: Workers) -> 
 
 
 async def test_a_second_interrupt_ends_a_blocked_worker(cluster: Cluster, workers: Workers) -> None:
-    """A handler that never lets the loop run cannot keep Ctrl-C out."""
+    """A handler that never yields to the loop cannot block Ctrl-C."""
     async with workers.process("blocked") as child:
         await submit(cluster, "spin", 60)
         await until(cluster, TaskStatus.RUNNING, 1)
@@ -286,7 +286,7 @@ async def test_a_second_interrupt_ends_a_blocked_worker(cluster: Cluster, worker
 
 
 async def test_a_worker_without_a_parent_drains(cluster: Cluster, workers: Workers) -> None:
-    """A worker that was spawned ends in good order when whoever spawned it is gone."""
+    """A spawned worker ends cleanly when its parent is gone."""
     async with workers.process("orphan") as child:
         await submit(cluster, "nap", 0.01)
         await until(cluster, TaskStatus.COMPLETED, 1)
@@ -296,7 +296,7 @@ async def test_a_worker_without_a_parent_drains(cluster: Cluster, workers: Worke
 
 
 async def test_a_worker_that_nobody_answers_can_be_stopped(cluster: Cluster, workers: Workers) -> None:
-    """Draining takes a bounded time when the coordinator is gone."""
+    """Draining takes a bounded time even when the coordinator is gone."""
     async with workers.process("alone") as child:
         await submit(cluster, "nap", 0.01)
         await until(cluster, TaskStatus.COMPLETED, 1)
@@ -332,7 +332,7 @@ async def test_failures_are_tried_again_after_a_growing_pause(cluster: Cluster) 
 
 
 async def test_a_handler_may_say_that_retrying_is_of_no_use(cluster: Cluster) -> None:
-    """`DoNotRetry` ends the task with its message, one line, whatever retries are left."""
+    """`DoNotRetry` ends the task with its message, on one line, however many retries are left."""
     worker = some_worker(cluster)
 
     @worker.task("hopeless")
@@ -348,7 +348,7 @@ async def test_a_handler_may_say_that_retrying_is_of_no_use(cluster: Cluster) ->
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out"])
 async def test_a_task_that_is_called_off_stops_its_handler(cluster: Cluster, how: str) -> None:
-    """The worker is told at once, cancels the handler, reports nothing, and takes the next task."""
+    """The worker is notified at once, cancels the handler, reports nothing, and takes the next task."""
     worker = some_worker(cluster, slots=1)
     seen: list[str] = []
 
@@ -379,7 +379,7 @@ async def test_a_task_that_is_called_off_stops_its_handler(cluster: Cluster, how
 
 
 async def test_progress_is_seen_while_the_task_runs(cluster: Cluster) -> None:
-    """What a handler tells of its progress can be read before it ends."""
+    """Progress reported by a handler can be read before it ends."""
     worker = some_worker(cluster)
     go_on = asyncio.Event()
 
@@ -400,7 +400,7 @@ async def test_progress_is_seen_while_the_task_runs(cluster: Cluster) -> None:
 
 
 async def test_a_worker_is_given_only_what_it_handles(cluster: Cluster) -> None:
-    """Tasks of other names wait for another worker, and its slots are never exceeded."""
+    """Tasks of other names wait for another worker, and the worker's slots are never exceeded."""
     worker = some_worker(cluster, slots=2)
     now = most = 0
 
@@ -420,7 +420,7 @@ async def test_a_worker_is_given_only_what_it_handles(cluster: Cluster) -> None:
 
 
 async def test_a_worker_that_was_forgotten_gives_back_what_it_cannot_run(cluster: Cluster) -> None:
-    """Offered a task it has no handler for, it gives it back, uncounted, and says again what it handles."""
+    """A task it has no handler for is returned, uncounted, and the worker repeats which names it handles."""
     worker = some_worker(cluster)
     worker.task("known")(_nothing)
     async with serving(cluster, worker):
@@ -437,7 +437,7 @@ async def test_a_worker_that_was_forgotten_gives_back_what_it_cannot_run(cluster
 
 
 async def test_a_worker_takes_no_orders_from_an_unreadable_notice(cluster: Cluster) -> None:
-    """A notice that is none changes nothing."""
+    """An invalid notice changes nothing."""
     worker = some_worker(cluster)
     worker.task("known")(_nothing)
     async with serving(cluster, worker):
@@ -450,7 +450,7 @@ async def test_a_worker_takes_no_orders_from_an_unreadable_notice(cluster: Clust
 
 @pytest.mark.parametrize("cluster", [Rules(claim_slots_max=4)], indirect=True)
 async def test_a_worker_the_coordinator_does_not_take_ends_with_the_reason(cluster: Cluster) -> None:
-    """A limit it exceeds from the start is its caller's to correct."""
+    """A limit exceeded from the start is an error of the caller."""
     worker = some_worker(cluster, slots=8)
     worker.task("known")(_nothing)
     with pytest.raises(Refused, match="slots 8 is out of range: use 1 to 4"):
@@ -458,7 +458,7 @@ async def test_a_worker_the_coordinator_does_not_take_ends_with_the_reason(clust
 
 
 async def test_a_worker_with_a_wrong_login_ends_with_the_reason(cluster: Cluster) -> None:
-    """It says so, and does not try for ever; nor does it when there is no server at all."""
+    """The worker reports it and does not retry for ever; nor does it when there is no server at all."""
     for url, error, why in (
         (cluster.url.replace("nats://", "nats://wrong"), Refused, "does not accept the credentials"),
         ("nats://127.0.0.1:1", Unavailable, "no NATS server at"),
@@ -470,7 +470,7 @@ async def test_a_worker_with_a_wrong_login_ends_with_the_reason(cluster: Cluster
 
 
 async def test_a_worker_that_cannot_beat_does_not_go_on(cluster: Cluster) -> None:
-    """Without heartbeats every lease would be lost: it ends with the reason why there are none, and gives back."""
+    """Without heartbeats every lease would be lost: the worker ends with the reason, and returns its tasks."""
     worker = Worker("mute", url=cluster.url.replace("nats://", "nats://wrong"))
     worker.task("nap")(asyncio.sleep)
     (task_id,) = await submit(cluster, "nap", 60)
@@ -480,9 +480,9 @@ async def test_a_worker_that_cannot_beat_does_not_go_on(cluster: Cluster) -> Non
 
 
 async def test_large_payloads_are_given_in_portions(cluster: Cluster) -> None:
-    """Many large payloads fit into one claim's slots, and not into one message: they come in several."""
+    """Many large payloads fit into one claim's slots but not into one message: they arrive in several."""
     worker = some_worker(cluster, slots=100)
-    large = '"' * 30_000  # each is escaped, and escaped again
+    large = '"' * 30_000  # each character is escaped, and escaped again
 
     @worker.task("weigh")
     async def weigh(payload: str) -> list[Any]:
@@ -499,7 +499,7 @@ async def test_large_payloads_are_given_in_portions(cluster: Cluster) -> None:
 async def test_many_small_tasks(
     cluster: Cluster, is_async: bool, record_property: Callable[[str, object], None]
 ) -> None:
-    """Ten thousand tasks that do nothing all complete, each once; how fast is told, not asserted."""
+    """Ten thousand tasks that do nothing all complete, each once; the speed is printed, not asserted."""
     worker = some_worker(cluster, slots=200)
 
     def nothing_in_thread(_payload: None) -> None: ...

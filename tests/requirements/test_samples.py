@@ -1,5 +1,5 @@
 """
-Every code sample of the requirements runs as it stands, embedded and against a coordinator in other processes.
+Every code sample of the requirements runs unchanged, embedded and against a coordinator in other processes.
 
 The samples are copies, unchanged but for the import root. What a sample presumes is made before it; each ending of a
 task gets a fresh task.
@@ -46,7 +46,7 @@ def source(name: str) -> str:
 
 
 async def run(name: str, **presumed: Any) -> dict[str, Any]:
-    """Run a sample as the body of an async function; give what it left behind."""
+    """Run a sample as the body of an async function; return its local variables."""
     body = textwrap.indent(source(name), "    ")
     code = f"async def sample():\n{body}\n    return locals()\n"
     space: dict[str, Any] = {"asyncio": asyncio, **presumed}
@@ -106,7 +106,7 @@ async def test_containers(place: str) -> None:
 
 
 async def _one_container(config: ContainerConfig) -> None:
-    """The sample asks for usage and logs of what it has just destroyed: it uses nothing and has none."""
+    """The sample asks for usage and logs of a container it has just destroyed: usage is zero and there are no logs."""
     left = await run("agent_container", container_id="container_of_my_own", config=config)
     assert left["resources"]["memory_bytes"] == 0
     assert left["logs"] == []
@@ -136,7 +136,7 @@ async def test_resources(place: str) -> None:
 
 
 async def test_services(place: str) -> None:
-    """The sample's service has a health URL outside of the networks that may be checked: it stays UNKNOWN."""
+    """The sample's service has a health URL outside the networks that may be checked: it stays UNKNOWN."""
     left = await run("service_registry", ServiceStatus=ServiceStatus)
     registry, service_id = left["registry"], left["service_id"]
     try:
@@ -155,7 +155,7 @@ async def test_services(place: str) -> None:
 
 
 async def test_tasks(place: str) -> None:
-    """The sample ends a task twice: each ending gets a fresh task, as its text presumes."""
+    """The sample ends a task twice: each ending gets a fresh task, as the text of the sample assumes."""
     body = source("task_scheduler")
     submit, rest = body.split("task = await", 1)
     claim, ends = ("task = await" + rest).split("await scheduler.complete_task", 1)
@@ -172,7 +172,7 @@ async def test_tasks(place: str) -> None:
         assert done.status is TaskStatus.COMPLETED
         assert done.execution_time == 120.5
         failed = await scheduler.get_task(left["task_id"])
-        assert failed.status is TaskStatus.PENDING  # to be tried again
+        assert failed.status is TaskStatus.PENDING  # will be retried
         assert failed.error == "Resource allocation failed"
         retried = await run("retry", task_info=done)
         assert retried == {}
@@ -182,7 +182,7 @@ async def test_tasks(place: str) -> None:
 
 
 async def test_policies() -> None:
-    """Over plain lists, and one of the user's own."""
+    """Works on plain lists, and on one strategy written by the user."""
     tasks = [{"task_id": "a", "priority": "low"}, {"task_id": "b", "priority": "high"}]
     left = await run(
         "scheduling_policy", available_tasks=tasks, available_workers=["worker_001", "worker_002"], task=tasks[0]
@@ -197,7 +197,7 @@ async def test_policies() -> None:
 
 
 async def test_statistics(place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every line the sample prints has its figure."""
+    """Every line the sample prints contains its number."""
     async with ContainerManager() as containers, ServiceRegistry() as registry, TaskScheduler() as scheduler:
         await registry.register_service("task_agent", "agent", host="localhost", port=8080)
         await scheduler.submit_task("waits")
@@ -224,10 +224,10 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
 
 
 def test_the_complete_example_runs_as_a_script(tmp_path: Path) -> None:
-    """With nothing set up: it exits 0, prints nothing of its own accord, and leaves nothing behind."""
+    """With no configuration: it exits 0, prints nothing else, and leaves nothing behind."""
     script = tmp_path / "example.py"
     script.write_text(source("complete_example"))
-    # No setting and no PATH; where a home and temporary files are it must know, for this test to look there.
+    # No setting and no PATH; it needs the home and temporary folders, because this test looks there.
     env = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, script], env=env, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -246,7 +246,7 @@ def _content(file: Path) -> bytes:
 
 
 async def test_the_complete_example(place: str) -> None:
-    """As the body of a program."""
+    """Works as the body of a program."""
     space: dict[str, Any] = {"__name__": "sample"}
     exec(source("complete_example"), space)
     await space["main"]()
