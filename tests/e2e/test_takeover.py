@@ -225,7 +225,7 @@ async def test_whoever_waits_for_a_task_is_served_by_the_next_writer(server: Rea
 
 
 async def test_without_anyone_to_lead_a_call_ends_in_its_time(server: RealServer) -> None:
-    """The only coordinator is cut off: calls report that nobody answered, and later calls are served when it is back."""
+    """The only coordinator is cut off: calls report no answer; later calls are served when it is back."""
     async with several(server, 1) as (only,), Client.open(server.url) as client:
         await submit(client, "before")
         only.door.part()
