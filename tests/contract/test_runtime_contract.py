@@ -1,7 +1,7 @@
 """
 The contract of every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
 
-Each runtime is tested on a machine, on which containers can be told to end and to write.
+Each runtime is tested on a machine where tests can make containers end and write.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ async def until_logged(runtime: Runtime, launched: Launch, last: str) -> None:
 
 
 async def test_what_was_started_is_listed_as_running(machine: Machine, runtime: Runtime) -> None:
-    """A started container runs, with the name, id and generation of its launch, and `start` and `list` return the same."""
+    """A started container runs, with name, id and generation of its launch, and `start` and `list` agree."""
     launched = machine.launch("a")
     observed = await runtime.start(launched)
     assert (observed.container_id, observed.generation, observed.name) == ("a", "7.0", "coordination-a-7.0")
@@ -371,7 +371,7 @@ async def test_a_closed_runtime_answers_nothing(machine: Machine) -> None:
 
 
 async def test_no_hostile_launch_reaches_a_machine(machine: Machine, runtime: Runtime) -> None:
-    """An invalid launch is refused with the container's name, in a short message, without secrets; nothing is started."""
+    """An invalid launch is refused by its name, in a short message, without secrets; nothing is started."""
     right = machine.launch("a")
     for field, value in HOSTILE_LAUNCHES:
         wrong = msgspec.structs.replace(right, **{field: value})

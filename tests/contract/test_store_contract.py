@@ -299,7 +299,7 @@ async def test_waiting_in_vain_says_where_the_store_is(store: Store) -> None:
 
 
 async def test_readers_see_whole_batches_and_never_less_than_the_position(store: Store) -> None:
-    """While batches of ten things are written, a reader counts multiples of ten, and at least what the position promised."""
+    """While batches of ten things are written, a reader counts tens, and at least what the position promised."""
     rounds = 20
 
     async def write() -> None:

@@ -1,8 +1,8 @@
 """
 Standby and takeover, provoked: a writer that is cut off, delayed in the middle of a commit, or asked to end.
 
-Most coordinators run in this loop, each behind a proxy that can hold back what it says and hears; nats-server is real.
-What came of it is read from the journal and from the wire.
+Most coordinators run in this loop, each behind a proxy that can delay what it sends and receives; nats-server is real.
+The outcome is read from the journal and from the wire.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ async def test_a_writer_that_is_cut_off_answers_nobody_and_changes_nothing(serve
     """
     A writer that is cut off is replaced, and clients continue by themselves.
 
-    What it had said before is kept, and what it says when it is back changes nothing. It stands by, and leads again
-    when the other ends.
+    Its earlier answers stay valid, and what it sends after it is back changes nothing. It is on standby, and leads
+    again when the other ends.
     """
     outcome = Outcome()
     async with several(server, 2) as (first, second):
@@ -124,7 +124,7 @@ async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
     """
     The commit of a replaced writer reaches the server late, and is refused.
 
-    Whoever asked has long been answered by the new writer, once; nobody was told that the old one did it.
+    The new writer answered the caller long before, once; no caller got a success from the old one.
     """
     async with (
         several(server, 2) as (first, second),
@@ -225,7 +225,7 @@ async def test_whoever_waits_for_a_task_is_served_by_the_next_writer(server: Rea
 
 
 async def test_without_anyone_to_lead_a_call_ends_in_its_time(server: RealServer) -> None:
-    """The only coordinator is cut off: calls report that nobody answered, and later calls are served when it is back."""
+    """The only coordinator is cut off: calls report that nobody answered, and later calls succeed when it is back."""
     async with several(server, 1) as (only,), Client.open(server.url) as client:
         await submit(client, "before")
         only.door.part()

@@ -215,7 +215,7 @@ class Troubled(RealServer):
 
 
 async def test_a_feed_that_cannot_be_asked_is_not_taken_for_none(tmp_path: Path) -> None:
-    """A starting coordinator waits, and verify reports unknown: only the answer that there is no such stream proves it."""
+    """A starting coordinator waits and verify reports unknown: only the server's "no such stream" proves a loss."""
     server = Troubled(tmp_path)
     await server.start()
     try:

@@ -82,7 +82,7 @@ class Counting(MemoryStore):
 
 
 async def written(limits: Any = KEEPS_ALL, stream: MemoryStream | None = None) -> MemoryJournal:
-    """Have an engine write a journal with a bit of everything."""
+    """Make an engine write a journal with events of every kind."""
     journal = MemoryJournal(stream)
     async with leading(journal, limits=limits) as engine:
         await a_bit_of_everything(engine)
@@ -429,7 +429,7 @@ async def test_listeners_learn_of_damage() -> None:
 
 
 async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
-    """At the end of each commit it is the world after it; within a commit, the world after that event."""
+    """At the end of a commit it is the world after it; within a commit, the world after that event."""
     journal = await written()
     records = await records_of(journal)
     chain = GENESIS
@@ -449,7 +449,7 @@ async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
 
 
 async def test_a_position_that_is_not_in_the_journal_is_refused() -> None:
-    """After its end, after the end of a commit, or before its beginning."""
+    """A position after the end, after the end of a commit, or before the beginning is refused."""
     journal = await written()
     last = (await journal.bounds()).last
     for position in (Position(last + 1, 0), Position(2, 99), Position(-1, 0)):
