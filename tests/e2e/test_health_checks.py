@@ -1,7 +1,7 @@
 """
 Health URLs are checked for real: nats-server, coordinator, worker, and servers on loopback.
 
-Nothing here leaves loopback, and an audit hook watches that.
+No connection here leaves loopback; an audit hook checks that.
 """
 
 from __future__ import annotations

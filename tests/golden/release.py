@@ -35,7 +35,7 @@ from tests.golden.release_play import SETTINGS, play
 from tests.golden.release_wire import STEPS, record, recorded_with
 
 KEEP_SLOTS = 60
-"""So many slots at the end of the journal are not archived."""
+"""How many slots at the end of the journal are not archived."""
 
 
 def make(folder: Path) -> None:

@@ -207,7 +207,7 @@ def test_an_id_that_comes_back_is_another_task() -> None:
 
 
 def test_the_deadline_of_an_earlier_task_is_not_that_of_the_next_with_its_id() -> None:
-    """A stale deadline with the same id and attempt counts for nothing."""
+    """A stale deadline with the same id and attempt is ignored."""
     scribe = write(submit("first", timeout_s=1.0), start("first"), submit("x", timeout_s=10.0), start("x"))
     scribe.commit(TaskCompleted(task_id="x", lease="x.1"))
     scribe.world.ended_kept = 0

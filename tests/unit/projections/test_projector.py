@@ -163,7 +163,7 @@ async def test_a_rebuild_from_zero_equals_the_live_rows(limits: Any, tmp_path: P
 
 
 async def test_a_stop_after_any_batch_is_resumed_without_gap_or_repeat(tmp_path: Path) -> None:
-    """Cut off after each single commit, by a new projector over the reopened file, it ends with the same store."""
+    """Stopped after every commit and continued by a new projector on the reopened file, it ends with the same store."""
     journal = await written(KEEPS_LITTLE)
     path = tmp_path / "state.db"
     for record in await records_of(journal):
@@ -243,7 +243,7 @@ async def written_as(records: list[Record]) -> MemoryJournal:
     ids=["no events", "no JSON", "other bytes", "other chain", "no chain"],
 )
 async def test_a_damaged_commit_stops_it_after_what_stands_before(damage: Any) -> None:
-    """Nothing of a damaged commit, nor of a later one, is in the store."""
+    """The store has nothing of a damaged commit, nor of a later one."""
     records = await records_of(await written())
     store = MemoryStore()
     source = Given([*records[:12], damage(records[12]), *records[13:]])
@@ -363,7 +363,7 @@ async def test_a_store_that_will_never_take_the_batch_ends_it(error: Unavailable
 
 
 async def test_a_snapshot_spares_folding_and_changes_nothing() -> None:
-    """From a snapshot at or before the store's position the rows come out the same; one ahead of it is not used."""
+    """A snapshot at or before the store's position gives the same rows; one ahead of it is not used."""
     journal = await written(KEEPS_LITTLE)
     straight = MemoryStore()
     await project(journal, straight)
@@ -458,7 +458,7 @@ async def test_a_position_that_is_not_in_the_journal_is_refused() -> None:
 
 
 async def test_replays_give_one_digest() -> None:
-    """The same journal gives the same digest each time, another end another one."""
+    """The same journal gives the same digest each time; a journal with another end gives another digest."""
     journal = await written(KEEPS_LITTLE)
     assert await replay_digest(journal) == await replay_digest(journal) == (await folded(journal)).digest()
     assert await replay_digest(journal, 5) != await replay_digest(journal)
