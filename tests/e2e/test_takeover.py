@@ -189,7 +189,7 @@ async def test_one_that_is_far_behind_catches_up_before_it_leads(server: RealSer
 
 
 async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server: RealServer, tmp_path: Path) -> None:
-    """A standby that is needed at that moment need not start at the first commit; it logs once that it waits."""
+    """A standby needed right after NATS was away does not fold again from the first commit; it logs the wait once."""
     environment = lease_of(2 * TTL_S)
     async with (
         instances(tmp_path, server.url, 2, environment=environment) as (first, second),

@@ -56,7 +56,7 @@ def stopping(*, force: bool = False, destroy: bool = False) -> ContainerStopping
 
 
 def test_a_created_container_is_all_that_was_created() -> None:
-    """Every field of the event, and where, when and for which tenant; it holds its resources, nothing is desired yet."""
+    """Every field of the event, and where, when and for which tenant; it holds resources, nothing is desired yet."""
     container = fold(said(CREATED, tenant="acme")).containers["c"]
     assert container == Container(
         container_id="c",
