@@ -1,14 +1,14 @@
 # ruff: noqa: INP001  # a folder of programs, not a package
 """
-Measures this working tree against another commit, in turns, and says whether it has become slower.
+Compare the speed of this working tree with another commit, and report whether it has become slower.
 
     make compare BASE=main
     make compare BASE=8d79e7c ARGS="--pairs 3 --tasks 20000"
 
-It runs `coordinator bench tasks` and `coordinator bench latency` of both, pair by pair and each first in turn, so that
-whatever else the machine does falls upon both. A bound is not kept when two ratios break it: that of the medians, and
-the median of those of the pairs. BASE is checked out into a temporary git worktree. Exit code 0: every bound is kept;
-1: one is not; 2: it could not be measured.
+It runs `coordinator bench tasks` and `coordinator bench latency` of both, pair by pair; the sides take turns in going
+first, so that other load on the machine affects both. A bound is not kept when two ratios violate it: the ratio of the
+medians, and the median of the ratios of the pairs. BASE is checked out into a temporary git worktree. Exit code 0:
+every bound is kept; 1: a bound is not kept; 2: the measurement failed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = "requirements.lock"
 PAIRS = 7
 RUN_S = 600.0
-"""What one benchmark may take at most."""
+"""The time limit of one benchmark."""
 KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 PYTHON_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
 """Variables that could make a process import other code than that of its side."""
@@ -42,17 +42,17 @@ _COLUMNS = "{:<25}{:>8}{:>8}{:>7}{:>7}  {:<10}  {:<6}"
 
 
 class Failure(Exception):
-    """It cannot be measured; the message says why."""
+    """The comparison could not be made; the message says why."""
 
 
 class Bound(NamedTuple):
-    """What a ratio, working tree over base, may be: at most *limit*, or at least where a larger figure is better."""
+    """The limit of a ratio, working tree over base: at most *limit*, or at least *limit* where larger is better."""
 
     limit: float
     is_least: bool = False
 
     def is_kept(self, ratio: float) -> bool:
-        """Say whether *ratio* is allowed."""
+        """Return whether *ratio* is allowed."""
         return ratio >= self.limit if self.is_least else ratio <= self.limit
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Bound(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One figure of a run: how it is called, where it stands in the JSON, and by which option it is bounded."""
+    """One figure of a run: its name, its path in the JSON, and the option that sets its bound."""
 
     name: str
     path: tuple[str, ...]
@@ -82,11 +82,11 @@ FIGURES = (
     Figure("claim p99, ms", ("latency", "claim_ms", "100_pending", "p99")),
     Figure("bare publish p50, ms", ("latency", "bare_publish_ms", "p50")),
 )
-"""What is compared; a bare publish is the machine's own, so its ratio says how far the two sides had it alike."""
+"""The figures compared; a bare publish depends on the machine only: its ratio shows how equal conditions were."""
 
 
 class Side(NamedTuple):
-    """One of the two that are compared: its tree, and an interpreter that imports our packages from there alone."""
+    """One of the two sides compared: its tree, and an interpreter that imports our packages from that tree only."""
 
     name: str
     tree: Path
@@ -94,7 +94,7 @@ class Side(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What came of one figure."""
+    """The result for one figure."""
 
     figure: Figure
     base: float
@@ -114,12 +114,12 @@ class Row(NamedTuple):
 
     @property
     def is_kept(self) -> bool:
-        """Whether the bound is kept by either ratio; noise seldom moves both. So it is where there is none."""
+        """Whether either ratio is within the bound, because noise seldom moves both; True where there is no bound."""
         return self.bound is None or self.bound.is_kept(self.of_medians) or self.bound.is_kept(self.of_pairs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and tell; give the exit code."""
+    """Measure and print the result; return the exit code."""
     given = _parser().parse_args(arguments)
     bounds = {
         "cpu": Bound(1 + given.cpu / 100),
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *("--submits", str(given.submits), "--tasks", str(given.starts), "--claims", str(given.claims)),
             *("--pending", "101", "--starts", "1", "--discoveries", "100"),
         ],
-    }  # the other figures of `bench latency` are made as small as they can be
+    }  # the other figures of `bench latency` are made as small as possible
     try:
         commit = commit_of(given.base)
         with _sides(commit) as (base, now):
@@ -150,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def commit_of(name: str) -> str:
     """
-    Give the full hash of the commit that *name* names.
+    Return the full hash of the commit that *name* names.
 
     Raises:
-        Failure: there is none.
+        Failure: no such commit exists.
     """
     found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", check=False)
     if found.returncode:
@@ -181,7 +181,7 @@ def rows_of(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], bounds: dict
 
 
 def mean_of(runs: Sequence[Any]) -> Any:
-    """Give the mean of each number that the runs of one benchmark told; what is no number is the first one's."""
+    """Return the mean of each number over the runs of one benchmark; other values are those of the first run."""
     first = runs[0]
     if isinstance(first, dict):
         return {key: mean_of([run[key] for run in runs]) for key in first}
@@ -191,7 +191,7 @@ def mean_of(runs: Sequence[Any]) -> Any:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Show of each figure: medians of both, their ratio, and the median, least and largest of the ratios of pairs."""
+    """Return a table with, per figure, both medians, their ratio, and median, least and largest ratio of the pairs."""
     lines = [_COLUMNS.format("", "base", "now", "ratio", "pairs", "min–max", "bound")]
     lines += [
         _COLUMNS.format(
@@ -209,7 +209,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Say for each bound whether it is kept; of one that is not, how many pairs alone would have kept it."""
+    """Return for each bound whether it is kept; for one that is not, how many pairs alone would have kept it."""
     lines = []
     for row in rows:
         if row.bound is not None:
@@ -226,12 +226,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="make compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("base", metavar="BASE", help="the commit to compare with")
-    parser.add_argument("--pairs", type=_count, default=PAIRS, help=f"how often each is measured ({PAIRS})")
-    parser.add_argument("--tasks", type=_count, default=40_000, help="of `bench tasks` (40000)")
-    parser.add_argument("--submits", type=_count, default=800, help="of `bench latency`, which runs twice (800)")
+    parser.add_argument("--pairs", type=_count, default=PAIRS, help=f"pairs to measure ({PAIRS})")
+    parser.add_argument("--tasks", type=_count, default=40_000, help="tasks in `bench tasks` (40000)")
+    parser.add_argument(
+        "--submits", type=_count, default=800, help="submits in `bench latency`, which runs twice (800)"
+    )
     parser.add_argument("--starts", type=_count, default=120, help="tasks measured until they start (120)")
-    parser.add_argument("--claims", type=_count, default=100, help="of `bench latency` (100)")
-    parser.add_argument("--cpu", type=float, default=3.0, help="per cent of CPU time more for each task (3)")
+    parser.add_argument("--claims", type=_count, default=100, help="claims in `bench latency` (100)")
+    parser.add_argument("--cpu", type=float, default=3.0, help="largest increase of CPU time per task, in per cent (3)")
     parser.add_argument("--throughput", type=float, default=0.95, help="least ratio of tasks per second (0.95)")
     parser.add_argument("--p50", type=float, default=1.05, help="largest ratio of medians of latencies (1.05)")
     parser.add_argument("--p99", type=float, default=1.3, help="largest ratio of their 99th percentiles (1.3)")
@@ -251,7 +253,7 @@ def _count(text: str) -> int:
 
 @contextmanager
 def _sides(commit: str) -> Iterator[tuple[Side, Side]]:
-    """Check the base out, and give both sides; nothing of it is left behind."""
+    """Check out the base, and yield both sides; everything is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="compare-") as folder:
         scratch = Path(folder).resolve()
         tree = scratch / "base"
@@ -270,12 +272,12 @@ def _packages_of(tree: Path, folder: Path) -> Path:
     """
     Return the directory of the packages that a tree needs: ours, or *folder* when it locks others.
 
-    Its own set-up is not used: that of an old commit may fail today.
+    The tree's own set-up is not used: that of an old commit may fail today.
     """
     lock = tree / LOCK
     if lock.read_bytes() == (ROOT / LOCK).read_bytes():
         return Path(sysconfig.get_path("purelib"))
-    sys.stderr.write(f"compare: {LOCK} of the base differs: its packages are installed\n")
+    sys.stderr.write(f"compare: {LOCK} of the base differs: installing its packages\n")
     options = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check", "-qq")
     pip = [sys.executable, "-I", "-m", "pip", "install", *options, "--target", str(folder), "--requirement", str(lock)]
     if subprocess.run(pip, check=False).returncode:
@@ -285,9 +287,9 @@ def _packages_of(tree: Path, folder: Path) -> Path:
 
 def _side(name: str, tree: Path, folder: Path, packages: Path) -> Side:
     """
-    Make an interpreter that imports our packages from *tree*, and all else from *packages*.
+    Make an interpreter that imports our packages from *tree*, and everything else from *packages*.
 
-    By a path file: so every process that it starts does the same, whatever its directory and options.
+    It uses a path file, so every process that it starts does the same, whatever its directory and options.
     """
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
@@ -313,7 +315,7 @@ def _side(name: str, tree: Path, folder: Path, packages: Path) -> Side:
 
 
 def _environment() -> dict[str, str]:
-    """Give the environment of a measured process: no settings, and the nats-server of this interpreter."""
+    """Return the environment of a measured process: no settings, and the nats-server of this interpreter."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -329,14 +331,14 @@ def _environment() -> dict[str, str]:
 def _measured(
     base: Side, now: Side, benches: dict[str, list[str]], pairs: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Measure pair by pair; whoever was second is first in the next."""
+    """Measure pair by pair; the two sides swap places after each pair."""
     for number in range(pairs):
         order = (base, now) if number % 2 == 0 else (now, base)
         found: dict[str, dict[str, Any]] = {
             side.name: {"tasks": _run(side, "tasks", benches["tasks"])} for side in order
         }
         waits: dict[str, list[Any]] = {side.name: [] for side in order}
-        for side in (*order, *reversed(order)):  # so that a machine that gets slower or faster does so for both
+        for side in (*order, *reversed(order)):  # so that a machine that gets slower or faster affects both sides
             waits[side.name].append(_run(side, "latency", benches["latency"]))
         for name, runs in waits.items():
             found[name]["latency"] = mean_of(runs)
@@ -345,7 +347,7 @@ def _measured(
 
 
 def _run(side: Side, bench: str, options: list[str]) -> dict[str, Any]:
-    """Run one benchmark of one side, and give its JSON."""
+    """Run one benchmark of one side, and return its JSON."""
     with tempfile.TemporaryDirectory(prefix="compare-run-") as nowhere:
         command = [str(side.python), "-m", "coordinator.cli", "bench", bench, *options]
         try:
@@ -377,18 +379,18 @@ def _at(found: dict[str, Any], path: tuple[str, ...]) -> float:
 
 
 def _ratio(base: float, now: float) -> float:
-    """Divide; a process that computed less than a tick of the system's clock counts as none."""
+    """Return the ratio; 1 when both are 0, because a process can use less than one tick of the system's clock."""
     return now / base if base else 1.0 if not now else float("inf")
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # where three digits say enough
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # three digits are enough
 
 
 def _git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     git = shutil.which("git")
     if git is None:
-        raise Failure("there is no git")
+        raise Failure("git was not found on PATH")
     ended = subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if check and ended.returncode:
         msg = f"git {' '.join(arguments)}: {ended.stderr.strip()}"

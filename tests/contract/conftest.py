@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    """A nats-server of this test's own."""
+    """A nats-server for each test."""
     async with real_server(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 async def bus(server: RealServer) -> AsyncIterator[Bus]:
-    """An unbuffered connection to it, as the writer has."""
+    """An unbuffered connection to the server, as the writer uses."""
     async with Bus.open(server.url, name="test", buffered=False) as opened:
         yield opened

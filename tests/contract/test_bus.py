@@ -88,7 +88,7 @@ async def test_messages_reach_plain_and_async_callbacks(bus: Bus) -> None:
 
 
 async def test_a_callback_that_raises_is_counted_and_ends_nothing(bus: Bus) -> None:
-    """Exceptions of callbacks, plain and async, are counted; later messages still come."""
+    """Exceptions in callbacks, plain and async, are counted; later messages still arrive."""
     seen: list[bytes] = []
 
     def plain(message: Message) -> None:
@@ -125,7 +125,7 @@ async def test_overflow_is_reported(bus: Bus) -> None:
 
 
 async def test_queue_group_members_share(bus: Bus) -> None:
-    """Of subscribers in one queue group each message reaches one."""
+    """Each message reaches one subscriber of a queue group."""
     seen: list[str] = []
     await bus.subscribe("q", lambda _: seen.append("one"), queue="g")
     await bus.subscribe("q", lambda _: seen.append("two"), queue="g")
@@ -137,7 +137,7 @@ async def test_queue_group_members_share(bus: Bus) -> None:
 
 
 async def test_request_gives_the_answer(bus: Bus) -> None:
-    """A request gets its own answer, many at once."""
+    """Each of many concurrent requests gets its own answer."""
 
     async def echo(message: Message) -> None:
         await bus.publish(message.reply, message.data)
@@ -155,7 +155,7 @@ async def test_request_without_listener_is_unavailable_at_once(bus: Bus) -> None
 
 
 async def test_request_without_answer_is_unavailable_in_time(bus: Bus) -> None:
-    """A listener that does not answer costs the time-out, no more."""
+    """A listener that does not answer costs the time-out and no more."""
     await bus.subscribe("mute", lambda _: None)
     with pytest.raises(Unavailable) as caught:
         await bus.request("mute", b"", timeout_s=0.1)
@@ -190,7 +190,7 @@ async def test_unbuffered_publishing_while_disconnected_is_unavailable(server: R
 
 
 async def test_a_buffered_bus_sends_after_the_reconnect(server: RealServer) -> None:
-    """A buffered connection keeps what is published while it is broken, and its subscriptions."""
+    """A buffered connection keeps its subscriptions and what is published while it is broken."""
     seen: list[bytes] = []
     hooks: list[str] = []
     async with Bus.open(server.url, name="t") as bus:
@@ -285,7 +285,7 @@ async def test_a_block_that_is_cancelled_ends(server: RealServer) -> None:
 
 
 async def test_closing_a_connection_to_a_frozen_server_ends(server: RealServer) -> None:
-    """Close never hangs, whatever is unsent."""
+    """Close never hangs, whatever data is unsent."""
     async with Bus.open(server.url, name="t", buffered=False) as bus:
         server.pause()
         for _ in range(8):

@@ -144,7 +144,7 @@ async def test_two_commits_in_flight_are_a_defect(writer: Writer) -> None:
 
 
 async def test_a_follower_gets_what_is_there_and_what_comes(world: World, writer: Writer) -> None:
-    """Following gives every record once, in order, and new ones as they are committed."""
+    """Following yields every record once, in order, and new ones as they are committed."""
     for number in range(700):
         await writer.commit(b"%d" % number)
     seen: list[Record] = []
@@ -241,7 +241,7 @@ async def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 async def test_memory_and_server_decide_alike(tmp_path: Path) -> None:
-    """Random claims and commits, right and wrong ones, of three writers come out the same on both."""
+    """Random claims and commits, valid and invalid, of three writers have the same outcome in both journals."""
     async with real_server(tmp_path) as server:
         for seed in range(12):
             transcripts = []

@@ -1,7 +1,7 @@
 """
 The contract of every container runtime: in memory, on processes with `/proc`, and on processes seen through `ps`.
 
-Each runtime is tested on a machine, on which containers can be told to end and to write.
+Each runtime is tested on a machine where tests can make containers end and write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-# Writes what it finds in "say", ends with what it finds in "end".
+# Writes the text in "say", ends with the exit code in "end".
 OBEDIENT = """
 while [ ! -e "$1/end" ]; do
   if [ -e "$1/say" ]; then cat "$1/say"; rm "$1/say"; fi

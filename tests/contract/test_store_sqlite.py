@@ -76,7 +76,7 @@ def aside(path: Path) -> Path:
 
 
 async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
-    """The position, the rows and the events are those before."""
+    """The position, the rows and the events are unchanged."""
     await fill(path)
     async with SqliteStore.open(path) as store:
         assert await contents(store) == (3, 3, Position(3, 1))

@@ -134,9 +134,9 @@ async def engine(journal: NatsJournal) -> AsyncIterator[Engine]:
 @pytest.fixture
 async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """
-    A cluster of this test's own; `parametrize("cluster", [Rules(lease_s=1)], indirect=True)` gives it other rules.
+    A cluster for each test; `parametrize("cluster", [Rules(lease_s=1)], indirect=True)` sets other rules.
 
-    It lives in one task: pytest sets a fixture up in one and tears it down in another, which task groups do not bear.
+    It runs in one task: pytest sets a fixture up in one and tears it down in another, which task groups do not allow.
     """
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[Cluster] = loop.create_future()

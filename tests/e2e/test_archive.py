@@ -349,7 +349,7 @@ async def test_an_archived_journal_without_any_snapshot_gets_one(
 async def test_another_archive_is_refused(
     bus: Bus, engine: Engine, journal: NatsJournal, archive: Archive, tmp_path: Path
 ) -> None:
-    """An archive is refused that ends elsewhere than the journal starts, is of another journal or name, or is none."""
+    """An archive is refused if invalid, not ending where the journal starts, or of another journal or name."""
     await busy(engine)
     await archive.run(before=6)
     with pytest.raises(Refused, match="another archive"):

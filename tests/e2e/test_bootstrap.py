@@ -1,7 +1,7 @@
 """
 `tools/bootstrap.sh` on a small project of its own: what it installs, and what it leaves behind when it fails.
 
-The packages are wheels made here, in a folder; no network is used. The project builds by a backend that lies in it.
+The packages are wheels made here, in a folder; no network is used. The project contains its own build backend.
 """
 
 from __future__ import annotations

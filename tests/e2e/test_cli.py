@@ -328,7 +328,7 @@ def test_it_finds_what_runs_here(cluster: Up, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_runs_is_told_to_its_owner_alone(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`running.json` is 0600; facades find it too; the token is in no log; a second `up` is refused with the pid."""
+    """`running.json` is 0600; facades find it too; no log contains the token; a second `up` is refused with the pid."""
     file = cluster.home / "running.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     told = json.loads(file.read_bytes())
@@ -354,14 +354,14 @@ async def seen_by_facades(task_id: str) -> str:
 
 
 def test_a_wrong_token_is_not_permitted(cluster: Up) -> None:
-    """Exit code 7, and the token is not repeated."""
+    """Exit code 7, and the message does not contain the token."""
     said = bad(7, "task", "list", "--url", f"nats://wr0ng@{cluster.url.rpartition('@')[2]}")
     assert "credentials" in said
     assert "wr0ng" not in said
 
 
 def test_where_nobody_leads_it_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 8 after the time that calls have."""
+    """Exit code 8 after the time-out of calls."""
     monkeypatch.setenv("COORDINATOR_CLIENT__CALL_TIMEOUT_S", "0.5")
     monkeypatch.setenv("COORDINATOR_CLIENT__ATTEMPT_TIMEOUT_S", "0.2")
     monkeypatch.setenv("COORDINATOR_NAMESPACE", "elsewhere")

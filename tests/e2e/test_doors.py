@@ -1,8 +1,8 @@
 """
 The writer's doors over a real NATS, and hostile input to them.
 
-Whatever comes in is answered with what was wrong and what would be right, nothing of it is recorded, and the next
-request is answered as if nothing had been.
+Each input is answered with what is wrong and what is allowed, nothing of it is recorded, and the next request is
+answered normally.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ async def stranger_at(cluster: Cluster) -> AsyncIterator[Stranger]:
     """
     Be a stranger while the block runs.
 
-    At its end the door, its leader and the next request are as they were: the same reign, and nothing was raised.
+    At the end it checks the door, its leader and the next request: the same reign, and no error was raised.
     """
     leader = cluster.coordinator.engine
     async with Bus.open(cluster.url, name="stranger", buffered=False) as bus:

@@ -101,7 +101,7 @@ def run(*arguments: str, home: Path, url: str = "") -> subprocess.CompletedProce
 
 
 def cli(up: Up, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the command line, which finds the coordinator by its home."""
+    """Run `coordinator` with a command; it finds the coordinator by its home."""
     return run("-m", "coordinator.cli", *arguments, home=up.home)
 
 

@@ -21,7 +21,7 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed() -> None:
     """
     `kill -9` of workers, the coordinator, the follower, nats-server and the node agent, in any order, during 150 tasks.
 
-    Every task is recorded once, ends once, with the right result; the read model is where the journal is; and all of it
+    Every task is recorded once and ends once, with the right result; the read model reaches the end of the journal; all
     soon after the last fault.
     """
     count = {"coordinators": 2, "workers": 2, "servers": 1, "followers": 1, "nodes": 1}

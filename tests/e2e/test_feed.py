@@ -66,7 +66,7 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def until_fed(bus: Bus, messages: int) -> None:
-    """Wait until the feed has so many messages."""
+    """Wait until the feed has that many messages."""
 
     async def is_so() -> bool:
         return await count(bus) >= messages

@@ -1,7 +1,7 @@
 """
 Health URLs are checked for real: nats-server, coordinator, worker, and servers on loopback.
 
-Nothing here leaves loopback, and an audit hook watches that.
+No connection here leaves loopback; an audit hook checks that.
 """
 
 from __future__ import annotations
@@ -211,10 +211,10 @@ async def test_checks_go_on_over_a_takeover(cluster: Cluster) -> None:
 
 async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:
     """
-    Nothing needs to be started for it: a service on this machine becomes healthy.
+    Health checks need no extra process: a service on this machine becomes healthy.
 
-    One on another machine, as in the requirements' sample, is not connected to under the default networks. It stays
-    UNKNOWN, and discovery falls back to it.
+    A service on another machine, as in the requirements' sample, is outside the default networks and not connected to.
+    It stays UNKNOWN, and discovery falls back to it.
     """
     settings = Settings(registry=RegistrySettings(**QUICK))
     async with Health().serving() as health, embedded(tmp_path, settings) as app:

@@ -42,7 +42,7 @@ async def kept(bus: Bus) -> int:
 
 
 async def until_kept(bus: Bus, count: int) -> None:
-    """Wait until so many senders are in the stream."""
+    """Wait until that many senders are in the stream."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             if await kept(bus) >= count:

@@ -148,7 +148,7 @@ async def with_permissions(folder: Path) -> AsyncIterator[System]:
 
 
 class Answers:
-    """What came back for each input."""
+    """The answers to each input."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, bytes] = {}
@@ -172,10 +172,10 @@ async def test_nothing_hostile_is_taken(
     """Every input is refused or dropped; the writer keeps answering, and the journal records refusals at most."""
     inputs = corpus(ATTACKER)
     if run is with_permissions:
-        # Only the administrator may ask nodes there, and whoever is in the account of the streams can do worse.
+        # Only the administrator may ask nodes there, and a user in the account of the streams can do more harm.
         inputs = [one for one in inputs if one.door != "node" or one.reply is None]
-        # A wildcard for a reply makes nats-server forget where answers under way were to go: of the sender's account,
-        # whose clients ask again.
+        # A wildcard as reply makes nats-server lose the destination of answers in flight, for the whole account of the
+        # sender, whose clients ask again.
         inputs = [one for one in inputs if "*" not in (one.reply or "") and ">" not in (one.reply or "")]
     assert len(inputs) > 4000
     with capture_logs() as lines:

@@ -134,7 +134,7 @@ async def test_a_connection_that_turns_silent_is_replaced(server: RealServer, wr
 
 
 async def test_a_claim_whose_acknowledgement_was_lost_is_made_once(server: RealServer, api: Bus) -> None:
-    """A claim is found again by its own id."""
+    """A claim with an unknown outcome is found by its own id."""
     async with proxy(server.port) as between, journal_at(_through(between, server)) as journal:
         between.mute()
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:

@@ -208,7 +208,7 @@ async def test_credentials_that_do_not_allow_a_subject_are_told_at_once(
 
 
 def test_importing_it_brings_in_no_nats() -> None:
-    """Only opening a publisher imports the bus."""
+    """Only opening a publisher imports nats."""
     program = "import sys, events.publisher; print('nats' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout == "False\n"

@@ -254,8 +254,8 @@ async def test_its_requests_are_answered_alike(tmp_path: Path) -> None:
     """
     Each request of its clients, sent again to a fresh journal, gets the same answer, byte for byte.
 
-    Masked is what differs from run to run, and words for people: `MASKED` in tests/golden/release_wire.py says which
-    fields these are, and why.
+    Values that differ from run to run and texts for people are masked: `MASKED` in tests/golden/release_wire.py lists
+    these fields, with reasons.
     """
     lines = (FOLDER / "wire.jsonl").read_bytes().splitlines()
     recorded = [msgspec.json.decode(line, type=Exchange) for line in lines]

@@ -25,7 +25,7 @@ async def test_a_power_cut_takes_nothing_that_was_acknowledged() -> None:
     """
     All three servers lose power while 64 clients submit: each server has everything, and the clients continue.
 
-    The control, beside it: the same cut, where servers sync by their default, loses. So this test can fail.
+    The control: the same cut loses data when servers sync at their default interval. So this test can fail.
     """
     kept, control = await asyncio.gather(
         powercut.run(cuts=1, acknowledged=500, control=0),
@@ -49,7 +49,7 @@ def test_a_server_may_be_gone_for_good() -> None:
     """
     The server that leads the journal is killed and its store destroyed while tasks run.
 
-    Nothing is lost and no coordinator ends; an empty one in its place catches up, and shows the whole journal.
+    Nothing is lost and no coordinator ends; an empty server in its place catches up and has the whole journal.
     """
     result = asyncio.run(replicas.run(kills=0, freezes=0, losses=1))
     print(result)

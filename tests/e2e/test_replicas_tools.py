@@ -64,7 +64,7 @@ async def test_a_backup_of_one_cluster_is_restored_into_another(tmp_path: Path) 
     """
     The tools work on three copies as on one: a backup while everything runs, a drill, and a restore by `--nats`.
 
-    What was acknowledged is on the other cluster, with three copies of everything, and its journal is sound.
+    All acknowledged data is on the other cluster, in three copies, and its journal is sound.
     """
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -101,7 +101,7 @@ async def test_one_server_is_away_and_then_two(tmp_path: Path) -> None:
     """
     Without one server, doctor warns of it by name, and verify and commands work.
 
-    Without two nothing is stored: calls end as unavailable, and the same ones are answered when a second is back.
+    Without two servers nothing is stored: calls raise Unavailable, and succeed when repeated once a second is back.
     """
     async with nats_cluster(tmp_path) as cluster, task_group() as tasks:
         keeper = Keeper(cluster.url, tmp_path, tasks)

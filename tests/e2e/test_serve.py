@@ -1,7 +1,7 @@
 """
 `coordinator serve` as processes on one NATS: who leads, who takes over, and when none may.
 
-Deeper faults of leadership have tests of their own; here is what somebody who runs it sees.
+Deeper faults of leadership have tests of their own; these tests cover what an operator sees.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def test_one_leads_and_another_takes_over(server: RealServer, tmp_path: Pa
     """
     Of two, one is on standby. A leader that is stopped hands over at once; a killed one when its lease expires.
 
-    Clients go on. Every task that was acknowledged meanwhile is there, once.
+    Clients continue. Every task acknowledged during this time is there, once.
     """
     acknowledged: list[str] = []
     over = asyncio.Event()
@@ -181,7 +181,7 @@ async def test_the_same_home_leads_again_at_once_and_stops_in_good_order(server:
     """
     After `kill -9` a coordinator on the same home takes its own lease back, and its follower continues too.
 
-    SIGTERM ends both with 0: the journal says so, the lease is given up, and no process is left.
+    SIGTERM ends both with 0: the journal records it, the lease is given up, and no process is left.
     """
     home = tmp_path / "one"
     async with admin_of(server) as admin:
@@ -243,7 +243,7 @@ async def test_a_journal_whose_chain_is_broken_stops_everyone(server: RealServer
     """
     A commit with a wrong chain, appended while a coordinator leads, stops it and its follower with a message.
 
-    Started again it stops at once: no hang, no silent skip, nothing written.
+    When started again it stops at once: it does not hang, skip the commit or write anything.
     """
     home = tmp_path / "one"
     async with admin_of(server) as admin:

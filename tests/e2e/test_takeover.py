@@ -1,8 +1,8 @@
 """
 Standby and takeover, provoked: a writer that is cut off, delayed in the middle of a commit, or asked to end.
 
-Most coordinators run in this loop, each behind a proxy that can hold back what it says and hears; nats-server is real.
-What came of it is read from the journal and from the wire.
+Most coordinators run in this loop, each behind a proxy that can delay what it sends and receives; nats-server is real.
+The outcome is read from the journal and from the wire.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ async def test_a_writer_that_is_cut_off_answers_nobody_and_changes_nothing(serve
     """
     A writer that is cut off is replaced, and clients continue by themselves.
 
-    What it had said before is kept, and what it says when it is back changes nothing. It stands by, and leads again
-    when the other ends.
+    Its earlier answers stay valid, and what it sends after it is back changes nothing. It is on standby, and leads
+    again when the other ends.
     """
     outcome = Outcome()
     async with several(server, 2) as (first, second):
@@ -124,7 +124,7 @@ async def test_a_commit_that_comes_too_late_is_none(server: RealServer) -> None:
     """
     The commit of a replaced writer reaches the server late, and is refused.
 
-    Whoever asked has long been answered by the new writer, once; nobody was told that the old one did it.
+    The new writer answered the caller long before, once; no caller got a success from the old one.
     """
     async with (
         several(server, 2) as (first, second),
@@ -189,7 +189,7 @@ async def test_one_that_is_far_behind_catches_up_before_it_leads(server: RealSer
 
 
 async def test_one_that_stands_by_keeps_what_it_folded_while_nats_is_away(server: RealServer, tmp_path: Path) -> None:
-    """A standby that is needed at that moment need not start at the first commit; it logs once that it waits."""
+    """A standby needed right after NATS was away does not fold again from the first commit; it logs the wait once."""
     environment = lease_of(2 * TTL_S)
     async with (
         instances(tmp_path, server.url, 2, environment=environment) as (first, second),

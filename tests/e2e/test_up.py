@@ -1,8 +1,8 @@
 """
 `coordinator up` on a machine where anything may be killed at any moment.
 
-What dies is started again and answers; what was acknowledged is still there; and whatever end `up` itself finds, no
-process of it is left.
+A process that dies is restarted and answers; acknowledged data is still there; and however `up` itself ends, none of
+its processes is left.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def test_whatever_end_it_finds_the_next_one_goes_on(tmp_path: Path) -> None:
     """
     After `kill -9` of `up` the next one may start at once, finds the tasks and runs the containers again.
 
-    SIGTERM ends it with 0: the containers are stopped, the last commit says so, nothing lives, nothing is said to run.
-    Killed, and left alone, nothing of it lives after 5 s, containers included.
+    SIGTERM ends it with 0: the containers are stopped, the last commit records it, no process is left and none is
+    listed as running. After a kill without a restart no process is left after 5 s, containers included.
     """
     home = tmp_path / "home"
     with up(home) as first:

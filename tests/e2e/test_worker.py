@@ -164,7 +164,7 @@ async def eventually(true: Callable[[], bool]) -> None:
 
 @SHORT_LEASES
 async def test_the_tasks_of_a_killed_worker_go_to_another(cluster: Cluster, workers: Workers) -> None:
-    """A worker killed with SIGKILL loses its leases; its tasks are tried again elsewhere, and each ends once."""
+    """A worker killed with SIGKILL loses its leases; its tasks are retried on other workers, and each ends once."""
     async with workers.process("first") as first, workers.process("second"):
         ids = await submit(cluster, "nap", 0.15, count=60)
         await until(cluster, TaskStatus.COMPLETED, 10)

@@ -1,8 +1,8 @@
 """
 Write the golden file of every example that has none, and note what it needs: `python -m tests.golden`.
 
-A file that is there is never touched: it is what others have stored. Where it no longer says what the code says, the
-code is wrong, or the event needs a new version and an upcaster.
+An existing file is never changed: others have stored such events. Where it no longer agrees with the code, the code is
+wrong, or the event needs a new version and an upcaster.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What every golden file means: the value that its bytes are, by the name of the file.
+The meaning of every golden file: the value of its bytes, by the name of the file.
 
 A golden file holds one event as it was once published, and is never changed. So:
 
-- A new event type or version gets an example here, `<type>.v<version>`, with every field set to something else than its
+- A new event type or version gets an example here, `<type>.v<version>`, with every field set to a value other than its
   default; `python -m tests.golden` then writes its file.
 - A new field (with a default) leaves the old example as it is and gets one of its own, `<type>.v<version>.<n>`.
 - A raised version changes the old example to what the upcaster must make of it.

@@ -1,7 +1,7 @@
 """
-Where the golden files are, what they are named, and how new ones come about; see `examples`.
+Where the golden files are, how they are named, and how new ones are made; see `examples`.
 
-Beside them `required.json` says which fields each version of a type needed when it was first published.
+Next to them `required.json` lists which fields each version of a type needed when it was first published.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _NAME = re.compile(r"([a-z]+\.[a-z_]+)\.v([1-9][0-9]*)(?:\.[1-9][0-9]*)?")
 
 
 class Named(NamedTuple):
-    """What the name of a golden file says."""
+    """What the name of a golden file contains."""
 
     type: str
     version: int
 
     @classmethod
     def parse(cls, stem: str) -> Named:
-        """Read `task.submitted.v1` or `task.submitted.v1.2`."""
+        """Parse `task.submitted.v1` or `task.submitted.v1.2`."""
         match = _NAME.fullmatch(stem)
         assert match, f"{stem} is no name of a golden file: use <type>.v<version> or <type>.v<version>.<n>"
         return cls(match[1], int(match[2]))
 
 
 def golden(stem: str) -> bytes:
-    """Read the event that a golden file holds; the line end belongs to the file."""
+    """Read the event that a golden file holds; the final line feed belongs to the file."""
     return (FOLDER / f"{stem}.json").read_bytes().removesuffix(b"\n")
 
 
 def write_missing(folder: Path, examples: dict[str, Event] = EXAMPLES) -> list[Path]:
-    """Write the files that are missing in *folder*, and give them; those that are there stay as they are."""
+    """Write the files that are missing in *folder*, and return them; existing files are not changed."""
     written = []
     for stem, example in examples.items():
         path = folder / f"{stem}.json"
@@ -55,12 +55,12 @@ def write_missing(folder: Path, examples: dict[str, Event] = EXAMPLES) -> list[P
 
 
 def required_of(event: type[Event]) -> list[str]:
-    """Give the fields that an event of this class cannot do without."""
+    """Return the fields that are required in an event of this class."""
     return sorted(field.encode_name for field in msgspec.structs.fields(event) if field.required)
 
 
 def write_missing_required(path: Path = REQUIRED) -> list[str]:
-    """Write down what the types that are not in *path* need, and give their names; what is there stays."""
+    """Record the required fields of types that are missing in *path*, and return their names; keep other entries."""
     kept: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     found = {f"{name}.v{event.VERSION}": required_of(event) for name, event in codec.EVENTS.items()}
     missing = [stem for stem in found if stem not in kept]

@@ -1,10 +1,10 @@
 """
-Makes the witnesses of a release: what it wrote and said, for later code to open, lead, verify and answer.
+Make the witnesses of a release: what it wrote and sent, for later code to open, lead, verify and answer.
 
     python -m tests.golden.release tests/golden/release-1
 
 It runs this code for real: nats-server, coordinators, a follower, a node agent and workers, each its own process, and
-leads them through everything that can happen. The folder must not exist: a witness is never made again, only read.
+leads them through everything that can happen. The folder must not exist: a witness is made once, then only read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.golden.release_play import SETTINGS, play
 from tests.golden.release_wire import STEPS, record, recorded_with
 
 KEEP_SLOTS = 60
-"""So many slots at the end of the journal are not archived."""
+"""How many slots at the end of the journal are not archived."""
 
 
 def make(folder: Path) -> None:
@@ -58,7 +58,7 @@ def make(folder: Path) -> None:
 
 
 async def _look_at(work: Path, parts: Path) -> dict[str, Any]:
-    """Say what the journal holds and folds to, and take the newest snapshot out of the store as it is."""
+    """Write what the journal holds and folds to, and copy the newest snapshot out of the store unchanged."""
     async with serving(work / "server", parts / "home" / "nats") as server:
         records = await read_journal(server.url)
         manifest, chunks = (await read_snapshots(server.url))[-1]
@@ -87,7 +87,7 @@ async def _look_at(work: Path, parts: Path) -> dict[str, Any]:
 
 
 async def _archive(work: Path, parts: Path) -> None:
-    """Back the journal up, and then archive most of it: in a copy, so that the whole one stays."""
+    """Back up the journal, then archive most of it: in a copy, so that the complete one stays."""
     store = parts / "archived" / "nats"
     shutil.copytree(parts / "home" / "nats", store)
     async with serving(work / "server", store) as server:
@@ -102,7 +102,7 @@ async def _archive(work: Path, parts: Path) -> None:
 
 
 async def _exchanges(work: Path) -> list[bytes]:
-    """Record what a client and the coordinator say to each other, on a journal of its own."""
+    """Record what a client and the coordinator send each other, on a journal of its own."""
     store = work / "wire" / "nats"
     async with serving(work / "wire", store) as server, recorded_with(work / "wire" / "home", server.url):
         return [msgspec.json.encode(exchange) for exchange in await record(server.url)]
@@ -116,14 +116,14 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _tidy(parts: Path) -> None:
-    """Remove what is of this machine: locks, logs, what the server says of its ports."""
+    """Remove what is specific to this machine: locks, logs, the server's files about its ports."""
     for pattern in ("**/*.lock", "**/lock", "**/*.log", "**/*.ports", "home/containers", "home/running.json"):
         for path in parts.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _pack(parts: Path, file: Path) -> None:
-    """Pack all of it; one archive, so that what stands in several parts is kept once."""
+    """Pack all of it into one archive, so that content shared by several parts is stored once."""
 
     def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = 0

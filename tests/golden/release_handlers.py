@@ -1,4 +1,4 @@
-"""What the workers execute while the witnesses of a release are made."""
+"""The handlers that workers execute while the witnesses of a release are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coordinator.worker import Context, DoNotRetry, task
 
 @task("double")
 async def double(payload: dict[str, Any]) -> dict[str, Any]:
-    """Give twice the number."""
+    """Return twice the number."""
     return {"n": 2 * payload["n"]}
 
 
@@ -25,14 +25,14 @@ async def flaky(context: Context, payload: dict[str, Any]) -> str:
 
 @task("hopeless")
 async def hopeless(payload: dict[str, Any]) -> None:
-    """Fail for good."""
+    """Fail permanently."""
     msg = f"nothing can be done about {payload['n']}"
     raise DoNotRetry(msg)
 
 
 @task("steps")
 async def steps(context: Context, payload: dict[str, Any]) -> int:
-    """Tell how far it is."""
+    """Report progress."""
     await context.progress(0.5, "half way")
     await asyncio.sleep(0.01)
     return int(payload["n"])

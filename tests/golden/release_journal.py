@@ -1,8 +1,8 @@
 """
-Serves the store of a release, reads its journal by the wire protocol alone, and folds it.
+Serve the store of a release, read its journal by the wire protocol alone, and fold it.
 
-What a fold comes to is written as JSON, so that it can be compared whatever the modules of the code are called and
-whatever fields the states have got since.
+The result of a fold is written as JSON, so that it can be compared after modules were renamed and states have got new
+fields.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class StoreServer(RealServer):
         self._store = store
 
     def conf(self) -> str:
-        """Write down its configuration."""
+        """Write its configuration."""
         return _CONF.format(port=self.port, folder=self.folder, store=self._store, token=TOKEN)
 
 
 @asynccontextmanager
 async def serving(folder: Path, store: Path) -> AsyncIterator[StoreServer]:
-    """Run a server over *store* while the block runs, and stop it in good order."""
+    """Run a server over *store* while the block runs, and stop it cleanly."""
     server = StoreServer(folder, store)
     await server.start()
     try:
@@ -85,7 +85,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
 
 
 class Process:
-    """One `coordinator …` process with a home of its own; what it writes is kept in a file."""
+    """One `coordinator …` process with a home of its own; its output is kept in a file."""
 
     def __init__(self, home: Path, *arguments: str, url: str = "", **variables: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -126,13 +126,13 @@ class Process:
 
 
 def environment(home: Path, url: str = "", **variables: str) -> dict[str, str]:
-    """Give the environment of a process of *home*: nothing of ours from outside, but what coverage needs."""
+    """Return the environment of a process of *home*: none of our variables from outside except what coverage needs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COORDINATOR_")}
     return kept | {"COORDINATOR_HOME": str(home)} | ({"COORDINATOR_URL": url} if url else {}) | variables
 
 
 async def command(home: Path, *arguments: str, url: str = "") -> tuple[int, str, str]:
-    """Run a `coordinator …` command to its end; give exit code, output and error output."""
+    """Run a `coordinator …` command to its end; return exit code, output and error output."""
     ended = await asyncio.to_thread(_run, home, arguments, url)
     return ended.returncode, ended.stdout, ended.stderr
 
@@ -150,7 +150,7 @@ def _run(home: Path, arguments: tuple[str, ...], url: str) -> subprocess.Complet
 
 
 async def read_journal(url: str) -> list[Record]:
-    """Read every slot of a journal, by the protocol as documented."""
+    """Read every slot of a journal, by the documented protocol."""
     records = []
     async with connected(url) as connection:
         jetstream = connection.jetstream()
@@ -190,7 +190,7 @@ async def read_snapshots(url: str) -> list[tuple[bytes, list[bytes]]]:
 
 
 def folded(records: list[Record], until: int | None = None) -> tuple[World, Counter[str]]:
-    """Fold records from the first slot on; give the world and how many events of each type there were."""
+    """Fold records from the first slot on; return the world and the number of events of each type."""
     world, kinds = World(), Counter[str]()
     for record in records:
         if until is not None and record.sequence > until:
@@ -201,7 +201,7 @@ def folded(records: list[Record], until: int | None = None) -> tuple[World, Coun
 
 
 def portrait(world: World) -> dict[str, Any]:
-    """Write a world as plain values: each table by id, each map, and the scalars, with the names that they have."""
+    """Return a world as plain values: each table by id, each map, and the scalars, with their names."""
     tables = {
         name: {msgspec.to_builtins(one)[KEYS[name]]: msgspec.to_builtins(one) for one in getattr(world, name).values()}
         for name in TABLES
@@ -212,19 +212,19 @@ def portrait(world: World) -> dict[str, Any]:
 
 
 def digest_of(drawn: object) -> str:
-    """Hash plain values, whatever the order of their keys."""
+    """Hash plain values, independent of the order of their keys."""
     return hashlib.sha256(msgspec.json.encode(drawn, order="sorted")).hexdigest()
 
 
 def differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
-    """Name what of *before* is otherwise *now*; a field of a state that has come since is none of it."""
+    """Return what in *before* differs *now*; a field added to a state since then is ignored."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key, value in before.items():
             if key not in now:
                 yield f"{at}.{key} is gone; it was {value!r}"[:300]
             else:
                 yield from differences(value, now[key], f"{at}.{key}")
-        if at.count(".") == 1:  # a table: its rows are no fields
+        if at.count(".") == 1:  # a table: its rows are not fields
             yield from (f"{at}.{key} is new" for key in now if key not in before)
     elif before != now:
         yield f"{at} was {before!r} and is {now!r}"[:300]

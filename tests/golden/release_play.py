@@ -1,7 +1,7 @@
 """
-Leads a cluster of real processes through everything that can happen, so that its journal holds every type of event.
+Leads a cluster of real processes through everything that can happen, so that its journal has every type of event.
 
-Whatever only time brings about (silence, lapsed leases, mass silence) is waited for, with limits of a second or two.
+It waits for what only time causes (silence, expired leases, mass silence), with limits of a second or two.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ log: {level: warning}
 """
 _HANDLERS = str(Path(__file__).with_name("release_handlers.py"))
 _BIG = 10**14
-"""Bytes that only the nodes played here have, so that a container which wants some is placed there."""
+"""Bytes that only the simulated nodes have, so that a container that needs some is placed there."""
 
 
 async def play(work: Path, home: Path) -> None:
-    """Let it all happen; *home* then holds the store, the read model and all else that a home keeps."""
+    """Run everything; afterwards *home* holds the store, the read model and all other files of a home."""
     variables = {"COORDINATOR_CONFIG": str(work / "coordinator.yaml"), "PYTHONPATH": str(Path.cwd())}
     async with serving(work / "server", home / "nats") as server:
         cluster = Cluster(home, work, server.url, variables)
@@ -76,7 +76,7 @@ async def play(work: Path, home: Path) -> None:
 
 
 class Calls:
-    """Commands and questions as any program may send them, by the protocol as documented."""
+    """Commands and questions as any program may send them, by the documented protocol."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -93,14 +93,14 @@ class Calls:
             await connection.close()
 
     async def __call__(self, subject: str, name: str, **data: Any) -> Any:
-        """Send one command, again while nobody leads, and give its value; an error is raised as it came."""
+        """Send one command, repeat it while nobody leads, and return its value; an error is raised as received."""
         (answer,) = await self.all(subject, name, [data])
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer["ok"]
 
     async def all(self, subject: str, name: str, each: list[dict[str, Any]], **around: str) -> list[Any]:
-        """Send many commands in one request; *around* stands beside the data of each."""
+        """Send many commands in one request; *around* is added to each next to its data."""
         self._ids += 1
         orders = [
             {"id": f"play_{self._ids}_{at}", "type": name, "data": data, **around} for at, data in enumerate(each)
@@ -121,16 +121,16 @@ class Calls:
             await asyncio.sleep(0.1)
 
     async def until_led(self) -> str:
-        """Wait until somebody leads, and say who."""
+        """Wait until a coordinator leads, and return its name."""
         leader: str = (await self("coordinator.stats", "get_stats"))["leader"]
         return leader
 
     async def beat_worker(self, worker_id: str, leases: list[str]) -> None:
-        """Send a worker's sign of life."""
+        """Send a worker's heartbeat."""
         await self._beat("worker", worker_id, {"worker_id": worker_id, "leases": leases, "load": 0.5})
 
     async def beat_service(self, service_id: str) -> None:
-        """Send a service's sign of life."""
+        """Send a service's heartbeat."""
         await self._beat("service", service_id, {"service_id": service_id, "load": 0.25, "connections": 2})
 
     async def _beat(self, kind: str, entity_id: str, data: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Calls:
 
 
 class Cluster:
-    """Two coordinators, of which one leads."""
+    """Two coordinators, one of which leads."""
 
     def __init__(self, home: Path, work: Path, url: str, variables: dict[str, str]) -> None:
         self.url = url
@@ -158,7 +158,7 @@ class Cluster:
         self.first = Process(self.home, "serve", "--without-follower", url=self.url, **self.variables)
 
     async def end(self) -> None:
-        """Stop the first in good order, if it runs."""
+        """Stop the first cleanly, if it runs."""
         if self.first.code is None:
             await self.first.end()
 
@@ -176,7 +176,7 @@ class Cluster:
         await until(lambda: _is_led_by_another(call, other))
 
     async def pass_by(self, call: Calls) -> None:
-        """Let messages of inboxes vanish, and a whole inbox, while no coordinator reads."""
+        """Remove messages of inboxes, and a whole inbox, while no coordinator reads."""
         await self.first.end()
         jetstream = call.connection.jetstream()
         stream = f"{NAMESPACE.upper()}_INBOX_WEATHER"
@@ -198,7 +198,7 @@ class Cluster:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(WAIT_S):
         while not await holds():  # noqa: ASYNC110  # over NATS
             await asyncio.sleep(0.1)
@@ -212,7 +212,7 @@ async def _is_led_by_another(call: Calls, leader: str) -> bool:
 
 
 async def _tasks(call: Calls, name: str, count: int, cluster: Cluster) -> None:
-    """Have tasks of all sorts carried out by two real workers."""
+    """Make two real workers execute tasks of all sorts."""
     sorts = ["double"] * 16 + ["flaky", "hopeless", "steps", "double"]
     each = [
         {
@@ -274,7 +274,7 @@ async def _services(call: Calls) -> None:
 
 
 async def _nodes(call: Calls) -> None:
-    """Two nodes that are played here: containers in every state, one node is lost twice and removed."""
+    """Two simulated nodes: containers in every state, one node is lost twice and removed."""
     capacity = {"cpu_millis": 4000, "memory_bytes": 4 * _BIG}
     await call("node.register", "register_node", node_id="node-a", capacity=capacity, runtime="fake")
     syncing = asyncio.create_task(_keep_syncing(call, "node-a"))
@@ -300,7 +300,7 @@ async def _nodes(call: Calls) -> None:
     await call("container.destroy", "destroy_container", container_id="box", force=True)
     await until(lambda: _has_status(call, "box", "destroyed"))
     await call("container.create", "create_container", container_id="kept", **wanted)
-    # A node that is cut off: lost with its container, back again, and then gone for good.
+    # A node that is cut off: lost with its container, back again, and then lost for good.
     await call("node.register", "register_node", node_id="node-b", capacity=capacity, runtime="fake", labels={"z": "1"})
     await call("node.cordon", "cordon_node", node_id="node-a", reason="let the next be placed elsewhere")
     await call("container.create", "create_container", container_id="moved", **wanted)
@@ -316,7 +316,7 @@ async def _nodes(call: Calls) -> None:
 
 
 async def _keep_syncing(call: Calls, node_id: str) -> None:
-    """Be a node that reports nothing by itself, and knows its orders: what it does not name is gone."""
+    """Act as a node that reports nothing on its own and holds its orders: a container it does not name is gone."""
     orders_id = ""
     while True:
         await asyncio.sleep(0.3)
@@ -334,7 +334,7 @@ async def _sync(call: Calls, node_id: str, container_id: str, state: str, **more
 
 
 async def _workers(call: Calls) -> None:
-    """A worker falls silent with what it holds; another fails, gives back, is too late, is told to stop, and leaves."""
+    """One worker falls silent while it holds tasks; another fails, returns, is late, is told to stop, and leaves."""
     for number in range(8):
         await call("task.submit", "submit_task", task_id=f"odd-{number}", task_name="odd", max_retries=1,
                    **({"timeout_s": 0.5} if number == 5 else {}))  # fmt: skip
@@ -373,7 +373,7 @@ async def _workers(call: Calls) -> None:
 
 
 async def _pools_and_sessions(call: Calls) -> None:
-    """Shares are granted, refused and given back; sessions move and end."""
+    """Shares are granted, refused and returned; sessions move and end."""
     await call("pool.define", "define_pool", pool_id="pool", capacity={"cpu_millis": 1000, "gpus": 2})
     for number in range(3):
         share = {"cpu_millis": 400}
@@ -392,7 +392,7 @@ async def _pools_and_sessions(call: Calls) -> None:
 
 
 async def _real_node(cluster: Cluster, call: Calls) -> None:
-    """A real node agent runs a real process, freezes it, thaws it and removes it, by the facade."""
+    """A real node agent runs, pauses, resumes and removes a real process, through the facade."""
     from coordinator.container import ContainerConfig, ContainerManager
 
     arguments = ("node", "run", "--id", "node-real", "--stop-containers")
@@ -414,7 +414,7 @@ async def _real_node(cluster: Cluster, call: Calls) -> None:
 
 
 async def _inboxes(cluster: Cluster, call: Calls) -> None:
-    """Facts, orders and nonsense of other domains."""
+    """Facts, commands and garbage of other domains."""
     jetstream = call.connection.jetstream()
     for domain in ("weather", "sales"):
         code, _, error = await command(cluster.home, "inbox", "add", domain, url=cluster.url)
@@ -440,7 +440,7 @@ async def _inboxes(cluster: Cluster, call: Calls) -> None:
 
 @asynccontextmanager
 async def _web_server() -> AsyncIterator[int]:
-    """Answer every HTTP request with 204 while the block runs; give the port."""
+    """Answer every HTTP request with 204 while the block runs; yield the port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -454,7 +454,7 @@ async def _web_server() -> AsyncIterator[int]:
 
 
 async def _until_read(store: Path, url: str) -> None:
-    """Wait until the read model is as far as the journal."""
+    """Wait until the read model has reached the end of the journal."""
     connection = await nats.connect(url)
     last = (await connection.jetstream().stream_info(f"{NAMESPACE.upper()}_JOURNAL")).state.last_seq
     await connection.close()

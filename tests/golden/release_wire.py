@@ -1,8 +1,8 @@
 """
 One request and its answer for each command and each question, as bytes: recorded from a release, asked again later.
 
-The requests are those that the release's own client wrote. What an answer says of its moment is masked, see `MASKED`;
-everything else must stay as it was, byte for byte after both were written in the same order of keys.
+The requests are those that the release's own client wrote. Values that depend on the moment are masked, see `MASKED`;
+everything else must stay the same, byte for byte once both are written with their keys in the same order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOURCE = "golden"
 INBOX_DOMAIN = "execution"
 START_S = 30.0
 ANSWER_S = 10.0
-"""How long an answer may take, and how long a question with `again` may be asked until it is answered alike."""
+"""How long an answer may take, and how long a question with `again` may be repeated until its answer is the same."""
 
 MASKED = {
     "epoch": "which reign answered",
@@ -50,11 +50,11 @@ MASKED = {
     "error": "words for people, where it is no object",
 }
 """
-Fields that differ from run to run, and why. Names that end in `_at` are moments, and an array of two whole numbers is a
-position, as is the text that a follower answers to `position` and `wait`: these are masked, too.
+Fields that differ from run to run, and why. Names that end in `_at` are times, and an array of two whole numbers is a
+position, as is a follower's answer to `position` and `wait`: these are masked too.
 """
 ECHOED = ("lease", "generation", "orders_id")
-"""What a later request says back: it is replaced by what the coordinator of now has given in its stead."""
+"""Values that a later request repeats from an answer: replaced by those that the present coordinator returned."""
 
 _is_position = re.compile(r"\d+\.\d+").fullmatch
 _is_code = re.compile(r"[a-z0-9]+(?:[_.:-][a-z0-9]+)*").fullmatch
@@ -139,7 +139,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("accept_silence", {"kind": "worker", "reason": "gone"}),
     ("get_stats", {}),
 )  # fmt: skip
-"""What the client is asked to do, in this order, on a journal of its own; `$…` stands for what an answer gave."""
+"""What the client does, in this order, on a journal of its own; `$…` stands for a value from an earlier answer."""
 
 RAW: tuple[tuple[str, bytes], ...] = (
     ("rpc.golden.task.submit", (b'[{"type":"submit_task","data":{"task_id":"x1","task_name":"sum"},"tenant":"acme",'
@@ -151,7 +151,7 @@ RAW: tuple[tuple[str, bytes], ...] = (
     ("rpc.golden.task.submit", b'[{"type":"submit_task","data":{"task_id":"a.b","task_name":"sum"}}]'),
     ("rpc.golden.worker.register", b'[{"type":"register_worker","data":{"worker_id":"w2","slots":0}}]'),
 )  # fmt: skip
-"""What a client in another language might send: several at once, and what is refused."""
+"""What a client in another language might send: several at once, and requests that are refused."""
 
 READS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("wait", {"position": "12.0", "timeout_s": 5}),
@@ -162,7 +162,7 @@ READS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lag", {}),
     ("get", {"kind": "thing", "id": "t1"}),
 )
-"""Questions to a follower; a position in them is one that every run is beyond."""
+"""Questions to a follower; a position in them is one that every run has passed."""
 
 INBOX_MESSAGE = (
     b'{"specversion":"1.0","id":"e1","source":"/executor/7","type":"task.submitted","subject":"from_inbox",'
@@ -171,7 +171,7 @@ INBOX_MESSAGE = (
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request and its answer; bodies that are not UTF-8 do not occur. `again`: ask until it is answered alike."""
+    """One request and its answer; bodies that are not UTF-8 do not occur. `again`: repeat until the answers match."""
 
     subject: str
     request: str
@@ -182,21 +182,21 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Tap:
-    """Hears every message on a server; pairs requests of our source with the first answer each, in their order."""
+    """Receives every message on a server; pairs requests of our source with the first answer to each, in order."""
 
     def __init__(self) -> None:
         self._requests: dict[str, Msg] = {}
         self._answers: dict[str, Msg] = {}
 
     async def hear(self, message: Msg) -> None:
-        """Take a message."""
+        """Receive a message."""
         if message.subject.startswith(f"{NAMESPACE}.rpc.{SOURCE}.") and message.reply:
             self._requests.setdefault(message.reply, message)
-        else:  # an answer may be heard before its request
+        else:  # an answer may arrive before its request
             self._answers.setdefault(message.subject, message)
 
     async def exchanges(self, count: int) -> list[Exchange]:
-        """Give so many, once they are there."""
+        """Return so many pairs, once they are there."""
         async with asyncio.timeout(ANSWER_S):
             while len(self._requests.keys() & self._answers.keys()) < count:  # noqa: ASYNC110  # over NATS
                 await asyncio.sleep(0.01)
@@ -223,8 +223,8 @@ async def recorded_with(home: Path, url: str) -> AsyncIterator[None]:
 
 
 async def record(url: str) -> list[Exchange]:
-    """Have the client of this release carry out `STEPS`, then send `RAW` and `READS`, and give what went over NATS."""
-    # The only places where a witness needs the release's own modules: what they write is what is witnessed.
+    """Make the client of this release execute `STEPS`, then send `RAW` and `READS`, and return the NATS traffic."""
+    # The only places where a witness needs the release's own modules: what they write is what it records.
     from coordinator.client.client import Client
     from coordinator.commands import COMMANDS
 
@@ -246,7 +246,7 @@ async def record(url: str) -> list[Exchange]:
 
 
 async def _recorded_steps(url: str, client_class: Any, commands: dict[str, Any]) -> list[Exchange]:
-    """Have a client carry out `STEPS`, and give what a third connection heard of it."""
+    """Make a client execute `STEPS`, and return what a third connection received of it."""
     tap = Tap()
     given: dict[str, str] = {}
     async with connected(url) as connection:
@@ -262,7 +262,7 @@ async def _recorded_steps(url: str, client_class: Any, commands: dict[str, Any])
 
 
 async def replay(url: str, recorded: list[Exchange]) -> list[str]:
-    """Send recorded requests again, in their order, to a fresh journal; say of each that is answered otherwise how."""
+    """Send recorded requests again, in order, to a fresh journal; return how each changed answer differs."""
     differences = []
     instead: dict[str, str] = {}
     inbox_is_told = False
@@ -280,13 +280,13 @@ async def replay(url: str, recorded: list[Exchange]) -> list[str]:
 
 
 async def publish_into_inbox(connection: Connection) -> None:
-    """Publish a fact into the inbox of another domain, which makes a task."""
+    """Publish a fact into the inbox of another domain, which creates a task."""
     subject = f"{NAMESPACE}.inbox.{INBOX_DOMAIN}.task.submitted"
     await connection.request(subject, INBOX_MESSAGE, timeout=ANSWER_S, headers={"Nats-Msg-Id": "e1"})
 
 
 def masked(answer: bytes) -> str:
-    """Write an answer with what is volatile masked by what kind of value it is, keys in order."""
+    """Return an answer as JSON with sorted keys, volatile values masked by their kind."""
     return msgspec.json.encode(_mask(msgspec.json.decode(answer)), order="sorted").decode()
 
 
@@ -335,7 +335,7 @@ def _filled(value: Any, given: dict[str, str]) -> Any:
 
 
 def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Find texts of these names anywhere in a value, in order."""
+    """Return the texts under these names anywhere in a value, in order."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in names and isinstance(inner, str):

@@ -1,8 +1,8 @@
 """
 Every code sample of the requirements runs unchanged, embedded and against a coordinator in other processes.
 
-The samples are copies, unchanged but for the import root. What a sample presumes is made before it; each ending of a
-task gets a fresh task.
+The samples are copies, unchanged except for the import root. What a sample assumes is created before it; each ending
+of a task gets a fresh task.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-An engine that leads over a journal in memory, with hands on its clock and its network, for tests to order about.
+An engine that leads over a journal in memory, with a clock and a network that tests control.
 
-Every test that opens one checks, without saying so, what holds of every engine: each command is answered exactly once,
-and whoever replays the journal ends up with the very world the engine decided on.
+Every test that opens one also checks what holds for every engine: each command is answered exactly once, and a replay
+of the journal results in the same world that the engine decided on.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from projections.source import Record
 
 PATIENCE_S = 5.0
-"""Nothing here takes as long; a test that waits longer has found a hang."""
+"""No step takes this long; a test that waits longer has found a hang."""
 
 TICK_S = 0.005
 
 
 class Hands:
-    """A clock whose hands are turned by the test."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.wall_s = 1_700_000_000.0
@@ -54,13 +54,13 @@ class Hands:
         return self.heard_s
 
     def turn(self, seconds: float) -> None:
-        """Let time pass, on both clocks."""
+        """Advance both clocks."""
         self.wall_s += seconds
         self.heard_s += seconds
 
 
 class Network:
-    """The way to the journal: a gate that holds commits back, and losses to come."""
+    """The way to the journal: a gate that holds commits back, and losses to inject."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -77,7 +77,7 @@ class Network:
 
 
 class Told:
-    """What whoever asked was told; an error is raised by `outcome`."""
+    """The answer that a caller got; an error is raised by `outcome`."""
 
     def __init__(self) -> None:
         self._outcome: asyncio.Future[tuple[Any, CoordinationError | None]] = asyncio.get_running_loop().create_future()
@@ -97,7 +97,7 @@ class Told:
         return value
 
     async def error(self) -> CoordinationError:
-        """Expect an error, and give it."""
+        """Assert that the answer is an error, and return it."""
         try:
             value = await self.outcome()
         except CoordinationError as error:
@@ -106,7 +106,7 @@ class Told:
 
 
 class Rig:
-    """An engine at work; `run` is its task."""
+    """A running engine; `run` is its task."""
 
     def __init__(self, engine: Engine, stream: MemoryStream, hands: Hands, network: Network) -> None:
         self.engine = engine
@@ -122,25 +122,25 @@ class Rig:
         return self.engine.world
 
     def ask(self, command: Command, **caller: str) -> Told:
-        """Put a command to the engine, as a door does."""
+        """Submit a command to the engine, as a door does."""
         told = Told()
         self.asked.append(told)
         self.engine.put(Asked(command, Caller(**{"actor": "tester", **caller}), told))
         return told
 
     async def order(self, command: Command, **caller: str) -> Any:
-        """Put a command to the engine and give its answer."""
+        """Submit a command to the engine and return its answer."""
         return await self.ask(command, **caller).outcome()
 
     async def settle(self) -> None:
-        """Wait until the engine has done what it can, and has looked at the clock."""
+        """Wait until the engine has done all it can, and has checked the clock."""
         turns = self.engine.turns
         async with asyncio.timeout(PATIENCE_S):
             while self.engine.turns < turns + 2 and not self.run.done():  # noqa: ASYNC110  # it tells nobody of its turns
                 await asyncio.sleep(TICK_S / 2)
 
     async def hold(self) -> Told:
-        """Close the gate and let one commit stand before it; give what ordered that commit."""
+        """Close the gate and let one commit wait at it; return the pending answer to its command."""
         self.network.gate.clear()
         told = self.ask(HELD_UP)
         async with asyncio.timeout(PATIENCE_S):
@@ -153,15 +153,15 @@ class Rig:
         self.network.gate.set()
 
     def commits(self) -> list[list[Envelope]]:
-        """Read all that the journal holds, commit by commit."""
+        """Return all that the journal holds, commit by commit."""
         return [codec.decode(record.body) for record in self.records() if record.kind == "commit"]
 
     def events(self) -> list[Event]:
-        """Read all events that the journal holds."""
+        """Return all events that the journal holds."""
         return [envelope.data for commit in self.commits() for envelope in commit]
 
     def types(self) -> list[list[str]]:
-        """Name the events of each commit."""
+        """Return the event types of each commit."""
         return [[envelope.type for envelope in commit] for commit in self.commits()]
 
     def records(self) -> list[Record]:
@@ -196,8 +196,8 @@ async def leading(
     """
     Lead over *stream* while the block runs, then resign.
 
-    At the end everything asked must have been answered once, and the journal must replay to the engine's world, unless
-    the engine has stopped for a reason of its own.
+    At the end every command must have been answered once, and the journal must replay to the engine's world, unless the
+    engine has stopped by itself.
     """
     network = Network()
     journal = MemoryJournal(stream, faults=network)

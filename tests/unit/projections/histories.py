@@ -1,9 +1,9 @@
 """
-Legal histories by seed: journals as a coordinator might have written them, with everything in them.
+Legal histories by seed: journals as a coordinator might have written them, with events of every kind.
 
-`write_history(seed, commits)` gives the scribe that wrote one; the same seed always gives the same. Each event is drawn
-from what the world allows at that point, over few ids and with small limits, so that things come back, end, are evicted
-and are made anew.
+`write_history(seed, commits)` returns the scribe that wrote one; the same seed always gives the same. Each event is
+drawn from what the world allows at that point, over few ids and with small limits, so that things come back, end, are
+evicted and are created again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def write_history(seed: int, commits: int) -> Scribe:
 
 
 class Historian:
-    """Draws what happens next from what is possible."""
+    """Draws the next event from those that are possible."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)

@@ -1,5 +1,5 @@
 """
-What the indexes of a world say, and what its tables say they should: two ways to the same value.
+What the indexes of a world contain, and what its tables say they should: two ways to the same value.
 
 `content_of` reads the indexes; `content_from` derives the same from the tables alone, the slow and obvious way.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from projections.world import World
 
 SPARE = 64
-"""Stale entries that a heap may hold beside as many as it has living ones."""
+"""Stale entries that a heap may hold in addition to as many as it has live ones."""
 
 
 def content_of(indexes: Indexes) -> dict[str, Any]:
-    """Read everything that policies and views could read, in an order that means nothing where none is promised."""
+    """Read everything that policies and views could read, sorted where no order is promised."""
     shapes = {key: shape for key, shape in indexes.shapes.items() if shape.members}
     services = indexes.services.items()
     return {
@@ -106,7 +106,7 @@ def grouped(things: Iterable[Any], by: Callable[[Any], Any]) -> list[tuple[Any, 
 
 
 def assert_bounded(indexes: Indexes) -> None:
-    """Expect that no heap holds more than its bound of stale entries, and no group is kept for nothing."""
+    """Assert that no heap holds more than its bound of stale entries, and no empty group is kept."""
     for shape in indexes.shapes.values():
         for heap in shape.heaps.values():
             assert len(heap) <= 2 * len(shape.members) + SPARE

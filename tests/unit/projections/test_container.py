@@ -1,4 +1,4 @@
-"""Containers: what each event leaves behind, to the field."""
+"""Containers: the state after each event, field by field."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stopping(*, force: bool = False, destroy: bool = False) -> ContainerStopping
 
 
 def test_a_created_container_is_all_that_was_created() -> None:
-    """Every field of the event, and where, when and for whom; it holds its resources and is to do nothing yet."""
+    """Every field of the event, and where, when and for which tenant; it holds resources, nothing is desired yet."""
     container = fold(said(CREATED, tenant="acme")).containers["c"]
     assert container == Container(
         container_id="c",
@@ -80,7 +80,7 @@ def test_a_created_container_is_all_that_was_created() -> None:
 
 
 def test_starting_begins_a_new_generation() -> None:
-    """The generation is the position of the event; the node may be another; what the last run left is over."""
+    """The generation is the position of the event; the node may differ; the values of the last run are cleared."""
     before = folded(*RUNNING, FAILED)
     assert (before.exit_code, before.restart_at) == (9, BEGIN + 60)
     after = folded(*RUNNING, FAILED, STARTING)
@@ -101,21 +101,21 @@ def test_starting_begins_a_new_generation() -> None:
 
 
 def test_starting_forgets_that_the_last_stop_was_forced() -> None:
-    """Force belongs to one stop."""
+    """Force applies to one stop only."""
     forced = folded(*RUNNING, stopping(force=True), STOPPED)
     assert forced.force
     assert not folded(*RUNNING, stopping(force=True), STOPPED, STARTING).force
 
 
 def test_a_started_container_runs_as_a_process() -> None:
-    """Since when, and as which; why it was to start is no longer of interest."""
+    """The state has the start time and the pid; the reason for the start is cleared."""
     assert folded(*RUNNING) == msgspec.structs.replace(
         folded(CREATED, STARTING), status=ContainerStatus.RUNNING, pid=77, started_at=BEGIN + 2, reason=""
     )
 
 
 def test_pausing_changes_what_is_desired_and_paused_what_is() -> None:
-    """Asked for and done are two facts, on the way there and back."""
+    """Requested and done are two events, for pause and for resume."""
     running = folded(*RUNNING)
     steps = [folded(*RUNNING, *(PAUSING, PAUSED, RESUMING, RESUMED)[:count]) for count in range(1, 5)]
     replace = msgspec.structs.replace
@@ -129,7 +129,7 @@ def test_pausing_changes_what_is_desired_and_paused_what_is() -> None:
 
 @pytest.mark.parametrize(("destroy", "desired"), [(False, Desired.STOPPED), (True, Desired.DESTROYED)])
 def test_stopping_says_whether_the_container_is_to_stay(destroy: bool, desired: Desired) -> None:
-    """Nothing else about it changes while it stops: it runs, and holds what it holds."""
+    """Nothing else changes while it stops: it runs, and keeps its resources."""
     after = folded(*RUNNING, stopping(force=True, destroy=destroy))
     assert after == msgspec.structs.replace(
         folded(*RUNNING), status=ContainerStatus.STOPPING, desired=desired, force=True, reason="enough"
@@ -138,14 +138,14 @@ def test_stopping_says_whether_the_container_is_to_stay(destroy: bool, desired: 
 
 
 def test_a_stop_under_way_may_be_forced_or_made_a_removal() -> None:
-    """The later order counts."""
+    """The later command counts."""
     forced = folded(*RUNNING, stopping(), stopping(force=True))
     assert (forced.status, forced.force) == (ContainerStatus.STOPPING, True)
     assert folded(*RUNNING, stopping(), stopping(destroy=True)).desired is Desired.DESTROYED
 
 
 def test_a_stopped_container_holds_nothing() -> None:
-    """It has an exit code and no process; a container that ended by itself is desired to be stopped from then on."""
+    """It has an exit code and no process; a container that ended by itself is then desired to be stopped."""
     stopped = folded(*RUNNING, STOPPED)
     assert stopped == msgspec.structs.replace(
         folded(*RUNNING), status=ContainerStatus.STOPPED, desired=Desired.STOPPED, pid=0, exit_code=0
@@ -160,7 +160,7 @@ def test_a_container_that_is_to_be_destroyed_remembers_so_when_it_has_stopped() 
 
 
 def test_a_failed_container_says_why_and_when_it_starts_again() -> None:
-    """Failures are counted over its life; what is desired stays, so that it can be restarted."""
+    """Failures are counted over its life; the desired state stays, so that it can be restarted."""
     assert folded(*RUNNING, FAILED) == msgspec.structs.replace(
         folded(*RUNNING),
         status=ContainerStatus.ERROR,
@@ -175,7 +175,7 @@ def test_a_failed_container_says_why_and_when_it_starts_again() -> None:
 
 
 def test_a_destroyed_container_is_over() -> None:
-    """When and where it ended stands there; nothing is to run or restart."""
+    """The state keeps when and where it ended; nothing can run or restart."""
     gone = folded(*RUNNING, FAILED, ContainerDestroyed(container_id="c"))
     assert gone == msgspec.structs.replace(
         folded(*RUNNING, FAILED),
@@ -190,7 +190,7 @@ def test_a_destroyed_container_is_over() -> None:
 
 @pytest.mark.parametrize("status", ContainerStatus)
 def test_what_holds_and_what_is_ended_follows_from_the_status(status: ContainerStatus) -> None:
-    """Only where nothing leads on is a container ended, and an ended one holds nothing."""
+    """A container is ended only in a final status, and an ended one holds no resources."""
     container = Container(
         container_id="c", agent_id="a", agent_type="t", node_id="n", status=status, created=START, created_at=0.0
     )

@@ -1,4 +1,4 @@
-"""Indexes give tasks in order, once each, when their time has come; and never hold much more than what lives."""
+"""Indexes return tasks in order, once each, when they are due; and never hold much more than what is live."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ready(world: World, ordering: str = "fifo") -> list[str]:
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(-2, 2), st.sampled_from(["toggle", "requeue", "look"]))))
 def test_a_shape_gives_its_tasks_sorted_however_they_came_and_went(steps: list[tuple[int, int, str]]) -> None:
-    """In every order that was ever asked for: all that are there, none that are not, none twice."""
+    """Every ordering returns all tasks that are there, none that are not, none twice."""
     shape = Shape(KEY)
     living: dict[int, Task] = {}
     lives: dict[int, int] = {}
@@ -94,7 +94,7 @@ def test_a_shape_gives_its_tasks_sorted_however_they_came_and_went(steps: list[t
 
 @given(st.lists(st.tuples(st.integers(), st.integers())))
 def test_a_walk_gives_a_heap_in_order_and_leaves_it_alone(entries: list[tuple[int, int]]) -> None:
-    """Looking changes nothing, so that one may look twice, or stop half-way."""
+    """Reading changes nothing, so it may be repeated or stopped half-way."""
     heap = list(entries)
     heapq.heapify(heap)
     before = list(heap)
@@ -113,7 +113,7 @@ def test_orders_are_by_submission_and_by_priority_first() -> None:
 
 
 def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
-    """Name, type and resources decide; nothing else does."""
+    """Name, type and resources decide the shape; nothing else does."""
     one = task(1)
     assert shape_of(one) == KEY
     assert shape_of(msgspec.structs.replace(one, task_name="m")) != KEY
@@ -126,7 +126,7 @@ def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
 
 
 def test_a_retry_keeps_its_place_in_the_queue() -> None:
-    """It was submitted first and goes first; to wait again is no fault of its own."""
+    """A requeued task was submitted first and goes first; waiting again does not lower its place."""
     world = fold(submit("a"), submit("b"), start("a"), fail("a", retry_at=0.0))
     assert ready(world) == ["a", "b"]
     assert world.indexes.ready == 2
@@ -134,7 +134,7 @@ def test_a_retry_keeps_its_place_in_the_queue() -> None:
 
 @pytest.mark.parametrize("by_clock", [True, False], ids=["as the writer turns", "by the next commit"])
 def test_a_parked_task_is_ready_when_its_time_has_come(by_clock: bool) -> None:
-    """Not before `retry_at`, and from then on, whether time is told by a turn or by what is committed."""
+    """Not before `retry_at`, and from then on, whether the time comes from a turn or from a commit."""
     scribe = write(submit("a"), start("a"), fail("a", retry_at=BEGIN + 50), submit("b"))
     indexes = scribe.world.indexes
 
@@ -167,7 +167,7 @@ def test_parked_tasks_come_in_the_order_of_their_time() -> None:
 
 
 def test_time_never_runs_back() -> None:
-    """A turn that is told an earlier time parks nothing again."""
+    """A turn with an earlier time does not park anything again."""
     indexes = fold(submit("a"), start("a"), fail("a", retry_at=BEGIN + 50)).indexes
     indexes.advance(BEGIN + 60)
     indexes.advance(BEGIN)
@@ -177,7 +177,7 @@ def test_time_never_runs_back() -> None:
 
 @pytest.mark.parametrize("retry_at", [0.0, BEGIN + 500], ids=["ready", "parked"])
 def test_a_refused_report_about_a_waiting_task_does_not_give_it_twice(retry_at: float) -> None:
-    """The task waits where it waited, once, and is found with its new value."""
+    """The task keeps its place, once, and is returned with its new value."""
     scribe = write(submit("a"), submit("b"), start("b"), fail("b", retry_at=retry_at), submit("c"))
     assert ready(scribe.world, "priority") == (["a", "b", "c"] if not retry_at else ["a", "c"])
     for number in range(3):
@@ -193,7 +193,7 @@ def test_a_refused_report_about_a_waiting_task_does_not_give_it_twice(retry_at: 
 
 
 def test_an_id_that_comes_back_is_another_task() -> None:
-    """What is left in a heap of the task that had the id before does not move the new one to its place."""
+    """A heap entry left by an earlier task with that id does not move the new one to its place."""
     scribe = write(submit("first", priority=9), submit("x", priority=5), submit("y", priority=1))
     assert ready(scribe.world, "priority") == ["first", "x", "y"]
     assert ready(scribe.world) == ["first", "x", "y"]
@@ -207,7 +207,7 @@ def test_an_id_that_comes_back_is_another_task() -> None:
 
 
 def test_the_deadline_of_an_earlier_task_is_not_that_of_the_next_with_its_id() -> None:
-    """A stale deadline with the same id and attempt counts for nothing."""
+    """A stale deadline with the same id and attempt is ignored."""
     scribe = write(submit("first", timeout_s=1.0), start("first"), submit("x", timeout_s=10.0), start("x"))
     scribe.commit(TaskCompleted(task_id="x", lease="x.1"))
     scribe.world.ended_kept = 0
@@ -222,7 +222,7 @@ def test_the_deadline_of_an_earlier_task_is_not_that_of_the_next_with_its_id() -
 
 
 def test_what_a_worker_holds_and_a_claim_got_is_known_while_it_runs() -> None:
-    """By worker and by claim, and gone with the last."""
+    """Tasks are found by worker and by claim, and no longer after the last has ended."""
     scribe = write(submit("a"), submit("b"), start("a"), start("b"))
     indexes = scribe.world.indexes
     assert {who: list(held) for who, held in indexes.held.items()} == {"w": ["a", "b"]}
@@ -234,7 +234,7 @@ def test_what_a_worker_holds_and_a_claim_got_is_known_while_it_runs() -> None:
 
 
 def test_overdue_are_those_whose_time_is_up_earliest_first() -> None:
-    """At its deadline a task is overdue; a task without limit never is; one that ended is no longer."""
+    """At its deadline a task is overdue; a task without a limit never is; an ended one no longer is."""
     scribe = Scribe()
     for task_id, timeout_s in (("slow", 100.0), ("quick", 10.0), ("free", None), ("done", 1.0)):
         scribe.commit(said(submit(task_id, timeout_s=timeout_s), at=BEGIN))
@@ -248,7 +248,7 @@ def test_overdue_are_those_whose_time_is_up_earliest_first() -> None:
 
 
 def test_deadlines_of_what_has_ended_are_pruned() -> None:
-    """From the top at once; elsewhere before they are the greater part."""
+    """Stale entries go at once at the top; elsewhere before they are the majority."""
     scribe = write(submit("long", timeout_s=1e6), start("long"))
     for number in range(200):
         task_id = f"t{number}"
@@ -269,7 +269,7 @@ def service(service_id: str, name: str, status: ServiceStatus = ServiceStatus.HE
 
 
 def test_services_are_found_by_name_and_status_while_they_are_registered() -> None:
-    """A change of health or name moves them; deregistered, they are found no more, nor is an empty name."""
+    """A change of health or name moves them; a deregistered one is not found any more, nor is an empty name."""
     scribe = write(service("a", "x"), service("b", "x", ServiceStatus.UNKNOWN), service("c", "y"))
 
     def found() -> dict[str, dict[ServiceStatus, set[str]]]:
@@ -325,7 +325,7 @@ def test_heaps_stay_small_however_often_tasks_come_and_go() -> None:
 
 
 def test_tasks_are_still_in_order_after_a_heap_was_cleaned() -> None:
-    """What lives among the stale entries is kept, and kept in order."""
+    """Live entries among the stale ones are kept, in order."""
     scribe = Scribe()
     for number in range(400):
         priority = number * 7 % 100
@@ -341,7 +341,7 @@ def test_tasks_are_still_in_order_after_a_heap_was_cleaned() -> None:
 
 
 def test_a_task_that_is_retried_for_ever_leaves_no_trail() -> None:
-    """Each attempt has its own entries; those of earlier ones go."""
+    """Each attempt has its own entries; those of earlier attempts are removed."""
     events: list[Event] = []
     for attempt in range(1, 300):
         events += [start("a", attempt), fail("a", retry_at=BEGIN + 1e6, attempt=attempt)]
@@ -354,7 +354,7 @@ def test_a_task_that_is_retried_for_ever_leaves_no_trail() -> None:
 
 
 def test_a_parked_task_that_was_called_off_does_not_come_back_at_its_time() -> None:
-    """What still stands of it behind others in the heap is passed over."""
+    """Entries of it that remain behind others in the heap are skipped."""
     scribe = write(submit("a"), submit("b"), start("a"), start("b"))
     scribe.commit(fail("a", retry_at=BEGIN + 50), fail("b", retry_at=BEGIN + 60), TaskCancelled(task_id="b"))
     indexes = scribe.world.indexes
@@ -365,7 +365,7 @@ def test_a_parked_task_that_was_called_off_does_not_come_back_at_its_time() -> N
 
 
 def test_parked_tasks_that_are_called_off_leave_no_trail() -> None:
-    """Their time may be far away; they do not stay until it comes."""
+    """Their time may be far away; they are removed before it comes."""
     scribe = write(submit("soon"), start("soon"), fail("soon", retry_at=BEGIN + 1e5))
     for number in range(300):
         task_id = f"t{number}"
@@ -377,7 +377,7 @@ def test_parked_tasks_that_are_called_off_leave_no_trail() -> None:
 
 
 def test_shapes_that_have_no_task_are_dropped_when_they_are_many() -> None:
-    """A few are kept, because they come back; names that are made up for each task do not fill the memory."""
+    """A few are kept, because they come back; names made up for each task do not fill the memory."""
     scribe = Scribe()
     for number in range(600):
         scribe.commit(submit(f"t{number}", name=f"n{number}"))

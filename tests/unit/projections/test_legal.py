@@ -1,7 +1,7 @@
 """
 Every event meets every status: it is legal and leads where this table says, or the journal is `Corrupt`.
 
-`KINDS` says how a thing gets into each status, and what each event makes of it there. What does not stand there is not
+`KINDS` says how a thing gets into each status, and what each event makes of it there. What is not listed there is not
 allowed. The `LEGAL` tables that documents are drawn from must say the same.
 """
 
@@ -103,20 +103,20 @@ REMOVED = NodeRemoved(node_id="x")
 
 
 class Kind(NamedTuple):
-    """One kind of thing: its table in the world, its `LEGAL`, how it gets where it is, and what each event does."""
+    """One kind of entity: its table in the world, its `LEGAL`, how it gets into each status, what each event does."""
 
     table: str
     legal: Mapping[Any, frozenset[Any]]
     statuses: type[Enum]
     paths: dict[Any, tuple[Event, ...]]
     becomes: list[tuple[Event, dict[Any, Any]]]
-    """An event's statuses before and after; None before is for a thing that does not exist yet."""
+    """An event's statuses before and after; None before means an entity that does not exist yet."""
     more: tuple[tuple[Any, Any], ...] = ()
     """Transitions that depend on more than the status."""
 
 
 def same(status: Any) -> dict[Any, Any]:
-    """The statuses of a kind in which an event changes none."""
+    """The statuses of a kind that an event does not change."""
     return {one: one for one in status}
 
 
@@ -172,7 +172,7 @@ KINDS = {
             (BROKE, dict.fromkeys((C.STARTING, C.RUNNING, C.PAUSED), C.ERROR)),
             (DESTROYED, dict.fromkeys((C.CREATED, C.STOPPING, C.STOPPED, C.ERROR), C.DESTROYED)),
         ],
-        ((C.STOPPING, C.STOPPING),),  # a stop that is under way may be forced
+        ((C.STOPPING, C.STOPPING),),  # a stop in progress may be forced
     ),
     "service": Kind(
         "services",
@@ -210,7 +210,7 @@ KINDS = {
             (RETURNED, {N.LOST: N.READY}),
             (REMOVED, {N.READY: N.REMOVED, N.CORDONED: N.REMOVED, N.LOST: N.REMOVED}),
         ],
-        ((N.LOST, N.CORDONED),),  # a node that was cordoned returns so
+        ((N.LOST, N.CORDONED),),  # a cordoned node returns as cordoned
     ),
 }
 
@@ -247,7 +247,7 @@ def test_every_event_is_legal_in_every_status_or_corrupt(kind: Kind, before: Any
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_status_is_a_key_of_the_legal_table(kind: Kind) -> None:
-    """No status is without a row, none leads out of the table, and each can be reached."""
+    """Every status has a row, none leads out of the table, and each can be reached."""
     assert set(kind.legal) == set(kind.statuses) == set(kind.paths)
     assert set().union(*kind.legal.values()) <= set(kind.statuses)
 

@@ -1,4 +1,4 @@
-"""Nodes: what each event leaves behind, to the field; being cordoned outlasts being lost."""
+"""Nodes: the state after each event, field by field; a cordon outlasts the loss of the node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_registered_node_is_all_that_was_registered() -> None:
 
 
 def test_a_node_is_cordoned_and_uncordoned() -> None:
-    """With the reason while it lasts."""
+    """The reason is kept while the node is cordoned."""
     ready = fold(REGISTERED).nodes["n"]
     cordoned = fold(REGISTERED, CORDONED).nodes["n"]
     assert cordoned == msgspec.structs.replace(ready, status=NodeStatus.CORDONED, cordoned=True, reason="disk")
@@ -59,7 +59,7 @@ def test_a_node_is_cordoned_and_uncordoned() -> None:
     ],
 )
 def test_a_lost_node_stays_lost_until_it_is_heard(path: tuple[NodeLost, ...], cordoned: bool) -> None:
-    """Whatever is ordered about it meanwhile shows when it returns: READY, or CORDONED."""
+    """A cordon or uncordon of a lost node shows when it returns: CORDONED or READY."""
     lost = fold(REGISTERED, *path).nodes["n"]
     assert (lost.status, lost.cordoned, lost.ended_at) == (NodeStatus.LOST, cordoned, None)
     assert lost.reason == "silent for 23.0 s, limit 22.5 s"
@@ -73,7 +73,7 @@ def test_a_lost_node_stays_lost_until_it_is_heard(path: tuple[NodeLost, ...], co
     [((), False), ((CORDONED,), True), ((CORDONED, LOST), True), ((LOST,), False), ((CORDONED, REMOVED), False)],
 )
 def test_registering_again_replaces_what_is_offered(path: tuple[NodeLost, ...], cordoned: bool) -> None:
-    """A node that was cordoned stays so, unless it had been removed; capacity and labels are the new ones."""
+    """A cordoned node stays cordoned unless it was removed; capacity and labels are the new ones."""
     again = fold(REGISTERED, *path, NodeRegistered(node_id="n", runtime="fake")).nodes["n"]
     assert again == Node(
         node_id="n",
@@ -86,7 +86,7 @@ def test_registering_again_replaces_what_is_offered(path: tuple[NodeLost, ...], 
 
 
 def test_a_removed_node_is_over() -> None:
-    """Why, when and where it ended stands there, and it is no longer cordoned."""
+    """The state keeps why, when and where it ended, and it is no longer cordoned."""
     gone = fold(REGISTERED, CORDONED, REMOVED).nodes["n"]
     assert gone == msgspec.structs.replace(
         fold(REGISTERED).nodes["n"],
@@ -99,7 +99,7 @@ def test_a_removed_node_is_over() -> None:
 
 
 def test_a_heartbeat_is_never_folded() -> None:
-    """When a node was last heard is a sign; one that came here would be `Corrupt`."""
+    """The time of the last heartbeat is a sign of life; folding a heartbeat raises `Corrupt`."""
     for before in (fold(REGISTERED).nodes["n"], None):
         with pytest.raises(Corrupt):
             evolve(before, NodeHeartbeat(node_id="n"), Stamp(Position(2, 0), 5.0))

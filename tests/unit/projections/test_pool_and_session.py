@@ -1,4 +1,4 @@
-"""Pools hold what was granted and not given back; sessions say which container serves them."""
+"""Pools hold what was granted and not given back; sessions name the container that serves them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RELEASED = PoolReleased(pool_id="p", request_id="r")
 
 
 def test_a_pool_grants_and_takes_back() -> None:
-    """What is held is the sum of what stands granted; what is free, the rest."""
+    """The held amount is the sum of the grants; the free amount is the rest."""
     empty = Pool(pool_id="p", capacity=MUCH, defined=Position(1, 0))
     assert fold(DEFINED).pools["p"] == empty
     granted = fold(DEFINED, ALLOCATED).pools["p"]
@@ -42,7 +42,7 @@ def test_a_pool_grants_and_takes_back() -> None:
 
 
 def test_a_pool_defined_anew_keeps_what_is_granted() -> None:
-    """Even when that is more than it now has; then less than nothing is free."""
+    """Grants stay even if they exceed the new capacity; the free amount is then negative."""
     pool = fold(DEFINED, ALLOCATED, PoolDefined(pool_id="p", capacity=NONE)).pools["p"]
     assert set(pool.allocations) == {"r"}
     assert (pool.capacity, pool.defined) == (NONE, Position(3, 0))
@@ -61,14 +61,14 @@ def test_a_pool_defined_anew_keeps_what_is_granted() -> None:
     ids=["no pool to take from", "no pool to give to", "never granted", "given back twice", "granted twice"],
 )
 def test_a_pool_that_could_not_be_is_corrupt(path: tuple[Event, ...], event: Event, why: str) -> None:
-    """Granting from no pool, granting twice and taking back what was not granted never come from a coordinator."""
+    """A coordinator never grants from a missing pool, grants twice or takes back what was not granted."""
     with pytest.raises(Corrupt, match=rf"about 'p', which {why}"):
         fold(*path, event)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 50), st.integers(0, 9)), max_size=30))
 def test_what_is_held_never_leaks(requests: list[tuple[str, int, int]]) -> None:
-    """However requests come and go, held is the sum of what stands granted, and with what is free the capacity."""
+    """Whatever the sequence of requests, held is the sum of the grants, and held plus free is the capacity."""
     standing: dict[str, Resources] = {}
     events: list[Event] = [DEFINED]
     for request_id, cpu_millis, gpus in requests:
@@ -111,6 +111,6 @@ def test_a_closed_session_may_be_bound_again() -> None:
     ids=["never bound", "closed already"],
 )
 def test_only_an_open_session_can_be_closed(path: tuple[Event, ...]) -> None:
-    """Closing what is not open never comes from a coordinator."""
+    """A coordinator never closes a session that is not open."""
     with pytest.raises(Corrupt, match="about 's', which does not exist"):
         fold(*path, SessionClosed(session_id="s"))

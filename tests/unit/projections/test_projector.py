@@ -82,7 +82,7 @@ class Counting(MemoryStore):
 
 
 async def written(limits: Any = KEEPS_ALL, stream: MemoryStream | None = None) -> MemoryJournal:
-    """Have an engine write a journal with a bit of everything."""
+    """Make an engine write a journal with events of every kind."""
     journal = MemoryJournal(stream)
     async with leading(journal, limits=limits) as engine:
         await a_bit_of_everything(engine)
@@ -163,7 +163,7 @@ async def test_a_rebuild_from_zero_equals_the_live_rows(limits: Any, tmp_path: P
 
 
 async def test_a_stop_after_any_batch_is_resumed_without_gap_or_repeat(tmp_path: Path) -> None:
-    """Cut off after each single commit, by a new projector over the reopened file, it ends with the same store."""
+    """Stopped after every commit and continued by a new projector on the reopened file, it ends with the same store."""
     journal = await written(KEEPS_LITTLE)
     path = tmp_path / "state.db"
     for record in await records_of(journal):
@@ -243,7 +243,7 @@ async def written_as(records: list[Record]) -> MemoryJournal:
     ids=["no events", "no JSON", "other bytes", "other chain", "no chain"],
 )
 async def test_a_damaged_commit_stops_it_after_what_stands_before(damage: Any) -> None:
-    """Nothing of a damaged commit, nor of a later one, is in the store."""
+    """The store has nothing of a damaged commit, nor of a later one."""
     records = await records_of(await written())
     store = MemoryStore()
     source = Given([*records[:12], damage(records[12]), *records[13:]])
@@ -363,7 +363,7 @@ async def test_a_store_that_will_never_take_the_batch_ends_it(error: Unavailable
 
 
 async def test_a_snapshot_spares_folding_and_changes_nothing() -> None:
-    """From a snapshot at or before the store's position the rows come out the same; one ahead of it is not used."""
+    """A snapshot at or before the store's position gives the same rows; one ahead of it is not used."""
     journal = await written(KEEPS_LITTLE)
     straight = MemoryStore()
     await project(journal, straight)
@@ -429,7 +429,7 @@ async def test_listeners_learn_of_damage() -> None:
 
 
 async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
-    """At the end of each commit it is the world after it; within a commit, the world after that event."""
+    """At the end of a commit it is the world after it; within a commit, the world after that event."""
     journal = await written()
     records = await records_of(journal)
     chain = GENESIS
@@ -449,7 +449,7 @@ async def test_the_state_at_every_position_is_that_of_the_fold() -> None:
 
 
 async def test_a_position_that_is_not_in_the_journal_is_refused() -> None:
-    """After its end, after the end of a commit, or before its beginning."""
+    """A position after the end, after the end of a commit, or before the beginning is refused."""
     journal = await written()
     last = (await journal.bounds()).last
     for position in (Position(last + 1, 0), Position(2, 99), Position(-1, 0)):
@@ -458,7 +458,7 @@ async def test_a_position_that_is_not_in_the_journal_is_refused() -> None:
 
 
 async def test_replays_give_one_digest() -> None:
-    """The same journal gives the same digest each time, another end another one."""
+    """The same journal gives the same digest each time; a journal with another end gives another digest."""
     journal = await written(KEEPS_LITTLE)
     assert await replay_digest(journal) == await replay_digest(journal) == (await folded(journal)).digest()
     assert await replay_digest(journal, 5) != await replay_digest(journal)

@@ -1,4 +1,4 @@
-"""Services: what each event leaves behind, to the field."""
+"""Services: the state after each event, field by field."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GONE = ServiceDeregistered(service_id="s", reason="moved")
 
 
 def test_a_registered_service_is_all_that_was_registered() -> None:
-    """Every field of the event, and where, when and for whom."""
+    """Every field of the event, and where, when and for which tenant."""
     assert fold(said(REGISTERED, tenant="acme")).services["s"] == Service(
         service_id="s",
         service_name="search",
@@ -63,7 +63,7 @@ def test_a_registered_service_is_all_that_was_registered() -> None:
 
 
 def test_a_change_of_health_says_why() -> None:
-    """The rule, what it saw, and when; everything else stays."""
+    """The rule, its evidence, and when; everything else stays."""
     assert fold(REGISTERED, CHANGED).services["s"] == msgspec.structs.replace(
         fold(REGISTERED).services["s"],
         status=ServiceStatus.UNHEALTHY,
@@ -74,7 +74,7 @@ def test_a_change_of_health_says_why() -> None:
 
 
 def test_a_deregistered_service_is_offline_and_over() -> None:
-    """Why, when and where it ended stands there."""
+    """The state keeps why, when and where it ended."""
     gone = fold(REGISTERED, CHANGED, GONE).services["s"]
     assert gone == msgspec.structs.replace(
         fold(REGISTERED, CHANGED).services["s"],
@@ -89,7 +89,7 @@ def test_a_deregistered_service_is_offline_and_over() -> None:
 
 @pytest.mark.parametrize("path", [(REGISTERED,), (REGISTERED, CHANGED), (REGISTERED, GONE)], ids=len)
 def test_registering_again_begins_anew(path: tuple[ServiceRegistered, ...]) -> None:
-    """Nothing of what was before is kept, whether it lived or was gone."""
+    """No earlier value is kept, whether the service was live or deregistered."""
     again = fold(*path, REGISTERED).services["s"]
     at = len(path)
     assert again == msgspec.structs.replace(
@@ -102,7 +102,7 @@ def test_registering_again_begins_anew(path: tuple[ServiceRegistered, ...]) -> N
 
 
 def test_a_heartbeat_is_never_folded() -> None:
-    """When a service was last heard is a sign; one that came here would be `Corrupt`."""
+    """The time of the last heartbeat is a sign of life; folding a heartbeat raises `Corrupt`."""
     service = fold(REGISTERED).services["s"]
     for before in (service, None):
         with pytest.raises(Corrupt):

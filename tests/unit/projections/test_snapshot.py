@@ -1,4 +1,4 @@
-"""How a world is written in pieces: always the same bytes, those that MessagePack gives for the whole."""
+"""A world is written in pieces: always the same bytes, those that MessagePack writes for the whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def whole(snapshot: Snapshot) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_pieces_join_to_the_whole(size: int) -> None:
-    """Whatever their size; a world may be written by halves."""
+    """The pieces join to the same bytes whatever their size; a world may be written step by step."""
     snapshot = write_history(1, 60).world.frozen()
     assert b"".join(pieces(snapshot, size)) == whole(snapshot)
     assert decode(whole(snapshot)) == snapshot
@@ -26,7 +26,7 @@ def test_pieces_join_to_the_whole(size: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 15, 16, 65_535, 65_536])
 def test_any_number_of_things_can_be_written(count: int) -> None:
-    """MessagePack writes few, many and very many each in another way."""
+    """MessagePack encodes few, many and very many items differently."""
     world = World()
     one = fold(submitted()).tasks["t"]
     world.tasks.update((str(number), one) for number in range(count))
@@ -36,7 +36,7 @@ def test_any_number_of_things_can_be_written(count: int) -> None:
 
 
 def test_what_was_frozen_stays_as_it_was() -> None:
-    """The world goes on while it is written."""
+    """The world changes while the snapshot is written."""
     scribe = write_history(2, 40)
     frozen, before = scribe.world.frozen(), scribe.world.snapshot()
     scribe.commit(submitted(task_id="later"))

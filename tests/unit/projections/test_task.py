@@ -1,4 +1,4 @@
-"""Tasks: what each event leaves behind, to the field."""
+"""Tasks: the state after each event, field by field."""
 
 from __future__ import annotations
 

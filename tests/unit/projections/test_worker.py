@@ -1,4 +1,4 @@
-"""Workers: what each event leaves behind, to the field."""
+"""Workers: the state after each event, field by field."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_a_registered_worker_is_all_that_was_registered() -> None:
 
 
 def test_a_worker_without_limits_has_none() -> None:
-    """None is no limit, and must not become zero on the way."""
+    """None means no limit, and must not become zero on the way."""
     worker = fold(WorkerRegistered(worker_id="w")).workers["w"]
     assert (worker.slots, worker.resources, worker.handles) == (None, None, ())
 
 
 def test_a_draining_worker_is_still_there() -> None:
-    """It has not ended, and says why it takes nothing."""
+    """It has not ended, and the state keeps why it takes no tasks."""
     draining = fold(REGISTERED, DRAINING).workers["w"]
     assert draining == msgspec.structs.replace(
         fold(REGISTERED).workers["w"], status=WorkerStatus.DRAINING, reason="maintenance"
@@ -57,7 +57,7 @@ def test_a_draining_worker_is_still_there() -> None:
     ids=["left", "lost"],
 )
 def test_a_worker_that_is_gone_says_why_and_since_when(event: Event, status: WorkerStatus, reason: str) -> None:
-    """By its own word or by its silence, with the evidence."""
+    """A worker ends by its own command or by its silence, with the evidence."""
     gone = fold(REGISTERED, event).workers["w"]
     assert gone == msgspec.structs.replace(
         fold(REGISTERED).workers["w"], status=status, reason=reason, ended_at=BEGIN + 1, ended=Position(2, 0)
@@ -67,7 +67,7 @@ def test_a_worker_that_is_gone_says_why_and_since_when(event: Event, status: Wor
 
 @pytest.mark.parametrize("path", [(REGISTERED, DRAINING), (REGISTERED, LEFT), (REGISTERED, LOST, LEFT)], ids=len)
 def test_a_worker_that_registers_again_begins_anew(path: tuple[Event, ...]) -> None:
-    """With the limits it now names, active, and no end on record."""
+    """The worker has the limits of the new registration, is active, and has no recorded end."""
     again = fold(*path, WorkerRegistered(worker_id="w", slots=1)).workers["w"]
     assert again == WorkerState(
         worker_id="w",
@@ -81,7 +81,7 @@ def test_a_worker_that_registers_again_begins_anew(path: tuple[Event, ...]) -> N
 
 
 def test_a_heartbeat_is_never_folded() -> None:
-    """When a worker was last heard is a sign; one that came here would be `Corrupt`."""
+    """The time of the last heartbeat is a sign of life; folding a heartbeat raises `Corrupt`."""
     for before in (fold(REGISTERED).workers["w"], None):
         with pytest.raises(Corrupt):
             evolve(before, WorkerHeartbeat(worker_id="w"), Stamp(Position(2, 0), 5.0))

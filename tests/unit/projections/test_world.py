@@ -90,7 +90,7 @@ def test_the_chain_runs_through_commits_and_claims() -> None:
 @pytest.mark.parametrize("sequence", [-1, 0, 1, 2, 4, 100])
 @pytest.mark.parametrize("kind", ["commit", "claim"])
 def test_a_gap_or_repetition_is_corrupt(sequence: int, kind: str) -> None:
-    """After record 2 comes record 3 and no other."""
+    """After record 2 only record 3 is accepted."""
     world = write(submit("a"), submit("b")).world
     before = world.digest()
     record = Record(sequence=sequence, kind=kind, body=CLAIM, chain=world.chain.hex())  # type: ignore[arg-type]  # one of the two
@@ -101,7 +101,7 @@ def test_a_gap_or_repetition_is_corrupt(sequence: int, kind: str) -> None:
 
 @pytest.mark.parametrize("chain", [None, "", "0" * 64, GENESIS.hex().upper() + " ", "g" * 64])
 def test_a_commit_that_does_not_carry_the_chain_is_corrupt(chain: str | None) -> None:
-    """A missing, malformed or other hash: the journal before it is not the one that its writer saw."""
+    """A missing, malformed or different hash: the journal before it is not the one that its writer saw."""
     world = fold(submit("a"))
     record = msgspec.structs.replace(journal_record(body_of(submit("b")), after=world), chain=chain)
     with pytest.raises(Corrupt, match=r"hashes to \w+: the journal was changed") as corrupt:
@@ -329,7 +329,7 @@ def test_eviction_is_the_same_after_a_restore(cut: int) -> None:
 
 
 def test_a_command_is_remembered_for_ten_minutes_of_commit_time() -> None:
-    """At 600 s it is still known; just after, with the next commit, no longer."""
+    """At 600 s the key is still known; just after, with the next commit, it is not."""
     scribe = Scribe()
     scribe.commit(said(submit("a"), at=BEGIN, commandid="one"), said(submit("b"), commandid="two"))
     scribe.commit(said(submit("c"), at=BEGIN + 1, commandid="three"))
@@ -366,7 +366,7 @@ def test_no_more_commands_are_remembered_than_there_is_room(monkeypatch: pytest.
 
 
 def test_an_idempotency_key_names_the_first_task_of_its_tenant() -> None:
-    """Another tenant's same key is another key; no key is none."""
+    """The same key of another tenant is a different key; an empty key is not a key."""
     world = fold(
         said(submit("a", "k"), tenant="acme"),
         said(submit("b", "k"), tenant="blue"),
@@ -380,7 +380,7 @@ def test_an_idempotency_key_names_the_first_task_of_its_tenant() -> None:
 
 
 def test_an_idempotency_key_outlives_its_task_and_is_forgotten_after_a_week() -> None:
-    """Seven days of commit time to the second, and not with the eviction of the task."""
+    """Seven days of commit time to the second, independent of the task's eviction."""
     week_s = 7 * 86_400.0
     scribe = write(leads(ended_kept=0), said(submit("a", "k"), at=BEGIN), TaskCancelled(task_id="a"))
     assert scribe.world.tasks == {}
@@ -421,7 +421,7 @@ def test_the_empty_world_can_be_restored() -> None:
 
 
 def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
-    """It was folded by other rules and must be rebuilt."""
+    """The snapshot was folded by other rules and must be rebuilt."""
     data = msgspec.msgpack.decode(fold(submit("a")).snapshot())
     data["fold_version"] += 1
     with pytest.raises(

@@ -1,5 +1,5 @@
 """
-Whatever happens: the same records give the same world, however they were read, and its indexes follow from its tables.
+The same records give the same world, however they were read, and its indexes follow from its tables.
 
 Each case is a history by seed; a failure names the seed, and `write_history(seed, …)` writes it again.
 """
@@ -28,7 +28,7 @@ COMMITS = 150
 
 @pytest.fixture(scope="module", params=SEEDS)
 def scribe(request: pytest.FixtureRequest) -> Scribe:
-    """Give one history."""
+    """Return one history."""
     return write_history(request.param, COMMITS)
 
 
@@ -40,7 +40,7 @@ def replay(records: list[Record], into: World | None = None) -> World:
 
 
 def assert_same(one: World, other: World) -> None:
-    """Expect the same bytes, the same digest, and indexes that say the same, each as its own tables say."""
+    """Assert the same bytes, the same digest, and equal indexes, each as its own tables say."""
     assert one.snapshot() == other.snapshot()
     assert one.digest() == other.digest()
     assert content_of(one.indexes) == content_of(other.indexes)
@@ -50,7 +50,7 @@ def assert_same(one: World, other: World) -> None:
 
 
 def test_histories_hold_everything() -> None:
-    """The generator is worth its name: every journal event, ends, evictions, parked tasks and remembered commands."""
+    """The generator covers every journal event, ends, evictions, parked tasks and remembered commands."""
     seen: set[str] = set()
     evicted = parked = 0
     for seed in SEEDS:
@@ -66,18 +66,18 @@ def test_histories_hold_everything() -> None:
 
 
 def test_the_same_seed_gives_the_same_history() -> None:
-    """So that a failure can be looked at again."""
+    """A failing history can be written again."""
     assert write_history(3, 40).records == write_history(3, 40).records
     assert write_history(3, 40).records != write_history(4, 40).records
 
 
 def test_a_replay_ends_up_where_the_writer_was(scribe: Scribe) -> None:
-    """The writer folds before it writes, everyone else from what was written: the same world, bit for bit."""
+    """The writer folds before it writes, everyone else what was written: the same world, bit for bit."""
     assert_same(replay(scribe.records), scribe.world)
 
 
 def test_indexes_follow_from_the_tables_after_every_record(scribe: Scribe) -> None:
-    """Nothing in an index is a fact of its own, at no point, and no heap outgrows its bound."""
+    """An index holds no facts of its own at any point, and no heap exceeds its bound."""
     world = World()
     for record in scribe.records:
         world.apply_record(record)
@@ -86,7 +86,7 @@ def test_indexes_follow_from_the_tables_after_every_record(scribe: Scribe) -> No
 
 
 def test_a_restored_world_goes_on_as_if_it_had_never_been_away(scribe: Scribe, request: pytest.FixtureRequest) -> None:
-    """Snapshot anywhere, restore, fold the rest: the same digest and indexes, evictions and all."""
+    """Snapshot anywhere, restore, fold the rest: the same digest and indexes, evictions included."""
     random = Random(scribe.records[-1].body)
     for cut in sorted(random.sample(range(1, len(scribe.records)), 6)):
         before = replay(scribe.records[:cut])
@@ -96,7 +96,7 @@ def test_a_restored_world_goes_on_as_if_it_had_never_been_away(scribe: Scribe, r
 
 
 def test_a_world_restored_after_every_record_is_the_same(scribe: Scribe) -> None:
-    """Restoring loses nothing, however often."""
+    """A snapshot loses nothing, however often it is restored."""
     world = World()
     for record in scribe.records[:60]:
         world = World.restore(world.snapshot())
@@ -128,7 +128,7 @@ def events_of(record: Record) -> list[Envelope]:
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_what_no_coordinator_wrote_is_folded_or_corrupt(seed: int) -> None:
     """
-    Events of one history thrown into another are legal by chance, or `Corrupt`; there is no third outcome.
+    Events of one history inserted into another are legal by chance, or `Corrupt`; there is no third outcome.
 
     Where they are legal, the indexes still follow from the tables.
     """
