@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from coordinator.lazy_exports import lazy_exports
 from coordinator.own_packages import check_own_packages
-from coordinator.version import __version__
+from coordinator.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from coordinator.app.subscribe import EventStream, subscribe
 
 check_own_packages()
 
-__all__ = ["EventStream", "__version__", "subscribe"]
+__all__ = ["EventStream", "subscribe"]
 
 __getattr__ = lazy_exports(
     __name__, {"EventStream": "coordinator.app.subscribe", "subscribe": "coordinator.app.subscribe"}
