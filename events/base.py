@@ -7,6 +7,8 @@ Positions order all events of a cluster. Nothing here does I/O or reads a clock.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import msgspec
@@ -49,10 +51,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     One fact. Subclasses have a name in the past tense, `TaskSubmitted`, and are written as `task.submitted`.
 
     New fields have defaults and nothing is ever renamed. A change that old readers cannot read increments `VERSION` and
-    adds an upcaster to the codec.
+    adds an upcaster to the codec. A new field that a reader must not miss, because a decision or the fold depends on
+    it, increments `VERSION` too and is listed in `SINCE`; it needs no upcaster.
     """
 
     VERSION: ClassVar[int] = 1
+    SINCE: ClassVar[Mapping[str, int]] = {}
+    """The version that added each field that a reader must not miss; events without such a field keep the old one."""
     SUBJECT: ClassVar[str] = ""
     """Name of the field that holds the id of the thing the event is about."""
 
@@ -61,6 +66,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """The id of the thing this event is about."""
         about: str = getattr(self, self.SUBJECT)
         return about
+
+
+def version_of(event: Event) -> int:
+    """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
+    since = event.SINCE
+    if not since:
+        return event.VERSION
+    defaults = _defaults(type(event))
+    given = [since[field] for field in since if getattr(event, field) != defaults[field]]
+    return max(given, default=min(since.values()) - 1)
+
+
+@cache
+def _defaults(event: type[Event]) -> dict[str, object]:
+    return {field.name: field.default for field in msgspec.structs.fields(event) if field.name in event.SINCE}
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -3,7 +3,8 @@ Bytes ↔ events, in one pass.
 
 A commit is a JSON array of CloudEvents. The usual commit, with known types and current versions only, is decoded by one
 call. A commit that this call cannot decode (a type or version of another release) takes the slow path: upcasters
-convert old versions; unknown events are kept and written back byte for byte.
+convert old versions; unknown events are kept and written back byte for byte. An event with a value that this release
+does not know, such as a status of a later release, is unknown too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import msgspec
 
-from events.base import Envelope, Event, Position, UnknownEvent, type_of
+from events.base import Envelope, Event, Position, UnknownEvent, type_of, version_of
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -92,6 +93,9 @@ UPCASTERS: dict[tuple[str, int], Upcaster] = {}
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises for bytes that hold something else, are not UTF-8, or are nested too deep."""
 
+_UNKNOWN_VALUE = "Invalid enum value"
+"""What msgspec says of a value that is none of an enum's."""
+
 HEARTBEATS = frozenset({"service.heartbeat", "worker.heartbeat", "node.heartbeat"})
 """Types that are published on the heartbeat stream and never enter the journal."""
 
@@ -113,7 +117,11 @@ def _envelope_class(name: str, event: type[Event]) -> type[Envelope]:
 
 ENVELOPES: dict[type[Event], type[Envelope]] = {event: _envelope_class(name, event) for name, event in EVENTS.items()}
 
-_VERSIONS = {event: event.VERSION for event in EVENTS.values()}
+READ_AS_IS = {
+    event: tuple(range(min(event.SINCE.values(), default=event.VERSION + 1) - 1, event.VERSION + 1))
+    for event in EVENTS.values()
+}
+"""The versions of each event that are decoded as they are: fields added since have their defaults."""
 _encoder = msgspec.json.Encoder()
 _any_envelope: Any = None
 for _class in ENVELOPES.values():
@@ -180,7 +188,7 @@ def envelope(
         source=source,
         subject=event.subject,
         time=time,
-        dataversion=event.VERSION,
+        dataversion=version_of(event),
         data=event,
         tenant=tenant,
         actor=actor,
@@ -214,7 +222,7 @@ def decode(body: bytes) -> list[Envelope]:
     except UNREADABLE:
         return _decode_one_by_one(body)
     for one in envelopes:
-        if one.dataversion != _VERSIONS[type(one.data)]:
+        if one.dataversion not in READ_AS_IS[type(one.data)]:
             return _decode_one_by_one(body)
     return envelopes
 
@@ -248,18 +256,24 @@ def _decode_one(raw: bytes) -> Envelope:
     event = EVENTS.get(head.type)
     if event is None or head.dataversion > event.VERSION:
         return _unknown(head, raw)
-    if head.dataversion == event.VERSION:
-        return msgspec.json.decode(raw, type=ENVELOPES[event])
+    first = READ_AS_IS[event][0]
+    if head.dataversion >= first:
+        try:
+            return msgspec.json.decode(raw, type=ENVELOPES[event])
+        except msgspec.ValidationError as error:
+            if _UNKNOWN_VALUE in str(error):
+                return _unknown(head, raw)
+            raise
     value = msgspec.json.decode(raw)
-    for version in range(head.dataversion, event.VERSION):
+    for version in range(head.dataversion, first):
         upcaster, data = UPCASTERS.get((head.type, version)), value.get("data")
         if upcaster is None or not isinstance(data, dict):
             msg = f"{head.type} of version {head.dataversion} cannot be converted from version {version}: {shown(raw)}"
             raise Corrupt(msg)
         value["data"] = upcaster(data)
-    value["dataversion"] = event.VERSION
     # Through bytes, because a field of raw JSON cannot be built from values.
-    return msgspec.json.decode(_encoder.encode(value), type=ENVELOPES[event])
+    raised = msgspec.json.decode(_encoder.encode(value), type=ENVELOPES[event])
+    return msgspec.structs.replace(raised, dataversion=version_of(raised.data))
 
 
 def _unknown(head: _Head, raw: bytes) -> Envelope:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from events.codec import ENVELOPES, EVENTS, HEARTBEATS, SPECVERSION
+from events.codec import ENVELOPES, EVENTS, HEARTBEATS, READ_AS_IS, SPECVERSION
 from events.ids import PATTERN as ID
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _enveloped(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     for attribute, known in _ENVELOPE.items():
         fields[attribute] |= known
     fields["type"] = {"const": name}
-    fields["dataversion"] = {"const": event.VERSION}
+    fields["dataversion"] = {"enum": list(READ_AS_IS[event])} if event.SINCE else {"const": event.VERSION}
     about = {"title": name, "description": (event.__doc__ or "").strip().partition("\n")[0]}
     return schema | about
 

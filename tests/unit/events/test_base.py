@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +91,12 @@ def test_an_envelope_knows_the_type_of_its_event() -> None:
     )
     assert unknown.type == "moon.risen"
     assert unknown.subject == "m"
+
+
+def test_every_field_that_a_version_added_has_a_default_and_its_version() -> None:
+    """A field in SINCE is optional, and the newest version is that of a field or of an upcaster."""
+    for event in codec.EVENTS.values():
+        optional = {field.name for field in msgspec.structs.fields(event) if not field.required}
+        assert set(event.SINCE) <= optional
+        assert max(event.SINCE.values(), default=1) <= event.VERSION
+        assert min(event.SINCE.values(), default=2) > 1

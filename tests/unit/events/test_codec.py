@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pytest
@@ -157,8 +158,11 @@ class TaskCancelledNext(TaskCancelled, frozen=True, kw_only=True, gc=False, omit
 @pytest.fixture
 def next_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the codec that of a release where `task.cancelled` has version 3."""
+    _publish(monkeypatch, TaskCancelledNext, (3,))
+
+
+def _publish(monkeypatch: pytest.MonkeyPatch, kind: type[Event], versions: tuple[int, ...]) -> None:
     name = "task.cancelled"
-    kind: type[Event] = TaskCancelledNext
     monkeypatch.setitem(codec.EVENTS, name, kind)
     monkeypatch.setitem(codec.ENVELOPES, kind, codec._envelope_class(name, kind))
     classes = tuple(codec.ENVELOPES[event] for event in codec.EVENTS.values())
@@ -166,7 +170,7 @@ def next_release(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in classes[1:]:
         union |= one
     monkeypatch.setattr(codec, "_commit_decoder", msgspec.json.Decoder(list[union]))
-    monkeypatch.setitem(codec._VERSIONS, kind, kind.VERSION)
+    monkeypatch.setitem(codec.READ_AS_IS, kind, versions)
 
 
 def test_an_older_version_is_raised_step_by_step(next_release: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +233,59 @@ def test_an_upcaster_is_only_given_what_it_can_take(data: object, monkeypatch: p
     monkeypatch.setitem(codec.UPCASTERS, ("task.cancelled", 0), lambda _: pytest.fail("was called"))
     with pytest.raises(Corrupt, match="cannot be converted"):
         decode_one(altered(lambda whole: whole.update(dataversion=0, data=data)))
+
+
+class TaskCancelledWider(TaskCancelled, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What `task.cancelled` might be with a field that a reader must not miss, and one that it may."""
+
+    VERSION = 2
+    SINCE: ClassVar = {"severity": 2}
+
+    severity: int = 0
+    note: str = ""
+
+
+@pytest.fixture
+def wider_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the codec that of a release where `task.cancelled` has got those fields."""
+    _publish(monkeypatch, TaskCancelledWider, (1, 2))
+
+
+def wider(**fields: Any) -> bytes:
+    event = TaskCancelledWider(task_id="n", **fields)
+    return codec.encode(codec.envelope(event, position=Position(1, 0), time="then", source="s"))
+
+
+def test_an_event_is_written_with_the_lowest_version_that_says_all_of_it(wider_release: None) -> None:
+    """An older release reads what it can read, and keeps as unknown what it would misread."""
+    assert [json.loads(wider(**some))["dataversion"] for some in ({}, {"note": "x"}, {"severity": 1})] == [1, 1, 2]
+    read = codec.decode(codec.join([wider(), TASK, wider(severity=3)]))
+    assert [(one.dataversion, getattr(one.data, "severity", None)) for one in read] == [(1, 0), (1, 0), (2, 3)]
+
+
+def test_versions_before_an_added_field_are_raised_to_the_one_before_it(
+    wider_release: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upcasters end where the fields begin that need none; the envelope says the version that the result has."""
+    monkeypatch.setitem(codec.UPCASTERS, ("task.cancelled", 0), lambda data: data)
+    assert decode_one(altered(lambda whole: whole.update(dataversion=0))).dataversion == 1
+
+
+def test_a_commit_with_an_unknown_type_keeps_the_events_of_lower_versions(wider_release: None) -> None:
+    """The slow path reads them like the fast one."""
+    read = codec.decode(codec.join([MOON, TASK, wider(severity=3)]))
+    assert [type(one.data) for one in read] == [UnknownEvent, TaskCancelledWider, TaskCancelledWider]
+
+
+def test_a_value_of_a_later_release_makes_the_event_unknown_and_nothing_else() -> None:
+    """A status that this release does not know is no damage; data of a wrong type is."""
+    stem = next(stem for stem in EXAMPLES if stem.startswith("service.health_changed"))
+    later = altered(lambda whole: whole["data"].update(status="degraded"), stem)
+    kept, other = codec.decode(codec.join([later, TASK]))
+    assert (type(kept.data), type(other.data)) == (UnknownEvent, TaskCancelled)
+    assert codec.encode(kept) == later
+    with pytest.raises(Corrupt):
+        decode_one(altered(lambda whole: whole["data"].update(status=7), stem))
 
 
 # --- garbage ----------------------------------------------------------------------------------------------------------
