@@ -36,6 +36,7 @@ from events.coordinator import (
     CoordinatorTurn,
 )
 from events.errors import Corrupt, shown
+from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
@@ -79,6 +80,7 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | SessionBound | SessionClosed
+    | IdempotencyForgotten
     | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
     | CoordinatorMassSilenceNoticed | CoordinatorMassSilenceEnded

@@ -12,20 +12,13 @@ import msgspec
 
 from events.base import Position
 from projections import container, inbox, node, pool, service, session, task, worker
+from projections.memory import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIECE = 1000
 """Values in a piece; to encode them takes about a millisecond."""
-
-
-class KeyedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The task that an idempotency key created, and when."""
-
-    task_id: str
-    at: float
-    payload_digest: str = ""
 
 
 class MassSilence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -64,15 +57,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[pool.Pool]
     sessions: list[session.Session]
     inboxes: list[inbox.Inbox]
-    remembered: dict[str, float]
-    keyed: dict[str, KeyedTask]
     totals: dict[str, int]
     silences: dict[str, MassSilence]
+    memory: list[Slice]
+    remembers_since: float
 
 
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Snapshot).decode
-"""Decode joined pieces; raises the errors in `events.codec.UNREADABLE`."""
 
 
 def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
@@ -84,8 +75,9 @@ def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
         yield _encode(name)
         if isinstance(value, list):
             yield _head(len(value), _ARRAY)
-            for at in range(0, len(value), size):
-                part = value[at : at + size]
+            step = 1 if name == "memory" else size  # a slice is itself as large as a piece
+            for at in range(0, len(value), step):
+                part = value[at : at + step]
                 yield _encode(part)[len(_head(len(part), _ARRAY)) :]
         elif isinstance(value, dict):
             yield _head(len(value), _MAP)

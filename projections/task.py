@@ -6,8 +6,10 @@ A task is PENDING until a worker gets it, RUNNING under exactly one lease, and e
 
 from __future__ import annotations
 
+from struct import Struct
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -90,6 +92,73 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 def digest_of(payload: Payload | None) -> str:
     """Return what identifies the content of a payload; "" for no payload."""
     return "" if payload is None else f"{payload.encoding}:{payload.digest}"
+
+
+class EndedTask(NamedTuple):
+    """What is remembered of a task that ended and was evicted: enough to give a repeated command its first answer."""
+
+    status: TaskStatus
+    content: int
+    """See `content_of`."""
+    lease: int
+    """See `checksum`."""
+    max_retries: int
+
+    def packed(self) -> bytes:
+        """Return it as 11 bytes."""
+        return _ended_task.pack(self.content, self.lease, _CODES[self.status], self.max_retries)
+
+    @classmethod
+    def of(cls, task: Task) -> EndedTask:
+        """Return what is remembered of *task*."""
+        return cls(task.status, content_of(task, task.payload_digest), checksum(task.lease), task.max_retries)
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> EndedTask:
+        """Read what `packed` returned."""
+        content, lease, code, max_retries = _ended_task.unpack(packed)
+        return cls(_STATUSES[code], content, lease, max_retries)
+
+
+class KeyedTask(NamedTuple):
+    """The task that an idempotency key created, and a check sum of its payload's digest."""
+
+    task_id: str
+    payload: int
+
+    def packed(self) -> bytes:
+        """Return it as bytes."""
+        return self.payload.to_bytes(4, "little") + self.task_id.encode()
+
+    @classmethod
+    def of(cls, task: Task) -> KeyedTask:
+        """Return what is remembered of the key of *task*."""
+        return cls(task.task_id, checksum(task.payload_digest))
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> KeyedTask:
+        """Read what `packed` returned."""
+        return cls(packed[4:].decode(), int.from_bytes(packed[:4], "little"))
+
+
+_ended_task = Struct("<IIBH")
+_STATUSES = tuple(TaskStatus)
+_CODES = {status: code for code, status in enumerate(_STATUSES)}
+
+
+def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
+    """Return a check sum of what a task was submitted with, but for `max_retries`; it only detects another content."""
+    resources = "" if task.resources == NONE else str(msgspec.structs.astuple(task.resources))
+    text = (
+        f"{task.task_name}\0{task.task_type}\0{task.priority}\0{task.timeout_s}\0{task.idempotency_key}\0"
+        f"{payload_digest}\0{resources}"
+    )
+    return checksum(text)
+
+
+def checksum(text: str) -> int:
+    """Return 32 bits that tell other texts from this one, but for one in four billion."""
+    return crc32(text.encode(errors="replace"))
 
 
 def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:

@@ -3,7 +3,8 @@ All state of one cluster, folded in memory: frozen values by id, and the indexes
 
 The same class folds everywhere: in the writer as it decides, in followers, in replays and in tests. It never reads a
 clock, never does I/O, and the same records always lead to the same world. An ended entity is evicted when it ended too
-long ago or too many have ended after it; this, too, depends on the records alone.
+long ago or too many have ended after it; this, too, depends on the records alone. A repeated command about it still
+gets its first answer: the id of a task is remembered (see `projections.memory`), and other entities stay as long.
 """
 
 from __future__ import annotations
@@ -26,32 +27,26 @@ from events.coordinator import (
     EpochClaim,
 )
 from events.errors import Corrupt
+from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.node import NodeEvent
 from events.pool import PoolEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
-from events.task import TaskEvent, TaskStatus
+from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
-from projections.snapshot import KeyedTask, MassSilence, Snapshot, pieces
-from projections.snapshot import decode as decode_snapshot
+from projections.memory import COMMAND, HARD_S, KEY, TASK, Memory
+from projections.snapshot import MassSilence, Snapshot, pieces
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
+from projections.upgrade import FOLD_VERSION, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.base import Envelope, Event
-
-FOLD_VERSION = 4
-"""Increase it when the same records fold to another world; snapshots of other versions are not used."""
-
-COMMANDS_REMEMBERED_S = 600.0
-COMMANDS_KEPT = 100_000
-IDEMPOTENCY_KEPT_S = 7 * 86_400.0
-IDEMPOTENCY_KEPT = 1_000_000
 
 
 class World:
@@ -60,7 +55,8 @@ class World:
 
     `generation` and `epoch` identify the reign, `leader` is the instance that announced it; `unfoldable` names the
     first event that this release does not know (such a world may be read, but nothing may be decided from it).
-    `restored_at` is the last commit time before the current generation, 0 in the first.
+    `restored_at` is the last commit time before the current generation, 0 in the first. `remembers_since` is not 0
+    while the memory lacks what was evicted before that commit time, because the world began with an older release's.
     """
 
     def __init__(self) -> None:
@@ -72,9 +68,8 @@ class World:
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
-        # Ordered, because entries are removed from the front: a plain dict would step over all removed ones each time.
-        self.remembered: OrderedDict[str, float] = OrderedDict()
-        self.keyed: OrderedDict[str, KeyedTask] = OrderedDict()
+        self.memory = Memory()
+        self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
         self.silences: dict[str, MassSilence] = {}
         self.position = START
@@ -133,7 +128,9 @@ class World:
         else:
             fold(event, Stamp(position, time, envelope.tenant, envelope.actor))
         if envelope.commandid:
-            self.remembered.setdefault(f"{envelope.actor}/{envelope.commandid}", time)
+            self.memory.note(
+                COMMAND, f"{envelope.actor}/{envelope.commandid}", OUTCOMES.get(type(event), _NO_OUTCOME), time
+            )
 
     def seal(self, sequence: int, count: int, body: bytes, time: float) -> None:
         """Close the commit of *count* events: extend the chain and evict what is too old."""
@@ -163,7 +160,7 @@ class World:
         scalars: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
         maps: dict[str, Any] = {name: dict(getattr(self, name)) for name in _MAPS}
         tables: dict[str, Any] = {name: list(getattr(self, name).values()) for name in _TABLES}
-        return Snapshot(fold_version=FOLD_VERSION, **scalars, **maps, **tables)
+        return Snapshot(fold_version=FOLD_VERSION, **scalars, **maps, **tables, memory=self.memory.frozen())
 
     def snapshot(self) -> bytes:
         """Encode the whole world; equal worlds give equal bytes."""
@@ -172,24 +169,18 @@ class World:
     @classmethod
     def restore(cls, data: bytes) -> World:
         """
-        Decode a world.
+        Decode a world; one that an older fold made is converted.
 
         Raises:
-            Corrupt: the bytes are not a snapshot, or are one of another fold version.
+            Corrupt: the bytes are not a snapshot, or are one of a fold version that cannot be converted.
         """
-        try:
-            snapshot = decode_snapshot(data)
-        except codec.UNREADABLE as error:
-            msg = f"snapshot of {len(data)} bytes is unreadable: {error}"
-            raise Corrupt(msg) from error
-        if snapshot.fold_version != FOLD_VERSION:
-            msg = f"snapshot was folded by version {snapshot.fold_version}, this is version {FOLD_VERSION}: rebuild it"
-            raise Corrupt(msg)
+        snapshot = decoded(data)
         world = cls()
         for name in _SCALARS:
             setattr(world, name, getattr(snapshot, name))
         for name in _MAPS:
             getattr(world, name).update(getattr(snapshot, name))
+        world.memory.restore(snapshot.memory, snapshot.time)
         world.indexes.advance(snapshot.time)
         for name, (key, changed) in _TABLES.items():
             table, update_index = getattr(world, name), getattr(world.indexes, changed, None)
@@ -201,9 +192,36 @@ class World:
             world._ended[name].update((getattr(value, key), value.ended_at) for value in ended)
         return world
 
+    def ended_task(self, task_id: str) -> task.EndedTask | None:
+        """Return what is remembered of a task that ended and was evicted."""
+        found = self.memory.find(TASK, task_id)
+        return None if found is None else task.EndedTask.unpacked(found)
+
+    def keyed_task(self, tenant: str, idempotency_key: str) -> task.KeyedTask | None:
+        """Return the task that a tenant's idempotency key created, if the key is remembered."""
+        found = self.memory.find(KEY, idempotency_key, tenant)
+        return None if found is None else task.KeyedTask.unpacked(found)
+
+    def outcome_of(self, actor: str, commandid: str) -> bytes | None:
+        """Return `OUTCOMES` of a command that was carried out, None if it was not, or is not remembered."""
+        return self.memory.find(COMMAND, f"{actor}/{commandid}")
+
     def digest(self) -> str:
         """Return a hash of the world; every replay of the same records gives the same hash."""
         return sha256(self.snapshot()).hexdigest()
+
+    def digest_of_living(self) -> str:
+        """
+        Return a hash of what has not ended.
+
+        It is equal for a fold from the start and for one from a converted snapshot of an older fold.
+        """
+        frozen = self.frozen()
+        living: dict[str, Any] = {
+            name: [one for one in getattr(frozen, name) if not getattr(one, "is_ended", False)] for name in _TABLES
+        }
+        only = msgspec.structs.replace(frozen, **living, memory=[], remembers_since=0.0)
+        return sha256(b"".join(pieces(only))).hexdigest()
 
     def _apply_other(self, event: Event, position: Position, time: float) -> None:
         match event:
@@ -221,6 +239,8 @@ class World:
                 self.silences.pop(event.kind, None)
                 if event.accepted:
                     self.silences[event.kind] = MassSilence(since=time, silent=event.silent, accepted=True)
+            case IdempotencyForgotten():
+                self.memory.forget(event.tenant, event.through)
             case UnknownEvent():
                 self.unfoldable = self.unfoldable or f"{event.type} at {position}"
             case _:
@@ -232,18 +252,29 @@ class World:
         self.totals[name] = self.totals.get(name, 0) + by
 
     def _evict(self) -> None:
+        time = self.time
         for name, ended in self._ended.items():
-            while ended:
-                entity_id, ended_at = next(iter(ended.items()))
-                if len(ended) <= self.ended_kept and self.time - ended_at <= self.retention_s:
-                    break
-                del ended[entity_id]
-                value = getattr(self, name).pop(entity_id)
-                update_index = getattr(self.indexes, _TABLES[name][1], None)
-                if update_index is not None:
-                    update_index(value, None)
-        _drop_oldest(self.remembered, COMMANDS_KEPT, self.time - COMMANDS_REMEMBERED_S, lambda at: at)
-        _drop_oldest(self.keyed, IDEMPOTENCY_KEPT, self.time - IDEMPOTENCY_KEPT_S, lambda one: one.at)
+            if ended:
+                self._evict_from(name, ended, time)
+        self.memory.advance(time)
+        if self.remembers_since and time - self.remembers_since > HARD_S:
+            self.remembers_since = 0.0
+
+    def _evict_from(self, name: str, ended: OrderedDict[str, float], time: float) -> None:
+        table, kept_s = getattr(self, name), self.retention_s
+        update_index = getattr(self.indexes, _TABLES[name][1], None)
+        is_noted = name == "tasks"
+        while ended:
+            entity_id, ended_at = next(iter(ended.items()))
+            age_s = time - ended_at
+            if (age_s <= kept_s and len(ended) <= self.ended_kept) or not (is_noted or age_s > HARD_S):
+                return
+            del ended[entity_id]
+            value = table.pop(entity_id)
+            if update_index is not None:
+                update_index(value, None)
+            if is_noted and age_s <= HARD_S:
+                self.memory.note(TASK, entity_id, task.EndedTask.of(value).packed(), time)
 
     def note_end(self, table: str, entity_id: str, value: Any) -> None:
         """Keep the order in which entities of one kind ended; one that came back is removed from it."""
@@ -255,9 +286,13 @@ class World:
 
 _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
-    "restored_at",
+    "restored_at", "remembers_since",
 )  # fmt: skip
-_MAPS = ("remembered", "keyed", "totals", "silences")
+_MAPS = ("totals", "silences")
+
+_NO_OUTCOME = b"-"
+OUTCOMES = {TaskAttemptFailed: b"p", TaskFailed: b"f"}
+"""What is remembered of a command besides that it was carried out: the status of its task, if it failed an attempt."""
 
 _TABLES = {
     "containers": ("container_id", "container_changed"),
@@ -269,15 +304,6 @@ _TABLES = {
     "sessions": ("session_id", ""),
     "inboxes": ("domain", ""),
 }
-
-
-def _drop_oldest(kept: dict[str, Any], most: int, before: float, at: Callable[[Any], float]) -> None:
-    """Drop the oldest entries that are too many or too old; the entries are in order of arrival."""
-    while kept:
-        key = next(iter(kept))
-        if len(kept) <= most and at(kept[key]) >= before:
-            return
-        del kept[key]
 
 
 def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
@@ -338,10 +364,8 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         status = after.status
         if before is None:
             if after.idempotency_key:
-                world.keyed.setdefault(
-                    f"{after.tenant}/{after.idempotency_key}",
-                    KeyedTask(task_id=task_id, at=stamp.time, payload_digest=after.payload_digest),
-                )
+                known = task.KeyedTask.of(after).packed()
+                world.memory.note(KEY, after.idempotency_key, known, stamp.time, after.tenant)
         elif status is not before.status and status is not pending and status is not running:
             ended[task_id] = stamp.time
             name = f"tasks_{status.value}"

@@ -82,6 +82,7 @@ RECORDED: dict[str, str] = {
     "pool.defined": "when the capacity of a pool is set or changed.",
     "pool.allocated": "when a request fits and is granted.",
     "pool.released": "when the resources of a request are released.",
+    "idempotency.forgotten": "when `engine.remembered_max` is reached: the oldest keys of the tenant with the most.",
     "session.bound": "when `bind_session` names a different container, or a container is created for the session.",
     "session.closed": "when `close_session` is called, or the container that served the session is destroyed.",
     "inbox.recorded": "when an event of a kind that is not the coordinator's own is read from the domain's inbox.",

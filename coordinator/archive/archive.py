@@ -31,7 +31,8 @@ from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Corrupt, Refused, Unavailable
 from projections.source import chain_after
-from projections.world import FOLD_VERSION, World
+from projections.upgrade import FOLD_VERSION
+from projections.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -70,6 +70,8 @@ async def _write(bus: Bus, subjects: Subjects, folder: Path, replicas: int) -> C
     journal, snapshots = NatsJournal(bus, subjects, replicas=replicas), Snapshots(bus, subjects, replicas=replicas)
     world = await snapshots.newest(journal, World.restore) or World()
     first, last = await journal.bounds()
+    if world.remembers_since and first == 1:  # a snapshot of an older release, but the journal has all records
+        world = World()
     if last < first:
         raise Refused("the journal is empty: there is nothing to back up", reason="empty")
     archived = None

@@ -26,7 +26,8 @@ from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import CoordinationError, Refused, Unavailable
 from projections.source import GENESIS, Bounds
-from projections.world import FOLD_VERSION, World
+from projections.upgrade import READABLE
+from projections.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,8 +159,10 @@ async def _begin(
         raise Refused(msg, reason="not_empty")
     noted = contents.archived if contents.archived is not None else Archived(through=0, chain=GENESIS.hex())
     await snapshots.note_archived(msgspec.structs.replace(noted, generation=generation))
-    if snapshot.fold_version == FOLD_VERSION:
-        await snapshots.write(World.restore(read_snapshot(folder, snapshot)).frozen())
+    if snapshot.fold_version in READABLE:
+        data = read_snapshot(folder, snapshot)
+        frozen = World.restore(data).frozen()
+        await snapshots.put(iter([data]), msgspec.structs.replace(frozen, fold_version=snapshot.fold_version))
     config = stream_config(subjects, replicas=replicas)
     if contents.first > 1:
         config["first_seq"] = contents.first

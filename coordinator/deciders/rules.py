@@ -61,6 +61,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     claim_wait_max_s: float = 60.0
     payload_bytes_max: int = 64 * 1024
     text_chars_max: int = 1024
+    remembered_max: int = 10_000_000
     cpu_overcommit: float = 4.0
 
 
@@ -88,6 +89,8 @@ class DecisionContext(msgspec.Struct, frozen=True, gc=False):
     actor: str = ""
     streak: int = 1
     """How many health checks in a row, with this one, had the reported outcome."""
+    outcome: bytes = b""
+    """What is remembered of the first time (`projections.world.OUTCOMES`), if this is a repeat of a command."""
 
 
 Decider = Callable[[World, Any, DecisionContext], Events]
@@ -105,9 +108,13 @@ def standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
     """
     found = table.get(entity_id)
     if found is None:
-        msg = f"{kind} {entity_id!r} not found: it does not exist or ended longer ago than engine.retention_s"
-        raise NotFound(msg)
+        raise not_found(entity_id, kind)
     return found
+
+
+def not_found(entity_id: str, kind: str) -> NotFound:
+    """Return the error for an id that is not known."""
+    return NotFound(f"{kind} {entity_id!r} not found: it does not exist or ended longer ago than engine.retention_s")
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:

@@ -14,8 +14,9 @@ from zlib import crc32
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.deciders.rules import Decider, Teller, doubled, standing
-from events.errors import Refused, StaleLease
+from coordinator.deciders.rules import Decider, Teller, doubled, not_found
+from events.errors import Refused, StaleLease, Unavailable
+from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.task import (
     TaskAttemptFailed,
@@ -29,8 +30,9 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from projections.task import digest_of
+from projections.task import ENDED, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
+from projections.world import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +41,14 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from events.base import Event
     from events.task import Payload
-    from projections.snapshot import KeyedTask
-    from projections.task import Task
+    from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
 DIRECT = "direct"
 """Worker and claim of an attempt that was reported without a claim."""
+
+ROOM = 0.95
+"""Share of `remembered_max` up to which idempotency keys older than `HARD_S` may stay."""
 
 LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
@@ -61,11 +65,21 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
+    ended = world.ended_task(command.task_id)
+    if ended is not None:
+        _same_content(ended, command, submitted)
+        return ()
     if command.idempotency_key:
-        keyed = world.keyed.get(f"{context.tenant}/{command.idempotency_key}")
+        keyed = world.keyed_task(context.tenant, command.idempotency_key)
         if keyed is not None:
             _same_key(world, keyed, command, submitted)
             return ()
+    if world.memory.count >= context.rules.remembered_max:
+        msg = (
+            f"{world.memory.count} ended tasks, commands and idempotency keys are remembered, the limit of "
+            "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
+        )
+        raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
     if world.indexes.task_counts[TaskStatus.PENDING] >= context.rules.max_pending_tasks:
         most = context.rules.max_pending_tasks
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
@@ -102,8 +116,16 @@ def _same_key(world: World, keyed: KeyedTask, command: SubmitTask, event: TaskSu
     taken = f"idempotency_key {command.idempotency_key!r}"
     if keyed.task_id in world.tasks:
         _same_task(world.tasks[keyed.task_id], command, event, taken)
-    elif keyed.payload_digest != digest_of(event.payload):
+    elif keyed.payload != checksum(digest_of(event.payload)):
         msg = f"{taken} is already used by a task with another payload: use a new one"
+        raise Refused(msg, reason="id_taken")
+
+
+def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -> None:
+    """Accept a repeat of the command that submitted a task which ended and was evicted."""
+    other_retries = command.max_retries is not None and event.max_retries != ended.max_retries
+    if other_retries or ended.content != content_of(event, digest_of(event.payload)):
+        msg = f"task_id {command.task_id!r} is already used by an ended task with another content: use a new one"
         raise Refused(msg, reason="id_taken")
 
 
@@ -128,11 +150,9 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
-    task = _task(world, command.task_id)
-    if task.is_ended and command.lease in ("", task.lease):
-        if task.status is TaskStatus.COMPLETED:
-            return ()
-        _already_ended(task, "completed")
+    if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
+        return ()
+    task = world.tasks[command.task_id]
     started, lease = _reported(task, command.lease, command.worker_id, "completed")
     completed = TaskCompleted(
         task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
@@ -140,14 +160,49 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     return (*started, completed)
 
 
+def _has_ended_as(world: World, command: CompleteTask | FailTask, status: TaskStatus, outcome: str) -> bool:
+    """
+    Return whether this is a repeat of the report that ended the task, which may have been evicted since.
+
+    Raises:
+        NotFound: there is no such task, or it ended longer ago than is remembered.
+        Refused: the task has ended in another way.
+        StaleLease: it was evicted, and another attempt ended it.
+    """
+    task = world.tasks.get(checked(command.task_id, "task_id"))
+    if task is not None:
+        if not task.is_ended or command.lease not in ("", task.lease):
+            return False
+        found = task.status
+    else:
+        ended = _evicted(world, command.task_id)
+        if command.lease and checksum(command.lease) != ended.lease:
+            raise _evicted_since(ended, command.task_id, command.lease)
+        found = ended.status
+    if found is not status:
+        _already_ended(command.task_id, found, outcome)
+    return True
+
+
+def _evicted(world: World, task_id: str) -> EndedTask:
+    """Return what is remembered of a task that is not in the world; raises `NotFound` if nothing is."""
+    ended = world.ended_task(task_id)
+    if ended is None:
+        raise not_found(task_id, "task")
+    return ended
+
+
+def _evicted_since(ended: EndedTask, task_id: str, lease: str) -> StaleLease:
+    what = f"the task has ended as {ended.status.value}"
+    return StaleLease(f"lease {lease!r} of task {task_id!r} is not held, {what}: drop this attempt")
+
+
 def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = command.error[: context.rules.text_chars_max]
-    task = _task(world, command.task_id)
-    if task.is_ended and command.lease in ("", task.lease):
-        if task.status is TaskStatus.FAILED:
-            return ()
-        _already_ended(task, "failed")
+    if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
+        return ()
+    task = world.tasks[command.task_id]
     started, lease = _reported(task, command.lease, command.worker_id, "failed")
     return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
 
@@ -194,7 +249,7 @@ def backoff_s(task: Task, rules: Rules) -> float:
 
 def release(world: World, command: ReleaseTask, context: DecisionContext) -> Events:
     """Release an attempt that was not started: the task goes back to the queue."""
-    task = _task(world, command.task_id)
+    task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "released")
     error = command.reason[: context.rules.text_chars_max]
     return (
@@ -208,7 +263,7 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
     """Record the progress of an attempt."""
     check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
-    task = _task(world, command.task_id)
+    task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "progress")
     if (task.progress, task.progress_message) == (command.progress, command.message):
         return ()
@@ -220,20 +275,30 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
     """Cancel a task."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    task = _task(world, command.task_id)
-    if task.status is TaskStatus.CANCELLED:
+    status = _status_of(world, checked(command.task_id, "task_id"))
+    if status is TaskStatus.CANCELLED:
         return ()
-    if task.is_ended:
-        _already_ended(task, "cancelled")
-    return (TaskCancelled(task_id=task.task_id, reason=command.reason),)
+    if status in ENDED:
+        _already_ended(command.task_id, status, "cancelled")
+    return (TaskCancelled(task_id=command.task_id, reason=command.reason),)
 
 
-def _task(world: World, task_id: str) -> Task:
-    return standing(world.tasks, checked(task_id, "task_id"), "task")
+def _attempted(world: World, task_id: str, lease: str) -> Task:
+    """Return the task of an attempt; an evicted one has no attempt any more."""
+    task = world.tasks.get(checked(task_id, "task_id"))
+    if task is None:
+        raise _evicted_since(_evicted(world, task_id), task_id, lease)
+    return task
 
 
-def _already_ended(task: Task, outcome: str) -> NoReturn:
-    msg = f"task {task.task_id!r} has already ended as {task.status.value}: it cannot be {outcome} any more"
+def _status_of(world: World, task_id: str) -> TaskStatus:
+    """Return the status of a task, also of one that was evicted a short time ago."""
+    task = world.tasks.get(task_id)
+    return _evicted(world, task_id).status if task is None else task.status
+
+
+def _already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
+    msg = f"task {task_id!r} has already ended as {status.value}: it cannot be {outcome} any more"
     raise Refused(msg, reason="already_ended")
 
 
@@ -307,7 +372,12 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield what is due for tasks: expired leases, and attempts that exceeded their timeout."""
+    """Yield what is due for tasks: expired leases, attempts that exceeded their timeout, keys to forget."""
+    short = world.memory.count - int(ROOM * context.rules.remembered_max)
+    while short > 0 and (found := world.memory.to_forget(short, context.now)) is not None:
+        before, (tenant, through) = world.memory.count, found
+        yield IdempotencyForgotten(tenant=tenant, through=through)
+        short -= before - world.memory.count
     for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
         task = world.tasks.get(task_id)
         if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
@@ -344,12 +414,18 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
 
 def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, done: bool) -> str:
     if command.idempotency_key and command.task_id not in world.tasks:
-        return world.keyed[f"{context.tenant}/{command.idempotency_key}"].task_id
+        keyed = world.keyed_task(context.tenant, command.idempotency_key)
+        if keyed is not None:
+            return keyed.task_id
     return command.task_id
 
 
 def _status(world: World, command: FailTask | CancelTask, context: DecisionContext, done: bool) -> TaskStatus:
-    return standing(world.tasks, command.task_id, "task").status
+    first = _FIRST_STATUS.get(context.outcome)
+    return first if first is not None else _status_of(world, command.task_id)
+
+
+_FIRST_STATUS = {OUTCOMES[TaskAttemptFailed]: TaskStatus.PENDING, OUTCOMES[TaskFailed]: TaskStatus.FAILED}
 
 
 DECIDERS: dict[type[Command], Decider] = {

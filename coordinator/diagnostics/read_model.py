@@ -20,6 +20,7 @@ from projections.projector import Projector, ProjectorLimits
 from projections.store.port import KINDS, STORE_BUSY
 from projections.store.sqlite import SqliteStore
 from projections.store.sqlite_errors import is_passing
+from projections.upgrade import FOLD_VERSION, READABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,6 +33,8 @@ _DO = "stop its follower and delete it: the follower rebuilds it from the journa
 _ROOM = "free twice the read model's size in the temporary directory, or name another one with --folder"
 _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
+# A read model that an older release wrote is continued by this one: its rows must be the same.
+_SAME_FOLD = f"UPDATE other.position SET fold_version = ? WHERE fold_version IN ({', '.join('?' * len(READABLE))})"  # noqa: S608
 _INTACT = "PRAGMA integrity_check(1)"
 # The names are constants of this module; a table's name cannot be a parameter.
 _MISSING = {
@@ -122,6 +125,7 @@ def _differences(built: Path, copy: Path) -> list[str]:
     connection = sqlite3.connect(built)
     try:
         connection.execute(_ATTACH, (str(copy),))
+        connection.execute(_SAME_FOLD, (FOLD_VERSION, *sorted(READABLE)))
         found = []
         [(intact,)] = connection.execute(_INTACT.replace("integrity", "other.integrity")).fetchall()
         if intact != "ok":

@@ -27,7 +27,8 @@ from events.codec import rfc3339
 from events.coordinator import EpochClaim
 from events.errors import Corrupt, Refused, Unavailable
 from projections.source import GENESIS
-from projections.world import FOLD_VERSION, World
+from projections.upgrade import FOLD_VERSION
+from projections.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path

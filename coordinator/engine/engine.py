@@ -282,9 +282,11 @@ class Engine:
     def _decide(self, turn: Turn, asked: Asked) -> None:
         command: Any = self.signs.before(asked.command, self._heard)
         caller, kind = asked.caller, type(command)
-        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, self.signs.streak(command))
         commandid = caller.command_id if command.REMEMBERED else ""
-        again = bool(commandid) and f"{caller.actor}/{commandid}" in self.world.remembered
+        outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
+        again = bool(outcome)
+        streak = self.signs.streak(command)
+        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, streak, outcome)
         if again:
             events: tuple[Event, ...] = ()
         else:

@@ -63,6 +63,8 @@ class Snapshotter:
         """
         Write the projector's world; return None if another follower has just done so or this release cannot fold it.
 
+        None also for as long as the world lacks what an older release evicted: it differs from a fold of the journal.
+
         Raises:
             CoordinationError: the snapshot cannot be written now.
         """
@@ -71,7 +73,9 @@ class Snapshotter:
         of, _, seen = self._last
         self._last = (projector, projector.folded, newest)
         at = projector.world.position.sequence
-        if projector.world.unfoldable or newest >= at or (of is projector and newest > seen):
+        if projector.world.unfoldable or projector.world.remembers_since:
+            return None
+        if newest >= at or (of is projector and newest > seen):
             return None
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -1,7 +1,9 @@
 """
 Builds a world: from the newest usable snapshot and the records after it, or else from the journal's first slot.
 
-A journal whose beginning is missing is accepted only if that beginning was archived; otherwise no world is built.
+A journal whose beginning is missing is accepted only if that beginning was archived; otherwise no world is built. A
+snapshot of an older fold lacks what that fold did not keep: then an older world is folded forward instead, if the
+records after it can still be read, here or in the archive.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from events.errors import Corrupt
+import structlog
+
+from events.errors import CoordinationError, Corrupt
+from projections.memory import HARD_S
 from projections.world import World
 
 if TYPE_CHECKING:
@@ -17,10 +22,12 @@ if TYPE_CHECKING:
     from coordinator.journal.stream import NatsJournal
     from projections.source import CommitSource
 
+log = structlog.get_logger(__name__)
 
-async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:
+
+async def begun(journal: NatsJournal, snapshots: Snapshots, archived: CommitSource | None = None) -> World:
     """
-    Fold everything the journal holds now.
+    Fold everything the journal holds now; *archived* also reads records that were archived.
 
     Raises:
         Corrupt: the journal is damaged, or its beginning is missing.
@@ -36,6 +43,8 @@ async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:
                 "snapshot of them: run `coordinator archive run`, which makes one from the archive"
             )
             raise Corrupt(msg, reason="no_snapshot")
+    if world.remembers_since:
+        world = await _remembering(world, journal, snapshots, archived)
     await fold(world, journal, last)
     noted = await snapshots.archived()
     if noted is not None and noted.generation > world.generation:
@@ -44,6 +53,32 @@ async def begun(journal: NatsJournal, snapshots: Snapshots) -> World:
             "again, or `coordinator verify --accept` if that was cut off"
         )
         raise Corrupt(msg, reason="half_restored")
+    return world
+
+
+async def _remembering(
+    world: World, journal: NatsJournal, snapshots: Snapshots, archived: CommitSource | None
+) -> World:
+    """Return *world* with a complete memory, folded from an older one; or *world*, and say what it does not know."""
+    source = journal if archived is None else archived
+    try:
+        older: World | None = world
+        while older is not None and world.remembers_since - older.time <= HARD_S:
+            older = await snapshots.newest(journal, World.restore, before=older.position.sequence)
+        base = older if older is not None else World()
+        if (await source.bounds()).first <= base.position.sequence + 1:
+            began = base.position
+            await fold(base, source, world.position.sequence)
+            log.info("memory_folded_again", since=str(began), through=str(world.position))
+            return base
+    except CoordinationError as error:
+        log.warning("memory_not_folded_again", reason=error.message)
+    log.warning(
+        "memory_incomplete",
+        reason="the newest snapshot is of an older release, and the records before it cannot be read here: a repeated "
+        f"command about a task that ended in the {HARD_S:g} s before the snapshot is taken for a new one",
+        todo="name the archive in follower.archive, or stop all clients for that time before the first start",
+    )
     return world
 
 

@@ -29,7 +29,7 @@ from events.codec import UNREADABLE, rfc3339
 from events.errors import Corrupt, Unavailable
 from projections.snapshot import pieces
 from projections.source import chain_after
-from projections.world import FOLD_VERSION
+from projections.upgrade import FOLD_VERSION, READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,16 +129,20 @@ class Snapshots:
             Unavailable: JetStream does not answer, or has no room.
             Refused: the stream has another configuration.
         """
+        return await self.put(pieces(frozen), frozen)
+
+    async def put(self, encoded: Iterator[bytes], of: Snapshot) -> Manifest:
+        """Store an *encoded* snapshot, perhaps of an older fold, of the world *of*; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
-        packer = Packer(pieces(frozen))
+        packer = Packer(encoded)
         chunks: list[int] = []
         while chunk := await asyncio.to_thread(packer.next):
             chunks.append(await self._put(self._subjects.snapshot_chunk, chunk))
         manifest = Manifest(
-            position=frozen.position,
-            chain=frozen.chain.hex(),
-            generation=frozen.generation,
-            fold_version=frozen.fold_version,
+            position=of.position,
+            chain=of.chain.hex(),
+            generation=of.generation,
+            fold_version=of.fold_version,
             digest=packer.digest,
             size_bytes=packer.size_bytes,
             chunks=chunks,
@@ -181,7 +185,7 @@ class Snapshots:
         last = await self._last(journal, max(one.position.sequence for one in manifests))
         for manifest in manifests:
             at = manifest.position.sequence
-            if manifest.fold_version != FOLD_VERSION:
+            if manifest.fold_version not in READABLE:
                 _ignored(manifest, f"it was folded by version {manifest.fold_version}, this release has {FOLD_VERSION}")
                 continue
             if at > last:

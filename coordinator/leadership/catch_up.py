@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
+from coordinator.archive.source import ArchiveSource
 from coordinator.bus.jetstream import NO_STREAM, ApiError, key_stream
 from coordinator.bus.streams import stream_info
 from coordinator.journal.reader import STALE_LEADER_S
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from coordinator.journal.snapshots import Snapshots
     from coordinator.journal.stream import NatsJournal
     from events.subjects import Subjects
-    from projections.source import Bounds
+    from projections.source import Bounds, CommitSource
     from projections.world import World
 
 log = structlog.get_logger(__name__)
@@ -63,6 +64,7 @@ class CatchUp:
         stream: str,
         doubt_s: float,
         beside: str = "",
+        archived: CommitSource | None = None,
     ) -> None:
         self._journal = journal
         self._high_water = high_water
@@ -71,6 +73,7 @@ class CatchUp:
         self._stream = stream
         self._doubt_s = doubt_s
         self._beside = beside
+        self._archived = archived
         self._created = ""
 
     async def begun(self) -> World:
@@ -85,7 +88,7 @@ class CatchUp:
         while True:
             try:
                 await self._look()
-                world = await begun(self._journal, self._snapshots)
+                world = await begun(self._journal, self._snapshots, self._archived)
                 for seen in self._seen():
                     await self._check(world, seen)
             except Corrupt as error:
@@ -206,10 +209,13 @@ async def remembering(
     snapshots: Snapshots,
     *,
     store: str = "",
+    archive: str = "",
     replicas: int = 1,
 ) -> CatchUp:
     """
-    Collect the witnesses of the journal, and check that the journal was not lost; *store* is the read model's file.
+    Collect the witnesses of the journal, and check that the journal was not lost.
+
+    *store* is the read model's file, *archive* the directory of the archive.
 
     Raises:
         Corrupt: the journal's stream does not exist any more.
@@ -224,7 +230,10 @@ async def remembering(
     witnesses = [seen for seen in found if seen is not None]
     mark = [high_water.seen] if high_water.seen is not None and high_water.seen.stream == stream else []
     await _check_there(journal, bus, subjects, snapshots, mark + witnesses, doubt_s=doubt_s)
-    return CatchUp(journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s, beside=beside)
+    archived = ArchiveSource(Path(archive), journal) if archive else None
+    return CatchUp(
+        journal, high_water, snapshots, witnesses, stream=stream, doubt_s=doubt_s, beside=beside, archived=archived
+    )
 
 
 async def _check_there(

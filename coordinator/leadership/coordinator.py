@@ -152,6 +152,7 @@ class Coordinator:
             high_water,
             Snapshots(doors, subjects, replicas=instance.replicas),
             store=instance.store_file,
+            archive=instance.archive,
             replicas=instance.replicas,
         )
         await journal.prepare()

@@ -33,3 +33,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """File of the high-water mark; '': the mark is kept in memory only."""
     store_file: str = ""
     """File of a read model, which is a second witness of how far the journal was seen."""
+    archive: str = ""
+    """Directory of the archive, read only if the newest snapshot is of an older release."""

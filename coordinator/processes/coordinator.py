@@ -83,6 +83,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         name=name,
         seen_file=str(home.path / FILE) if home is not None else "",
         store_file=str(home.state_db) if home is not None else "",
+        archive=str(settings.follower.archive) if settings.follower.archive is not None else "",
         version=__version__,
         namespace=settings.namespace,
         **credentials(settings, "coordinator"),

@@ -146,6 +146,12 @@ class EngineSettings(Section):
     ended_kept: int = number(
         _LIMITS.ended_kept, 0, 10_000_000, "ended objects of one kind kept in memory; the oldest are evicted first"
     )
+    remembered_max: int = number(
+        _RULES.remembered_max,
+        1000,
+        1_000_000_000,
+        "ended tasks, commands and idempotency keys remembered to recognize repeats; when full, no task is accepted",
+    )
     text_chars_max: int = number(
         _RULES.text_chars_max, 64, 65_536, "characters of a reason, message or other short text"
     )

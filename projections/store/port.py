@@ -17,7 +17,7 @@ import msgspec
 from events.base import START, Position
 from events.errors import Refused, Unavailable, shown
 from projections.source import GENESIS
-from projections.world import FOLD_VERSION
+from projections.upgrade import FOLD_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -41,7 +41,7 @@ from projections.store.port import (
     state_rows,
 )
 from projections.store.sqlite_errors import is_damage, is_passing
-from projections.world import FOLD_VERSION
+from projections.upgrade import FOLD_VERSION, READABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -283,7 +283,7 @@ async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
                 await writer.execute_fetchall(pragma)
             await _prepare(path, writer)
             mark = await _read_mark(writer)
-            if mark.fold_version != FOLD_VERSION:
+            if mark.fold_version not in READABLE:
                 msg = f"{path} has fold version {mark.fold_version}, this release has {FOLD_VERSION}"
                 raise StoreUnfit(msg)
         except BaseException:

@@ -19,7 +19,7 @@ from projections.store import sqlite as store_sqlite
 from projections.store.port import KINDS, STORE_BUSY, Batch, EventRow, Mark, StoredEvents, StoreUnfit, place_of
 from projections.store.sqlite import SCHEMA_VERSION, SqliteStore, set_aside
 from projections.task import Task
-from projections.world import FOLD_VERSION
+from projections.upgrade import FOLD_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from coordinator.archive.source import ArchiveSource
+from coordinator.bus.connection import Bus
+from coordinator.journal.replay import begun
+from coordinator.journal.snapshots import Snapshots
+from coordinator.journal.stream import NatsJournal
+from events.subjects import Subjects
 from projections.world import World
 from tests.golden.release_journal import (
     SNAPSHOTS,
@@ -110,6 +117,13 @@ async def test_its_journal_folds_to_the_same_world(witnesses: Path, tmp_path: Pa
     world, kinds = folded(records)
     before = json.loads((witnesses / "world.json").read_bytes())
     assert digest_of(before) == EXPECTED["world"]
+    for name in before.pop("remembered"):
+        actor, _, commandid = name.partition("/")
+        assert world.outcome_of(actor, commandid) is not None
+    for name, keyed in before.pop("keyed").items():
+        found = world.keyed_task(*name.split("/", 1))
+        assert found is not None
+        assert found.task_id == keyed["task_id"]
     assert list(differences(before, msgspec.json.decode(msgspec.json.encode(portrait(world))))) == []
     assert dict(kinds) == EXPECTED["kinds"]
     assert kinds.total() == EXPECTED["events"] >= 20_000
@@ -171,6 +185,27 @@ async def test_its_archive_and_the_archived_journal(witnesses: Path, tmp_path: P
         assert code == 0, said + error
 
 
+async def test_what_its_fold_did_not_keep_is_folded_again(witnesses: Path, tmp_path: Path) -> None:
+    """With the archive, the converted snapshot gives the world that all records give; else what is missing is told."""
+    store = copy(witnesses / "archived", tmp_path / "archived") / "nats"
+    async with serving(tmp_path / "server", store) as server, Bus.open(server.url, name="test") as bus:
+        journal, snapshots = NatsJournal(bus, Subjects()), Snapshots(bus, Subjects())
+        archived = ArchiveSource(witnesses / "archive", journal)
+        whole = World()
+        async for records in archived.read(0, (await journal.bounds()).last):
+            for record in records:
+                whole.apply_record(record)
+        with capture_logs() as logs:
+            again = await begun(journal, snapshots, archived)
+            short = await begun(journal, snapshots)
+        assert again.digest() == whole.digest() != short.digest()
+        assert short.digest_of_living() == whole.digest_of_living()
+        assert [log["event"] for log in logs if log["event"].startswith("memory")] == [
+            "memory_folded_again", "memory_incomplete",
+        ]  # fmt: skip
+        assert whole.memory.count > short.memory.count
+
+
 async def test_without_its_snapshot_the_archived_journal_is_not_led(witnesses: Path, tmp_path: Path) -> None:
     """The journal cannot be led without its snapshot, so the test above proves that the snapshot is used."""
     store = copy(witnesses / "archived", tmp_path / "archived") / "nats"
@@ -196,6 +231,8 @@ async def test_its_snapshot_is_the_world_at_its_position(witnesses: Path, tmp_pa
     records = await journal_of(copy(witnesses / "home", tmp_path / "home") / "nats", tmp_path)
     world, _ = folded(records, manifest["position"][0])
     assert portrait(restored) == portrait(world)
+    assert restored.digest_of_living() == world.digest_of_living()
+    assert (restored.remembers_since, world.remembers_since) == (world.time, 0.0)
     assert str(restored.position) == EXPECTED["snapshot_position"]
     assert manifest["fold_version"] == EXPECTED["fold_version"]
 

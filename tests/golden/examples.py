@@ -41,6 +41,7 @@ from events.coordinator import (
     WaitingClaim,
     Watched,
 )
+from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import (
     NodeCordoned,
@@ -196,6 +197,8 @@ EXAMPLES: dict[str, Event] = {
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.closed.v1": SessionClosed(session_id="session_1", reason="its container was destroyed"),
+    # idempotency keys
+    "idempotency.forgotten.v1": IdempotencyForgotten(tenant="acme", through=1_795_886_130.5),
     # inboxes
     "inbox.recorded.v1": InboxRecorded(
         domain="monitoring",

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from events import codec
-from projections.world import FOLD_VERSION
+from projections.upgrade import FOLD_VERSION
 from tests.golden.release_journal import (
     command,
     digest_of,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client as Connection
 
 TABLES = ("containers", "services", "tasks", "workers", "nodes", "pools", "sessions", "inboxes")
-MAPS = ("remembered", "keyed", "totals", "silences")
+MAPS = ("totals", "silences")
 SCALARS = ("time", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable", "restored_at")
 KEYS = {
     "containers": "container_id", "services": "service_id", "tasks": "task_id", "workers": "worker_id",

@@ -11,6 +11,7 @@ from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from events.base import Event
 from events.container import ContainerDestroyed, ContainerFailed, ContainerPausing, ContainerStarting
+from events.idempotency import IdempotencyForgotten
 from events.node import NodeCordoned, NodeLost, NodeRemoved, NodeReturned
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.session import SessionBound, SessionClosed
@@ -18,7 +19,7 @@ from events.task import TaskTimedOut
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.container import Desired
 from projections.world import World
-from tests.specification import Said, fold, write
+from tests.specification import Said, fold, said, write
 from tests.unit.deciders.facts import (
     BEGIN,
     URL,
@@ -431,3 +432,22 @@ def test_attempts_from_before_a_restore_go_back_to_the_queue() -> None:
     assert event == attempt_failed(
         error="the journal was restored from a backup", reason="released", retry_at=BEGIN + 50.0
     )
+
+
+def test_old_idempotency_keys_make_room() -> None:
+    """Those of the tenant with the most go first, and none of the last ten minutes."""
+    keyed = [
+        said(submitted(f"{tenant}{number}", idempotency_key=f"k{number}"), at=BEGIN + number, tenant=tenant)
+        for tenant, most in (("acme", 30), ("blue", 60))
+        for number in range(most)
+    ]
+    scribe = write(*sorted(keyed, key=lambda one: one.at or 0.0), said(worker(), at=BEGIN + 7200.0))
+    assert scribe.world.memory.count == 90
+    now = BEGIN + 7200.0
+    for room, found in ((100, []), (90, ["blue"]), (20, ["acme"])):
+        told = []
+        for event in due(scribe.world, Signs(), DecisionContext(now, Rules(remembered_max=room)), now):
+            if isinstance(event, IdempotencyForgotten):
+                told.append(event.tenant)
+            scribe.commit(event)
+        assert told == found

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from coordinator.commands.task import CancelTask, ProgressTask, ReleaseTask, SubmitTask
-from coordinator.deciders.rules import Rules
+from coordinator.deciders.dispatch import answer
+from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.task import backoff_s
 from events.base import Event
+from events.coordinator import CoordinatorStarted
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -24,7 +26,8 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from tests.specification import fold, given, said
+from projections.world import OUTCOMES
+from tests.specification import Given, Said, fold, given, said
 from tests.unit.deciders.facts import (
     ABSURD,
     BEGIN,
@@ -48,6 +51,7 @@ from tests.unit.deciders.facts import (
 
 TIMED_OUT = TaskTimedOut(task_id="t", lease="c.1.1", ran_for_s=9.0, limit_s=5.0)
 CANCELLED = TaskCancelled(task_id="t")
+LEADS = CoordinatorStarted(instance="i", version="0", retention_s=60.0, ended_kept=10)
 
 
 def refused_report(lease: str, outcome: str, worker_id: str = "") -> TaskReportRefused:
@@ -506,3 +510,67 @@ def test_who_leaves_retries_to_the_settings_may_repeat_after_they_changed() -> N
     facts = given(submitted(max_retries=7))
     facts.when(submit(max_retries=None)).then_nothing()
     facts.when(submit(max_retries=3)).then_refused("id_taken", "max_retries")
+
+
+def evicted(*facts: Event | Said) -> Given:
+    """Say the facts, and evict every task that has ended; its id is remembered."""
+    world = given(LEADS, *facts)
+    world.scribe.commit(said(submitted("later"), at=BEGIN + 100.0))
+    assert set(world.world.tasks) == {"later"}
+    return world
+
+
+def test_a_repeated_submit_makes_no_second_task_after_the_first_was_evicted() -> None:
+    """However few ended tasks are kept: the same content is a repeat, another is refused."""
+    world = evicted(submitted(priority=3, resources=resources(cpu=10)), started(), completed())
+    world.when(submit(priority=3, resources=resources(cpu=10))).then_nothing().then_answers("t")
+    for other in (submit(), submit(priority=3, resources=resources(cpu=10), max_retries=9)):
+        world.when(other).then_refused("id_taken", "'t'", "ended")
+
+
+def test_a_repeat_of_an_evicted_task_with_a_key_is_answered_with_the_task_of_the_key() -> None:
+    """The id is known by itself, too, when the key has been forgotten."""
+    world = evicted(submitted(idempotency_key="k"), started(), completed())
+    world.when(submit(idempotency_key="k")).then_nothing().then_answers("t")
+    world.scribe.commit(said(submitted("more"), at=BEGIN + 500.0))
+    world.world.memory.forget("default", BEGIN + 1e6)
+    world.world.memory._open.pop(("key", "default"), None)
+    world.when(submit(idempotency_key="k")).then_nothing().then_answers("t")
+
+
+def test_repeated_reports_of_an_evicted_task_get_their_first_answer() -> None:
+    """With the lease that ended it, or without one; another lease is stale, another outcome refused."""
+    world = evicted(submitted(), started(), completed())
+    for lease in ("", "c.1.1"):
+        world.when(complete(lease)).then_nothing()
+        world.when(fail(lease)).then_refused("already_ended", "completed")
+    for late in (complete("c.9.9"), fail("c.9.9"), ReleaseTask(task_id="t", lease="c.9.9")):
+        world.when(late).then_refused("stale_lease", "c.9.9", "ended as completed")
+    world.when(ProgressTask(task_id="t", lease="c.1.1", progress=0.5)).then_refused("stale_lease")
+    world.when(CancelTask(task_id="t")).then_refused("already_ended", "completed")
+    ended = evicted(submitted(max_retries=0), started(), failed())
+    ended.when(fail()).then_nothing().then_answers(TaskStatus.FAILED)
+    ended.when(complete()).then_refused("already_ended", "failed")
+    gone = evicted(submitted(), CANCELLED)
+    gone.when(CancelTask(task_id="t")).then_nothing().then_answers(TaskStatus.CANCELLED)
+
+
+def test_a_repeated_failure_gets_the_status_of_the_first_time() -> None:
+    """Whatever became of the task since."""
+    world = given(submitted(), started(), completed()).world
+    for event, status in ((TaskAttemptFailed, TaskStatus.PENDING), (TaskFailed, TaskStatus.FAILED)):
+        context = DecisionContext(BEGIN, Rules(), outcome=OUTCOMES[event])
+        assert answer(world, fail(), context, (), again=True) is status
+    assert answer(world, fail(), DecisionContext(BEGIN, Rules(), outcome=b"-"), (), again=True) is TaskStatus.COMPLETED
+
+
+def test_no_task_is_accepted_when_the_memory_is_full() -> None:
+    """A repeat is; a new one must wait, for its own end could not be remembered."""
+    world = evicted(submitted("a"), started("a"), completed("a"))
+    rules = Rules(remembered_max=1)
+    error = world.when(submit("new"), rules=rules).then_refused(
+        "memory_full", "engine.remembered_max", code="unavailable"
+    )
+    assert error.retry_after_s is not None
+    world.when(submit("a"), rules=rules).then_nothing()
+    world.when(CancelTask(task_id="later"), rules=rules).then(TaskCancelled(task_id="later"))

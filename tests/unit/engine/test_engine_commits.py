@@ -198,8 +198,8 @@ async def test_a_repeat_survives_a_change_of_writer() -> None:
         assert heir.world.digest() == before
 
 
-async def test_a_repeat_about_what_has_left_the_world_is_not_found() -> None:
-    """It was executed; its entity has been evicted."""
+async def test_a_repeat_about_what_has_left_the_world_gets_its_first_answer() -> None:
+    """It was executed; its entity has been evicted, and is remembered."""
     limits = Limits(tick_s=TICK_S, ended_kept=0, retention_s=0.0)
     async with leading(limits=limits) as rig:
         await rig.order(submit(max_retries=0))
@@ -207,7 +207,9 @@ async def test_a_repeat_about_what_has_left_the_world_is_not_found() -> None:
         rig.hands.turn(1.0)
         await rig.order(submit("other"))
         assert "t" not in rig.world.tasks
-        assert isinstance(await rig.ask(fail(""), command_id="cmd-1").error(), NotFound)
+        assert await rig.ask(fail(""), command_id="cmd-1").outcome() is TaskStatus.FAILED
+        assert await rig.ask(submit(max_retries=0)).outcome() == "t"
+        assert rig.world.totals["tasks_failed"] == 1
 
 
 # --- trouble ----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from events.coordinator import (
     CoordinatorTurn,
     Watched,
 )
+from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
@@ -303,6 +304,10 @@ class Historian:
             ),
         ))  # fmt: skip
 
+    def forget_keys(self) -> Event | None:
+        through = self.world.time - self.random.choice((0.0, 700.0, 90_000.0))
+        return IdempotencyForgotten(tenant=self.random.choice(("acme", "blue")), through=through)
+
     def change_coordinator(self) -> Event | None:
         return self.random.choice((
             CoordinatorStarted(
@@ -338,5 +343,6 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_pool,
     Historian.change_inbox,
     Historian.change_coordinator,
+    Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 0.5, 0.5)

@@ -304,7 +304,7 @@ def test_containers_are_known_by_their_node_while_they_stand() -> None:
     counts = content_of(indexes)["container counts"]
     assert {status.value: count for status, count in counts.items()} == {"starting": 1, "destroyed": 1}
     scribe.world.ended_kept = 0
-    scribe.commit(submit("a"))
+    scribe.commit(said(submit("a"), at=BEGIN + 1000))
     assert "d" not in scribe.world.containers
     assert {status.value for status in content_of(indexes)["container counts"]} == {"starting"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from projections.snapshot import Snapshot, decode, pieces
+from projections.snapshot import Snapshot, pieces
+from projections.upgrade import decoded
 from projections.world import World
 from tests.specification import BEGIN, Scribe, fold
 from tests.unit.deciders.facts import started, submitted, worker
@@ -21,7 +22,7 @@ def test_pieces_join_to_the_whole(size: int) -> None:
     """The pieces join to the same bytes whatever their size; a world may be written step by step."""
     snapshot = write_history(1, 60).world.frozen()
     assert b"".join(pieces(snapshot, size)) == whole(snapshot)
-    assert decode(whole(snapshot)) == snapshot
+    assert decoded(whole(snapshot)) == snapshot
 
 
 @pytest.mark.parametrize("count", [0, 15, 16, 65_535, 65_536])
@@ -30,7 +31,7 @@ def test_any_number_of_things_can_be_written(count: int) -> None:
     world = World()
     one = fold(submitted()).tasks["t"]
     world.tasks.update((str(number), one) for number in range(count))
-    world.remembered.update((str(number), 1.0) for number in range(count))
+    world.totals.update((str(number), 1) for number in range(count))
     snapshot = world.frozen()
     assert b"".join(pieces(snapshot)) == whole(snapshot)
 

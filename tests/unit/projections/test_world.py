@@ -13,15 +13,25 @@ from events import codec
 from events.base import START, Event, Position
 from events.coordinator import CoordinatorStarted, CoordinatorStopped, CoordinatorTurn
 from events.errors import Corrupt
+from events.idempotency import IdempotencyForgotten
 from events.node import NodeHeartbeat
 from events.service import ServiceDeregistered, ServiceHeartbeat, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
-from events.task import TaskCancelled, TaskCompleted, TaskStarted, TaskSubmitted
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskStarted,
+    TaskStatus,
+    TaskSubmitted,
+)
 from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
-from projections import world as world_module
-from projections.snapshot import KeyedTask, Snapshot
+from projections.snapshot import Snapshot
 from projections.source import GENESIS, Record, chain_after
-from projections.world import FOLD_VERSION, World
+from projections.task import EndedTask, KeyedTask, checksum, content_of
+from projections.upgrade import FOLD_VERSION
+from projections.world import OUTCOMES, World
 from tests.specification import BEGIN, Scribe, fold, journal_record, said, write
 from tests.unit.projections.histories import write_history
 
@@ -62,7 +72,7 @@ def test_a_new_world_is_before_the_first_record() -> None:
     assert (world.position, world.time, world.chain) == (START, 0.0, GENESIS)
     assert (world.generation, world.epoch, world.holder, world.leader, world.unfoldable) == (0, 0, "", "", "")
     assert not any([world.containers, world.services, world.tasks, world.workers, world.nodes, world.pools])
-    assert not any([world.sessions, world.remembered, world.keyed, world.totals])
+    assert not any([world.sessions, world.memory.count, world.totals])
 
 
 def test_folding_a_commit_gives_its_events_and_moves_the_world_behind_them() -> None:
@@ -329,23 +339,34 @@ def test_eviction_is_the_same_after_a_restore(cut: int) -> None:
 
 
 def test_a_command_is_remembered_for_ten_minutes_of_commit_time() -> None:
-    """At 600 s the key is still known; just after, with the next commit, it is not."""
+    """Commands of one minute leave together, at the latest a minute after that."""
     scribe = Scribe()
     scribe.commit(said(submit("a"), at=BEGIN, commandid="one"), said(submit("b"), commandid="two"))
-    scribe.commit(said(submit("c"), at=BEGIN + 1, commandid="three"))
-    assert scribe.world.remembered == {"tester/one": BEGIN, "tester/two": BEGIN, "tester/three": BEGIN + 1}
+    scribe.commit(said(submit("c"), at=BEGIN + 70, commandid="three"))
+    assert [known(scribe, name) for name in ("one", "two", "three", "four")] == [True, True, True, False]
     scribe.commit(said(submit("d"), at=BEGIN + 600))
-    assert set(scribe.world.remembered) == {"tester/one", "tester/two", "tester/three"}
-    scribe.commit(said(submit("e"), at=BEGIN + 600.5))
-    assert set(scribe.world.remembered) == {"tester/three"}
+    assert known(scribe, "one")
+    scribe.commit(said(submit("e"), at=BEGIN + 661))
+    assert [known(scribe, name) for name in ("one", "two", "three")] == [False, False, True]
 
 
-def test_a_repeated_command_is_remembered_since_it_first_came() -> None:
-    """Repeats do not extend the time."""
-    scribe = Scribe()
-    for number in range(3):
-        scribe.commit(said(submit(f"t{number}"), at=BEGIN + 500 * number, commandid="one"))
-        assert ("tester/one" in scribe.world.remembered) == (number < 2)
+def known(scribe: Scribe, commandid: str) -> bool:
+    return scribe.world.outcome_of("tester", commandid) is not None
+
+
+def test_what_a_failed_attempt_led_to_is_remembered_with_its_command() -> None:
+    """A repeat gets the answer of the first time, whatever became of the task."""
+    start = TaskStarted(task_id="a", worker_id="w", claim_id="c", attempt=1, lease="c.1")
+    retried = TaskAttemptFailed(task_id="a", lease="c.1", error="e", reason="failed", retry_at=BEGIN)
+    failed = TaskFailed(task_id="b", lease="c.1", error="e", reason="failed")
+    world = fold(
+        submit("a"), start, said(retried, commandid="one"), submit("b"),
+        said(msgspec.structs.replace(start, task_id="b"), commandid="two"), said(failed, commandid="two"),
+    )  # fmt: skip
+    assert [world.outcome_of("tester", one) for one in ("one", "two")] == [
+        OUTCOMES[TaskAttemptFailed],
+        OUTCOMES[TaskFailed],
+    ]
 
 
 def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
@@ -353,48 +374,64 @@ def test_a_command_is_remembered_by_an_unknown_event_too() -> None:
     world = World()
     raw = (MOON % AT)[:-1] + b',"commandid":"one"}'
     world.apply_record(journal_record(codec.join([raw]), after=world))
-    assert set(world.remembered) == {"/one"}
+    assert world.outcome_of("", "one") is not None
 
 
-def test_no_more_commands_are_remembered_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest are dropped first."""
-    monkeypatch.setattr(world_module, "COMMANDS_KEPT", 2)
-    scribe = Scribe()
-    for number in range(4):
-        scribe.commit(said(submit(f"t{number}"), commandid=f"c{number}"))
-    assert list(scribe.world.remembered) == ["tester/c2", "tester/c3"]
-
-
-def test_an_idempotency_key_names_the_first_task_of_its_tenant() -> None:
+def test_an_idempotency_key_names_the_task_of_its_tenant() -> None:
     """The same key of another tenant is a different key; an empty key is not a key."""
     world = fold(
-        said(submit("a", "k"), tenant="acme"),
-        said(submit("b", "k"), tenant="blue"),
-        said(submit("c", "k"), tenant="acme"),
-        said(submit("d"), tenant="acme"),
+        said(submit("a", "k"), tenant="acme"), said(submit("b", "k"), tenant="blue"), said(submit("d"), tenant="acme")
     )
-    assert world.keyed == {
-        "acme/k": KeyedTask(task_id="a", at=BEGIN),
-        "blue/k": KeyedTask(task_id="b", at=BEGIN + 1),
-    }
+    assert [world.keyed_task(tenant, "k") for tenant in ("acme", "blue", "default")] == [
+        KeyedTask("a", checksum("")), KeyedTask("b", checksum("")), None,
+    ]  # fmt: skip
+    assert world.keyed_task("acme", "") is None
 
 
 def test_an_idempotency_key_outlives_its_task_and_is_forgotten_after_a_week() -> None:
-    """Seven days of commit time to the second, independent of the task's eviction."""
+    """Seven days of commit time, independent of the task's eviction; keys of one hour leave together."""
     week_s = 7 * 86_400.0
     scribe = write(leads(ended_kept=0), said(submit("a", "k"), at=BEGIN), TaskCancelled(task_id="a"))
     assert scribe.world.tasks == {}
     scribe.commit(said(submit("b"), at=BEGIN + week_s))
-    assert set(scribe.world.keyed) == {"default/k"}
-    scribe.commit(said(submit("c"), at=BEGIN + week_s + 1))
-    assert scribe.world.keyed == {}
+    assert scribe.world.keyed_task("default", "k") is not None
+    scribe.commit(said(submit("c"), at=BEGIN + week_s + 3600))
+    assert scribe.world.keyed_task("default", "k") is None
 
 
-def test_no_more_keys_are_kept_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest are dropped first."""
-    monkeypatch.setattr(world_module, "IDEMPOTENCY_KEPT", 2)
-    world = fold(*(submit(f"t{number}", f"k{number}") for number in range(4)))
-    assert list(world.keyed) == ["default/k2", "default/k3"]
+def test_keys_of_a_tenant_are_forgotten_by_an_event() -> None:
+    """The others keep theirs."""
+    scribe = Scribe()
+    scribe.commit(said(submit("a", "k"), at=BEGIN, tenant="acme"), said(submit("b", "k"), tenant="blue"))
+    scribe.commit(said(submit("c"), at=BEGIN + 7200))
+    scribe.commit(IdempotencyForgotten(tenant="acme", through=BEGIN + 3600))
+    assert scribe.world.keyed_task("acme", "k") is None
+    assert scribe.world.keyed_task("blue", "k") is not None
+
+
+def test_an_evicted_task_is_remembered_by_what_its_repeats_need() -> None:
+    """Its status, its lease, and what it was submitted with; a task that ended long ago is not."""
+    scribe = write(leads(retention_s=30.0), submit("a"), submit("b"), TaskCancelled(task_id="a"))
+    scribe.commit(said(submit("c"), at=BEGIN + 100))
+    found = scribe.world.ended_task("a")
+    assert found == EndedTask(TaskStatus.CANCELLED, content_of(submit("a"), ""), checksum(""), 0)
+    assert scribe.world.ended_task("b") is None
+    scribe.commit(TaskCancelled(task_id="b"))
+    scribe.commit(said(submit("d"), at=BEGIN + 10_000))
+    assert (scribe.world.ended_task("a"), scribe.world.ended_task("b"), set(scribe.world.tasks)) == (
+        None,
+        None,
+        {"c", "d"},
+    )
+
+
+def test_other_ended_things_stay_for_as_long_as_a_repeat_may_come() -> None:
+    """They are few, so they stay whole, whatever the limits say."""
+    scribe = write(leads(retention_s=0.0, ended_kept=0), SERVICE, ServiceDeregistered(service_id="v"))
+    scribe.commit(said(submit("a"), at=BEGIN + 600))
+    assert "v" in scribe.world.services
+    scribe.commit(said(submit("b"), at=BEGIN + 700))
+    assert "v" not in scribe.world.services
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------
@@ -438,7 +475,7 @@ def test_a_snapshot_of_another_fold_version_is_not_used() -> None:
         lambda data: data.update(tasks={}),
         lambda data: data["tasks"][0].update(status="asleep"),
         lambda data: data["tasks"][0].pop("task_id"),
-        lambda data: data.update(remembered={"one": "then"}),
+        lambda data: data.update(memory=[{"kind": "task"}]),
     ],
     ids=range(6),
 )

@@ -74,6 +74,7 @@ RULES: list[tuple[str, Any, str]] = [
     ("scheduler.claim_wait_max_s", 7.5, "claim_wait_max_s"),
     ("scheduler.payload_bytes_max", 7777, "payload_bytes_max"),
     ("engine.text_chars_max", 777, "text_chars_max"),
+    ("engine.remembered_max", 7777, "remembered_max"),
     ("node.node_lease_s", 7.5, "node_lease_s"),
     ("node.cpu_overcommit", 7.5, "cpu_overcommit"),
 ]
