@@ -21,6 +21,12 @@ PIECE = 1000
 """Values in a piece; to encode them takes about a millisecond."""
 
 
+class SealedPiece(bytes):
+    """A piece that later snapshots have too, byte for byte: a sealed slice of the memory."""
+
+    __slots__ = ()
+
+
 class MassSilence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     A mass silence of one kind since *since*: until it is *accepted*, no entity of that kind is declared lost.
@@ -78,7 +84,8 @@ def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
             step = 1 if name == "memory" else size  # a slice is itself as large as a piece
             for at in range(0, len(value), step):
                 part = value[at : at + step]
-                yield _encode(part)[len(_head(len(part), _ARRAY)) :]
+                piece = _encode(part)[len(_head(len(part), _ARRAY)) :]
+                yield SealedPiece(piece) if name == "memory" and not part[0].is_open else piece
         elif isinstance(value, dict):
             yield _head(len(value), _MAP)
             items = list(value.items())

@@ -15,6 +15,7 @@ import base64
 import zlib
 from contextlib import suppress
 from hashlib import sha256
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ from coordinator.journal.reader import STALE_LEADER_S
 from events.base import Position
 from events.codec import UNREADABLE, rfc3339
 from events.errors import Corrupt, Unavailable
-from projections.snapshot import pieces
+from projections.snapshot import SealedPiece, pieces
 from projections.source import chain_after
 from projections.upgrade import FOLD_VERSION, READABLE
 
@@ -45,10 +46,27 @@ CHUNK_BYTES = 512 * 1024
 ANSWER_TIMEOUT_S = 10.0
 ASK_AGAIN_S = 1.0
 KEPT = 3
+SECTION_BYTES = 64 * 1024
+"""A sealed slice smaller than this is no section of its own."""
+MOST_REUSED = 8
 MOST_LISTED = 100
 """How many manifests are read at most; fewer are ever kept."""
 
 _Made = TypeVar("_Made")
+
+
+class Section(msgspec.Struct, frozen=True, array_like=True):
+    """
+    A part of a snapshot that is packed by itself: the next *chunks* of its chunks.
+
+    A sealed slice of the memory is a section of its own: the next snapshots refer to its chunks, up to `MOST_REUSED`
+    times, as chunks are only removed from the front of the stream.
+    """
+
+    chunks: int
+    size_bytes: int
+    digest: str
+    reused: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     chunks: list[int]
     """Their sequences in the stream."""
     written_at: str = ""
+    sections: list[Section] = []
+    """How the chunks are packed; empty: as one section."""
 
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,19 +154,32 @@ class Snapshots:
     async def put(self, encoded: Iterator[bytes], of: Snapshot) -> Manifest:
         """Store an *encoded* snapshot, perhaps of an older fold, of the world *of*; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
-        packer = Packer(encoded)
+        before = (await self.manifests())[:1]
+        known = {one.digest: (one, chunks) for manifest in before for one, chunks in _sections_of(manifest)}
+        hashing = _Hashing(encoded)
+        sections: list[Section] = []
         chunks: list[int] = []
-        while chunk := await asyncio.to_thread(packer.next):
-            chunks.append(await self._put(self._subjects.snapshot_chunk, chunk))
+        for digest, pieces_of_one in groupby(hashing, key=_digest_of_sealed):
+            section, stored = known.get(digest, (None, []))
+            if section is not None and section.reused < MOST_REUSED:
+                section = msgspec.structs.replace(section, reused=section.reused + 1)
+            else:
+                packer, stored = Packer(pieces_of_one), []
+                while chunk := await asyncio.to_thread(packer.next):
+                    stored.append(await self._put(self._subjects.snapshot_chunk, chunk))
+                section = Section(len(stored), packer.size_bytes, packer.digest)
+            sections.append(section)
+            chunks += stored
         manifest = Manifest(
             position=of.position,
             chain=of.chain.hex(),
             generation=of.generation,
             fold_version=of.fold_version,
-            digest=packer.digest,
-            size_bytes=packer.size_bytes,
+            digest=hashing.digest,
+            size_bytes=hashing.size_bytes,
             chunks=chunks,
             written_at=rfc3339(SystemClock().wall()),
+            sections=sections,
         )
         await self._put(self._subjects.snapshot_manifest, msgspec.json.encode(manifest))
         await self._remove_oldest()
@@ -160,14 +193,23 @@ class Snapshots:
             Corrupt: it is damaged, or was removed while it was read.
             Unavailable: JetStream does not answer.
         """
-        packed = []
-        for sequence in manifest.chunks:
-            message = await self._get({"seq": sequence})
-            if message is None:
-                msg = f"the snapshot at {manifest.position} lacks its chunk {sequence}: it was removed or is damaged"
-                raise Corrupt(msg)
-            packed.append(message[1])
-        return await asyncio.to_thread(unpacked, b"".join(packed), manifest.size_bytes, manifest.digest)
+        made = []
+        for section, chunks in _sections_of(manifest):
+            packed = []
+            for sequence in chunks:
+                message = await self._get({"seq": sequence})
+                if message is None:
+                    msg = (
+                        f"the snapshot at {manifest.position} lacks its chunk {sequence}: it was removed or is damaged"
+                    )
+                    raise Corrupt(msg)
+                packed.append(message[1])
+            made.append(await asyncio.to_thread(unpacked, b"".join(packed), section.size_bytes, section.digest))
+        data = made[0] if len(made) == 1 else b"".join(made)
+        if len(data) != manifest.size_bytes or await asyncio.to_thread(_digest, data) != manifest.digest:
+            msg = f"the snapshot at {manifest.position} is not what its manifest says: {len(data)} bytes"
+            raise Corrupt(msg)
+        return data
 
     async def newest(
         self, journal: SearchableJournal, make: Callable[[bytes], _Made], *, before: int | None = None
@@ -283,6 +325,47 @@ class Snapshots:
                 return None
             raise Unavailable(f"{self._stream}: {error.message}") from error
         return stored["seq"], base64.b64decode(stored.get("data", ""))
+
+
+class _Hashing:
+    """Iterates over pieces, and hashes and counts all of them."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self.size_bytes = 0
+        self._source = source
+        self._hashing = sha256()
+
+    def __iter__(self) -> _Hashing:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._source)
+        self._hashing.update(piece)
+        self.size_bytes += len(piece)
+        return piece
+
+    @property
+    def digest(self) -> str:
+        """The digest of all pieces so far, hexadecimal."""
+        return self._hashing.hexdigest()
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
+def _digest_of_sealed(piece: bytes) -> str:
+    """Return the digest of a sealed slice that is to be a section of its own; '' for anything else."""
+    return _digest(piece) if isinstance(piece, SealedPiece) and len(piece) >= SECTION_BYTES else ""
+
+
+def _sections_of(manifest: Manifest) -> Iterator[tuple[Section, list[int]]]:
+    """Yield the sections of a snapshot, each with its chunks."""
+    at = 0
+    whole = Section(len(manifest.chunks), manifest.size_bytes, manifest.digest)
+    for section in manifest.sections or [whole]:
+        yield section, manifest.chunks[at : at + section.chunks]
+        at += section.chunks
 
 
 class Packer:

@@ -15,7 +15,9 @@ from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.journal.replay import begun
 from coordinator.journal.snapshots import Manifest, Packer, Snapshots, unpacked
 from coordinator.journal.stream import NatsJournal
+from events.base import Position
 from events.subjects import Subjects
+from projections.memory import TASK
 from projections.world import World
 from tests.journals import a_bit_of_everything, folded, some_tasks
 from tests.real_server import RealServer
@@ -123,6 +125,28 @@ async def test_what_cannot_be_believed_is_passed_over(
     assert used is not None
     assert used.digest() == older.digest()
     assert (await begun(journal, snapshots)).digest() == (await folded(journal)).digest()
+
+
+async def test_a_sealed_slice_is_stored_once_for_several_snapshots(
+    engine: Engine, journal: NatsJournal, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later snapshots refer to its chunks, and store it again before the space that this keeps grows too large."""
+    monkeypatch.setattr("coordinator.journal.snapshots.MOST_REUSED", 3)
+    await a_bit_of_everything(engine)
+    world = await folded(journal)
+    for number in range(20_000):
+        world.memory.note(TASK, f"task_{number:025d}", b"x" * 11, world.time)
+    stored: list[tuple[int, int]] = []
+    for number in range(6):
+        world.memory.note(TASK, f"other-{number}", b"x", world.time)
+        world.position = Position(world.position.sequence, number)
+        manifest = await snapshots.write(world.frozen())
+        assert World.restore(await snapshots.load(manifest)).digest() == world.digest() == manifest.digest
+        first = next(at for at, one in enumerate(manifest.sections) if one.size_bytes > 300_000)
+        before = sum(one.chunks for one in manifest.sections[:first])
+        stored.append((manifest.sections[first].reused, manifest.chunks[before]))
+    assert [reused for reused, _ in stored] == [0, 1, 2, 3, 0, 1]
+    assert len({chunk for _, chunk in stored}) == 2
 
 
 async def test_a_manifest_that_is_none_is_passed_over(

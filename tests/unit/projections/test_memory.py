@@ -111,16 +111,21 @@ def test_names_are_found_in_any_of_many_slices() -> None:
     assert not any(memory.find(TASK, name) for name in names[:1000])
 
 
-@pytest.mark.usefixtures("small")
-def test_the_index_forgets_slices_that_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A merge leaves out what belongs to slices that are gone, so that keys of years do not add up."""
+def test_the_index_forgets_slices_that_were_dropped() -> None:
+    """A merge leaves out what belongs to slices that are gone; a run of which nothing is left goes at once."""
     memory = Memory()
-    for number in range(200):
-        memory.note(KEY, f"k{number}", b"x", BEGIN + 10_000 * number, "acme")
-        memory.advance(BEGIN + 10_000 * number)
-    runs = [run for level in memory._indexes[KEY]._levels for run in level]
-    assert memory.count <= 62
-    assert sum(len(slots) for slots, _ in runs) < 2 * memory.count
+    levels = memory._indexes[KEY]._levels
+    for hour in range(17):
+        memory.note(KEY, f"k{hour}", b"x", BEGIN + 3600 * hour, "acme" if hour else "blue")
+        memory.advance(BEGIN + 3600 * hour)
+        if hour == 10:
+            memory.forget("acme", BEGIN + 3600)
+            assert [sum(len(slots) for slots, _ in level) for level in levels] == [2, 8, 0]
+    assert [sum(len(slots) for slots, _ in level) for level in levels] == [0, 0, 15]
+    assert [hour for hour in range(17) if memory.find(KEY, f"k{hour}", "acme") is None] == [0, 1]
+    memory.forget("acme", BEGIN + 3600 * 20)
+    memory.forget("blue", BEGIN + 3600 * 20)
+    assert [sum(len(slots) for slots, _ in level) for level in levels] == [0, 0, 0]
 
 
 def test_to_forget_names_the_tenant_with_the_most_keys_and_its_oldest() -> None:

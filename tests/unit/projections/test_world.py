@@ -27,6 +27,7 @@ from events.task import (
     TaskSubmitted,
 )
 from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
+from projections.memory import Memory
 from projections.snapshot import Snapshot
 from projections.source import GENESIS, Record, chain_after
 from projections.task import EndedTask, KeyedTask, checksum, content_of
@@ -432,6 +433,16 @@ def test_other_ended_things_stay_for_as_long_as_a_repeat_may_come() -> None:
     assert "v" in scribe.world.services
     scribe.commit(said(submit("b"), at=BEGIN + 700))
     assert "v" not in scribe.world.services
+
+
+def test_what_lives_has_a_digest_of_its_own() -> None:
+    """It does not depend on what has ended, nor on what is remembered of it."""
+    scribe = write(leads(retention_s=30.0), submit("a"), TaskCancelled(task_id="a"), submit("b"))
+    before, other = scribe.world.digest_of_living(), write(leads(retention_s=30.0), submit("a")).world
+    assert before != other.digest_of_living()
+    del scribe.world.tasks["a"]
+    scribe.world.memory = Memory()
+    assert scribe.world.digest_of_living() == before
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------
