@@ -46,8 +46,8 @@ CHUNK_BYTES = 512 * 1024
 ANSWER_TIMEOUT_S = 10.0
 ASK_AGAIN_S = 1.0
 KEPT = 3
-SECTION_BYTES = 64 * 1024
-"""A sealed slice smaller than this is no section of its own."""
+PART_BYTES = 64 * 1024
+"""A sealed slice smaller than this is no part of its own."""
 MOST_REUSED = 8
 MOST_LISTED = 100
 """How many manifests are read at most; fewer are ever kept."""
@@ -55,11 +55,11 @@ MOST_LISTED = 100
 _Made = TypeVar("_Made")
 
 
-class Section(msgspec.Struct, frozen=True, array_like=True):
+class PackedPart(msgspec.Struct, frozen=True, array_like=True):
     """
     A part of a snapshot that is packed by itself: the next *chunks* of its chunks.
 
-    A sealed slice of the memory is a section of its own: the next snapshots refer to its chunks, up to `MOST_REUSED`
+    A sealed slice of the memory is a part of its own: the next snapshots refer to its chunks, up to `MOST_REUSED`
     times, as chunks are only removed from the front of the stream.
     """
 
@@ -81,8 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     chunks: list[int]
     """Their sequences in the stream."""
     written_at: str = ""
-    sections: list[Section] = []
-    """How the chunks are packed; empty: as one section."""
+    parts: list[PackedPart] = []
+    """How the chunks are packed; empty: as one part."""
 
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,20 +155,20 @@ class Snapshots:
         """Store an *encoded* snapshot, perhaps of an older fold, of the world *of*; raises as `write` does."""
         await ensure_stream(self._bus, snapshot_stream(self._subjects, replicas=self._replicas))
         before = (await self.manifests())[:1]
-        known = {one.digest: (one, chunks) for manifest in before for one, chunks in _sections_of(manifest)}
+        known = {one.digest: (one, chunks) for manifest in before for one, chunks in _parts_of(manifest)}
         hashing = _Hashing(encoded)
-        sections: list[Section] = []
+        parts: list[PackedPart] = []
         chunks: list[int] = []
         for digest, pieces_of_one in groupby(hashing, key=_digest_of_sealed):
-            section, stored = known.get(digest, (None, []))
-            if section is not None and section.reused < MOST_REUSED:
-                section = msgspec.structs.replace(section, reused=section.reused + 1)
+            part, stored = known.get(digest, (None, []))
+            if part is not None and part.reused < MOST_REUSED:
+                part = msgspec.structs.replace(part, reused=part.reused + 1)
             else:
                 packer, stored = Packer(pieces_of_one), []
                 while chunk := await asyncio.to_thread(packer.next):
                     stored.append(await self._put(self._subjects.snapshot_chunk, chunk))
-                section = Section(len(stored), packer.size_bytes, packer.digest)
-            sections.append(section)
+                part = PackedPart(len(stored), packer.size_bytes, packer.digest)
+            parts.append(part)
             chunks += stored
         manifest = Manifest(
             position=of.position,
@@ -179,7 +179,7 @@ class Snapshots:
             size_bytes=hashing.size_bytes,
             chunks=chunks,
             written_at=rfc3339(SystemClock().wall()),
-            sections=sections,
+            parts=parts,
         )
         await self._put(self._subjects.snapshot_manifest, msgspec.json.encode(manifest))
         await self._remove_oldest()
@@ -194,7 +194,7 @@ class Snapshots:
             Unavailable: JetStream does not answer.
         """
         made = []
-        for section, chunks in _sections_of(manifest):
+        for part, chunks in _parts_of(manifest):
             packed = []
             for sequence in chunks:
                 message = await self._get({"seq": sequence})
@@ -204,7 +204,7 @@ class Snapshots:
                     )
                     raise Corrupt(msg)
                 packed.append(message[1])
-            made.append(await asyncio.to_thread(unpacked, b"".join(packed), section.size_bytes, section.digest))
+            made.append(await asyncio.to_thread(unpacked, b"".join(packed), part.size_bytes, part.digest))
         data = made[0] if len(made) == 1 else b"".join(made)
         if len(data) != manifest.size_bytes or await asyncio.to_thread(_digest, data) != manifest.digest:
             msg = f"the snapshot at {manifest.position} is not what its manifest says: {len(data)} bytes"
@@ -355,17 +355,17 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of_sealed(piece: bytes) -> str:
-    """Return the digest of a sealed slice that is to be a section of its own; '' for anything else."""
-    return _digest(piece) if isinstance(piece, SealedPiece) and len(piece) >= SECTION_BYTES else ""
+    """Return the digest of a sealed slice that is to be a part of its own; '' for anything else."""
+    return _digest(piece) if isinstance(piece, SealedPiece) and len(piece) >= PART_BYTES else ""
 
 
-def _sections_of(manifest: Manifest) -> Iterator[tuple[Section, list[int]]]:
-    """Yield the sections of a snapshot, each with its chunks."""
+def _parts_of(manifest: Manifest) -> Iterator[tuple[PackedPart, list[int]]]:
+    """Yield the parts of a snapshot, each with its chunks."""
     at = 0
-    whole = Section(len(manifest.chunks), manifest.size_bytes, manifest.digest)
-    for section in manifest.sections or [whole]:
-        yield section, manifest.chunks[at : at + section.chunks]
-        at += section.chunks
+    whole = PackedPart(len(manifest.chunks), manifest.size_bytes, manifest.digest)
+    for part in manifest.parts or [whole]:
+        yield part, manifest.chunks[at : at + part.chunks]
+        at += part.chunks
 
 
 class Packer:

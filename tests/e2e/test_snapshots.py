@@ -142,9 +142,9 @@ async def test_a_sealed_slice_is_stored_once_for_several_snapshots(
         world.position = Position(world.position.sequence, number)
         manifest = await snapshots.write(world.frozen())
         assert World.restore(await snapshots.load(manifest)).digest() == world.digest() == manifest.digest
-        first = next(at for at, one in enumerate(manifest.sections) if one.size_bytes > 300_000)
-        before = sum(one.chunks for one in manifest.sections[:first])
-        stored.append((manifest.sections[first].reused, manifest.chunks[before]))
+        first = next(at for at, one in enumerate(manifest.parts) if one.size_bytes > 300_000)
+        before = sum(one.chunks for one in manifest.parts[:first])
+        stored.append((manifest.parts[first].reused, manifest.chunks[before]))
     assert [reused for reused, _ in stored] == [0, 1, 2, 3, 0, 1]
     assert len({chunk for _, chunk in stored}) == 2
 
