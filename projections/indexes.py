@@ -132,6 +132,11 @@ def _count(counts: dict[str, int], name: str, by: int) -> None:
         del counts[name]
 
 
+def _remove(ids: list[str], one: str) -> None:
+    """Remove an id from a sorted list that contains it."""
+    del ids[bisect_left(ids, one)]
+
+
 class Indexes:
     """All indexes of one world; each `…_changed` gets the value before and after, None for absent."""
 
@@ -140,7 +145,7 @@ class Indexes:
         self.shapes: dict[ShapeKey, Shape] = {}
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
-        self.task_counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.services_by_tenant: dict[str, int] = {}
@@ -150,7 +155,9 @@ class Indexes:
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
-        self.service_ids: list[str] = []  # sorted, so that a page may begin anywhere
+        # Sorted, so that a page may begin anywhere.
+        self.service_ids: list[str] = []
+        self.service_ids_by_status: dict[ServiceStatus, list[str]] = {}
         self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
@@ -158,7 +165,7 @@ class Indexes:
     @property
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
-        return self.task_counts[_PENDING] - len(self.parked_members)
+        return len(self.tasks[_PENDING]) - len(self.parked_members)
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -176,13 +183,13 @@ class Indexes:
                 self._still_pending(after)
             return
         if before is not None:
-            self.task_counts[before.status] -= 1
+            del self.tasks[before.status][before.task_id]
             if was is _PENDING:
                 self._not_pending(before)
             elif was is _RUNNING:
                 self._not_running(before)
         if after is not None:
-            self.task_counts[after.status] += 1
+            self.tasks[after.status][after.task_id] = None
             if now is _PENDING:
                 self._pending(after)
             elif now is _RUNNING:
@@ -194,7 +201,8 @@ class Indexes:
             _count(self.services_by_tenant, before.tenant, -1)
             _count(self.services_by_source, before.source, -1)
             if after is None or after.is_ended:
-                del self.service_ids[bisect_left(self.service_ids, before.service_id)]
+                _remove(self.service_ids, before.service_id)
+            _remove(self.service_ids_by_status[before.status], before.service_id)
             group = self.services[before.service_name][before.status]
             del group[before.service_id]
             if not group and not any(self.services[before.service_name].values()):
@@ -204,6 +212,7 @@ class Indexes:
             _count(self.services_by_source, after.source, 1)
             if before is None or before.is_ended:
                 insort(self.service_ids, after.service_id)
+            insort(self.service_ids_by_status.setdefault(after.status, []), after.service_id)
             groups = self.services.setdefault(after.service_name, {})
             groups.setdefault(after.status, {})[after.service_id] = None
 

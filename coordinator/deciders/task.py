@@ -80,7 +80,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
             "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
         )
         raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
-    if world.indexes.task_counts[TaskStatus.PENDING] >= context.rules.max_pending_tasks:
+    if len(world.indexes.tasks[TaskStatus.PENDING]) >= context.rules.max_pending_tasks:
         most = context.rules.max_pending_tasks
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)

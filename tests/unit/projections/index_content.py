@@ -36,7 +36,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         },
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
-        "task counts": indexes.task_counts,
+        "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "services by": (indexes.services_by_tenant, indexes.services_by_source),
         "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
@@ -45,7 +45,10 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "services": {
             name: {status: set(members) for status, members in groups.items() if members} for name, groups in services
         },
-        "service ids": indexes.service_ids,
+        "service ids": (
+            indexes.service_ids,
+            {status: ids for status, ids in indexes.service_ids_by_status.items() if ids},
+        ),
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
     }
@@ -67,7 +70,7 @@ def content_from(world: World) -> dict[str, Any]:
         },
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
-        "task counts": {status: sum(task.status is status for task in tasks) for status in TaskStatus},
+        "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "services by": (dict(Counter(s.tenant for s in services)), dict(Counter(s.source for s in services))),
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
@@ -79,7 +82,10 @@ def content_from(world: World) -> dict[str, Any]:
             name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
             for name, named in grouped(services, lambda s: s.service_name)
         },
-        "service ids": sorted(service.service_id for service in services),
+        "service ids": (
+            sorted(service.service_id for service in services),
+            {status: sorted(one.service_id for one in same) for status, same in grouped(services, lambda s: s.status)},
+        ),
         "containers on": {
             node_id: {container.container_id for container in there}
             for node_id, there in grouped(standing, lambda c: c.node_id)
