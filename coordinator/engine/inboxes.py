@@ -3,8 +3,8 @@ The items of the inboxes that wait for a turn, and how a turn takes them: each e
 
 A turn that took items records how far each inbox is read, in the same commit; so the next leader continues exactly
 after the last item, whatever crashed in between. An item that does not fit waits for the next turn, and the position
-does not pass it. A refused command is recorded as refused and blocks nothing. This must never lose an item or take one
-twice.
+does not pass it. A refused command is recorded as refused and blocks nothing. One that cannot be decided now, as a
+memory is full, waits until it can, and so does what came after it. This must never lose an item or take one twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.inbox import Item, refusal
 from coordinator.engine.intake import Asked
 from coordinator.engine.turn import FoldFailed, TurnFull
-from events.errors import CoordinationError, Refused
+from events.errors import CoordinationError, Refused, Unavailable
 from events.inbox import InboxRead
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class _Queue:
         self.stream_created = ""
         self.waiting: deque[tuple[str, Item]] = deque()
         self.reached: InboxPlace | None = None
+        self.is_held = False
         self.room = asyncio.Event()
         self.room.set()
 
@@ -148,7 +149,7 @@ class InboxTurns:
                 turn.record(
                     [InboxRead(domain=queue.domain, stream_created=created, sequence=sequence, index=index)], READER
                 )
-        if any(queue.waiting for queue in self._queues.values()):
+        if any(queue.waiting and not queue.is_held for queue in self._queues.values()):
             self._wake()
         for domain in tuple(self._queues)[:1]:
             # Another inbox is first in the next turn, so that an item that needs a whole turn gets one.
@@ -166,11 +167,15 @@ class InboxTurns:
                 return 0
             turn.reserve(READ_BYTES)
         taken = 0
+        queue.is_held = False
         while taken < most and queue.waiting and turn.room > room_bytes:
             created, item = queue.waiting[0]
             try:
                 self._take_up(turn, queue.domain, item, f"{queue.domain} {created} {item.sequence}.{item.index}")
             except TurnFull:
+                break
+            except Unavailable:
+                queue.is_held = True  # until the next turn, which begins with the next command or tick
                 break
             queue.waiting.popleft()
             taken += 1
@@ -184,7 +189,7 @@ class InboxTurns:
         Decide or record one item.
 
         Raises:
-            TurnFull: nothing of the item was recorded; it belongs to the next turn.
+            TurnFull, Unavailable: nothing of the item was recorded; it belongs to the next turn.
             FoldFailed: see `Turn.record`.
         """
         caller = Caller(actor=domain, tenant=item.tenant, command_id=item.command_id, traceparent=item.traceparent)
@@ -195,7 +200,7 @@ class InboxTurns:
                 self._decide(turn, Asked(item.command, caller))
             elif item.event is not None:
                 turn.record([item.event], caller)
-        except TurnFull:
+        except (TurnFull, Unavailable):
             raise
         except FoldFailed as error:
             error.culprit = key

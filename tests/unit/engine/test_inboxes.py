@@ -16,6 +16,7 @@ from coordinator.doors.inbox_messages import Incoming, items_of
 from coordinator.engine.inboxes import InboxPlace
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.memory import MemoryStream
+from events.errors import Unavailable
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.task import TaskFailed, TaskReportRefused, TaskStatus, TaskSubmitted
 from projections.world import World
@@ -161,6 +162,34 @@ async def test_what_fits_into_no_turn_is_refused() -> None:
         await until_read(rig, 3)
         kinds = [event for event in rig.events() if isinstance(event, InboxRecorded | InboxRefused)]
         assert [type(event).__name__ for event in kinds] == ["InboxRecorded", "InboxRefused", "InboxRecorded"]
+
+
+async def test_what_cannot_be_decided_now_is_not_refused_for_good() -> None:
+    """It waits, with what came after it, and is taken when it can be; turns do not chase each other for it."""
+    decide = DECIDERS[SubmitTask]
+    full = True
+
+    def submit_if_there_is_room(world: Any, command: Any, context: Any) -> Any:
+        if full:
+            raise Unavailable("the memory is full", reason="memory_full")
+        return decide(world, command, context)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(DECIDERS, SubmitTask, submit_if_there_is_room)  # type: ignore[misc]  # a dict, and typed as one
+        async with leading() as rig:
+            put(rig, message(1, "order.placed", 1))
+            put(rig, message(2, "task.submitted", {"task_id": "a", "task_name": "n"}))
+            put(rig, message(3, "order.placed", 2))
+            await until_read(rig, 1)
+            turns = rig.engine.turns
+            await asyncio.sleep(10 * TICK_S)
+            assert rig.engine.turns - turns <= 15
+            assert rig.world.inboxes["execution"].sequence == 1
+            full = False
+            await until_read(rig, 3)
+            assert "a" in rig.world.tasks
+            inbox = rig.world.inboxes["execution"]
+            assert (inbox.recorded, inbox.refused) == (2, 0)
 
 
 async def test_two_inboxes_and_rpc_share_a_turn() -> None:
