@@ -130,6 +130,11 @@ class Bus:
         """The largest message that the server accepts."""
         return self._client.max_payload
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the network."""
+        return self._client.unsent_bytes
+
     async def until_connected(self, timeout_s: float) -> bool:
         """Wait until connected; return whether it is."""
         with suppress(TimeoutError):

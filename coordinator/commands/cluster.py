@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.coordinator import Watched
 from projections.inbox import Inbox
 
 
 class ListInboxes(Question, frozen=True, kw_only=True, gc=False):
-    """List the inboxes of other domains, and how far each is read."""
+    """List the inboxes of other domains, and how far each is read; with `after`, only those after that domain."""
 
     KIND, VERB, Answer = "inbox", "list", list[Inbox]
+    INSTEAD = PAGES
+
+    limit: int = 1000
+    after: str = ""
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):

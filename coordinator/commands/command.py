@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+PAGES = "read it page by page, with limit= and with after= the last id of the page before"
+"""How to read a list that does not fit into one answer."""
+
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """A command or a question."""
@@ -23,6 +26,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     """The roles that may send it, in addition to the administrator's; NATS permissions of a role follow from this."""
     REMEMBERED: ClassVar[bool] = False
     """Whether repeats are recognised by the command id, because the command creates nothing with an id of its own."""
+    INSTEAD: ClassVar[str] = ""
+    """What to ask instead when the answer does not fit into one message."""
 
 
 class Question(Command, frozen=True, kw_only=True, gc=False):

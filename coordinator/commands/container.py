@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.container import ContainerStatus, Secret
 from events.resources import NONE, Resources
 from projections.container import Container
@@ -75,8 +75,10 @@ class GetContainer(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListContainers(Question, frozen=True, kw_only=True, gc=False):
-    """List containers, newest first, without their environments."""
+    """List containers, newest first, without their environments; with `after`, only those after that container."""
 
     KIND, VERB, Answer = "container", "list", list[Container]
+    INSTEAD = PAGES
 
     limit: int = 100
+    after: str = ""

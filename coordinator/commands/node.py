@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.container import Secret
 from events.resources import NONE, Resources
 from projections.node import Node
@@ -98,11 +98,13 @@ class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ListNodes(Question, frozen=True, kw_only=True, gc=False):
-    """List nodes."""
+    """List nodes, newest first; with `after`, only those after that node."""
 
     KIND, VERB, Answer = "node", "list", list[Node]
+    INSTEAD = PAGES
 
     limit: int = 100
+    after: str = ""
 
 
 class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.resources import Resources
 from projections.pool import Pool
 
@@ -11,6 +11,7 @@ class DefinePool(Command, frozen=True, kw_only=True, gc=False):
     """Create a pool with this capacity, or change its capacity."""
 
     KIND, VERB, Answer = "pool", "define", Pool
+    INSTEAD = f"get_pool tells it: {PAGES}"
     FOR = frozenset()
 
     pool_id: str
@@ -38,8 +39,15 @@ class ReleasePool(Command, frozen=True, kw_only=True, gc=False):
 
 
 class GetPool(Question, frozen=True, kw_only=True, gc=False):
-    """Get one pool."""
+    """
+    Get one pool with all its allocations, oldest first.
+
+    With `limit`, with at most that many of them; with `after`, the id of a request, only with those after that one.
+    """
 
     KIND, VERB, Answer = "pool", "get", Pool
+    INSTEAD = PAGES
 
     pool_id: str
+    limit: int | None = None
+    after: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.service import ServiceStatus
 from projections.service import Service
 
@@ -81,12 +81,13 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 class FindServices(Question, frozen=True, kw_only=True, gc=False):
     """
-    Find service instances by name, type and status; answered at any moment, without waiting for a turn.
+    Find service instances by name, type and status.
 
     With `after` they are sorted by id and begin after that id: use it to read all of them page by page.
     """
 
     KIND, VERB, Answer = "service", "find", list[ServiceView]
+    INSTEAD = PAGES
     FOR = frozenset({"domain", "monitor", "agents", "follower"})
 
     service_name: str = ""
@@ -121,6 +122,7 @@ class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
     """List the last outcomes of a service's health checks, newest first."""
 
     KIND, VERB, Answer = "service", "history", list[CheckOutcome]
+    INSTEAD = "use a lower limit="
     FOR = frozenset({"domain", "monitor", "agents"})
 
     service_id: str

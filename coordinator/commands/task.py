@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from projections.task import Task
@@ -117,12 +117,18 @@ class GetTask(Question, frozen=True, kw_only=True, gc=False):
 
 
 class ListTasks(Question, frozen=True, kw_only=True, gc=False):
-    """List tasks, newest first, without their payloads and results."""
+    """
+    List tasks, newest first, without their payloads and results.
+
+    With `status`, those that came to it last are first. With `after`, the id of a task, the list begins after that one.
+    """
 
     KIND, VERB, Answer = "task", "list", list[Task]
+    INSTEAD = PAGES
 
     status: TaskStatus | None = None
     limit: int = 100
+    after: str = ""
 
 
 class SchedulingStrategy(Enum):

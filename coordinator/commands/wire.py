@@ -12,6 +12,7 @@ trusted: an error quotes a limited part of it, and nothing in it may stop the re
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -20,14 +21,18 @@ import msgspec
 from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
 from events.codec import UNREADABLE
-from events.errors import CoordinationError, Refused, error_of, shown
+from events.errors import CoordinationError, Refused, Unavailable, error_of, shown
 from events.ids import checked
 from events.resources import Resources
 
 MOST_COMMANDS = 1000
 """How many commands one request may have."""
+COUNTED_BYTES = 16_384
+"""A request of this size may have so many commands that to decode them all, only to refuse them, takes too long."""
 MESSAGE_CHARS_MOST = 1000
 """The longest error message; a longer one quotes input and is truncated."""
+ASK_AGAIN = "ask_again"
+"""The reason of an answer that had no room in its message: repeated in a smaller request, it gets the same outcome."""
 DEFAULT_TENANT = "default"
 TRACEPARENT_CHARS_MOST = 64
 """W3C Trace Context has 55."""
@@ -133,6 +138,8 @@ def request_of(commands: list[bytes]) -> bytes:
 
 def decode_request(body: bytes) -> list[WireCommand | Refused]:
     """Decode a request; a command that cannot be read is replaced by its error."""
+    if len(body) > COUNTED_BYTES and body.count(b'"type"') > MOST_COMMANDS:
+        return _decode_one_by_one(body)  # it counts before it decodes
     try:
         commands: list[WireCommand | Refused] = _request_decoder.decode(body)
     except UNREADABLE:
@@ -320,6 +327,65 @@ def encode_answer(value: Any, error: CoordinationError | None, epoch: str, posit
     message = cut(error.message)
     wire = WireError(code=error.code, message=message, reason=error.reason, retry_after_s=error.retry_after_s)
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))
+
+
+class DoesNotFit(Exception):
+    """A value has more bytes than its answer may have; *items* of its list fit."""
+
+    def __init__(self, items: int = 0) -> None:
+        super().__init__()
+        self.items = items
+
+
+def encode_value(value: Any, most: int) -> msgspec.Raw:
+    """
+    Encode the value of an answer. An iterator becomes a list, and is read no further than it fits.
+
+    Raises:
+        DoesNotFit: it has more than *most* bytes.
+    """
+    if not isinstance(value, Iterator):
+        encoded = _encoder.encode(value)
+        if len(encoded) > most:
+            raise DoesNotFit
+        return msgspec.Raw(encoded)
+    parts: list[bytes] = []
+    size = 2
+    for item in value:
+        part = _encoder.encode(item)
+        size += len(part) + 1
+        if size > most:
+            raise DoesNotFit(len(parts))
+        parts.append(part)
+    return msgspec.Raw(b"[%b]" % b",".join(parts))
+
+
+def ask_again() -> Unavailable:
+    """Return the error of an answer that has no room in the message it would share: the outcome stays as it is."""
+    msg = "the answers to this request do not fit into one message: ask this again, in a smaller request"
+    return Unavailable(msg, reason=ASK_AGAIN)
+
+
+def too_large(command: Command, most: int, items: int = 0) -> CoordinationError:
+    """
+    Return the error of an answer that does not even fit into a message of its own; it says what to ask instead.
+
+    Args:
+        command: the command or question.
+        most: the bytes that its answer may have.
+        items: how many items of its list fit; 0 if it is no list.
+    """
+    fits = f", only the first {items} items do" if items else ""
+    instead = f": {command.INSTEAD}" if command.INSTEAD else ""
+    why = f"does not fit into the {most} bytes of a message{fits}{instead}"
+    if command.IS_QUESTION:
+        return Refused(f"the answer {why}", reason="too_large")
+    return untold(command, why, "too_large")
+
+
+def untold(command: Command | None, why: str, reason: str) -> CoordinationError:
+    """Return the error of a command that was carried out and whose answer cannot be told; it was not refused."""
+    return CoordinationError(f"{type(command).__name__} was carried out, but its answer {why}", reason=reason)
 
 
 def decode_answers(body: bytes) -> list[Answer]:

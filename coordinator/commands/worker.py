@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import Command, Question
+from coordinator.commands.command import PAGES, Command, Question
 from events.resources import Resources
 from projections.worker import WorkerState
 
@@ -49,8 +49,10 @@ class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ListWorkers(Question, frozen=True, kw_only=True, gc=False):
-    """List workers."""
+    """List workers, newest first; with `after`, only those after that worker."""
 
     KIND, VERB, Answer = "worker", "list", list[WorkerState]
+    INSTEAD = PAGES
 
     limit: int = 100
+    after: str = ""

@@ -15,8 +15,16 @@ import structlog
 
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
-from coordinator.commands.task import WithdrawClaim
-from coordinator.commands.wire import WireCommand, check_command, decode_request, encode_answer
+from coordinator.commands.task import ClaimTasks, WithdrawClaim
+from coordinator.commands.wire import (
+    WireCommand,
+    ask_again,
+    check_command,
+    decode_request,
+    encode_answer,
+    too_large,
+    untold,
+)
 from coordinator.doors.dropped import SHOWN_CHARS, Dropped
 from coordinator.engine.intake import Asked
 from events.errors import CoordinationError, Refused
@@ -26,6 +34,7 @@ from events.subjects import may_answer
 if TYPE_CHECKING:
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
+    from coordinator.commands.command import Command
     from coordinator.doors.micro import Endpoint, RequestStats
     from coordinator.engine.engine import Engine
     from events.base import Position
@@ -35,6 +44,11 @@ log = structlog.get_logger(__name__)
 
 _ONE_WAY = (WithdrawClaim,)
 """Commands that may come without a reply subject: hints, which may be lost."""
+
+SMALL_BYTES = 256
+"""Room for this much is set aside for each answer of a request: for "ask again", with epoch and position."""
+HELD_BYTES_MOST = 16 * 1024 * 1024
+"""Answers that wait for the others of their request, over all requests."""
 
 
 class RpcDoor:
@@ -48,6 +62,7 @@ class RpcDoor:
         self._subjects = subjects
         self._unanswerable = Dropped("request_dropped")
         self._last_source = ""
+        self._held_bytes = 0
         self._as_of: tuple[Position | None, str, str] = (None, "", "")
 
     def take(self, message: Message) -> None:
@@ -59,7 +74,8 @@ class RpcDoor:
             return
         source, kind, verb = self._subjects.parse_rpc(message.subject)
         wire_commands = decode_request(message.data)
-        request = _Request(self, message.reply, len(wire_commands), self._stats.get((kind, verb)))
+        request = _Request(self, message.reply, source, wire_commands, self._stats.get((kind, verb)))
+        size = len(message.data) // len(wire_commands) if wire_commands else 0
         for index, wire_command in enumerate(wire_commands):
             reply = _Reply(request, index)
             try:
@@ -67,7 +83,7 @@ class RpcDoor:
             except Refused as error:
                 reply(None, error)
             else:
-                self._hand_over(taken, source, reply)
+                self._hand_over(taken, source, request, reply, size)
 
     def _checked(
         self, wire_command: WireCommand | Refused, source: str, kind: str, verb: str, message: Message
@@ -83,23 +99,35 @@ class RpcDoor:
             raise Refused("a command needs a reply subject: send it as a request", reason="bad_request")
         return wire_command
 
-    def _hand_over(self, wire_command: WireCommand, source: str, reply: Any) -> None:
+    def _hand_over(self, wire_command: WireCommand, source: str, request: _Request, reply: _Reply, size: int) -> None:
         command = wire_command.data
         caller = Caller(
             actor=source, tenant=wire_command.tenant, command_id=wire_command.id, traceparent=wire_command.traceparent
         )
+        asked = Asked(command, caller, reply, request, size)
         if isinstance(command, FindServices):
-            try:
-                found = self._engine.ask_now(command, caller)
-            except CoordinationError as error:
-                reply(None, error)
-            else:
-                reply(found, None)
-            return
-        self._engine.put(Asked(command, caller, reply))
+            self._engine.discover(asked)
+        else:
+            self._engine.put(asked)
 
-    def encode(self, value: Any, error: CoordinationError | None) -> bytes:
-        """Encode one answer, with the epoch and the position it is from."""
+    @property
+    def message_bytes(self) -> int:
+        """The most bytes of one message."""
+        return self._bus.max_payload_bytes
+
+    def hold(self, size: int) -> bool:
+        """Keep *size* bytes of answers until `release`; return False if there are too many of all requests."""
+        if self._held_bytes + size > HELD_BYTES_MOST:
+            return False
+        self._held_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Answers of *size* bytes are kept no longer."""
+        self._held_bytes -= size
+
+    def encode(self, value: Any, error: CoordinationError | None, command: Command | None) -> bytes:
+        """Encode one answer, with the epoch and the position it is from; *command* is None if it was unreadable."""
         committed, epoch, position = self._as_of
         if committed is not self._engine.committed:
             # The same for all answers of a turn.
@@ -109,8 +137,13 @@ class RpcDoor:
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
             log.exception("answer_encoding_failed")
-            refused = Refused(f"the coordinator cannot encode this answer: {unwritable}", reason="internal")
-            return encode_answer(None, refused, epoch, position)
+            told = untold(command, f"cannot be encoded: {unwritable}", "internal")
+            return encode_answer(None, told, epoch, position)
+
+    def take_back(self, claim: ClaimTasks, source: str, tenant: str) -> None:
+        """Return what a claim got to the queue: no message can tell it."""
+        back = WithdrawClaim(claim_id=claim.claim_id, worker_id=claim.worker_id)
+        self._engine.put(Asked(back, Caller(actor=source, tenant=tenant)))
 
     def send(self, subject: str, answers: list[bytes]) -> None:
         """Send the answers of one request; never raises, because the writer's turn calls it."""
@@ -118,42 +151,96 @@ class RpcDoor:
             return
         try:
             self._bus.send(subject, b"[%b]" % b",".join(answers))
-        except Refused as error:
-            self._send_instead(subject, [self.encode(None, error)] * len(answers))
+        except Refused:
+            # Not even small answers fit into a message of this server: one answer for the request as a whole.
+            self._send_one(subject, self.encode(None, ask_again(), None))
 
-    def _send_instead(self, subject: str, answers: list[bytes]) -> None:
+    def _send_one(self, subject: str, answer: bytes) -> None:
         try:
-            self._bus.send(subject, b"[%b]" % b",".join(answers))
+            self._bus.send(subject, b"[%b]" % answer)
         except Refused as error:
             log.warning("answer_send_failed", why=error.message)
 
 
 class _Request:
-    """One request: collects its answers and sends them when all are known."""
+    """
+    One request: collects its answers and sends them in one message when all are known.
 
-    __slots__ = ("_answers", "_began", "_door", "_endpoint", "_error", "_open", "_to")
+    An answer that has no room there is dropped, and its caller told to ask again. This must never make another outcome
+    of what was decided, and never keep more than one message of answers.
+    """
 
-    def __init__(self, door: RpcDoor, to: str, count: int, endpoint: Endpoint | None) -> None:
+    __slots__ = (
+        *("_answers", "_began", "_commands", "_door", "_endpoint", "_error", "_held", "_is_full", "_left", "_open"),
+        *("_source", "_to"),
+    )
+
+    def __init__(
+        self, door: RpcDoor, to: str, source: str, commands: list[WireCommand | Refused], endpoint: Endpoint | None
+    ) -> None:
+        count = len(commands)
         self._began = door.now()
         self._endpoint = endpoint
         self._error: CoordinationError | None = None
         self._door = door
         self._to = to
+        self._source = source
+        self._commands = commands
         self._answers: list[bytes] = [b""] * count
         self._open = count
+        self._held = 0
+        self._is_full = False
+        self._left = door.message_bytes - 1 - count * (SMALL_BYTES + 1)  # brackets, commas, and what is set aside
         if count == 0:
             door.send(to, [])
 
+    def alone(self) -> int:
+        """How many bytes a value may have in a message of its own."""
+        return self._door.message_bytes - SMALL_BYTES - 2
+
+    def left(self) -> int:
+        """How many bytes the value of the next question may have."""
+        return 0 if self._is_full else self._left
+
     def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
         """Record the outcome of one command."""
-        self._answers[index] = self._door.encode(value, error)
+        door, asked = self._door, self._commands[index]
+        command = None if isinstance(asked, Refused) else asked.data
+        encoded = door.encode(value, error, command)
+        if len(encoded) > SMALL_BYTES:
+            if len(encoded) > door.message_bytes - 2 and not isinstance(asked, Refused):
+                error = self._untellable(asked)
+                encoded = door.encode(None, error, command)
+            if not self._make_room(len(encoded) - SMALL_BYTES):
+                error = ask_again()
+                encoded = door.encode(None, error, command)
+        self._answers[index] = encoded
         if error is not None:
+            # Its traceback keeps the frames that it came through, and these keep it: memory that only the garbage
+            # collector returns, which runs seldom here.
+            error.__traceback__ = error.__context__ = None
             self._error = error
         self._open -= 1
         if self._open == 0:
-            self._door.send(self._to, self._answers)
+            door.release(self._held)
+            door.send(self._to, self._answers)
             if self._endpoint is not None:
-                self._endpoint.note(self._door.now() - self._began, self._error)
+                self._endpoint.note(door.now() - self._began, self._error)
+
+    def _make_room(self, more: int) -> bool:
+        """Take *more* bytes than were set aside, if they are left."""
+        if more > self._left or (self._open > 1 and not self._door.hold(more)):
+            self._is_full = True
+            return False
+        self._left -= more
+        if self._open > 1:
+            self._held += more
+        return True
+
+    def _untellable(self, asked: WireCommand) -> CoordinationError:
+        if isinstance(asked.data, ClaimTasks):
+            self._door.take_back(asked.data, self._source, asked.tenant)
+        return too_large(asked.data, self.alone())
 
 
 class _Reply:

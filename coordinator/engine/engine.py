@@ -6,14 +6,16 @@ The writer's turn: the only place where commands become events.
     3 decide each command         6 commit all events as one message      7 answer
 
 The next turn starts when the commit is acknowledged; it takes all commands that arrived until then, so load makes
-batches larger and a single command waits for one fsync. Nothing is answered before its commit is acknowledged. There is
-no `await` between reading the world and folding the decided events. Only `journal.commit` writes; only this file calls
-it.
+batches larger and a single command waits for one fsync. Nothing is answered before its commit is acknowledged.
+Questions have a budget of time and bytes; those that exceed it wait for the next turn, and commands never wait for
+them. There is no `await` between reading the world and folding the decided events. Only `journal.commit` writes; only
+this file calls it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,11 +23,13 @@ import structlog
 from coordinator.clock import CommitClock
 from coordinator.commands.caller import Caller
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
+from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
 from coordinator.commands.worker import DrainWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Limits
 from coordinator.deciders.signs import Signs
+from coordinator.engine.budget import Budget, Share
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
@@ -52,6 +56,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+CROWDED_PAUSE_S = 0.001
+"""The pause before the next turn while answers wait for the network, if only questions are left."""
+
+READ_STEPS = 3
+"""Iterations of the event loop that a message needs from the socket to the intake."""
+
 PLACEMENT_BYTES = 800
 """Upper bound of a placement in a commit; used only to estimate how many still fit."""
 
@@ -73,6 +83,7 @@ class Engine:
         limits: Limits | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
         is_over: Callable[[], bool] = lambda: False,
+        is_crowded: Callable[[], bool] = lambda: False,
         notify: Notify = lambda *_: None,
         access: AccessRules | None = None,
         spoiled: Container[str] = (),
@@ -91,12 +102,16 @@ class Engine:
         self._limits = limits if limits is not None else Limits()
         self._is_fresh = is_fresh
         self._is_over = is_over
+        self._is_crowded = is_crowded
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self._access = None if access is None else Access(access, world)
         self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
-        self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
+        self._budget, self._discovery = Budget(clock), Share(clock)
+        self._waiting = Waiting(
+            world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back, budget=self._budget
+        )
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._next_tick = 0.0
         self._heard = 0.0
@@ -138,12 +153,22 @@ class Engine:
                 if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
                     raise _not_leading()
                 await self._turn()
+                if self.intake.has_questions:
+                    await self._let_others_run()
             self.listening.end()
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
         finally:
             self._stop(
                 Unavailable("this instance does not lead any more: send the command again", reason="not_leading")
             )
+
+    async def _let_others_run(self) -> None:
+        """Let commands come in before the next turn: a turn of questions alone waits for nothing."""
+        if self._is_crowded():
+            await asyncio.sleep(CROWDED_PAUSE_S)
+            return
+        for _ in range(READ_STEPS):
+            await asyncio.sleep(0)
 
     def resign(self, reason: str) -> None:
         """Stop leading: `run` ends after a last commit that records *reason*."""
@@ -188,7 +213,26 @@ class Engine:
             raise _not_leading()
         if self._access is not None and caller is not None:
             self._access.check(caller, question)
-        return ask(self.world, self.signs, question, self._clock.heard())
+        value = ask(self.world, self.signs, question, self._clock.heard())
+        return list(value) if isinstance(value, Iterator) else value
+
+    def discover(self, asked: Asked) -> None:
+        """Answer a discovery question at once if their share of the time allows it, else in the next turn."""
+        if self._discovery.is_spent or self._is_crowded():
+            self.put(asked)
+            return
+        began = self._clock.heard()
+        try:
+            if self._is_over():
+                raise _not_leading()
+            if self._access is not None:
+                self._access.check(asked.caller, asked.command)
+            value = self._value(asked, began)
+        except CoordinationError as error:
+            asked.reply(None, error)
+        else:
+            asked.reply(value, None)
+        self._discovery.note_time(self._clock.heard() - began)
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
@@ -223,30 +267,63 @@ class Engine:
         self._heard = self._clock.heard()
         turn = Turn(self.world, now=self._commit_clock.now(), bytes_max=self._limits.turn_bytes)
         self.world.indexes.advance(turn.now)
+        self._budget.refill()
         return turn
 
     def _take(self, turn: Turn) -> None:
+        self._take_commands(turn)
+        while (asked := self._next_question()) is not None:
+            if not self._take_question(turn, asked):
+                return
+
+    def _take_commands(self, turn: Turn) -> None:
+        """Take commands, and before each the questions that came before it."""
         self.inboxes.take_share(turn)
         for _ in range(self._limits.turn_commands):
+            while (question := self._next_question(is_ordered=True)) is not None:
+                if not self._take_question(turn, question):
+                    return
             # Half of a turn is reserved for placements and due events: a flood of commands must not stop them.
             asked = self.intake.take() if turn.room > self._limits.turn_bytes // 2 else None
             if asked is None:
                 self.inboxes.take_rest(turn)
                 return
-            try:
-                self._take_up(turn, asked)
-            except TurnFull:
-                self.intake.put_back(asked)
+            if not self._take_one(turn, asked):
                 self.inboxes.stand_back()
                 return
-            except Exception as error:  # one command must never stop the writer: refuse and log it
-                refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
-                if isinstance(error, FoldFailed):  # the next writer must refuse this command
-                    asked.reply(None, refused)
-                    error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
-                    raise
-                log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
-                turn.answers.append((asked, None, refused))
+
+    def _next_question(self, *, is_ordered: bool = False) -> Asked | None:
+        """Return a question, if there is one and the turn has something left for it; there always is for the first."""
+        intake = self.intake
+        if not intake.has_questions or self._budget.is_spent or self._is_crowded():
+            return None
+        return intake.take_question(is_ordered=is_ordered)
+
+    def _take_question(self, turn: Turn, asked: Asked) -> bool:
+        began = self._clock.heard()
+        is_taken = self._take_one(turn, asked)
+        self._budget.note_time(self._clock.heard() - began)
+        return is_taken
+
+    def _take_one(self, turn: Turn, asked: Asked) -> bool:
+        """Take up a command or question; return False if it did not fit into the turn and was put back."""
+        before = len(turn.events)
+        try:
+            self._take_up(turn, asked)
+        except TurnFull:
+            self.intake.put_back(asked)
+            return False
+        except Exception as error:  # one command must never stop the writer: log it and tell its caller
+            told: CoordinationError = Refused(f"the coordinator failed on this command: {error}", reason="internal")
+            if isinstance(error, FoldFailed):  # the next writer must refuse this command
+                asked.reply(None, told)
+                error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
+                raise
+            log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
+            if len(turn.events) > before:  # what was decided was not refused
+                told = untold(asked.command, f"could not be made: {error}", "internal")
+            turn.answers.append((asked, None, told))
+        return True
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
         try:
@@ -267,11 +344,37 @@ class Engine:
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from the world; events of this turn are committed before the answer is sent."""
-        value = ask(self.world, self.signs, asked.command, self._heard)
-        if Waiting.must_wait(asked.command, value):
+        value = self._value(asked, self._heard)
+        if value is _WAITS:
             self._waiting.add(asked)
         else:
             turn.answers.append((asked, value, None))
+
+    def _value(self, asked: Asked, heard_now: float) -> Any:
+        """
+        Return the answer to a question, encoded if it leaves this process; `_WAITS` if the question has to wait.
+
+        Raises:
+            CoordinationError: as `ask`; or it does not fit into one message (`Refused`, `Unavailable`).
+        """
+        room = asked.room
+        if room is not None and room.left() <= 0:
+            raise ask_again()
+        value = ask(self.world, self.signs, asked.command, heard_now)
+        if Waiting.must_wait(asked.command, value):
+            return _WAITS
+        if room is None:
+            return list(value) if isinstance(value, Iterator) else value
+        left = room.left()
+        try:
+            encoded = encode_value(value, left)
+        except DoesNotFit as short:
+            self._budget.note_bytes(left)
+            if left < room.alone():
+                raise ask_again() from None
+            raise too_large(asked.command, left, short.items) from None
+        self._budget.note_bytes(len(memoryview(encoded)))
+        return encoded
 
     def _decide_from_inbox(self, turn: Turn, asked: Asked) -> None:
         """Decide a command of another domain; its inbox limits the rate, so it is not metered here."""
@@ -354,6 +457,10 @@ class Engine:
         self.listening.end()
         for waiting in (self.intake, self._scheduling, self._waiting):
             waiting.refuse_all(error)
+
+
+_WAITS = object()
+"""Instead of the value of a question that waits."""
 
 
 def _not_leading() -> Unavailable:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,19 +24,24 @@ from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
+    from projections.pool import Pool
     from projections.world import World
+
+Thing = TypeVar("Thing")
 
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
+MOST_PASSED = 100_000
+"""How far from its beginning a list is read here; followers read on from anywhere."""
 
 
 def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
     """
-    Answer one question.
+    Answer one question; a list comes as an iterator, so that no more of it is made than is wanted.
 
     Raises:
         NotFound: the entity does not exist.
@@ -54,22 +59,23 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case GetHealthHistory():
             living(world, question.service_id)
             checks = signs.checks.get(question.service_id)
-            return list(islice(checks.outcomes, _limit(question.limit))) if checks else []
+            return islice(checks.outcomes if checks else (), _limit(question.limit))
         case ListTasks():
-            chosen = (t for t in reversed(world.tasks.values()) if question.status in (None, t.status))
-            shown = islice(chosen, _limit(question.limit))
-            return [msgspec.structs.replace(task, payload=None, result=None) for task in shown]
+            of_status = None if question.status is None else world.indexes.tasks[question.status]
+            newest = reversed(world.tasks) if of_status is None else reversed(of_status)
+            tasks = _page(world.tasks, newest, question)
+            return (msgspec.structs.replace(task, payload=None, result=None) for task in tasks)
         case ListContainers():
-            shown_containers = islice(reversed(world.containers.values()), _limit(question.limit))
-            return [msgspec.structs.replace(container, environment={}) for container in shown_containers]
+            containers = _page(world.containers, reversed(world.containers), question)
+            return (msgspec.structs.replace(container, environment={}) for container in containers)
         case ListWorkers():
-            return list(islice(reversed(world.workers.values()), _limit(question.limit)))
+            return _page(world.workers, reversed(world.workers), question)
         case ListNodes():
-            return list(islice(reversed(world.nodes.values()), _limit(question.limit)))
+            return _page(world.nodes, reversed(world.nodes), question)
         case ListInboxes():
-            return list(islice(world.inboxes.values(), MOST_LISTED))
+            return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
-            return one_of(world.pools, question.pool_id, "pool")
+            return _pool(one_of(world.pools, question.pool_id, "pool"), question)
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetStats():
@@ -79,34 +85,51 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             raise Refused(msg)
 
 
-def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> list[ServiceView]:
+def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
+    """Return the things of one page: from the one behind `after`, at most `limit` of them."""
+    limit, after = _limit(question.limit), question.after
+    if after:
+        passed = islice(ids, MOST_PASSED)
+        if checked(after, "after") not in table or after not in passed:
+            msg = (
+                f"after {after!r} is not among the first {MOST_PASSED} of this list: begin again without after, or ask "
+                "a follower"
+            )
+            raise Refused(msg, reason="bad_cursor")
+    return map(table.__getitem__, islice(ids, limit))
+
+
+def _pool(pool: Pool, question: GetPool) -> Pool:
+    if question.limit is None and not question.after:
+        return pool
+    limit = MOST_LISTED if question.limit is None else question.limit
+    paged = msgspec.structs.replace(question, limit=limit)
+    shown = _page(pool.allocations, iter(pool.allocations), paged)
+    return msgspec.structs.replace(pool, allocations={one.request_id: one for one in shown})
+
+
+def find_services(world: World, signs: Signs, question: FindServices, heard_now: float) -> Iterator[ServiceView]:
     """Return the registered services that match, each with its last reported load."""
+    limit = _limit(question.limit, MOST_FOUND)
     found = (world.services[service_id] for service_id in _service_ids(world, question))
     matching = (
         service
         for service in found
-        if question.status in (None, service.status)
-        and question.service_type in ("", service.service_type)
-        and (not question.tag or question.tag in service.tags)
+        if question.service_type in ("", service.service_type) and (not question.tag or question.tag in service.tags)
     )
-    shown = islice(matching, _limit(question.limit, MOST_FOUND))
-    return [view(signs, service, heard_now) for service in shown]
+    return (view(signs, service, heard_now) for service in islice(matching, limit))
 
 
 def _service_ids(world: World, question: FindServices) -> Iterable[str]:
-    """Return the ids of candidate services; sorted and after `after` if that is given, else in any order."""
-    groups, after = world.indexes.services, question.after
-    if not question.service_name and after is not None:
-        in_order = world.indexes.service_ids
-        return islice(in_order, bisect_right(in_order, after), None)
-    named = [groups.get(question.service_name, {})] if question.service_name else list(groups.values())
-    ids = (
-        service_id
-        for by_status in named
-        for status, members in by_status.items()
-        if question.status in (None, status)
-        for service_id in members
-    )
+    """Return the ids of services of that name and status; sorted and after `after` if given, else in any order."""
+    indexes, after = world.indexes, question.after
+    if not question.service_name:
+        by_status = indexes.service_ids_by_status
+        in_order = indexes.service_ids if question.status is None else by_status.get(question.status, [])
+        return in_order if after is None else islice(in_order, bisect_right(in_order, after), None)
+    groups = indexes.services.get(question.service_name, {})
+    named = groups.values() if question.status is None else (groups.get(question.status, {}),)
+    ids = chain.from_iterable(named)
     return ids if after is None else sorted(service_id for service_id in ids if service_id > after)
 
 
@@ -123,8 +146,8 @@ def stats(world: World) -> ClusterStats:
     """Return counts of everything in the world."""
     return ClusterStats(
         containers=_by_status(world.containers.values()),
-        services=_by_status(one for one in world.services.values() if not one.is_ended),
-        tasks={status.value: count for status, count in world.indexes.task_counts.items()},
+        services={status.value: len(ids) for status, ids in world.indexes.service_ids_by_status.items() if ids},
+        tasks={status.value: len(ids) for status, ids in world.indexes.tasks.items()},
         workers=_by_status(world.workers.values()),
         nodes=_by_status(world.nodes.values()),
         totals=dict(world.totals),

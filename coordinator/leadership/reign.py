@@ -28,6 +28,9 @@ from events.subjects import Subjects
 
 log = structlog.get_logger(__name__)
 
+CROWDED_BYTES = 4 * 1024 * 1024
+"""While more answers than this wait for the network, no questions are answered."""
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
 
@@ -118,6 +121,7 @@ class Reign:
             limits=instance.limits,
             is_fresh=lambda: self._lease.is_fresh(instance.lease_fresh_s),
             is_over=self._lease.must_stop,
+            is_crowded=lambda: doors.unsent_bytes > CROWDED_BYTES,
             notify=lambda kind, entity_id, body: doors.send(self._subjects.notice(kind, entity_id), body),
             access=instance.access,
             spoiled=self._spoiled,

@@ -126,7 +126,7 @@ class EngineSettings(Section):
         _LIMITS.turn_bytes, 64 * 1024, TURN_BYTES_MOST, "bytes of one commit; a server's max_payload is 1 MB"
     )
     intake_max: int = number(
-        _LIMITS.intake_max, 1, 1_000_000, "commands that may wait for a turn; further ones are refused"
+        _LIMITS.intake_max, 1, 1_000_000, "commands that may wait for a turn, and questions; further ones are refused"
     )
     waiting_max: int = number(
         _LIMITS.waiting_max, 1, 1_000_000, "questions that may wait for their condition to become true"

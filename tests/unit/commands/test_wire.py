@@ -19,13 +19,16 @@ from coordinator.commands.wire import (
     MESSAGE_CHARS_MOST,
     MOST_COMMANDS,
     WIRE_COMMANDS,
+    DoesNotFit,
     WireCommand,
     check_command,
     decode_answers,
     decode_request,
     encode_answer,
     encode_command,
+    encode_value,
     request_of,
+    too_large,
     value_of,
 )
 from events.errors import ERRORS, CoordinationError, NotFound, Refused, StaleLease, Unavailable
@@ -283,3 +286,63 @@ def test_a_traceparent_that_is_none_is_refused(value: str) -> None:
 def test_answers_go_to_inboxes_alone(reply: str, may: bool) -> None:
     """The sender chooses the reply subject: never the journal, a lease, JetStream's own API, or a stream."""
     assert may_answer(reply) is may
+
+
+# --- answers that do not fit ------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(max_size=20)), st.integers(2, 300))
+def test_a_value_is_encoded_if_it_fits(items: list[str], most: int) -> None:
+    """A list that comes item by item gives the same bytes as a whole one, or says how many items fit."""
+    whole = msgspec.json.encode(items)
+    for value in (items, iter(items)):
+        short: DoesNotFit | None = None
+        encoded = msgspec.Raw(b"")
+        try:
+            encoded = encode_value(value, most)
+        except DoesNotFit as error:
+            short = error
+        if short is None:
+            assert bytes(encoded) == whole
+            assert len(whole) <= most
+        else:
+            assert len(whole) + 1 > most
+            assert len(msgspec.json.encode(items[: short.items])) <= most
+            assert short.items < max(1, len(items))
+
+
+def test_a_list_is_read_no_further_than_it_fits() -> None:
+    """What comes after is never made."""
+    made = []
+
+    def items() -> Any:
+        for number in range(1000):
+            made.append(number)
+            yield "x" * 10
+
+    with pytest.raises(DoesNotFit) as short:
+        encode_value(items(), 100)
+    assert (short.value.items, len(made)) == (7, 8)
+
+
+def test_an_answer_that_is_too_large_says_what_to_ask_instead() -> None:
+    """A question is refused; a command was carried out, so it is not."""
+    question = too_large(ListTasks(), 1000, 7)
+    assert (question.code, question.reason) == ("refused", "too_large")
+    assert "the first 7 items" in question.message
+    assert "limit= and with after=" in question.message
+    command = too_large(SubmitTask(task_id="t", task_name="n"), 1000)
+    assert (command.code, command.reason) == ("error", "too_large")
+    assert "SubmitTask was carried out" in command.message
+
+
+def test_a_request_of_far_too_many_commands_is_not_decoded() -> None:
+    """It is refused as a whole, like one command too many."""
+    for count in (1001, 20_000):
+        (refused,) = decode_request(msgspec.json.encode([{"type": "get_stats", "data": {}}] * count))
+        assert isinstance(refused, Refused)
+        assert f"the request has {count} commands" in refused.message
+    metadata = {"type": "x" * 20}
+    register = {"service_id": "s", "service_name": "s", "service_type": "t", "host": "h", "port": 1}
+    several = [{"type": "register_service", "data": {**register, "metadata": metadata}}] * 600
+    assert all(isinstance(one, WireCommand) for one in decode_request(msgspec.json.encode(several)))

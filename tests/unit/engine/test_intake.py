@@ -12,7 +12,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import ListTasks
-from coordinator.engine.intake import Asked, Intake, typed
+from coordinator.engine.intake import QUESTION_BYTES_MOST, Asked, Intake, typed
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable
 from tests.unit.deciders.facts import NAN, claim, create, payload, register_service, resources, submit
@@ -136,3 +136,81 @@ def test_types_are_kept() -> None:
     """A command stays of its class."""
     assert type(typed(create())) is CreateContainer
     assert type(typed(register_service())) is RegisterService
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def question(source: str = "tester", *, size: int = 0, told: list[Any] | None = None) -> Asked:
+    def reply(value: Any, error: CoordinationError | None) -> None:
+        assert told is not None, "nobody was to be told anything"
+        told.append(error if error is not None else value)
+
+    return Asked(ListTasks(), Caller(actor=source), reply, size=size)
+
+
+async def test_questions_take_no_room_from_commands() -> None:
+    """However many wait, a command is queued, and taken as if there were none."""
+    told: list[Any] = []
+    intake = Intake(2)
+    for _ in range(5):
+        intake.put(question(told=told))
+    first = asked()
+    intake.put(first)
+    assert [error.reason for error in told] == ["overloaded"] * 4
+    assert intake.take() is first
+    assert intake.take() is None
+
+
+async def test_sources_are_asked_in_turn() -> None:
+    """One that asks much leaves room for others, and is not answered before them."""
+    told: list[Any] = []
+    intake = Intake(100)
+    for _ in range(80):
+        intake.put(question("much", told=told))
+    assert len(told) == 30
+    assert {error.reason for error in told} == {"overloaded"}
+    others = [question(name) for name in ("one", "two")]
+    for other in others:
+        intake.put(other)
+    taken = [intake.take_question() for _ in range(4)]
+    assert [one.caller.actor for one in taken if one is not None] == ["much", "one", "two", "much"]
+
+
+async def test_questions_are_bounded_in_bytes() -> None:
+    """One that is as large as a message is no small thing to keep."""
+    told: list[Any] = []
+    intake = Intake(1000)
+    for _ in range(20):
+        intake.put(question(size=1024 * 1024, told=told))
+    assert len(intake) == QUESTION_BYTES_MOST // 1024 // 1024
+    while intake.take_question() is not None:
+        pass
+    intake.put(question(size=1024 * 1024))
+    assert len(intake) == 1
+
+
+async def test_the_order_of_questions_and_commands_is_known() -> None:
+    """In order, a question is given only before the command that came after it."""
+    intake = Intake(10)
+    before, command, after = question(), asked(), question()
+    for one in (before, command, after):
+        intake.put(one)
+    assert intake.take_question(is_ordered=True) is before
+    assert intake.take_question(is_ordered=True) is None
+    assert intake.take() is command
+    assert intake.take_question(is_ordered=True) is None
+    assert intake.take_question() is after
+    intake.put_back(after)
+    assert (intake.has_questions, intake.take_question()) == (True, after)
+
+
+async def test_questions_that_wait_are_refused_with_the_rest() -> None:
+    """When the reign ends."""
+    told: list[Any] = []
+    intake = Intake(10)
+    intake.put(question(told=told))
+    intake.put(asked(told=told))
+    over = Unavailable("over")
+    intake.refuse_all(over)
+    assert told == [over, over]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator.commands.caller import Caller
-from coordinator.commands.cluster import GetStats
+from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.node import ListNodes
@@ -18,11 +20,14 @@ from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.signs import Signs
+from coordinator.engine import questions
+from coordinator.engine.budget import TURN_BYTES, TURN_S, Budget
 from coordinator.engine.intake import Asked
 from coordinator.engine.questions import ask
-from coordinator.engine.waiting_questions import Waiting
+from coordinator.engine.waiting_questions import GIVE_UP_AT_ONCE, Waiting
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused, Unavailable
+from events.inbox import InboxRead
 from events.pool import PoolAllocated, PoolDefined
 from events.service import ServiceDeregistered, ServiceStatus
 from events.session import SessionBound
@@ -46,10 +51,12 @@ from tests.unit.deciders.facts import (
     submitted,
     worker,
 )
+from tests.unit.engine.engine_rig import Hands
 
 
 def answered(world: World, question: Command, *, signs: Signs | None = None, heard_now: float = 0.0) -> Any:
-    return ask(world, signs if signs is not None else Signs(), question, heard_now)
+    value = ask(world, signs if signs is not None else Signs(), question, heard_now)
+    return list(value) if isinstance(value, Iterator) else value
 
 
 # --- one thing --------------------------------------------------------------------------------------------------------
@@ -124,6 +131,61 @@ def test_a_list_has_a_length(question: Any, limit: float) -> None:
         answered(fold(), question(limit=limit))
 
 
+def test_lists_are_read_page_by_page() -> None:
+    """Each item once, whatever is listed; what came in the meantime is not in the pages that follow."""
+    names = list("abcde")
+    facts = [make(name) for name in names for make in (submitted, worker, node)]
+    inboxes = [InboxRead(domain=name, stream_created="c", sequence=1, index=0) for name in names]
+    scribe = write(*facts, *inboxes, *(created(name, node_id="a") for name in names))
+    for kind, question in (
+        ("task", ListTasks(limit=2)),
+        ("task", ListTasks(limit=2, status=TaskStatus.PENDING)),
+        ("container", ListContainers(limit=2)),
+        ("worker", ListWorkers(limit=2)),
+        ("node", ListNodes(limit=2)),
+        ("domain", ListInboxes(limit=2)),
+    ):
+        pages, after = [], ""
+        while page := answered(scribe.world, msgspec.structs.replace(question, after=after)):
+            pages.append([getattr(one, "domain" if kind == "domain" else f"{kind}_id") for one in page])
+            after = pages[-1][-1]
+            if kind == "task" and len(pages) == 1:
+                scribe.commit(submitted(f"late-{len(scribe.world.tasks)}"))
+        assert [one for page in pages for one in page if not one.startswith("late")] == (
+            names if kind == "domain" else names[::-1]
+        ), question
+
+
+@pytest.mark.parametrize("after", ["gone", "u"])
+def test_a_page_begins_after_what_is_listed(after: str) -> None:
+    """A task that does not exist, or has another status, is no place in the list; the refusal says what to do."""
+    world = fold(submitted("t"), submitted("u"), started("u"))
+    with pytest.raises(Refused, match="begin again without after, or ask a follower") as refused:
+        answered(world, ListTasks(status=TaskStatus.PENDING, after=after))
+    assert refused.value.reason == "bad_cursor"
+
+
+def test_lists_are_not_read_to_any_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies far behind is for followers to read."""
+    monkeypatch.setattr(questions, "MOST_PASSED", 2)
+    world = fold(*(submitted(name) for name in "abcd"))
+    assert [task.task_id for task in answered(world, ListTasks(after="c"))] == ["b", "a"]
+    with pytest.raises(Refused, match="not among the first 2"):
+        answered(world, ListTasks(after="b"))
+
+
+def test_a_pool_is_shown_whole_or_page_by_page() -> None:
+    """The pages have the allocations in the order in which they were made."""
+    allocated = [PoolAllocated(pool_id="p", request_id=name, resources=resources(cpu=1)) for name in "abc"]
+    world = fold(PoolDefined(pool_id="p", capacity=resources(cpu=9)), *allocated)
+    assert list(answered(world, GetPool(pool_id="p")).allocations) == ["a", "b", "c"]
+    assert list(answered(world, GetPool(pool_id="p", limit=2)).allocations) == ["a", "b"]
+    rest = answered(world, GetPool(pool_id="p", after="b"))
+    assert (list(rest.allocations), rest.capacity) == (["c"], resources(cpu=9))
+    with pytest.raises(Refused, match="use 1 to 1000"):
+        answered(world, GetPool(pool_id="p", limit=0))
+
+
 # --- services ---------------------------------------------------------------------------------------------------------
 
 SERVICES = (
@@ -163,6 +225,21 @@ def test_services_can_be_read_page_by_page() -> None:
         pages.append(page)
         after = page[-1]
     assert pages == [["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.parametrize("narrow", [{"status": ServiceStatus.HEALTHY}, {"service_name": "agents"}])
+def test_some_services_can_be_read_page_by_page(narrow: Any) -> None:
+    """Those of a status or a name, in order."""
+    world = fold(*(service(name) for name in ("d", "b", "a")), service("c", service_name="store"), *UNHEALTHY)
+    pages, after = [], ""
+    while page := [one.service.service_id for one in answered(world, FindServices(limit=1, after=after, **narrow))]:
+        pages += page
+        after = page[-1]
+    assert pages == (["a", "c", "d"] if "status" in narrow else ["a", "b", "d"])
+    assert answered(world, FindServices(status=ServiceStatus.OFFLINE, after="")) == []
+
+
+UNHEALTHY = (health(ServiceStatus.UNHEALTHY, ServiceStatus.HEALTHY, "b"),)
 
 
 def test_a_service_is_shown_with_its_last_heartbeat() -> None:
@@ -215,7 +292,11 @@ class Line:
         self.scribe = write(*facts)
         self.told: list[Any] = []
         self.again: list[Asked] = []
-        self.waiting = Waiting(self.scribe.world, most=most, wait_max_s=wait_max_s, ask_again=self.again.append)
+        self.hands = Hands()
+        self.budget = Budget(self.hands)
+        self.waiting = Waiting(
+            self.scribe.world, most=most, wait_max_s=wait_max_s, ask_again=self.again.append, budget=self.budget
+        )
 
     def ask(self, question: Command) -> Asked:
         def reply(value: Any, error: Any) -> None:
@@ -309,6 +390,74 @@ async def test_an_event_on_the_way_does_not_make_the_wait_longer() -> None:
     line.happens(started())
     await asyncio.sleep(0.04)
     assert len(line.again) == 1
+
+
+async def test_an_event_that_ends_no_wait_costs_those_who_wait_nothing() -> None:
+    """A task may move many times while thousands wait for its end."""
+    line = Line(submitted(), most=10_000)
+    looked = []
+
+    def must_wait(question: Command, value: Any) -> bool:
+        looked.append((question, value))
+        return True
+
+    for _ in range(10_000):
+        line.ask(WAIT)
+    line.waiting.must_wait = must_wait  # type: ignore[method-assign]  # it counts
+    line.happens(started())
+    assert len(looked) == 1
+    line.waiting.refuse_all(Unavailable("over"))
+
+
+async def test_many_who_give_up_at_once_do_so_a_few_at_a_time() -> None:
+    """Other callbacks of the loop run in between; each question is asked again once."""
+    line = Line(submitted(), most=10_000, wait_max_s=0.01)
+    for _ in range(1000):
+        line.ask(WAIT)
+    steps, longest = 0, 0
+    async with asyncio.timeout(5):
+        while len(line.again) < 1000:
+            before = len(line.again)
+            await asyncio.sleep(0)
+            steps, longest = steps + 1, max(longest, len(line.again) - before)
+    assert longest <= GIVE_UP_AT_ONCE
+    assert not line.waiting
+
+
+async def test_whom_the_budget_does_not_reach_is_told_in_the_next_turn() -> None:
+    """Thousands may wait for the same task."""
+    line = Line(submitted())
+    for _ in range(3):
+        line.ask(WAIT)
+    line.budget.note_bytes(TURN_BYTES - 1)
+    told = line.told.append
+
+    def reply(value: Any, error: Any) -> None:
+        told((value, error))
+        line.hands.turn(2 * TURN_S)
+
+    slow = Asked(WAIT, Caller(actor="tester"), reply)
+    line.waiting.add(slow)
+    line.happens(started(), completed())
+    assert (len(line.told), line.again) == (4, [])
+    for _ in range(3):
+        line.waiting.add(Asked(GetTask(task_id="u", wait_s=60.0), Caller(actor="tester"), reply))
+    line.happens(submitted("u"), started("u"), completed("u"))
+    assert (len(line.told), [one.command for one in line.again]) == (4, [GetTask(task_id="u")] * 3)
+    line.budget.refill()
+    assert not line.budget.is_spent
+
+
+async def test_the_ends_of_answered_waits_are_not_kept() -> None:
+    """However many wait long and are answered soon."""
+    line = Line(submitted(), submitted("u"), most=10_000)
+    line.ask(GetTask(task_id="u", wait_s=60.0))
+    for _ in range(500):
+        line.ask(WAIT)
+    line.happens(started(), completed())
+    assert len(line.told) == 500
+    assert len(line.waiting._ends) < 100
+    line.waiting.refuse_all(Unavailable("over"))
 
 
 async def test_only_so_many_wait() -> None:
