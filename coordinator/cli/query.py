@@ -13,8 +13,9 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import URL, asking
 from coordinator.cli.output import moment, output_options, show, show_json, show_one
+from coordinator.client.paging import listed
+from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
-from coordinator.commands.service import FindServices
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.terminal import clean
 from events.base import Position
@@ -24,7 +25,6 @@ from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
-    from coordinator.commands.service import ServiceView
     from projections.container import Container
     from projections.task import Task
 
@@ -205,7 +205,7 @@ def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, out
 def task_list(ctx: click.Context, status: str | None, limit: int, url: str | None, output: str, as_json: bool) -> None:
     """List active and recently ended tasks, newest first."""
     question = ListTasks(status=TaskStatus(status) if status else None, limit=limit)
-    show(asking(ctx, url, lambda client: client.execute(question)), _TASK_COLUMNS, output=output, as_json=as_json)
+    show(asking(ctx, url, lambda client: listed(client, question)), _TASK_COLUMNS, output=output, as_json=as_json)
 
 
 @task.command("cancel")
@@ -233,7 +233,6 @@ def service_list(
     ctx: click.Context, name: str, status: str | None, url: str | None, output: str, as_json: bool
 ) -> None:
     """List registered services."""
-    question = FindServices(service_name=name, status=ServiceStatus(status) if status else None, limit=PAGE)
     columns = (
         ("id", lambda v: v.service.service_id),
         ("name", lambda v: v.service.service_name),
@@ -245,16 +244,9 @@ def service_list(
         ("heard", lambda v: "" if v.reported is None else f"{v.reported.heard_s_ago:.0f} s ago"),
     )
 
-    async def all_pages(client: Client) -> list[ServiceView]:
-        found: list[ServiceView] = []
-        while True:
-            after = found[-1].service.service_id if found else ""
-            page = await client.execute(msgspec.structs.replace(question, after=after))
-            found += page
-            if len(page) < PAGE:
-                return found
-
-    show(asking(ctx, url, all_pages), columns, output=output, as_json=as_json)
+    chosen = ServiceStatus(status) if status else None
+    found = asking(ctx, url, lambda client: list_services(client, service_name=name, status=chosen))
+    show(found, columns, output=output, as_json=as_json)
 
 
 @click.group()
@@ -281,7 +273,7 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
         ("why", lambda c: c.reason),
     )
     show(
-        asking(ctx, url, lambda client: client.execute(ListContainers(limit=limit))),
+        asking(ctx, url, lambda client: listed(client, ListContainers(limit=limit))),
         columns,
         output=output,
         as_json=as_json,

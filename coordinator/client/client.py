@@ -172,7 +172,7 @@ class Client:
                     if wait_s > 0
                     else lane.ride(encoded, deadline)
                 )
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, CoordinationError):
                 self._withdraw(command)
                 raise
             # A command that is refused as unavailable is retried with the same ids until the deadline.
@@ -180,11 +180,12 @@ class Client:
                 return answer
             pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
             if loop.time() + pause_s >= deadline:
+                self._withdraw(command)
                 return answer
             await asyncio.sleep(pause_s)
 
     def _withdraw(self, command: Command) -> None:
-        """Withdraw the claim of a cancelled call, so that it gets no tasks. If the message is lost, it expires."""
+        """Withdraw the claim of a call that ends without tasks. If the message is lost, the leases expire."""
         if isinstance(command, ClaimTasks):
             withdraw = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
             encoded = encode_command(WIRE_COMMANDS[WithdrawClaim](data=withdraw, tenant=self._tenant))

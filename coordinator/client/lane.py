@@ -2,8 +2,9 @@
 The calls of one command that share requests: one request is in flight while the next one fills.
 
 The first call is sent at once; calls that arrive while it is in flight share the next request. So load makes requests
-larger, and a single call waits for nothing. A call must never wait past its own deadline, whatever else shares its
-request; one timer, set to the earliest deadline, fails the calls that are late.
+larger, and a single call waits for nothing. Calls whose answers had no room in a message are sent again, the same
+bytes, and the next requests of the lane are smaller. A call must never wait past its own deadline, whatever else shares
+its request; one timer, set to the earliest deadline, fails the calls that are late.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from copy import copy
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
+from coordinator.commands.wire import ASK_AGAIN
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Lane:
         self._in_flight: dict[asyncio.Task[None] | None, list[_Call]] = {}
         self._senders: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
+        self._most_together = MOST_TOGETHER
 
     def ride(self, encoded: bytes, deadline: float) -> asyncio.Future[Answer]:
         """
@@ -128,7 +131,7 @@ class Lane:
         """Take the calls of the next request, up to the limits of count and bytes; skip calls that were cancelled."""
         taken: list[_Call] = []
         size = 0
-        while self._waiting and len(taken) < MOST_TOGETHER:
+        while self._waiting and len(taken) < self._most_together:
             size += len(self._waiting[0].encoded) + 1
             if taken and size > REQUEST_BYTES:
                 break
@@ -141,18 +144,32 @@ class Lane:
 
     async def _send_batch(self, taken: list[_Call]) -> None:
         failure: Exception = closed()
+        untold = taken
         try:
             answers = await self._send(
                 self.subject, [call.encoded for call in taken], max(call.deadline for call in taken)
             )
-            for call, answer in zip(taken, answers, strict=True):
-                if not call.answer.done():
-                    call.answer.set_result(answer)
+            self._tell(taken, answers)
+            untold = []
         except CoordinationError as error:
             failure = error
         finally:
-            for call in taken:
+            for call in untold:
                 call.fail(failure)
+
+    def _tell(self, taken: list[_Call], answers: list[Answer]) -> None:
+        """Return the answers to the callers; a call whose answer had no room goes into the next, smaller request."""
+        again: list[_Call] = []
+        for call, answer in zip(taken, answers, strict=True):
+            if len(taken) > 1 and answer.error is not None and answer.error.reason == ASK_AGAIN:
+                again.append(call)
+            elif not call.answer.done():
+                call.answer.set_result(answer)
+        if again:
+            self._most_together = max(1, len(taken) - len(again))
+            self._waiting.extendleft(reversed(again))
+        else:
+            self._most_together = min(MOST_TOGETHER, self._most_together + 1 + self._most_together // 4)
 
 
 def too_late(subject: str) -> Unavailable:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
 from coordinator.client.nodes import ask_node
+from coordinator.client.paging import listed
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import (
     CreateContainer,
@@ -182,7 +183,7 @@ class ContainerManager(Facade):
 
     async def list_containers(self, limit: int = 100) -> list[Container]:
         """Return at most *limit* containers, newest first."""
-        found: list[Container] = await self.execute(ListContainers(limit=whole("limit", limit)))
+        found: list[Container] = await listed(self, ListContainers(limit=whole("limit", limit)))
         return found
 
     async def get_container_logs(self, container_id: str, lines: int = 100) -> list[str]:

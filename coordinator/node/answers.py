@@ -10,7 +10,7 @@ import msgspec
 
 from coordinator.commands.node import NodeQuestion
 from events.codec import UNREADABLE
-from events.errors import CoordinationError, NotFound
+from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
 from events.subjects import may_answer
 
@@ -52,7 +52,14 @@ class _Answers:
         except CoordinationError as error:
             body = {"error": {"code": error.code, "message": error.message}}
         if may_answer(message.reply):
-            self._client.bus.send(message.reply, msgspec.json.encode(body))
+            self._send(message.reply, body)
+
+    def _send(self, reply: str, body: dict[str, Any]) -> None:
+        try:
+            self._client.bus.send(reply, msgspec.json.encode(body))
+        except Refused as error:
+            told = f"the answer does not fit into one message, use a lower lines=: {error.message}"
+            self._client.bus.send(reply, msgspec.json.encode({"error": {"code": error.code, "message": told}}))
 
     async def logs(self, asked: NodeQuestion) -> list[str]:
         return await self._runtime.logs(*await self._newest(asked), asked.lines)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import Facade, flag, member, new_id, number, text, whole
+from coordinator.client.paging import listed
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -318,7 +319,7 @@ class TaskScheduler(Facade):
             limit: how many tasks.
         """
         chosen = None if status is None else member("status", status, TaskStatus)
-        tasks: list[Task] = await self.execute(ListTasks(status=chosen, limit=whole("limit", limit)))
+        tasks: list[Task] = await listed(self, ListTasks(status=chosen, limit=whole("limit", limit)))
         return [task_info(task) for task in tasks]
 
     async def get_scheduler_stats(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from coordinator.commands.container import CreateContainer, GetContainer, StartC
 from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.service import FindServices, RegisterService
-from coordinator.commands.task import CancelTask, GetTask, SubmitTask
+from coordinator.commands.task import CancelTask, ClaimTasks, GetTask, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.home import Home
 from coordinator.processes.up import run_cluster
@@ -183,6 +184,21 @@ async def test_what_is_not_allowed_is_refused_at_once(system: Secured) -> None:
             await reader.execute(FindServices())
     cancel = [sys.executable, "-m", "coordinator.cli", "task", "cancel", "q0"]
     await asyncio.to_thread(subprocess.run, cancel, capture_output=True, timeout=60, check=True)
+
+
+async def test_answers_that_do_not_fit_into_one_message_are_asked_for_again(system: Secured) -> None:
+    """An exported service lets one answer message through: what has no room in it comes in the next."""
+    large = payload_of("x" * 60_000)
+    async with system.client("domain", "execution") as domain:
+        await domain.execute(SubmitTask(task_id="large", task_name="nobody", payload=large))
+    async with system.client("domain", "monitoring") as reader:
+        told = await asyncio.gather(*(reader.execute(GetTask(task_id="large")) for _ in range(60)))
+        assert all(task.payload == large for task in told)
+    async with system.client("worker", "w1") as worker:
+        await worker.execute(RegisterWorker(worker_id="w1"))
+        claims = [ClaimTasks(claim_id=f"c{number}", worker_id="w1") for number in range(20)]
+        placed = [task.task_id for got in await asyncio.gather(*map(worker.execute, claims)) for task in got]
+        assert placed == ["large"]
 
 
 async def test_a_user_that_is_added_is_taken_up(tmp_path: Path) -> None:

@@ -151,6 +151,57 @@ async def test_more_than_fits_is_split_by_count_and_by_bytes(server: RealServer)
     assert max(map(len, writer.bodies)) <= REQUEST_BYTES + 2
 
 
+async def test_what_had_no_room_is_asked_again_in_smaller_requests(server: RealServer) -> None:
+    """The same bytes, under the same ids; each call gets one answer, and requests grow again afterwards."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        room = {"error": {"code": "unavailable", "message": "", "reason": "ask_again"}}
+
+        def answer(order: dict[str, Any]) -> dict[str, Any]:
+            place = next(i for i, one in enumerate(writer.requests[-1]) if one == order)
+            return {"ok": order["data"]["task_id"]} if place < 10 else room
+
+        writer.answer = answer
+        told = await asyncio.gather(*(client.execute(task(number)) for number in range(60)))
+        assert told == [f"task_{number}" for number in range(60)]
+        sizes = [len(request) for request in writer.requests]
+        assert sum(sizes) - 60 < 60
+        assert max(sizes[3:]) <= 13
+        orders = [json.dumps(order) for request in writer.requests for order in request]
+        assert len(set(orders)) == 60
+        writer.answer = lambda order: {"ok": order["data"]["task_id"]}
+        for _ in range(20):
+            await asyncio.gather(*(calls.create_task(client.execute(task(number))) for number in range(200)))
+        assert max(len(request) for request in writer.requests[-4:]) > 100
+
+
+async def test_one_that_has_no_room_even_alone_is_asked_until_its_time_is_over(server: RealServer) -> None:
+    """The coordinator has no room for it now."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.answer = lambda _: {"error": {"code": "unavailable", "message": "full", "reason": "ask_again"}}
+        with pytest.raises(Unavailable, match="full"):
+            await client.execute(task(1), timeout_s=0.2)
+        assert len(writer.requests) > 1
+
+
+async def test_a_claim_that_is_given_up_is_withdrawn(server: RealServer) -> None:
+    """Whatever ended the call: the tasks must not stay lent to nobody."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        withdrawn = asyncio.Event()
+        await client.bus.subscribe(SUBJECTS.rpc("local", "task", "withdraw"), lambda _: withdrawn.set())
+        writer.answer = lambda _: {"error": {"code": "unavailable", "message": "full", "reason": "overloaded"}}
+        for wait_s in (0.0, 0.05):
+            withdrawn.clear()
+            with pytest.raises(Unavailable):
+                await client.execute(ClaimTasks(claim_id="c", worker_id="w", wait_s=wait_s), timeout_s=0.1)
+            await asyncio.wait_for(withdrawn.wait(), SOON_S)
+        writer.held = True
+        withdrawn.clear()
+        with pytest.raises(Unavailable):
+            await client.execute(ClaimTasks(claim_id="c", worker_id="w"), timeout_s=0.1)
+        await asyncio.wait_for(withdrawn.wait(), SOON_S)
+        writer.forget()
+
+
 async def test_what_cannot_be_written_harms_its_own_caller_alone(server: RealServer) -> None:
     """A command that JSON cannot hold raises Refused in its own call; other calls and the client are unaffected."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client:
