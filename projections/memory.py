@@ -152,9 +152,19 @@ class Memory:
 
     def find(self, kind: str, name: str, owner: str = "") -> bytes | None:
         """Return the value remembered under *name*, None if there is none (any more)."""
+        found = self._found(kind, name, owner)
+        return None if found is None else found[0]
+
+    def since(self, kind: str, name: str, owner: str = "") -> float | None:
+        """Return the commit time since which *name* is remembered at the latest; None if it is not."""
+        found = self._found(kind, name, owner)
+        return None if found is None else found[1]
+
+    def _found(self, kind: str, name: str, owner: str) -> tuple[bytes, float] | None:
+        """Return a value and the time of the first entry that was noted with it."""
         being_filled = self._open.get((kind, owner))
         if being_filled is not None and (value := being_filled.values.get(name)) is not None:
-            return value
+            return value, being_filled.first
         if name > self._greatest[kind]:  # usual: identifiers made from the time are greater than all before
             return None
         for place in sorted(self._indexes[kind].find(_hash(name, owner)), reverse=True):  # the newest first
@@ -162,7 +172,7 @@ class Memory:
             if one is not None and one.owner == owner:
                 found = one.find(place & _ENTRY, name.encode())
                 if found is not None:
-                    return found
+                    return found, one.first
         return None
 
     def advance(self, time: float) -> None:

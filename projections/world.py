@@ -37,7 +37,7 @@ from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
-from projections.memory import COMMAND, HARD_S, KEY, TASK, Memory
+from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
 from projections.snapshot import MassSilence, Snapshot, pieces
 from projections.source import GENESIS, Record, chain_after
 from projections.stamp import Stamp
@@ -201,6 +201,11 @@ class World:
         """Return the task that a tenant's idempotency key created, if the key is remembered."""
         found = self.memory.find(KEY, idempotency_key, tenant)
         return None if found is None else task.KeyedTask.unpacked(found)
+
+    def key_holds_until(self, tenant: str, idempotency_key: str) -> float | None:
+        """Return until which commit time a key is remembered at least, unless it must make room; None if it is not."""
+        since = self.memory.since(KEY, idempotency_key, tenant)
+        return None if since is None else since + SOFT_S
 
     def outcome_of(self, actor: str, commandid: str) -> bytes | None:
         """Return `OUTCOMES` of a command that was carried out, None if it was not, or is not remembered."""

@@ -219,7 +219,7 @@ def _answers(paper: _Paper) -> None:
     one = _answer({})
     messages = {name: _message(title, JSON, one, "A value or an error.") for name, title in titles.items()}
     for name, command in COMMANDS.items():
-        schema = _batch(_answer(_value_of(command.Answer)))
+        schema = _batch(_answer(_value_of(command.Answer), has_key="idempotency_key" in command.__struct_fields__))
         messages[name] = _message(f"Answers to {name}", JSON, schema, "One answer per command, in the same order.")
     paper.channel("answers", None, "The reply subject of the request.", messages)
 
@@ -286,11 +286,14 @@ def _value_of(answer: Any) -> Document:
     return described[0]
 
 
-def _answer(value: Document) -> Document:
+def _answer(value: Document, *, has_key: bool = False) -> Document:
     shared = {
         "epoch": _text("Epoch of the writer that answered."),
         "position": _text("Committed position at that time."),
     }
+    if has_key:
+        about = "Until which commit time the idempotency key is remembered, in seconds since 1970."
+        shared |= {"key_holds_until": {"type": "number", "description": about}}
     return {
         "oneOf": [
             _object({"ok": value, **shared}, ["ok"]),

@@ -103,12 +103,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     error: WireError | None = None
     epoch: str = ""
     position: str = ""
+    key_holds_until: float | None = None
+    """Until which commit time the idempotency key of the command is remembered, in seconds since 1970."""
 
 
-class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     ok: Any
     epoch: str
     position: str
+    key_holds_until: float | None = None
 
 
 _answers_decoder = msgspec.json.Decoder(list[Answer])
@@ -320,10 +323,12 @@ def check_caller(tenant: str, traceparent: str) -> None:
         raise Refused(msg, reason="bad_request")
 
 
-def encode_answer(value: Any, error: CoordinationError | None, epoch: str, position: str) -> bytes:
-    """Encode one answer."""
+def encode_answer(
+    value: Any, error: CoordinationError | None, epoch: str, position: str, holds_until: float | None = None
+) -> bytes:
+    """Encode one answer; *holds_until* is until when the idempotency key of the command is remembered."""
     if error is None:
-        return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position))
+        return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position, key_holds_until=holds_until))
     message = cut(error.message)
     wire = WireError(code=error.code, message=message, reason=error.reason, retry_after_s=error.retry_after_s)
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))

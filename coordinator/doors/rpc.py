@@ -15,7 +15,7 @@ import structlog
 
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
-from coordinator.commands.task import ClaimTasks, WithdrawClaim
+from coordinator.commands.task import ClaimTasks, SubmitTask, WithdrawClaim
 from coordinator.commands.wire import (
     WireCommand,
     ask_again,
@@ -126,7 +126,7 @@ class RpcDoor:
         """Answers of *size* bytes are kept no longer."""
         self._held_bytes -= size
 
-    def encode(self, value: Any, error: CoordinationError | None, command: Command | None) -> bytes:
+    def encode(self, value: Any, error: CoordinationError | None, command: Command | None, tenant: str = "") -> bytes:
         """Encode one answer, with the epoch and the position it is from; *command* is None if it was unreadable."""
         committed, epoch, position = self._as_of
         if committed is not self._engine.committed:
@@ -134,6 +134,9 @@ class RpcDoor:
             committed, epoch, position = self._engine.committed, str(self._engine.epoch), str(self._engine.committed)
             self._as_of = (committed, epoch, position)
         try:
+            if type(command) is SubmitTask and command.idempotency_key:
+                until = self._engine.world.key_holds_until(tenant, command.idempotency_key)
+                return encode_answer(value, error, epoch, position, until)
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
             log.exception("answer_encoding_failed")
@@ -205,8 +208,8 @@ class _Request:
     def answer(self, index: int, value: Any, error: CoordinationError | None) -> None:
         """Record the outcome of one command."""
         door, asked = self._door, self._commands[index]
-        command = None if isinstance(asked, Refused) else asked.data
-        encoded = door.encode(value, error, command)
+        command, tenant = (None, "") if isinstance(asked, Refused) else (asked.data, asked.tenant)
+        encoded = door.encode(value, error, command, tenant)
         if len(encoded) > SMALL_BYTES:
             if len(encoded) > door.message_bytes - 2 and not isinstance(asked, Refused):
                 error = self._untellable(asked)

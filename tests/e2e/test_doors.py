@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +245,18 @@ async def test_ids_around_a_command_are_checked_too(cluster: Cluster) -> None:
 
 
 # --- subjects ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_says_until_when_an_idempotency_key_holds(cluster: Cluster) -> None:
+    """For a week from the first time, also in the answer to a repeat under another id; nothing without a key."""
+    orders = [
+        {"type": "submit_task", "data": {"task_id": f"keyed-{number}", "task_name": "n", "idempotency_key": key}}
+        for number, key in enumerate(("k", "k", ""))
+    ]
+    first, again, without = await cluster.ask(orders)
+    assert (first["ok"], again["ok"], without["ok"]) == ("keyed-0", "keyed-0", "keyed-2")
+    assert first["key_holds_until"] == again["key_holds_until"] == pytest.approx(time.time() + 7 * 86_400, abs=3600)
+    assert "key_holds_until" not in without
 
 
 async def test_permissions_go_by_subject(cluster: Cluster) -> None:

@@ -387,6 +387,8 @@ def test_an_idempotency_key_names_the_task_of_its_tenant() -> None:
         KeyedTask("a", checksum("")), KeyedTask("b", checksum("")), None,
     ]  # fmt: skip
     assert world.keyed_task("acme", "") is None
+    assert world.key_holds_until("acme", "k") == BEGIN + 7 * 86_400.0
+    assert world.key_holds_until("default", "k") is None
 
 
 def test_an_idempotency_key_outlives_its_task_and_is_forgotten_after_a_week() -> None:
