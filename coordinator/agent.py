@@ -3,7 +3,8 @@ The built-in agent, `python -m coordinator.agent`: the program in a container of
 
 It registers itself as a service, sends heartbeats, and executes tasks if `COORDINATOR_HANDLERS` names a module of
 handlers. The node agent passes everything it needs in the environment. On SIGTERM it drains, deregisters and exits 0;
-it survives a lost connection.
+it survives a lost connection. Its registrations are its own: on its way out it does not touch those of a later
+generation of its container.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 
 from coordinator.client.client import Client
 from coordinator.commands.service import DeregisterService, RegisterService
+from coordinator.ids import TimeOrderedIds
 from coordinator.logs import configure
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
@@ -25,7 +27,7 @@ from coordinator.worker import Worker, load_handlers
 from events.errors import CoordinationError, Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,8 @@ REGISTER_EVERY_S = 30.0
 """Registering again changes nothing, unless the registry has given up the agent or has never seen it."""
 RETRY_S = 0.5
 DEREGISTER_TIMEOUT_S = 2.0
+
+_ids = TimeOrderedIds()
 
 
 class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +52,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "coordination"
     handlers: str = ""
     slots: int = 8
+    generation: str = ""
     creds: str | None = None
     tls_ca: str | None = None
 
@@ -75,6 +80,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
             namespace=environment.get("COORDINATOR_NAMESPACE", "coordination"),
             handlers=environment.get("COORDINATOR_HANDLERS", ""),
             slots=int(slots),
+            generation=environment.get("COORDINATOR_GENERATION", ""),
             creds=environment.get("COORDINATOR_NATS__CREDS") or None,
             tls_ca=environment.get("COORDINATOR_NATS__TLS_CA") or None,
         )
@@ -88,11 +94,14 @@ async def run_agent(place: AgentPlace) -> None:
     Run as an agent until stopped by a signal.
 
     Raises:
-        Refused: its handlers cannot be imported, or the coordinator refuses the agent.
+        Refused: its handlers cannot be imported, or the coordinator refuses the agent, as when a later generation of
+            its container runs (`replaced`).
         Unavailable: no server answered at the start.
     """
-    worker = _worker(place)
+    service = _ids.new("registration")
+    worker = _worker(place, service)
     stop = asyncio.Event()
+    refused: list[Refused] = []
 
     def stop_all(reason: str) -> None:
         stop.set()
@@ -103,6 +112,10 @@ async def run_agent(place: AgentPlace) -> None:
         stop_all("forced")
         if worker is not None:
             worker.force()
+
+    def refuse(error: Refused) -> None:
+        refused.append(error)
+        stop_all(f"refused: {error.reason}")
 
     async with (
         stop_on_signals(stop_all, force),
@@ -116,16 +129,21 @@ async def run_agent(place: AgentPlace) -> None:
         ) as client,
         task_group() as tasks,
     ):
-        registering = tasks.create_task(_keep_registered(client, place, worker))
+        registering = tasks.create_task(_keep_registered(client, place, service, worker, refuse))
         if worker is not None:
-            await worker.run(client)
+            try:
+                await worker.run(client)
+            except Refused as error:
+                refuse(error)
         # A worker that the coordinator drained has ended; the agent stays until the container is stopped.
         await stop.wait()
         registering.cancel()
-        await _deregister(client, place)
+        await _deregister(client, place, service)
+    if refused:
+        raise refused[0]
 
 
-def _worker(place: AgentPlace) -> Worker | None:
+def _worker(place: AgentPlace, service: str) -> Worker | None:
     if not place.handlers:
         return None
     worker = Worker(
@@ -136,22 +154,25 @@ def _worker(place: AgentPlace) -> Worker | None:
         tls_ca=place.tls_ca,
         worker_id=place.container_id,
         container_id=place.container_id,
+        generation=place.generation,
         slots=place.slots,
         handlers=load_handlers(place.handlers),
         beat_s=BEAT_S,
         drain_s=DRAIN_S,
-        beat_beside=lambda client: _beat(client, place, worker),
+        beat_beside=lambda client: _beat(client, place, service, worker),
     )
     return worker
 
 
-def _beat(client: Client, place: AgentPlace, worker: Worker | None) -> None:
+def _beat(client: Client, place: AgentPlace, service: str, worker: Worker | None) -> None:
     load, running = (worker.load, len(worker.running)) if worker is not None else (0.0, 0)
-    client.beat_service(place.container_id, load=load, connections=running)
+    client.beat_service(place.container_id, load=load, connections=running, registration=service)
 
 
-async def _keep_registered(client: Client, place: AgentPlace, worker: Worker | None) -> None:
-    """Register, send heartbeats, and register again periodically, for ever."""
+async def _keep_registered(
+    client: Client, place: AgentPlace, service: str, worker: Worker | None, refuse: Callable[[Refused], None]
+) -> None:
+    """Register, send heartbeats, and register again periodically, until the agent is refused."""
     command = RegisterService(
         service_id=place.container_id,
         service_name=place.agent_type,
@@ -161,6 +182,8 @@ async def _keep_registered(client: Client, place: AgentPlace, worker: Worker | N
         metadata={"node_id": place.node_id},
         container_id=place.container_id,
         worker_id=place.container_id if worker is not None else "",
+        registration=service,
+        generation=place.generation,
     )
     while True:
         try:
@@ -169,13 +192,19 @@ async def _keep_registered(client: Client, place: AgentPlace, worker: Worker | N
             log.warning("registration_failed", container_id=place.container_id, why=error.message)
             await asyncio.sleep(RETRY_S)
             continue
+        except Refused as error:  # running tasks are finished or released first
+            log.warning("registration_refused", container_id=place.container_id, why=error.message)
+            refuse(error)
+            return
         for _ in range(int(REGISTER_EVERY_S / BEAT_S)):
-            _beat(client, place, worker)  # the worker's thread sends heartbeats too: a handler may block this loop
+            _beat(
+                client, place, service, worker
+            )  # the worker's thread sends heartbeats too: a handler may block this loop
             await asyncio.sleep(BEAT_S)
 
 
-async def _deregister(client: Client, place: AgentPlace) -> None:
-    command = DeregisterService(service_id=place.container_id, reason="its container stopped")
+async def _deregister(client: Client, place: AgentPlace, service: str) -> None:
+    command = DeregisterService(service_id=place.container_id, reason="its container stopped", registration=service)
     try:
         await client.execute(command, timeout_s=DEREGISTER_TIMEOUT_S)
     except CoordinationError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import ClassVar
 
 from events.base import Event
 
@@ -25,7 +27,14 @@ class ServiceEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A service instance was registered, or registered again under the same id."""
+    """
+    A service instance was registered, or registered again under the same id.
+
+    `registration` is the id that the program gave to its registration; '' means that it gave none.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2}
 
     service_name: str
     service_type: str
@@ -38,6 +47,7 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
     weight: int = 1
     container_id: str = ""
     worker_id: str = ""
+    registration: str = ""
 
 
 class ServiceDeregistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -61,9 +71,11 @@ class ServiceHeartbeat(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_d
     """
     A heartbeat, published on the heartbeat stream; it never enters the journal.
 
-    `load` is the share of its capacity in use, 0 to 1; `connections` is the number of open connections.
+    `load` is the share of its capacity in use, 0 to 1; `connections` is the number of open connections. With a
+    `registration` it counts only while that registration is the current one.
     """
 
     load: float = 0.0
     connections: int = 0
     response_time_ms: float | None = None
+    registration: str = ""

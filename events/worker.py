@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from events.base import Event
 from events.resources import Resources
 
@@ -15,12 +18,20 @@ class WorkerEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name."""
+    """
+    A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name.
+
+    `registration` is the id that the program gave to its registration; '' means that it gave none.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2}
 
     slots: int | None = None
     resources: Resources | None = None
     handles: tuple[str, ...] = ()
     container_id: str = ""
+    registration: str = ""
 
 
 class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -43,7 +54,12 @@ class WorkerLost(WorkerEvent, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerHeartbeat(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A heartbeat on the heartbeat stream, never in the journal; it renews exactly the leases it lists."""
+    """
+    A heartbeat on the heartbeat stream, never in the journal; it renews exactly the leases it lists.
+
+    With a `registration` it is a sign of life of the worker only while that registration is the current one.
+    """
 
     leases: tuple[str, ...] = ()
     load: float = 0.0
+    registration: str = ""

@@ -53,6 +53,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     changed_at: float = 0.0
     ended_at: float | None = None
     ended: Position = START
+    registration: str = ""
+
+    @property
+    def registered_as(self) -> str:
+        """What names the current registration: the id that its program gave it, or the position of its event."""
+        return self.registration or str(self.registered)
 
     @property
     def is_ended(self) -> bool:
@@ -109,4 +115,5 @@ def _registered(event: ServiceRegistered, stamp: Stamp) -> Service:
         worker_id=event.worker_id,
         health_rule="registered",
         changed_at=stamp.time,
+        registration=event.registration,
     )

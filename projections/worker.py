@@ -49,6 +49,12 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     reason: str = ""
     ended_at: float | None = None
     ended: Position = START
+    registration: str = ""
+
+    @property
+    def registered_as(self) -> str:
+        """What names the current registration: the id that its program gave it, or the position of its event."""
+        return self.registration or str(self.registered)
 
     @property
     def is_ended(self) -> bool:
@@ -78,6 +84,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp) -> WorkerState:
         resources=event.resources,
         handles=event.handles,
         container_id=event.container_id,
+        registration=event.registration,
     )
 
 

@@ -18,6 +18,7 @@ that no decider can return events that the reducers refuse.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -150,11 +151,12 @@ class Given:
         tenant: str = TENANT,
         actor: str = ACTOR,
         streak: int = 1,
+        silent_s: float = math.inf,
     ) -> Decided:
         """Decide *command* at commit time *at*."""
         now = at if at is not None else (self.world.time + 1.0 if self.world.time else BEGIN)
         self.world.indexes.advance(now)
-        context = DecisionContext(now, rules if rules is not None else Rules(), tenant, actor, streak)
+        context = DecisionContext(now, rules if rules is not None else Rules(), tenant, actor, streak, silent_s)
         before = self.world.digest()
         decided = Decided(self.scribe, command, context, *_decide(self.world, command, context))
         again = _decide(self.world, command, context)

@@ -26,6 +26,7 @@ from coordinator.app.leases import Held
 from coordinator.app.locate import where
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
+from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
 from coordinator.processes.credentials import credentials
 from coordinator.task_groups import task_group
@@ -43,6 +44,8 @@ OPEN_TIMEOUT_S = 60.0
 BEAT_S = 5.0
 """Leases claimed through facades are renewed this often, or three times per `scheduler.lease_s` if that is shorter."""
 BEATS_A_LEASE = 3.0
+
+_ids = TimeOrderedIds()
 
 
 class Backend(Protocol):
@@ -63,6 +66,9 @@ class App:
         self.settings = settings
         self.where = where
         self.held = Held()
+        self.registration = _ids.new("registration")
+        """The registration of the services that this app registers; `own_services` are their ids."""
+        self.own_services: set[str] = set()
         self.services: ServiceWatch | None = None
         """The services, kept current by watching. None when the coordinator runs in this process."""
         self.is_open = True

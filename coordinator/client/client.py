@@ -208,7 +208,9 @@ class Client:
         except TimeoutError:
             raise too_late(subject) from None
 
-    def beat_worker(self, worker_id: str, leases: tuple[str, ...], load: float = 0.0) -> bool:
+    def beat_worker(
+        self, worker_id: str, leases: tuple[str, ...], load: float = 0.0, *, registration: str = ""
+    ) -> bool:
         """
         Publish a worker's heartbeat, which renews exactly *leases*; return whether it could be sent.
 
@@ -216,10 +218,12 @@ class Client:
             worker_id: the worker.
             leases: the leases to renew, at most 10,000.
             load: the share of the worker's slots in use, 0 to 1.
+            registration: the registration that it belongs to; '' if the worker has none.
         """
-        return self._beat("worker", WorkerHeartbeat(worker_id=worker_id, leases=leases, load=load))
+        beat = WorkerHeartbeat(worker_id=worker_id, leases=leases, load=load, registration=registration)
+        return self._beat("worker", beat)
 
-    def beat_service(self, service_id: str, *, load: float = 0.0, connections: int = 0) -> bool:
+    def beat_service(self, service_id: str, *, load: float = 0.0, connections: int = 0, registration: str = "") -> bool:
         """
         Publish a service's heartbeat; return whether it could be sent.
 
@@ -227,8 +231,10 @@ class Client:
             service_id: the service instance.
             load: the share of its capacity in use, 0 to 1.
             connections: the connections it has open.
+            registration: the registration that it belongs to; '' if the service has none.
         """
-        return self._beat("service", ServiceHeartbeat(service_id=service_id, load=load, connections=connections))
+        beat = ServiceHeartbeat(service_id=service_id, load=load, connections=connections, registration=registration)
+        return self._beat("service", beat)
 
     def _beat(self, kind: str, beat: WorkerHeartbeat | ServiceHeartbeat) -> bool:
         now = rfc3339(self._clock.wall())

@@ -14,10 +14,11 @@ class Announcement(msgspec.Struct, frozen=True):
     epoch: str
 
 
-class LostLeases(msgspec.Struct):
-    """A notice: the worker no longer holds these leases."""
+class LostLeases(msgspec.Struct, omit_defaults=True):
+    """A notice: the worker no longer holds these leases, and its registration `replaced` is not the current one."""
 
     lost: list[str]
+    replaced: str = ""
 
 
 class ServiceNotice(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -10,7 +10,12 @@ from projections.service import Service
 
 
 class RegisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Register a service instance; registering again replaces its properties."""
+    """
+    Register a service instance; registering again replaces its properties and its registration.
+
+    `registration` is an id that the program gives to it; the program names it in further commands, which then change
+    nothing once another one has registered. `generation` is that of its container; an earlier one is refused.
+    """
 
     KIND, VERB, Answer = "service", "register", str
     FOR = frozenset({"domain", "agents"})
@@ -26,20 +31,27 @@ class RegisterService(Command, frozen=True, kw_only=True, gc=False):
     weight: int = 1
     container_id: str = ""
     worker_id: str = ""
+    registration: str = ""
+    generation: str = ""
 
 
 class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
-    """Deregister a service instance."""
+    """Deregister a service instance; refused if it names a registration that is not the current one."""
 
     KIND, VERB = "service", "deregister"
     FOR = frozenset({"domain", "agents"})
 
     service_id: str
     reason: str = "requested"
+    registration: str = ""
 
 
 class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
-    """Send a heartbeat of a service instance; it enters the journal only if its health changes."""
+    """
+    Send a heartbeat of a service instance; it enters the journal only if its health changes.
+
+    Refused if it names a registration that is not the current one.
+    """
 
     KIND, VERB = "service", "heartbeat"
     FOR = frozenset({"domain", "agents"})
@@ -48,6 +60,7 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
     load: float = 0.0
     connections: int = 0
     response_time_ms: float | None = None
+    registration: str = ""
 
 
 class ReportCheck(Command, frozen=True, kw_only=True, gc=False):

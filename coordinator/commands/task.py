@@ -27,7 +27,11 @@ class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
-    """Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first."""
+    """
+    Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
+
+    Refused if it names a registration of the worker that is not the current one.
+    """
 
     KIND, VERB, Answer = "task", "claim", list[Task]
     FOR = frozenset({"domain", "worker", "agents"})
@@ -37,6 +41,7 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     slots: int = 1
     wait_s: float = 0.0
     strategy: str = ""
+    registration: str = ""
 
 
 class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):

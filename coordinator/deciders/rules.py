@@ -7,16 +7,24 @@ engine's own floor, must not import it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from events.base import Event
-from events.errors import NotFound
+from events.errors import NotFound, Refused, shown
+from projections.service import Service
+from projections.worker import WorkerState
 from projections.world import World
 
 Thing = TypeVar("Thing")
+
+BEATS_A_LEASE = 3.0
+"""Workers send this many heartbeats per lease duration."""
+BEATS_MISSED = 2.0
+"""A worker counts as present if it was heard within this many heartbeat intervals."""
 
 Events = tuple[Event, ...]
 
@@ -91,6 +99,13 @@ class DecisionContext(msgspec.Struct, frozen=True, gc=False):
     """How many health checks in a row, with this one, had the reported outcome."""
     outcome: bytes = b""
     """What is remembered of the first time (`projections.world.OUTCOMES`), if this is a repeat of a command."""
+    silent_s: float = math.inf
+    """For how long the worker to register was not heard."""
+
+
+def present_s(rules: Rules) -> float:
+    """Return the silence in seconds up to which a worker counts as present."""
+    return BEATS_MISSED * rules.lease_s / BEATS_A_LEASE
 
 
 Decider = Callable[[World, Any, DecisionContext], Events]
@@ -115,6 +130,37 @@ def standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
 def not_found(entity_id: str, kind: str) -> NotFound:
     """Return the error for an id that is not known."""
     return NotFound(f"{kind} {entity_id!r} not found: it does not exist or ended longer ago than engine.retention_s")
+
+
+def check_current(kind: str, entity_id: str, held: WorkerState | Service, registration: str) -> None:
+    """
+    Accept a command that names the current registration of a worker or a service, or none.
+
+    Raises:
+        Refused: another one has registered under this id since.
+    """
+    if registration and registration != held.registered_as:
+        msg = (
+            f"registration {shown(registration)} of {kind} {entity_id!r} was replaced: "
+            "another program has registered under this id"
+        )
+        raise Refused(msg, reason="replaced")
+
+
+def check_generation(world: World, container_id: str, generation: str) -> None:
+    """
+    Accept a program that runs in the current generation of its container, or does not know its generation.
+
+    Raises:
+        Refused: its container was started again since.
+    """
+    container = world.containers.get(container_id)
+    if generation and container is not None and container.generation != generation:
+        msg = (
+            f"generation {shown(generation)} of container {container_id!r} was replaced by generation "
+            f"{container.generation}: stop this program"
+        )
+        raise Refused(msg, reason="replaced")
 
 
 def doubled(first_s: float, times: int, most_s: float) -> float:

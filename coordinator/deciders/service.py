@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from coordinator.commands.command import Command
 from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.commands.validation import check_number, check_text
-from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
 from coordinator.deciders.silence import is_held, patience_s
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
@@ -39,6 +39,7 @@ _is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 def register(world: World, command: RegisterService, context: DecisionContext) -> Events:
     """Register a service instance or replace its registration; a repeat with the same values changes nothing."""
     _check(command, context.rules)
+    check_generation(world, command.container_id, command.generation)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
     offered = ServiceRegistered(
@@ -54,6 +55,7 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
         weight=command.weight,
         container_id=command.container_id,
         worker_id=command.worker_id,
+        registration=command.registration,
     )
     if known is not None and not known.is_ended:
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
@@ -78,7 +80,7 @@ def _check(command: RegisterService, rules: Rules) -> None:
     checked(command.service_id, "service_id")
     checked(command.service_name, "service_name")
     checked(command.service_type, "service_type")
-    for name in ("container_id", "worker_id"):
+    for name in ("container_id", "worker_id", "registration"):
         if getattr(command, name):
             checked(getattr(command, name), name)
     check_host("host", command.host)
@@ -153,6 +155,7 @@ def deregister(world: World, command: DeregisterService, context: DecisionContex
     service = world.services.get(checked(command.service_id, "service_id"))
     if service is None:
         _not_registered(command.service_id)
+    check_current("service", service.service_id, service, command.registration)
     if service.is_ended:
         return ()
     return (ServiceDeregistered(service_id=service.service_id, reason=command.reason),)
@@ -179,6 +182,7 @@ def _not_registered(service_id: str) -> NoReturn:
 def heartbeat(world: World, command: HeartbeatService, context: DecisionContext) -> Events:
     """Bring an OFFLINE service back; any other heartbeat is a sign of life and records no event."""
     service = living(world, command.service_id)
+    check_current("service", service.service_id, service, command.registration)
     check_number("load", command.load, 0.0, 1e9)
     check_number("connections", command.connections, 0, 1e9)
     _check_time("response_time_ms", command.response_time_ms)

@@ -9,6 +9,7 @@ gets the time as an argument.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ _CHECKS_KEPT = 100
 _CHECKED_SERVICES = 20_000
 _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterWorker: ("workers", "worker_id"),
+    ClaimTasks: ("workers", "worker_id"),
     RegisterNode: ("nodes", "node_id"),
     SyncNode: ("nodes", "node_id"),
     RegisterService: ("services", "service_id"),
@@ -80,6 +82,10 @@ class Signs:
         """Keep the heartbeat of a worker; it renews exactly the leases it names."""
         self.workers[worker_id] = now
         self.worker_loads[worker_id] = max(0.0, min(1.0, load))
+        self.renew(now, leases)
+
+    def renew(self, now: float, leases: tuple[str, ...]) -> None:
+        """Keep that these leases were renewed."""
         for lease in leases:
             if lease in self.leases:
                 self.leases[lease] = now
@@ -102,7 +108,7 @@ class Signs:
             Refused: `orders_id` is not an identifier.
         """
         match command:
-            case ClaimTasks():
+            case ClaimTasks(registration=""):
                 self.workers[command.worker_id] = now
             case SyncNode(orders_id=given) if given and checked(given, "orders_id") != self.orders.get(command.node_id):
                 return msgspec.structs.replace(command, orders_id="")
@@ -136,6 +142,12 @@ class Signs:
             return told
         orders_id = self.orders[command.node_id] = turn_id()
         return msgspec.structs.replace(told, orders_id=orders_id)
+
+    def silence(self, command: Command, now: float) -> float:
+        """Return for how long the worker that *command* registers was not heard; infinite for any other command."""
+        if not isinstance(command, RegisterWorker):
+            return inf
+        return self.silent_for(self.workers, command.worker_id, now)
 
     def streak(self, report: Command) -> int:
         """Return how many checks in a row, with this one, had the reported outcome; 1 for any other command."""

@@ -9,7 +9,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
-from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.task import released
 from events.coordinator import Watched
@@ -33,8 +33,10 @@ STRATEGIES = frozenset(strategy.value for strategy in SchedulingStrategy)
 
 
 def register(world: World, command: RegisterWorker, context: DecisionContext) -> Events:
-    """Register a worker."""
+    """Register a worker; a newcomer waits while the program that is registered under its id is present."""
     checked(command.worker_id, "worker_id")
+    if command.registration:
+        checked(command.registration, "registration")
     if command.container_id:
         checked(command.container_id, "container_id")
     if command.slots is not None:
@@ -46,14 +48,21 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         raise Refused(msg, reason="too_many")
     for name in command.handles:
         check_text("handles", name, 128, least=1)
+    check_generation(world, command.container_id, command.generation)
+    known = world.workers.get(command.worker_id)
+    registration = command.registration
+    if known is not None:
+        _check_free(known, command, context)
+        # Who gives no registration shares the worker with the program that did.
+        registration = registration or ("" if known.is_ended else known.registration)
     offered = WorkerRegistered(
         worker_id=command.worker_id,
         slots=command.slots,
         resources=command.resources,
         handles=command.handles,
         container_id=command.container_id,
+        registration=registration,
     )
-    known = world.workers.get(command.worker_id)
     if known is not None and known.status is WorkerStatus.ACTIVE and again(known) == offered:
         return ()
     if known is None:
@@ -61,10 +70,31 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
     return (offered,)
 
 
+def _check_free(known: WorkerState, command: RegisterWorker, context: DecisionContext) -> None:
+    """
+    Accept a program that registers under the id of a known worker.
+
+    Raises:
+        Refused: another program is registered under this id and is present.
+    """
+    if known.is_ended or not known.registration or command.registration in ("", known.registration):
+        return
+    if command.generation and command.container_id == known.container_id:
+        return  # its container was started again, so the other program has ended or is about to
+    left_s = present_s(context.rules) - context.silent_s
+    if left_s > 0:
+        msg = (
+            f"worker_id {known.worker_id!r} is in use: a worker with this id was heard {context.silent_s:.1f} s ago; "
+            "use another id, or stop that worker"
+        )
+        raise Refused(msg, reason="id_in_use", retry_after_s=min(left_s, 1.0))
+
+
 def drain(world: World, command: DrainWorker, context: DecisionContext) -> Events:
     """Drain a worker: it gets no new tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
+    check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is not WorkerStatus.ACTIVE:
         return ()
     return (WorkerDraining(worker_id=worker.worker_id, reason=command.reason),)
@@ -74,6 +104,7 @@ def leave(world: World, command: LeaveWorker, context: DecisionContext) -> Event
     """End a worker and release its attempts; they do not count against the retries of their tasks."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     worker = _worker(world, command.worker_id)
+    check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is WorkerStatus.LEFT:
         return ()
     # A commit is limited in size: `task.due` releases the remaining attempts, as the worker has left.
@@ -109,7 +140,9 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     worker = world.workers.get(command.worker_id)
     if worker is None:
         check_room_for_worker(world)
-        return (WorkerRegistered(worker_id=command.worker_id),)
+        registration = checked(command.registration, "registration") if command.registration else ""
+        return (WorkerRegistered(worker_id=command.worker_id, registration=registration),)
+    check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is WorkerStatus.ACTIVE:
         return ()
     if worker.status is WorkerStatus.DRAINING:
@@ -126,6 +159,7 @@ def again(worker: WorkerState) -> WorkerRegistered:
         resources=worker.resources,
         handles=worker.handles,
         container_id=worker.container_id,
+        registration=worker.registration,
     )
 
 
@@ -171,5 +205,7 @@ DECIDERS: dict[type[Command], Decider] = {
     WithdrawClaim: withdraw,
 }
 TELLERS: dict[type[Command], Teller] = {
-    RegisterWorker: lambda world, command, context, done: WorkerTerms(lease_s=context.rules.lease_s),
+    RegisterWorker: lambda world, command, context, done: WorkerTerms(
+        lease_s=context.rules.lease_s, registration=world.workers[command.worker_id].registered_as
+    ),
 }

@@ -123,9 +123,9 @@ class HeartbeatDoor:
 
     def _hear(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         if isinstance(beat, WorkerHeartbeat):
-            self._listening.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load)
+            self._listening.hear_worker(entity_id, beat.leases[:_LEASES_MAX], beat.load, beat.registration)
         else:
-            self._listening.hear_service(entity_id, _load_of(beat))
+            self._listening.hear_service(entity_id, _load_of(beat), beat.registration)
 
     def _recall(self, entity_id: str, beat: ServiceHeartbeat | WorkerHeartbeat) -> None:
         signs, world = self._listening.signs, self._listening.world

@@ -24,7 +24,7 @@ from coordinator.clock import CommitClock
 from coordinator.commands.caller import Caller
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
-from coordinator.commands.worker import DrainWorker
+from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Limits
@@ -388,8 +388,8 @@ class Engine:
         commandid = caller.command_id if command.REMEMBERED else ""
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
         again = bool(outcome)
-        streak = self.signs.streak(command)
-        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, streak, outcome)
+        streak, silent_s = self.signs.streak(command), self.signs.silence(command, self._heard)
+        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, streak, outcome, silent_s)
         if again:
             events: tuple[Event, ...] = ()
         else:
@@ -403,6 +403,8 @@ class Engine:
             return
         if kind in _WITHDRAWS:
             self._scheduling.withdraw(command)
+        elif kind is RegisterWorker:
+            self._scheduling.replace(command)
         if asked.wants_answer:
             told = answer(self.world, command, context, events, again=again)
             turn.answers.append((asked, self.signs.after(command, told, self._turn_id), None))

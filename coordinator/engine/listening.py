@@ -88,26 +88,43 @@ class Listening:
             log.warning("writer_stalled", instance=self._instance, for_s=round(stood_still_s, 1))
             self.signs.begin(now)
 
-    def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float) -> None:
-        """Take the heartbeat of a worker; notify it of the leases it named but does not hold any more."""
+    def hear_worker(self, worker_id: str, leases: tuple[str, ...], load: float, registration: str = "") -> None:
+        """
+        Take the heartbeat of a worker; notify it of the leases it named but does not hold any more.
+
+        A registration that was replaced is notified of that. It still renews its leases, as its attempts still run, but
+        is no sign of life of the worker.
+        """
         if not self.is_on:
             return  # without signs no lease is known, and none may be reported as lost
         held = {self.world.tasks[task_id].lease for task_id in self.world.indexes.held.get(worker_id, ())}
-        self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
+        worker = self.world.workers.get(worker_id)
+        replaced = "" if worker is None or registration == worker.registered_as else registration
+        if replaced:
+            self.signs.renew(self._clock.heard(), tuple(held.intersection(leases)))
+        else:
+            self.signs.hear_worker(worker_id, self._clock.heard(), tuple(held.intersection(leases)), load)
         lost = [lease for lease in leases if lease not in held]
-        if lost and self._is_fresh():
-            self._notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=lost)))
+        if (lost or replaced) and self._is_fresh():
+            self._notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=lost, replaced=replaced)))
 
-    def hear_service(self, service_id: str, load: ServiceLoad) -> None:
-        """Take the heartbeat of a service; an offline service is brought back by a command."""
-        self.signs.hear_service(service_id, self._clock.heard(), load)
+    def hear_service(self, service_id: str, load: ServiceLoad, registration: str = "") -> None:
+        """
+        Take the heartbeat of a service; an offline service is brought back by a command.
+
+        The heartbeat of a registration that was replaced is dropped.
+        """
         service = self.world.services.get(service_id)
+        if registration and service is not None and registration != service.registered_as:
+            return
+        self.signs.hear_service(service_id, self._clock.heard(), load)
         if service is not None and not service.is_ended and service.status is ServiceStatus.OFFLINE:
             back = HeartbeatService(
                 service_id=service_id,
                 load=load.load,
                 connections=load.connections,
                 response_time_ms=load.response_time_ms,
+                registration=registration,
             )
             self._put(Asked(back, COORDINATOR))
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
+from coordinator.deciders.rules import present_s
 from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.commands.task import ClaimTasks
-    from coordinator.commands.worker import DrainWorker
+    from coordinator.commands.worker import DrainWorker, RegisterWorker
     from coordinator.deciders.rules import Rules
     from coordinator.deciders.signs import Signs
     from coordinator.engine.intake import Asked
@@ -26,18 +27,12 @@ if TYPE_CHECKING:
     from events.task import TaskStarted
     from projections.world import World
 
-BEATS_MISSED = 2.0
-"""A claim counts only if its worker was heard within this many heartbeat intervals."""
-
 CLAIMS_A_TURN = 500
 """At most this many claims get tasks in one turn; the others wait for the next turn."""
 
 MOST_WAITING = 10_000
 
 _CLAIM_BYTES = 300
-
-BEATS_A_LEASE = 3.0
-"""Workers send this many heartbeats per lease duration."""
 
 
 class SchedulingWorker:
@@ -83,6 +78,14 @@ class SchedulingWorker:
         for waiting in tuple(self._waiting.values()):
             claim = waiting.claim
             if claim.worker_id == command.worker_id and claim_id in ("", claim.claim_id):
+                del self._waiting[claim.claim_id]
+                waiting.answer([], None)
+
+    def replace(self, command: RegisterWorker) -> None:
+        """Answer and remove the claims of earlier registrations of a worker; those that name none stay."""
+        for waiting in tuple(self._waiting.values()) if command.registration else ():
+            claim = waiting.claim
+            if claim.worker_id == command.worker_id and waiting.registration not in ("", command.registration):
                 del self._waiting[claim.claim_id]
                 waiting.answer([], None)
 
@@ -139,8 +142,7 @@ class SchedulingWorker:
 
     def _counts(self, claim: WaitingClaim, heard_now: float) -> bool:
         """Whether the worker of the claim was heard recently enough to get tasks."""
-        beat_s = self._rules.lease_s / BEATS_A_LEASE
-        return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < BEATS_MISSED * beat_s
+        return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < present_s(self._rules)
 
     def _expire(self, claim_id: str) -> None:
         waiting = self._waiting.pop(claim_id, None)
@@ -157,6 +159,12 @@ class _Waiting:
         self.claim = claim
         self.timer: asyncio.TimerHandle | None = None
         self._asked = asked
+
+    @property
+    def registration(self) -> str:
+        """The registration of the worker that the claim names; '' if it names none."""
+        command: ClaimTasks = self._asked.command  # type: ignore[assignment]  # only claims wait here
+        return command.registration
 
     def take(self) -> Asked:
         if self.timer is not None:

@@ -37,6 +37,7 @@ def launch_of(
         **reach,
         "COORDINATOR_NAMESPACE": namespace,
         "COORDINATOR_CONTAINER_ID": desired.container_id,
+        "COORDINATOR_GENERATION": desired.generation,
         "COORDINATOR_AGENT_TYPE": desired.agent_type,
         "COORDINATOR_NODE_ID": node_id,
     }

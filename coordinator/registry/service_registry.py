@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
+from events.errors import Refused
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     from coordinator.commands.cluster import ClusterStats
     from coordinator.commands.service import ServiceView
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +107,13 @@ class ServiceRegistry(Facade):
             metadata: further text, by key.
             weight: its share in weighted choices.
             service_id: an id chosen by the caller. Registering it again replaces the instance; the same content again
-                changes nothing.
+                changes nothing. Once another program registers it, the instance is that program's: heartbeats of this
+                one are refused, and deregistering it here changes nothing.
 
         Raises:
             Refused: an argument is invalid, or the registry is full.
         """
+        app = await self.opened()
         registered: str = await self.execute(
             RegisterService(
                 service_id=new_id("service") if service_id is None else text("service_id", service_id),
@@ -118,18 +125,32 @@ class ServiceRegistry(Facade):
                 tags=texts("tags", tags),
                 metadata=_metadata(metadata),
                 weight=whole("weight", weight),
+                registration=app.registration,
             )
         )
+        app.own_services.add(registered)
         return registered
 
     async def deregister_service(self, service_id: str, reason: str = "requested") -> None:
         """
         Deregister a service instance. Deregistering it again changes nothing.
 
+        An instance that this program registered, and another one after it, stays registered; this is logged.
+
         Raises:
             NotFound: the instance was never registered.
         """
-        await self.execute(DeregisterService(service_id=text("service_id", service_id), reason=text("reason", reason)))
+        command = DeregisterService(
+            service_id=text("service_id", service_id),
+            reason=text("reason", reason),
+            registration=await self._registration(service_id),
+        )
+        try:
+            await self.execute(command)
+        except Refused as error:
+            if error.reason != "replaced":
+                raise
+            log.warning("service_not_deregistered", service_id=service_id, why=error.message)
 
     async def find_services(
         self,
@@ -178,6 +199,7 @@ class ServiceRegistry(Facade):
 
         Raises:
             NotFound: the instance is not registered; register it again.
+            Refused: another program has registered the instance after this one (`replaced`), or an argument is invalid.
         """
         await self.execute(
             HeartbeatService(
@@ -185,8 +207,14 @@ class ServiceRegistry(Facade):
                 load=number("load", load),
                 connections=whole("connections", connections),
                 response_time_ms=None if response_time_ms is None else number("response_time_ms", response_time_ms),
+                registration=await self._registration(service_id),
             )
         )
+
+    async def _registration(self, service_id: str) -> str:
+        """Return the registration of an instance that this program registered; '' for any other."""
+        app = await self.opened()
+        return app.registration if service_id in app.own_services else ""
 
     async def get_registry_stats(self) -> dict[str, Any]:
         """Return the number of registered instances: `total_services`, `healthy_services` and so on by status."""

@@ -32,7 +32,7 @@ PLAIN_NAMES = frozenset(
     for name in (
         *("CONFIG", "URL", "PARENT_FD"),
         *("NATS_PORT", "NATS_STORE", "NATS_TOKEN", "HTTP_PORT"),
-        *("AGENT_TYPE", "CONTAINER_ID", "NODE_ID", "HANDLERS", "WORKER_SLOTS"),  # in containers
+        *("AGENT_TYPE", "CONTAINER_ID", "GENERATION", "NODE_ID", "HANDLERS", "WORKER_SLOTS"),  # in containers
     )
 )
 """Variables with our prefix that are not settings but are read by, or passed to, a process."""

@@ -33,6 +33,8 @@ CLAIM_WAIT_S = 20.0
 CLAIM_SLOTS_MAX = 500
 RETRY_S = 0.5
 RELEASE_TIMEOUT_S = 5.0
+_REPLACED = ("replaced", "id_in_use")
+"""Why a worker that was registered is refused once another one has its id."""
 
 _ids = TimeOrderedIds()
 
@@ -50,6 +52,7 @@ class Claiming:
         registered: called with the terms of each registration.
         stopping: set when the worker stops.
         stop: called with the reason when the coordinator drains this worker.
+        replaced: called when another program has registered under the worker's id.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Claiming:
         registered: Callable[[WorkerTerms], None],
         stopping: asyncio.Event,
         stop: Callable[[str], None],
+        replaced: Callable[[Refused], None],
     ) -> None:
         self._client = client
         self._attempts = attempts
@@ -72,7 +76,10 @@ class Claiming:
         self._registered = registered
         self._stopping = stopping
         self._stop = stop
+        self._replaced = replaced
         self._is_registered = False
+        self.was_registered = False
+        """Whether the coordinator has accepted this worker once; other threads may read it."""
 
     @property
     def _worker_id(self) -> str:
@@ -100,6 +107,8 @@ class Claiming:
             except Refused as error:
                 if error.reason == "worker_draining":
                     self._stop("drained by the coordinator")
+                elif error.reason in _REPLACED and self.was_registered:
+                    self._replaced(error)
                 elif not was_accepted:
                     raise
                 else:
@@ -117,12 +126,35 @@ class Claiming:
     async def _register(self) -> None:
         self._is_registered = True
         command = msgspec.structs.replace(self._registration, handles=tuple(sorted(self._handlers)))
-        self._registered(await self._ask(command))
+        self._registered(await self._ask(command) if self.was_registered else await self._first_in_turn(command))
+        self.was_registered = True
         log.info("worker_registered", worker_id=self._worker_id, slots=command.slots, handles=command.handles)
+
+    async def _first_in_turn(self, command: RegisterWorker) -> WorkerTerms:
+        """Register, and wait as long as another worker with the same id is heard."""
+        is_said = False
+        while True:
+            try:
+                terms: WorkerTerms = await self._ask(command)
+            except Refused as error:
+                if error.reason != "id_in_use":
+                    raise
+                if not is_said:
+                    log.warning("worker_id_in_use", worker_id=self._worker_id, why=error.message)
+                    is_said = True
+                await asyncio.sleep(error.retry_after_s or RETRY_S)
+            else:
+                return terms
 
     async def _claim(self) -> list[Task]:
         slots = min(await self._attempts.until_usable(), CLAIM_SLOTS_MAX)
-        command = ClaimTasks(claim_id=_ids.new("claim"), worker_id=self._worker_id, slots=slots, wait_s=CLAIM_WAIT_S)
+        command = ClaimTasks(
+            claim_id=_ids.new("claim"),
+            worker_id=self._worker_id,
+            slots=slots,
+            wait_s=CLAIM_WAIT_S,
+            registration=self._registration.registration,
+        )
         claimed: list[Task] = await self._ask(command)
         return claimed
 

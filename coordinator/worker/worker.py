@@ -75,6 +75,7 @@ class Worker:
         drain_s: seconds that `stop` gives running handlers to finish.
         beat_beside: called in the heartbeat thread with each heartbeat.
         container_id: the container that the worker runs in, if any.
+        generation: the generation of that container, if known.
         creds: the path of a credentials file.
         tls_ca: the path of the CA certificate, for TLS.
 
@@ -95,6 +96,7 @@ class Worker:
         drain_s: float = DRAIN_S,
         beat_beside: Callable[[Client], None] | None = None,
         container_id: str = "",
+        generation: str = "",
         creds: str | None = None,
         tls_ca: str | None = None,
     ) -> None:
@@ -112,6 +114,8 @@ class Worker:
         self._drain_s = drain_s
         self._beat_beside = beat_beside
         self._container_id = container_id
+        self._generation = generation
+        self._registration = _ids.new("registration")
         self._creds = creds
         self._tls_ca = tls_ca
         self._stopping = asyncio.Event()
@@ -121,6 +125,7 @@ class Worker:
         self._tasks: asyncio.TaskGroup
         self._attempts: Attempts
         self._claiming: Claiming | None = None
+        self._replaced: Refused | None = None
 
     @property
     def load(self) -> float:
@@ -155,7 +160,8 @@ class Worker:
             client: an open connection to use; by default the worker opens its own.
 
         Raises:
-            Refused: the worker has no handlers, or the coordinator refused its registration.
+            Refused: the worker has no handlers, the coordinator refused its registration, or another program has
+                registered under its id (`replaced`).
             Unavailable: no server answered at the start.
         """
         if not self._handlers:
@@ -212,6 +218,8 @@ class Worker:
             finally:
                 client.bus.on_reconnect.remove(self._reconnected)
                 await self._leave()
+        if self._replaced is not None:
+            raise self._replaced
 
     async def _work(self, beats: Heartbeats) -> None:
         self._attempts = Attempts(
@@ -221,11 +229,18 @@ class Worker:
             self._client,
             self._attempts,
             self._tasks,
-            registration=RegisterWorker(worker_id=self.worker_id, slots=self._slots, container_id=self._container_id),
+            registration=RegisterWorker(
+                worker_id=self.worker_id,
+                slots=self._slots,
+                container_id=self._container_id,
+                registration=self._registration,
+                generation=self._generation,
+            ),
             handlers=self._handlers,
             registered=lambda terms: beats.at_least_every(terms.lease_s / BEATS_A_LEASE),
             stopping=self._stopping,
             stop=self.stop,
+            replaced=self._was_replaced,
         )
         notices = await self._client.bus.subscribe(
             self._client.subjects.notice("worker", self.worker_id), self._noticed
@@ -240,7 +255,11 @@ class Worker:
         finally:
             for waiting in (claiming, stopping):
                 waiting.cancel()
+            given_up = [attempt.task for attempt in self._attempts.leases.values()]
             await self._attempts.give_up()
+            if self._replaced is not None:  # it cannot leave, which would release them
+                for task in given_up:
+                    self._tasks.create_task(claims.release(task, "the worker was replaced"))
             await notices.unsubscribe()
 
     def _reconnected(self) -> None:
@@ -251,20 +270,32 @@ class Worker:
         """Renew the held leases. Runs in the heartbeat thread, so it copies the leases in one step."""
         if self._beat_beside is not None:
             self._beat_beside(client)
+        if self._claiming is None or not self._claiming.was_registered:
+            return True
         leases, load = self.running, self.load
         return all(
-            client.beat_worker(self.worker_id, leases[at : at + LEASES_A_BEAT], load)
+            client.beat_worker(self.worker_id, leases[at : at + LEASES_A_BEAT], load, registration=self._registration)
             for at in range(0, max(1, len(leases)), LEASES_A_BEAT)
         )
 
     def _noticed(self, message: Message) -> None:
-        """Handle a notice from the coordinator about lost leases."""
+        """Handle a notice from the coordinator about lost leases, or that this worker was replaced."""
         try:
-            lost = msgspec.json.decode(message.data, type=LostLeases).lost
+            notice = msgspec.json.decode(message.data, type=LostLeases)
         except msgspec.MsgspecError as error:
             log.warning("notice_unreadable", worker_id=self.worker_id, why=str(error))
         else:
-            self._attempts.lose(lost)
+            self._attempts.lose(notice.lost)
+            if notice.replaced == self._registration:
+                msg = f"worker {self.worker_id!r} was replaced: another program has registered under this id"
+                self._was_replaced(Refused(msg, reason="replaced"))
+
+    def _was_replaced(self, error: Refused) -> None:
+        """Stop: another program has registered under this id, so nothing that this one says of it counts any more."""
+        if self._replaced is None:
+            self._replaced = error
+            log.warning("worker_replaced", worker_id=self.worker_id, why=error.message)
+        self.stop("replaced by another worker with the same id")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +319,8 @@ class Worker:
         """
         with suppress(CoordinationError):
             await self._client.execute(
-                DrainWorker(worker_id=self.worker_id, reason=self._reason), timeout_s=DRAIN_TIMEOUT_S
+                DrainWorker(worker_id=self.worker_id, reason=self._reason, registration=self._registration),
+                timeout_s=DRAIN_TIMEOUT_S,
             )
         claiming.cancel()
         await asyncio.wait([claiming])
@@ -297,7 +329,8 @@ class Worker:
         """Leave: tasks that the worker still holds return to the queue, which does not count as a failed attempt."""
         try:
             await self._client.execute(
-                LeaveWorker(worker_id=self.worker_id, reason=self._reason), timeout_s=LEAVE_TIMEOUT_S
+                LeaveWorker(worker_id=self.worker_id, reason=self._reason, registration=self._registration),
+                timeout_s=LEAVE_TIMEOUT_S,
             )
         except CoordinationError as error:
             log.warning("leave_not_reported", worker_id=self.worker_id, why=error.message)

@@ -227,6 +227,50 @@ async def test_a_worker_goes_on_over_a_restart_of_nats(cluster: Cluster) -> None
     assert {(task.status, task.attempt) for task in done} == {(TaskStatus.COMPLETED, 1)}
 
 
+# --- two workers under one id -----------------------------------------------------------------------------------------
+
+
+@SHORT_LEASES
+async def test_a_second_worker_with_the_same_id_waits_for_the_first(cluster: Cluster, workers: Workers) -> None:
+    """It says so; stopping either does not end the other, and it takes over once the first has left."""
+    async with workers.process("twin") as first:
+        await ended(cluster, await submit(cluster, "nap", 0.01))
+        async with workers.process("twin") as second:
+            await eventually(lambda: "worker_id_in_use" in workers.log("twin"))
+            async with workers.process("twin") as third:
+                await eventually(lambda: workers.log("twin").count("worker_id_in_use") == 2)
+                os.kill(third.pid, signal.SIGTERM)
+                assert await asyncio.wait_for(third.wait(), PATIENCE_S) == 0
+            done = await ended(cluster, await submit(cluster, "nap", 0.01, count=5, task_id="while"))
+            assert {(task.status, task.attempt) for task in done} == {(TaskStatus.COMPLETED, 1)}
+            os.kill(first.pid, signal.SIGTERM)
+            assert await asyncio.wait_for(first.wait(), PATIENCE_S) == 0
+            done = await ended(cluster, await submit(cluster, "nap", 0.01, count=5, task_id="then"))
+            assert {(task.status, task.attempt) for task in done} == {(TaskStatus.COMPLETED, 1)}
+            (worker,) = await cluster.client.execute(ListWorkers())
+            assert (worker.worker_id, worker.status) == ("twin", WorkerStatus.ACTIVE)
+            assert second.returncode is None
+
+
+@SHORT_LEASES
+async def test_a_worker_that_was_silent_too_long_is_told_that_it_was_replaced(
+    cluster: Cluster, workers: Workers
+) -> None:
+    """It takes no more tasks and ends with the reason; the one that took over goes on."""
+    async with workers.process("frozen") as first:
+        await ended(cluster, await submit(cluster, "nap", 0.01))
+        os.kill(first.pid, signal.SIGSTOP)
+        async with workers.process("frozen") as second:
+            done = await ended(cluster, await submit(cluster, "nap", 0.01, count=5, task_id="then"))
+            assert {task.status for task in done} == {TaskStatus.COMPLETED}
+            os.kill(first.pid, signal.SIGCONT)
+            assert await asyncio.wait_for(first.wait(), PATIENCE_S) != 0
+            assert "another program has registered under this id" in workers.log("frozen")
+            done = await ended(cluster, await submit(cluster, "nap", 0.01, count=5, task_id="after"))
+            assert {(task.status, task.attempt) for task in done} == {(TaskStatus.COMPLETED, 1)}
+            assert second.returncode is None
+
+
 # --- the end of a worker ----------------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,21 @@ EXAMPLES: dict[str, Event] = {
         container_id="ctr_1",
         worker_id="wrk_1",
     ),
+    "service.registered.v2": ServiceRegistered(
+        service_id="svc_1",
+        service_name="search",
+        service_type="http",
+        host="10.0.0.7",
+        port=8080,
+        status=ServiceStatus.UNKNOWN,
+        health_check_url="http://10.0.0.7:8080/health",
+        tags=("gpu", "eu"),
+        metadata={"release": "7"},
+        weight=5,
+        container_id="ctr_1",
+        worker_id="wrk_1",
+        registration="registration_1",
+    ),
     "service.deregistered.v1": ServiceDeregistered(service_id="svc_1", reason="offline for too long"),
     "service.health_changed.v1": ServiceHealthChanged(
         service_id="svc_1",
@@ -135,6 +150,7 @@ EXAMPLES: dict[str, Event] = {
         limit_s=90.0,
     ),
     "service.heartbeat.v1": ServiceHeartbeat(service_id="svc_1", load=0.75, connections=12, response_time_ms=3.25),
+    "service.heartbeat.v1.2": ServiceHeartbeat(service_id="svc_1", load=0.75, registration="registration_1"),
     # tasks
     "task.submitted.v1": TaskSubmitted(
         task_id="task_1",
@@ -178,10 +194,21 @@ EXAMPLES: dict[str, Event] = {
     "worker.registered.v1": WorkerRegistered(
         worker_id="wrk_1", slots=4, resources=_MUCH, handles=("summarize", "translate"), container_id="ctr_1"
     ),
+    "worker.registered.v2": WorkerRegistered(
+        worker_id="wrk_1",
+        slots=4,
+        resources=_MUCH,
+        handles=("summarize", "translate"),
+        container_id="ctr_1",
+        registration="registration_1",
+    ),
     "worker.draining.v1": WorkerDraining(worker_id="wrk_1", reason="maintenance"),
     "worker.left.v1": WorkerLeft(worker_id="wrk_1", reason="stopped"),
     "worker.lost.v1": WorkerLost(worker_id="wrk_1", silent_for_s=61.5, limit_s=60.0),
     "worker.heartbeat.v1": WorkerHeartbeat(worker_id="wrk_1", leases=("claim_1.2", "claim_2.1"), load=0.5),
+    "worker.heartbeat.v1.2": WorkerHeartbeat(
+        worker_id="wrk_1", leases=("claim_1.2",), load=0.5, registration="registration_1"
+    ),
     # nodes
     "node.registered.v1": NodeRegistered(node_id="node_1", capacity=_MUCH, runtime="process", labels={"zone": "eu-1"}),
     "node.cordoned.v1": NodeCordoned(node_id="node_1", reason="maintenance"),

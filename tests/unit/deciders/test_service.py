@@ -21,6 +21,7 @@ from tests.unit.deciders.facts import (
     INFINITY,
     NAN,
     URL,
+    a_container,
     health,
     register_service,
     service,
@@ -233,6 +234,28 @@ def test_no_text_can_break_the_check_of_urls(text: str) -> None:
 
 
 # --- deregistering, heartbeats ----------------------------------------------------------------------------------------
+
+
+def test_a_registration_that_is_no_more_changes_nothing() -> None:
+    """The program that registered last is the one that may speak for the service."""
+    first, second = service(registration="first"), service(registration="second")
+    given(first).when(register_service(registration="first")).then_nothing()
+    given(first).when(register_service(registration="second")).then(second)
+    replaced = given(first, second)
+    for named in ("first", "1.0"):
+        replaced.when(DeregisterService(service_id="s", registration=named)).then_refused("replaced", "'s'")
+        replaced.when(HeartbeatService(service_id="s", registration=named)).then_refused("replaced", "'s'")
+    replaced.when(HeartbeatService(service_id="s", registration="second")).then_nothing()
+    replaced.when(DeregisterService(service_id="s", registration="second")).then(ServiceDeregistered(service_id="s"))
+    given(first, second).when(DeregisterService(service_id="s")).then(ServiceDeregistered(service_id="s"))
+
+
+def test_an_earlier_generation_of_a_container_cannot_register_its_service() -> None:
+    """It would take the place of the one that runs."""
+    facts = a_container("running")
+    generation = given(*facts).world.containers["k"].generation
+    given(*facts).when(register_service(container_id="k", generation="1.7")).then_refused("replaced", generation)
+    given(*facts).when(register_service(container_id="k", generation=generation)).then(service(container_id="k"))
 
 
 def test_a_service_is_taken_off_once() -> None:

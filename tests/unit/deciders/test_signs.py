@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ def test_a_workers_load_is_a_share(told: float, taken: float) -> None:
     ("order", "heard"),
     [
         (RegisterWorker(worker_id="x"), "workers"),
+        (claim(worker_id="x", registration="first"), "workers"),
         (register_node("x"), "nodes"),
         (SyncNode(node_id="x"), "nodes"),
         (register_service("x"), "services"),
@@ -69,9 +71,9 @@ def test_whoever_orders_lives(order: Command, heard: str) -> None:
     assert getattr(signs, heard) == {"x": 150.0}
 
 
-@pytest.mark.parametrize("order", [submit(), claim(), ReportCheck(service_id="x", ok=False, check="http")])
+@pytest.mark.parametrize("order", [submit(), ReportCheck(service_id="x", ok=False, check="http")])
 def test_other_orders_are_no_sign(order: Command) -> None:
-    """A failed check is not a sign of life; a claim is one, even if it is refused."""
+    """A failed check is not a sign of life."""
     signs = beginning()
     signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert (signs.workers, signs.nodes, signs.services) == ({}, {}, {})
@@ -147,6 +149,22 @@ def test_a_claim_is_a_sign_of_life_even_when_it_is_refused() -> None:
     signs = beginning()
     assert signs.before(claim(), 150.0) == claim()
     assert list(signs.workers.values()) == [150.0]
+
+
+def test_a_claim_that_names_its_registration_is_a_sign_only_if_it_is_accepted() -> None:
+    """One that was replaced must not keep its id in use."""
+    signs = beginning()
+    named = claim(registration="first")
+    assert signs.before(named, 150.0) == named
+    assert signs.workers == {}
+
+
+def test_the_silence_of_a_worker_is_told_when_it_registers() -> None:
+    """No other command depends on it."""
+    signs = beginning()
+    signs.hear_worker("w", 150.0, (), 0.0)
+    assert signs.silence(RegisterWorker(worker_id="w"), 155.0) == 5.0
+    assert signs.silence(claim(), 155.0) == math.inf
 
 
 def test_a_report_counts_only_with_the_orders_it_was_made_under() -> None:

@@ -20,6 +20,7 @@ from tests.unit.deciders.facts import (
     HOSTILE_TEXTS,
     INFINITY,
     NAN,
+    a_container,
     attempt_failed,
     claim,
     completed,
@@ -108,6 +109,100 @@ def test_every_strategy_can_be_claimed_with() -> None:
         given(worker()).when(claim(strategy=strategy)).then_nothing()
 
 
+# --- whose registration it is -----------------------------------------------------------------------------------------
+
+FIRST, SECOND = worker(registration="first"), worker(registration="second")
+PRESENT_S = 20.0
+"""Two heartbeats, of which there are three in a lease of 30 s."""
+
+
+def newcomer(registration: str = "second", **others: Any) -> RegisterWorker:
+    return RegisterWorker(worker_id="w", registration=registration, **others)
+
+
+def test_a_registration_is_named_by_its_id_or_by_its_position() -> None:
+    """A program that gives no id gets the position of the event."""
+    given().when(newcomer("first")).then(FIRST).then_answers(WorkerTerms(lease_s=30.0, registration="first"))
+    known = given(worker())
+    known.when(RegisterWorker(worker_id="w")).then_nothing().then_answers(WorkerTerms(lease_s=30.0, registration="1.0"))
+    known.when(DrainWorker(worker_id="w", registration="2.0")).then_refused("replaced")
+    known.when(DrainWorker(worker_id="w", registration="1.0")).then(DRAINING)
+
+
+@pytest.mark.parametrize("state", [(), (DRAINING,)])
+def test_a_newcomer_waits_while_the_first_is_present(state: tuple[WorkerDraining, ...]) -> None:
+    """It is told who is there and when to ask again, and takes over after two missed heartbeats."""
+    here = given(FIRST, *state)
+    told = here.when(newcomer(), silent_s=PRESENT_S - 0.5).then_refused("id_in_use", "'w'", "19.5 s ago", "another id")
+    assert told.retry_after_s == 0.5
+    here.when(newcomer(), silent_s=PRESENT_S).then(SECOND)
+
+
+@pytest.mark.parametrize("end", [LEFT, LOST])
+def test_nobody_waits_for_a_worker_that_has_ended(end: WorkerLeft | WorkerLost) -> None:
+    """Its id is free."""
+    given(FIRST, end).when(newcomer(), silent_s=0.0).then(SECOND)
+
+
+def test_who_gives_no_id_shares_the_worker() -> None:
+    """Programs of older releases and facades are not the only ones of their worker id."""
+    given(worker()).when(newcomer(), silent_s=0.0).then(SECOND)
+    given(FIRST).when(RegisterWorker(worker_id="w"), silent_s=0.0).then_nothing()
+    shared = worker(registration="first", slots=2)
+    given(FIRST).when(RegisterWorker(worker_id="w", slots=2), silent_s=0.0).then(shared)
+    given(FIRST, LEFT).when(RegisterWorker(worker_id="w"), silent_s=0.0).then(worker())
+    given(FIRST).when(newcomer("first"), silent_s=0.0).then_nothing()
+    given(FIRST).when(newcomer("first", slots=2), silent_s=0.0).then(worker(registration="first", slots=2))
+
+
+def test_the_next_generation_of_a_container_does_not_wait() -> None:
+    """The one before has ended, or is about to be stopped; it is not let in again."""
+    first = worker(registration="first", container_id="k")
+    facts = (*a_container("running"), first)
+    generation = given(*facts).world.containers["k"].generation
+    given(*facts).when(newcomer(container_id="k", generation=generation), silent_s=0.0).then(
+        worker(registration="second", container_id="k")
+    )
+    given(*facts).when(newcomer(container_id="k", generation="1.7")).then_refused("replaced", "'1.7'", generation)
+    given(*facts).when(newcomer(container_id="other", generation=generation), silent_s=0.0).then_refused("id_in_use")
+    given(FIRST).when(newcomer(container_id="gone", generation="1.7"), silent_s=0.0).then_refused("id_in_use")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        DrainWorker(worker_id="w", registration="first"),
+        LeaveWorker(worker_id="w", registration="first"),
+        claim(registration="first"),
+        LeaveWorker(worker_id="w", registration="1.0"),
+    ],
+)
+@pytest.mark.parametrize("state", [(), (DRAINING,), (LEFT,), (LOST,)])
+def test_a_registration_that_is_no_more_changes_nothing(order: Any, state: tuple[Any, ...]) -> None:
+    """It is told so."""
+    given(FIRST, SECOND, *state).when(order).then_refused("replaced", "'w'", "another program")
+
+
+def test_the_current_registration_orders_as_before() -> None:
+    """A claim brings it back under the same name."""
+    given(FIRST).when(DrainWorker(worker_id="w", registration="first")).then(DRAINING)
+    given(FIRST).when(LeaveWorker(worker_id="w", registration="first")).then(LEFT)
+    given(FIRST, LOST).when(claim(registration="first")).then(FIRST)
+    given().when(claim(registration="first")).then(FIRST)
+
+
+def test_a_claim_of_a_registration_that_was_replaced_is_told_its_tasks() -> None:
+    """It holds them, so it must know them."""
+    given(FIRST, submitted(), started(), SECOND).when(claim(registration="first")).then_nothing()
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS[1:])
+def test_registrations_are_ids(bad: str) -> None:
+    """No empty one: '' means that there is none."""
+    given().when(newcomer(bad)).then_refused("bad_id")
+    given().when(claim(registration=bad)).then_refused("bad_id")
+
+
 # --- registering ------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +210,7 @@ def test_a_worker_offers_its_limits() -> None:
     """The event records all of them."""
     order = RegisterWorker(worker_id="w", slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
     wanted = worker(slots=4, resources=resources(cpu=8), handles=("work",), container_id="k")
-    given().when(order).then(wanted).then_answers(WorkerTerms(lease_s=30.0))
+    given().when(order).then(wanted).then_answers(WorkerTerms(lease_s=30.0, registration="1.0"))
 
 
 def test_the_same_offer_again_is_already_so() -> None:

@@ -169,6 +169,22 @@ async def test_a_draining_worker_gets_nothing_more() -> None:
         assert given_to(await rig.order(claim("e"))) == ["t"]
 
 
+async def test_a_worker_that_replaces_another_takes_the_place_of_its_claims() -> None:
+    """The claims of the first end; those that name no registration are of facades, which share the worker."""
+    async with leading(rules=Rules(lease_s=30.0)) as rig:
+        await rig.order(RegisterWorker(worker_id="w", registration="first"))
+        first, other = await waiting(rig, claim("a", wait_s=WAIT_S, registration="first"), claim("b", wait_s=WAIT_S))
+        newcomer = RegisterWorker(worker_id="w", registration="second")
+        assert (await rig.ask(newcomer).error()).reason == "id_in_use"
+        assert not first.yet
+        rig.hands.turn(20.0)
+        await rig.order(newcomer)
+        assert await first.outcome() == []
+        assert (await rig.ask(claim("c", registration="first")).error()).reason == "replaced"
+        await rig.order(submit())
+        assert given_to(await other.outcome()) == ["t"]
+
+
 async def test_what_a_leaving_worker_gives_back_is_given_to_who_waits() -> None:
     """In the same commit, under another lease."""
     async with leading() as rig:

@@ -222,6 +222,44 @@ async def test_a_worker_is_told_which_of_its_leases_are_lost() -> None:
         assert rig.notices == [("worker", "w", {"lost": [a.lease]})]
 
 
+async def test_a_worker_that_was_replaced_is_told_so() -> None:
+    """What still runs there keeps its lease, but it is no sign of life of the one that took over."""
+    async with leading(rules=Rules(lease_s=30.0)) as rig:
+        await rig.order(RegisterWorker(worker_id="w", registration="first"))
+        await rig.order(submit())
+        (task,) = await rig.order(claim(registration="first"))
+        rig.engine.listening.hear_worker("w", (task.lease,), 0.5, "first")
+        rig.hands.turn(20.0)
+        await rig.order(RegisterWorker(worker_id="w", registration="second"))
+        assert rig.notices == []
+        for _ in range(2):
+            rig.hands.turn(15.0)
+            rig.engine.listening.hear_worker("w", (task.lease,), 0.5, "first")
+            assert rig.notices.pop() == ("worker", "w", {"lost": [], "replaced": "first"})
+        await rig.settle()
+        assert rig.world.tasks["t"].status is TaskStatus.RUNNING
+        assert await rig.order(RegisterWorker(worker_id="w", registration="third"))
+        rig.engine.listening.hear_worker("w", (), 0.5, "third")
+        assert rig.notices == []
+
+
+async def test_the_heartbeat_of_a_service_that_was_replaced_is_dropped() -> None:
+    """It neither keeps the service of the other program alive nor reports its load."""
+
+    async def status_after(registration: str) -> ServiceStatus:
+        rig.engine.listening.hear_service("s", ServiceLoad(heard_s_ago=0.0, load=0.5), registration)
+        await rig.settle()
+        return rig.world.services["s"].status
+
+    async with leading(rules=Rules(heartbeat_timeout_s=90.0)) as rig:
+        for name in ("first", "second"):
+            await rig.order(register_service(registration=name))
+        rig.hands.turn(91.0)
+        assert await status_after("first") is ServiceStatus.OFFLINE
+        assert await status_after("first") is ServiceStatus.OFFLINE
+        assert await status_after("second") is ServiceStatus.HEALTHY
+
+
 async def test_calling_off_what_nobody_holds_tells_nobody() -> None:
     """Even if someone held it once."""
     async with leading() as rig:
