@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
+from coordinator.commands.node import ObservedContainer, RegisterNode, SyncNode
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.task import GetTask, SubmitTask
 from coordinator.commands.worker import DrainWorker, ListWorkers
+from coordinator.deciders.rules import Rules
 from coordinator.guard import Child, spawn
+from events.base import Position
+from events.resources import Resources
 from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.worker import WorkerStatus
@@ -158,6 +163,48 @@ async def test_an_agent_whose_worker_is_drained_stays_offered(cluster: Cluster, 
         assert (await cluster.client.execute(GetTask(task_id="two"))).status is TaskStatus.PENDING
         os.kill(child.pid, signal.SIGTERM)
         assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("cluster", [Rules(node_lease_s=1.0, lease_s=60.0)], indirect=True)
+async def test_an_old_generation_does_not_harm_the_new_one(cluster: Cluster, tmp_path: Path) -> None:
+    """
+    A node agent that had died comes back after its container has moved, and stops the old generation.
+
+    On its way out the old one deregisters no service and drains no worker, and it cannot register again.
+    """
+    (tmp_path / "agent_handlers.py").write_text(HANDLERS)
+    handlers = {"COORDINATOR_HANDLERS": str(tmp_path / "agent_handlers.py")}
+    execute = cluster.client.execute
+    capacity = Resources(cpu_millis=4000, memory_bytes=2**32)
+    await execute(RegisterNode(node_id="node-1", capacity=capacity, runtime="process"))
+    await execute(CreateContainer(container_id="agent-1", agent_id="a", agent_type="task_agent"))
+    old = (await execute(StartContainer(container_id="agent-1"))).generation
+    running = ObservedContainer(container_id="agent-1", generation=old, state="running")
+    await execute(SyncNode(node_id="node-1", observed=(running,)))
+    first = "import coordinator.agent as agent; agent.REGISTER_EVERY_S = 5.0"
+    async with agent(cluster.url, first=first, COORDINATOR_GENERATION=old, **handlers) as left_over:
+        await until_offered(cluster)
+        await execute(RegisterNode(node_id="node-2", capacity=capacity, runtime="process"))
+        async with asyncio.timeout(PATIENCE_S):
+            while (new := (await execute(GetContainer(container_id="agent-1"))).generation) == old:
+                await execute(SyncNode(node_id="node-2"))
+                await asyncio.sleep(0.1)
+        async with agent(cluster.url, COORDINATOR_NODE_ID="node-2", COORDINATOR_GENERATION=new, **handlers):
+            await until_offered(cluster, lambda found: [one.service.metadata["node_id"] for one in found] == ["node-2"])
+            async with asyncio.timeout(PATIENCE_S):
+                while (await execute(ListWorkers()))[0].registered < Position.parse(new):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            os.kill(left_over.pid, signal.SIGTERM)
+            await asyncio.wait_for(left_over.wait(), PATIENCE_S)
+            await run_task(cluster, "one", 21)
+            done = await execute(GetTask(task_id="one", wait_s=PATIENCE_S))
+            assert (done.status, value_of(done.result)) == (TaskStatus.COMPLETED, 42)
+            assert [one.service.status for one in await offered(cluster)] == [ServiceStatus.HEALTHY]
+            (worker,) = await execute(ListWorkers())
+            assert worker.status is WorkerStatus.ACTIVE
+            async with agent(cluster.url, COORDINATOR_GENERATION=old, **handlers) as late:
+                assert await asyncio.wait_for(late.wait(), PATIENCE_S) == 1
+            assert [one.service.metadata["node_id"] for one in await offered(cluster)] == ["node-2"]
 
 
 async def test_an_agent_that_was_taken_off_comes_back(cluster: Cluster) -> None:
