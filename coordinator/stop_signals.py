@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dis
+import functools
 import signal
+import traceback
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,6 +94,25 @@ class _Signals:
         elif number == signal.SIGINT and self._interrupts > 1:
             self._forces = True
             self._force()
+
+
+def is_from_signal(error: BaseException) -> bool:
+    """Return whether a SIGINT raised *error*: it is a KeyboardInterrupt that came out of the handler of that signal."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    receive: Any = signal.getsignal(signal.SIGINT)
+    while isinstance(receive, functools.partial):
+        receive = receive.func
+    receiving = getattr(getattr(receive, "__func__", receive), "__code__", None)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if receiving is None and frames:
+        # Python's own handler has no frame: its error appears in a line that raises nothing itself.
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        assert last is not None
+        return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS"
+    return any(frame.f_code is receiving for frame, _ in frames)
 
 
 def _interrupt() -> None:

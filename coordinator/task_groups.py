@@ -40,6 +40,11 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from first.__cause__
 
 
+def is_aborting(tasks: asyncio.TaskGroup) -> bool:
+    """Return whether the group is cancelling its tasks, because one of them or its block has failed."""
+    return bool(getattr(tasks, "_aborting", False))
+
+
 def _has_cancelled(tasks: asyncio.TaskGroup) -> bool:
     """Return whether the group has cancelled its parent, because a child failed."""
     return bool(getattr(tasks, "_parent_cancel_requested", False))

@@ -1,21 +1,27 @@
 """
 The attempts that a worker executes: at most one handler per slot, a lease for each attempt, one report of each outcome.
 
-A handler's exception ends its attempt, never the worker. An outcome is reported again until the coordinator has
+Whatever a handler or a task that it started raises ends its attempt, never the worker: an exit and an interrupt too,
+unless the interrupt is a signal to this process. An outcome is reported again until the coordinator has
 answered. A lost lease ends the handler, and nothing is reported. Nothing here decides whether a task is retried.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
+from coordinator.stop_signals import is_from_signal
+from coordinator.task_groups import is_aborting
+from coordinator.worker.containment import contain, contained
 from coordinator.worker.handlers import Context, DoNotRetry
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
@@ -38,9 +44,13 @@ ERROR_CHARS_MAX = 1000
 
 
 class Attempt:
-    """One attempt at a task. `lost` is set when its lease is lost and its outcome must not be reported."""
+    """
+    One attempt at a task.
 
-    __slots__ = ("began", "context", "handler", "lost", "running", "task")
+    `lost` is set when its lease is lost and its outcome must not be reported, `exit` when a task of its handler exited.
+    """
+
+    __slots__ = ("began", "context", "exit", "handler", "lost", "running", "task")
 
     def __init__(self, task: Task, handler: Handler, context: Context) -> None:
         self.task = task
@@ -48,7 +58,18 @@ class Attempt:
         self.context = context
         self.lost = False
         self.began = False
+        self.exit: BaseException | None = None
         self.running: asyncio.Task[None] | None = None
+
+    def end(self, error: BaseException) -> None:
+        """End the attempt with the exit of a task that its handler started; the first one counts."""
+        log.warning(
+            "handler_task_exited", task_id=self.task.task_id, task_name=self.task.task_name, error=error_text(error)
+        )
+        if self.exit is None and not self.lost and self.running is not None:
+            self.exit = error
+            if self.running is not asyncio.current_task():
+                self.running.cancel()
 
 
 class Attempts:
@@ -75,6 +96,8 @@ class Attempts:
         self._worker_id = worker_id
         self._slots = slots
         self._loop = asyncio.get_running_loop()
+        contain(self._loop)
+        self._context = contextvars.copy_context()
         self._threads = Threads(worker_id)
         self._queued: deque[Attempt] = deque()
         self._running: set[Attempt] = set()
@@ -171,7 +194,10 @@ class Attempts:
         while self._queued and len(self._running) < self._slots:
             attempt = self._queued.popleft()
             self._running.add(attempt)
-            attempt.running = self._tasks.create_task(self._execute(attempt), name=attempt.task.task_id)
+            # Not in the context of the attempt that has just ended, whose handler may have set variables there.
+            attempt.running = self._tasks.create_task(
+                self._execute(attempt), name=attempt.task.task_id, context=self._context.copy()
+            )
 
     async def _execute(self, attempt: Attempt) -> None:
         attempt.began = True
@@ -183,12 +209,23 @@ class Attempts:
                 if attempt.lost:
                     self._stray = max(0, self._stray - 1)
             self._fill()
-            if report is not None and not attempt.lost:
+            if report is not None and await self._is_to_be_reported(attempt):
                 await self._report(report)
         finally:
             if not attempt.lost:
                 self.leases.pop(attempt.task.lease, None)
             self._changed.set()
+
+    async def _is_to_be_reported(self, attempt: Attempt) -> bool:
+        """Return whether the lease is still held; take back what the handler did to cancel its own task."""
+        running = attempt.running
+        while running is not None and running.cancelling() and not attempt.lost:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # it may not have been delivered yet
+            if is_aborting(self._tasks):
+                raise asyncio.CancelledError
+            running.uncancel()
+        return not attempt.lost
 
     async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | None:
         """Run the handler; return the command that reports its outcome, or None if the lease was lost."""
@@ -200,28 +237,32 @@ class Attempts:
             return self._failed(task, error, retry=False)
         try:
             value = await self._call(attempt, payload)
+            took_s = time.monotonic() - began
+            try:
+                result = payload_of(value)
+            except Refused as error:
+                return self._failed(task, attempt.exit or error, retry=attempt.exit is not None)
         except DoNotRetry as error:
-            return self._failed(task, error, retry=False)
+            return self._failed(task, attempt.exit or error, retry=attempt.exit is not None)
         except asyncio.CancelledError as error:
             if attempt.lost:
                 return None
-            if (running := asyncio.current_task()) is not None and running.cancelling():
+            if is_aborting(self._tasks):
                 raise
-            return self._failed(task, error, retry=True)  # the handler raised CancelledError itself
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001  # any exception, even SystemExit, ends only the attempt
-            return self._failed(task, error, retry=True)
-        try:
-            result = payload_of(value)
-        except Refused as error:
-            return self._failed(task, error, retry=False)
-        return self._completed(task, result, time.monotonic() - began)
+            # The handler did it: it cancelled itself, raised this error, or a task of its own exited.
+            return self._failed(task, attempt.exit or error, retry=True)
+        except BaseException as error:  # any exception, even SystemExit, ends only the attempt
+            if is_from_signal(error):
+                raise
+            return self._failed(task, attempt.exit or error, retry=True)
+        if attempt.exit is not None:
+            return self._failed(task, attempt.exit, retry=True)
+        return self._completed(task, result, took_s)
 
     async def _call(self, attempt: Attempt, payload: Any) -> Any:
         handler = attempt.handler
         call = handler.bound(attempt.context, payload)
-        return await call() if handler.is_async else await self._threads.run(call)
+        return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(
@@ -234,15 +275,13 @@ class Attempts:
 
     def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
         text = error_text(error)
-        log.warning(
-            "attempt_failed",
-            task_id=task.task_id,
-            task_name=task.task_name,
-            attempt=task.attempt,
-            retry=retry,
-            error=text,
-            exc_info=error if retry else None,
-        )
+        bound = log.bind(task_id=task.task_id, task_name=task.task_name, attempt=task.attempt, retry=retry, error=text)
+        try:
+            bound.warning("attempt_failed", exc_info=error if retry else None)
+        except BaseException as raised:  # what logs an error calls its `__str__`, which may raise anything
+            if is_from_signal(raised):
+                raise
+            bound.warning("attempt_failed")
         return FailTask(task_id=task.task_id, lease=task.lease, worker_id=self._worker_id, error=text, retry=retry)
 
     # --- reporting ----------------------------------------------------------------------------------------------------
@@ -285,7 +324,9 @@ def error_text(error: BaseException) -> str:
     """Return an error as `Type: message`: printable, on one line, and cut to 1000 characters."""
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001  # `__str__` of a user's exception may raise; the error must be reported anyway
+    except BaseException as raised:  # `__str__` of a user's exception may raise; the error must be reported anyway
+        if is_from_signal(raised):
+            raise
         message = "(its message cannot be read)"
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     text = "".join(one if one.isprintable() else " " for one in text[: ERROR_CHARS_MAX + 1])

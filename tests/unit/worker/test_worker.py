@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import sys
 import threading
 import time
@@ -281,6 +283,13 @@ async def test_a_handler_sees_its_attempt(rig: Rig) -> None:
     assert value_of(report.result) == ["t-c.1.1", 1, "c.1.1", "w", 107.0, False]
 
 
+class Silent(Exception):
+    """An error that interrupts who asks what it is"""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
 class Unspeakable(Exception):
     """An error that cannot say what it is"""
 
@@ -306,6 +315,15 @@ def _raising(error: BaseException, *, is_async: bool) -> Callable[..., Any]:
         (KeyError(), "KeyError", True),
         (DoNotRetry("unknown customer"), "DoNotRetry: unknown customer", False),
         (SystemExit(3), "SystemExit: 3", True),
+        (KeyboardInterrupt(), "KeyboardInterrupt", True),
+        (GeneratorExit("enough"), "GeneratorExit: enough", True),
+        (BaseException("bare"), "BaseException: bare", True),
+        (
+            BaseExceptionGroup("all", [SystemExit(1), KeyboardInterrupt()]),
+            "BaseExceptionGroup: all (2 sub-exceptions)",
+            True,
+        ),
+        (Silent(), "Silent: (its message cannot be read)", True),
         (asyncio.CancelledError(), "CancelledError", True),
         (OSError("two\nlines\x1b[2J"), "OSError: two lines [2J", True),
         (Unspeakable(), "Unspeakable: (its message cannot be read)", True),
@@ -317,6 +335,113 @@ async def test_what_a_handler_raises_fails_its_attempt_alone(
     """An error is reported as one line; the coordinator decides on a retry, unless the handler raises DoNotRetry."""
     report = await rig.outcome(_raising(error, is_async=is_async))
     assert (type(report), report.error, report.retry) == (FailTask, text, retry)
+    assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
+
+
+async def _exit(_payload: object = None) -> None:
+    sys.exit("a child has had enough")
+
+
+async def _interrupt(_payload: object = None) -> None:
+    raise KeyboardInterrupt
+
+
+async def waits_for_a_child(_payload: object) -> None:
+    await asyncio.create_task(_exit())
+
+
+async def forgets_a_child(_payload: object) -> None:
+    child = asyncio.create_task(_exit())
+    await asyncio.sleep(PATIENCE_S)
+    await child
+
+
+async def has_a_group(_payload: object) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_exit())
+        tasks.create_task(asyncio.sleep(PATIENCE_S))
+
+
+async def has_a_grandchild(_payload: object) -> None:
+    async def child() -> None:
+        await asyncio.gather(_exit(), return_exceptions=True)
+
+    await asyncio.create_task(child())
+
+
+async def has_a_context_of_its_own(_payload: object) -> None:
+    await asyncio.create_task(_exit(), context=contextvars.copy_context())
+
+
+async def is_interrupted_by_a_child(_payload: object) -> None:
+    await asyncio.create_task(_interrupt())
+
+
+async def swallows_everything(_payload: object) -> None:
+    with contextlib.suppress(BaseException):
+        await asyncio.create_task(_exit())
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (waits_for_a_child, "SystemExit: a child has had enough"),
+        (forgets_a_child, "SystemExit: a child has had enough"),
+        (has_a_group, "SystemExit: a child has had enough"),
+        (has_a_grandchild, "SystemExit: a child has had enough"),
+        (has_a_context_of_its_own, "SystemExit: a child has had enough"),
+        (is_interrupted_by_a_child, "KeyboardInterrupt"),
+        (swallows_everything, "SystemExit: a child has had enough"),
+    ],
+)
+async def test_what_a_task_of_a_handler_raises_fails_its_attempt_alone(
+    rig: Rig, handler: Callable[..., Any], text: str
+) -> None:
+    """An exit would end the event loop, and with it the worker; others run on."""
+    rig.give(partial(asyncio.sleep, 0.2), lease="c.0.1")
+    report = await rig.outcome(handler)
+    reports = {one.lease: one for one in rig.door.commands}
+    assert isinstance(reports["c.0.1"], CompleteTask)
+    report = reports["c.1.1"]
+    assert (type(report), report.error, report.retry) == (FailTask, text, True)
+    assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
+
+
+async def test_a_task_that_outlives_its_handler_harms_nobody(rig: Rig) -> None:
+    """Its attempt has been reported."""
+    children: list[asyncio.Task[None]] = []
+
+    async def late() -> None:
+        await asyncio.sleep(0.05)
+        sys.exit(7)
+
+    async def leaves_a_child(_payload: object) -> None:
+        children.append(asyncio.create_task(late()))
+
+    assert isinstance(await rig.outcome(leaves_a_child), CompleteTask)
+    with pytest.raises(RuntimeError, match="SystemExit: 7"):
+        await children[0]
+    assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
+
+
+async def test_a_handler_that_cancels_itself_fails_its_attempt(rig: Rig) -> None:
+    """Otherwise the task would wait for its lease to expire."""
+
+    async def cancels_itself(_payload: object) -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        running.cancel("enough")
+        await asyncio.sleep(PATIENCE_S)
+
+    async def cancels_itself_last(_payload: object) -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        running.cancel()
+        running.cancel()
+
+    report = await rig.outcome(cancels_itself)
+    assert (type(report), report.error) == (FailTask, "CancelledError: enough")
+    assert isinstance(await rig.outcome(cancels_itself_last, lease="c.3.1"), CompleteTask)
     assert isinstance(await rig.outcome(alone, lease="c.2.1"), CompleteTask)
 
 

@@ -1,0 +1,87 @@
+"""
+Keeps what a handler's tasks raise inside its attempt.
+
+A SystemExit or a KeyboardInterrupt in any task ends the event loop, and with it all that runs in it: no `except` around
+the handler sees it first. So the tasks that a handler starts, and theirs, turn both into `HandlerExit`, and the attempt
+that they belong to is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from coordinator.stop_signals import is_from_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    End = Callable[[BaseException], None]
+
+_end: ContextVar[End | None] = ContextVar("end", default=None)
+"""What to call when a task exits that belongs to the attempt of this context."""
+
+
+class HandlerExit(RuntimeError):
+    """A task that a handler started raised SystemExit or KeyboardInterrupt"""
+
+
+async def contained(call: Callable[[], Awaitable[Any]], end: End) -> Any:
+    """Await *call*; *end* is called when a task that it started exits, now or later. Only for a task of its own."""
+    _end.set(end)
+    return await call()
+
+
+def contain(loop: asyncio.AbstractEventLoop) -> None:
+    """Make *loop* contain the tasks of handlers, from now on; all others are as before."""
+    before = loop.get_task_factory()
+    if isinstance(before, _Factory):
+        return
+    loop.set_task_factory(_Factory(before))
+
+
+class _Factory:
+    """A task factory that contains the tasks of handlers, over the factory that the loop had."""
+
+    def __init__(self, before: Any) -> None:
+        self._before = before or (lambda loop, work, **options: asyncio.Task(work, loop=loop, **options))
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+        context = options.get("context")
+        end = _end.get() if context is None else context.get(_end)
+        return self._before(loop, work if end is None else _Contained(work, end), **options)
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine whose exits are contained; else the same as *work*."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], end: End) -> None:
+        self._work = work
+        self._end = end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)  # what shows a task shows the frames of its coroutine
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._work.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._work.throw, *error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._work.__await__()
+
+    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return step(*given)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if is_from_signal(error):
+                raise
+            self._end(error)
+            msg = f"a task of this handler raised {type(error).__name__}: {error}"
+            raise HandlerExit(msg) from error
