@@ -155,6 +155,7 @@ def _worker(place: AgentPlace, service: str) -> Worker | None:
         worker_id=place.container_id,
         container_id=place.container_id,
         generation=place.generation,
+        owns_process=True,
         slots=place.slots,
         handlers=load_handlers(place.handlers),
         beat_s=BEAT_S,

@@ -100,7 +100,11 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task failed: its retries are used up, or it must not be retried."""
+    """
+    The task failed: its retries are used up, or it must not be retried.
+
+    `reason` is `failed`, `lease_expired`, or `poison`: too many workers ended while they ran it.
+    """
 
     lease: str
     error: str

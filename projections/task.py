@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
 
+ENDS_PROCESS = frozenset({"lease_expired", "poison"})
+"""The reasons of attempts that ended with the process that ran them, as far as that is known."""
+
 LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
     PENDING: frozenset({RUNNING, TaskStatus.CANCELLED}),
     RUNNING: ENDED | {PENDING},
@@ -49,7 +52,11 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One task; times are commit times in seconds, `attempt` counts starts, `failures` failed ones."""
+    """
+    One task; times are commit times in seconds.
+
+    `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off.
+    """
 
     task_id: str
     task_name: str
@@ -82,6 +89,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
+    lapses: int = 0
 
     @property
     def is_ended(self) -> bool:
@@ -237,6 +245,7 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, _stamp: Stamp) -> Task
         task,
         status=PENDING,
         failures=task.failures + (event.reason != "released"),
+        lapses=task.lapses + (event.reason in ENDS_PROCESS),
         worker_id="",
         claim_id="",
         retry_at=event.retry_at,
@@ -245,7 +254,14 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, _stamp: Stamp) -> Task
 
 
 def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
-    return _ended(task, stamp, status=TaskStatus.FAILED, failures=task.failures + 1, error=event.error)
+    return _ended(
+        task,
+        stamp,
+        status=TaskStatus.FAILED,
+        failures=task.failures + 1,
+        lapses=task.lapses + (event.reason in ENDS_PROCESS),
+        error=event.error,
+    )
 
 
 def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:

@@ -49,6 +49,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_pending_tasks: int = 1_000_000
     max_concurrent_tasks: int = 100_000
     max_retries: int = 3
+    poison_after: int = 3
     retry_backoff_s: float = 1.0
     retry_backoff_max_s: float = 60.0
     restart_backoff_s: float = 1.0

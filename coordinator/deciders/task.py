@@ -30,7 +30,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from projections.task import ENDED, checksum, content_of, digest_of
+from projections.task import ENDED, ENDS_PROCESS, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
 
@@ -219,7 +219,14 @@ def failed_attempt(
     silent_for_s: float | None = None,
     limit_s: float | None = None,
 ) -> TaskAttemptFailed | TaskFailed:
-    """Return what follows a failed attempt: a retry after a pause, or the failure of the task."""
+    """
+    Return what follows a failed attempt: a retry after a pause, or the failure of the task.
+
+    A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
+    """
+    if reason in ENDS_PROCESS and (ended := task.lapses + 1) >= rules.poison_after:
+        error = f"{ended} workers ended while they ran it; the last: {error}"
+        reason, retry = "poison", False
     if retry and task.failures < task.max_retries:
         return TaskAttemptFailed(
             task_id=task.task_id,

@@ -92,6 +92,9 @@ class SchedulerSettings(Section):
         _RULES.default_strategy, "order in which tasks are claimed if the claim names no strategy"
     )
     max_retries: int = number(_RULES.max_retries, 0, 1000, "retries of a task that does not set its own limit")
+    poison_after: int = number(
+        _RULES.poison_after, 1, 1000, "a task fails, whatever retries are left, after this many workers ended with it"
+    )
     retry_backoff_s: float = number(
         _RULES.retry_backoff_s, 0.0, 3600.0, "longest pause before the first retry; it doubles with each retry"
     )

@@ -76,6 +76,8 @@ class Worker:
         beat_beside: called in the heartbeat thread with each heartbeat.
         container_id: the container that the worker runs in, if any.
         generation: the generation of that container, if known.
+        owns_process: whether the process is this worker's alone. If it then ends without `stop`, as by an exit in a
+            callback of a handler, the worker does not leave: its tasks return when their leases expire, which counts.
         creds: the path of a credentials file.
         tls_ca: the path of the CA certificate, for TLS.
 
@@ -97,6 +99,7 @@ class Worker:
         beat_beside: Callable[[Client], None] | None = None,
         container_id: str = "",
         generation: str = "",
+        owns_process: bool = False,
         creds: str | None = None,
         tls_ca: str | None = None,
     ) -> None:
@@ -115,6 +118,7 @@ class Worker:
         self._beat_beside = beat_beside
         self._container_id = container_id
         self._generation = generation
+        self._owns_process = owns_process
         self._registration = _ids.new("registration")
         self._creds = creds
         self._tls_ca = tls_ca
@@ -182,6 +186,7 @@ class Worker:
 
     async def run_as_process(self) -> None:
         """Run as `run` does, and stop on SIGTERM, on SIGINT, or when the parent that spawned this process dies."""
+        self._owns_process = True
         async with stop_on_signals(self.stop, self.force):
             await self.run()
 
@@ -212,12 +217,18 @@ class Worker:
         ) as beats:
             # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
             client.bus.on_reconnect.append(self._reconnected)
+            in_order = not self._owns_process
             try:
                 async with task_group() as self._tasks:
                     await self._work(beats)
+                in_order = True
+            except CoordinationError:
+                in_order = True
+                raise
             finally:
                 client.bus.on_reconnect.remove(self._reconnected)
-                await self._leave()
+                if in_order or self._stopping.is_set():
+                    await self._leave()
         if self._replaced is not None:
             raise self._replaced
 

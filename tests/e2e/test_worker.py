@@ -37,7 +37,7 @@ PATIENCE_S = 30.0
 SHORT_LEASES = pytest.mark.parametrize("cluster", [Rules(lease_s=1.5, retry_backoff_s=0.05)], indirect=True)
 
 HANDLERS = """
-import asyncio, time
+import asyncio, os, signal, sys, time
 from coordinator.worker import task
 
 @task("nap")
@@ -49,6 +49,38 @@ async def nap(payload):
 def doze(payload):
     time.sleep(payload)
     return payload
+
+@task("kill")
+async def kill(how):
+    await asyncio.sleep(0.1)
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "_exit":
+        os._exit(0)
+    if how == "callback":
+        asyncio.get_running_loop().call_soon(sys.exit)
+        await asyncio.sleep(60)
+    if how == "loop":
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(60)
+
+@task("exit")
+async def exit(how):
+    if how == "interrupt":
+        raise KeyboardInterrupt
+    if how == "child":
+        await asyncio.create_task(asyncio.to_thread(sys.exit, 3))
+    if how == "group":
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(exit("interrupt"))
+    if how == "all":
+        raise BaseExceptionGroup("all", [SystemExit(), KeyboardInterrupt()])
+    asyncio.current_task().cancel()
+    await asyncio.sleep(60)
+
+@task("exit_in_thread")
+def exit_in_thread(how):
+    raise {"interrupt": KeyboardInterrupt, "exit": SystemExit, "generator": GeneratorExit}[how]
 
 @task("spin")
 async def spin(payload):
@@ -225,6 +257,41 @@ async def test_a_worker_goes_on_over_a_restart_of_nats(cluster: Cluster) -> None
         await cluster.restart_nats()
         done = await ended(cluster, ids)
     assert {(task.status, task.attempt) for task in done} == {(TaskStatus.COMPLETED, 1)}
+
+
+@pytest.mark.parametrize("cluster", [Rules(lease_s=1.5, retry_backoff_s=0.05, poison_after=2)], indirect=True)
+@pytest.mark.parametrize("how", ["SIGKILL", "_exit", "callback", "loop"])
+async def test_a_task_that_ends_worker_after_worker_fails(cluster: Cluster, workers: Workers, how: str) -> None:
+    """The end of a process that nobody asked for counts, also when it looks orderly; retries do not matter then."""
+    (task_id,) = await submit(cluster, "kill", how, max_retries=100)
+    for number in range(2):
+        async with workers.process(f"victim-{number}") as child:
+            await asyncio.wait_for(child.wait(), PATIENCE_S)
+    async with workers.process("survivor"):
+        (task,) = await ended(cluster, [task_id])
+        assert (task.status, task.attempt, task.failures, task.lapses) == (TaskStatus.FAILED, 2, 2, 2)
+        assert task.error == "2 workers ended while they ran it; the last: worker victim-1 did not renew its lease"
+        await ended(cluster, await submit(cluster, "nap", 0.01))
+
+
+@pytest.mark.parametrize("cluster", [Rules(retry_backoff_s=0.01)], indirect=True)
+async def test_no_handler_ends_its_worker(cluster: Cluster, workers: Workers) -> None:
+    """Exits, interrupts and cancellations of a handler, its tasks and its thread end their attempts alone."""
+    async with workers.process("calm", slots=8) as child:
+        (napping,) = await submit(cluster, "nap", 2.0)
+        ids: list[str] = []
+        for name, hows in (
+            ("exit", ("interrupt", "child", "group", "all", "itself")),
+            ("exit_in_thread", ("interrupt", "exit", "generator")),
+        ):
+            for how in hows:
+                ids += await submit(cluster, name, how, task_id=f"{name}-{how}", max_retries=1)
+        tasks = await ended(cluster, ids)
+        assert {(task.status, task.attempt, task.lapses) for task in tasks} == {(TaskStatus.FAILED, 2, 0)}
+        (nap,) = await ended(cluster, [napping])
+        assert (nap.status, nap.attempt) == (TaskStatus.COMPLETED, 1)
+        os.kill(child.pid, signal.SIGINT)
+        assert await asyncio.wait_for(child.wait(), PATIENCE_S) == 0
 
 
 # --- two workers under one id -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from events.idempotency import IdempotencyForgotten
 from events.node import NodeCordoned, NodeLost, NodeRemoved, NodeReturned
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.session import SessionBound, SessionClosed
-from events.task import TaskTimedOut
+from events.task import TaskAttemptFailed, TaskTimedOut
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.container import Desired
 from projections.world import World
@@ -139,6 +139,20 @@ def test_a_lease_that_lapses_too_often_fails_its_task() -> None:
     """A task that kills its workers does not kill them for ever."""
     (event,) = owed(submitted(max_retries=0), worker(), started(), silent_s=31.0)
     assert event == failed(error=RETRY.error, reason="lease_expired", silent_for_s=31.0, limit_s=30.0)
+
+
+def test_a_task_that_ends_worker_after_worker_is_poison() -> None:
+    """It fails whatever retries are left; attempts that failed or were released in between do not count."""
+    facts = [submitted(max_retries=100), worker()]
+    for attempt, reason in enumerate(("lease_expired", "failed", "released", "lease_expired"), start=1):
+        facts += [started(lease=f"c.1.{attempt}"), attempt_failed(lease=f"c.1.{attempt}", reason=reason)]
+    facts.append(started(lease="c.1.5"))
+    (retried,) = owed(*facts, silent_s=31.0, rules=Rules(poison_after=4))
+    assert isinstance(retried, TaskAttemptFailed)
+    (event,) = owed(*facts, silent_s=31.0)
+    error = "3 workers ended while they ran it; the last: worker w did not renew its lease"
+    assert event == failed(lease="c.1.5", error=error, reason="poison", silent_for_s=31.0, limit_s=30.0)
+    assert fold(*facts, event).tasks["t"].lapses == 3
 
 
 def test_each_lease_is_renewed_by_itself() -> None:

@@ -115,6 +115,7 @@ def test_a_failed_attempt_waits_again_and_counts_unless_released(reason: str, co
         running,
         status=TaskStatus.PENDING,
         failures=counted,
+        lapses=int(reason == "lease_expired"),
         worker_id="",
         claim_id="",
         retry_at=7.0,
