@@ -44,9 +44,16 @@ class WaitingClaim(msgspec.Struct, frozen=True, gc=False, array_like=True):
     strategy: str
 
 
+class ClaimFilter(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Which tasks a claim takes: those of one of these programs, and with one of these names; empty means any."""
+
+    programs: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
+
+
 class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    The inputs of this turn's placements, in addition to the state before them.
+    The inputs of this turn's placements, in addition to the state before them; `filters` is by claim id.
 
     Running the policy named here again on that state and these inputs must return the same placements.
     """
@@ -57,6 +64,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     policy_version: int
     placed: int
     loads: dict[str, float] = {}
+    filters: dict[str, ClaimFilter] = {}
 
 
 class Watched(StrEnum):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import ClassVar
 
 import msgspec
 
@@ -47,7 +49,14 @@ class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start."""
+    """
+    A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start.
+
+    `program` names the program that submitted it, for claims that ask only for tasks of certain programs.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"program": 2}
 
     task_name: str
     task_type: str = ""
@@ -57,6 +66,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     resources: Resources = NONE
     payload: Payload | None = None
     idempotency_key: str = ""
+    program: str = ""
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -143,6 +143,8 @@ class Indexes:
     def __init__(self) -> None:
         self.now = 0.0
         self.shapes: dict[ShapeKey, Shape] = {}
+        self.shapes_of: dict[str, dict[ShapeKey, Shape]] = {}
+        """The same ready tasks by the program that submitted them; without those of no program."""
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
@@ -255,8 +257,13 @@ class Indexes:
 
     def _still_pending(self, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
-        members = self.parked_members if task.task_id in self.parked_members else self.shapes[shape_of(task)].members
-        members[task.task_id] = task
+        if task.task_id in self.parked_members:
+            self.parked_members[task.task_id] = task
+            return
+        key = shape_of(task)
+        self.shapes[key].members[task.task_id] = task
+        if task.program:
+            self.shapes_of[task.program][key].members[task.task_id] = task
 
     def _ready(self, task: Task) -> None:
         key = shape_of(task)
@@ -264,6 +271,11 @@ class Indexes:
         if shape is None:
             shape = self.shapes[key] = Shape(key)
         shape.add(task)
+        if task.program:
+            own = self.shapes_of.setdefault(task.program, {})
+            if key not in own:
+                own[key] = Shape(key)
+            own[key].add(task)
 
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
@@ -276,6 +288,13 @@ class Indexes:
         shape.remove(task.task_id)
         if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
             del self.shapes[key]
+        if task.program:
+            own = self.shapes_of[task.program]
+            own[key].remove(task.task_id)
+            if not own[key].members:
+                del own[key]
+                if not own:
+                    del self.shapes_of[task.program]
 
     def _running(self, task: Task) -> None:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None

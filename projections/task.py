@@ -90,6 +90,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress_message: str = ""
     refused_lease: str = ""
     lapses: int = 0
+    program: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -205,6 +206,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
+        program=intern(event.program),
     )
 
 

@@ -12,9 +12,14 @@ opens and closes in order however the program ends. Each event loop has its own 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import socket
 import sys
 import tempfile
 from contextlib import asynccontextmanager
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -48,6 +53,24 @@ BEATS_A_LEASE = 3.0
 _ids = TimeOrderedIds()
 
 
+@cache
+def program_name() -> str:
+    """
+    Return the name of this program: that of its main file on this machine, for this user.
+
+    A program that is started again has the same name, so it finds the tasks that it submitted before. Two programs have
+    different names, also if their files are called the same. What has no file, as an interactive session, gets a name
+    of its own at each start.
+    """
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not file:
+        return _ids.new("session")
+    path = Path(file).resolve()
+    stem = re.sub(r"[^A-Za-z0-9_-]", "-", path.stem)[:32]
+    digest = sha256(f"{socket.gethostname()}\0{os.getuid()}\0{path}".encode(errors="surrogateescape")).hexdigest()
+    return f"{stem}-{digest[:12]}"
+
+
 class Backend(Protocol):
     """What executes the app's commands: a client, or the coordinator in this process."""
 
@@ -66,6 +89,10 @@ class App:
         self.settings = settings
         self.where = where
         self.held = Held()
+        self.program = settings.client.program or program_name()
+        """The name under which this app submits tasks."""
+        self.told_what_waits = False
+        """Whether it was logged that tasks wait which this program did not submit."""
         self.registration = _ids.new("registration")
         """The registration of the services that this app registers; `own_services` are their ids."""
         self.own_services: set[str] = set()

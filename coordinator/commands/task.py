@@ -11,7 +11,11 @@ from projections.task import Task
 
 
 class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
-    """Submit a task to the queue; the caller makes the id, so that a repeat creates no second task."""
+    """
+    Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
+
+    `program` names the program that submits it, for claims that ask only for tasks of certain programs.
+    """
 
     KIND, VERB, Answer = "task", "submit", str
 
@@ -24,13 +28,15 @@ class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
     resources: Resources = NONE
     payload: Payload | None = None
     idempotency_key: str = ""
+    program: str = ""
 
 
 class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     """
     Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
 
-    Refused if it names a registration of the worker that is not the current one.
+    With `programs` it takes only tasks that one of these programs submitted, with `task_names` only tasks of these
+    names. Refused if it names a registration of the worker that is not the current one.
     """
 
     KIND, VERB, Answer = "task", "claim", list[Task]
@@ -42,6 +48,8 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     wait_s: float = 0.0
     strategy: str = ""
     registration: str = ""
+    programs: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
 
 
 class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from events.coordinator import ClaimFilter
 from events.resources import Resources
 from events.task import TaskStarted
 from projections.worker import WorkerStatus
@@ -26,22 +29,29 @@ SCHEDULE_VERSION = 1
 """Increase it when the same inputs lead to other placements."""
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
-_TASK_BYTES = 640
+_TASK_BYTES = 680
 """Size of an encoded task without its ids, texts and payload, with every number at its longest."""
+_ANY = ClaimFilter()
 _encode = msgspec.json.Encoder().encode
 
 
 def schedule(
-    world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float], *, most: int
+    world: World,
+    claims: Sequence[WaitingClaim],
+    loads: Mapping[str, float],
+    filters: Mapping[str, ClaimFilter] = MappingProxyType({}),
+    *,
+    most: int,
 ) -> Iterator[TaskStarted]:
     """
     Assign up to *most* ready tasks to waiting claims, one at a time, least served worker first.
 
     FIFO, PRIORITY and ROUND_ROBIN serve the claims in turn, LEAST_LOADED the worker with the smallest share of its
     capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, highest first; all
-    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1.
+    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1; *filters* say by claim id
+    which tasks a claim takes.
     """
-    queues: dict[tuple[str, tuple[str, ...]], _Queue] = {}
+    queues: dict[tuple[str, tuple[str, ...], ClaimFilter], _Queue] = {}
     capacities = {worker_id: _capacity(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
     candidates = [
         (candidate.score(), number, candidate)
@@ -55,7 +65,8 @@ def schedule(
         if score < candidate.score():  # the worker got a task through another of its claims since
             heapq.heapreplace(candidates, (candidate.score(), number, candidate))
             continue
-        queue_key = (candidate.ordering, candidate.capacity.worker.handles)
+        wanted = filters.get(candidate.claim.claim_id, _ANY)
+        queue_key = (candidate.ordering, candidate.capacity.worker.handles, wanted)
         queue = queues.get(queue_key)
         if queue is None:
             queue = queues[queue_key] = _Queue(world, *queue_key)
@@ -132,6 +143,7 @@ def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
     if payload is None or payload.encoding == "text" or not payload.data.isascii():
         return len(_encode(task))
     ids = len(task.task_id) + len(task.tenant) + 2 * len(claim.claim_id) + len(claim.worker_id) + len(task.ended_by)
+    ids += len(task.program)
     texts = len(task.task_name) + len(task.task_type) + len(task.idempotency_key) + len(payload.ref)
     texts += len(task.error) + len(task.progress_message) + len(task.refused_lease)
     # JSON and base64 contain no control characters; JSON escapes any other ASCII character to at most two bytes.
@@ -151,14 +163,16 @@ def _capacity(world: World, worker_id: str, loads: Mapping[str, float]) -> _Capa
 
 
 class _Queue:
-    """The ready tasks that workers with the same `handles` may run, in order, over all shapes."""
+    """The ready tasks that claims with the same filter, of workers with the same `handles`, may take, in order."""
 
-    def __init__(self, world: World, ordering: str, handles: tuple[str, ...]) -> None:
+    def __init__(self, world: World, ordering: str, handles: tuple[str, ...], wanted: ClaimFilter) -> None:
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
         self._no_fit: list[Resources] = []
-        allowed = frozenset(handles)
-        for number, (key, shape) in enumerate(world.indexes.shapes.items()):
-            if shape.members and (not allowed or key.task_name in allowed):
+        allowed, names = frozenset(handles), frozenset(wanted.task_names)
+        shapes, shapes_of = world.indexes.shapes, world.indexes.shapes_of
+        kinds = [shapes_of.get(program, {}) for program in dict.fromkeys(wanted.programs)] or [shapes]
+        for number, (key, shape) in enumerate(chain.from_iterable(kind.items() for kind in kinds)):
+            if shape.members and (not allowed or key.task_name in allowed) and (not names or key.task_name in names):
                 self._push(shape.ordered(ordering), number)
 
     def has_no_fit(self, candidate: _Candidate) -> bool:

@@ -91,6 +91,8 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
     check_text("task_name", command.task_name, 128, least=1)
     check_text("task_type", command.task_type, 128)
     check_text("idempotency_key", command.idempotency_key, 256)
+    if command.program:
+        checked(command.program, "program")
     check_number("priority", command.priority, -1_000_000, 1_000_000)
     check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
@@ -108,6 +110,7 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
         resources=command.resources,
         payload=command.payload,
         idempotency_key=command.idempotency_key,
+        program=command.program,
     )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RELEASED_AT_ONCE = 500
 MOST_WORKERS = 100_000
+MOST_IN_A_FILTER = 32
+"""Programs, and names of tasks, in one claim: the commit of a turn records the filters of its claims."""
 STRATEGIES = frozenset(strategy.value for strategy in SchedulingStrategy)
 
 
@@ -132,6 +134,16 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
             f"strategy {command.strategy[:40]!r} is not known: use {', '.join(one.value for one in SchedulingStrategy)}"
         )
         raise Refused(msg, reason="bad_strategy")
+    if len(command.programs) > MOST_IN_A_FILTER or len(command.task_names) > MOST_IN_A_FILTER:
+        msg = (
+            f"the claim names {len(command.programs)} programs and {len(command.task_names)} tasks: "
+            f"use at most {MOST_IN_A_FILTER} of each"
+        )
+        raise Refused(msg, reason="too_many")
+    for program in command.programs:
+        checked(program, "programs")
+    for name in command.task_names:
+        check_text("task_names", name, 128, least=1)
     if claimed := world.indexes.claims.get(command.claim_id):
         if world.tasks[claimed[0]].worker_id == command.worker_id:
             return ()

@@ -8,13 +8,14 @@ It holds no facts: when a writer dies with its waiting claims, the workers send 
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
 from coordinator.deciders.rules import present_s
-from events.coordinator import CoordinatorTurn, WaitingClaim
+from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ MOST_WAITING = 10_000
 
 _CLAIM_BYTES = 300
 
+FILTER_BYTES = 64 * 1024
+"""The filters of the claims of one turn take at most this much of its commit; further claims wait."""
+
+_encode = msgspec.json.Encoder().encode
+
 
 class SchedulingWorker:
     """The waiting claims, in order of arrival."""
@@ -45,11 +51,13 @@ class SchedulingWorker:
         self._instance = instance
         self._most = most
         self._waiting: dict[str, _Waiting] = {}
+        self._has_filters = False
+        """Whether the claims of the last turn had filters, or one that came since has."""
 
     @property
     def claim_bytes(self) -> int:
         """Upper bound of the bytes that the waiting claims take in a commit."""
-        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES
+        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES + (FILTER_BYTES if self._has_filters else 0)
 
     def add(self, asked: Asked) -> None:
         """Add an admitted claim; a repeat replaces the claim with the same id."""
@@ -68,6 +76,7 @@ class SchedulingWorker:
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
+        self._has_filters = self._has_filters or waiting.filter is not None
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
@@ -95,11 +104,12 @@ class SchedulingWorker:
             return [], []
         running = sum(len(held) for held in self._world.indexes.held.values())
         most = min(most, self._rules.max_concurrent_tasks - running)
-        counting = (one.claim for one in self._waiting.values() if self._counts(one.claim, heard_now))
-        claims = list(islice(counting, CLAIMS_A_TURN))
+        claims, filters, is_cut = self._considered(heard_now)
+        self._has_filters = bool(filters)
         loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
-        started = list(schedule(self._world, claims, loads, most=most)) if most > 0 else []
-        self._rotate(claims, started)
+        started = list(schedule(self._world, claims, loads, filters, most=most)) if most > 0 else []
+        if is_cut:
+            self._rotate(claims, started)
         if not started:
             return [], []
         turn = CoordinatorTurn(
@@ -110,13 +120,30 @@ class SchedulingWorker:
             policy_version=SCHEDULE_VERSION,
             placed=len(started),
             loads={worker_id: load for worker_id, load in loads.items() if load},
+            filters=filters,
         )
         return started, [turn]
 
+    def _considered(self, heard_now: float) -> tuple[list[WaitingClaim], dict[str, ClaimFilter], bool]:
+        """Return the claims of this turn, their filters by claim id, and whether others have to wait for the next."""
+        claims: list[WaitingClaim] = []
+        filters: dict[str, ClaimFilter] = {}
+        left = FILTER_BYTES
+        for one in self._waiting.values():
+            if not self._counts(one.claim, heard_now):
+                continue
+            if one.filter is not None:
+                left -= one.filter_bytes
+                if left < 0:
+                    return claims, filters, True
+                filters[one.claim.claim_id] = one.filter
+            claims.append(one.claim)
+            if len(claims) == CLAIMS_A_TURN:
+                return claims, filters, True
+        return claims, filters, False
+
     def _rotate(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
-        """Move claims that got nothing behind those that this turn did not consider, if there are any."""
-        if len(claims) < CLAIMS_A_TURN:
-            return
+        """Move claims that got nothing behind those that this turn did not consider."""
         served = {event.claim_id for event in started}
         for claim in claims:
             if claim.claim_id not in served:
@@ -153,10 +180,16 @@ class SchedulingWorker:
 class _Waiting:
     """One waiting claim; without a timer it is answered at the end of its turn."""
 
-    __slots__ = ("_asked", "claim", "timer")
+    __slots__ = ("_asked", "claim", "filter", "filter_bytes", "timer")
 
     def __init__(self, claim: WaitingClaim, asked: Asked) -> None:
+        command: ClaimTasks = asked.command  # type: ignore[assignment]  # only claims wait here
         self.claim = claim
+        self.filter: ClaimFilter | None = None
+        self.filter_bytes = 0
+        if command.programs or command.task_names:
+            self.filter = ClaimFilter(command.programs, command.task_names)
+            self.filter_bytes = len(_encode({claim.claim_id: self.filter}))
         self.timer: asyncio.TimerHandle | None = None
         self._asked = asked
 

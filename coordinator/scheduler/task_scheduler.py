@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coordinator.app.facade import Facade, flag, member, new_id, number, text, whole
+import structlog
+
+from coordinator.app.facade import Facade, flag, member, new_id, number, text, texts, whole
 from coordinator.client.paging import listed
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
@@ -25,17 +27,23 @@ from coordinator.commands.task import (
     SchedulingStrategy,
     SubmitTask,
 )
-from events.errors import NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
     from events.task import Payload
     from projections.task import Task
 
+log = structlog.get_logger(__name__)
+
+LOOKED_AT = 200
+"""Pending tasks that are looked at to say which ones of other programs wait; the newest."""
+NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
 ALREADY_ENDED = "already_ended"
@@ -152,6 +160,7 @@ class TaskScheduler(Facade):
             Refused: an argument is invalid, or the queue is full.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
+        app = await self.opened()
         submitted: str = await self.execute(
             SubmitTask(
                 task_id=new_id("task") if task_id is None else text("task_id", task_id),
@@ -163,26 +172,38 @@ class TaskScheduler(Facade):
                 resources=Resources.parse(resources),
                 payload=payload_of(payload),
                 idempotency_key=text("idempotency_key", idempotency_key),
+                program=app.program,
             )
         )
         return submitted
 
     async def get_next_task(
-        self, worker_id: str, strategy: SchedulingStrategy | str | None = None, *, wait_s: float = 0.0
+        self,
+        worker_id: str,
+        strategy: SchedulingStrategy | str | None = None,
+        *,
+        wait_s: float = 0.0,
+        task_names: Iterable[str] | None = None,
     ) -> TaskInfo | None:
         """
         Claim the next task for a worker and return it; None when there is none within *wait_s* seconds.
 
-        This process then holds the task's lease and renews it.
+        Without *task_names* it is one that this program submitted, in this run or an earlier one: what a program is, is
+        told by `client.program` of the settings. This process then holds the task's lease and renews it.
 
         Args:
-            worker_id: the worker; an unknown one is registered without limits.
+            worker_id: the worker; an unknown one is registered without limits. Several programs may share it.
             strategy: how to choose the task, as a member or its value; by default the coordinator's strategy.
             wait_s: seconds to wait for a task.
+            task_names: take tasks of these names, whoever submitted them; at most 32.
 
         Raises:
             Refused: an argument is invalid, or the worker is draining.
         """
+        names = () if task_names is None else texts("task_names", task_names)
+        if task_names is not None and not names:
+            msg = "task_names is empty: name the tasks to take, or leave it out for those of this program"
+            raise Refused(msg, reason="bad_type")
         chosen = "" if strategy is None else member("strategy", strategy, SchedulingStrategy).value
         left_s = number("wait_s", wait_s)
         app = await self.opened()
@@ -198,6 +219,8 @@ class TaskScheduler(Facade):
                     slots=1,
                     wait_s=portion_s,
                     strategy=chosen,
+                    programs=() if names else (app.program,),
+                    task_names=names,
                 )
             )
             left_s -= portion_s
@@ -205,7 +228,26 @@ class TaskScheduler(Facade):
                 app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
                 return task_info(tasks[0])
             if left_s <= 0:
+                if not names and not app.told_what_waits:
+                    await self._tell_what_waits(app)
                 return None
+
+    async def _tell_what_waits(self, app: App) -> None:
+        """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""
+        try:
+            pending: list[Task] = await self.execute(ListTasks(status=TaskStatus.PENDING, limit=LOOKED_AT))
+        except CoordinationError as error:  # who may claim may not always list
+            log.debug("pending_tasks_not_listed", why=error.message)
+            return
+        names = sorted({task.task_name for task in pending if task.program != app.program})
+        if names:
+            app.told_what_waits = True
+            log.warning(
+                "tasks_of_other_programs_wait",
+                program=app.program,
+                names=names[:NAMES_SHOWN],
+                hint=f"get_next_task returns tasks of this program: pass task_names={names[:1]} for those of others",
+            )
 
     async def complete_task(
         self, task_id: str, execution_time: float | None = None, *, result: Any = None, lease: str | None = None

@@ -18,6 +18,7 @@ from coordinator.settings.fields import (
     Amounts,
     AnyCase,
     Command,
+    Identifier,
     Image,
     Location,
     Networks,
@@ -214,6 +215,9 @@ class ClientSettings(Section):
 
     # The writer deduplicates commands for ten minutes: one sent again later could be executed twice.
     call_timeout_s: float = number(30.0, 0.05, 300.0, "timeout of a call")
+    program: Identifier | None = plain(
+        None, "name of this program, whose tasks `get_next_task` returns; none means its main file on this machine"
+    )
     attempt_timeout_s: float = number(2.0, 0.02, 300.0, "an attempt without answer is sent again after this time")
     discovery_refresh_s: float = number(
         5.0, 0.1, 3600.0, "interval between two reads of the loads, when services are chosen by load"

@@ -33,6 +33,7 @@ from events.container import (
     Secret,
 )
 from events.coordinator import (
+    ClaimFilter,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
     CoordinatorStarted,
@@ -163,6 +164,18 @@ EXAMPLES: dict[str, Event] = {
         payload=_INLINE,
         idempotency_key="order/42",
     ),
+    "task.submitted.v2": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        task_type="text",
+        priority=-7,
+        timeout_s=12.5,
+        max_retries=2,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order/42",
+        program="report-0f3c9a1b2d4e",
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
@@ -270,6 +283,15 @@ EXAMPLES: dict[str, Event] = {
         policy_version=1,
         placed=2,
         loads={"wrk_2": 0.25},
+    ),
+    "coordinator.turn.v1.2": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "fifo"),),
+        policy="schedule",
+        policy_version=1,
+        placed=2,
+        filters={"claim_1": ClaimFilter(programs=("report-0f3c9a1b2d4e",), task_names=("summarize",))},
     ),
     "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
         instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.deciders.matching import _answer_bytes, schedule
 from coordinator.deciders.task import LEASE_CHARS_MAX
 from events.base import Position
-from events.coordinator import WaitingClaim
+from events.coordinator import ClaimFilter, WaitingClaim
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from events.worker import WorkerDraining, WorkerLeft
@@ -44,6 +44,44 @@ def dealt(world: World, *claims: WaitingClaim, **others: Any) -> list[tuple[str,
 
 def tasks(count: int, **others: Any) -> list[Event]:
     return [submitted(f"t{number}", **others) for number in range(1, count + 1)]
+
+
+# --- which tasks a claim takes ----------------------------------------------------------------------------------------
+
+
+def test_a_claim_takes_only_what_its_filter_says() -> None:
+    """Tasks of its programs, with its names, among those that its worker handles; the others stay for other claims."""
+    world = fold(
+        worker("v"),
+        worker("w", handles=("a", "b")),
+        submitted("p1", task_name="a", program="p"),
+        submitted("q1", task_name="a", program="q"),
+        submitted("n1", task_name="b"),
+        submitted("p2", task_name="b", program="p", priority=9),
+        submitted("p3", task_name="c", program="p"),
+    )
+
+    def taken(filter_: ClaimFilter, worker_id: str = "v", **others: Any) -> list[str]:
+        claim = waiting(worker_id=worker_id, slots=9, **others)
+        return [event.task_id for event in schedule(world, [claim], {}, {"c": filter_}, most=100)]
+
+    assert taken(ClaimFilter()) == ["p1", "q1", "n1", "p2", "p3"]
+    assert taken(ClaimFilter(programs=("p",))) == ["p1", "p2", "p3"]
+    assert taken(ClaimFilter(programs=("p",)), strategy="priority") == ["p2", "p1", "p3"]
+    assert taken(ClaimFilter(programs=("q", "p", "q"))) == ["p1", "q1", "p2", "p3"]
+    assert taken(ClaimFilter(programs=("nobody",))) == []
+    assert taken(ClaimFilter(task_names=("b", "c"))) == ["n1", "p2", "p3"]
+    assert taken(ClaimFilter(programs=("p",), task_names=("b",))) == ["p2"]
+    assert taken(ClaimFilter(programs=("p",)), "w") == ["p1", "p2"]
+    both = {"c": ClaimFilter(programs=("p",))}
+    served = schedule(world, [waiting("c", "v", 9), waiting("d", "w", 9)], {}, both, most=100)
+    assert [(event.task_id, event.worker_id) for event in served] == [
+        ("p1", "v"),
+        ("q1", "w"),
+        ("p2", "v"),
+        ("n1", "w"),
+        ("p3", "v"),
+    ]
 
 
 # --- order of tasks ---------------------------------------------------------------------------------------------------

@@ -77,6 +77,14 @@ def test_a_submitted_task_has_all_it_was_submitted_with() -> None:
     given().when(order, rules=Rules(max_retries=7)).then(wanted).then_answers("t")
 
 
+def test_a_task_says_which_program_submitted_it() -> None:
+    """Another program that submits it again submits no other task."""
+    decided = given().when(submit(program="p-1")).then(submitted(program="p-1"))
+    assert decided.world.tasks["t"].program == "p-1"
+    given(submitted(program="p-1")).when(submit(program="q")).then_nothing()
+    given().when(submit(program="a b")).then_refused("bad_id")
+
+
 def test_retries_can_be_asked_for_or_refused_by_the_submitter() -> None:
     """Zero retries differ from no value."""
     given().when(submit(max_retries=0)).then(submitted(max_retries=0))

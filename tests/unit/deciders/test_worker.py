@@ -109,6 +109,22 @@ def test_every_strategy_can_be_claimed_with() -> None:
         given(worker()).when(claim(strategy=strategy)).then_nothing()
 
 
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({"programs": ("a b",)}, "bad_id"),
+        ({"programs": ("p",) * 33}, "too_many"),
+        ({"task_names": ("",)}, "bad_text"),
+        ({"task_names": ("x" * 129,)}, "bad_text"),
+        ({"task_names": ("x",) * 33}, "too_many"),
+    ],
+)
+def test_a_claim_names_few_programs_and_tasks(others: dict[str, Any], reason: str) -> None:
+    """Its filter is recorded with each placement."""
+    given(worker()).when(claim(**others)).then_refused(reason)
+    given(worker()).when(claim(programs=("p",) * 32, task_names=("x" * 128,) * 32)).then_nothing()
+
+
 # --- whose registration it is -----------------------------------------------------------------------------------------
 
 FIRST, SECOND = worker(registration="first"), worker(registration="second")

@@ -311,7 +311,23 @@ def replaced(before: bytes, envelopes: list[Any], record: Record, turn: Coordina
         if isinstance(envelope.data, TaskStarted) and envelope.actor == "coordinator":
             break
         world.apply(envelope, Position(record.sequence, index), turn.now)
-    return list(schedule(world, turn.claims, turn.loads, most=turn.placed))
+    return list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed))
+
+
+async def test_filters_are_recorded_and_leave_room_for_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims whose filters do not fit into the commit take their turn in the next one."""
+    monkeypatch.setattr("coordinator.engine.waiting_claims.FILTER_BYTES", 200)
+    async with leading() as rig:
+        claims = [claim(f"c{number}", f"w{number}", wait_s=WAIT_S, programs=(f"p{number}",)) for number in range(20)]
+        told = await waiting(rig, *claims)
+        for number in reversed(range(20)):
+            await rig.order(submit(f"t{number}", program=f"p{number}"))
+        for number, one in enumerate(told):
+            assert given_to(await one.outcome()) == [f"t{number}"]
+        filters = [event.filters for event in rig.events() if isinstance(event, CoordinatorTurn)]
+        assert all(0 < len(one) <= 200 // 25 for one in filters)
+        for placed, again in explain(rig.records()):
+            assert placed == again
 
 
 async def test_every_placement_can_be_explained_from_the_journal() -> None:

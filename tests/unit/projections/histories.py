@@ -130,6 +130,7 @@ class Historian:
             max_retries=self.random.randint(0, 3),
             resources=self.random.choice(_SIZES),
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
+            program=self.random.choice(("", self.pick("program", 3))),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:

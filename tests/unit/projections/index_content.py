@@ -34,6 +34,12 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
             for ordering in ORDERINGS
             for key, shape in shapes.items()
         },
+        "ready of": {
+            (program, ordering, key): [task for _, task in shape.ordered(ordering)]
+            for program, own in indexes.shapes_of.items()
+            for ordering in ORDERINGS
+            for key, shape in own.items()
+        },
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
@@ -67,6 +73,12 @@ def content_from(world: World) -> dict[str, Any]:
             (ordering, key): sorted((task for task in ready if shape_of(task) == key), key=before)
             for ordering, before in ORDERINGS.items()
             for key in {shape_of(task) for task in ready}
+        },
+        "ready of": {
+            (program, ordering, key): sorted((task for task in own if shape_of(task) == key), key=before)
+            for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
+            for ordering, before in ORDERINGS.items()
+            for key in {shape_of(task) for task in own}
         },
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now},

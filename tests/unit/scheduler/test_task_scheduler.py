@@ -51,6 +51,33 @@ async def test_no_task_is_none(scheduler: TaskScheduler) -> None:
     assert await scheduler.get_next_task("worker_1", wait_s=0.02) is None
 
 
+async def test_a_program_gets_its_own_tasks(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of others wait; it is said once which ones, and how to ask for them."""
+    async with opened_here() as other_here:
+        assert other_here.app.program == here.app.program  # the same file: the same program in two runs
+    scheduler, again = TaskScheduler(here.app), TaskScheduler(here.app)
+    for number, program in enumerate(("other-1", "other-2", "")):
+        await here.app.execute(SubmitTask(task_id=f"o{number}", task_name=f"name_{number}", program=program))
+    own = await scheduler.submit_task("name_0")
+    task = await again.get_next_task("worker_1")
+    assert task is not None
+    assert task.task_id == own
+    for _ in range(2):
+        assert await scheduler.get_next_task("worker_1", wait_s=0.01) is None
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("tasks_of_other_programs_wait") == 1
+    assert all(one in said.out + said.err for one in ("name_0", "name_1", "name_2", "task_names=['name_0']"))
+    taken = [await scheduler.get_next_task("worker_1", task_names=["name_2", "name_0"]) for _ in range(3)]
+    assert [one and one.task_id for one in taken] == ["o0", "o2", None]
+
+
+async def test_names_of_tasks_to_take(scheduler: TaskScheduler) -> None:
+    """None at all would never be given a task."""
+    for wrong, why in (([], "task_names is empty"), ("resize", "a list of texts"), (["x"] * 33, "at most 32")):
+        with pytest.raises(Refused, match=why):
+            await scheduler.get_next_task("worker_1", task_names=wrong)
+
+
 async def test_waiting_for_a_task(scheduler: TaskScheduler) -> None:
     """A waiting claim returns a task as soon as it is submitted."""
     waiting = asyncio.ensure_future(scheduler.get_next_task("worker_1", wait_s=5))
@@ -209,7 +236,7 @@ async def test_a_damaged_payload_hides_nothing(here: Here) -> None:
     await here.app.execute(SubmitTask(task_id="bad", task_name="a", payload=damaged))
     scheduler = TaskScheduler(here.app)
     assert [one.task_id for one in await scheduler.list_tasks()] == ["bad"]
-    task = await scheduler.get_next_task("worker_1")
+    task = await scheduler.get_next_task("worker_1", task_names=["a"])
     assert task is not None
     with pytest.raises(Corrupt):
         _ = task.payload

@@ -378,7 +378,7 @@ async def is_interrupted_by_a_child(_payload: object) -> None:
 
 
 async def swallows_everything(_payload: object) -> None:
-    with contextlib.suppress(BaseException):
+    with contextlib.suppress(BaseException):  # the worst that a handler can do
         await asyncio.create_task(_exit())
 
 
