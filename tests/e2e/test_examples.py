@@ -180,3 +180,18 @@ def test_the_python_of_a_page_runs_on_a_coordinator_that_is_up(page: Path, up: U
     assert cli(up, "inbox", "add", "warehouse").returncode == 0
     ran = run("-m", "tests.documents", str(page), home=up.home, url=up.url)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_first_program_touches_only_its_own_and_leaves_nothing(up: Up) -> None:
+    """The task of somebody else with the same name still waits; no container and no service is left."""
+    other = cli(up, "task", "submit", "data_processing")
+    assert other.returncode == 0, other.stderr
+    task_id = other.stdout.split()[0]
+    for program in (["-m", "tests.documents", str(ROOT / "README.md")], ["examples/submit_and_wait.py"]):
+        ran = run(*program, home=up.home, url=up.url)
+        assert ran.returncode == 0, ran.stderr
+    assert "pending" in cli(up, "task", "get", task_id).stdout
+    assert json.loads(cli(up, "service", "list", "--json").stdout) == []
+    containers = json.loads(cli(up, "container", "list", "--json").stdout)
+    assert {one["status"] for one in containers} <= {"destroyed"}
+    assert cli(up, "task", "cancel", task_id).returncode == 0

@@ -13,7 +13,7 @@ from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
-    from coordinator.commands.service import FindServices
+    from coordinator.commands.service import FindServices, RegisterService
     from tests.facades import Here
 
 
@@ -65,6 +65,41 @@ async def test_an_id_of_the_callers_own(registry: ServiceRegistry) -> None:
     assert await registry.register_service("agent", "worker", "localhost", 80, service_id="mine") == "mine"
     await registry.register_service("agent", "worker", "localhost", 81, service_id="mine")
     assert [(one.service_id, one.port) for one in await registry.find_services()] == [("mine", 81)]
+
+
+async def test_an_instance_of_another_program_stays(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who registered it before can neither deregister it nor speak for it; who never did may deregister it."""
+    here.app.registration = "first"
+    first = ServiceRegistry(here.app)
+    await first.register_service("agent", "worker", "localhost", 80, service_id="mine")
+    await first.update_heartbeat("mine", load=0.5)
+    await here.app.execute(
+        RegisterService(
+            service_id="mine",
+            service_name="agent",
+            service_type="worker",
+            host="localhost",
+            port=80,
+            registration="second",
+        )
+    )
+    with pytest.raises(Refused, match="another program has registered") as caught:
+        await first.update_heartbeat("mine")
+    assert caught.value.reason == "replaced"
+    await first.deregister_service("mine")
+    said = capsys.readouterr()
+    assert "service_not_deregistered" in said.out + said.err
+    assert (await first.get_service("mine")).status is ServiceStatus.HEALTHY
+    here.app.own_services.clear()
+    await first.deregister_service("mine")
+    assert await first.find_services() == []
+
+
+async def test_a_reason_that_is_wrong_is_still_refused(registry: ServiceRegistry) -> None:
+    """Only what was replaced is left alone."""
+    await registry.register_service("agent", "worker", "localhost", 80, service_id="mine")
+    with pytest.raises(Refused, match="reason"):
+        await registry.deregister_service("mine", "two\nlines")
 
 
 async def test_heartbeats(here: Here) -> None:
