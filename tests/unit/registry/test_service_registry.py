@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.client.service_list import list_services
+from coordinator.commands.service import RegisterService
 from coordinator.deciders.rules import Rules
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from events.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
-    from coordinator.commands.service import FindServices, RegisterService
+    from coordinator.commands.service import FindServices
     from tests.facades import Here
 
 
