@@ -25,6 +25,7 @@ from tests.faults import (
     powercut,
     replicas,
     replicas_takeover,
+    returned_agent,
     steady,
     stopped_writer,
     takeover,
@@ -73,6 +74,7 @@ SCENARIOS = {
     "steady": Scenario(
         steady.run, steady.is_kept, {"minutes": 30, "every_s": 30, "calls_each_s": 40, "restart": 1, "seed": 1}
     ),
+    "returned_agent": Scenario(returned_agent.run, returned_agent.is_kept, {"times": 10, "node_lease_s": 3}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
     "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
