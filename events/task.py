@@ -99,7 +99,11 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     An attempt ended without a result; the task is pending again, from `retry_at` (commit time, seconds) on.
 
     `reason` is `failed`, `lease_expired` or `released`; a released attempt does not count against `max_retries`.
+    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
     """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2}
 
     lease: str
     error: str
@@ -107,6 +111,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     retry_at: float
     silent_for_s: float | None = None
     limit_s: float | None = None
+    worker_ended: bool = False
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

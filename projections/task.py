@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
 
-ENDS_PROCESS = frozenset({"lease_expired", "poison"})
-"""The reasons of attempts that ended with the process that ran them, as far as that is known."""
-
 LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
     PENDING: frozenset({RUNNING, TaskStatus.CANCELLED}),
     RUNNING: ENDED | {PENDING},
@@ -247,7 +244,7 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, _stamp: Stamp) -> Task
         task,
         status=PENDING,
         failures=task.failures + (event.reason != "released"),
-        lapses=task.lapses + (event.reason in ENDS_PROCESS),
+        lapses=task.lapses + event.worker_ended,
         worker_id="",
         claim_id="",
         retry_at=event.retry_at,
@@ -261,7 +258,7 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
         stamp,
         status=TaskStatus.FAILED,
         failures=task.failures + 1,
-        lapses=task.lapses + (event.reason in ENDS_PROCESS),
+        lapses=task.lapses + (event.reason == "poison"),
         error=event.error,
     )
 

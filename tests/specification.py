@@ -156,7 +156,9 @@ class Given:
         """Decide *command* at commit time *at*."""
         now = at if at is not None else (self.world.time + 1.0 if self.world.time else BEGIN)
         self.world.indexes.advance(now)
-        context = DecisionContext(now, rules if rules is not None else Rules(), tenant, actor, streak, silent_s)
+        context = DecisionContext(
+            now, rules if rules is not None else Rules(), tenant, actor, streak, silent_s=silent_s
+        )
         before = self.world.digest()
         decided = Decided(self.scribe, command, context, *_decide(self.world, command, context))
         again = _decide(self.world, command, context)

@@ -30,7 +30,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from projections.task import ENDED, ENDS_PROCESS, checksum, content_of, digest_of
+from projections.task import ENDED, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
 
@@ -227,7 +227,8 @@ def failed_attempt(
 
     A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
     """
-    if reason in ENDS_PROCESS and (ended := task.lapses + 1) >= rules.poison_after:
+    worker_ended = reason == "lease_expired"
+    if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False
     if retry and task.failures < task.max_retries:
@@ -239,6 +240,7 @@ def failed_attempt(
             retry_at=now + backoff_s(task, rules),
             silent_for_s=silent_for_s,
             limit_s=limit_s,
+            worker_ended=worker_ended,
         )
     return TaskFailed(
         task_id=task.task_id, lease=lease, error=error, reason=reason, silent_for_s=silent_for_s, limit_s=limit_s

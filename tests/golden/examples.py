@@ -190,6 +190,16 @@ EXAMPLES: dict[str, Event] = {
         silent_for_s=31.0,
         limit_s=30.0,
     ),
+    "task.attempt_failed.v2": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="worker wrk_1 did not renew its lease",
+        reason="lease_expired",
+        retry_at=1_795_455_300.5,
+        silent_for_s=31.0,
+        limit_s=30.0,
+        worker_ended=True,
+    ),
     "task.failed.v1": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",

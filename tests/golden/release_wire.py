@@ -53,6 +53,8 @@ MASKED = {
 Fields that differ from run to run, and why. Names that end in `_at` are times, and an array of two whole numbers is a
 position, as is a follower's answer to `position` and `wait`: these are masked too.
 """
+GAINED = {"registration": "names a registration of a worker, since 0.2"}
+"""Fields that answers have gained since; a client of that release skips them."""
 ECHOED = ("lease", "generation", "orders_id")
 """Values that a later request repeats from an answer: replaced by those that the present coordinator returned."""
 
@@ -355,7 +357,7 @@ def _mask(value: Any, name: str = "") -> Any:
             return value
         return "null" if value is None else f"<{name}>"
     if isinstance(value, dict):
-        return {key: _mask(inner, key) for key, inner in value.items()}
+        return {key: _mask(inner, key) for key, inner in value.items() if key not in GAINED}
     if isinstance(value, list):
         is_position = len(value) == 2 and all(type(inner) is int for inner in value)
         return "<position>" if is_position else [_mask(inner) for inner in value]

@@ -46,7 +46,7 @@ from tests.unit.deciders.facts import (
 
 FULL = resources(cpu=4000, memory=4096)
 RETRY = attempt_failed(
-    error="worker w did not renew its lease", reason="lease_expired", silent_for_s=30.5, limit_s=30.0
+    error="worker w did not renew its lease", reason="lease_expired", silent_for_s=30.5, limit_s=30.0, worker_ended=True
 )
 
 
@@ -132,6 +132,7 @@ def test_a_lease_that_is_not_renewed_lapses() -> None:
         retry_at=getattr(event, "retry_at", None),
         silent_for_s=30.5,
         limit_s=30.0,
+        worker_ended=True,
     )
 
 
@@ -145,7 +146,9 @@ def test_a_task_that_ends_worker_after_worker_is_poison() -> None:
     """It fails whatever retries are left; attempts that failed or were released in between do not count."""
     facts = [submitted(max_retries=100), worker()]
     for attempt, reason in enumerate(("lease_expired", "failed", "released", "lease_expired"), start=1):
-        facts += [started(lease=f"c.1.{attempt}"), attempt_failed(lease=f"c.1.{attempt}", reason=reason)]
+        lapsed = reason == "lease_expired"
+        facts.append(started(lease=f"c.1.{attempt}"))
+        facts.append(attempt_failed(lease=f"c.1.{attempt}", reason=reason, worker_ended=lapsed))
     facts.append(started(lease="c.1.5"))
     (retried,) = owed(*facts, silent_s=31.0, rules=Rules(poison_after=4))
     assert isinstance(retried, TaskAttemptFailed)

@@ -106,6 +106,17 @@ def test_progress_is_kept() -> None:
     assert told == msgspec.structs.replace(running, progress=0.25, progress_message="m")
 
 
+def test_attempts_whose_worker_ended_are_counted() -> None:
+    """Releases before this count did not say so in the event: what they wrote counts as nothing."""
+    lapsed = msgspec.structs.replace(attempt_failed("lease_expired"), worker_ended=True)
+    again = msgspec.structs.replace(STARTED, attempt=2, lease="c.2")
+    old = fold(SUBMITTED, STARTED, attempt_failed("lease_expired")).tasks["t"]
+    assert (old.failures, old.lapses) == (1, 0)
+    poison = TaskFailed(task_id="t", lease="c.2", error="enough", reason="poison")
+    assert fold(SUBMITTED, STARTED, lapsed).tasks["t"].lapses == 1
+    assert fold(SUBMITTED, STARTED, lapsed, again, poison).tasks["t"].lapses == 2
+
+
 @pytest.mark.parametrize(("reason", "counted"), [("failed", 1), ("lease_expired", 1), ("released", 0)])
 def test_a_failed_attempt_waits_again_and_counts_unless_released(reason: str, counted: int) -> None:
     """No worker holds it, and it waits for its retry time; attempt number and lease stay, for late reports."""
@@ -115,7 +126,6 @@ def test_a_failed_attempt_waits_again_and_counts_unless_released(reason: str, co
         running,
         status=TaskStatus.PENDING,
         failures=counted,
-        lapses=int(reason == "lease_expired"),
         worker_id="",
         claim_id="",
         retry_at=7.0,
