@@ -91,8 +91,8 @@ class App:
         self.held = Held()
         self.program = settings.client.program or program_name()
         """The name under which this app submits tasks."""
-        self.told_what_waits = False
-        """Whether it was logged that tasks wait which this program did not submit."""
+        self.looks_for_others_at = 0.0
+        """When to look again, in loop time, whether tasks wait that this program did not submit; it is logged once."""
         self.registration = _ids.new("registration")
         """The registration of the services that this app registers; `own_services` are their ids."""
         self.own_services: set[str] = set()

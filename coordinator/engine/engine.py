@@ -385,6 +385,7 @@ class Engine:
     def _decide(self, turn: Turn, asked: Asked) -> None:
         command: Any = self.signs.before(asked.command, self._heard)
         caller, kind = asked.caller, type(command)
+        replaced = self._registration(command.worker_id) if kind is RegisterWorker else ""
         commandid = caller.command_id if command.REMEMBERED else ""
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
         again = bool(outcome)
@@ -403,11 +404,15 @@ class Engine:
             return
         if kind in _WITHDRAWS:
             self._scheduling.withdraw(command)
-        elif kind is RegisterWorker:
+        elif replaced and replaced != self._registration(command.worker_id):
             self._scheduling.replace(command)
         if asked.wants_answer:
             told = answer(self.world, command, context, events, again=again)
             turn.answers.append((asked, self.signs.after(command, told, self._turn_id), None))
+
+    def _registration(self, worker_id: str) -> str:
+        worker = self.world.workers.get(worker_id)
+        return "" if worker is None else worker.registration
 
     def _claim(self, turn: Turn, asked: Asked, command: ClaimTasks) -> None:
         claimed = self.world.indexes.claims.get(command.claim_id)

@@ -92,7 +92,7 @@ class SchedulingWorker:
 
     def replace(self, command: RegisterWorker) -> None:
         """Answer and remove the claims of earlier registrations of a worker; those that name none stay."""
-        for waiting in tuple(self._waiting.values()) if command.registration else ():
+        for waiting in tuple(self._waiting.values()):
             claim = waiting.claim
             if claim.worker_id == command.worker_id and waiting.registration not in ("", command.registration):
                 del self._waiting[claim.claim_id]

@@ -7,6 +7,8 @@ dies, its leases expire, and its tasks return to the queue.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LOOK_EVERY_S = 60.0
 LOOKED_AT = 200
 """Pending tasks that are looked at to say which ones of other programs wait; the newest."""
 NAMES_SHOWN = 5
@@ -228,12 +231,16 @@ class TaskScheduler(Facade):
                 app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
                 return task_info(tasks[0])
             if left_s <= 0:
-                if not names and not app.told_what_waits:
+                if not names:
                     await self._tell_what_waits(app)
                 return None
 
     async def _tell_what_waits(self, app: App) -> None:
         """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""
+        now = asyncio.get_running_loop().time()
+        if now < app.looks_for_others_at:
+            return
+        app.looks_for_others_at = now + LOOK_EVERY_S
         try:
             pending: list[Task] = await self.execute(ListTasks(status=TaskStatus.PENDING, limit=LOOKED_AT))
         except CoordinationError as error:  # who may claim may not always list
@@ -241,7 +248,7 @@ class TaskScheduler(Facade):
             return
         names = sorted({task.task_name for task in pending if task.program != app.program})
         if names:
-            app.told_what_waits = True
+            app.looks_for_others_at = math.inf
             log.warning(
                 "tasks_of_other_programs_wait",
                 program=app.program,
