@@ -53,7 +53,10 @@ MASKED = {
 Fields that differ from run to run, and why. Names that end in `_at` are times, and an array of two whole numbers is a
 position, as is a follower's answer to `position` and `wait`: these are masked too.
 """
-GAINED = {"registration": "names a registration of a worker, since 0.2"}
+GAINED = {
+    "registration": "names a registration of a worker",
+    "key_holds_until": "until when an idempotency key is remembered",
+}
 """Fields that answers have gained since; a client of that release skips them."""
 ECHOED = ("lease", "generation", "orders_id")
 """Values that a later request repeats from an answer: replaced by those that the present coordinator returned."""
