@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.app.locate import find_url
+from coordinator.app.locate import find_lasting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -72,7 +72,7 @@ async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client
     from coordinator.processes.credentials import credentials
 
     async with Client.open(
-        url or find_url(settings),
+        url or await find_lasting(settings),
         source="cli",
         namespace=settings.namespace,
         name="cli",

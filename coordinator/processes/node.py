@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.home import Home
-from coordinator.node.node_agent import NodeAgent
+from coordinator.node.node_agent import NodeAgent, stop_containers
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
@@ -55,6 +55,31 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
         return FakeRuntime(cluster=namespace, now=SystemClock().wall)
     msg = f"node.runtime {kind!r} is not available: use process or fake"
     raise Refused(msg, reason="bad_runtime")
+
+
+def check_node(settings: Settings, home: Home) -> None:
+    """
+    Check the settings that a node agent on *home* depends on, before it is started.
+
+    Raises:
+        Refused: the runtime is not available, or credentials are missing.
+    """
+    open_runtime(settings.node.runtime, home, namespace=settings.namespace)
+    capacity_of(settings)
+    reach_of_containers(settings, "", credentials(settings, "node", settings.node.node_id))
+
+
+async def sweep(settings: Settings, home: Home) -> None:
+    """
+    Stop every container that still runs in *home*, each with its own grace. For a home without a node agent.
+
+    Raises:
+        Unavailable: a container is still running, or containers cannot be read.
+        Refused: a node agent holds the home.
+    """
+    with home.lock("node", HANDOVER_S):
+        async with open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime:
+            await stop_containers(runtime)
 
 
 @asynccontextmanager

@@ -94,11 +94,11 @@ class Program:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
 
-    async def stop(self) -> None:
-        """Stop it and do not restart it."""
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop it and do not restart it; kill it if it has not ended after *grace_s* seconds."""
         self._stopping.set()
         if self._child is not None:
-            await self._child.terminate()
+            await self._child.terminate(grace_s)
 
     async def _run(self) -> int | None:
         """Run it once; return its exit code, or None when it could not be started."""

@@ -228,7 +228,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
     """Ctrl-C works before everything is up."""
     home = tmp_path / "home"
     for pause_s in (0.6, 1.2):
-        with running("up", written=tmp_path / "up.out", COORDINATOR_HOME=str(home)) as starting:
+        with running("up", "--port", "0", written=tmp_path / "up.out", COORDINATOR_HOME=str(home)) as starting:
             time.sleep(pause_s)
             starting.process.send_signal(signal.SIGINT)
             assert starting.ended(GONE_WITHIN_S) in (0, -signal.SIGINT, 130)
