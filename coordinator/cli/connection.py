@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.app.locate import find_lasting
+from coordinator.app.sender import sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,7 +74,7 @@ async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client
 
     async with Client.open(
         url or await find_lasting(settings),
-        source="cli",
+        source=sender("cli"),
         namespace=settings.namespace,
         name="cli",
         connect_timeout_s=settings.nats.connect_timeout_s,
