@@ -173,6 +173,8 @@ class NodeAgent:
             log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)
             return
         self._epoch = orders.epoch
+        if self._orders is None:
+            self._wake.set()  # only a report on orders tells that a container is missing
         self._orders = orders
         self._granted_until = sent_at + orders.node_lease_s
         self.ready.set()
@@ -201,7 +203,10 @@ class NodeAgent:
         key = (target.container_id, target.generation)
         runtime = self._runtime
         if seen is None:
-            is_startable = target.desired in ("running", "paused") and key not in self._failed
+            # Orders have what a launch needs only for a container that is to start. One that should still run here has
+            # ended without a trace: the next report tells so, and the coordinator starts a new generation.
+            has_launch = bool(target.command or target.image)
+            is_startable = has_launch and target.desired in ("running", "paused") and key not in self._failed
             return self._start(target) if is_startable else None
         match target.desired, seen.state:
             case "running", RuntimeState.PAUSED:
