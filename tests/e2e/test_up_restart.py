@@ -26,14 +26,17 @@ from coordinator.cli.run import DEFAULT_PORT
 from coordinator.client.client import Client
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.home import Home
+from coordinator.journal.stream import NatsJournal
 from coordinator.scheduler import TaskScheduler
-from events.container import ContainerStatus
+from events.container import ContainerFailed, ContainerStatus
 from events.task import TaskStatus
 from tests.commands import Running, Up, call, run, running, up
 from tests.conftest import living_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from projections.container import Container
 
 pytestmark = pytest.mark.e2e
 
@@ -223,6 +226,42 @@ def test_it_stops_the_containers_of_a_killed_node_agent(tmp_path: Path) -> None:
         assert containers_of(home) == []
 
 
+async def told_of(url: str, container_id: str) -> tuple[Container, list[str]]:
+    """Wait until a container runs; return it, and the reasons for which it has failed so far."""
+    from events import codec
+
+    async with Client.open(url) as client, asyncio.timeout(PATIENCE_S):
+        while True:
+            container: Container = await client.execute(GetContainer(container_id=container_id))
+            if container.status is ContainerStatus.RUNNING and container.starts > 1:
+                break
+            await asyncio.sleep(0.02)
+        journal = NatsJournal(client.bus, client.subjects)
+        bounds = await journal.bounds()
+        events = [
+            envelope.data
+            async for batch in journal.read(0, bounds.last)
+            for record in batch
+            if record.kind == "commit"
+            for envelope in codec.decode(record.body)
+        ]
+        return container, [event.reason for event in events if isinstance(event, ContainerFailed)]
+
+
+def test_a_container_runs_again_soon_after_a_restart(tmp_path: Path) -> None:
+    """The node agent does not launch what it has no launch for: one new start, not a series of failed ones."""
+    home = tmp_path / "home"
+    with up(home) as started:
+        run_container(started, started.url, "task_agent")
+        assert started.stop() == 0
+    with up(home) as again:
+        began = time.monotonic()
+        container, failed = asyncio.run(told_of(again.url, "box"))
+        assert time.monotonic() - began < 5
+        assert (container.starts, container.restarts) == (2, 1)
+        assert failed == ["its node no longer has it"]
+
+
 STUBBORN = """
 trap 'sleep 15.5; echo finished >"$0"; exit 0' TERM
 echo ready >"$0"
@@ -258,7 +297,7 @@ def test_settings_that_a_program_would_refuse_are_refused_at_once(
     """It starts nothing that would be refused and restarted for ever, and states the reason."""
     (tmp_path / "empty").mkdir()
     given = {name: value.format(empty=tmp_path / "empty") for name, value in settings.items()}
-    ended = run("up", "--port", "0", COORDINATOR_HOME=str(tmp_path / "home"), **given)
+    ended = run("up", "--port", "0", timeout_s=PATIENCE_S, COORDINATOR_HOME=str(tmp_path / "home"), **given)
     assert ended.code == 5, ended
     assert said in ended.err
     assert "program_ended" not in ended.err
