@@ -44,6 +44,7 @@ def _needed(url: str | None) -> str:
 @click.command()
 @click.option(
     "--port",
+    metavar="N",
     type=click.IntRange(0, 65535),
     help=f"Port of nats-server; 0 takes a free one. Default: {DEFAULT_PORT}, or the next free one.",
 )
@@ -83,7 +84,7 @@ def _ready(url: str, home: Path, port: int | None) -> Iterator[str]:
     yield f"coordinator is up at {where}; state in {home}"
     if port is not None and where.rpartition(":")[2] != str(port):
         yield f"  port {port} is in use by another program"
-    yield '  programs of this user find it; for others:  eval "$(coordinator env)"'
+    yield '  programs of this user find it; for other clients:  eval "$(coordinator env)"'
     yield "  next:  coordinator worker run my_module.py  |  coordinator events tail"
     yield "  Ctrl-C stops it and its containers"
 
@@ -94,8 +95,8 @@ def env(ctx: click.Context) -> None:
     """
     Print the variables that connect a program to this coordinator.
 
-    For a shell: eval "$(coordinator env)". They contain the token: whoever has it may do
-    everything.
+    For a shell: eval "$(coordinator env)". The URL may contain the token: whoever has it may
+    do everything.
     """
     settings = load_settings(ctx, log_level="warning")
     for name, value in asyncio.run(_variables(settings)).items():

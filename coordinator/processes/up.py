@@ -23,7 +23,7 @@ from coordinator.commands.cluster import GetStats
 from coordinator.nats_server.server import EmbeddedServer, keep_serving, new_token
 from coordinator.processes.credentials import credentials
 from coordinator.processes.node import check_node, sweep
-from coordinator.processes.program import STOP_GRACE_S, Program
+from coordinator.processes.program import FAILURES_MOST, STOP_GRACE_S, Program
 from coordinator.runtime.process.directory import longest_grace_s
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
@@ -96,7 +96,7 @@ async def run_cluster(
             if server is not None:
                 keeping.append(tasks.create_task(keep_serving(server)))
             try:
-                await _until_answered(url, settings)
+                await _until_answered(url, settings, programs["node"])
                 home.write_running(url)
                 yield Cluster(url, programs, server)
             finally:
@@ -165,8 +165,8 @@ def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) ->
     }
 
 
-async def _until_answered(url: str, settings: Settings) -> None:
-    """Wait until the coordinator answers and has a node to run containers on."""
+async def _until_answered(url: str, settings: Settings, node: Program) -> None:
+    """Wait until the coordinator answers and has a node to run containers on; refuse a node agent that is refused."""
     what = "the coordinator did not answer"
     login = credentials(settings, "coordinator") if settings.nats.url else {}
     async with Client.open(url, namespace=settings.namespace, name="up", **login) as client:
@@ -174,6 +174,9 @@ async def _until_answered(url: str, settings: Settings) -> None:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while not (await client.execute(GetStats(), timeout_s=READY_TIMEOUT_S)).nodes.get("ready"):
                     what = "the node agent did not register"
+                    if node.refusals >= FAILURES_MOST:
+                        msg = f"the node agent was refused {node.refusals} times in a row: see its log for the reason"
+                        raise Refused(msg, reason="program_fails")
                     await asyncio.sleep(POLL_S)
         except (TimeoutError, Unavailable) as error:
             msg = f"{what} within {READY_TIMEOUT_S:g} s: see its log"

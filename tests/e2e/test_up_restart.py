@@ -284,6 +284,16 @@ def test_a_long_grace_is_kept(tmp_path: Path) -> None:
     assert done.read_text() == "finished\n"
 
 
+def test_a_node_agent_that_is_refused_ends_it(tmp_path: Path) -> None:
+    """A node agent that cannot start is not restarted for ever: `up` ends, and refers to the reason."""
+    home = Home(tmp_path / "home")
+    (home.path / "node.instance").write_text("not a name\n")
+    ended = run("up", "--port", "0", timeout_s=PATIENCE_S, COORDINATOR_HOME=str(home.path))
+    assert ended.code == 5, ended
+    assert "not a name" in ended.err
+    assert "the node agent was refused 3 times in a row" in ended.err
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
