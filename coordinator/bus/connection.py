@@ -84,11 +84,9 @@ class Bus:
         self.server: dict[str, Any] = {}  # what it reported when we connected
         self._buffered = buffered
         self._look_again = look_again
-        self._client = NatsClient(
-            buffered=buffered,
-            disconnected=self._disconnected,
-            look_again=None if look_again is None else self._look_for_server,
-        )
+        self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
+        if look_again is not None:
+            self._client.look_again = self._look_for_server
         self._connected = asyncio.Event()
         self._inbox = f"{inbox_prefix}.{_ids.new('bus')}"
         self._requests = Requests(self._inbox)

@@ -47,13 +47,12 @@ _has_space = re.compile(r"[\s\x00]").search
 class NatsClient(Client):
     """A connection that delivers synchronously, never ends silently, and drops unsent writes when it is lost."""
 
-    def __init__(
-        self, *, buffered: bool, disconnected: Callable[[], None], look_again: Callable[[], str] | None = None
-    ) -> None:
+    def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
         super().__init__()
+        self.look_again: Callable[[], str] | None = None
+        """Returns the URL to connect to, before each attempt; it raises when there is none now."""
         self._buffered = buffered
         self._on_disconnect = disconnected
-        self._look_again = look_again
         self._deliver: dict[int, Deliver] = {}
 
     @property
@@ -158,9 +157,9 @@ class NatsClient(Client):
             await self._process_op_err(Error("nats: the read loop died"))
 
     async def _connect_to_server(self, s: Srv) -> None:
-        if self._look_again is not None:
+        if self.look_again is not None:
             # Its server has a new port after a restart, and another program may listen on the old one.
-            servers = servers_of(self._look_again())
+            servers = servers_of(self.look_again())
             self.options.update(login_of(servers))
             s.uri = urlparse(f"{servers[0].scheme}://{servers[0].hostname}:{servers[0].port or DEFAULT_PORT}")
         await super()._connect_to_server(s)

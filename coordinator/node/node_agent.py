@@ -110,10 +110,14 @@ class NodeAgent:
         """
         self._closing = True
         while True:
-            try:
-                await stop_containers(self._runtime)
-            except CoordinationError as error:
-                log.warning("containers_not_stopped", node_id=self.node_id, why=error.message)
+            living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
+            keys = [(one.container_id, one.generation) for one in living]
+            await asyncio.gather(
+                *(
+                    self._attempt(key, self._stop_and_remove(key, one, force=False, grace_s=one.stop_grace_s))
+                    for key, one in zip(keys, living, strict=True)
+                )
+            )
             if not self._busy:
                 return
             await asyncio.sleep(STOP_POLL_S)  # other actions are still under way
@@ -194,7 +198,7 @@ class NodeAgent:
                 self._run(key, action, force=target.force)
         for key, one in seen.items():
             if key not in wanted:
-                self._run(key, _stop_and_remove(self._runtime, one), force=False)
+                self._run(key, self._stop_and_remove(key, one, force=False), force=False)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
 
@@ -216,7 +220,7 @@ class NodeAgent:
             case "stopped", RuntimeState.RUNNING | RuntimeState.PAUSED:
                 return runtime.stop(*key, grace_s=target.stop_grace_s, force=target.force)
             case "destroyed", _:
-                return _stop_and_remove(runtime, seen, grace_s=target.stop_grace_s, force=target.force)
+                return self._stop_and_remove(key, seen, force=target.force, grace_s=target.stop_grace_s)
             case _:
                 return None
 
@@ -265,6 +269,12 @@ class NodeAgent:
         if target.desired == "paused":
             await self._runtime.pause(*key)
 
+    async def _stop_and_remove(self, key: _Key, seen: Observed, *, force: bool, grace_s: float = 10.0) -> None:
+        if seen.state is not RuntimeState.EXITED:
+            await self._runtime.stop(*key, grace_s=grace_s, force=force)
+        await self._runtime.remove(*key)
+        log.info("container_removed", container_id=key[0], generation=key[1])
+
     async def _stop_when_cut_off(self) -> None:
         """Stop the containers that must not run while the node is cut off, once its lease has expired."""
         if self._orders is None or self._clock.heard() < self._granted_until:
@@ -278,30 +288,6 @@ class NodeAgent:
 
     def _desired(self) -> tuple[DesiredContainer, ...]:
         return self._orders.containers if self._orders is not None else ()
-
-
-async def stop_containers(runtime: Runtime) -> None:
-    """
-    Stop and remove every container of *runtime* that runs, all at once and each with its own grace.
-
-    Raises:
-        Unavailable: some could not be stopped; the error is that of one of them.
-    """
-    living = [one for one in await runtime.list() if one.state is not RuntimeState.EXITED]
-    stopped = await asyncio.gather(*(_stop_and_remove(runtime, one) for one in living), return_exceptions=True)
-    failed = [error for error in stopped if isinstance(error, BaseException) and not isinstance(error, NotFound)]
-    if failed:
-        raise failed[0]
-
-
-async def _stop_and_remove(
-    runtime: Runtime, one: Observed, *, grace_s: float | None = None, force: bool = False
-) -> None:
-    key = (one.container_id, one.generation)
-    if one.state is not RuntimeState.EXITED:
-        await runtime.stop(*key, grace_s=one.stop_grace_s if grace_s is None else grace_s, force=force)
-    await runtime.remove(*key)
-    log.info("container_removed", container_id=key[0], generation=key[1])
 
 
 def _report(one: Observed) -> ObservedContainer:

@@ -6,19 +6,22 @@ The process of a node agent, built from settings: capacity, runtime, and the env
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.home import Home
-from coordinator.node.node_agent import NodeAgent, stop_containers
+from coordinator.node.node_agent import NodeAgent
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
-from coordinator.runtime.protocol import Runtime
+from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
 from coordinator.stop_signals import stop_signal
 from events.errors import Refused
 from events.resources import Resources
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.settings.model import Settings
+
+log = structlog.get_logger(__name__)
 
 
 def machine_capacity() -> Resources:
@@ -79,7 +84,17 @@ async def sweep(settings: Settings, home: Home) -> None:
     """
     with home.lock("node", HANDOVER_S):
         async with open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime:
-            await stop_containers(runtime)
+            living = [one for one in await runtime.list() if one.state is not RuntimeState.EXITED]
+            stopped = await asyncio.gather(*(_stop(runtime, one) for one in living), return_exceptions=True)
+    for error in stopped:
+        if error is not None:
+            raise error
+
+
+async def _stop(runtime: Runtime, one: Observed) -> None:
+    await runtime.stop(one.container_id, one.generation, grace_s=one.stop_grace_s)
+    await runtime.remove(one.container_id, one.generation)
+    log.info("container_swept", container_id=one.container_id, generation=one.generation)
 
 
 @asynccontextmanager
