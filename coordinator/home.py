@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 LOCK_PATIENCE_S = 0.5
 """Checking whether a lock is held takes it for an instant, and a new holder writes its pid a little later."""
 _POLL_S = 0.01
+_is_token = re.compile(r"[A-Za-z][A-Za-z0-9_-]{7,127}").fullmatch
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class Home:
         It stays the same over restarts, so that programs which hold it can reconnect. The caller must hold the lock.
 
         Raises:
-            Refused: the directory is not writable, or the file cannot be read.
+            Refused: the directory is not writable, or the file cannot be read or does not hold a token.
         """
         file = self.path / "token"
         try:
@@ -109,6 +111,9 @@ class Home:
         if not kept:
             kept = make()
             self._write(file, kept.encode())
+        if not _is_token(kept):
+            msg = f"{file} does not hold a token: delete it to get a new one"
+            raise Refused(msg, reason="bad_home")
         return kept
 
     @contextmanager

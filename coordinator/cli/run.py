@@ -80,7 +80,7 @@ async def _up(settings: Settings, port: int | None) -> None:
 
 def _ready(url: str, home: Path, port: int | None) -> Iterator[str]:
     """Yield the lines that say where it is up, and what to do next; *port* is the one it should have."""
-    where = url.rpartition("@")[2].rpartition("//")[2]
+    where = ",".join(server.rpartition("@")[2].rpartition("//")[2] for server in url.split(","))
     yield f"coordinator is up at {where}; state in {home}"
     if port is not None and where.rpartition(":")[2] != str(port):
         yield f"  port {port} is in use by another program"

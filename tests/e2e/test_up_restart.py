@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import signal
 import socket
 import stat
@@ -146,7 +147,11 @@ def _started(home: Path) -> Any:
 
 
 def test_the_variables_for_a_shell_connect_it(tmp_path: Path) -> None:
-    """`eval "$(coordinator env)"` sets what a program elsewhere needs; without a coordinator it prints nothing."""
+    """
+    `eval "$(coordinator env)"` sets what a program elsewhere needs; without a coordinator it prints nothing.
+
+    Where all share one token, the journal has the name of the operating system's user as the actor.
+    """
     home = tmp_path / "home"
     nothing = run("env", COORDINATOR_HOME=str(home))
     assert (nothing.code, nothing.out) == (8, "")
@@ -158,7 +163,10 @@ def test_the_variables_for_a_shell_connect_it(tmp_path: Path) -> None:
         submitted = subprocess.run(
             ["/bin/sh", "-c", line], env=elsewhere, capture_output=True, text=True, timeout=PATIENCE_S, check=True
         )
-        assert run("task", "get", submitted.stdout.strip(), COORDINATOR_HOME=str(home)).code == 0
+        task_id = submitted.stdout.strip()
+        assert run("task", "get", task_id, COORDINATOR_HOME=str(home)).code == 0
+        told = run("events", "tail", "--no-follow", "--kind", "task.submitted", COORDINATOR_HOME=str(home))
+        assert f"actor=cli-{pwd.getpwuid(os.geteuid()).pw_name}" in told.out
 
 
 # --- while it starts --------------------------------------------------------------------------------------------------

@@ -67,15 +67,19 @@ def test_it_is_made_for_its_owner_alone(home: Home) -> None:
 
 def test_its_token_stays(home: Home) -> None:
     """It is made once; a file that was emptied gets a new one, and one that cannot be read is refused by name."""
-    assert home.token(lambda: "first") == "first"
-    assert home.token(lambda: "second") == "first"
+    assert home.token(lambda: "first-token") == "first-token"
+    assert home.token(lambda: "second-token") == "first-token"
     assert mode(home.path / "token") == 0o600
     (home.path / "token").write_text("")
-    assert home.token(lambda: "third") == "third"
+    assert home.token(lambda: "third-token") == "third-token"
+    (home.path / "token").write_text("s3cret with spaces")
+    with pytest.raises(Refused, match="does not hold a token: delete it") as caught:
+        home.token(lambda: "another-token")
+    assert "s3cret" not in str(caught.value)
     (home.path / "token").unlink()
     (home.path / "token").mkdir()
     with pytest.raises(Refused, match=r"token cannot be read.*delete it"):
-        home.token(lambda: "fourth")
+        home.token(lambda: "fourth-token")
 
 
 def test_what_another_holder_left_does_not_run(home: Home) -> None:
