@@ -101,7 +101,8 @@ def until_gone(home: Path, url: str, timeout_s: float = GONE_WITHIN_S) -> float:
 async def read_model_follows(client: Client) -> None:
     """Wait until the read model has reached the current end of the journal."""
     stats = await client.execute(GetStats(), timeout_s=PATIENCE_S)
-    question = {"position": stats.position, "timeout_s": PATIENCE_S}
+    # A follower that was just killed may have received the question: it must be asked again in time.
+    question = {"position": stats.position, "timeout_s": 2.0}
     await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
 
 
