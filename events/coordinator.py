@@ -48,8 +48,12 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     """
     The inputs of this turn's placements, in addition to the state before them.
 
-    Running the policy named here again on that state and these inputs must return the same placements.
+    Running the policy named here again on that state and these inputs must return the same placements. `rounds` is what
+    follows for the next turn: how many rounds of the rotation the workers have taken that got tasks by it.
     """
+
+    VERSION = 2
+    SINCE = {"rounds": 2}
 
     now: float
     claims: tuple[WaitingClaim, ...]
@@ -57,6 +61,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     policy_version: int
     placed: int
     loads: dict[str, float] = {}
+    rounds: dict[str, float] = {}
 
 
 class Watched(StrEnum):

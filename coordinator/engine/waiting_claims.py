@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from coordinator.commands.task import WithdrawClaim
-from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from events.coordinator import CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 
@@ -34,7 +34,7 @@ CLAIMS_A_TURN = 500
 
 MOST_WAITING = 10_000
 
-_CLAIM_BYTES = 300
+_CLAIM_BYTES = 400
 
 BEATS_A_LEASE = 3.0
 """Workers send this many heartbeats per lease duration."""
@@ -107,6 +107,7 @@ class SchedulingWorker:
             policy_version=SCHEDULE_VERSION,
             placed=len(started),
             loads={worker_id: load for worker_id, load in loads.items() if load},
+            rounds=rounds_taken(self._world, claims, started),
         )
         return started, [turn]
 

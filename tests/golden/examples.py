@@ -244,6 +244,15 @@ EXAMPLES: dict[str, Event] = {
         placed=2,
         loads={"wrk_2": 0.25},
     ),
+    "coordinator.turn.v2": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "weighted_round_robin"),),
+        policy="schedule",
+        policy_version=2,
+        placed=1,
+        rounds={"wrk_1": 17.25},
+    ),
     "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
         instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15
     ),

@@ -308,6 +308,12 @@ class Historian:
         through = self.world.time - self.random.choice((0.0, 700.0, 90_000.0))
         return IdempotencyForgotten(tenant=self.random.choice(("acme", "blue")), through=through)
 
+    def rounds(self) -> dict[str, float]:
+        """Return how far some workers are in the rotation: it only grows."""
+        known = self.world.workers.values()
+        some = self.random.sample(sorted(one.worker_id for one in known), min(2, len(known)))
+        return {one: self.world.workers[one].rounds + self.random.randint(1, 8) / 4 for one in some}
+
     def change_coordinator(self) -> Event | None:
         return self.random.choice((
             CoordinatorStarted(
@@ -318,7 +324,13 @@ class Historian:
             ),
             CoordinatorStopped(instance="i"),
             CoordinatorTurn(
-                instance="i", now=self.world.time, claims=(), policy="schedule", policy_version=1, placed=2
+                instance="i",
+                now=self.world.time,
+                claims=(),
+                policy="schedule",
+                policy_version=1,
+                placed=2,
+                rounds=self.rounds(),
             ),
             CoordinatorMassSilenceNoticed(
                 instance="i", kind=self.random.choice(list(Watched)), silent=20, alive=100, limit_s=90.0, most=0.15
