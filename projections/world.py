@@ -19,8 +19,10 @@ from events import codec
 from events.base import START, Position, UnknownEvent, type_of
 from events.container import ContainerEvent
 from events.coordinator import (
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -243,6 +245,8 @@ class World:
                     self.silences[event.kind] = MassSilence(since=time, silent=event.silent, accepted=True)
             case IdempotencyForgotten():
                 self.memory.forget(event.tenant, event.through)
+            case CoordinatorCommandRefused() | CoordinatorPlacementRefused():
+                pass  # a refusal changes nothing
             case UnknownEvent():
                 self.unfoldable = self.unfoldable or f"{event.type} at {position}"
             case _:

@@ -94,6 +94,10 @@ RECORDED: dict[str, str] = {
     "coordinator.mass_silence_noticed": "when more than `registry.mass_silence_share` of the active members of a kind, "
     "and at least `registry.mass_silence_least`, are silent when the first of them is overdue.",
     "coordinator.mass_silence_ended": "when the silent share is at or below that limit, or `accept_silence` is called.",
+    "coordinator.command_refused": "in the commit before the answer, when a command is forbidden, exceeds a quota or "
+    "another limit, or is a refused claim; later ones of the same source and reason are counted for 10 s.",
+    "coordinator.placement_refused": "when `create_container` or `start_container` finds no node with room, limited in "
+    "the same way; once for each failure of a container whose restart finds none.",
     "coordinator.turn": "with every turn that places tasks, after the `task.started` events of that turn.",
 }
 

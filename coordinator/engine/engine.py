@@ -14,6 +14,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -31,6 +32,7 @@ from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.listening import COORDINATOR, Listening
 from coordinator.engine.questions import ask
+from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
@@ -94,6 +96,7 @@ class Engine:
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
+        self._refusals = Refusals(instance)
         self._access = None if access is None else Access(access, world)
         self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
         self._waiting = Waiting(world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back)
@@ -187,7 +190,11 @@ class Engine:
         if self._is_over():  # after a long standstill another instance may have led since
             raise _not_leading()
         if self._access is not None and caller is not None:
-            self._access.check(caller, question)
+            try:
+                self._access.check(caller, question)
+            except CoordinationError as error:
+                self._refusals.note(caller, question, error)  # recorded with the next tick
+                raise
         return ask(self.world, self.signs, question, self._clock.heard())
 
     # --- the turn -----------------------------------------------------------------------------------------------------
@@ -195,10 +202,13 @@ class Engine:
     async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
         turn = self._open_turn()
         try:
+            if self._resigning:
+                self._record_refusals(turn)
             if about_itself is not None:
                 turn.record([about_itself], COORDINATOR)
             self._take(turn)
             self._place(turn)
+            self._record_refusals(turn)
             self._record_due(turn)
             self.inboxes.close(turn)
             if turn.events:
@@ -262,7 +272,8 @@ class Engine:
             raise
         except CoordinationError as error:
             # The facts of a refusal are recorded; if they do not fit, the command waits for the next turn.
-            turn.record(error.facts, asked.caller)
+            turn.record(facts_besides(error), asked.caller)
+            self._refusals.note(asked.caller, asked.command, error)
             turn.answers.append((asked, None, error))
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
@@ -329,6 +340,14 @@ class Engine:
                 self.intake.wake()
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
+    def _record_refusals(self, turn: Turn) -> None:
+        """Record what was refused; the last turn of a reign records all that is left."""
+        try:
+            for event, caller in self._refusals.due(math.inf if self._resigning else self._heard):
+                turn.record([event], caller)
+        except TurnFull:
+            self.intake.wake()
+
     def _record_due(self, turn: Turn) -> None:
         heard_now = self._heard
         if heard_now < self._next_tick:
@@ -339,7 +358,10 @@ class Engine:
         context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now):
+                if not self._refusals.is_news(event, self.world):
+                    continue
                 turn.record([event], COORDINATOR)
+                self._refusals.recorded(event, self.world)
                 self._hints.note([event], self._heard)
         except TurnFull:
             self._next_tick = 0.0

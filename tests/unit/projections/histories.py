@@ -28,8 +28,10 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import (
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -39,7 +41,7 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
-from events.resources import Resources
+from events.resources import NONE, Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -332,6 +334,10 @@ class Historian:
                 placed=2,
                 rounds=self.rounds(),
             ),
+            CoordinatorCommandRefused(
+                instance="i", command="task.claim", reason="worker_draining", message="no", count=3
+            ),
+            CoordinatorPlacementRefused(container_id="c1", resources=NONE, reason="no_room", nodes={"n1": "is lost"}),
             CoordinatorMassSilenceNoticed(
                 instance="i", kind=self.random.choice(list(Watched)), silent=20, alive=100, limit_s=90.0, most=0.15
             ),
