@@ -67,7 +67,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
 
 class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
-    A command was refused for a reason that matters later: access, a quota or another limit, or a claim.
+    A command was refused for a reason that matters later: access, a quota or another limit, or a claim without tasks.
 
     `command` is its kind and verb, `reason` a code of `events.reasons`, `about` the id of the thing or worker it named,
     `message` the beginning of what its caller was told. Such events are limited to one in 10 s for each source (the

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 RECORDED = frozenset({
     "forbidden", "quota", "rate_limited", "queue_full", "registry_full", "too_many_containers", "no_room",
 })  # fmt: skip
-"""The reasons that are recorded for every command; of a claim, every reason is."""
+"""The reasons that are recorded for every command."""
+OF_CLAIMS = frozenset({"id_taken", "overloaded", "too_many", "worker_draining"})
+"""The reasons that are recorded for claims too; one that is malformed is between the worker and its answer."""
 
 PAUSE_S = 10.0
 SOURCES_MOST = 100
@@ -119,7 +121,7 @@ class Refusals:
         for fact in error.facts:
             if type(fact) is CoordinatorPlacementRefused:
                 return fact
-        if error.reason not in RECORDED and not isinstance(command, ClaimTasks):
+        if error.reason not in RECORDED and not (isinstance(command, ClaimTasks) and error.reason in OF_CLAIMS):
             return None
         # A lone surrogate, which a caller in this process may send, cannot be written.
         message = error.message[:MESSAGE_CHARS].encode(errors="replace").decode()

@@ -86,13 +86,12 @@ async def test_a_restart_that_finds_no_room_is_told_once() -> None:
     ("command", "reason"),
     [
         (claim("d", "w"), "worker_draining"),
-        (claim("d", "v", strategy="best"), "bad_strategy"),
         (claim("c", "v"), "id_taken"),
         (claim("d", "x"), "overloaded"),
     ],
 )
 async def test_a_refused_claim_is_a_fact(command: Any, reason: str) -> None:
-    """Whatever the reason: a worker that gets no work is looked for in the journal."""
+    """Why a worker got no work is looked for in the journal."""
     async with leading(limits=Limits(tick_s=TICK_S, waiting_max=1)) as rig:
         for name in ("u", "v", "w"):
             await rig.order(RegisterWorker(worker_id=name))
@@ -127,7 +126,7 @@ async def test_what_does_not_matter_later_is_not_recorded() -> None:
     """A wrong id or a malformed text is between the caller and its answer."""
     async with leading() as rig:
         before = len(rig.commits())
-        for command in (CancelTask(task_id="none"), submit("not an id"), submit(task_name="")):
+        for command in (CancelTask(task_id="none"), submit("not an id"), claim("not an id"), claim(strategy="best")):
             await refused(rig, command)
         assert len(rig.commits()) == before
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from coordinator.engine.refusals import RECORDED
+from coordinator.engine.refusals import OF_CLAIMS, RECORDED
 from events.errors import ERRORS
 from events.reasons import REASONS
 from tests.reason_codes import reason_codes
@@ -42,4 +42,4 @@ def test_reasons_are_words_and_each_has_a_meaning() -> None:
 
 def test_what_is_recorded_is_in_the_table() -> None:
     """The reasons of refused commands are among them."""
-    assert set(REASONS) >= RECORDED
+    assert set(REASONS) >= RECORDED | OF_CLAIMS

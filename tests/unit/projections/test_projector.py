@@ -141,6 +141,7 @@ async def test_what_has_ended_stays_when_it_leaves_the_world() -> None:
     ended = [row for row in rows.values() if msgspec.json.decode(row)["status"] in ("completed", "failed", "cancelled")]
     assert len(ended) == 7
     for kind, states in states_of(world).items():
+        assert states, kind
         assert states.items() <= (await rows_of(store))[kind].items()
 
 
