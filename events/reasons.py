@@ -81,6 +81,7 @@ REASONS = {
     "unknown_agent_type": "the agent type is not in the catalogue",
     "worker_draining": "the worker gets no new tasks",
     # limits
+    "memory_full": "no more ids and keys can be remembered for ten minutes",
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending",

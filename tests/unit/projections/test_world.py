@@ -27,7 +27,7 @@ from events.task import (
     TaskSubmitted,
 )
 from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
-from projections.memory import Memory
+from projections.memory import HARD_S, Memory
 from projections.snapshot import Snapshot
 from projections.source import GENESIS, Record, chain_after
 from projections.task import EndedTask, KeyedTask, checksum, content_of
@@ -238,6 +238,8 @@ def test_how_far_each_worker_is_in_the_rotation_leaves_with_it() -> None:
     )
     world.ended_kept = 0
     scribe.commit(WorkerLeft(worker_id="v"))
+    scribe.commit(said(WorkerRegistered(worker_id="x"), at=world.time + HARD_S + 1.0))
+    assert "v" not in world.workers
     assert (world.indexes.rounds, world.indexes.round) == ({"w": 2.0}, 2.0)
     assert World.restore(world.snapshot()).indexes.rounds == {"w": 2.0}
 
