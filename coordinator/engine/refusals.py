@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from projections.world import World
 
 RECORDED = frozenset({
-    "forbidden", "quota", "rate_limited", "queue_full", "memory_full", "registry_full", "too_many_containers", "no_room",
+    "forbidden", "quota", "rate_limited",
+    "queue_full", "memory_full", "registry_full", "too_many_containers", "no_room",
 })  # fmt: skip
 """The reasons that are recorded for every command."""
 OF_CLAIMS = frozenset({"id_taken", "overloaded", "too_many", "worker_draining"})
