@@ -138,10 +138,11 @@ def test_looking_never_keeps_anybody_out(home: Home) -> None:
     with home.lock("up"):
         pass
     stop = threading.Event()
+    seen = []
 
     def look() -> None:
         while not stop.is_set():
-            home.is_locked("up")
+            seen.append(home.is_locked("up"))
 
     lookers = [threading.Thread(target=look) for _ in range(2)]
     for looker in lookers:
@@ -154,6 +155,7 @@ def test_looking_never_keeps_anybody_out(home: Home) -> None:
         stop.set()
         for looker in lookers:
             looker.join()
+    assert len(seen) > 100
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"url": 5}', b"[" * 100_000])
