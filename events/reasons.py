@@ -17,10 +17,12 @@ REASONS = {
     "stale_lease": "the lease is not held any more",
     "unavailable": "no answer is possible now; repeat the request",
     "corrupt": "the journal, or a file derived from it, is damaged",
+    "ask_again": "the answer had no room in the message; the same request alone gets it",
     # a request that is malformed
     "bad_answer": "the answer of the other side cannot be understood",
     "bad_config": "the configuration file cannot be read or is malformed",
     "bad_credentials": "the credentials cannot be read or are not accepted",
+    "bad_cursor": "the page to go on from is not in the list, or too far from its beginning",
     "bad_data": "the data of an event are not an object, or cannot be written as JSON",
     "bad_digest": "the payload does not match its digest",
     "bad_directory": "the directory of credentials cannot be used",
