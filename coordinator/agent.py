@@ -1,10 +1,10 @@
 """
 The built-in agent, `python -m coordinator.agent`: the program in a container of type `task_agent`.
 
-It registers itself as a service, sends heartbeats, and executes tasks if `COORDINATOR_HANDLERS` names a module of
-handlers. The node agent passes everything it needs in the environment. On SIGTERM it drains, deregisters and exits 0;
-it survives a lost connection. Its registrations are its own: on its way out it does not touch those of a later
-generation of its container.
+It registers itself as a service without a port, since nobody connects to it, sends heartbeats, and executes tasks if
+`COORDINATOR_HANDLERS` names a module of handlers. The node agent passes everything it needs in the environment. On
+SIGTERM it drains, deregisters and exits 0; it survives a lost connection. Its registrations are its own: on its way out
+it does not touch those of a later generation of its container.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client
-from coordinator.commands.service import DeregisterService, RegisterService
+from coordinator.commands.service import NO_PORT, DeregisterService, RegisterService
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import configure
 from coordinator.stop_signals import stop_on_signals
@@ -179,7 +179,7 @@ async def _keep_registered(
         service_name=place.agent_type,
         service_type="agent",
         host="127.0.0.1",
-        port=0,
+        port=NO_PORT,
         metadata={"node_id": place.node_id},
         container_id=place.container_id,
         worker_id=place.container_id if worker is not None else "",

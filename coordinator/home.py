@@ -4,12 +4,14 @@ The state directory of the coordinator on one machine: its files, which processe
     nats/          store of the embedded nats-server      containers/   records and logs of the process runtime
     state.db       the follower's read model              running.json  url (with token) and pid of a running `up`, 0600
     instance       this instance's name, never changed    <name>.lock   held by the process of that name
+    token          the token of the embedded nats-server, the same over restarts, 0600
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,13 +25,14 @@ from events.errors import Refused
 from events.ids import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 LOCK_PATIENCE_S = 0.5
 """Checking whether a lock is held takes it for an instant, and a new holder writes its pid a little later."""
 _POLL_S = 0.01
+_is_token = re.compile(r"[A-Za-z][A-Za-z0-9_-]{7,127}").fullmatch
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +91,31 @@ class Home:
         self._write(file, name.encode())
         return name
 
+    def token(self, make: Callable[[], str]) -> str:
+        """
+        Return the secret token of the nats-server on `nats_store`, made by *make* on the first call.
+
+        It stays the same over restarts, so that programs which hold it can reconnect. The caller must hold the lock.
+
+        Raises:
+            Refused: the directory is not writable, or the file cannot be read or does not hold a token.
+        """
+        file = self.path / "token"
+        try:
+            kept = file.read_text(errors="replace").strip()
+        except FileNotFoundError:
+            kept = ""
+        except OSError as error:
+            msg = f"{file} cannot be read: {error.strerror}; delete it to get a new token"
+            raise Refused(msg, reason="bad_home") from error
+        if not kept:
+            kept = make()
+            self._write(file, kept.encode())
+        if not _is_token(kept):
+            msg = f"{file} does not hold a token: delete it to get a new one"
+            raise Refused(msg, reason="bad_home")
+        return kept
+
     @contextmanager
     def lock(self, name: str, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
         """
@@ -105,7 +133,7 @@ class Home:
             raise self._unwritable(error) from error
         try:
             if not _locked(fd, patience_s):
-                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                holder = _holder(fd) or "unknown"
                 msg = f"{self.path} is in use by the {name} of process {holder}: stop it, or set COORDINATOR_HOME"
                 raise Refused(msg, reason="home_in_use")
             os.ftruncate(fd, 0)
@@ -116,12 +144,16 @@ class Home:
 
     def is_locked(self, name: str) -> bool:
         """Return whether a process holds the lock *name*."""
+        return self.holder(name) is not None
+
+    def holder(self, name: str) -> str | None:
+        """Return the process id of the holder of the lock *name*, '' if it has not written it; None without holder."""
         try:
             fd = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            return False
+            return None
         try:
-            return not _locked(fd)
+            return None if _locked(fd) else _holder(fd)
         finally:
             os.close(fd)
 
@@ -137,7 +169,8 @@ class Home:
         """Return what runs here now, or None; a file left behind by a killed process is ignored."""
         try:
             running = msgspec.json.decode((self.path / "running.json").read_bytes(), type=Running)
-            return running if self.is_locked("up") else None
+            # Another command may hold the lock, such as `verify`, while the file is of a killed `up`.
+            return running if self.holder("up") == str(running.pid) else None
         except (OSError, *UNREADABLE):
             return None
 
@@ -151,6 +184,10 @@ class Home:
     def _unwritable(self, error: OSError) -> Refused:
         msg = f"{self.path} is not writable: {error.strerror}; set COORDINATOR_HOME to a writable directory"
         return Refused(msg, reason="bad_home")
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode("ascii", "replace").strip()
 
 
 def _locked(fd: int, patience_s: float = 0.0) -> bool:

@@ -80,7 +80,11 @@ def version_of(event: Event) -> int:
 
 @cache
 def _defaults(event: type[Event]) -> dict[str, object]:
-    return {field.name: field.default for field in msgspec.structs.fields(event) if field.name in event.SINCE}
+    fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
+    # Empty lists and maps, as a default, are factories.
+    return {
+        field.name: field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
+    }
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

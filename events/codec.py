@@ -29,8 +29,10 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import (
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -84,6 +86,7 @@ AnyEvent = (
     | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn
     | CoordinatorMassSilenceNoticed | CoordinatorMassSilenceEnded
+    | CoordinatorCommandRefused | CoordinatorPlacementRefused
 )  # fmt: skip
 
 EVENTS: dict[str, type[Event]] = {type_of(event): event for event in get_args(AnyEvent)}

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from events.base import Event
+from events.resources import Resources
 
 
 class CoordinatorEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -55,8 +56,12 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     """
     The inputs of this turn's placements, in addition to the state before them; `filters` is by claim id.
 
-    Running the policy named here again on that state and these inputs must return the same placements.
+    Running the policy named here again on that state and these inputs must return the same placements. `rounds` is what
+    follows for the next turn: how many rounds of the rotation the workers have taken that got tasks by it.
     """
+
+    VERSION = 2
+    SINCE = {"rounds": 2}
 
     now: float
     claims: tuple[WaitingClaim, ...]
@@ -65,6 +70,41 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     placed: int
     loads: dict[str, float] = {}
     filters: dict[str, ClaimFilter] = {}
+    rounds: dict[str, float] = {}
+
+
+class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A command was refused for a reason that matters later: access, a quota or another limit, or a claim without tasks.
+
+    `command` is its kind and verb, `reason` a code of `events.reasons`, `about` the id of the thing or worker it named,
+    `message` the beginning of what its caller was told. Such events are limited to one in 10 s for each source (the
+    `actor`) and reason: `count` is how many commands were refused since the one before, this one included.
+    """
+
+    command: str
+    reason: str
+    message: str
+    about: str = ""
+    count: int = 1
+
+
+class CoordinatorPlacementRefused(Event, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    No node had room for a container: it was not created or started, or its restart has to wait.
+
+    `nodes` says for each node, at most five, why not; `others` is the number of further nodes. Limited and counted like
+    refused commands. A restart that waits is told once for each failure of the container.
+    """
+
+    SUBJECT = "container_id"
+
+    container_id: str
+    resources: Resources
+    reason: str
+    nodes: dict[str, str] = {}
+    others: int = 0
+    count: int = 1
 
 
 class Watched(StrEnum):

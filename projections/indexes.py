@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from projections.container import Container
     from projections.service import Service
     from projections.task import Task
+    from projections.worker import WorkerState
 
     Key = tuple[float | int | str, ...]
 
@@ -163,6 +164,8 @@ class Indexes:
         self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
+        self.rounds: dict[str, float] = {}
+        self.round = 0.0  # the highest of them: where the rotation over the workers is
 
     @property
     def ready(self) -> int:
@@ -230,6 +233,14 @@ class Indexes:
             self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
             if not after.is_ended:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
+
+    def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
+        if after is None:
+            if before is not None and self.rounds.pop(before.worker_id, 0.0) == self.round:
+                self.round = max(self.rounds.values(), default=0.0)
+        elif after.rounds:
+            self.rounds[after.worker_id] = after.rounds
+            self.round = max(self.round, after.rounds)
 
     def overdue(self, now: float) -> Iterator[str]:
         """Yield the ids of running tasks whose attempt has reached its time limit."""

@@ -294,6 +294,10 @@ class _TrackingWorld(World):
             entity_id = getattr(event, key)
             self.touched.setdefault(kind, {})[entity_id] = self._tables[kind][entity_id]
 
+    def _take_rounds(self, worker_id: str, rounds: float, position: Position) -> None:
+        super()._take_rounds(worker_id, rounds, position)  # the one event that changes what it is not about
+        self.touched.setdefault("worker", {})[worker_id] = self.workers[worker_id]
+
 
 class _Pending:
     """The batch that is being collected, after the mark *before*."""

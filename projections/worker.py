@@ -35,7 +35,12 @@ LEGAL: dict[WorkerStatus, frozenset[WorkerStatus]] = {
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One worker; None in `slots` or `resources` means no limit, empty `handles` means every task name."""
+    """
+    One worker; None in `slots` or `resources` means no limit, empty `handles` means every task name.
+
+    `rounds` is the round of the rotation in which it last got a task by ROUND_ROBIN or WEIGHTED_ROUND_ROBIN, counted
+    from 1; 0 if it never did. In one round a worker gets as many tasks as its weight.
+    """
 
     worker_id: str
     status: WorkerStatus
@@ -49,6 +54,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     reason: str = ""
     ended_at: float | None = None
     ended: Position = START
+    rounds: float = 0.0
     registration: str = ""
 
     @property
@@ -65,7 +71,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 def evolve(worker: WorkerState | None, event: AnyWorkerEvent, stamp: Stamp) -> WorkerState:
     """Fold one event into the worker it is about."""
     if isinstance(event, WorkerRegistered):
-        return _registered(event, stamp)
+        return _registered(event, stamp, rounds=worker.rounds if worker is not None else 0.0)
     if worker is None or isinstance(event, WorkerHeartbeat):
         missing(event, stamp)
     after = _evolve(worker, event, stamp)
@@ -73,7 +79,7 @@ def evolve(worker: WorkerState | None, event: AnyWorkerEvent, stamp: Stamp) -> W
     return after
 
 
-def _registered(event: WorkerRegistered, stamp: Stamp) -> WorkerState:
+def _registered(event: WorkerRegistered, stamp: Stamp, *, rounds: float) -> WorkerState:
     return WorkerState(
         worker_id=event.worker_id,
         status=WorkerStatus.ACTIVE,
@@ -85,6 +91,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp) -> WorkerState:
         handles=event.handles,
         container_id=event.container_id,
         registration=event.registration,
+        rounds=rounds,
     )
 
 

@@ -19,8 +19,10 @@ from events import codec
 from events.base import START, Position, UnknownEvent, type_of
 from events.container import ContainerEvent
 from events.coordinator import (
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -238,6 +240,8 @@ class World:
                 self.leader = ""
             case CoordinatorTurn():
                 self.count("tasks_placed", event.placed)
+                for worker_id, rounds in event.rounds.items():
+                    self._take_rounds(worker_id, rounds, position)
             case CoordinatorMassSilenceNoticed():
                 self.silences[event.kind] = MassSilence(since=time, silent=event.silent, alive=event.alive)
             case CoordinatorMassSilenceEnded():
@@ -246,11 +250,23 @@ class World:
                     self.silences[event.kind] = MassSilence(since=time, silent=event.silent, accepted=True)
             case IdempotencyForgotten():
                 self.memory.forget(event.tenant, event.through)
+            case CoordinatorCommandRefused() | CoordinatorPlacementRefused():
+                pass  # a refusal changes nothing
             case UnknownEvent():
                 self.unfoldable = self.unfoldable or f"{event.type} at {position}"
             case _:
                 msg = f"event {position} is {type_of(type(event))}, a type that is never written into the journal"
                 raise Corrupt(msg)
+
+    def _take_rounds(self, worker_id: str, rounds: float, position: Position) -> None:
+        """Note how far a worker is in the rotation of ROUND_ROBIN and WEIGHTED_ROUND_ROBIN."""
+        before = self.workers.get(worker_id)
+        if before is None or not rounds > before.rounds:
+            had = "is not known" if before is None else f"was in round {before.rounds}"
+            msg = f"event {position} puts worker {worker_id!r}, which {had}, into round {rounds}: rounds only grow"
+            raise Corrupt(msg)
+        after = self.workers[worker_id] = msgspec.structs.replace(before, rounds=rounds)
+        self.indexes.worker_changed(before, after)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a total over the lifetime of the cluster."""
@@ -303,7 +319,7 @@ _TABLES = {
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
     "tasks": ("task_id", "task_changed"),
-    "workers": ("worker_id", ""),
+    "workers": ("worker_id", "worker_changed"),
     "nodes": ("node_id", ""),
     "pools": ("pool_id", ""),
     "sessions": ("session_id", ""),

@@ -149,10 +149,15 @@ class Up(Running):
 
 
 @contextmanager
-def up(home: Path, **environment: str) -> Iterator[Up]:
-    """Run `coordinator up` on *home* while the block runs; the block starts when it is up."""
+def up(home: Path, *, port: int | None = 0, **environment: str) -> Iterator[Up]:
+    """
+    Run `coordinator up` on *home* while the block runs; the block starts when it is up.
+
+    Tests run side by side, so it takes any free *port*; None takes its default.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    with running("up", written=home.with_suffix(".out"), COORDINATOR_HOME=str(home), **environment) as started:
+    words = ["up"] if port is None else ["up", "--port", str(port)]
+    with running(*words, written=home.with_suffix(".out"), COORDINATOR_HOME=str(home), **environment) as started:
         before = started.written.count("coordinator is up")
         started.until(lambda: started.written.count("coordinator is up") > before)
         yield Up(started, home)

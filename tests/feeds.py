@@ -125,8 +125,8 @@ async def append(journal: NatsJournal, generation: int, *bodies: bytes) -> None:
         chain = chain_after(chain, number, body)
 
 
-def event(event_type: str, position: str, **data: Any) -> bytes:
-    """Encode an event of any type."""
+def event(event_type: str, position: str, *, seconds: float = 2e9, **data: Any) -> bytes:
+    """Encode an event of any type; *seconds* since 1970 is its time, by default one that is never too old."""
     return msgspec.json.encode(
         {
             "type": event_type,
@@ -134,7 +134,7 @@ def event(event_type: str, position: str, **data: Any) -> bytes:
             "id": position,
             "source": "/coordination/1",
             "subject": "thing",
-            "time": codec.rfc3339(2e9),
+            "time": codec.rfc3339(seconds),
             "dataversion": 1,
             "data": data,
         }

@@ -108,9 +108,14 @@ async def some_tasks(engine: Engine, name: str, count: int) -> None:
     ids = [f"{name}-task-{number}" for number in range(count)]
     submits = (SubmitTask(task_id=one, task_name=f"work-{at % 2}", max_retries=0) for at, one in enumerate(ids))
     await asyncio.gather(*(engine.execute(submit, CALLER) for submit in submits))
-    taken = await engine.execute(
-        ClaimTasks(claim_id=f"{name}-claim", worker_id=f"{name}-worker", slots=count - count // 4, wait_s=1), CALLER
+    claim = ClaimTasks(
+        claim_id=f"{name}-claim",
+        worker_id=f"{name}-worker",
+        slots=count - count // 4,
+        wait_s=1,
+        strategy="round_robin",  # it changes the state of the worker, too
     )
+    taken = await engine.execute(claim, CALLER)
     ends: list[Any] = []
     for at, task in enumerate(taken):
         if at % 4 == 0:

@@ -162,7 +162,8 @@ def try_up(program: str, folder: Path, home: dict[str, str]) -> None:
     """Run `coordinator up` until it is up, submit a task, and stop it."""
     written = folder / "up.out"
     with written.open("wb") as sink:
-        process = subprocess.Popen([program, "up"], cwd=folder, env=clean(home), stdout=sink, stderr=sink)
+        words = [program, "up", "--port", "0"]
+        process = subprocess.Popen(words, cwd=folder, env=clean(home), stdout=sink, stderr=sink)
     try:
         give_up_at = time.monotonic() + UP_TIMEOUT_S
         while "coordinator is up" not in written.read_text(errors="replace"):

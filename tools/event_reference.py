@@ -1,6 +1,8 @@
 # ruff: noqa: INP001  # a folder of programs, not a package
 """
-Write docs/events.md and docs/states.md from the code: `python -m tools.event_reference`; `--check` only compares.
+Write docs/events.md, docs/states.md and docs/reasons.md from the code: `python -m tools.event_reference`.
+
+With `--check` it only compares.
 
 Fields, types and defaults come from `events.codec.EVENTS`, the examples from the golden files, the diagrams from the
 LEGAL tables, and the event of each transition from the reducers. Only the text about when an event is recorded is
@@ -23,6 +25,7 @@ import msgspec
 from events import codec
 from events.base import Event, Position, type_of
 from events.errors import Corrupt
+from events.reasons import REASONS
 from events.service import ServiceRegistered, ServiceStatus
 from projections import container, node, service, task, worker
 from projections.stamp import Stamp
@@ -94,6 +97,10 @@ RECORDED: dict[str, str] = {
     "coordinator.mass_silence_noticed": "when more than `registry.mass_silence_share` of the active members of a kind, "
     "and at least `registry.mass_silence_least`, are silent when the first of them is overdue.",
     "coordinator.mass_silence_ended": "when the silent share is at or below that limit, or `accept_silence` is called.",
+    "coordinator.command_refused": "in the commit before the answer, when a command is forbidden, exceeds a quota or "
+    "another limit, or is a refused claim; later ones of the same source and reason are counted for 10 s.",
+    "coordinator.placement_refused": "when `create_container` or `start_container` finds no node with room, limited in "
+    "the same way; once for each failure of a container whose restart finds none.",
     "coordinator.turn": "with every turn that places tasks, after the `task.started` events of that turn.",
 }
 
@@ -343,7 +350,28 @@ would cause any other transition makes the journal `Corrupt`. Pools have no stat
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
-PAGES: dict[str, Callable[[], str]] = {"docs/events.md": render_events, "docs/states.md": render_states}
+
+def render_reasons() -> str:
+    """Return the table of reason codes."""
+    rows = "".join(f"| `{code}` | {meaning} |\n" for code, meaning in sorted(REASONS.items()))
+    return f"{_REASONS_HEAD}\n| reason | meaning |\n| --- | --- |\n{rows}"
+
+
+_REASONS_HEAD = """\
+# Reasons
+
+<!-- Written by `python -m tools.event_reference` from events/reasons.py; do not edit. -->
+
+The `reason` of an [error](protocol.md#commands-and-questions) says what exactly was wrong, within its `code`; an error
+without a more exact reason has its code as reason. The `reason` of an [event](events.md) is one of these, or the text
+that an operator, a program or a runtime gave. A reason is never renamed or given another meaning.
+"""
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/events.md": render_events,
+    "docs/states.md": render_states,
+    "docs/reasons.md": render_reasons,
+}
 
 
 def outdated() -> list[str]:

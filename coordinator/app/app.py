@@ -28,7 +28,8 @@ import structlog
 
 from coordinator.app.in_process import InProcess
 from coordinator.app.leases import Held
-from coordinator.app.locate import where
+from coordinator.app.locate import lasting, located
+from coordinator.app.sender import sender
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.ids import TimeOrderedIds
@@ -276,9 +277,11 @@ async def _open() -> AsyncIterator[App]:
 
     settings = load()
     _log_to_stderr(settings.log.level)
-    url, why = where(settings)
+    url, why = await located(settings)
     if url:
-        async with Client.open(url, namespace=settings.namespace, **credentials(settings)) as client:
+        found = lasting(settings, url, why)
+        login = credentials(settings)
+        async with Client.open(found, source=sender("local"), namespace=settings.namespace, **login) as client:
             client.call_timeout_s = settings.client.call_timeout_s
             log.info("app_opened", kind=why, server=client.bus.where)
             async with _running(_Remote(client), client, settings, why) as app:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from coordinator.app.sender import sender
 from coordinator.client.client import CALL_TIMEOUT_S
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
@@ -33,6 +34,7 @@ class InProcess:
 
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
+        self._actor = sender("local")
         self._is_closed = False
 
     async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
@@ -40,7 +42,7 @@ class InProcess:
         if engine is not None and isinstance(command, FindServices):
             with suppress(Unavailable):  # after a standstill of this machine; the loop below retries
                 return engine.ask_now(command)
-        caller = Caller(actor="local", command_id=_ids.new("cmd") if command.REMEMBERED else "")
+        caller = Caller(actor=self._actor, command_id=_ids.new("cmd") if command.REMEMBERED else "")
         wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         last = Unavailable("no instance is leading")
         try:

@@ -13,15 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import SplitResult
 
 import structlog
 from nats.errors import Error as NatsError
 
 from coordinator.bus.jetstream import Ack, ack_of, answer_of, request_of
-from coordinator.bus.nats_client import NatsClient, check_subject, forbidden_subject, frame_of, login_of, servers_of
+from coordinator.bus.nats_client import (
+    DEFAULT_PORT,
+    NatsClient,
+    check_subject,
+    forbidden_subject,
+    frame_of,
+    login_of,
+    servers_of,
+)
 from coordinator.bus.requests import Requests
 from coordinator.bus.subscription import Message, Subscription
 from coordinator.ids import TimeOrderedIds
@@ -29,7 +38,7 @@ from events.credentials import INBOXES, read_login
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Mapping
 
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S, PINGS_OUTSTANDING = 3, 2
@@ -41,6 +50,9 @@ BUFFER_BYTES = 2 * 1024 * 1024
 UNSENT_BYTES = 16 * 1024 * 1024
 """Above this a publisher waits until the server has received what was sent."""
 UNSENT_TIMEOUT_S = 10.0
+
+Url: TypeAlias = str | Callable[[], str]
+"""Where to connect; a function is asked before each attempt, for a server whose address may change."""
 
 log = structlog.get_logger(__name__)
 _ids = TimeOrderedIds()
@@ -55,15 +67,26 @@ class Bus:
     failure to the caller: the writer needs that. A buffered one keeps up to 2 MiB for the reconnect.
     """
 
-    def __init__(self, servers: list[SplitResult], *, buffered: bool, inbox_prefix: str, user: str) -> None:
-        self.where = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
+    def __init__(
+        self,
+        servers: list[SplitResult],
+        *,
+        buffered: bool,
+        inbox_prefix: str,
+        user: str,
+        look_again: Callable[[], str] | None = None,
+    ) -> None:
+        self.where = _shown(servers)
         self.user = user
         """The user that the credentials name; empty if they name none."""
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_disconnect: list[Callable[[], None]] = []
         self.server: dict[str, Any] = {}  # what it reported when we connected
         self._buffered = buffered
+        self._look_again = look_again
         self._client = NatsClient(buffered=buffered, disconnected=self._disconnected)
+        if look_again is not None:
+            self._client.look_again = self._look_for_server
         self._connected = asyncio.Event()
         self._inbox = f"{inbox_prefix}.{_ids.new('bus')}"
         self._requests = Requests(self._inbox)
@@ -76,7 +99,7 @@ class Bus:
     @asynccontextmanager
     async def open(
         cls,
-        url: str,
+        url: Url,
         *,
         name: str,
         creds: str | None = None,
@@ -88,19 +111,22 @@ class Bus:
         """
         Connect to *url*, `nats://token@host:port` or `nats://user:password@host:port`, several joined by commas.
 
-        *creds* is a file of credentials, *tls_ca* one of trusted certificates. Answers go to inboxes of this user.
+        A function as *url* is called before each attempt to connect, so that a server which moved is found again; it
+        returns the URL as of now, '' when there is none. *creds* is a file of credentials, *tls_ca* one of trusted
+        certificates. Answers go to inboxes of this user.
 
         Raises:
             Unavailable: no server answered within *connect_timeout_s*.
             Refused: the URL is not valid, or the server does not accept the credentials.
         """
-        servers = servers_of(url)
+        look_again = None if isinstance(url, str) else url
+        servers = servers_of(url if isinstance(url, str) else _known(url()))
         login = None if creds is None else read_login(creds)
         prefix, user = (INBOXES, "") if login is None else (login.inbox_prefix, login.user)
-        bus = cls(servers, buffered=buffered, inbox_prefix=prefix, user=user)
+        bus = cls(servers, buffered=buffered, inbox_prefix=prefix, user=user, look_again=look_again)
         options = {
             **(login_of(servers) if login is None else login.apply(bus._client)),
-            "servers": [f"{server.scheme}://{server.hostname}:{server.port or 4222}" for server in servers],
+            "servers": [f"{server.scheme}://{server.hostname}:{server.port or DEFAULT_PORT}" for server in servers],
             "tls": ssl.create_default_context(cafile=tls_ca) if tls_ca or servers[0].scheme == "tls" else None,
             "name": name,
             "inbox_prefix": prefix,
@@ -333,6 +359,16 @@ class Bus:
         self.server = self._client.server
         self._connected.set()
 
+    def _look_for_server(self) -> str:
+        """Return the current URL for the next attempt to connect; raise Unavailable when there is none."""
+        assert self._look_again is not None
+        url = _known(self._look_again())
+        where = _shown(servers_of(url))
+        if where != self.where:
+            log.info("nats_server_moved", server=where, before=self.where)
+            self.where = where
+        return url
+
     def _disconnected(self) -> None:
         if not self._connected.is_set():
             return
@@ -363,6 +399,17 @@ class Bus:
             log.debug("nats_error", server=self.where, error=text)
         if self._connecting is not None and "authorization" in text.lower():
             self._connecting.reschedule(asyncio.get_running_loop().time())
+
+
+def _known(url: str) -> str:
+    """Return *url*; raise Unavailable if it is empty."""
+    if not url:
+        raise Unavailable("no coordinator runs where this program found one before: start it again", reason="no_server")
+    return url
+
+
+def _shown(servers: list[SplitResult]) -> str:
+    return ",".join(f"{server.hostname}:{server.port or DEFAULT_PORT}" for server in servers)
 
 
 def _call(hooks: list[Callable[[], None]]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlparse, urlsplit
 
 import structlog
 from nats.aio.client import Client
@@ -27,10 +27,14 @@ from events.errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from nats.aio.client import Srv
+
     # subject, reply, data, raw header block
     Deliver = Callable[[bytes, bytes, bytes, bytes | None], None]
 
 log = structlog.get_logger(__name__)
+
+DEFAULT_PORT = 4222
 
 _PING = b"PING\r\n"
 _PERMISSIONS = "permissions violation"
@@ -45,6 +49,8 @@ class NatsClient(Client):
 
     def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
         super().__init__()
+        self.look_again: Callable[[], str] | None = None
+        """Returns the URL to connect to, before each attempt; it raises when there is none now."""
         self._buffered = buffered
         self._on_disconnect = disconnected
         self._deliver: dict[int, Deliver] = {}
@@ -149,6 +155,14 @@ class NatsClient(Client):
         if self.is_connected and not self.is_draining and asyncio.current_task() is self._reading_task:
             log.warning("nats_read_loop_died")
             await self._process_op_err(Error("nats: the read loop died"))
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self.look_again is not None:
+            # Its server has a new port after a restart, and another program may listen on the old one.
+            servers = servers_of(self.look_again())
+            self.options.update(login_of(servers))
+            s.uri = urlparse(f"{servers[0].scheme}://{servers[0].hostname}:{servers[0].port or DEFAULT_PORT}")
+        await super()._connect_to_server(s)
 
     async def _attempt_reconnect(self) -> None:
         if not self._buffered:

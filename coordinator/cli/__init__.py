@@ -45,6 +45,7 @@ _COMPLETE = "_COORDINATOR_COMPLETE"
 
 _COMMANDS = {
     "up": ("coordinator.cli.run", "up", "Run everything on this machine."),
+    "env": ("coordinator.cli.run", "env", "Print the variables that connect a program."),
     "serve": ("coordinator.cli.run", "serve", "Run a coordinator and its follower on your NATS."),
     "follow": ("coordinator.cli.run", "follow", "Run a follower, which keeps the read model."),
     "node": ("coordinator.cli.run", "node", "Run a node agent."),

@@ -192,7 +192,7 @@ def _run(
     *,
     creds: Path | None = None,
 ) -> Any:
-    return _finished(_connected(settings, url or find_url(settings), body, role="archive", creds=creds))
+    return _finished(_connected(settings, url, body, role="archive", creds=creds))
 
 
 def _finished(work: Any) -> Any:
@@ -205,7 +205,7 @@ def _finished(work: Any) -> Any:
 
 async def _connected(
     settings: Settings,
-    url: str,
+    url: str | None,
     body: Callable[[Bus, Subjects], Awaitable[Any]],
     *,
     role: str,
@@ -218,5 +218,5 @@ async def _connected(
     login = credentials(settings, role)
     if creds is not None:
         login["creds"] = str(creds)
-    async with Bus.open(url, name="backup", buffered=False, **login) as bus:
+    async with Bus.open(url or await find_url(settings), name="backup", buffered=False, **login) as bus:
         return await body(bus, Subjects(settings.namespace))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.app.locate import find_url
+from coordinator.app.locate import find_lasting
+from coordinator.app.sender import sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -72,8 +73,8 @@ async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client
     from coordinator.processes.credentials import credentials
 
     async with Client.open(
-        url or find_url(settings),
-        source="cli",
+        url or await find_lasting(settings),
+        source=sender("cli"),
         namespace=settings.namespace,
         name="cli",
         connect_timeout_s=settings.nats.connect_timeout_s,

@@ -16,6 +16,7 @@ from coordinator.cli.output import moment, output_options, show, show_json, show
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.terminal import clean
 from events.base import Position
@@ -237,7 +238,7 @@ def service_list(
         ("id", lambda v: v.service.service_id),
         ("name", lambda v: v.service.service_name),
         ("type", lambda v: v.service.service_type),
-        ("address", lambda v: f"{v.service.host}:{v.service.port}"),
+        ("address", lambda v: f"{v.service.host}:{v.service.port}" if v.service.port != NO_PORT else ""),
         ("status", lambda v: v.service.status.value),
         ("why", lambda v: v.service.health_rule),
         ("load", lambda v: "" if v.reported is None else f"{v.reported.load:.2f}"),

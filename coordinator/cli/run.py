@@ -1,20 +1,23 @@
-"""The commands that run until they are stopped: up, serve, follow, node run, worker run."""
+"""The commands that run until they are stopped: up, serve, follow, node run, worker run; and env."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from coordinator.app.locate import find_url
+from coordinator.app.locate import find_lasting, find_url
 from coordinator.cli.connection import load_settings
 from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from coordinator.settings.model import Settings
 
 URL_OPTION = click.option(
@@ -25,6 +28,9 @@ URL_OPTION = click.option(
     help="NATS to connect to: nats://token@host:port.",
     show_envvar=True,
 )
+DEFAULT_PORT = 4222
+"""Where `up` listens unless told otherwise."""
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -36,30 +42,79 @@ def _needed(url: str | None) -> str:
 
 
 @click.command()
+@click.option(
+    "--port",
+    metavar="N",
+    type=click.IntRange(0, 65535),
+    help=f"Port of nats-server; 0 takes a free one. Default: {DEFAULT_PORT}, or the next free one.",
+)
 @click.pass_context
-def up(ctx: click.Context) -> None:
+def up(ctx: click.Context, port: int | None) -> None:
     """
     Run everything on this machine.
 
     Starts nats-server, a coordinator, a follower and a node agent, each in its own process.
     """
     settings = load_settings(ctx)
-    asyncio.run(_up(settings))
+    if port is not None and settings.nats.url:
+        raise click.UsageError("--port has no effect: the server of nats.url is used, and none is started here")
+    asyncio.run(_up(settings, port))
 
 
-async def _up(settings: Settings) -> None:
+async def _up(settings: Settings, port: int | None) -> None:
     from coordinator.home import Home
-    from coordinator.processes.up import run_cluster
+    from coordinator.processes.up import NEXT_PORTS, run_cluster
 
     home = Home(settings.home_path())
+    ports = {"port": port or None} if port is not None else {"port": DEFAULT_PORT, "next_ports": NEXT_PORTS}
 
     async def run() -> None:
-        async with run_cluster(home, settings) as cluster:
-            where = cluster.url.rpartition("@")[2]
-            click.echo(f"coordinator is up on nats://…@{where}; state in {home.path}; Ctrl-C stops it", err=True)
+        async with run_cluster(home, settings, **ports) as cluster:
+            click.echo(
+                "\n".join(_ready(cluster.url, home.path, None if settings.nats.url else ports["port"])), err=True
+            )
             await asyncio.Event().wait()
 
     await unless_stopped(run())
+
+
+def _ready(url: str, home: Path, port: int | None) -> Iterator[str]:
+    """Yield the lines that say where it is up, and what to do next; *port* is the one it should have."""
+    where = ",".join(server.rpartition("@")[2].rpartition("//")[2] for server in url.split(","))
+    yield f"coordinator is up at {where}; state in {home}"
+    if port is not None and where.rpartition(":")[2] != str(port):
+        yield f"  port {port} is in use by another program"
+    yield '  programs of this user find it; for other clients:  eval "$(coordinator env)"'
+    yield "  next:  coordinator worker run my_module.py  |  coordinator events tail"
+    yield "  Ctrl-C stops it and its containers"
+
+
+@click.command()
+@click.pass_context
+def env(ctx: click.Context) -> None:
+    """
+    Print the variables that connect a program to this coordinator.
+
+    For a shell: eval "$(coordinator env)". The URL may contain the token: whoever has it may
+    do everything.
+    """
+    settings = load_settings(ctx, log_level="warning")
+    for name, value in asyncio.run(_variables(settings)).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+async def _variables(settings: Settings) -> dict[str, str]:
+    """Return what a program needs besides its defaults to connect as this user would."""
+    from coordinator.processes.credentials import credentials
+
+    login = credentials(settings)
+    found = {
+        "COORDINATOR_URL": await find_url(settings),
+        "COORDINATOR_NAMESPACE": settings.namespace if settings.namespace != "coordination" else None,
+        "COORDINATOR_NATS__CREDS": login["creds"],
+        "COORDINATOR_NATS__TLS_CA": login["tls_ca"],
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 @click.command()
@@ -143,10 +198,11 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
 
     settings = load_settings(ctx)
     collect_seldom()
-    asyncio.run(
-        run_worker(
+
+    async def run() -> None:
+        await run_worker(
             module,
-            url=url or find_url(settings),
+            url=url or await find_lasting(settings),
             namespace=settings.namespace,
             worker_id=worker_id,
             slots=slots,
@@ -154,4 +210,5 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
             **credentials(settings, "worker", worker_id or ""),
         )
-    )
+
+    asyncio.run(run())

@@ -139,7 +139,7 @@ async def _served(settings: Settings, url: str | None, directory: Path | None) -
     from coordinator.nats_server.server import EmbeddedServer
 
     if url or directory is None:
-        yield url or find_url(settings)
+        yield url or await find_url(settings)
         return
     home = Home(directory)
     running = home.read_running()
@@ -150,7 +150,7 @@ async def _served(settings: Settings, url: str | None, directory: Path | None) -
             async with EmbeddedServer(home.nats_store) as server:
                 yield server.url
     else:
-        yield settings.nats.url or find_url(settings)
+        yield settings.nats.url or await find_url(settings)
 
 
 def _has_store(home: Home) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from coordinator.bus.connection import Bus
+from coordinator.bus.connection import Bus, Url
 from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
 from coordinator.commands.notices import Announcement
@@ -104,7 +104,7 @@ class Client:
     @asynccontextmanager
     async def open(
         cls,
-        url: str,
+        url: Url,
         *,
         source: str = "local",
         namespace: str = "coordination",
@@ -118,7 +118,7 @@ class Client:
         Connect to the coordinator through its NATS server.
 
         Args:
-            url: the NATS server.
+            url: the NATS server; a function is asked for it before each attempt to connect.
             source: the sender of the commands; the user of *creds* takes precedence.
             namespace: the first part of all subjects, as in the coordinator's settings.
             tenant: the tenant that the commands are for.

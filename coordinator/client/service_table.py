@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.commands.service import ServiceView
+from coordinator.commands.service import NO_PORT, ServiceView
 from events.base import Position
 from events.codec import seconds_of
 from events.errors import Corrupt
@@ -47,7 +47,7 @@ class ServiceTable:
         return service_name in self._names
 
     def find(self, service_name: str, status: ServiceStatus) -> Sequence[ServiceView]:
-        """Return the instances of that name and status, ordered by id."""
+        """Return the instances of that name and status that have an address, ordered by id."""
         by_status = self._sorted.get(service_name)
         if by_status is None:
             if service_name not in self._names:
@@ -116,5 +116,6 @@ class ServiceTable:
         groups: dict[ServiceStatus, list[ServiceView]] = {}
         for service_id in sorted(self._names[service_name]):
             view = self._views[service_id]
-            groups.setdefault(view.service.status, []).append(view)
+            if view.service.port != NO_PORT:
+                groups.setdefault(view.service.status, []).append(view)
         return {status: tuple(views) for status, views in groups.items()}

@@ -8,6 +8,9 @@ from coordinator.commands.command import PAGES, Command, Question
 from events.service import ServiceStatus
 from projections.service import Service
 
+NO_PORT = 0
+"""The port of a service that nobody can connect to, such as the built-in agent: discovery never chooses it."""
+
 
 class RegisterService(Command, frozen=True, kw_only=True, gc=False):
     """

@@ -67,10 +67,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     if count >= context.rules.max_containers:
         msg = f"there are {count} containers, the limit of container.max_containers: destroy some or raise the limit"
         raise Refused(msg, reason="too_many_containers")
-    node_id, why_not = place(world, command.resources, context.rules)
-    if not node_id:
-        msg = f"no node has room for container {command.container_id!r}: {why_not}"
-        raise Refused(msg, reason="no_room")
+    node_id = place(world, command.container_id, command.resources, context.rules)
     created = ContainerCreated(
         container_id=command.container_id,
         agent_id=command.agent_id,

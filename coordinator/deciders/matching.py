@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from itertools import chain
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from events.base import Position
     from events.coordinator import WaitingClaim
     from projections.indexes import Key
     from projections.task import Task
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-SCHEDULE_VERSION = 1
+SCHEDULE_VERSION = 2
 """Increase it when the same inputs lead to other placements."""
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
@@ -44,27 +46,23 @@ def schedule(
     most: int,
 ) -> Iterator[TaskStarted]:
     """
-    Assign up to *most* ready tasks to waiting claims, one at a time, least served worker first.
+    Assign up to *most* ready tasks to waiting claims, one at a time.
 
-    FIFO, PRIORITY and ROUND_ROBIN serve the claims in turn, LEAST_LOADED the worker with the smallest share of its
-    capacity in use, WEIGHTED_ROUND_ROBIN in proportion to slots. PRIORITY takes tasks by priority, highest first; all
-    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1; *filters* say by claim id
-    which tasks a claim takes.
+    FIFO and PRIORITY serve the claims in turn, the longest waiting first; LEAST_LOADED the worker with the smallest
+    share of its capacity in use; ROUND_ROBIN and WEIGHTED_ROUND_ROBIN rotate over the workers, over turns too (see
+    `_Rotation`). PRIORITY takes tasks by priority, highest first; all others take the oldest first. *loads* are the
+    last reported loads of the workers, 0 to 1; *filters* say by claim id which tasks a claim takes.
     """
     queues: dict[tuple[str, tuple[str, ...], ClaimFilter], _Queue] = {}
-    capacities = {worker_id: _capacity(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
-    candidates = [
-        (candidate.score(), number, candidate)
-        for number, claim in enumerate(claims)
-        if (capacity := capacities[claim.worker_id]) is not None and (candidate := _Candidate(claim, capacity))
-    ]
+    candidates = _candidates(world, claims, loads)
     heapq.heapify(candidates)
     taken: set[str] = set()
     while candidates and len(taken) < most:
-        score, number, candidate = candidates[0]
-        if score < candidate.score():  # the worker got a task through another of its claims since
-            heapq.heapreplace(candidates, (candidate.score(), number, candidate))
+        score, number, one = candidates[0]
+        if score < one.score():  # the worker got a task through another of its claims since
+            heapq.heapreplace(candidates, (one.score(), number, one))
             continue
+        candidate = one.next()
         wanted = filters.get(candidate.claim.claim_id, _ANY)
         queue_key = (candidate.ordering, candidate.capacity.worker.handles, wanted)
         queue = queues.get(queue_key)
@@ -72,11 +70,52 @@ def schedule(
             queue = queues[queue_key] = _Queue(world, *queue_key)
         task = queue.take(candidate, taken) if candidate and not queue.has_no_fit(candidate) else None
         if task is None:
-            heapq.heappop(candidates)
+            if not one.pass_over():
+                heapq.heappop(candidates)
             continue
         taken.add(task.task_id)
         yield candidate.assign(task)
-        heapq.heapreplace(candidates, (candidate.score(), number, candidate))
+        one.note_assigned()
+        heapq.heapreplace(candidates, (one.score(), number, one))
+
+
+def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence[TaskStarted]) -> dict[str, float]:
+    """Return, by worker id, the new `rounds` of the workers that *started*, from *claims* that rotate, in this turn."""
+    rotating = {claim.claim_id: claim for claim in reversed(claims) if claim.strategy in _WEIGHTS}
+    if not rotating:
+        return {}
+    served: dict[str, int] = {}
+    for event in started:
+        if event.claim_id in rotating:
+            served[event.worker_id] = served.get(event.worker_id, 0) + 1
+    first = {claim.worker_id: claim for claim in rotating.values()}
+    rounds = {}
+    for worker_id, times in served.items():
+        worker = world.workers[worker_id]
+        weight = _weight(worker, first[worker_id])
+        rounds[worker_id] = (_tasks_taken(world, worker, weight) + times - 1) / weight
+    return rounds
+
+
+def _candidates(
+    world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float]
+) -> list[tuple[float, int, _Candidate | _Rotation]]:
+    """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
+    capacities = {worker_id: _capacity(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
+    candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
+    rotation: _Rotation | None = None
+    for number, claim in enumerate(claims):
+        capacity = capacities[claim.worker_id]
+        if capacity is None or not (candidate := _Candidate(claim, capacity)):
+            continue
+        if claim.strategy not in _WEIGHTS:
+            candidates.append((candidate.score(), number, candidate))
+            continue
+        if rotation is None:
+            rotation = _Rotation(world)
+            candidates.append((0.0, number, rotation))
+        rotation.add(candidate)
+    return candidates
 
 
 class _Capacity:
@@ -113,9 +152,17 @@ class _Candidate:
         """Return how well the claim is served; the lowest score is served next."""
         if self.claim.strategy == "least_loaded":
             return self.capacity.load + self.capacity.busy / (self.capacity.worker.slots or 1)
-        if self.claim.strategy == "weighted_round_robin":
-            return self.assigned / (self.capacity.worker.slots or 1)
         return self.assigned
+
+    def next(self) -> _Candidate:
+        return self
+
+    def pass_over(self) -> bool:
+        """Return whether any other claim is left here; a claim that found no task has none."""
+        return False
+
+    def note_assigned(self) -> None:
+        """Do nothing: the claim itself counts what it got."""
 
     def fits(self, task: Task) -> bool:
         return self.capacity.free is None or task.resources.fits_in(self.capacity.free)
@@ -135,6 +182,113 @@ class _Candidate:
             attempt=attempt,
             lease=f"{self.claim.claim_id}.{self.assigned}.{attempt}",
         )
+
+
+_WEIGHTS = frozenset({"round_robin", "weighted_round_robin"})
+"""The strategies that rotate over the workers."""
+
+
+def _weight(worker: WorkerState, claim: WaitingClaim) -> int:
+    """Return how many tasks a worker gets in each round; the first of its claims that rotate decides."""
+    return (worker.slots or 1) if claim.strategy == "weighted_round_robin" else 1
+
+
+def _tasks_taken(world: World, worker: WorkerState, weight: int) -> int:
+    """
+    Return how many tasks the worker has had in all rounds so far, its own or passed by.
+
+    A worker that is new, or was not there, begins in the round of the worker that was served last. It gets no credit
+    for what it missed.
+    """
+    # `rounds` are multiples of 1 / weight, unless the weight has changed since: then to the nearest.
+    mine = round(worker.rounds * weight) + 1 if worker.rounds else 0
+    # With a little more, because a quotient times its divisor may be slightly below a whole number.
+    return max(mine, math.floor(max(world.indexes.round, 1.0) * weight + 1e-6))
+
+
+class _Turns:
+    """One worker in a rotation: its weight, how many tasks it has had, and its claims, the longest waiting last."""
+
+    __slots__ = ("claims", "registered", "taken", "weight")
+
+    def __init__(self, world: World, first: _Candidate) -> None:
+        worker = first.capacity.worker
+        self.weight = _weight(worker, first.claim)
+        self.taken = _tasks_taken(world, worker, self.weight)
+        self.registered = worker.registered
+        self.claims = [first]
+
+
+class _Rotation:
+    """
+    Smooth weighted round robin over the workers: in each round every worker gets as many tasks as its weight.
+
+    Task number *n* of a worker of weight *w* is due from round n / w to round (n + 1) / w. The next task goes to the
+    worker whose time ends first, among those whose time has begun: the mean of the rounds is now. While the same
+    workers wait, each has had, after any number of tasks, its share of them, rounded up or down (as in Stoica et al.,
+    "A proportional share resource allocation algorithm", 1996: lags stay below one).
+
+    How far each worker is, is in the world: `WorkerState.rounds`. So it continues in the next turn and the next reign.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._workers: dict[str, _Turns] = {}
+        self._later: list[tuple[float, Position, _Turns]] = []
+        self._due: list[tuple[float, Position, _Turns]] = []
+        self._claims = 0
+        self._assigned = 0
+        self._taken = 0
+        self._weight = 0
+
+    def add(self, candidate: _Candidate) -> None:
+        """Add a claim; those of one worker in order of arrival."""
+        self._claims += 1
+        worker_id = candidate.claim.worker_id
+        turns = self._workers.get(worker_id)
+        if turns is not None:
+            turns.claims.insert(0, candidate)
+            return
+        turns = self._workers[worker_id] = _Turns(self._world, candidate)
+        self._taken += turns.taken
+        self._weight += turns.weight
+        self._wait(turns)
+
+    def score(self) -> float:
+        """Return how well its claims are served, for turns in which other claims do not rotate."""
+        return self._assigned // self._claims
+
+    def next(self) -> _Candidate:
+        """Return the claim that is served next; a false one if its worker can take no more."""
+        while self._later and (not self._due or self._has_begun(self._later[0][2])):
+            turns = heapq.heappop(self._later)[2]
+            heapq.heappush(self._due, ((turns.taken + 1) / turns.weight, turns.registered, turns))
+        claims = self._due[0][2].claims
+        while len(claims) > 1 and not claims[-1]:
+            claims.pop()
+        return claims[-1]
+
+    def pass_over(self) -> bool:
+        """Remove the worker that could not take a task; return whether others are left."""
+        turns = heapq.heappop(self._due)[2]
+        self._taken -= turns.taken
+        self._weight -= turns.weight
+        return bool(self._due or self._later)
+
+    def note_assigned(self) -> None:
+        """Count a task for the worker that was next."""
+        turns = heapq.heappop(self._due)[2]
+        self._assigned += 1
+        self._taken += 1
+        turns.taken += 1
+        self._wait(turns)
+
+    def _wait(self, turns: _Turns) -> None:
+        heapq.heappush(self._later, (turns.taken / turns.weight, turns.registered, turns))
+
+    def _has_begun(self, turns: _Turns) -> bool:
+        """Whether the round of its next task is not after the mean of all rounds: in whole numbers, to be exact."""
+        return turns.taken * self._weight <= turns.weight * self._taken
 
 
 def _answer_bytes(task: Task, claim: WaitingClaim) -> int:

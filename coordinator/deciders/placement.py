@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import islice
 from operator import add
 from typing import TYPE_CHECKING
 
 from events.container import ContainerStarting
+from events.coordinator import CoordinatorPlacementRefused
 from events.errors import Refused
 from events.resources import NONE, Resources
 from projections.node import NodeStatus
@@ -18,21 +20,48 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-def place(world: World, resources: Resources, rules: Rules) -> tuple[str, str]:
-    """Return the node with room for *resources* that holds the fewest containers; or "" and the reasons if none has."""
+NODES_NAMED = 5
+"""A refusal says of this many nodes why they have no room."""
+
+
+def place(world: World, container_id: str, resources: Resources, rules: Rules) -> str:
+    """
+    Return the node with room for *resources* that holds the fewest containers.
+
+    Raises:
+        Refused: no node has room; its facts say why.
+    """
     best: tuple[int, str] | None = None
-    why_not = []
+    why_not: dict[str, str] = {}
     for node in world.nodes.values():
         if node.status is not NodeStatus.READY:
-            why_not.append(f"node {node.node_id} is {node.status.value}")
+            why_not[node.node_id] = f"is {node.status.value}"
             continue
         free = free_on(world, node, rules)
         if lacking := resources.lacking(free):
-            why_not.append(f"node {node.node_id} has too few free resources ({lacking})")
+            why_not[node.node_id] = f"has too few free resources ({lacking})"
             continue
         found = (len(world.indexes.containers_on.get(node.node_id, ())), node.node_id)
         best = found if best is None else min(best, found)
-    return (best[1], "") if best else ("", "; ".join(why_not[:5]) or "no node is registered")
+    if best is None:
+        raise _no_room(container_id, resources, why_not)
+    return best[1]
+
+
+def _no_room(container_id: str, resources: Resources, why_not: dict[str, str]) -> Refused:
+    named = dict(islice(why_not.items(), NODES_NAMED))
+    why = "; ".join(f"node {node_id} {why}" for node_id, why in named.items()) or "no node is registered"
+    error = Refused(f"no node has room for container {container_id!r}: {why}", reason="no_room")
+    error.facts = (
+        CoordinatorPlacementRefused(
+            container_id=container_id,
+            resources=resources,
+            reason=error.reason,
+            nodes=named,
+            others=len(why_not) - len(named),
+        ),
+    )
+    return error
 
 
 def free_on(world: World, node: Node, rules: Rules) -> Resources:
@@ -63,8 +92,5 @@ def starting(world: World, container: Container, rules: Rules, reason: str, *, r
                     container_id=container.container_id, node_id=node.node_id, reason=reason, restarts=restarts
                 ),
             )
-    node_id, why_not = place(world, container.resources, rules)
-    if not node_id:
-        msg = f"no node has room for container {container.container_id!r}: {why_not}"
-        raise Refused(msg, reason="no_room")
+    node_id = place(world, container.container_id, container.resources, rules)
     return (ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),)

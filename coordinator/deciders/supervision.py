@@ -96,7 +96,11 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield what is due for containers: starts that took too long, and restarts whose pause is over."""
+    """
+    Yield what is due for containers: starts that took too long, and restarts whose pause is over.
+
+    While no node has room for a restart, it stays due, and why is yielded each time: the engine records it once.
+    """
     for container_id in tuple(world.containers):
         yield from _due(world, world.containers[container_id], context, heard_now - signs.since)
 
@@ -115,5 +119,5 @@ def _due(world: World, container: Container, context: DecisionContext, led_for_s
     ):
         try:
             yield from restart(world, container, context)
-        except Refused:
-            return  # no node has room now; the restart stays due
+        except Refused as error:
+            yield from error.facts

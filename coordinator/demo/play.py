@@ -115,7 +115,6 @@ async def _run(client: Client, show: Show, modules: list[tuple[str, str]]) -> bo
 async def _start_agents(containers: Any, registry: Any) -> bool:
     """Start the agents in containers and wait until they are registered and healthy."""
     from coordinator.container import ContainerConfig
-    from coordinator.registry import ServiceDiscovery
 
     for number in range(AGENTS):
         config = ContainerConfig(
@@ -128,10 +127,10 @@ async def _start_agents(containers: Any, registry: Any) -> bool:
         if not await containers.start_container(container_id):
             say(f"container {container_id} did not start: {await containers.get_container_logs(container_id)}")
             return False
-    while len(await registry.find_services("task_agent", ServiceStatus.HEALTHY)) < AGENTS:  # noqa: ASYNC110  # over NATS
+    while len(found := await registry.find_services("task_agent", ServiceStatus.HEALTHY)) < AGENTS:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
-    found = await ServiceDiscovery(registry).discover_service("task_agent")
-    say(f"discovered {found.service_name} {found.service_id}, {found.status.value}" if found else "found no agent")
+    for one in found:
+        say(f"found {one.service_name} {one.service_id}, {one.status.value}")
     return True
 
 

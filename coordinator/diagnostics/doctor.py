@@ -51,7 +51,17 @@ _SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 5 * 1024**3, 512 * 1024**2
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_PRIVATE = ("running.json", "state.db", "state.db-wal", "nats", "nats.log", "secrets", "containers", "journal.seen")
+_PRIVATE = (
+    "running.json",
+    "token",
+    "state.db",
+    "state.db-wal",
+    "nats",
+    "nats.log",
+    "secrets",
+    "containers",
+    "journal.seen",
+)
 
 
 async def look(client: Client, settings: Settings, *, monitor: str = "") -> list[Finding]:

@@ -15,6 +15,7 @@ this file calls it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
 from coordinator.engine.listening import COORDINATOR, Listening
 from coordinator.engine.questions import ask
+from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
 from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
@@ -106,6 +108,7 @@ class Engine:
         self.intake = Intake(self._limits.intake_max)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
+        self._refusals = Refusals(instance)
         self._access = None if access is None else Access(access, world)
         self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
         self._budget, self._discovery = Budget(clock), Share(clock)
@@ -212,7 +215,7 @@ class Engine:
         if self._is_over():  # after a long standstill another instance may have led since
             raise _not_leading()
         if self._access is not None and caller is not None:
-            self._access.check(caller, question)
+            self._check_now(question, caller)
         value = ask(self.world, self.signs, question, self._clock.heard())
         return list(value) if isinstance(value, Iterator) else value
 
@@ -226,7 +229,7 @@ class Engine:
             if self._is_over():
                 raise _not_leading()
             if self._access is not None:
-                self._access.check(asked.caller, asked.command)
+                self._check_now(asked.command, asked.caller)
             value = self._value(asked, began)
         except CoordinationError as error:
             asked.reply(None, error)
@@ -234,15 +237,27 @@ class Engine:
             asked.reply(value, None)
         self._discovery.note_time(self._clock.heard() - began)
 
+    def _check_now(self, question: Any, caller: Caller) -> None:
+        """Check a question that is answered outside a turn; its refusal is recorded with the next tick."""
+        assert self._access is not None
+        try:
+            self._access.check(caller, question)
+        except CoordinationError as error:
+            self._refusals.note(caller, question, error)
+            raise
+
     # --- the turn -----------------------------------------------------------------------------------------------------
 
     async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
         turn = self._open_turn()
         try:
+            if self._resigning:
+                self._record_refusals(turn)
             if about_itself is not None:
                 turn.record([about_itself], COORDINATOR)
             self._take(turn)
             self._place(turn)
+            self._record_refusals(turn)
             self._record_due(turn)
             self.inboxes.close(turn)
             if turn.events:
@@ -339,7 +354,8 @@ class Engine:
             raise
         except CoordinationError as error:
             # The facts of a refusal are recorded; if they do not fit, the command waits for the next turn.
-            turn.record(error.facts, asked.caller)
+            turn.record(facts_besides(error), asked.caller)
+            self._refusals.note(asked.caller, asked.command, error)
             turn.answers.append((asked, None, error))
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
@@ -439,6 +455,14 @@ class Engine:
                 self.intake.wake()
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
+    def _record_refusals(self, turn: Turn) -> None:
+        """Record what was refused; the last turn of a reign records all that is left."""
+        try:
+            for event, caller in self._refusals.due(math.inf if self._resigning else self._heard):
+                turn.record([event], caller)
+        except TurnFull:
+            self.intake.wake()
+
     def _record_due(self, turn: Turn) -> None:
         heard_now = self._heard
         if heard_now < self._next_tick:
@@ -449,7 +473,10 @@ class Engine:
         context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now):
+                if not self._refusals.is_news(event, self.world):
+                    continue
                 turn.record([event], COORDINATOR)
+                self._refusals.recorded(event, self.world)
                 self._hints.note([event], self._heard)
         except TurnFull:
             self._next_tick = 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands.task import WithdrawClaim
-from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
@@ -33,7 +33,7 @@ CLAIMS_A_TURN = 500
 
 MOST_WAITING = 10_000
 
-_CLAIM_BYTES = 300
+_CLAIM_BYTES = 400
 
 FILTER_BYTES = 64 * 1024
 """The filters of the claims of one turn take at most this much of its commit; further claims wait."""
@@ -60,19 +60,22 @@ class SchedulingWorker:
         return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES + (FILTER_BYTES if self._has_filters else 0)
 
     def add(self, asked: Asked) -> None:
-        """Add an admitted claim; a repeat replaces the claim with the same id."""
+        """
+        Add an admitted claim; a repeat replaces the claim with the same id.
+
+        Raises:
+            Refused: another worker waits under this id. Unavailable: too many claims wait.
+        """
         command: ClaimTasks = asked.command  # type: ignore[assignment]  # the engine passes only claims
         before = self._waiting.get(command.claim_id)
         if before is not None:
             if before.claim.worker_id != command.worker_id:
                 msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
-                asked.reply(None, Refused(msg, reason="id_taken"))
-                return
+                raise Refused(msg, reason="id_taken")
             before.answer(None, Unavailable("this claim was sent again: the repeat gets the answer"))
         elif len(self._waiting) >= self._most:
             msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
-            asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
-            return
+            raise Unavailable(msg, reason="overloaded", retry_after_s=1.0)
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
@@ -121,6 +124,7 @@ class SchedulingWorker:
             placed=len(started),
             loads={worker_id: load for worker_id, load in loads.items() if load},
             filters=filters,
+            rounds=rounds_taken(self._world, claims, started),
         )
         return started, [turn]
 

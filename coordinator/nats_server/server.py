@@ -47,7 +47,8 @@ class EmbeddedServer:
 
     Args:
         store: the directory for its data, created if missing; its log is `<store>.log`.
-        port: the port of an earlier server, so that its clients reconnect; None takes a free one.
+        port: the port to listen on; None takes a free one.
+        next_ports: how many ports after *port* may be used if another program listens on it; the first free one is.
         token: the token of an earlier server; None makes a new one.
         ready_timeout_s: how long it may take to start, also with a large store.
         stop_grace_s: how long it may take to stop before it is killed (about 10 ms per durable consumer).
@@ -62,6 +63,7 @@ class EmbeddedServer:
         store: Path,
         *,
         port: int | None = None,
+        next_ports: int = 0,
         token: str | None = None,
         ready_timeout_s: float = 60.0,
         stop_grace_s: float = 10.0,
@@ -74,6 +76,7 @@ class EmbeddedServer:
         self.log_file = self.store.with_name(self.store.name + ".log")
         self.token = token if token is not None else new_token()
         self._fixed_port = port
+        self._next_ports = next_ports
         self._ready_timeout_s = ready_timeout_s
         self._stop_grace_s = stop_grace_s
         self._binary = ""
@@ -125,7 +128,7 @@ class EmbeddedServer:
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = await _lock(self.store / "lock", patience_s=self._stop_grace_s)
         try:
-            await self._launch()
+            await self._launch_on_free_port()
         except BaseException:
             self._unlock()
             raise
@@ -149,6 +152,28 @@ class EmbeddedServer:
         if self._running is None:
             raise Unavailable(_NOT_ENTERED)
         return self._running
+
+    async def _launch_on_free_port(self) -> None:
+        """Launch on the port, or on one of the next ones while another program listens on those before."""
+        if self._fixed_port is None or not self._next_ports:
+            await self._launch()
+            return
+        wanted, last = self._fixed_port, min(self._fixed_port + self._next_ports, _LAST_PORT)
+        for port in range(wanted, last + 1):
+            if not _can_listen(port):
+                continue
+            self._fixed_port = port
+            try:
+                await self._launch()
+            except Unavailable:
+                if _can_listen(port):
+                    raise
+                continue  # another program was faster
+            if port != wanted:
+                log.warning("nats_port_taken", port=wanted, used=port)
+            return
+        message = f"ports {wanted} to {last} are in use by other programs; stop one of them, or use another port"
+        raise Unavailable(message, reason="port_taken")
 
     async def _launch(self) -> None:
         began = time.monotonic()

@@ -109,13 +109,12 @@ class NodeAgent:
         This is not reported. When the node is back, the missing containers are noticed and started again.
         """
         self._closing = True
-        graces = {(one.container_id, one.generation): one.stop_grace_s for one in self._desired()}
         while True:
             living = [one for one in await self._runtime.list() if one.state is not RuntimeState.EXITED]
             keys = [(one.container_id, one.generation) for one in living]
             await asyncio.gather(
                 *(
-                    self._attempt(key, self._stop_and_remove(key, one, force=False, grace_s=graces.get(key, 10.0)))
+                    self._attempt(key, self._stop_and_remove(key, one, force=False, grace_s=one.stop_grace_s))
                     for key, one in zip(keys, living, strict=True)
                 )
             )
@@ -178,6 +177,8 @@ class NodeAgent:
             log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)
             return
         self._epoch = orders.epoch
+        if self._orders is None:
+            self._wake.set()  # only a report on orders tells that a container is missing
         self._orders = orders
         self._granted_until = sent_at + orders.node_lease_s
         self.ready.set()
@@ -206,7 +207,10 @@ class NodeAgent:
         key = (target.container_id, target.generation)
         runtime = self._runtime
         if seen is None:
-            is_startable = target.desired in ("running", "paused") and key not in self._failed
+            # Orders have what a launch needs only for a container that is to start. One that should still run here has
+            # ended without a trace: the next report tells so, and the coordinator starts a new generation.
+            has_launch = bool(target.command or target.image)
+            is_startable = has_launch and target.desired in ("running", "paused") and key not in self._failed
             return self._start(target) if is_startable else None
         match target.desired, seen.state:
             case "running", RuntimeState.PAUSED:

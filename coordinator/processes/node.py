@@ -6,9 +6,12 @@ The process of a node agent, built from settings: capacity, runtime, and the env
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from coordinator.client.client import Client
 from coordinator.clock import SystemClock
@@ -18,7 +21,7 @@ from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
-from coordinator.runtime.protocol import Runtime
+from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
 from coordinator.stop_signals import stop_signal
 from events.errors import Refused
 from events.resources import Resources
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.settings.model import Settings
+
+log = structlog.get_logger(__name__)
 
 
 def machine_capacity() -> Resources:
@@ -55,6 +60,41 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
         return FakeRuntime(cluster=namespace, now=SystemClock().wall)
     msg = f"node.runtime {kind!r} is not available: use process or fake"
     raise Refused(msg, reason="bad_runtime")
+
+
+def check_node(settings: Settings, home: Home) -> None:
+    """
+    Check the settings that a node agent on *home* depends on, before it is started.
+
+    Raises:
+        Refused: the runtime is not available, or credentials are missing.
+    """
+    open_runtime(settings.node.runtime, home, namespace=settings.namespace)
+    capacity_of(settings)
+    reach_of_containers(settings, "", credentials(settings, "node", settings.node.node_id))
+
+
+async def sweep(settings: Settings, home: Home) -> None:
+    """
+    Stop every container that still runs in *home*, each with its own grace. For a home without a node agent.
+
+    Raises:
+        Unavailable: a container is still running, or containers cannot be read.
+        Refused: a node agent holds the home.
+    """
+    with home.lock("node", HANDOVER_S):
+        async with open_runtime(settings.node.runtime, home, namespace=settings.namespace) as runtime:
+            living = [one for one in await runtime.list() if one.state is not RuntimeState.EXITED]
+            stopped = await asyncio.gather(*(_stop(runtime, one) for one in living), return_exceptions=True)
+    for error in stopped:
+        if error is not None:
+            raise error
+
+
+async def _stop(runtime: Runtime, one: Observed) -> None:
+    await runtime.stop(one.container_id, one.generation, grace_s=one.stop_grace_s)
+    await runtime.remove(one.container_id, one.generation)
+    log.info("container_swept", container_id=one.container_id, generation=one.generation)
 
 
 @asynccontextmanager

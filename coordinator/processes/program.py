@@ -31,6 +31,8 @@ STEADY_S = 10.0
 """A program that ran this long is restarted after the first pause."""
 FAILURES_MOST = 3
 """How often in a row a required program may fail soon after its start before it is given up."""
+REFUSED = 5
+"""The exit code of a program that its settings or files make impossible; see `coordinator.cli`."""
 TRY_AGAIN = 8
 """The exit code of a program that could not reach NATS; see `coordinator.cli`."""
 STOP_GRACE_S = 15.0
@@ -53,6 +55,8 @@ class Program:
     ) -> None:
         self.name = name
         self.starts = 0
+        self.refusals = 0
+        """How often in a row it was refused."""
         self._argv = argv
         self._env = env
         self._log_file = log_file
@@ -81,6 +85,7 @@ class Program:
                 pause_s, failures = FIRST_PAUSE_S, 0
             else:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            self.refusals = self.refusals + 1 if code == REFUSED else 0
             # A negative code means it was killed: it did not fail by itself.
             failures += code is not None and code > 0 and code != TRY_AGAIN
             if self._stopping.is_set():
@@ -94,11 +99,11 @@ class Program:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
 
-    async def stop(self) -> None:
-        """Stop it and do not restart it."""
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop it and do not restart it; kill it if it has not ended after *grace_s* seconds."""
         self._stopping.set()
         if self._child is not None:
-            await self._child.terminate()
+            await self._child.terminate(grace_s)
 
     async def _run(self) -> int | None:
         """Run it once; return its exit code, or None when it could not be started."""

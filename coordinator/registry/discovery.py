@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.facade import flag, member, number, text, wanted
 from coordinator.clock import SystemClock
-from coordinator.commands.service import FindServices
+from coordinator.commands.service import NO_PORT, FindServices
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from events.service import ServiceStatus
 
@@ -165,6 +165,8 @@ class ServiceDiscovery:
         """
         Return a HEALTHY instance, or an UNKNOWN one if none is HEALTHY; None if there is neither.
 
+        An instance without a port has no address to connect to and is never returned; see `find_services` for those.
+
         Args:
             service_name: the name of the service.
             strategy: how to choose, as a member or its value.
@@ -275,7 +277,7 @@ class ServiceDiscovery:
             return watched
         question = FindServices(service_name=name, status=status, limit=CANDIDATES_MAX)
         found: list[ServiceView] = await self._registry.execute(question)
-        return sorted(found, key=_id)
+        return sorted((one for one in found if one.service.port != NO_PORT), key=_id)
 
     def _take(
         self, service_name: str, candidates: Sequence[ServiceView], strategy: LoadBalancingStrategy

@@ -163,6 +163,7 @@ class FakeRuntime:
             generation=launch.generation,
             name=launch.name,
             state=RuntimeState.RUNNING,
+            stop_grace_s=launch.stop_grace_s,
             pid=_FIRST_PID + len(self.launches),
             started_at=self._now(),
         )

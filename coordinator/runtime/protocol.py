@@ -64,8 +64,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     What a runtime sees of one container.
 
     `reason` is empty until it exits; then `exited`, `killed by signal N`, `oom`, or `lost` if how it ended is unknown
-    (`exit_code` is then None). `pid`, that of its first process, and `started_at`, wall time in seconds, are only for
-    display.
+    (`exit_code` is then None). `stop_grace_s` is that of its launch. `pid`, that of its first process, and
+    `started_at`, wall time in seconds, are only for display.
     """
 
     container_id: str
@@ -74,6 +74,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     state: RuntimeState
     exit_code: int | None = None
     reason: str = ""
+    stop_grace_s: float = 10.0
     pid: int | None = None
     started_at: float | None = None
 

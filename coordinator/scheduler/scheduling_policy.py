@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_SLACK = 1e-6
+"""Less than any share of a round; a quotient times its divisor may be slightly below a whole number."""
+
+
 class PolicyType(Enum):
     """The strategy of a `SchedulingPolicy`; CUSTOM is for subclasses."""
 
@@ -54,7 +58,7 @@ class SchedulingPolicy:
         self._priority_weights: dict[str, float] = {"high": 3, "medium": 2, "low": 1}
         self._worker_weights: dict[str, float] = {}
         self._loads: dict[str, float] = {}
-        self._served: dict[str, float] = {}
+        self._rounds: dict[str, float] = {}
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """
@@ -94,10 +98,9 @@ class SchedulingPolicy:
         """Return the worker that gets *task*; None if there are no workers."""
         if not available_workers:
             return None
-        chosen = min(available_workers, key=self._use)
-        worker_id = _worker_id(chosen)
-        self._served[worker_id] = self._served.get(worker_id, 0.0) + 1.0
-        return chosen
+        if self.policy_type in (PolicyType.ROUND_ROBIN, PolicyType.WEIGHTED_ROUND_ROBIN):
+            return self._next_in_turn(available_workers)
+        return min(available_workers, key=self._load)
 
     def update_worker_load(self, worker_id: str, load: float) -> None:
         """
@@ -117,19 +120,33 @@ class SchedulingPolicy:
             return float(self._priority_weights.get(priority, 0.0))
         return float(priority)
 
-    def _use(self, worker: Any) -> float:
-        """Return how much a worker has been used, by the measure of the policy; the least used worker is chosen."""
-        worker_id = _worker_id(worker)
-        load = self._loads.get(worker_id, float(_part(worker, "load", 0.0)))
-        served = self._served.get(worker_id, 0.0)
-        match self.policy_type:
-            case PolicyType.ROUND_ROBIN:
-                return served
-            case PolicyType.WEIGHTED_ROUND_ROBIN:
-                weight = self._worker_weights.get(worker_id, float(_part(worker, "weight", 1.0)))
-                return (served + 1.0) / weight
-            case _:
-                return load
+    def _load(self, worker: Any) -> float:
+        return self._loads.get(_worker_id(worker), float(_part(worker, "load", 0.0)))
+
+    def _weight(self, worker: Any) -> float:
+        if self.policy_type is PolicyType.ROUND_ROBIN:
+            return 1.0
+        return self._worker_weights.get(_worker_id(worker), float(_part(worker, "weight", 1.0)))
+
+    def _next_in_turn(self, workers: Sequence[Any]) -> Any:
+        """
+        Choose like the rotation of `deciders.matching`: each worker gets as many tasks a round as its weight, evenly.
+
+        The worker whose turn ends first is chosen, among those whose turn has begun by the mean of all. A worker that
+        is new, or was not there, begins in the round of the one that was chosen last.
+        """
+        begin = max(self._rounds.values(), default=0.0)
+        taken, weights = [], []
+        for worker in workers:
+            weight, rounds = self._weight(worker), self._rounds.get(_worker_id(worker))
+            mine = 0 if rounds is None else round(rounds * weight) + 1
+            weights.append(weight)
+            taken.append(max(mine, math.floor(begin * weight + _SLACK)))
+        mean = sum(taken) / sum(weights) + _SLACK
+        due = [at for at in range(len(workers)) if taken[at] / weights[at] <= mean]
+        chosen = min(due, key=lambda at: (taken[at] + 1) / weights[at])
+        self._rounds[_worker_id(workers[chosen])] = taken[chosen] / weights[chosen]
+        return workers[chosen]
 
 
 def _part(thing: Any, name: str, default: Any) -> Any:

@@ -2,7 +2,8 @@
 Who may send which command, for which tenant, and how many: decided from rules and the world alone. Pure.
 
 NATS authenticates the sender, by the source in the subject; this module decides what that source may do. A forbidden
-command changes nothing and is not recorded, so a replay, which folds events and never decides, does not need the rules.
+command changes nothing (the engine records that it was refused), so a replay, which folds events and never decides,
+does not need the rules.
 """
 
 from __future__ import annotations

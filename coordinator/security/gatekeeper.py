@@ -2,7 +2,7 @@
 The writer's gatekeeper: applies the rules of `authorization` to each command, at the cost of one dict lookup.
 
 Besides the rules it keeps cached verdicts and the rate of submits; a new writer begins with full buckets. It must never
-allow a command that a rule forbids, and never record anything.
+allow a command that a rule forbids; the engine records what is refused.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from coordinator.bus.connection import Url
+
     _Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
 log = structlog.get_logger(__name__)
@@ -64,7 +66,7 @@ class Heartbeats:
         beat: Callable[[Client], bool],
         *,
         every_s: float,
-        url: str,
+        url: Url,
         source: str,
         namespace: str,
         name: str,

@@ -41,6 +41,7 @@ from events.ids import checked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from coordinator.bus.connection import Url
     from coordinator.bus.subscription import Message
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,8 @@ class Worker:
 
     Args:
         name: the start of the worker's id, if *worker_id* is not given.
-        url: the NATS server of the coordinator.
+        url: the NATS server of the coordinator; a function is asked for it before each attempt to connect, from
+            several threads.
         namespace: the first part of all subjects, as in the coordinator's settings.
         worker_id: the worker's id; by default the name in *creds*, or a new one that starts with *name*.
         slots: how many tasks run at the same time, 1 to 10,000.
@@ -89,7 +91,7 @@ class Worker:
         self,
         name: str,
         *,
-        url: str,
+        url: Url,
         namespace: str = "coordination",
         worker_id: str | None = None,
         slots: int = 8,
@@ -351,7 +353,7 @@ class Worker:
 async def run_worker(
     module: str,
     *,
-    url: str,
+    url: Url,
     namespace: str = "coordination",
     worker_id: str | None = None,
     slots: int = 8,

@@ -13,6 +13,7 @@ from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
 from coordinator.bus.subscription import Message
 from coordinator.errors import Refused, Unavailable
+from tests.real_server import real_server
 from tests.tcp_proxy import Proxy, proxy
 
 if TYPE_CHECKING:
@@ -205,6 +206,35 @@ async def test_a_buffered_bus_sends_after_the_reconnect(server: RealServer) -> N
         await bus.flush(2)
         assert seen == [b"kept"]
         assert hooks == ["down", "up"]
+
+
+async def test_a_bus_looks_again_where_its_server_is(server: RealServer, tmp_path: Path) -> None:
+    """Before each attempt it asks for the URL: it follows a server to another port, and waits while there is none."""
+    told = server.url
+    asked: list[str] = []
+
+    def look() -> str:
+        asked.append(told)
+        return told
+
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    async with real_server(other_folder) as other, Bus.open(look, name="t", buffered=False) as bus:
+        assert bus.where == f"127.0.0.1:{server.port}"
+        told = ""
+        await server.kill()
+        await _disconnected(bus)
+        await server.start()  # the old one is back, but it is not where we are told to look
+        before = len(asked)
+        while len(asked) < before + 3:  # noqa: ASYNC110  # asked by nats-py
+            await asyncio.sleep(0.02)
+        assert not bus.connected
+        told = other.url
+        assert await bus.until_connected(10)
+        assert bus.where == f"127.0.0.1:{other.port}"
+    with pytest.raises(Unavailable, match="no coordinator runs"):
+        async with Bus.open(lambda: "", name="t"):
+            pass
 
 
 async def test_a_late_pong_does_not_end_the_read_loop(server: RealServer, bus: Bus) -> None:

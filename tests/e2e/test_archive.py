@@ -120,6 +120,7 @@ async def test_claims_before_the_last_leave_as_well(
         record = await journal.slot(moved.first)
         assert moved.first == 1 or (record is not None and record.kind == "commit")
         await expect_covered(bus, journal, tmp_path / "archive", whole, world)
+    assert (await journal.bounds()).first > last // 2
     claim = await journal.last_claim()
     assert claim is not None
     async with leading_on(journal, 1, await begun(journal, Snapshots(bus, SUBJECTS))) as engine:

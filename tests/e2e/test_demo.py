@@ -65,7 +65,7 @@ def test_it_runs_to_its_end_and_shows_what_happened() -> None:
         "task.completed",
     ):
         assert any(re.match(rf"\d\d:\d\d:\d\d\.\d{{3}} +\d+\.\d+ +{re.escape(event)} ", line) for line in lines), event
-    assert any(line.startswith("demo: discovered task_agent ") and line.endswith(", healthy") for line in lines)
+    assert any(line.startswith("demo: found task_agent ") and line.endswith(", healthy") for line in lines)
     titles = ("what happened", "where each event went", "events by type", "the biggest modules")
     assert [line for line in lines if line in titles] == list(titles)
     rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in lines if row(line))

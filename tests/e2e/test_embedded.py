@@ -367,6 +367,25 @@ async def test_a_taken_port_is_named(store: Path, monkeypatch: pytest.MonkeyPatc
             assert server.port == port
 
 
+async def test_the_next_free_port_is_used(store: Path) -> None:
+    """With more ports to try, the first free one after a taken one is used; when all are taken the range is named."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        first.listen()
+        port = first.getsockname()[1]
+        second.bind(("127.0.0.1", port + 1))
+        second.listen()
+        error = await failure(store, port=port, next_ports=1)
+        assert (type(error), error.reason) == (Unavailable, "port_taken")
+        assert f"ports {port} to {port + 1} are in use" in error.message
+        async with EmbeddedServer(store, port=port, next_ports=50) as server:
+            assert port + 1 < server.port <= port + 50
+            before = server.port
+            first.close()
+            await server.restart()
+            assert server.port == before
+
+
 @pytest.mark.parametrize("options", [{"port": 0}, {"port": 65536}, {"token": "1starts-with-a-digit"}, {"token": "a b"}])
 def test_unusable_arguments_are_refused(options: dict[str, Any], store: Path) -> None:
     """A port or token that nats.conf cannot hold is refused before anything is started."""

@@ -61,7 +61,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     home = tmp_path_factory.mktemp("up")
     with (home / "up.log").open("wb") as log_file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "coordinator.cli", "up"],
+            [sys.executable, "-m", "coordinator.cli", "up", "--port", "0"],
             env={**os.environ, "COORDINATOR_HOME": str(home)},
             cwd=ROOT,
             stdout=log_file,

@@ -136,7 +136,7 @@ async def test_its_home_is_taken_up(witnesses: Path, tmp_path: Path) -> None:
     home = copy(witnesses / "home", tmp_path / "home")
     code, said, error = await command(tmp_path / "tools", "verify", "--home", str(home))
     assert code == 0, said + error
-    async with Process.running(home, "up") as up:
+    async with Process.running(home, "up", "--port", "0") as up:
         await until(lambda: _is_running(home, up))
         async with Calls.open(json.loads((home / "running.json").read_text())["url"]) as call:
             stats = await call("coordinator.stats", "get_stats")

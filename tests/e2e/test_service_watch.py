@@ -38,9 +38,9 @@ EXPLODED = (
 LEAST_LOADED = LoadBalancingStrategy.LEAST_LOADED
 
 
-def offer(service_id: str, name: str = "search", **more: Any) -> RegisterService:
+def offer(service_id: str, name: str = "search", *, port: int = 80, **more: Any) -> RegisterService:
     return RegisterService(
-        service_id=service_id, service_name=name, service_type="http", host="127.0.0.1", port=80, **more
+        service_id=service_id, service_name=name, service_type="http", host="127.0.0.1", port=port, **more
     )
 
 
@@ -86,6 +86,9 @@ async def test_changes_are_seen(cluster: Cluster) -> None:
         watch.on_change += [told.append, fail]
         assert ids(watch) == ["a"]
         assert ids(watch, "nothing") == []
+        await cluster.client.execute(offer("0", "agents", port=0))  # nobody can connect to it
+        await cluster.client.execute(offer("1", "agents"))
+        await until(lambda: ids(watch, "agents") == ["1"])
         await cluster.client.execute(offer("c"))
         await cluster.client.execute(offer("b", health_check_url="http://127.0.0.1:9/"))
         await until(lambda: ids(watch) == ["a", "c"] and ids(watch, status=UNKNOWN) == ["b"])
@@ -95,7 +98,7 @@ async def test_changes_are_seen(cluster: Cluster) -> None:
         await until(lambda: ids(watch) == ["a"] and ids(watch, "other") == ["c"])
         await cluster.client.execute(DeregisterService(service_id="a"))
         await until(lambda: ids(watch) == [])
-        assert told == [{"search"}, {"search"}, {"search"}, {"search", "other"}, {"search"}]
+        assert told == [{"agents"}, {"agents"}, {"search"}, {"search"}, {"search"}, {"search", "other"}, {"search"}]
         assert (watch.fetches, watch.stale_for_s) == (1, 0.0)
 
 

@@ -34,8 +34,10 @@ from events.container import (
 )
 from events.coordinator import (
     ClaimFilter,
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -302,6 +304,31 @@ EXAMPLES: dict[str, Event] = {
         policy_version=1,
         placed=2,
         filters={"claim_1": ClaimFilter(programs=("report-0f3c9a1b2d4e",), task_names=("summarize",))},
+    ),
+    "coordinator.turn.v2": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "weighted_round_robin"),),
+        policy="schedule",
+        policy_version=2,
+        placed=1,
+        rounds={"wrk_1": 17.25},
+    ),
+    "coordinator.command_refused.v1": CoordinatorCommandRefused(
+        instance="coord_1",
+        command="task.submit",
+        reason="quota",
+        message="1000 tasks of source domain-billing are pending, the most it may have: submit later",
+        about="task_1",
+        count=250,
+    ),
+    "coordinator.placement_refused.v1": CoordinatorPlacementRefused(
+        container_id="ctr_1",
+        resources=Resources(cpu_millis=2000, memory_bytes=1024, gpus=1),
+        reason="no_room",
+        nodes={"node_1": "has too few free resources (cpu: asked 2000m, free 500m)", "node_2": "is lost"},
+        others=1,
+        count=3,
     ),
     "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
         instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15

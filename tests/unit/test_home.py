@@ -65,6 +65,34 @@ def test_it_is_made_for_its_owner_alone(home: Home) -> None:
     assert {mode(file) for file in made.path.iterdir()} == {0o600}
 
 
+def test_its_token_stays(home: Home) -> None:
+    """It is made once; a file that was emptied gets a new one, and one that cannot be read is refused by name."""
+    assert home.token(lambda: "first-token") == "first-token"
+    assert home.token(lambda: "second-token") == "first-token"
+    assert mode(home.path / "token") == 0o600
+    (home.path / "token").write_text("")
+    assert home.token(lambda: "third-token") == "third-token"
+    (home.path / "token").write_text("s3cret with spaces")
+    with pytest.raises(Refused, match="does not hold a token: delete it") as caught:
+        home.token(lambda: "another-token")
+    assert "s3cret" not in str(caught.value)
+    (home.path / "token").unlink()
+    (home.path / "token").mkdir()
+    with pytest.raises(Refused, match=r"token cannot be read.*delete it"):
+        home.token(lambda: "fourth-token")
+
+
+def test_what_another_holder_left_does_not_run(home: Home) -> None:
+    """A `running.json` of a killed `up` is ignored also while another command holds the lock, such as `verify`."""
+    write = "import sys; from pathlib import Path; from coordinator.home import Home; "
+    write += "Home(Path(sys.argv[1])).write_running('nats://secret@127.0.0.1:1')"
+    subprocess.run([sys.executable, "-c", write, str(home.path)], check=True, timeout=20)
+    with home.lock("up"):
+        assert home.read_running() is None
+        assert home.holder("up") == str(os.getpid())
+    assert home.holder("up") is None
+
+
 def test_where_there_can_be_none_it_is_refused(tmp_path: Path) -> None:
     """The error for a file in its place has the path and what to set."""
     (tmp_path / "file").touch()
@@ -110,10 +138,11 @@ def test_looking_never_keeps_anybody_out(home: Home) -> None:
     with home.lock("up"):
         pass
     stop = threading.Event()
+    seen = []
 
     def look() -> None:
         while not stop.is_set():
-            home.is_locked("up")
+            seen.append(home.is_locked("up"))
 
     lookers = [threading.Thread(target=look) for _ in range(2)]
     for looker in lookers:
@@ -126,6 +155,7 @@ def test_looking_never_keeps_anybody_out(home: Home) -> None:
         stop.set()
         for looker in lookers:
             looker.join()
+    assert len(seen) > 100
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"url": 5}', b"[" * 100_000])

@@ -88,6 +88,7 @@ class ProcessContainer:
             state=self._state(),
             exit_code=exit_code,
             reason=reason,
+            stop_grace_s=self.record.stop_grace_s,
             pid=self._group.pid if self._group and self.outcome is None else None,
             started_at=self.record.started_at,
         )

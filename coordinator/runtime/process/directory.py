@@ -150,6 +150,12 @@ def declare_void(directory: Path) -> bool:
     return True
 
 
+def longest_grace_s(root: Path) -> float:
+    """Return the longest stop grace of the containers under *root*, in seconds; another process may use the root."""
+    records = (read_record(file.parent) for file in root.glob(f"[!.]*/{_RECORD}"))
+    return max((record.stop_grace_s for record in records if record is not None), default=0.0)
+
+
 def has_begun(directory: Path) -> bool:
     """Return whether signals to the group reach the command."""
     return (directory / _BEGUN).exists()

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import pwd
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from coordinator.app import app as app_module
 from coordinator.app.app import acquire_app, release_app
 from coordinator.app.leases import HELD_MAX, Held
-from coordinator.app.locate import where
+from coordinator.app.locate import find_lasting, find_url, located, where
+from coordinator.app.sender import sender
 from coordinator.home import Home
 from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
 from coordinator.settings.model import Settings
-from coordinator.settings.sections import NatsSettings
+from coordinator.settings.sections import ClientSettings, NatsSettings
 from coordinator.task_groups import task_group
 from events.errors import Refused, Unavailable
+from events.ids import checked
 from tests.facades import opened_here
 
 if TYPE_CHECKING:
@@ -287,6 +292,65 @@ def test_where_the_coordinator_is(coordinator_home: Path, monkeypatch: pytest.Mo
         assert where(named) == ("nats://127.0.0.1:2", "nats.url")
         monkeypatch.setenv("COORDINATOR_URL", "nats://127.0.0.1:3")
         assert where(named) == ("nats://127.0.0.1:3", "COORDINATOR_URL")
+
+
+async def test_a_starting_coordinator_is_waited_for(coordinator_home: Path) -> None:
+    """While `up` holds the home and is not ready, a program waits; then it finds it, or is embedded if it has ended."""
+    home, settings = Home(coordinator_home), Settings()
+    assert await located(settings) == ("", "embedded")
+    for is_ready in (True, False):
+        with home.lock("up"):
+            waiting = asyncio.ensure_future(located(settings))
+            await asyncio.sleep(0.15)
+            assert not waiting.done()
+            if is_ready:
+                home.write_running("nats://token@127.0.0.1:1")
+                assert await waiting == ("nats://token@127.0.0.1:1", "coordinator up")
+                home.remove_running()
+        if not is_ready:
+            assert await waiting == ("", "embedded")
+
+
+async def test_a_coordinator_that_does_not_get_ready_is_unavailable(coordinator_home: Path) -> None:
+    """After `client.call_timeout_s` a program gives up and names the process; it starts no coordinator of its own."""
+    settings = Settings(client=ClientSettings(call_timeout_s=1.2, attempt_timeout_s=1.0))
+    with Home(coordinator_home).lock("up"), capture_logs() as logs:
+        for find in (located, find_url, find_lasting):
+            with pytest.raises(Unavailable, match=f"held by process {os.getpid()}") as caught:
+                await find(settings)
+            assert caught.value.reason == "starting"
+    assert [one["event"] for one in logs] == ["coordinator_awaited"] * 3
+
+
+async def test_what_was_found_here_is_looked_for_again(coordinator_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of an `up` is a function that returns the current one, '' when none runs; another URL stays as it is."""
+    home, settings = Home(coordinator_home), Settings()
+    with pytest.raises(Unavailable, match="no coordinator runs here"):
+        await find_lasting(settings)
+    with home.lock("up"):
+        home.write_running("nats://token@127.0.0.1:1")
+        look = await find_lasting(settings)
+        assert callable(look)
+        home.write_running("nats://token@127.0.0.1:2")
+        assert look() == "nats://token@127.0.0.1:2"
+    assert look() == ""
+    monkeypatch.setenv("COORDINATOR_URL", "nats://127.0.0.1:3")
+    assert await find_lasting(settings) == "nats://127.0.0.1:3"
+
+
+def test_the_sender_names_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is an identifier, whatever the system calls the user; a user without a name has a number."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    assert sender("cli") == f"cli-{user}"
+    entry = pwd.getpwuid(os.geteuid())
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(("jané.d o" + "e" * 80, *entry[1:])))
+    assert checked(sender("local")) == ("local-jan__d_o" + "e" * 80)[:64]
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert sender("cli") == f"cli-{os.geteuid()}"
 
 
 def test_a_programs_output_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from coordinator import cli
 from coordinator.cli.output import clean_json, moment, show, show_one
+from coordinator.cli.run import DEFAULT_PORT, _ready
 from coordinator.terminal import clean, is_fancy
 from events.errors import CoordinationError, Corrupt, NotFound, Refused, StaleLease, Unavailable
 from tests.commands import call
@@ -290,6 +292,26 @@ def test_what_needs_a_nats_says_so(command: list[str]) -> None:
     ended = call(*command)
     assert (ended.code, ended.out) == (5, "")
     assert "use --nats nats://token@host:port or set COORDINATOR_URL" in ended.err
+
+
+def test_up_says_where_it_is_and_what_to_do_next() -> None:
+    """A few lines that fit into a terminal, without the token; a port other than the wanted one is explained."""
+    told = list(_ready("nats://s3cret@127.0.0.1:4222", Path("/home/ann/.local/state/coordinator"), DEFAULT_PORT))
+    assert told[0] == "coordinator is up at 127.0.0.1:4222; state in /home/ann/.local/state/coordinator"
+    assert len(told) == 4
+    assert max(map(len, told)) <= 80
+    moved = list(_ready("nats://s3cret@127.0.0.1:4223", Path("/x"), DEFAULT_PORT))
+    assert moved[1] == "  port 4222 is in use by another program"
+    own = list(_ready("tls://a:s3cret@one:4333,tls://a:s3cret@two:4333", Path("/x"), None))
+    assert own[0] == "coordinator is up at one:4333,two:4333; state in /x"
+
+
+def test_a_port_without_a_server_of_our_own_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `nats.url` no server is started here, so the option would have no effect."""
+    monkeypatch.setenv("COORDINATOR_NATS__URL", "nats://127.0.0.1:1")
+    ended = call("up", "--port", "4223")
+    assert ended.code == 2
+    assert "--port has no effect" in ended.err
 
 
 def test_wrong_settings_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

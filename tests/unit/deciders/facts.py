@@ -18,6 +18,7 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
+from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeLost, NodeRegistered
 from events.resources import Resources
 from events.service import ServiceHealthChanged, ServiceRegistered, ServiceStatus
@@ -128,6 +129,17 @@ def node(node_id: str = "n", **others: Any) -> NodeRegistered:
 
 def lost(node_id: str = "n") -> NodeLost:
     return NodeLost(node_id=node_id, silent_for_s=30.0, limit_s=22.5)
+
+
+def no_room(
+    container_id: str, asked: Resources, others: int = 0, **nodes: str
+) -> tuple[CoordinatorPlacementRefused, ...]:
+    """Return what is recorded when no node has room; *nodes* says of each why not."""
+    return (
+        CoordinatorPlacementRefused(
+            container_id=container_id, resources=asked, reason="no_room", nodes=nodes, others=others
+        ),
+    )
 
 
 def create(container_id: str = "k", **others: Any) -> CreateContainer:

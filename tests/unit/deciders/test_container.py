@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,6 +38,7 @@ from tests.unit.deciders.facts import (
     created,
     lived,
     lost,
+    no_room,
     node,
     resources,
     running,
@@ -45,6 +46,9 @@ from tests.unit.deciders.facts import (
     stopped,
     stopping,
 )
+
+if TYPE_CHECKING:
+    from events.resources import Resources
 
 GONE = ContainerDestroyed(container_id="k")
 CORDONED = NodeCordoned(node_id="n")
@@ -58,6 +62,7 @@ START, PAUSE, RESUME, STOP, DESTROY = (
 EVERY_STATUS = ["created", "starting", "running", "paused", "stopping", "destroying", "stopped", "error"]
 FULL = resources(cpu=4000, memory=4096)
 """The whole capacity of the node in these tests, with its cores overcommitted four times."""
+NOTHING_FREE = "has too few free resources (cpu: asked 4000m, free 0m; memory: asked 4096 bytes, free 0 bytes)"
 
 
 # --- creating ---------------------------------------------------------------------------------------------------------
@@ -89,7 +94,8 @@ def test_a_container_goes_where_there_is_room_and_least_to_do() -> None:
 def test_cores_are_overcommitted_and_memory_is_not() -> None:
     """The overcommit is 4 unless the rules set another value."""
     given(node()).when(create(resources=FULL)).then(created(resources=FULL))
-    given(node()).when(create(resources=FULL), rules=Rules(cpu_overcommit=1.0)).then_refused("no_room", "4000m")
+    lacks = no_room("k", FULL, n="has too few free resources (cpu: asked 4000m, free 1000m)")
+    given(node()).when(create(resources=FULL), rules=Rules(cpu_overcommit=1.0)).then_refused("no_room", facts=lacks)
 
 
 @pytest.mark.parametrize(
@@ -100,30 +106,48 @@ def test_cores_are_overcommitted_and_memory_is_not() -> None:
         (resources(gpus=2), "gpu: asked 2, free 1"),
     ],
 )
-def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: object, lacking: str) -> None:
-    """The refusal states the lacking resources of each node."""
-    given(node()).when(create(resources=asked)).then_refused("no_room", "node n has too few free resources", lacking)
+def test_where_there_is_no_room_the_refusal_says_what_is_lacking(asked: Resources, lacking: str) -> None:
+    """The refusal states the lacking resources of each node; so does the fact that is recorded."""
+    why = f"has too few free resources ({lacking})"
+    given(node()).when(create(resources=asked)).then_refused(
+        "no_room", f"node n {why}", facts=no_room("k", asked, n=why)
+    )
 
 
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ((), "no node is registered"),
-        ((node(), lost()), "node n is lost"),
-        ((node(), CORDONED), "node n is cordoned"),
-        ((node(), NodeRemoved(node_id="n")), "node n is removed"),
-        ((node(), created("other", resources=FULL)), "free 0m"),
+        ((node(), lost()), "is lost"),
+        ((node(), CORDONED), "is cordoned"),
+        ((node(), NodeRemoved(node_id="n")), "is removed"),
+        (
+            (node(), created("other", resources=FULL)),
+            "has too few free resources (cpu: asked 1m, free 0m)",
+        ),
     ],
 )
 def test_where_there_is_no_node_the_refusal_says_why(facts: tuple[Any, ...], why: str) -> None:
     """Lost, cordoned, removed and full nodes get no containers."""
-    given(*facts).when(create(resources=resources(cpu=1))).then_refused("no_room", "'k'", why)
+    asked = resources(cpu=1)
+    expected = no_room("k", asked, n=why)
+    given(*facts).when(create(resources=asked)).then_refused("no_room", f"'k': node n {why}", facts=expected)
+
+
+def test_a_refusal_names_five_nodes() -> None:
+    """However many there are; the fact says how many others have no room."""
+    asked = resources(cpu=1)
+    facts = [fact for number in range(7) for fact in (node(f"n{number}"), lost(f"n{number}"))]
+    expected = no_room("k", asked, others=2, **{f"n{number}": "is lost" for number in range(5)})
+    given(*facts).when(create(resources=asked)).then_refused("no_room", "node n4 is lost", facts=expected)
+    given().when(create(resources=asked)).then_refused("no_room", "no node is registered", facts=no_room("k", asked))
 
 
 def test_what_has_stopped_takes_no_room() -> None:
     """Only containers that are created or may run hold resources."""
     facts = (node(), created(resources=FULL), starting(), running(), stopping())
-    given(*facts).when(create("new", resources=FULL)).then_refused("no_room")
+    given(*facts).when(create("new", resources=FULL)).then_refused(
+        "no_room", facts=no_room("new", FULL, n=NOTHING_FREE)
+    )
     given(*facts, stopped()).when(create("new", resources=FULL)).then(created("new", resources=FULL))
 
 
@@ -258,7 +282,9 @@ def test_a_container_whose_node_has_left_the_world_starts_elsewhere() -> None:
 def test_a_container_with_no_room_anywhere_is_not_started() -> None:
     """The container does not change."""
     before = (node(), created(resources=FULL), starting(), running(), stopping(), stopped())
-    given(*before, created("big", resources=FULL)).when(START).then_refused("no_room", "'k'", "too few free resources")
+    given(*before, created("big", resources=FULL)).when(START).then_refused(
+        "no_room", "'k'", "too few free resources", facts=no_room("k", FULL, n=NOTHING_FREE)
+    )
 
 
 def test_what_a_created_container_holds_is_its_own() -> None:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from hypothesis import given as for_all
+from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.deciders.matching import _answer_bytes, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION, _answer_bytes, rounds_taken, schedule
 from coordinator.deciders.task import LEASE_CHARS_MAX
 from events.base import Position
-from events.coordinator import ClaimFilter, WaitingClaim
+from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from events.worker import WorkerDraining, WorkerLeft
 from projections.task import Task
-from tests.specification import fold
-from tests.unit.deciders.facts import BEGIN, attempt_failed, resources, started, submitted, worker
+from projections.world import World
+from tests.specification import Scribe, fold, write
+from tests.unit.deciders.facts import BEGIN, attempt_failed, completed, resources, started, submitted, worker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from events.base import Event
     from events.task import TaskStarted
-    from projections.world import World
 
 
 def waiting(claim_id: str = "c", worker_id: str = "w", slots: int = 1, strategy: str = "fifo") -> WaitingClaim:
@@ -127,9 +131,9 @@ def test_a_task_that_waits_for_its_retry_is_not_dealt() -> None:
 # --- order of claims --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["fifo", "priority", "round_robin"])
+@pytest.mark.parametrize("strategy", ["fifo", "priority"])
 def test_claims_are_served_in_turn(strategy: str) -> None:
-    """One task each, then the second."""
+    """One task each, the longest waiting first; then the second."""
     world = fold(worker("v"), worker("w"), *tasks(5))
     got = dealt(world, waiting("c1", "w", 9, strategy), waiting("c2", "v", 2, strategy))
     assert got == [("t1", "w"), ("t2", "v"), ("t3", "w"), ("t4", "v"), ("t5", "w")]
@@ -157,6 +161,117 @@ def test_weights_are_slots() -> None:
     world = fold(worker("v", slots=30), worker("w", slots=10), *tasks(12))
     claims = (waiting("c1", "v", 99, "weighted_round_robin"), waiting("c2", "w", 99, "weighted_round_robin"))
     assert Counter(worker_id for _, worker_id in dealt(world, *claims)) == {"v": 9, "w": 3}
+
+
+def turns(scribe: Scribe, *claims: WaitingClaim, most: int = 1) -> list[str]:
+    """Place up to *most* tasks like the writer, end them at once, and return the workers in order."""
+    world = scribe.world
+    started = deal(world, *claims, most=most)
+    rounds = rounds_taken(world, claims, started)
+    if started:
+        turn = CoordinatorTurn(
+            instance="i",
+            now=world.time,
+            claims=claims,
+            policy="schedule",
+            policy_version=SCHEDULE_VERSION,
+            placed=len(started),
+            rounds=rounds,
+        )
+        scribe.commit(*started, turn)
+        scribe.commit(*(completed(event.task_id, event.lease) for event in started))
+    return [event.worker_id for event in started]
+
+
+def rotating(*slots: int | None, strategy: str = "weighted_round_robin") -> tuple[list[Event], list[WaitingClaim]]:
+    """Return workers a, b, c … with these slots, and a claim of each for more than it can take."""
+    names = ascii_lowercase[: len(slots)]
+    workers: list[Event] = [worker(name, slots=most) for name, most in zip(names, slots, strict=True)]
+    return workers, [waiting(f"c{name}", name, 99, strategy) for name in names]
+
+
+def singly(scribe: Scribe, claims: Sequence[WaitingClaim], count: int) -> str:
+    """Place *count* tasks in as many turns."""
+    return "".join(one for _ in range(count) for one in turns(scribe, *claims))
+
+
+def test_weights_count_when_tasks_come_singly() -> None:
+    """Each turn continues where the last one ended: three to one, spread evenly, in any four in a row."""
+    workers, claims = rotating(3, 1)
+    assert singly(write(*workers, *tasks(12)), claims, 12) == "abaa" * 3
+
+
+def test_a_heavy_worker_does_not_get_its_tasks_in_one_run() -> None:
+    """Its tasks alternate with those of many light ones."""
+    workers, claims = rotating(8, *[1] * 8)
+    got = singly(write(*workers, *tasks(16)), claims, 16)
+    assert got[::2] == "a" * 8 or got[1::2] == "a" * 8
+    assert set(got) == set("abcdefghi")
+
+
+def test_round_robin_rotates_over_the_workers_whoever_asked_first() -> None:
+    """In the order of their registration; a worker that asks again at once waits until all others had their turn."""
+    workers, claims = rotating(5, 1, None, strategy="round_robin")
+    scribe = write(*workers, *tasks(9))
+    assert singly(scribe, claims[::-1], 4) == "abca"
+    assert singly(scribe, claims, 5) == "bcabc"
+
+
+def test_a_worker_that_was_away_gets_no_more_than_its_turn() -> None:
+    """What others got in the meantime is not made up for, and does not count against them."""
+    workers, claims = rotating(1, 1, strategy="round_robin")
+    scribe = write(*workers, *tasks(20))
+    assert singly(scribe, claims, 2) == "ab"
+    assert singly(scribe, claims[:1], 7) == "aaaaaaa"
+    assert singly(scribe, claims, 6) == "bababa"
+
+
+def test_a_new_worker_begins_where_the_others_are() -> None:
+    """It is not given all that the others had before it came."""
+    workers, claims = rotating(1, 1, 1, strategy="round_robin")
+    scribe = write(*workers[:2], *tasks(20))
+    assert singly(scribe, claims[:2], 6) == "ababab"
+    scribe.commit(workers[2])
+    assert singly(scribe, claims, 6) == "cabcab"
+
+
+def test_a_worker_that_registers_again_keeps_its_place() -> None:
+    """To register again is no way to be first, with other slots neither."""
+    workers, claims = rotating(1, 1, strategy="round_robin")
+    scribe = write(*workers, *tasks(20))
+    assert singly(scribe, claims, 1) == "a"
+    scribe.commit(worker("a", slots=7))
+    assert singly(scribe, claims, 5) == "bbaba"
+
+
+def test_a_worker_without_a_fitting_task_holds_up_nobody() -> None:
+    """It earns nothing while there is no task for it; when there is one, it gets its task of the current round."""
+    scribe = write(worker("a", handles=("ocr",)), worker("b"), worker("c"), *tasks(8))
+    claims = [waiting(f"c{name}", name, 9, "round_robin") for name in "abc"]
+    assert singly(scribe, claims, 6) == "bcbcbc"
+    scribe.commit(*(submitted(f"o{number}", task_name="ocr") for number in range(6)))
+    assert singly(scribe, claims, 8) == "aabcabca"
+
+
+def test_two_claims_of_one_worker_are_one_in_the_rotation() -> None:
+    """The longest waiting one is filled first."""
+    world = fold(worker("a"), worker("b"), *tasks(6))
+    claims = [
+        waiting(name, worker_id, slots, "round_robin")
+        for name, worker_id, slots in (("c1", "a", 1), ("c2", "a", 1), ("c3", "b", 9))
+    ]
+    assert [event.claim_id for event in deal(world, *claims)] == ["c1", "c3", "c2", "c3", "c3", "c3"]
+
+
+def test_claims_that_rotate_share_a_turn_with_others() -> None:
+    """One task for each claim, as among claims in turn."""
+    world = fold(worker("a"), worker("b"), worker("c"), *tasks(6))
+    claims = [waiting("c1", "a", 9, "round_robin"), waiting("c2", "b", 9), waiting("c3", "c", 9, "round_robin")]
+    placed = deal(world, *claims)
+    got = [event.worker_id for event in placed]
+    assert Counter(got[:3]) == Counter(got[3:]) == Counter("abc")
+    assert rounds_taken(world, claims, placed) == {"a": 2.0, "c": 2.0}
+    assert rounds_taken(world, claims[1:2], placed) == {}
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -284,6 +399,89 @@ def test_nobody_is_given_more_than_he_can_take(offered: Any, workers: Any, asked
     for event in placed:
         assert len([one for one in placed if one.claim_id == event.claim_id]) <= claims[int(event.claim_id[1:])].slots
     _expect_kept(world, placed)
+
+
+@st.composite
+def turn_sizes(draw: st.DrawFn) -> list[int]:
+    """Return how many tasks are placed in each of some turns: one by one, in batches, or both."""
+    return draw(st.lists(st.integers(1, 9), min_size=1, max_size=25))
+
+
+@settings(deadline=None)
+@for_all(
+    slots=st.lists(st.integers(1, 12), min_size=1, max_size=7),
+    sizes=turn_sizes(),
+    restored=st.sets(st.integers(0, 24)),
+    strategy=st.sampled_from(["round_robin", "weighted_round_robin"]),
+)
+def test_every_worker_has_its_share_after_any_number_of_tasks(
+    slots: list[int], sizes: list[int], restored: set[int], strategy: str
+) -> None:
+    """
+    Smooth weighted round robin, by its definition: n tasks times the weight's share, rounded up or down.
+
+    However the tasks are spread over turns, and whether the writer changes between them. In a window as long as the sum
+    of the weights, each has had exactly its weight.
+    """
+    workers, claims = rotating(*slots, strategy=strategy)
+    weights = slots if strategy == "weighted_round_robin" else [1] * len(slots)
+    scribe = write(*workers, *tasks(sum(sizes)))
+    got = ""
+    for number, size in enumerate(sizes):
+        if number in restored:
+            scribe = Scribe(World.restore(scribe.world.snapshot()))
+        until = len(got) + size
+        while len(got) < until:
+            # In one turn nobody gets more than its slots: the tasks of a turn end after it.
+            got += "".join(turns(scribe, *claims, most=min(until - len(got), *slots)))
+    names, total = ascii_lowercase[: len(slots)], sum(weights)
+    for count in range(len(got) + 1):
+        for name, weight in zip(names, weights, strict=True):
+            assert count * weight // total <= got[:count].count(name) <= -(-count * weight // total)
+    for begin in range(len(got) - total + 1):
+        window = Counter(got[begin : begin + total])
+        assert window == dict(zip(names, weights, strict=True))
+
+
+READY = st.lists(st.tuples(st.sampled_from(["ocr", "work"]), st.integers(-2, 2)), max_size=12)
+PLACES = st.lists(
+    st.tuples(st.integers(1, 4), st.sampled_from([(), ("ocr",), ("work",)]), st.integers(1, 5), st.floats(0, 1)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@for_all(ready=READY, places=PLACES, strategy=st.sampled_from(["fifo", "priority", "least_loaded"]))
+def test_claims_and_tasks_are_chosen_by_the_definition(ready: Any, places: Any, strategy: str) -> None:
+    """
+    FIFO, PRIORITY and LEAST_LOADED, as their table in the guide says it.
+
+    The next task goes to the longest waiting of the claims with the fewest tasks, or to the least loaded worker, among
+    those that can take one; it is the oldest, or the first by priority.
+    """
+    facts: list[Event] = [worker(f"w{number}", slots=one[0], handles=one[1]) for number, one in enumerate(places)]
+    facts += [submitted(f"t{number}", task_name=name, priority=rank) for number, (name, rank) in enumerate(ready)]
+    claims = [waiting(f"c{number}", f"w{number}", one[2], strategy) for number, one in enumerate(places)]
+    loads = {f"w{number}": one[3] for number, one in enumerate(places)}
+    left = {f"t{number}": one for number, one in enumerate(ready)}
+    if strategy == "priority":
+        left = dict(sorted(left.items(), key=lambda one: -one[1][1]))
+    had = [0] * len(places)
+    expected = []
+    while True:
+        able = []
+        for number, (slots, handles, asked, load) in enumerate(places):
+            fitting = [task_id for task_id, (name, _) in left.items() if not handles or name in handles]
+            if fitting and had[number] < min(slots, asked):
+                use = load + had[number] / slots if strategy == "least_loaded" else had[number]
+                able.append((use, number, fitting[0]))
+        if not able:
+            break
+        _, number, task_id = min(able)
+        del left[task_id]
+        had[number] += 1
+        expected.append((task_id, f"w{number}"))
+    assert dealt(fold(*facts), *claims, loads=loads) == expected
 
 
 def _expect_kept(world: World, placed: list[TaskStarted]) -> None:

@@ -239,5 +239,5 @@ async def _end_well(rig: Rig) -> None:
         rig.engine.resign("the test is over")
         await asyncio.wait_for(asyncio.shield(rig.run), PATIENCE_S)
         assert rig.replayed().digest() == rig.world.digest(), "replay made another world"
-        assert rig.types()[-1][0] == "coordinator.stopped"
+        assert "coordinator.stopped" in rig.types()[-1]
     assert [told for told in rig.asked if not told.yet] == [], "a command was never answered"

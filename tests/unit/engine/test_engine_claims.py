@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.commands.task import CancelTask
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.deciders.matching import SCHEDULE_VERSION, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused, Unavailable
 from events import codec
@@ -311,7 +311,9 @@ def replaced(before: bytes, envelopes: list[Any], record: Record, turn: Coordina
         if isinstance(envelope.data, TaskStarted) and envelope.actor == "coordinator":
             break
         world.apply(envelope, Position(record.sequence, index), turn.now)
-    return list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed))
+    again = list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed))
+    assert rounds_taken(world, turn.claims, again) == turn.rounds
+    return again
 
 
 async def test_filters_are_recorded_and_leave_room_for_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,3 +355,26 @@ async def test_every_placement_can_be_explained_from_the_journal() -> None:
         for placed, again in explained:
             assert placed == again
         assert sum(len(placed) for placed, _ in explained) == 15
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("weighted_round_robin", "abaa" * 3), ("round_robin", "ab" * 6)])
+async def test_the_rotation_continues_over_turns_and_can_be_explained(strategy: str, expected: str) -> None:
+    """Tasks that come singly go to workers in proportion; each placement follows from the journal before it."""
+    async with leading() as rig:
+        for name, slots in (("a", 3), ("b", 1)):
+            await rig.order(RegisterWorker(worker_id=name, slots=slots))
+        got = ""
+        waits: dict[str, Told] = {}
+        for number in range(12):
+            for name in set("ab") - set(waits):
+                told = await waiting(rig, claim(f"c{number}-{name}", name, wait_s=WAIT_S, strategy=strategy))
+                waits[name] = told[0]
+            await rig.order(submit(f"t{number}"))
+            name = rig.world.tasks[f"t{number}"].worker_id
+            (task,) = await waits.pop(name).outcome()
+            await rig.order(complete(task.lease, task_id=task.task_id))
+            got += name
+        assert got == expected
+        explained = explain(rig.records())
+        assert len(explained) == 12
+        assert all(placed == again for placed, again in explained)

@@ -75,6 +75,7 @@ async def ask(door: ReadDoor, verb: str, **question: Any) -> Any:
 async def test_one_thing_of_every_kind(store: MemoryStore, journal: MemoryJournal) -> None:
     """`get` returns the state as it was folded."""
     for kind, states in states_of(await folded(journal)).items():
+        assert states, kind
         for entity_id, state in states.items():
             assert await ask(door(store), "get", kind=kind, id=entity_id) == msgspec.json.decode(state)
 

@@ -28,8 +28,10 @@ from events.container import (
     ContainerStopping,
 )
 from events.coordinator import (
+    CoordinatorCommandRefused,
     CoordinatorMassSilenceEnded,
     CoordinatorMassSilenceNoticed,
+    CoordinatorPlacementRefused,
     CoordinatorStarted,
     CoordinatorStopped,
     CoordinatorTurn,
@@ -39,7 +41,7 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
-from events.resources import Resources
+from events.resources import NONE, Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -309,6 +311,12 @@ class Historian:
         through = self.world.time - self.random.choice((0.0, 700.0, 90_000.0))
         return IdempotencyForgotten(tenant=self.random.choice(("acme", "blue")), through=through)
 
+    def rounds(self) -> dict[str, float]:
+        """Return how far some workers are in the rotation: it only grows."""
+        known = self.world.workers.values()
+        some = self.random.sample(sorted(one.worker_id for one in known), min(2, len(known)))
+        return {one: self.world.workers[one].rounds + self.random.randint(1, 8) / 4 for one in some}
+
     def change_coordinator(self) -> Event | None:
         return self.random.choice((
             CoordinatorStarted(
@@ -319,8 +327,18 @@ class Historian:
             ),
             CoordinatorStopped(instance="i"),
             CoordinatorTurn(
-                instance="i", now=self.world.time, claims=(), policy="schedule", policy_version=1, placed=2
+                instance="i",
+                now=self.world.time,
+                claims=(),
+                policy="schedule",
+                policy_version=1,
+                placed=2,
+                rounds=self.rounds(),
             ),
+            CoordinatorCommandRefused(
+                instance="i", command="task.claim", reason="worker_draining", message="no", count=3
+            ),
+            CoordinatorPlacementRefused(container_id="c1", resources=NONE, reason="no_room", nodes={"n1": "is lost"}),
             CoordinatorMassSilenceNoticed(
                 instance="i", kind=self.random.choice(list(Watched)), silent=20, alive=100, limit_s=90.0, most=0.15
             ),

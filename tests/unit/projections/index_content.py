@@ -57,6 +57,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         ),
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
+        "rounds": (indexes.rounds, indexes.round),
     }
 
 
@@ -67,6 +68,7 @@ def content_from(world: World) -> dict[str, Any]:
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
     ready = [task for task in pending if task.retry_at <= now]
     services = [service for service in world.services.values() if not service.is_ended]
+    rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
     return {
         "ready": {
@@ -107,6 +109,7 @@ def content_from(world: World) -> dict[str, Any]:
             for status in ContainerStatus
             if (count := sum(container.status is status for container in world.containers.values()))
         },
+        "rounds": (rounds, max(rounds.values(), default=0.0)),
     }
 
 

@@ -122,6 +122,7 @@ async def test_rows_are_the_fold_and_events_the_journals_own_bytes() -> None:
     world = await folded(journal)
     assert await rows_of(store) == states_of(world)
     assert all(len(rows) > 0 for rows in states_of(world).values())
+    assert world.workers["a-worker"].rounds > 0.0
     bodies = b",".join(body for _, body in await events_of(store))
     assert bodies == b",".join(record.body[1:-1] for record in await records_of(journal) if record.kind == "commit")
     mark = store.position()
@@ -140,6 +141,7 @@ async def test_what_has_ended_stays_when_it_leaves_the_world() -> None:
     ended = [row for row in rows.values() if msgspec.json.decode(row)["status"] in ("completed", "failed", "cancelled")]
     assert len(ended) == 7
     for kind, states in states_of(world).items():
+        assert states, kind
         assert states.items() <= (await rows_of(store))[kind].items()
 
 

@@ -27,7 +27,7 @@ from events.task import (
     TaskSubmitted,
 )
 from events.worker import WorkerHeartbeat, WorkerLeft, WorkerRegistered
-from projections.memory import Memory
+from projections.memory import HARD_S, Memory
 from projections.snapshot import Snapshot
 from projections.source import GENESIS, Record, chain_after
 from projections.task import EndedTask, KeyedTask, checksum, content_of
@@ -218,6 +218,37 @@ def test_totals_count_over_the_whole_life_of_the_cluster() -> None:
     world = fold(leads(ended_kept=0), *cancelled("a", "b"), submit("c"), started, done, turn, turn)
     assert world.totals == {"tasks_cancelled": 2, "tasks_completed": 1, "tasks_placed": 6}
     assert world.tasks == {}
+
+
+def rotated(**rounds: float) -> CoordinatorTurn:
+    return CoordinatorTurn(
+        instance="i", now=1.0, claims=(), policy="schedule", policy_version=2, placed=1, rounds=rounds
+    )
+
+
+def test_how_far_each_worker_is_in_the_rotation_leaves_with_it() -> None:
+    """It is a part of the worker: a new registration keeps it, and nothing of an evicted worker is left."""
+    scribe = write(WorkerRegistered(worker_id="v"), WorkerRegistered(worker_id="w"), rotated(v=1.5, w=2.0))
+    scribe.commit(rotated(v=3.5))
+    scribe.commit(WorkerRegistered(worker_id="v", slots=2))
+    world = scribe.world
+    assert ({one.worker_id: one.rounds for one in world.workers.values()}, world.indexes.round) == (
+        {"v": 3.5, "w": 2.0},
+        3.5,
+    )
+    world.ended_kept = 0
+    scribe.commit(WorkerLeft(worker_id="v"))
+    scribe.commit(said(WorkerRegistered(worker_id="x"), at=world.time + HARD_S + 1.0))
+    assert "v" not in world.workers
+    assert (world.indexes.rounds, world.indexes.round) == ({"w": 2.0}, 2.0)
+    assert World.restore(world.snapshot()).indexes.rounds == {"w": 2.0}
+
+
+@pytest.mark.parametrize("rounds", [{"x": 1.0}, {"w": 2.0}, {"w": 1.0}, {"w": float("nan")}])
+def test_a_rotation_that_goes_back_is_corrupt(rounds: dict[str, float]) -> None:
+    """So is one of a worker that was never registered: no coordinator writes either."""
+    with pytest.raises(Corrupt, match="rounds only grow"):
+        fold(WorkerRegistered(worker_id="w"), rotated(w=2.0), rotated(**rounds))
 
 
 def test_an_unknown_event_makes_a_world_that_cannot_be_decided_upon() -> None:

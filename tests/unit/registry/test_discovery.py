@@ -113,6 +113,21 @@ async def test_healthy_before_unknown(registry: ServiceRegistry) -> None:
         assert found.service_id == healthy
 
 
+async def test_an_instance_without_a_port_is_not_chosen(registry: ServiceRegistry) -> None:
+    """Nobody can connect to it: it is listed, and no kind of choice returns it."""
+    service_id = await registry.register_service("agent", "agent", "127.0.0.1", 0)
+    discovery = ServiceDiscovery(registry)
+    assert [one.service_id for one in await registry.find_services("agent")] == [service_id]
+    for find in (discovery.discover_service, discovery.discover_service_with_failover):
+        for strategy in LoadBalancingStrategy:
+            assert await find("agent", strategy) is None
+    other = await registry.register_service("agent", "agent", "127.0.0.1", 8080)
+    for find in (discovery.discover_service, discovery.discover_service_with_failover):
+        for strategy in LoadBalancingStrategy:
+            found = [await find("agent", strategy) for _ in range(3)]
+            assert {one.service_id for one in found if one is not None} == {other}
+
+
 async def test_each_service_has_its_own_round(registry: ServiceRegistry) -> None:
     """Choosing an instance of one service does not advance the round of another."""
     for name in ("a", "b"):

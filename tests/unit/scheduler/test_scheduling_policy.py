@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
 from events.errors import Refused
@@ -114,6 +116,40 @@ def test_weighted_round_robin_deals_in_proportion() -> None:
     own = SchedulingPolicy(PolicyType.WEIGHTED_ROUND_ROBIN)
     machines = [Machine("a", weight=1), Machine("b", weight=2)]
     assert Counter(own.select_worker(Job("t"), machines).worker_id for _ in range(9)) == {"a": 3, "b": 6}
+
+
+@settings(deadline=None)
+@given(
+    weights=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    count=st.integers(0, 120),
+    policy_type=st.sampled_from([PolicyType.ROUND_ROBIN, PolicyType.WEIGHTED_ROUND_ROBIN]),
+)
+def test_each_worker_has_its_share_after_any_number_of_choices(
+    weights: list[int], count: int, policy_type: PolicyType
+) -> None:
+    """Its part of them by weight, rounded up or down; as the coordinator deals tasks."""
+    policy = SchedulingPolicy(policy_type)
+    machines = [Machine(f"m{at}", weight=weight) for at, weight in enumerate(weights)]
+    if policy_type is PolicyType.ROUND_ROBIN:
+        weights = [1] * len(weights)
+    had, total = [0] * len(weights), sum(weights)
+    for number in range(1, count + 1):
+        had[machines.index(policy.select_worker(Job("t"), machines))] += 1
+        assert all(number * w // total <= one <= -(-number * w // total) for one, w in zip(had, weights, strict=True))
+
+
+def test_weights_below_one_are_shares_too() -> None:
+    """Only their proportion counts."""
+    policy = SchedulingPolicy(PolicyType.WEIGHTED_ROUND_ROBIN)
+    policy.configure({"worker_weights": {"w1": 0.25, "w2": 0.5}})
+    assert Counter(policy.select_worker(Job("t"), WORKERS) for _ in range(30)) == {"w1": 10, "w2": 20}
+
+
+def test_a_worker_that_comes_later_does_not_catch_up() -> None:
+    """It begins where the others are."""
+    policy = SchedulingPolicy(PolicyType.ROUND_ROBIN)
+    assert [policy.select_worker(Job("t"), ["a", "b"]) for _ in range(6)] == list("ababab")
+    assert [policy.select_worker(Job("t"), ["a", "b", "c"]) for _ in range(6)] == list("cabcab")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
+from coordinator.engine.refusals import PAUSE_S
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
+from events.coordinator import CoordinatorCommandRefused
 from events.inbox import InboxRefused
 from projections.world import World
 from tests.specification import fold, said
@@ -211,7 +213,7 @@ class TestInTheWriter:
     )
 
     async def test_what_is_forbidden_changes_nothing(self) -> None:
-        """Commands and questions are checked alike; nothing of it is in the journal."""
+        """Commands and questions are checked alike; only that they were refused is in the journal, once."""
         async with leading(access=self.RULES) as rig:
             before = len(rig.events())
             for command in (CancelTask(task_id="t"), GetStats(), FindServices(), claim()):
@@ -220,7 +222,15 @@ class TestInTheWriter:
                 rig.engine.ask_now(FindServices(), Caller(actor="execution"))
             assert rig.engine.ask_now(FindServices(), Caller(actor="monitor")) == []
             assert rig.engine.ask_now(FindServices()) == []
-            assert len(rig.events()) == before
+            (refused,) = rig.events()[before:]
+            assert isinstance(refused, CoordinatorCommandRefused)
+            assert (refused.command, refused.reason, refused.about) == ("task.cancel", "forbidden", "t")
+            assert not any([rig.world.tasks, rig.world.workers, rig.world.services])
+            rig.hands.turn(PAUSE_S)
+            await rig.settle()
+            later = rig.events()[-1]
+            assert isinstance(later, CoordinatorCommandRefused)
+            assert (len(rig.events()) - before, later.command, later.count) == (2, "service.find", 4)
 
     async def test_quotas_hold_within_one_turn(self) -> None:
         """A hundred at once get what one after the other would: exactly as many as may wait."""

@@ -522,7 +522,7 @@ async def test_a_lost_lease_ends_the_handler_and_nothing_is_reported(rig: Rig) -
     rig.attempts.lose([*leases, "unknown"])
     assert rig.attempts.usable < 2
     await until(lambda: rig.attempts.usable == 2)
-    assert set(ended) <= set(leases[:2])
+    assert ended in (leases[:1], leases[:2])  # the second may not have begun; the third waited for a slot
     assert not rig.attempts.leases
     assert isinstance(await rig.outcome(alone, lease="c.9.1"), CompleteTask)
     assert len(rig.door.commands) == 1
