@@ -82,6 +82,7 @@ REASONS = {
     "nothing_to_check": "the service has no URL and no custom check",
     "outside_networks": "the address of the check is outside the networks that are allowed",
     "unknown_agent_type": "the agent type is not in the catalogue",
+    "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits
     "memory_full": "no more ids and keys can be remembered for ten minutes",
@@ -162,6 +163,7 @@ REASONS = {
     "exited": "the container exited",
     "failed": "the attempt failed",
     "lease_expired": "the worker was silent for longer than the lease",
+    "poison": "too many workers ended while they ran the task",
     "released": "the task was given back without a result",
     "requested": "a command asked for it",
     "restart": "the container is started again after a failure",
