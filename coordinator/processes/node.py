@@ -57,7 +57,7 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace)
     if kind == "fake":
-        return FakeRuntime(cluster=namespace, now=SystemClock().wall)
+        return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
     msg = f"node.runtime {kind!r} is not available: use process or fake"
     raise Refused(msg, reason="bad_runtime")
 

@@ -253,12 +253,12 @@ def test_a_node_is_lost_once(end: Event) -> None:
 
 
 @pytest.mark.parametrize("status", ["starting", "running", "paused"])
-def test_the_containers_of_a_lost_node_fail(status: str) -> None:
-    """Their restart is due after the pause."""
+def test_the_containers_of_a_lost_node_start_elsewhere(status: str) -> None:
+    """They were cut off, which is no failure of theirs: their restart is due at once."""
     events = owed(*a_container(status), now=20.0, silent_s=23.0)
     assert events == [
         NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5),
-        crashed(reason="node n is lost", restart_at=BEGIN + 21.0),
+        crashed(reason="node n is lost", restart_at=BEGIN + 20.0, cause="cut_off"),
     ]
 
 
@@ -288,7 +288,7 @@ def test_the_stop_of_what_was_on_a_lost_node_comes_to_its_end() -> None:
 def test_a_loss_that_was_cut_short_is_finished_later() -> None:
     """A commit is limited in size, and a writer may die between two of them."""
     events = owed(*a_container("running"), lost(), now=20.0)
-    assert events == [crashed(reason="node n is lost", restart_at=BEGIN + 21.0)]
+    assert events == [crashed(reason="node n is lost", restart_at=BEGIN + 20.0, cause="cut_off")]
 
 
 def test_a_node_that_came_back_keeps_its_containers() -> None:
@@ -364,6 +364,13 @@ def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
     assert owed(*facts, now=1e6) == []
 
 
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_a_restart_without_fault_is_not_counted(cause: str) -> None:
+    """The next pause is as long as if it had not happened."""
+    facts = (*lived(starting(restarts=3), running()), at(10.0, crashed(restart_at=BEGIN + 10.0, cause=cause)))
+    assert owed(*facts, now=10.0) == [starting(reason="restart", restarts=3)]
+
+
 def test_what_was_paused_comes_back_paused() -> None:
     """It restarts and is paused again: its desired state is unchanged."""
     facts = lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN))
@@ -373,7 +380,7 @@ def test_what_was_paused_comes_back_paused() -> None:
 
 
 def test_a_cluster_heals_by_itself() -> None:
-    """When a node dies, its containers run on other nodes after their pause, and nothing is left over."""
+    """When a node dies, its containers run on other nodes at once, and nothing is left over."""
     scribe = write(*lived(starting(), running()), node("other"))
     signs = Signs()
     seen = []
