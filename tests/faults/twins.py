@@ -166,9 +166,12 @@ class _Play:
             await asyncio.sleep(self._lease_s / 6)
             await self._start_stopped(ids)
 
-    async def _start_stopped(self, ids: list[str]) -> None:
+    async def _start_stopped(self, ids: list[str], *, force: bool = False) -> None:
+        """Start what is stopped; with *force* do not wait for what is within its grace."""
         for container_id in ids:
             container = await self._client.execute(GetContainer(container_id=container_id))
+            if container.status is ContainerStatus.STOPPING and force:
+                await self._client.execute(StopContainer(container_id=container_id, force=True))
             if container.desired is Desired.STOPPED and container.status is ContainerStatus.STOPPED:
                 with suppress(CoordinationError):  # no node has room: they are all lost now
                     await self._client.execute(StartContainer(container_id=container_id))
@@ -182,7 +185,7 @@ class _Play:
                 return states
             if asyncio.get_running_loop().time() > deadline:
                 return states
-            await self._start_stopped(ids)
+            await self._start_stopped(ids, force=True)
             await asyncio.sleep(_POLL_S)
 
     async def _ready(self) -> list[str]:

@@ -265,7 +265,7 @@ class ProcessContainer:
 
     def _end(self) -> None:
         code, reason = self.outcome = on_disk.read_outcome(self.directory)
-        self._cause = on_disk.read_cause(self.directory) or self._cause or cause_of(code, reason)
+        self._cause = self._cause or on_disk.read_cause(self.directory) or cause_of(code, reason)
         self.unfollow()
         log.info("container_exited", name=self.record.name, exit_code=code, reason=reason, cause=self._cause)
         self._on_exit()

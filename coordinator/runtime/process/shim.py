@@ -48,7 +48,7 @@ clock() {
     now=$((${now%.*} * 100 + 1$rest - 100))
   else
     now=$(date +%s) || return 1
-    now=$((now * 100))
+    now=$((now * 100 + 100))  # the end of this second: too early rather than too late
   fi
 }
 may_begin() {
