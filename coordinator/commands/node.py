@@ -15,6 +15,10 @@ Containers that must not run on a node that is cut off are dead after this many 
 
 Counted from when its last answered sync was sent. The coordinator starts them elsewhere after `NODE_LOST_AFTER` leases.
 """
+SYNC_TIMEOUT_LEASES = 0.2
+"""A sync that is not answered within this part of the lease is sent again."""
+SYNCS_A_LEASE = 2
+"""So many syncs, each with its pause and its time-out, fit into a lease: a lost message does not cut the node off."""
 
 
 class RegisterNode(Command, frozen=True, kw_only=True, gc=False):

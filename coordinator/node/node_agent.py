@@ -22,6 +22,8 @@ import structlog
 from coordinator.clock import SystemClock
 from coordinator.commands.node import (
     DEAD_AFTER,
+    SYNC_TIMEOUT_LEASES,
+    SYNCS_A_LEASE,
     DesiredContainer,
     NodeOrders,
     ObservedContainer,
@@ -49,9 +51,7 @@ log = structlog.get_logger(__name__)
 SYNC_INTERVAL_S = 1.0
 SYNC_TIMEOUT_S = 3.0
 """Time-out of calls as long as the lease of the node is unknown."""
-SYNC_TIMEOUT_LEASES = 0.2
-PAUSE_LEASES_MOST = 0.3
-"""Twice a pause and a time-out fit into the lease: one lost message does not cut the node off."""
+PAUSE_LEASES_MOST = 1 / SYNCS_A_LEASE - SYNC_TIMEOUT_LEASES
 CUT_OFF_POLL_LEASES = 0.05
 STOP_POLL_S = 0.02
 FAILED_KEPT = 1000

@@ -78,6 +78,8 @@ async def run(
         "overlap_s": max((seconds for seconds, *_ in found), default=0.0),
         "first_twins": found[:5],
         "running": sum(one.status is ContainerStatus.RUNNING for one in states),
+        "others": [f"{one.container_id} {one.status.value} {one.reason}" for one in states if not one.pid][:5],
+        "ended_by_themselves": [words for node in those for words in node.ended],
         "lease_s": lease_s,
         "seed": seed,
     }
@@ -99,9 +101,18 @@ class _Node:
     def __init__(self, process: NodeProcess, line: Proxy) -> None:
         self.process = process
         self.line = line
+        self.ended: list[str] = []
+        """The last words of each agent that has ended by itself, as one does that cannot connect at its start."""
+
+    async def keep(self) -> None:
+        """Start the agent again if it has ended by itself."""
+        if not self.process.runs:
+            self.ended.append(self.process.logged[-300:])
+            await self.process.start()
 
     async def suffer(self, fault: str, seconds: float) -> None:
         """Be cut off, killed or stopped for some seconds."""
+        await self.keep()
         match fault:
             case "cut":
                 self.line.part()
@@ -112,9 +123,10 @@ class _Node:
                 await asyncio.sleep(seconds)
                 await self.process.start()
             case _:
-                self.process.freeze()
-                await asyncio.sleep(seconds)
-                self.process.thaw()
+                with suppress(ProcessLookupError):
+                    self.process.freeze()
+                    await asyncio.sleep(seconds)
+                    self.process.thaw()
 
 
 class _Play:
@@ -180,6 +192,8 @@ class _Play:
         """Wait until everything runs; return what there is if that takes too long."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
+            for node in self._nodes:
+                await node.keep()
             states = [await self._client.execute(GetContainer(container_id=one)) for one in ids]
             if all(one.status is ContainerStatus.RUNNING for one in states):
                 return states

@@ -158,10 +158,11 @@ async def test_nothing_is_left_of_a_watcher(root: Path) -> None:
             if "sleep" in script:
                 assert (await runtime.usage("a", launched.generation)).pids <= 2  # the shell, and its sleep
             await runtime.stop("a", launched.generation, grace_s=1)
+            identity = on_disk.read_identity(directory)
             assert watcher
-            assert seen.pid
+            assert identity
             async with asyncio.timeout(2):
-                while lives(watcher) or process_table().members(seen.pid):  # noqa: ASYNC110 - nobody tells
+                while lives(watcher) or process_table().members(identity.pid):  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.01)
 
 
