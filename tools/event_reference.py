@@ -47,7 +47,7 @@ RECORDED: dict[str, str] = {
     "container.resumed": "when the node agent reports the paused container as running again.",
     "container.stopping": "when `stop_container` or `destroy_container` is called on a running container; again "
     "when a stop in progress is forced or becomes a removal.",
-    "container.stopped": "when the node agent reports the requested stop, or that it exited by itself with code 0; also "
+    "container.stopped": "when the node agent reports the requested stop, or an exit by itself with code 0; also "
     "when `stop_container` cancels the restart of a failed container.",
     "container.failed": "when it ends in any other way than by itself with code 0, cannot be launched, is not running "
     "within `container.start_timeout_s`, its node no longer has it, or its node is lost. With the causes `requested`, "
