@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
 from coordinator.commands.node import DEAD_AFTER
@@ -19,10 +21,12 @@ from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState
 from events.container import ContainerStatus, ExitCause
 from events.resources import Resources
+from tests.commands import up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from coordinator.commands.command import Command
     from coordinator.runtime.protocol import Observed
     from projections.container import Container
     from tests.e2e.conftest import Cluster
@@ -220,6 +224,40 @@ async def test_a_machine_that_wakes_without_a_network_ends_its_containers(
         assert (await until_seen(machine, RuntimeState.EXITED)).cause == "cut_off"
         await cluster.start()
         await runs_again(cluster, before)
+
+
+def test_an_orderly_restart_of_everything_is_no_failure(tmp_path: Path) -> None:
+    """`coordinator up` ends its containers in order, and they start again with it: at once, and nothing is counted."""
+    agent = CreateContainer(container_id="c", agent_id="a", agent_type="task_agent")
+    home = tmp_path / "home"
+    with up(home) as first:
+        asked(first.url, agent, StartContainer(container_id="c"))
+        before = asked_until_running(first.url)
+    with up(home) as second:
+        after = asked_until_running(second.url)
+    assert after.generation != before.generation
+    assert (after.starts, after.failures, after.restarts) == (2, 0, 0)
+
+
+def asked(url: str, *commands: Command) -> Any:
+    """Send commands one after the other; return the last answer."""
+
+    async def ask() -> Any:
+        async with Client.open(url, source="test", connect_timeout_s=PATIENCE_S) as client:
+            return [await client.execute(one, timeout_s=PATIENCE_S) for one in commands][-1]
+
+    return asyncio.run(ask())
+
+
+def asked_until_running(url: str) -> Container:
+    found: Container
+    for _ in range(int(PATIENCE_S / 0.1)):
+        found = asked(url, GetContainer(container_id="c"))
+        if is_running(found):
+            break
+        time.sleep(0.1)
+    assert is_running(found)
+    return found
 
 
 def test_the_times_add_up() -> None:
