@@ -33,8 +33,8 @@ SHELL = "/bin/sh"
 # - A signal that also reaches the shim was sent to the group or to everything (a service manager, a shutdown), and the
 #   runtime has written its own cause before. Such an end is not the command's own, even with exit code 0.
 # - The watcher is in the group: `kill 0` reaches nothing else, whoever has ended and whichever pid was reused, and it
-#   ends with the group. The runtime wakes it when it has paused the group. It ignores the signals of a gentle stop, and
-#   so does its `sleep`.
+#   ends with the group. The runtime wakes it when it has paused the group. It ignores the signals of a gentle stop from
+#   its first moment, and so does its `sleep`: both inherit that.
 # - The watcher reads the grant only when the last one that it knows has expired: it wakes about once in a lease, and
 #   sleeping does not count the time that the machine sleeps, so an awakened agent renews the grant before it looks.
 # - What cannot be read grants nothing. A grant of another boot is of another clock.
@@ -63,7 +63,6 @@ expired() {
   kill -KILL 0
 }
 watch() {
-  trap '' HUP INT QUIT TERM
   PATH=/usr/bin:/bin
   boot=-
   [ "$1" = ps ] || read -r boot </proc/sys/kernel/random/boot_id
@@ -118,8 +117,10 @@ ulimit -c 0
 exec 2>/dev/null
 if [ "$4" ]; then
   (may_begin "$1" "$4") || (expired)
+  trap '' HUP INT QUIT TERM
   (watch "$1" "$4") >/dev/null &
   echo "$!" >watch
+  trap told HUP INT QUIT TERM
 fi
 (
   echo >begun
