@@ -139,8 +139,8 @@ AGAIN = {"running": 3, "restarted": 3, "failures": 0}
     [
         (
             twins,
-            {"twins": 0, "moved": 1, "faults": {"cut": 1}, "running": 3, "containers": 3},
-            [{"twins": 1}, {"moved": 0}, {"faults": {}}, {"running": 2}],
+            {"twins": 0, "moved": 1, "faults": dict.fromkeys(twins.FAULTS, 1), "running": 3, "containers": 3},
+            [{"twins": 1}, {"moved": 0}, {"faults": {"cut": 9}}, {"running": 2}],
         ),
         (
             outage,

@@ -90,7 +90,7 @@ def is_kept(result: dict[str, Any]) -> bool:
     return bool(
         result["twins"] == 0
         and result["moved"] > 0
-        and sum(result["faults"].values()) > 0
+        and result["faults"].keys() == set(FAULTS)
         and result["running"] == result["containers"]
     )
 
@@ -156,17 +156,18 @@ class _Play:
         """Make the faults, and stop and start containers meanwhile."""
         async with task_group() as tasks:
             stopping = tasks.create_task(self._stop_and_start(ids))
+            faults = [FAULTS[number % len(FAULTS)] for number in range(times)]
+            self._rng.shuffle(faults)
             suffering = [
-                tasks.create_task(self._suffer(node, times // len(self._nodes) + (number < times % len(self._nodes))))
+                tasks.create_task(self._suffer(node, faults[number :: len(self._nodes)]))
                 for number, node in enumerate(self._nodes)
             ]
             await asyncio.gather(*suffering)
             stopping.cancel()
 
-    async def _suffer(self, node: _Node, times: int) -> None:
-        for _ in range(times):
+    async def _suffer(self, node: _Node, faults: list[str]) -> None:
+        for fault in faults:
             await asyncio.sleep(self._lease_s * self._rng.uniform(0.3, 2.0))
-            fault = self._rng.choice(FAULTS)
             await node.suffer(fault, self._lease_s * self._rng.uniform(0.5, 3.0))
             self.made[fault] += 1
 
