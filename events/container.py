@@ -35,7 +35,7 @@ class ExitCause(StrEnum):
     """
 
     REQUESTED = "requested"
-    """It was ended in order: by a command, by the end of its node agent, or by the shutdown of its machine."""
+    """It was ended in order: by a command, or by the end of its node agent."""
     CUT_OFF = "cut_off"
     """Its node had no contact with the coordinator."""
     SUPERSEDED = "superseded"

@@ -84,11 +84,13 @@ def failed(
     """
     Return the failure of a container and the time of its restart: pauses double, and reset after a long run.
 
-    There is no pause if *cause* is no fault of the container.
+    There is no pause for a container that ran, if *cause* is no fault of it.
     """
     rules = context.rules
     restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
-    pause_s = 0.0 if cause in NO_FAULT else doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
+    pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
+    if _ended_without_fault(container, cause):
+        pause_s = 0.0
     return ContainerFailed(
         container_id=container.container_id,
         generation=container.generation,
@@ -100,11 +102,16 @@ def failed(
 
 
 def restart(world: World, container: Container, context: DecisionContext) -> Events:
-    """Restart a failed container; a restart that is no fault of the container is not counted."""
+    """Restart a failed container; the restart of one that ran and ended by no fault of its own is not counted."""
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
-    counted = container.cause not in NO_FAULT
+    counted = not _ended_without_fault(container, container.cause)
     return starting(world, container, context.rules, "restart", restarts=restarts + counted)
+
+
+def _ended_without_fault(container: Container, cause: str) -> bool:
+    # One that never gets as far as running must not be restarted again and again without a pause, whatever ends it.
+    return cause in NO_FAULT and container.started_at is not None
 
 
 def _ran_long(container: Container, until: float, rules: Rules) -> bool:

@@ -235,8 +235,8 @@ class NodeAgent:
                 self._run(key, action, force=target.force)
         for key, one in seen.items():
             if key not in wanted:
-                action = self._stop_and_remove(key, one, force=False, cause=ExitCause.SUPERSEDED)
-                self._run(key, action, force=False)
+                # The coordinator has given it up and may have started it elsewhere: it gets no grace.
+                self._run(key, self._stop_and_remove(key, one, force=True, cause=ExitCause.SUPERSEDED), force=True)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
 

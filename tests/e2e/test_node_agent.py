@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from coordinator.client.client import Client
@@ -197,6 +198,20 @@ async def test_an_end_that_was_begun_is_finished(cluster: Cluster, machine: Fake
     assert (seen.state, seen.cause) == (RuntimeState.RUNNING, "cut_off")
     async with node(cluster, machine, clock):
         await runs_again(cluster, before)
+
+
+@on_cluster
+async def test_what_was_given_up_gets_no_grace(cluster: Cluster, machine: FakeRuntime, clock: Clock) -> None:
+    """A generation that the coordinator no longer has here may run elsewhere, and is killed at once."""
+    async with node(cluster, machine, clock):
+        before = await started(cluster, "deaf")
+    old = msgspec.structs.replace(machine.launches[0], generation="1.0", name="coordination-deaf-1.0", until=None)
+    await machine.start(old)
+    async with node(cluster, machine, clock):
+        async with asyncio.timeout(LEASE_S):
+            while len(await machine.list()) > 1:  # noqa: ASYNC110  # no runtime tells of a removal
+                await asyncio.sleep(0.02)
+        assert (await until(cluster, "deaf", is_running)).generation == before.generation
 
 
 @on_cluster

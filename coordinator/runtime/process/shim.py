@@ -31,13 +31,15 @@ SHELL = "/bin/sh"
 # - When memory runs out, the kernel kills the command first, not the shim or the node agent.
 # - Processes that the command leaves in its group end with it, as in any container.
 # - A signal that also reaches the shim was sent to the group or to everything (a service manager, a shutdown), and the
-#   runtime has written its own cause before. Such an end is not the command's own, even with exit code 0.
+#   runtime has written its own cause before. Such an end is not the command's own, even with exit code 0; but the
+#   command may have sent it, so it counts as a failure like any other signal.
 # - The watcher is in the group: `kill 0` reaches nothing else, whoever has ended and whichever pid was reused, and it
 #   ends with the group. The runtime wakes it when it has paused the group. It ignores the signals of a gentle stop from
 #   its first moment, and so does its `sleep`: both inherit that.
 # - The watcher reads the grant only when the last one that it knows has expired: it wakes about once in a lease, and
 #   sleeping does not count the time that the machine sleeps, so an awakened agent renews the grant before it looks.
-# - What cannot be read grants nothing. A grant of another boot is of another clock.
+# - What cannot be read grants nothing. A grant of another boot is of another clock. A watcher that cannot go on, such
+#   as one that cannot fork its `sleep`, kills at once: `kill` needs no fork.
 # - `until` is checked before the command begins: a start that waited for longer than its grant (in a stopped agent, on
 #   a busy machine) must not run, even if the node has a new grant meanwhile.
 SCRIPT = r"""
@@ -56,6 +58,7 @@ may_begin() {
   clock "$1" && [ "$now" -lt "$2" ]
 }
 expired() {
+  trap 'kill -KILL 0' EXIT
   PATH=/usr/bin:/bin
   umask 077
   echo cut_off >cause.watch && ln cause.watch cause
@@ -63,6 +66,7 @@ expired() {
   kill -KILL 0
 }
 watch() {
+  trap 'kill -KILL 0' EXIT
   PATH=/usr/bin:/bin
   boot=-
   [ "$1" = ps ] || read -r boot </proc/sys/kernel/random/boot_id
@@ -81,14 +85,14 @@ watch() {
       continue
     fi
     part=$((left % 100 + 100))
-    sleep "$((left / 100)).${part#1}" || sleep 1
+    sleep "$((left / 100)).${part#1}" || sleep 1 || exit
   done
 }
 told() {
   [ -e cause ] || (
     PATH=/usr/bin:/bin
     umask 077
-    echo requested >cause.shim && ln cause.shim cause
+    echo crashed >cause.shim && ln cause.shim cause
   )
 }
 ended() {

@@ -252,13 +252,13 @@ def test_a_node_is_lost_once(end: Event) -> None:
     assert owed(node(), end, silent_s=1e6) == []
 
 
-@pytest.mark.parametrize("status", ["starting", "running", "paused"])
-def test_the_containers_of_a_lost_node_start_elsewhere(status: str) -> None:
-    """They were cut off, which is no failure of theirs: their restart is due at once."""
+@pytest.mark.parametrize(("status", "pause_s"), [("starting", 1.0), ("running", 0.0), ("paused", 0.0)])
+def test_the_containers_of_a_lost_node_start_elsewhere(status: str, pause_s: float) -> None:
+    """They were cut off, which is no failure of theirs: the restart of what ran is due at once."""
     events = owed(*a_container(status), now=20.0, silent_s=23.0)
     assert events == [
         NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5),
-        crashed(reason="node n is lost", restart_at=BEGIN + 20.0, cause="cut_off"),
+        crashed(reason="node n is lost", restart_at=BEGIN + 20.0 + pause_s, cause="cut_off"),
     ]
 
 
@@ -366,9 +366,10 @@ def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
 def test_a_restart_without_fault_is_not_counted(cause: str) -> None:
-    """The next pause is as long as if it had not happened."""
-    facts = (*lived(starting(restarts=3), running()), at(10.0, crashed(restart_at=BEGIN + 10.0, cause=cause)))
-    assert owed(*facts, now=10.0) == [starting(reason="restart", restarts=3)]
+    """The next pause is as long as if it had not happened; but one that never ran must wait longer each time."""
+    end = at(10.0, crashed(restart_at=BEGIN + 10.0, cause=cause))
+    assert owed(*lived(starting(restarts=3), running()), end, now=10.0) == [starting(reason="restart", restarts=3)]
+    assert owed(*lived(starting(restarts=3)), end, now=10.0) == [starting(reason="restart", restarts=4)]
 
 
 def test_what_was_paused_comes_back_paused() -> None:

@@ -223,7 +223,7 @@ def test_what_its_node_no_longer_has_has_failed(status: str) -> None:
     decided.then(crashed(reason="its node no longer has it", restart_at=BEGIN + 61.0, cause="unknown"))
 
 
-@pytest.mark.parametrize("status", ["starting", *RUNNING])
+@pytest.mark.parametrize("status", RUNNING)
 @pytest.mark.parametrize("exit_code", [0, 1, 137, 143, None])
 @pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
 def test_what_its_node_has_ended_runs_again(status: str, exit_code: int | None, cause: str) -> None:
@@ -233,6 +233,14 @@ def test_what_its_node_has_ended_runs_again(status: str, exit_code: int | None, 
     wanted = crashed(reason="exited", exit_code=exit_code, restart_at=BEGIN + 60.0, cause=cause)
     container = decided.then(wanted).world.containers["k"]
     assert (container.desired is not Desired.STOPPED, container.failures, container.cause) == (True, 0, cause)
+
+
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_what_never_ran_starts_again_after_a_pause(cause: str) -> None:
+    """It is not counted as a failure, but nothing may be started again and again without a pause."""
+    decided = given(*WAYS["starting"]).when(sync(saw("exited", exit_code=0, cause=cause)), at=BEGIN + 60.0)
+    decided.then(crashed(reason="exited", exit_code=0, restart_at=BEGIN + 61.0, cause=cause))
+    assert decided.world.containers["k"].failures == 0
 
 
 @pytest.mark.parametrize("status", ["starting", *RUNNING])

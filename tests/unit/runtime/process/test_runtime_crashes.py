@@ -262,7 +262,7 @@ async def test_a_signal_to_everything_is_no_end_by_itself(root: Path) -> None:
         assert seen.pid
         os.killpg(seen.pid, signal.SIGTERM)
         ended = await exited(runtime)
-        assert (ended.exit_code, ended.cause) == (0, "requested")
+        assert (ended.exit_code, ended.cause) == (0, "crashed")
 
 
 @pytest.mark.parametrize(
