@@ -129,9 +129,7 @@ class NodeAgent:
             keys = [(one.container_id, one.generation) for one in living]
             await asyncio.gather(
                 *(
-                    self._attempt(
-                        key, self._runtime.stop(*key, grace_s=one.stop_grace_s, cause=ExitCause.REQUESTED)
-                    )
+                    self._attempt(key, self._runtime.stop(*key, grace_s=one.stop_grace_s, cause=ExitCause.REQUESTED))
                     for key, one in zip(keys, living, strict=True)
                 )
             )

@@ -92,8 +92,8 @@ async def sweep(settings: Settings, home: Home) -> None:
 
 
 async def _stop(runtime: Runtime, one: Observed) -> None:
+    # Its record stays: the next node agent reports that it ended in order.
     await runtime.stop(one.container_id, one.generation, grace_s=one.stop_grace_s)
-    await runtime.remove(one.container_id, one.generation)
     log.info("container_swept", container_id=one.container_id, generation=one.generation)
 
 
