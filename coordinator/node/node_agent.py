@@ -121,7 +121,8 @@ class NodeAgent:
         """
         Stop every container here and start no more: this machine is going down.
 
-        This is reported when the node is back: they ended in order, and what should run is started again at once.
+        Their ends are reported when the node is back: they ended in order, and what should run starts again at once.
+        Until then the lease is renewed, so that each has its whole grace.
         """
         self._closing = True
         while True:
@@ -141,7 +142,7 @@ class NodeAgent:
 
     async def _keep_syncing(self) -> None:
         registered = False
-        while not self._closing:
+        while True:
             self._wake.clear()
             try:
                 if not registered:
@@ -189,6 +190,9 @@ class NodeAgent:
         # A container that is just being started must not be taken for a missing one.
         for key in sorted({(one, generation) for one, generation, _ in self._busy} - seen.keys() - self._failed.keys()):
             reports.append(ObservedContainer(container_id=key[0], generation=key[1], state="busy"))
+        if self._closing:
+            # What ends now must not be started again on a node that is about to leave.
+            reports = [ObservedContainer(container_id=key[0], generation=key[1], state="busy") for key in seen]
         sent_at = self._clock.heard()
         orders: NodeOrders = await self._client.execute(
             SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=self._timeout_s()

@@ -142,6 +142,21 @@ async def test_what_ended_in_order_with_its_node_starts_at_once(
 
 
 @on_cluster
+async def test_a_grace_longer_than_the_lease_is_kept(cluster: Cluster, machine: FakeRuntime, clock: Clock) -> None:
+    """A node that ends in order renews its lease until its containers have ended; none is started again meanwhile."""
+    machine.stops["patient"] = OnStop(code=0, after_s=LEASE_S * NODE_LOST_AFTER * 1.5)
+    async with node(cluster, machine, clock) as agent:
+        patient, gentle = await started(cluster, "patient"), await started(cluster, "gentle")
+        await agent.stop_all()
+        assert [(one.exit_code, one.cause) for one in await machine.list()] == [(0, "requested"), (0, "requested")]
+        for before in (patient, gentle):
+            assert await until(cluster, before.container_id, is_running) == before
+    async with node(cluster, machine, clock):
+        await runs_again(cluster, patient)
+        await runs_again(cluster, gentle)
+
+
+@on_cluster
 async def test_what_is_gone_without_a_trace_is_not_started_by_the_node(
     cluster: Cluster, machine: FakeRuntime, clock: Clock
 ) -> None:
