@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -21,6 +23,37 @@ class ContainerStatus(Enum):
     STOPPED = "stopped"
     ERROR = "error"
     DESTROYED = "destroyed"
+
+
+class ExitCause(StrEnum):
+    """
+    Why a container ended, as its node reports it.
+
+    Whatever ends a container on purpose writes the cause down before it sends the first signal; only without such a
+    record does the exit itself decide between EXITED, CRASHED, OOM and UNKNOWN. A field that holds a cause is a string:
+    "" is a report of a release without causes, and later releases may have more.
+    """
+
+    REQUESTED = "requested"
+    """It was ended in order: by a command, or by the end of its node agent."""
+    CUT_OFF = "cut_off"
+    """Its node had no contact with the coordinator."""
+    SUPERSEDED = "superseded"
+    """Its node was not to have this generation any more."""
+    PROBE = "probe"
+    """A check of the container failed too often."""
+    OOM = "oom"
+    """Its memory ran out."""
+    CRASHED = "crashed"
+    """A signal ended it, and nobody here sent it."""
+    EXITED = "exited"
+    """It ended by itself, with an exit code."""
+    UNKNOWN = "unknown"
+    """Nothing is known of its end, as after a power failure."""
+
+
+NO_FAULT = frozenset({ExitCause.REQUESTED, ExitCause.CUT_OFF, ExitCause.SUPERSEDED})
+"""An end of these causes is no failure of the container: it is not counted, and the restart does not wait."""
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
@@ -98,12 +131,20 @@ class ContainerStopped(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
 
 
 class ContainerFailed(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The container ended or did not start although it should run; its next start is due at `restart_at`."""
+    """
+    The container ended or did not start although it should run; its next start is due at `restart_at`.
+
+    `cause` is why it ended, an `ExitCause`; it is "" when it did not start, and in events of releases without causes.
+    """
+
+    SINCE: ClassVar[Mapping[str, int]] = {"cause": 2}
+    VERSION: ClassVar[int] = 2
 
     generation: str
     reason: str
     exit_code: int | None = None
     restart_at: float | None = None
+    cause: str = ""
 
 
 class ContainerDestroyed(ContainerEvent, frozen=True, kw_only=True, gc=False):

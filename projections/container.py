@@ -13,6 +13,7 @@ import msgspec
 
 from events.base import START, Position
 from events.container import (
+    NO_FAULT,
     ContainerCreated,
     ContainerDestroyed,
     ContainerFailed,
@@ -68,7 +69,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     One container; `generation` is the position of the event that last started it.
 
     `started_at` is the time when that generation was first reported as running, None before; `failed_at` is the time of
-    the last failure, of any generation.
+    the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start.
     """
 
     container_id: str
@@ -95,6 +96,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     failures: int = 0
     exit_code: int | None = None
     reason: str = ""
+    cause: str = ""
     pid: int = 0
     starting_at: float | None = None
     started_at: float | None = None
@@ -170,6 +172,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
                 exit_code=None,
                 force=False,
                 reason=event.reason,
+                cause="",
             )
         case ContainerStarted():
             check_status({_S.STARTING}, container.status, event, stamp)
@@ -190,9 +193,10 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
                 container,
                 status=_S.ERROR,
                 pid=0,
-                failures=container.failures + 1,
+                failures=container.failures + (event.cause not in NO_FAULT),
                 exit_code=event.exit_code,
                 reason=event.reason,
+                cause=event.cause,
                 restart_at=event.restart_at,
                 failed_at=stamp.time,
             )

@@ -47,10 +47,11 @@ RECORDED: dict[str, str] = {
     "container.resumed": "when the node agent reports the paused container as running again.",
     "container.stopping": "when `stop_container` or `destroy_container` is called on a running container; again "
     "when a stop in progress is forced or becomes a removal.",
-    "container.stopped": "when the node agent reports the requested stop, or an exit with code 0; also when "
-    "`stop_container` cancels the restart of a failed container.",
-    "container.failed": "when it exits with a code other than 0, cannot be launched, is not running within "
-    "`container.start_timeout_s`, its node no longer has it, or its node is lost.",
+    "container.stopped": "when the node agent reports the requested stop, or an exit by itself with code 0; also "
+    "when `stop_container` cancels the restart of a failed container.",
+    "container.failed": "when it ends in any other way than by itself with code 0, cannot be launched, is not running "
+    "within `container.start_timeout_s`, its node no longer has it, or its node is lost. With the causes `requested`, "
+    "`cut_off` and `superseded` it is not counted as a failure, and `restart_at` is now.",
     "container.destroyed": "when `destroy_container` is called on a container that is not running, or the node agent "
     "reports a requested removal as done. Sessions it served are closed in the same commit.",
     "service.registered": "when `register_service` has a new id, changed facts, or the id of an offline service.",

@@ -9,6 +9,17 @@ from events.container import Secret
 from events.resources import NONE, Resources
 from projections.node import Node
 
+DEAD_AFTER = 1.25
+"""
+Containers that must not run on a node that is cut off are dead after this many times the node's lease.
+
+Counted from when its last answered sync was sent. The coordinator starts them elsewhere after `NODE_LOST_AFTER` leases.
+"""
+SYNC_TIMEOUT_LEASES = 0.2
+"""A sync that is not answered within this part of the lease is sent again."""
+SYNCS_A_LEASE = 2
+"""So many syncs, each with its pause and its time-out, fit into a lease: a lost message does not cut the node off."""
+
 
 class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
     """Register a node with its capacity; registering again replaces its properties."""
@@ -26,7 +37,8 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omi
     """
     What a node agent observed of one container.
 
-    `state` is running, paused, exited, failed (could not be started), or busy (changing to another state).
+    `state` is running, paused, exited, failed (could not be started), or busy (changing to another state). `cause` is
+    why an exited one ended, an `ExitCause`; "" in reports of releases without causes.
     """
 
     container_id: str
@@ -35,6 +47,7 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omi
     exit_code: int | None = None
     reason: str = ""
     pid: int = 0
+    cause: str = ""
 
 
 class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

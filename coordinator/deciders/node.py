@@ -18,9 +18,7 @@ from coordinator.deciders.container import MOST_ENTRIES
 from coordinator.deciders.rules import Decider, Teller
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.supervision import failed, observed
-from events.container import (
-    ContainerStatus,
-)
+from events.container import ContainerStatus, ExitCause
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -177,9 +175,9 @@ def _holds(world: World, node_id: str) -> bool:
 
 
 def _cut_off(world: World, container: Container, context: DecisionContext) -> Iterator[Event]:
-    """Yield what follows for a container of a lost node: if it had to stop, it has, as the node's lease expired."""
+    """Yield what follows for a container of a lost node: if it had to stop, it is dead, see `DEAD_AFTER`."""
     if container.status in (ContainerStatus.STARTING, ContainerStatus.RUNNING, ContainerStatus.PAUSED):
-        yield failed(container, f"node {container.node_id} is lost", context)
+        yield failed(container, f"node {container.node_id} is lost", context, cause=ExitCause.CUT_OFF)
     elif container.status is ContainerStatus.STOPPING:
         yield from observed(world, container, None, context)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from projections.world import World
 
 NODE_LOST_AFTER = 1.5
-"""A node is lost after a silence of this many times its lease; by then its agent has stopped what it must stop."""
+"""A node is lost after a silence of this many times its lease; by then what it must not run is dead: `DEAD_AFTER`."""
 SILENT_AFTER = 0.75
 """An entity counts as silent after this part of its limit: entities behind one fault exceed the limit one by one."""
 

@@ -8,12 +8,14 @@ from coordinator.deciders.container import destroyed
 from coordinator.deciders.placement import starting
 from coordinator.deciders.rules import doubled
 from events.container import (
+    NO_FAULT,
     ContainerFailed,
     ContainerPaused,
     ContainerResumed,
     ContainerStarted,
     ContainerStatus,
     ContainerStopped,
+    ExitCause,
 )
 from events.errors import Refused
 from projections.container import Desired
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 
 _S = ContainerStatus
+
+CAUSE_CHARS = 32
+"""A cause that a later release reports is kept, up to this length."""
 
 
 def observed(world: World, container: Container, seen: ObservedContainer | None, context: DecisionContext) -> Events:
@@ -51,15 +56,20 @@ def observed(world: World, container: Container, seen: ObservedContainer | None,
             if container.desired is Desired.DESTROYED:
                 return destroyed(world, container)
             return (ContainerStopped(container_id=container_id),)
-        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and seen.exit_code == 0:
+        case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited") if seen and _has_finished(seen):
             return (ContainerStopped(container_id=container_id, exit_code=0),)
         case ((_S.STARTING | _S.RUNNING | _S.PAUSED), "exited" | "failed"):
-            reason, code = (seen.reason, seen.exit_code) if seen else ("", None)
-            return (failed(container, reason or "exited", context, exit_code=code),)
+            reason, code, cause = (seen.reason, seen.exit_code, seen.cause) if seen else ("", None, "")
+            return (failed(container, reason or "exited", context, exit_code=code, cause=cause),)
         case ((_S.RUNNING | _S.PAUSED), "absent"):
-            return (failed(container, "its node no longer has it", context),)
+            return (failed(container, "its node no longer has it", context, cause=ExitCause.UNKNOWN),)
         case _:
             return ()
+
+
+def _has_finished(seen: ObservedContainer) -> bool:
+    """Return whether a container ended because it had nothing more to do: by itself, with exit code 0."""
+    return seen.exit_code == 0 and seen.cause in (ExitCause.EXITED, "")
 
 
 def _started(container: Container, seen: ObservedContainer | None) -> ContainerStarted:
@@ -69,26 +79,39 @@ def _started(container: Container, seen: ObservedContainer | None) -> ContainerS
 
 
 def failed(
-    container: Container, reason: str, context: DecisionContext, *, exit_code: int | None = None
+    container: Container, reason: str, context: DecisionContext, *, exit_code: int | None = None, cause: str = ""
 ) -> ContainerFailed:
-    """Return the failure of a container and the time of its restart: pauses double, and reset after a long run."""
+    """
+    Return the failure of a container and the time of its restart: pauses double, and reset after a long run.
+
+    There is no pause for a container that ran, if *cause* is no fault of it.
+    """
     rules = context.rules
     restarts = 0 if _ran_long(container, context.now, rules) else container.restarts
     pause_s = doubled(rules.restart_backoff_s, restarts, rules.restart_backoff_max_s)
+    if _ended_without_fault(container, cause):
+        pause_s = 0.0
     return ContainerFailed(
         container_id=container.container_id,
         generation=container.generation,
         reason=reason[: rules.text_chars_max],
         exit_code=exit_code,
         restart_at=context.now + pause_s,
+        cause=cause[:CAUSE_CHARS],
     )
 
 
 def restart(world: World, container: Container, context: DecisionContext) -> Events:
-    """Restart a failed container."""
+    """Restart a failed container; the restart of one that ran and ended by no fault of its own is not counted."""
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
-    return starting(world, container, context.rules, "restart", restarts=restarts + 1)
+    counted = not _ended_without_fault(container, container.cause)
+    return starting(world, container, context.rules, "restart", restarts=restarts + counted)
+
+
+def _ended_without_fault(container: Container, cause: str) -> bool:
+    # One that never gets as far as running must not be restarted again and again without a pause, whatever ends it.
+    return cause in NO_FAULT and container.started_at is not None
 
 
 def _ran_long(container: Container, until: float, rules: Rules) -> bool:

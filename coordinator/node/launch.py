@@ -26,9 +26,12 @@ def launch_of(
     epoch: tuple[int, int],
     reach: Mapping[str, str],
     secrets: Path,
+    until: float | None = None,
 ) -> Launch:
     """
     Return the launch of the container *desired*; *reach* holds the variables with which it connects to NATS.
+
+    *until* is when the grant ends under which it was ordered, in seconds of `Clock.heard`.
 
     Raises:
         Refused: it names a secret that the folder *secrets* does not have.
@@ -55,6 +58,7 @@ def launch_of(
         cpu_millis=desired.resources.cpu_millis,
         memory_bytes=desired.resources.memory_bytes,
         stop_grace_s=desired.stop_grace_s,
+        until=until,
     )
 
 

@@ -4,8 +4,11 @@ The agent of one node: brings its containers to their desired state and reports 
 Level-triggered: every second, and at once on a notice or when a container exits, it reports everything it sees and
 receives the complete desired state; where the two differ, it starts, stops or removes containers. It keeps no list of
 its own, so after any crash the first sync adopts what runs and removes what should not. It never decides to restart
-anything, and it ignores orders of an older epoch. If its lease is not renewed in time, it stops all containers except
-those with `when_cut_off: keep`.
+anything, and it ignores orders of an older epoch.
+
+If its lease is not renewed in time, it stops all containers except those with `when_cut_off: keep`: gently when the
+lease has expired, and with force at `DEAD_AFTER` leases. The runtime does the latter too, by a dead man's switch that
+needs no agent, so it also holds when this process is killed, stopped or blocked. Both count from when a sync was sent.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ import structlog
 
 from coordinator.clock import SystemClock
 from coordinator.commands.node import (
+    DEAD_AFTER,
+    SYNC_TIMEOUT_LEASES,
+    SYNCS_A_LEASE,
     DesiredContainer,
     NodeOrders,
     ObservedContainer,
@@ -28,6 +34,7 @@ from coordinator.node.answers import answering
 from coordinator.node.launch import launch_of
 from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
 from coordinator.task_groups import task_group
+from events.container import ExitCause
 from events.errors import CoordinationError, NotFound
 from events.ids import checked
 from events.resources import Resources
@@ -43,8 +50,13 @@ log = structlog.get_logger(__name__)
 
 SYNC_INTERVAL_S = 1.0
 SYNC_TIMEOUT_S = 3.0
+"""Time-out of calls as long as the lease of the node is unknown."""
+PAUSE_LEASES_MOST = 1 / SYNCS_A_LEASE - SYNC_TIMEOUT_LEASES
+CUT_OFF_POLL_LEASES = 0.05
 STOP_POLL_S = 0.02
 FAILED_KEPT = 1000
+KEEP = "keep"
+"""`when_cut_off` of containers that run on while their node is cut off."""
 
 _Key = tuple[str, str]
 
@@ -77,6 +89,7 @@ class NodeAgent:
         self._clock = clock if clock is not None else SystemClock()
         self._wake = asyncio.Event()
         self._orders: NodeOrders | None = None
+        self._lease_s = 0.0
         self._granted_until = 0.0
         self._epoch = (0, 0)
         self._busy: set[tuple[str, str, bool]] = set()
@@ -94,19 +107,22 @@ class NodeAgent:
         async with task_group() as agent._tasks, answering(client, runtime, agent.node_id):
             syncing = agent._tasks.create_task(agent._keep_syncing())
             noticing = agent._tasks.create_task(agent._notice_exits())
+            minding = agent._tasks.create_task(agent._mind_lease())
             try:
                 yield agent
             finally:
                 agent._closing = True
                 syncing.cancel()
                 noticing.cancel()
+                minding.cancel()
                 await noticed.unsubscribe()
 
     async def stop_all(self) -> None:
         """
-        Stop and remove every container here and start no more: this machine is going down.
+        Stop every container here and start no more: this machine is going down.
 
-        This is not reported. When the node is back, the missing containers are noticed and started again.
+        Their ends are reported when the node is back: they ended in order, and what should run starts again at once.
+        Until then the lease is renewed, so that each has its whole grace.
         """
         self._closing = True
         while True:
@@ -114,7 +130,7 @@ class NodeAgent:
             keys = [(one.container_id, one.generation) for one in living]
             await asyncio.gather(
                 *(
-                    self._attempt(key, self._stop_and_remove(key, one, force=False, grace_s=one.stop_grace_s))
+                    self._attempt(key, self._runtime.stop(*key, grace_s=one.stop_grace_s, cause=ExitCause.REQUESTED))
                     for key, one in zip(keys, living, strict=True)
                 )
             )
@@ -126,7 +142,7 @@ class NodeAgent:
 
     async def _keep_syncing(self) -> None:
         registered = False
-        while not self._closing:
+        while True:
             self._wake.clear()
             try:
                 if not registered:
@@ -138,10 +154,15 @@ class NodeAgent:
                 continue
             except CoordinationError as error:
                 log.warning("sync_failed", node_id=self.node_id, why=error.message)
-                await self._stop_when_cut_off()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
+
+    def _pause_s(self) -> float:
+        return min(self._interval_s, self._lease_s * PAUSE_LEASES_MOST) if self._lease_s else self._interval_s
+
+    def _timeout_s(self) -> float:
+        return self._lease_s * SYNC_TIMEOUT_LEASES or SYNC_TIMEOUT_S
 
     async def _notice_exits(self) -> None:
         while True:
@@ -153,7 +174,7 @@ class NodeAgent:
             RegisterNode(
                 node_id=self.node_id, capacity=self._capacity, runtime=self._runtime.name, labels=self._labels
             ),
-            timeout_s=SYNC_TIMEOUT_S,
+            timeout_s=self._timeout_s(),
         )
 
     async def _sync(self) -> None:
@@ -169,9 +190,12 @@ class NodeAgent:
         # A container that is just being started must not be taken for a missing one.
         for key in sorted({(one, generation) for one, generation, _ in self._busy} - seen.keys() - self._failed.keys()):
             reports.append(ObservedContainer(container_id=key[0], generation=key[1], state="busy"))
+        if self._closing:
+            # What ends now must not be started again on a node that is about to leave.
+            reports = [ObservedContainer(container_id=key[0], generation=key[1], state="busy") for key in seen]
         sent_at = self._clock.heard()
         orders: NodeOrders = await self._client.execute(
-            SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=SYNC_TIMEOUT_S
+            SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=self._timeout_s()
         )
         if orders.epoch < self._epoch:
             log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)
@@ -180,10 +204,25 @@ class NodeAgent:
         if self._orders is None:
             self._wake.set()  # only a report on orders tells that a container is missing
         self._orders = orders
-        self._granted_until = sent_at + orders.node_lease_s
+        self._lease_s = orders.node_lease_s
+        self._granted_until = sent_at + self._lease_s
+        await self._grant()
         self.ready.set()
-        if not self._closing:
+        if self._clock.heard() >= self._granted_until:
+            # They were on their way, or this process was stopped, for longer than they are good for.
+            log.warning("orders_expired", node_id=self.node_id)
+        elif not self._closing:
             self._carry_out(orders, seen)
+
+    async def _grant(self) -> None:
+        try:
+            await self._runtime.grant(self._dead_at())
+        except CoordinationError as error:
+            log.warning("grant_failed", node_id=self.node_id, why=error.message)
+
+    def _dead_at(self) -> float:
+        """Return when the containers that must not run while cut off are dead, unless the lease is renewed."""
+        return self._granted_until + self._lease_s * (DEAD_AFTER - 1)
 
     def _carry_out(self, orders: NodeOrders, seen: dict[_Key, Observed]) -> None:
         wanted = {(one.container_id, one.generation): one for one in orders.containers}
@@ -198,7 +237,8 @@ class NodeAgent:
                 self._run(key, action, force=target.force)
         for key, one in seen.items():
             if key not in wanted:
-                self._run(key, self._stop_and_remove(key, one, force=False), force=False)
+                # The coordinator has given it up and may have started it elsewhere: it gets no grace.
+                self._run(key, self._stop_and_remove(key, one, force=True, cause=ExitCause.SUPERSEDED), force=True)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
 
@@ -211,7 +251,10 @@ class NodeAgent:
             # ended without a trace: the next report tells so, and the coordinator starts a new generation.
             has_launch = bool(target.command or target.image)
             is_startable = has_launch and target.desired in ("running", "paused") and key not in self._failed
-            return self._start(target) if is_startable else None
+            return self._start(target, self._dead_at()) if is_startable else None
+        if seen.cause and seen.state is not RuntimeState.EXITED and target.desired != "destroyed":
+            # Whoever began to end it may have died before the signal, or after it: it cannot be taken back.
+            return runtime.stop(*key, grace_s=target.stop_grace_s, force=target.force)
         match target.desired, seen.state:
             case "running", RuntimeState.PAUSED:
                 return runtime.resume(*key)
@@ -248,7 +291,7 @@ class NodeAgent:
         except CoordinationError as error:
             log.warning("container_action_failed", container_id=key[0], generation=key[1], why=error.message)
 
-    async def _start(self, target: DesiredContainer) -> None:
+    async def _start(self, target: DesiredContainer, until: float) -> None:
         key = (target.container_id, target.generation)
         try:
             launch = launch_of(
@@ -258,6 +301,7 @@ class NodeAgent:
                 epoch=self._epoch,
                 reach=self._reach,
                 secrets=self._secrets,
+                until=None if target.when_cut_off == KEEP else until,
             )
             observed = await self._runtime.start(launch)
         except CoordinationError as error:
@@ -269,22 +313,50 @@ class NodeAgent:
         if target.desired == "paused":
             await self._runtime.pause(*key)
 
-    async def _stop_and_remove(self, key: _Key, seen: Observed, *, force: bool, grace_s: float = 10.0) -> None:
+    async def _stop_and_remove(
+        self,
+        key: _Key,
+        seen: Observed,
+        *,
+        force: bool,
+        grace_s: float = 10.0,
+        cause: ExitCause = ExitCause.REQUESTED,
+    ) -> None:
         if seen.state is not RuntimeState.EXITED:
-            await self._runtime.stop(*key, grace_s=grace_s, force=force)
+            await self._runtime.stop(*key, grace_s=grace_s, force=force, cause=cause)
         await self._runtime.remove(*key)
         log.info("container_removed", container_id=key[0], generation=key[1])
 
-    async def _stop_when_cut_off(self) -> None:
-        """Stop the containers that must not run while the node is cut off, once its lease has expired."""
-        if self._orders is None or self._clock.heard() < self._granted_until:
-            return
-        keep = {one.container_id for one in self._desired() if one.when_cut_off == "keep"}
+    # --- the lease ----------------------------------------------------------------------------------------------------
+
+    async def _mind_lease(self) -> None:
+        """Stop what must not run while the node is cut off, however long a sync takes."""
+        await self.ready.wait()
+        while True:
+            left_s = self._granted_until - self._clock.heard()
+            if left_s <= 0:
+                left_s = self._lease_s * CUT_OFF_POLL_LEASES
+                try:
+                    await self._stop_cut_off()
+                except CoordinationError as error:
+                    log.warning("cut_off_failed", node_id=self.node_id, why=error.message)
+            await asyncio.sleep(left_s)
+
+    async def _stop_cut_off(self) -> None:
+        """Stop what must not run while the node is cut off: gently for the rest of its time, then with force."""
+        keep = {one.container_id for one in self._desired() if one.when_cut_off == KEEP}
+        grace_s = max(0.0, self._dead_at() - self._clock.heard())
+        force = grace_s == 0.0
         for one in await self._runtime.list():
-            if one.state is not RuntimeState.EXITED and one.container_id not in keep:
-                key = (one.container_id, one.generation)
-                log.warning("container_cut_off", container_id=key[0], generation=key[1])
-                self._run(key, self._runtime.stop(*key, grace_s=5.0, force=False), force=False)
+            key = (one.container_id, one.generation)
+            if one.state is RuntimeState.EXITED or one.container_id in keep or self._is_stopping(key, force=force):
+                continue
+            log.warning("container_cut_off", container_id=key[0], generation=key[1], force=force)
+            stopping = self._runtime.stop(*key, grace_s=grace_s, force=force, cause=ExitCause.CUT_OFF)
+            self._run(key, stopping, force=force)
+
+    def _is_stopping(self, key: _Key, *, force: bool) -> bool:
+        return (*key, True) in self._busy or (not force and (*key, False) in self._busy)
 
     def _desired(self) -> tuple[DesiredContainer, ...]:
         return self._orders.containers if self._orders is not None else ()
@@ -298,6 +370,7 @@ def _report(one: Observed) -> ObservedContainer:
         exit_code=one.exit_code,
         reason=one.reason,
         pid=one.pid or 0,
+        cause=one.cause if one.state is RuntimeState.EXITED else "",
     )
 
 

@@ -57,7 +57,7 @@ def open_runtime(kind: str, home: Home, *, namespace: str) -> Runtime:
     if kind == "process":
         return ProcessRuntime(home.containers, cluster=namespace)
     if kind == "fake":
-        return FakeRuntime(cluster=namespace, now=SystemClock().wall)
+        return FakeRuntime(cluster=namespace, now=SystemClock().wall, heard=SystemClock().heard)
     msg = f"node.runtime {kind!r} is not available: use process or fake"
     raise Refused(msg, reason="bad_runtime")
 
@@ -92,8 +92,8 @@ async def sweep(settings: Settings, home: Home) -> None:
 
 
 async def _stop(runtime: Runtime, one: Observed) -> None:
+    # Its record stays: the next node agent reports that it ended in order.
     await runtime.stop(one.container_id, one.generation, grace_s=one.stop_grace_s)
-    await runtime.remove(one.container_id, one.generation)
     log.info("container_swept", container_id=one.container_id, generation=one.generation)
 
 

@@ -2,15 +2,19 @@
 A runtime in memory for simulations and tests: the same contract without processes, threads, clock or randomness.
 
 Containers exist only in this object, so they survive closing and opening it again. What happens by itself on a real
-machine is triggered by the test: `exit`, `lose_all`, `fail_next_start`, `print`, `use`.
+machine is triggered by the test: `exit`, `lose_all`, `fail_next_start`, `print`, `use`. How a container takes SIGTERM
+is told by `stops`. With a clock it has the dead man's switch: timers of the loop, in no process's context, kill what
+the last grant does not cover.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from types import TracebackType
 from typing import Self
 
@@ -23,22 +27,54 @@ from coordinator.runtime.launch_checks import (
     check_launch,
     check_lines,
     check_timeout,
+    check_until,
 )
-from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch, Lines, Observed, RuntimeState, Usage
+from coordinator.runtime.protocol import (
+    EXITED,
+    KILLED,
+    LOST,
+    Launch,
+    Lines,
+    Observed,
+    RuntimeState,
+    Usage,
+    cause_of,
+)
+from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
 _FIRST_PID = 1_000
+_RESOLUTION_S = 1e-6
 _NOTHING = Usage(cpu_seconds=0.0, memory_bytes=0, pids=1)
 
 
-class _Container:
-    __slots__ = ("deaf", "launch", "lines", "observed", "usage")
+class OnStop(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How a container takes SIGTERM: it exits with `code` after `after_s`, or with None like one that does not handle it.
 
-    def __init__(self, launch: Launch, observed: Observed, *, deaf: bool) -> None:
+    One whose `after_s` is infinite is deaf. `late_s` is how long SIGKILL takes to end it, as on a machine under load.
+    """
+
+    code: int | None = None
+    after_s: float = 0.0
+    late_s: float = 0.0
+
+
+DEAF = OnStop(after_s=math.inf)
+OBEDIENT = OnStop()
+
+
+class _Container:
+    __slots__ = ("launch", "lines", "observed", "on_stop", "until", "usage", "watched")
+
+    def __init__(self, launch: Launch, observed: Observed, on_stop: OnStop) -> None:
         self.launch = launch
         self.observed = observed
-        self.deaf = deaf
+        self.on_stop = on_stop
+        self.until = -math.inf
+        """Loop time at which it is killed, if it is watched."""
+        self.watched = False
         self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         self.usage = _NOTHING
 
@@ -47,14 +83,18 @@ class FakeRuntime:
     """
     Simulates a machine of one cluster; *now* returns the wall time in seconds, used as start time.
 
-    `launches` lists every launch that began, in order. A container whose id is in `deaf` ignores SIGTERM.
+    `launches` lists every launch that began, in order. `stops` says how the containers of an id take SIGTERM, from
+    their next start; a container whose id is in `deaf` ignores it. `heard`, the monotonic clock of whoever calls
+    `grant`, switches the dead man's switch on; the next process of this machine may set its own.
     """
 
     name = "fake"
 
-    def __init__(self, *, cluster: str, now: Callable[[], float]) -> None:
+    def __init__(self, *, cluster: str, now: Callable[[], float], heard: Callable[[], float] | None = None) -> None:
         self.launches: list[Launch] = []
+        self.stops: dict[str, OnStop] = {}
         self.deaf: set[str] = set()
+        self.heard = heard
         self._cluster = checked(cluster, "cluster")
         self._now = now
         self._containers: dict[tuple[str, str], _Container] = {}
@@ -88,16 +128,38 @@ class FakeRuntime:
             raise error
         return self._containers[launch.container_id, launch.generation].observed
 
-    async def stop(self, container_id: str, generation: str, *, grace_s: float, force: bool = False) -> None:
+    async def grant(self, until: float) -> None:
+        self._check_open()
+        check_until(until)
+        for container in self._containers.values():
+            if container.watched:
+                self._extend(container, until)
+
+    async def stop(
+        self,
+        container_id: str,
+        generation: str,
+        *,
+        grace_s: float,
+        force: bool = False,
+        cause: ExitCause = ExitCause.REQUESTED,
+    ) -> None:
         check_grace(grace_s, "grace_s")
         container = self._find(container_id, generation)
-        number = signal.SIGKILL if force else signal.SIGTERM
-        if not force and container.deaf and container.observed.state is not RuntimeState.EXITED:
+        if container.observed.state is RuntimeState.EXITED:
+            return
+        self._mark(container, cause)
+        how = container.on_stop
+        if not force:
             self._show(container, RuntimeState.RUNNING)
-            await asyncio.sleep(grace_s)
-            number = signal.SIGKILL
-        if container.observed.state is not RuntimeState.EXITED:
-            self._end(container, KILLED + number, f"killed by signal {number.value}")
+            if (pause_s := min(how.after_s, grace_s)) > 0:
+                await asyncio.sleep(pause_s)
+            if how.after_s <= grace_s:
+                self._signal(container, signal.SIGTERM, how.code)
+                return
+        if how.late_s > 0:
+            await asyncio.sleep(how.late_s)
+        self._signal(container, signal.SIGKILL)
 
     async def pause(self, container_id: str, generation: str) -> None:
         self._show(self._living(container_id, generation), RuntimeState.PAUSED)
@@ -167,13 +229,56 @@ class FakeRuntime:
             pid=_FIRST_PID + len(self.launches),
             started_at=self._now(),
         )
-        self.launches.append(launch)
-        container = _Container(launch, observed, deaf=launch.container_id in self.deaf)
+        on_stop = DEAF if launch.container_id in self.deaf else self.stops.get(launch.container_id, OBEDIENT)
+        container = _Container(launch, observed, on_stop)
         self._containers[launch.container_id, launch.generation] = container
+        if launch.until is not None and self.heard is not None:
+            # As in the shim: what has waited for longer than its grant is killed before it begins.
+            self._extend(container, launch.until)
+            self._check(container)
+            container.watched = True
+        if container.observed.state is not RuntimeState.EXITED:
+            self.launches.append(launch)
+
+    def _extend(self, container: _Container, until: float) -> None:
+        """Let a container run until this time of the clock."""
+        if self.heard is not None:
+            loop = asyncio.get_running_loop()
+            container.until = max(container.until, loop.time() + until - self.heard())
+
+    def _check(self, container: _Container) -> None:
+        """Kill a container whose time is over; otherwise check again then."""
+        if container.observed.state is RuntimeState.EXITED:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= container.until - _RESOLUTION_S:
+            self._mark(container, ExitCause.CUT_OFF)
+            self._signal(container, signal.SIGKILL)
+        else:
+            # In a context of its own: a process that is stopped or killed must not stop or kill the switch.
+            loop.call_at(container.until, self._check, container, context=Context())
+
+    def _mark(self, container: _Container, cause: ExitCause) -> None:
+        if not container.observed.cause:
+            container.observed = msgspec.structs.replace(container.observed, cause=cause.value)
+
+    def _signal(self, container: _Container, number: signal.Signals, code: int | None = None) -> None:
+        """End a container by a signal that it does not handle, or answers with exit *code*."""
+        if container.observed.state is RuntimeState.EXITED:
+            return
+        if code is None:
+            self._end(container, KILLED + number, f"killed by signal {number.value}")
+        else:
+            self._end(container, code, EXITED)
 
     def _end(self, container: _Container, code: int | None, reason: str) -> None:
         container.observed = msgspec.structs.replace(
-            container.observed, state=RuntimeState.EXITED, exit_code=code, reason=reason, pid=None
+            container.observed,
+            state=RuntimeState.EXITED,
+            exit_code=code,
+            reason=reason,
+            pid=None,
+            cause=container.observed.cause or cause_of(code, reason),
         )
         self._changed.set()
 

@@ -75,6 +75,15 @@ def check_launch(launch: Launch, *, cluster: str) -> None:
     _check_count(launch.cpu_millis, "cpu_millis")
     _check_count(launch.memory_bytes, "memory_bytes")
     check_grace(launch.stop_grace_s, "stop_grace_s")
+    if launch.until is not None:
+        check_until(launch.until)
+
+
+def check_until(value: object) -> float:
+    """Return *value* if it is a time of a monotonic clock; otherwise raise `Refused`."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise _refused("until", value, "use seconds of the monotonic clock")
 
 
 def check_key(container_id: object, generation: object) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from typing import Protocol, Self, TypeAlias
 
 import msgspec
 
+from events.container import ExitCause
+
 KILLED = 128
 """A command that signal N ended has the exit code 128 + N, as in Docker and in every shell."""
 
@@ -40,7 +42,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `generation` is the position of the start event, `"1042.0"`, and `epoch` that of the writer, `"1.17"`; `name` is
     `<namespace>-<container_id>-<generation>`. `command` is an argument array, never a shell line. 0 for `cpu_millis`
     or `memory_bytes` means no limit. `environment` contains resolved secrets, so its values never appear in a record,
-    log, message or `repr`.
+    log, message or `repr`. `until` is when the container is killed unless a later `grant` has arrived, in seconds of
+    `Clock.heard`; None: it needs none.
     """
 
     container_id: str
@@ -54,6 +57,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpu_millis: int
     memory_bytes: int
     stop_grace_s: float
+    until: float | None = None
 
     def __repr__(self) -> str:
         return f"Launch(name={self.name!r}, image={self.image!r})"
@@ -64,8 +68,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     What a runtime sees of one container.
 
     `reason` is empty until it exits; then `exited`, `killed by signal N`, `oom`, or `lost` if how it ended is unknown
-    (`exit_code` is then None). `stop_grace_s` is that of its launch. `pid`, that of its first process, and
-    `started_at`, wall time in seconds, are only for display.
+    (`exit_code` is then None). `cause` is why it ended; while it has not, it is "", or the cause for which it is being
+    stopped: that is final. `stop_grace_s` is that of its launch. `pid`, that of its first process, and `started_at`,
+    wall time in seconds, are only for display.
     """
 
     container_id: str
@@ -77,6 +82,16 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stop_grace_s: float = 10.0
     pid: int | None = None
     started_at: float | None = None
+    cause: str = ""
+
+
+def cause_of(exit_code: int | None, reason: str) -> ExitCause:
+    """Return why a container ended that nobody here has stopped."""
+    if exit_code is None:
+        return ExitCause.UNKNOWN
+    if reason == OOM:
+        return ExitCause.OOM
+    return ExitCause.EXITED if reason == EXITED else ExitCause.CRASHED
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -125,12 +140,34 @@ class Runtime(Protocol):
         """
         ...
 
-    async def stop(self, container_id: str, generation: str, *, grace_s: float, force: bool = False) -> None:
+    async def grant(self, until: float) -> None:
+        """
+        Let the containers that were launched with `until` run until this time, in seconds of `Clock.heard`.
+
+        A dead man's switch: when the time is over they are killed with cause CUT_OFF, whatever has become of this
+        process by then, paused ones and ones within the grace of `stop` too. A time before an earlier grant's changes
+        nothing. A runtime whose containers are no children of ours needs a keeper of its own for that.
+
+        Raises:
+            Unavailable: the grant could not be made known; the last one stands.
+        """
+        ...
+
+    async def stop(
+        self,
+        container_id: str,
+        generation: str,
+        *,
+        grace_s: float,
+        force: bool = False,
+        cause: ExitCause = ExitCause.REQUESTED,
+    ) -> None:
         """
         Stop a container and return when all its processes are gone; the record of its exit stays until `remove`.
 
-        It sends SIGTERM, then SIGKILL after `grace_s` seconds; with `force` SIGKILL at once. A paused container is
-        resumed first. Stopping an exited container does nothing.
+        It writes down *cause*, durably, unless the container has one already; then it sends SIGTERM, and SIGKILL after
+        `grace_s` seconds; with `force` SIGKILL at once. A paused container is resumed first. Stopping an exited
+        container does nothing.
 
         Raises:
             Unavailable: even SIGKILL did not end it in time.

@@ -7,10 +7,12 @@ else. Names from the requirements are unchanged; in all others the unit is the l
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from coordinator.commands.node import SYNC_TIMEOUT_LEASES, SYNCS_A_LEASE
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.settings.fields import (
     DAY_S,
@@ -27,6 +29,7 @@ from coordinator.settings.fields import (
     Section,
     Strategy,
     Urls,
+    apart,
     number,
     plain,
 )
@@ -169,14 +172,26 @@ class NodeSettings(Section):
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")
     node_lease_s: float = number(
-        _RULES.node_lease_s, 0.2, 3600.0, "a node whose lease was not renewed for this long is cut off"
+        _RULES.node_lease_s, 1.0, 3600.0, "a node whose lease was not renewed for this long is cut off"
     )
     sync_interval_s: float = number(
         1.0, 0.02, 60.0, "interval between two comparisons of the observed with the desired state"
     )
     container_creds: Location | None = plain(None, "file of NATS credentials passed to containers")
 
-    IN_ORDER = (("sync_interval_s", "node_lease_s", 3, "one lost message must not cut the node off"),)
+    @model_validator(mode="after")
+    def _check_lease(self) -> Self:
+        timeout_s = SYNC_TIMEOUT_LEASES * self.node_lease_s
+        needed_s = SYNCS_A_LEASE * (self.sync_interval_s + timeout_s)
+        if needed_s > self.node_lease_s:
+            least_s = self.sync_interval_s / (1 / SYNCS_A_LEASE - SYNC_TIMEOUT_LEASES)
+            raise apart(
+                f"node.node_lease_s is {self.node_lease_s:.10g}: use at least {math.ceil(least_s * 100) / 100:.10g}, "
+                f"because one lost message must not cut the node off, and {SYNCS_A_LEASE} syncs take "
+                f"{SYNCS_A_LEASE} × (node.sync_interval_s ({self.sync_interval_s:.10g}) + a time-out of "
+                f"{SYNC_TIMEOUT_LEASES:g} × node.node_lease_s ({timeout_s:.10g})) = {needed_s:.10g} s"
+            )
+        return self
 
 
 class LeadershipSettings(Section):

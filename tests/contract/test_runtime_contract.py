@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pytest
 
+from coordinator.clock import SystemClock
 from coordinator.errors import NotFound, Refused, Unavailable
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import ProcessTable, PsTable, process_table
 from coordinator.runtime.protocol import Launch, Observed, Runtime, RuntimeState, Usage
+from events.container import ExitCause
 from tests.launches import BAD_NAMES, BAD_POSITIONS, CLUSTER, HOSTILE_LAUNCHES, launch
 
 if TYPE_CHECKING:
@@ -34,10 +36,14 @@ done
 exit "$(cat "$1/end")"
 """
 NOBODY = ("nobody", "7.0")
+LATE_S = 1.5
+"""How late a kill may be on a busy machine."""
 
 
 class Machine(Protocol):
-    """Where containers run, and how a test controls them."""
+    """Where containers run, and how a test controls them; grants may expire up to `early_s` before their time."""
+
+    early_s: float
 
     def runtime(self) -> Runtime: ...
     def launch(self, container_id: str, generation: str = "7.0", *, deaf: bool = False) -> Launch: ...
@@ -48,8 +54,10 @@ class Machine(Protocol):
 class FakeMachine:
     """A machine in memory."""
 
+    early_s = 0.01
+
     def __init__(self) -> None:
-        self._fake = FakeRuntime(cluster=CLUSTER, now=lambda: 1_000.0)
+        self._fake = FakeRuntime(cluster=CLUSTER, now=lambda: 1_000.0, heard=SystemClock().heard)
 
     def runtime(self) -> Runtime:
         return self._fake
@@ -72,6 +80,7 @@ class ProcessMachine:
     def __init__(self, root: Path, table: ProcessTable) -> None:
         self._root = root
         self._table = table
+        self.early_s = 0.02 if table.kind == "proc" else 1.0
 
     def runtime(self) -> Runtime:
         return ProcessRuntime(self._root / "containers", cluster=CLUSTER, table=self._table, poll_s=0.02)
@@ -298,6 +307,105 @@ async def test_a_number_of_lines_has_limits(runtime: Runtime, lines: int) -> Non
     """No count makes a runtime read without limit."""
     with pytest.raises(Refused, match="lines"):
         await runtime.logs(*NOBODY, lines)
+
+
+# --- causes -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_end_has_a_cause(machine: Machine, runtime: Runtime) -> None:
+    """The first one who ends a container gives the cause; an end by itself has its own."""
+    stopped, ended, twice = (machine.launch(one, deaf=one == "c") for one in "abc")
+    for one in (stopped, ended, twice):
+        assert (await runtime.start(one)).cause == ""
+    await runtime.stop(*key(stopped), grace_s=1, cause=ExitCause.SUPERSEDED)
+    machine.end(ended, 0)
+    await until_exited(runtime, ended)
+    machine.say(twice, "ready")
+    await until_logged(runtime, twice, "ready")
+    patient = asyncio.create_task(runtime.stop(*key(twice), grace_s=30))
+    async with asyncio.timeout(5):
+        while not (await seen(runtime, twice)).cause:  # noqa: ASYNC110 - no runtime tells of a stop
+            await asyncio.sleep(0.01)
+    await runtime.stop(*key(twice), grace_s=0, force=True, cause=ExitCause.CUT_OFF)
+    await patient
+    await runtime.stop(*key(ended), grace_s=0, cause=ExitCause.CUT_OFF)
+    assert [one.cause for one in await runtime.list()] == ["superseded", "exited", "requested"]
+
+
+# --- the dead man's switch --------------------------------------------------------------------------------------------
+
+
+def granted(machine: Machine, container_id: str = "a", *, for_s: float = 2.0, deaf: bool = False) -> Launch:
+    """Return a launch that is good for so many seconds from now."""
+    until = SystemClock().heard() + for_s
+    return msgspec.structs.replace(machine.launch(container_id, deaf=deaf), until=until)
+
+
+async def until_cut_off(machine: Machine, runtime: Runtime, launched: Launch, *, until: float) -> None:
+    """Wait until a container is killed; it must happen at its time."""
+    observed = await until_exited(runtime, launched)
+    now = SystemClock().heard()
+    assert until - machine.early_s <= now < until + LATE_S
+    assert (observed.exit_code, observed.reason, observed.cause) == (137, "killed by signal 9", "cut_off")
+
+
+async def test_what_is_not_granted_any_more_is_killed(machine: Machine, runtime: Runtime) -> None:
+    """Even if it ignores SIGTERM; what needs no grant runs on."""
+    kept, launched = machine.launch("b"), granted(machine, deaf=True)
+    await runtime.start(kept)
+    assert (await runtime.start(launched)).state is RuntimeState.RUNNING
+    assert launched.until
+    await until_cut_off(machine, runtime, launched, until=launched.until)
+    assert (await seen(runtime, kept)).state is RuntimeState.RUNNING
+
+
+async def test_a_grant_lets_everything_run_on(machine: Machine, runtime: Runtime) -> None:
+    """The longest one counts, for whatever runs; it needs nobody who is there at the end."""
+    launched = granted(machine, for_s=1.5)
+    await runtime.start(launched)
+    until = SystemClock().heard() + 3.5
+    await runtime.grant(until)
+    await runtime.grant(until - 2.5)
+    await until_cut_off(machine, runtime, launched, until=until)
+
+
+async def test_what_is_frozen_is_killed_too(machine: Machine, runtime: Runtime) -> None:
+    """A paused container that was forgotten would run on when it is resumed."""
+    launched = granted(machine)
+    await runtime.start(launched)
+    await runtime.pause(*key(launched))
+    assert launched.until
+    await until_cut_off(machine, runtime, launched, until=launched.until)
+
+
+async def test_a_grace_does_not_outlast_the_grant(machine: Machine, runtime: Runtime) -> None:
+    """The stop returns then; the cause is that of the stop, which was first."""
+    launched = granted(machine, deaf=True)
+    await runtime.start(launched)
+    machine.say(launched, "ready")
+    await until_logged(runtime, launched, "ready")
+    patient = asyncio.create_task(runtime.stop(*key(launched), grace_s=60))
+    observed = await until_exited(runtime, launched)
+    assert launched.until
+    assert SystemClock().heard() < launched.until + LATE_S
+    assert (observed.exit_code, observed.cause) == (137, "requested")
+    patient.cancel()
+
+
+async def test_a_start_that_comes_too_late_runs_nothing(machine: Machine, runtime: Runtime) -> None:
+    """Not even when there is a new grant: the container may have been started elsewhere meanwhile."""
+    await runtime.grant(SystemClock().heard() + 60)
+    observed = await runtime.start(granted(machine, for_s=0.0))
+    assert (observed.state, observed.cause) == (RuntimeState.EXITED, "cut_off")
+
+
+async def test_a_grant_must_be_a_time(machine: Machine, runtime: Runtime) -> None:
+    """Anything else is refused, at the start as well."""
+    for value in (-1.0, float("nan"), float("inf"), True, "1"):
+        with pytest.raises(Refused, match="until"):
+            await runtime.grant(value)  # type: ignore[arg-type]
+        with pytest.raises(Refused, match="until"):
+            await runtime.start(msgspec.structs.replace(machine.launch("a"), until=value))
 
 
 async def test_usage_is_of_what_runs(machine: Machine, runtime: Runtime) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import handover, kills, steady, stopped_writer, takeover
+from tests.faults import handover, kills, outage, steady, stopped_writer, takeover, twins
 from tests.faults.instances import lease_of
 from tests.faults.outcome import MUST_BE_NONE
 
@@ -71,6 +71,21 @@ def test_steady_calls_are_answered_whatever_is_killed() -> None:
     assert sum(result["killed"].values()) == 3
 
 
+def test_no_container_runs_twice_whatever_happens_to_node_agents() -> None:
+    """Four nodes are cut off, killed and stopped: what is moved is dead before, whatever it does with SIGTERM."""
+    result = asyncio.run(twins.run(12, nodes=4, containers=9))
+    print(result)
+    assert twins.is_kept(result), result
+    assert sum(result["faults"].values()) == 12
+
+
+def test_all_runs_again_after_an_outage() -> None:
+    """The coordinator, then the node agent, stopped and killed for longer than the lease: nothing has failed."""
+    result = asyncio.run(outage.run(2, seconds=6, lease_s=4))
+    print(result)
+    assert outage.is_kept(result), result
+
+
 def kept_but_for_time(is_kept: Any, result: dict[str, Any], measured: str) -> bool:
     """Check everything except the speed of this machine."""
     return bool(is_kept({**result, measured: dict.fromkeys(result[measured], 0.0)}))
@@ -114,6 +129,37 @@ JUDGES: list[tuple[Any, dict[str, Any], list[dict[str, Any]]]] = [
     ),
     (steady, {"killed": {"worker": 1}, "answered_within": 0.999}, [{"killed": {}}, {"answered_within": 0.9989}]),
 ]
+
+
+AGAIN = {"running": 3, "restarted": 3, "failures": 0}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kept", "broken"),
+    [
+        (
+            twins,
+            {"twins": 0, "moved": 1, "faults": dict.fromkeys(twins.FAULTS, 1), "running": 3, "containers": 3},
+            [{"twins": 1}, {"moved": 0}, {"faults": {"cut": 9}}, {"running": 2}],
+        ),
+        (
+            outage,
+            {"containers": 3, "after": dict.fromkeys(outage.KINDS, AGAIN)},
+            [
+                {"after": {}},
+                {"after": dict.fromkeys(outage.KINDS, AGAIN | {"running": 2})},
+                {"after": dict.fromkeys(outage.KINDS, AGAIN | {"failures": 1})},
+                {"after": dict.fromkeys(outage.KINDS, AGAIN | {"restarted": 0})},
+            ],
+        ),
+    ],
+    ids=["twins", "outage"],
+)
+def test_the_judges_of_containers_can_say_no(scenario: Any, kept: dict[str, Any], broken: list[dict[str, Any]]) -> None:
+    """A twin, a container that does not run again, and a run in which nothing happened count as broken."""
+    assert scenario.is_kept(kept)
+    for one in broken:
+        assert not scenario.is_kept(kept | one)
 
 
 @pytest.mark.parametrize(("scenario", "kept", "broken"), JUDGES, ids=lambda one: getattr(one, "__name__", None))

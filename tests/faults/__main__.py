@@ -22,6 +22,7 @@ from tests.faults import (
     damage,
     handover,
     kills,
+    outage,
     powercut,
     replicas,
     replicas_takeover,
@@ -29,6 +30,7 @@ from tests.faults import (
     steady,
     stopped_writer,
     takeover,
+    twins,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ SCENARIOS = {
         steady.run, steady.is_kept, {"minutes": 30, "every_s": 30, "calls_each_s": 40, "restart": 1, "seed": 1}
     ),
     "returned_agent": Scenario(returned_agent.run, returned_agent.is_kept, {"times": 10, "node_lease_s": 3}),
+    "twins": Scenario(twins.run, twins.is_kept, {"times": 200, "nodes": 10, "containers": 30, "lease_s": 3, "seed": 1}),
+    "outage": Scenario(outage.run, outage.is_kept, {"containers": 3, "seconds": 18, "lease_s": 15}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
     "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),

@@ -111,6 +111,14 @@ EXAMPLES: dict[str, Event] = {
     "container.failed.v1": ContainerFailed(
         container_id="ctr_1", generation="1042.0", reason="exited", exit_code=1, restart_at=1_795_455_300.25
     ),
+    "container.failed.v2": ContainerFailed(
+        container_id="ctr_1",
+        generation="1042.0",
+        reason="exited",
+        exit_code=0,
+        restart_at=1_795_455_300.25,
+        cause="cut_off",
+    ),
     "container.destroyed.v1": ContainerDestroyed(container_id="ctr_1"),
     # services
     "service.registered.v1": ServiceRegistered(

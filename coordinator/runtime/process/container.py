@@ -22,7 +22,8 @@ from coordinator.runtime.process.directory import Ending, Identity, LaunchRecord
 from coordinator.runtime.process.group import ProcessGroup, reap, send
 from coordinator.runtime.process.log import tail
 from coordinator.runtime.process.table import ProcessTable
-from coordinator.runtime.protocol import Observed, RuntimeState, Usage
+from coordinator.runtime.protocol import Observed, RuntimeState, Usage, cause_of
+from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 
 _SIGNAL_TIMEOUT_S = 1.0
@@ -30,6 +31,8 @@ _FIRST_WAIT_S = 0.001
 _LONGEST_WAIT_S = 0.05
 _REAP_TRIES = 1_000
 _LAST_WORDS = 3
+_MARK_TIMEOUT_S = 2.0
+"""A disk that hangs must not keep a container alive for longer than this."""
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +63,7 @@ class ProcessContainer:
         self._group: ProcessGroup | None = None
         self._pidfd: int | None = None
         self._begun = False
+        self._cause = on_disk.read_cause(directory)
         self.void = False
         """Whether the start was given up before it began; its directory is then deleted."""
 
@@ -91,6 +95,7 @@ class ProcessContainer:
             stop_grace_s=self.record.stop_grace_s,
             pid=self._group.pid if self._group and self.outcome is None else None,
             started_at=self.record.started_at,
+            cause=self._cause,
         )
 
     def follow(self, identity: Identity | None) -> None:
@@ -149,8 +154,11 @@ class ProcessContainer:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
 
-    async def stop(self, *, grace_s: float, force: bool, kill_timeout_s: float) -> None:
-        """Send SIGTERM, wait *grace_s*, send SIGKILL; return when the whole group is gone."""
+    async def stop(self, *, grace_s: float, force: bool, kill_timeout_s: float, cause: ExitCause) -> None:
+        """Record the *cause*, send SIGTERM, wait *grace_s*, send SIGKILL; return when the whole group is gone."""
+        self.settle()
+        if self.outcome is None and not self._cause:
+            await self._mark(cause)
         if not force:
             self._signal(signal.SIGTERM)
             # A stopped group handles SIGTERM only after it is continued.
@@ -172,6 +180,7 @@ class ProcessContainer:
             self.settle()
             state = self._state()
             if state is wanted:
+                self._wake_watcher()
                 return
             if state is RuntimeState.EXITED:
                 raise Refused(
@@ -190,13 +199,27 @@ class ProcessContainer:
         self.settle()
         if self._group is None or self.outcome is not None:
             raise NotFound(f"container {self.record.name} is not running, so it has no usage")
-        return self._group.usage()
+        return self._group.usage(on_disk.read_watcher(self.directory))
 
     def _state(self) -> RuntimeState:
         if self.outcome is not None:
             return RuntimeState.EXITED
         leader = self._group.leader() if self._group else None
         return RuntimeState.PAUSED if leader and leader.state == "stopped" else RuntimeState.RUNNING
+
+    async def _mark(self, cause: ExitCause) -> None:
+        try:
+            async with asyncio.timeout(_MARK_TIMEOUT_S):
+                self._cause = await asyncio.to_thread(on_disk.mark_cause, self.directory, cause.value)
+        except (OSError, TimeoutError, CoordinationError) as error:
+            # This process still reports the right cause; only its successor could not know it.
+            self._cause = self._cause or cause.value
+            log.warning("container_cause_not_recorded", name=self.record.name, cause=cause.value, error=str(error))
+
+    def _wake_watcher(self) -> None:
+        watcher = on_disk.read_watcher(self.directory)
+        if self._group is not None and watcher:
+            self._group.wake(watcher)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._group is not None and self.outcome is None:
@@ -241,11 +264,10 @@ class ProcessContainer:
             await asyncio.sleep(_FIRST_WAIT_S)
 
     def _end(self) -> None:
-        self.outcome = on_disk.read_outcome(self.directory)
+        code, reason = self.outcome = on_disk.read_outcome(self.directory)
+        self._cause = self._cause or on_disk.read_cause(self.directory) or cause_of(code, reason)
         self.unfollow()
-        log.info(
-            "container_exited", name=self.record.name, exit_code=self.outcome.exit_code, reason=self.outcome.reason
-        )
+        log.info("container_exited", name=self.record.name, exit_code=code, reason=reason, cause=self._cause)
         self._on_exit()
 
     def _woken(self) -> None:

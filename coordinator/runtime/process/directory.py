@@ -4,7 +4,9 @@ The files of one container of the process runtime, in `<root>/<name>/`.
 - `record.json`: the launch, written by the runtime before it forks; never a value of the environment
 - `pid`: the shim's pid and start time, written by the shim before the command begins
 - `begun`: created by the shim once signals to the group reach the command
-- `kill`: created by the runtime before it sends SIGKILL, which ends the shim too
+- `cause`: why it is being ended, written before the first signal and synced to the disk; the first one stays
+- `kill`: created before SIGKILL is sent, which ends the shim too
+- `watch`: the pid of the shim's watcher
 - `exit`: the command's exit code, written by the shim
 - `log`, `log.1`, `work`: the command's output, and its working directory
 
@@ -18,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +28,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from coordinator.atomic_files import sync_folder
 from coordinator.runtime.protocol import EXITED, KILLED, LOST, Launch
 from events.errors import Unavailable
 
@@ -32,7 +36,9 @@ LOG = "log"
 WORK = "work"
 _RECORD = "record.json"
 _PID = "pid"
+_CAUSE = "cause"
 _KILL = "kill"
+_WATCH = "watch"
 _EXIT = "exit"
 _BEGUN = "begun"
 _UNFINISHED = ".new-"
@@ -161,6 +167,39 @@ def has_begun(directory: Path) -> bool:
     return (directory / _BEGUN).exists()
 
 
+def mark_cause(directory: Path, cause: str) -> str:
+    """
+    Record durably why the container is about to be ended, unless that is known already; return what is recorded.
+
+    Without it an exit code of 0 would mean that the container ended by itself, also after a crash of the machine.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = directory / f"{_CAUSE}.{threading.get_ident()}"
+    _write(draft, f"{cause}\n".encode(), sync=True)
+    try:
+        (directory / _CAUSE).hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(directory)
+    return read_cause(directory)
+
+
+def read_cause(directory: Path) -> str:
+    """Return why a container is being or was ended; '' when nobody has recorded it."""
+    match = re.fullmatch(r"([a-z_]{1,32})\n", _text(directory / _CAUSE))
+    return match[1] if match else ""
+
+
+def read_watcher(directory: Path) -> int:
+    """Return the pid of the shim's watcher; 0 when there is none."""
+    match = re.fullmatch(r"([1-9][0-9]{0,9})\n", _text(directory / _WATCH))
+    return int(match[1]) if match else 0
+
+
 def mark_killed(directory: Path) -> None:
     """Record that the runtime is about to send SIGKILL, since it ends the shim too."""
     _write(directory / _KILL, b"")
@@ -199,12 +238,15 @@ def _record(launch: Launch, started_at: float) -> LaunchRecord:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, sync: bool = False) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.rename(path)
 
 

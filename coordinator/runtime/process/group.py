@@ -70,10 +70,18 @@ class ProcessGroup:
             send(self.pid, signal.SIGKILL)
         return found
 
-    def usage(self) -> Usage:
-        """Return the sum of what the members use."""
+    def wake(self, watcher: int) -> None:
+        """Continue the watcher and what it waits for: it must watch a paused container too."""
+        for member in self._table.members(self.pid):
+            if watcher in (member.pid, member.parent):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(member.pid, signal.SIGCONT)
+
+    def usage(self, watcher: int) -> Usage:
+        """Return the sum of what the members use, without the shim and the *watcher*; 0 if there is none."""
         members = self._table.members(self.pid)
-        own = [member for member in members if member.pid != self.pid]
+        ours = {self.pid, watcher}
+        own = [member for member in members if member.pid not in ours and member.parent != watcher]
         return Usage(
             # The shim counts here for the children it reaped; its own memory is not the container's.
             cpu_seconds=sum(member.cpu_seconds for member in members),

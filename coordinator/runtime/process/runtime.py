@@ -6,7 +6,8 @@ memory and CPU are recorded but not enforced, so `oom` is never reported. It get
 environment, no inherited files, a directory of its own, no core dumps; when the kernel runs out of memory, it is killed
 first. A process that leaves its group (`setsid`) leaves the container. Use it for trusted commands, tests and laptops.
 
-Containers outlive this process and are adopted from their directories. Nothing else on the machine is ever touched.
+Containers outlive this process and are adopted from their directories; those that need a grant are killed when it has
+expired, by a watcher of their own. Nothing else on the machine is ever touched.
 """
 
 from __future__ import annotations
@@ -25,14 +26,23 @@ from typing import Self
 import structlog
 
 from coordinator.clock import Clock, SystemClock
-from coordinator.runtime.launch_checks import check_grace, check_key, check_launch, check_lines, check_timeout
+from coordinator.runtime.launch_checks import (
+    check_grace,
+    check_key,
+    check_launch,
+    check_lines,
+    check_timeout,
+    check_until,
+)
 from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.container import ProcessContainer
+from coordinator.runtime.process.grants import Grants
 from coordinator.runtime.process.group import MARKER, ProcessGroup
 from coordinator.runtime.process.log import create_log, rotate, tail
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 
@@ -78,6 +88,7 @@ class ProcessRuntime:
         self._kill_timeout_s = kill_timeout_s
         self._table = table or process_table()
         self._clock = clock or SystemClock()
+        self._grants = Grants(self._root, kind=self._table.kind, clock=self._clock)
         self._containers: dict[str, ProcessContainer] = {}
         self._changed = asyncio.Event()
         self._lock: int | None = None
@@ -122,10 +133,25 @@ class ProcessRuntime:
         container.settle()
         return container.observed()
 
-    async def stop(self, container_id: str, generation: str, *, grace_s: float, force: bool = False) -> None:
+    async def grant(self, until: float) -> None:
+        self._check_open()
+        try:
+            self._grants.write(check_until(until))
+        except OSError as error:
+            raise Unavailable(f"the grant of {self._root} cannot be written: {error}") from error
+
+    async def stop(
+        self,
+        container_id: str,
+        generation: str,
+        *,
+        grace_s: float,
+        force: bool = False,
+        cause: ExitCause = ExitCause.REQUESTED,
+    ) -> None:
         check_grace(grace_s, "grace_s")
         container = await self._begun(self._find(container_id, generation))
-        await container.stop(grace_s=grace_s, force=force, kill_timeout_s=self._kill_timeout_s)
+        await container.stop(grace_s=grace_s, force=force, kill_timeout_s=self._kill_timeout_s, cause=cause)
 
     async def pause(self, container_id: str, generation: str) -> None:
         container = await self._begun(self._find(container_id, generation))
@@ -195,7 +221,8 @@ class ProcessRuntime:
                 f"the directory of container {launch.name} cannot be created under {self._root}: {error}"
             ) from error
         try:
-            shim = self._spawn(directory, command, environment)
+            until = "" if launch.until is None else self._grants.shown(launch.until)
+            shim = self._spawn(directory, command, environment, until)
         except OSError as error:
             on_disk.discard(directory)
             raise Unavailable(f"container {launch.name} cannot be started: {error}") from error
@@ -207,7 +234,7 @@ class ProcessRuntime:
         base = {name: os.environ.get(name) or default for name, default in _BASE_VARIABLES.items()}
         return base | launch.environment | {MARKER: launch.name}
 
-    def _spawn(self, directory: Path, command: tuple[str, ...], environment: Mapping[str, str]) -> int:
+    def _spawn(self, directory: Path, command: tuple[str, ...], environment: Mapping[str, str], until: str) -> int:
         descriptor = create_log(directory)
         try:
             return spawn(
@@ -217,6 +244,7 @@ class ProcessRuntime:
                 working_directory=self._working_directory or directory / on_disk.WORK,
                 log=descriptor,
                 kind=self._table.kind,
+                until=until,
             )
         finally:
             os.close(descriptor)

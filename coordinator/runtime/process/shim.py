@@ -2,8 +2,11 @@
 The few lines of POSIX shell between the process runtime and a container's command.
 
 The shim leads the container's process group and survives a killed node agent: it records its identity before the
-command runs, and how the command ended afterwards. Nothing of a launch ever becomes shell text: the command is passed
-as arguments, the environment as environment, and files have names relative to the working directory.
+command runs, and how the command ended afterwards. A second process of it, the watcher, sleeps until the node's grant
+has expired and then kills the whole group: the dead man's switch, which needs no node agent.
+
+Nothing of a launch ever becomes shell text: the command is passed as arguments, the environment as environment, and
+files have names relative to the working directory.
 """
 
 from __future__ import annotations
@@ -27,7 +30,71 @@ SHELL = "/bin/sh"
 # - Messages of the shell itself about the command's end, such as "Terminated", are not part of the output.
 # - When memory runs out, the kernel kills the command first, not the shim or the node agent.
 # - Processes that the command leaves in its group end with it, as in any container.
+# - A signal that also reaches the shim was sent to the group or to everything (a service manager, a shutdown), and the
+#   runtime has written its own cause before. Such an end is not the command's own, even with exit code 0; but the
+#   command may have sent it, so it counts as a failure like any other signal.
+# - The watcher is in the group: `kill 0` reaches nothing else, whoever has ended and whichever pid was reused, and it
+#   ends with the group. The runtime wakes it when it has paused the group. It ignores the signals of a gentle stop from
+#   its first moment, and so does its `sleep`: both inherit that.
+# - The watcher reads the grant only when the last one that it knows has expired: it wakes about once in a lease, and
+#   sleeping does not count the time that the machine sleeps, so an awakened agent renews the grant before it looks.
+# - What cannot be read grants nothing. A grant of another boot is of another clock. A watcher that cannot go on, such
+#   as one that cannot fork its `sleep`, kills at once: `kill` needs no fork.
+# - `until` is checked before the command begins: a start that waited for longer than its grant (in a stopped agent, on
+#   a busy machine) must not run, even if the node has a new grant meanwhile.
 SCRIPT = r"""
+clock() {
+  if [ "$1" = proc ]; then
+    read -r now rest </proc/uptime || return 1
+    rest=${now#*.}
+    now=$((${now%.*} * 100 + 1$rest - 100))
+  else
+    now=$(date +%s) || return 1
+    now=$((now * 100 + 100))  # the end of this second: too early rather than too late
+  fi
+}
+may_begin() {
+  PATH=/usr/bin:/bin
+  clock "$1" && [ "$now" -lt "$2" ]
+}
+expired() {
+  trap 'kill -KILL 0' EXIT
+  PATH=/usr/bin:/bin
+  umask 077
+  echo cut_off >cause.watch && ln cause.watch cause
+  : >kill
+  kill -KILL 0
+}
+watch() {
+  trap 'kill -KILL 0' EXIT
+  PATH=/usr/bin:/bin
+  boot=-
+  [ "$1" = ps ] || read -r boot </proc/sys/kernel/random/boot_id
+  until=$2
+  while :; do
+    clock "$1" || now=$until
+    left=$((until - now))
+    if [ "$left" -le 0 ]; then
+      granted= of=
+      read -r of granted rest <../.grant
+      case $granted in
+        '' | *[!0-9]*) expired ;;
+      esac
+      [ "$of" = "$boot" ] && [ "$granted" -gt "$now" ] || expired
+      until=$granted
+      continue
+    fi
+    part=$((left % 100 + 100))
+    sleep "$((left / 100)).${part#1}" || sleep 1 || exit
+  done
+}
+told() {
+  [ -e cause ] || (
+    PATH=/usr/bin:/bin
+    umask 077
+    echo crashed >cause.shim && ln cause.shim cause
+  )
+}
 ended() {
   trap '' HUP INT QUIT TERM
   PATH=/usr/bin:/bin
@@ -35,7 +102,7 @@ ended() {
   echo "$1" >exit.new && mv exit.new exit
   kill -KILL 0
 }
-trap : HUP INT QUIT TERM
+trap told HUP INT QUIT TERM
 ulimit -c 0
 (
   PATH=/usr/bin:/bin
@@ -52,12 +119,19 @@ ulimit -c 0
   [ "$start" ] && echo "$$ $start" >pid.new && ln pid.new pid
 ) && [ . -ef "$3" ] || exit 125
 exec 2>/dev/null
+if [ "$4" ]; then
+  (may_begin "$1" "$4") || (expired)
+  trap '' HUP INT QUIT TERM
+  (watch "$1" "$4") >/dev/null &
+  echo "$!" >watch
+  trap told HUP INT QUIT TERM
+fi
 (
   echo >begun
   cd -- "$2" || exit 126
   unset OLDPWD
   [ "$1" = ps ] || echo 500 2>/dev/null >/proc/self/oom_score_adj
-  shift 3
+  shift 4
   exec "$@"
 ) 2>&1
 ended "$?"
@@ -72,9 +146,12 @@ def spawn(
     working_directory: Path,
     log: int,
     kind: Literal["proc", "ps"],
+    until: str = "",
 ) -> int:
     """
     Start the shim of a container in *directory*, in its own session and process group, and return its pid.
+
+    With *until*, as `Grants.shown` writes it, the container is killed at this time unless a longer grant has come.
 
     All paths and `command[0]` must be absolute. Output goes to the descriptor *log*. The caller must reap the pid.
 
@@ -82,7 +159,7 @@ def spawn(
         OSError: it could not be started.
     """
     process = subprocess.Popen(
-        (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, *command),
+        (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, until, *command),
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -29,6 +29,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One process; `dead` means a zombie: it has ended, but its pid is not free yet."""
 
     pid: int
+    parent: int
     group: int
     state: Literal["alive", "stopped", "dead"]
     start: str
@@ -91,6 +92,7 @@ class ProcTable:
             state = "dead"
         return Process(
             pid=pid,
+            parent=int(fields[1]),
             group=int(fields[2]),
             state=state,
             start=f"{self._boot}/{fields[19]}",
@@ -128,7 +130,7 @@ class PsTable:
         return False
 
     def _rows(self, *which: str) -> list[Process]:
-        columns = "pid=,pgid=,stat=,rss=,time=,lstart="
+        columns = "pid=,ppid=,pgid=,stat=,rss=,time=,lstart="
         try:
             answer = subprocess.run(
                 ("/bin/ps", *which, "-o", columns),
@@ -145,7 +147,7 @@ class PsTable:
 
 
 def _row(line: str) -> Process:
-    pid, group, letters, memory_kib, time, start = line.split(maxsplit=5)
+    pid, parent, group, letters, memory_kib, time, start = line.split(maxsplit=6)
     state: Literal["alive", "stopped", "dead"] = "alive"
     if letters[0] == "T":
         state = "stopped"
@@ -153,6 +155,7 @@ def _row(line: str) -> Process:
         state = "dead"
     return Process(
         pid=int(pid),
+        parent=int(parent),
         group=int(group),
         state=state,
         start=" ".join(start.split()),

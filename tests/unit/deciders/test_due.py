@@ -194,6 +194,7 @@ def test_after_a_takeover_everything_gets_a_grace_period() -> None:
         "ServiceHealthChanged",
         "NodeLost",
         "ContainerFailed",
+        "CoordinatorPlacementRefused",  # its restart is due at once, and no node is left
     ]
 
 
@@ -269,14 +270,15 @@ def test_a_node_is_lost_once(end: Event) -> None:
     assert owed(node(), end, silent_s=1e6) == []
 
 
-@pytest.mark.parametrize("status", ["starting", "running", "paused"])
-def test_the_containers_of_a_lost_node_fail(status: str) -> None:
-    """Their restart is due after the pause."""
+@pytest.mark.parametrize(("status", "pause_s"), [("starting", 1.0), ("running", 0.0), ("paused", 0.0)])
+def test_the_containers_of_a_lost_node_start_elsewhere(status: str, pause_s: float) -> None:
+    """They were cut off, which is no failure of theirs: the restart of what ran is due at once."""
     events = owed(*a_container(status), now=20.0, silent_s=23.0)
-    assert events == [
+    assert events[:2] == [
         NodeLost(node_id="n", silent_for_s=23.0, limit_s=22.5),
-        crashed(reason="node n is lost", restart_at=BEGIN + 21.0),
+        crashed(reason="node n is lost", restart_at=BEGIN + 20.0 + pause_s, cause="cut_off"),
     ]
+    assert [type(event) for event in events[2:]] == ([] if pause_s else [CoordinatorPlacementRefused])
 
 
 @pytest.mark.parametrize("status", ["created", "stopped", "error"])
@@ -305,7 +307,8 @@ def test_the_stop_of_what_was_on_a_lost_node_comes_to_its_end() -> None:
 def test_a_loss_that_was_cut_short_is_finished_later() -> None:
     """A commit is limited in size, and a writer may die between two of them."""
     events = owed(*a_container("running"), lost(), now=20.0)
-    assert events == [crashed(reason="node n is lost", restart_at=BEGIN + 21.0)]
+    assert events[:1] == [crashed(reason="node n is lost", restart_at=BEGIN + 20.0, cause="cut_off")]
+    assert [type(event) for event in events[1:]] == [CoordinatorPlacementRefused]
 
 
 def test_a_node_that_came_back_keeps_its_containers() -> None:
@@ -381,6 +384,14 @@ def test_only_what_should_run_starts_again(facts: tuple[Any, ...]) -> None:
     assert owed(*facts, now=1e6) == []
 
 
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_a_restart_without_fault_is_not_counted(cause: str) -> None:
+    """The next pause is as long as if it had not happened; but one that never ran must wait longer each time."""
+    end = at(10.0, crashed(restart_at=BEGIN + 10.0, cause=cause))
+    assert owed(*lived(starting(restarts=3), running()), end, now=10.0) == [starting(reason="restart", restarts=3)]
+    assert owed(*lived(starting(restarts=3)), end, now=10.0) == [starting(reason="restart", restarts=4)]
+
+
 def test_what_was_paused_comes_back_paused() -> None:
     """It restarts and is paused again: its desired state is unchanged."""
     facts = lived(starting(), running(), ContainerPausing(container_id="k"), crashed(restart_at=BEGIN))
@@ -390,7 +401,7 @@ def test_what_was_paused_comes_back_paused() -> None:
 
 
 def test_a_cluster_heals_by_itself() -> None:
-    """When a node dies, its containers run on other nodes after their pause, and nothing is left over."""
+    """When a node dies, its containers run on other nodes at once, and nothing is left over."""
     scribe = write(*lived(starting(), running()), node("other"))
     signs = Signs()
     seen = []

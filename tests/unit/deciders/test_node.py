@@ -24,6 +24,7 @@ from events.container import (
 )
 from events.node import NodeCordoned, NodeRemoved, NodeReturned, NodeUncordoned
 from events.session import SessionBound, SessionClosed
+from projections.container import Desired
 from projections.node import NodeStatus
 from projections.world import World
 from tests.specification import Scribe, fold, given
@@ -219,7 +220,60 @@ def test_what_ended_although_it_should_run_has_failed(status: str, state: str, e
 def test_what_its_node_no_longer_has_has_failed(status: str) -> None:
     """The container must run, whatever removed it."""
     decided = given(*WAYS[status]).when(sync(), at=BEGIN + 60.0)
-    decided.then(crashed(reason="its node no longer has it", restart_at=BEGIN + 61.0))
+    decided.then(crashed(reason="its node no longer has it", restart_at=BEGIN + 61.0, cause="unknown"))
+
+
+@pytest.mark.parametrize("status", RUNNING)
+@pytest.mark.parametrize("exit_code", [0, 1, 137, 143, None])
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_what_its_node_has_ended_runs_again(status: str, exit_code: int | None, cause: str) -> None:
+    """Nobody asked the coordinator to stop it, so it is still desired, whatever it exits with; there is no pause."""
+    report = saw("exited", exit_code=exit_code, reason="exited", cause=cause)
+    decided = given(*WAYS[status]).when(sync(report), at=BEGIN + 60.0)
+    wanted = crashed(reason="exited", exit_code=exit_code, restart_at=BEGIN + 60.0, cause=cause)
+    container = decided.then(wanted).world.containers["k"]
+    assert (container.desired is not Desired.STOPPED, container.failures, container.cause) == (True, 0, cause)
+
+
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_what_never_ran_starts_again_after_a_pause(cause: str) -> None:
+    """It is not counted as a failure, but nothing may be started again and again without a pause."""
+    decided = given(*WAYS["starting"]).when(sync(saw("exited", exit_code=0, cause=cause)), at=BEGIN + 60.0)
+    decided.then(crashed(reason="exited", exit_code=0, restart_at=BEGIN + 61.0, cause=cause))
+    assert decided.world.containers["k"].failures == 0
+
+
+@pytest.mark.parametrize("status", ["starting", *RUNNING])
+@pytest.mark.parametrize(
+    ("exit_code", "cause"),
+    [(0, "probe"), (0, "crashed"), (137, "oom"), (1, "exited"), (139, "crashed"), (None, "unknown"), (0, "of_later")],
+)
+def test_any_other_end_is_a_failure(status: str, exit_code: int | None, cause: str) -> None:
+    """Only a container that exits by itself, with 0, has stopped; a cause of a later release is kept."""
+    decided = given(*WAYS[status]).when(sync(saw("exited", exit_code=exit_code, cause=cause)), at=BEGIN + 60.0)
+    wanted = crashed(reason="exited", exit_code=exit_code, restart_at=BEGIN + 61.0, cause=cause)
+    assert decided.then(wanted).world.containers["k"].failures == 1
+
+
+@pytest.mark.parametrize("status", ["starting", *RUNNING])
+@pytest.mark.parametrize("cause", ["", "exited"])
+def test_what_exits_by_itself_with_zero_has_stopped(status: str, cause: str) -> None:
+    """So it was before nodes reported causes, too."""
+    decided = given(*WAYS[status]).when(sync(saw("exited", exit_code=0, cause=cause)))
+    assert decided.then(stopped(exit_code=0)).world.containers["k"].desired is Desired.STOPPED
+
+
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "exited", "crashed", ""])
+def test_what_was_to_stop_has_stopped_whatever_the_cause(cause: str) -> None:
+    """It may have been cut off while it stopped."""
+    decided = given(*WAYS["stopping"]).when(sync(saw("exited", exit_code=137, cause=cause)))
+    decided.then(stopped(exit_code=137))
+
+
+def test_no_cause_is_longer_than_the_journal_takes() -> None:
+    """The report of a node must not be refused because of it."""
+    decided = given(*a_container("running")).when(sync(saw("exited", exit_code=1, cause="c" * 500)))
+    decided.then(crashed(reason="exited", exit_code=1, restart_at=BEGIN + 5.0, cause="c" * 32))
 
 
 def test_every_status_meets_every_sight() -> None:
@@ -239,7 +293,7 @@ def test_a_report_about_another_generation_is_about_the_past(state: str) -> None
 def test_an_older_generation_does_not_stand_in_for_a_running_one() -> None:
     """The current generation is gone, whatever else the node has."""
     given(*a_container("running")).when(sync(saw("running", "1.0"))).then(
-        crashed(reason="its node no longer has it", restart_at=BEGIN + 5.0)
+        crashed(reason="its node no longer has it", restart_at=BEGIN + 5.0, cause="unknown")
     )
 
 

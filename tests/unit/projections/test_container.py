@@ -174,6 +174,15 @@ def test_a_failed_container_says_why_and_when_it_starts_again() -> None:
     assert folded(*RUNNING, FAILED, STARTING, FAILED).failures == 2
 
 
+@pytest.mark.parametrize("cause", ["requested", "cut_off", "superseded"])
+def test_an_end_that_is_no_fault_of_the_container_is_not_counted(cause: str) -> None:
+    """The cause is kept until the next start."""
+    ended = msgspec.structs.replace(FAILED, cause=cause)
+    assert (folded(*RUNNING, ended).failures, folded(*RUNNING, ended).cause) == (0, cause)
+    assert folded(*RUNNING, ended, STARTING).cause == ""
+    assert folded(*RUNNING, msgspec.structs.replace(FAILED, cause="oom")).failures == 1
+
+
 def test_a_destroyed_container_is_over() -> None:
     """The state keeps when and where it ended; nothing can run or restart."""
     gone = folded(*RUNNING, FAILED, ContainerDestroyed(container_id="c"))

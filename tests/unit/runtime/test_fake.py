@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+
+import msgspec
 import pytest
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.runtime.fake import FakeRuntime
+from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState, Usage
 from tests.launches import CLUSTER, launch
+from tests.virtual_time import run_virtual
 
 
 @pytest.fixture
@@ -60,6 +65,62 @@ async def test_an_end_may_have_any_reason(fake: FakeRuntime) -> None:
         assert (await fake.list())[0].reason == "oom"
         with pytest.raises(Refused):
             fake.exit("a", "7.0", 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "took_s"),
+    [
+        (OnStop(), 143, 0.0),
+        (OnStop(code=0), 0, 0.0),
+        (OnStop(code=0, after_s=3.0), 0, 3.0),
+        (OnStop(code=7, after_s=10.0), 7, 10.0),
+        (OnStop(code=0, after_s=10.5), 137, 10.0),
+        (DEAF, 137, 10.0),
+        (OnStop(after_s=math.inf, late_s=4.0), 137, 14.0),
+    ],
+)
+def test_containers_take_a_stop_differently(fake: FakeRuntime, how: OnStop, exit_code: int, took_s: float) -> None:
+    """They exit with a code, at once or later, or not at all; even SIGKILL may take a while."""
+
+    async def play() -> None:
+        fake.stops["a"] = how
+        async with fake:
+            await fake.start(launch())
+            began = asyncio.get_running_loop().time()
+            await fake.stop("a", "7.0", grace_s=10.0)
+            assert asyncio.get_running_loop().time() - began == pytest.approx(took_s)
+            assert (await fake.list())[0].exit_code == exit_code
+
+    run_virtual(play())
+
+
+def test_a_switch_outlives_the_process_that_set_it() -> None:
+    """It keeps its time although the next process of the machine has another clock."""
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        fake = FakeRuntime(cluster=CLUSTER, now=loop.time, heard=lambda: 100.0 + loop.time())
+        async with fake:
+            await fake.start(msgspec.structs.replace(launch(), until=103.0 + loop.time()))
+            await asyncio.sleep(2.0)
+            fake.heard = lambda: 500.0 + loop.time()
+            await fake.grant(504.0 + loop.time())
+            await asyncio.sleep(3.9)
+            assert (await fake.list())[0].state is RuntimeState.RUNNING
+            assert await fake.wait_change(10.0)
+            assert loop.time() == pytest.approx(6.0)
+            (ended,) = await fake.list()
+            assert (ended.exit_code, ended.cause) == (137, "cut_off")
+
+    run_virtual(play())
+
+
+async def test_without_a_clock_there_is_no_switch(fake: FakeRuntime) -> None:
+    """Grants change nothing then."""
+    async with fake:
+        seen = await fake.start(msgspec.structs.replace(launch(), until=0.0))
+        await fake.grant(0.0)
+        assert await fake.list() == [seen]
 
 
 async def test_the_same_orders_give_the_same_pids(fake: FakeRuntime) -> None:

@@ -351,7 +351,10 @@ class TestWrongValues:
                 "registry: {health_check_interval: 1}",
                 "registry.health_check_interval is 1: use at least registry.health",
             ),
-            ("node: {node_lease_s: 2}", "node.node_lease_s is 2: use at least 3 × node.sync_interval_s (1), because"),
+            (
+                "node: {node_lease_s: 2}",
+                "2 syncs take 2 × (node.sync_interval_s (1) + a time-out of 0.2 × node.node_lease_s (0.4)) = 2.8 s",
+            ),
             (
                 "client: {call_timeout_s: 1}",
                 "client.call_timeout_s is 1: use at least client.attempt_timeout_s (2), because",

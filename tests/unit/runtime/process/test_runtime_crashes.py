@@ -26,6 +26,7 @@ from coordinator.runtime.process import directory as on_disk
 from coordinator.runtime.process.shim import SCRIPT
 from coordinator.runtime.process.table import process_table
 from coordinator.runtime.protocol import Launch, RuntimeState
+from events.container import ExitCause
 from tests.launches import CLUSTER, launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 
@@ -41,6 +42,7 @@ import msgspec
 from coordinator.runtime.process import directory as on_disk, runtime as process
 from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.protocol import Launch
+from events.container import ExitCause
 
 point, launch_file, root = sys.argv[1:]
 launch = msgspec.json.decode(Path(launch_file).read_bytes(), type=Launch)
@@ -64,14 +66,18 @@ async def main():
             process.spawn = die
         case "forked":
             process.spawn = after(process.spawn)
+        case "cause marked":
+            on_disk.mark_cause = after(on_disk.mark_cause)
         case "kill marked":
             on_disk.mark_killed = after(on_disk.mark_killed)
         case "discarded":
             on_disk.discard = lambda directory: directory.rename(directory.with_name(f".gone-{directory.name}"))
     async with ProcessRuntime(Path(root), cluster=launch.cluster) as runtime:
         await runtime.start(launch)
-        if point in ("kill marked", "discarded"):
-            await runtime.stop(launch.container_id, launch.generation, grace_s=0, force=True)
+        if point in ("cause marked", "kill marked", "discarded"):
+            await runtime.stop(
+                launch.container_id, launch.generation, grace_s=0, force=True, cause=ExitCause.CUT_OFF
+            )
             await runtime.remove(launch.container_id, launch.generation)
         die()
 
@@ -186,7 +192,7 @@ async def test_a_shim_in_a_directory_that_is_being_deleted_runs_nothing(root: Pa
     root.mkdir()
     directory, _ = on_disk.create(root, launch(), 1.0)
     gone = directory.rename(root / ".gone-x")
-    command = ("/bin/sh", "-c", SCRIPT, "container", "proc", tmp_path, directory, "touch", tmp_path / "ran")
+    command = ("/bin/sh", "-c", SCRIPT, "container", "proc", tmp_path, directory, "", "touch", tmp_path / "ran")
     for name_taken_again in (False, True):
         if name_taken_again:
             on_disk.create(root, launch(), 1.0)
@@ -210,6 +216,7 @@ async def test_a_shim_that_comes_too_late_runs_nothing(root: Path, tmp_path: Pat
         "proc",
         str(tmp_path),
         str(directory),
+        "",
         "touch",
         str(tmp_path / "ran"),
     )
@@ -235,12 +242,65 @@ async def test_a_crash_before_sigkill_loses_no_container(root: Path) -> None:
         assert (await exited(runtime)).reason == "killed by signal 9"
 
 
+async def test_a_crash_between_the_cause_and_the_signal_is_seen(root: Path) -> None:
+    """Whether the signal was sent nobody knows: the next agent sees the cause of what still runs, and can end it."""
+    run_agent("cause marked", launch("a", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done"), root)
+    async with opened(root) as runtime:
+        (seen,) = await runtime.list()
+        assert (seen.state, seen.cause) == (RuntimeState.RUNNING, "cut_off")
+        await runtime.stop("a", "7.0", grace_s=5)
+        ended = await exited(runtime)
+        assert (ended.exit_code, ended.cause) == (0, "cut_off")
+
+
+async def test_a_signal_to_everything_is_no_end_by_itself(root: Path) -> None:
+    """A service manager or a shutdown sends SIGTERM to all: exit code 0 does not mean that it has finished."""
+    async with opened(root) as runtime:
+        script = "trap 'exit 0' TERM; echo; while :; do sleep 0.01; done"
+        seen = await runtime.start(launch("a", "sh", "-c", script))
+        await until(root / seen.name / "log")
+        assert seen.pid
+        os.killpg(seen.pid, signal.SIGTERM)
+        ended = await exited(runtime)
+        assert (ended.exit_code, ended.cause) == (0, "crashed")
+
+
+@pytest.mark.parametrize(
+    ("script", "exit_code", "cause"),
+    [("exit 0", 0, "exited"), ("exit 3", 3, "exited"), ("kill -SEGV $$", 139, "crashed")],
+)
+async def test_what_nobody_here_ended_has_its_own_cause(root: Path, script: str, exit_code: int, cause: str) -> None:
+    """Its exit code decides; the next agent reports the same."""
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", script))
+        ended = await exited(runtime)
+        assert (ended.exit_code, ended.cause) == (exit_code, cause)
+    async with opened(root) as runtime:
+        assert await runtime.list() == [ended]
+
+
+async def test_a_cause_that_cannot_be_written_is_reported_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk keeps no container alive; only the next agent would not know the cause."""
+
+    def full(directory: Path, cause: str) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(on_disk, "mark_cause", full)
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done"))
+        await runtime.stop("a", "7.0", grace_s=5, cause=ExitCause.CUT_OFF)
+        assert (await exited(runtime)).cause == "cut_off"
+
+
 async def test_a_record_without_process_and_exit_is_lost(root: Path) -> None:
     """After a reboot, or a crash between exit and exit file, the container has exited as lost."""
     directory = forge(root, launch(), "2147483647 no-such-boot/1\n")
     async with opened(root) as runtime:
         (seen,) = await runtime.list()
         assert (seen.state, seen.exit_code, seen.reason) == (RuntimeState.EXITED, None, "lost")
+        assert seen.cause == "unknown"
         assert await runtime.start(launch()) == seen
         await runtime.remove("a", "7.0")
     assert not directory.exists()
