@@ -67,7 +67,11 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
-    """Report the outcome of one health check; the coordinator decides what it means."""
+    """
+    Report the outcome of one health check; the coordinator decides what it means.
+
+    `every_s` is the time in seconds between two checks, if they are repeated.
+    """
 
     KIND, VERB = "service", "check"
     FOR = frozenset({"domain", "follower"})
@@ -77,6 +81,7 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
     check: str
     detail: str = ""
     latency_ms: float | None = None
+    every_s: float | None = None
 
 
 class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

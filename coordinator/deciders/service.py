@@ -197,9 +197,10 @@ def check(world: World, command: ReportCheck, context: DecisionContext) -> Event
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
     _check_time("latency_ms", command.latency_ms)
+    _check_time("every_s", command.every_s)
     service = living(world, command.service_id)
     status = ServiceStatus.HEALTHY if command.ok else ServiceStatus.UNHEALTHY
-    if service.status is status:
+    if service.status is status or (service.status is ServiceStatus.OFFLINE and not command.ok):
         return ()
     if service.status is ServiceStatus.UNKNOWN:
         return (_changed(service, status, f"first {command.check} check", command.detail),)
@@ -222,44 +223,67 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield what is due for services: silent ones, and those whose checks are not reported any more."""
-    limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
+    """Yield what is due for services: those silent, unchecked, or unhealthy for too long."""
+    is_spared = is_held(world, Watched.SERVICE)
     for service in tuple(world.services.values()):
         if service.is_ended:
             continue
         if service.status is ServiceStatus.OFFLINE:
             if context.now - service.changed_at > context.rules.deregister_after_s:
                 yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
-            continue
-        silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
-        if service.health_check_url:
-            yield from _unchecked(service, context, silent_for_s)
-            continue
-        if silent_for_s > limit_s and not is_spared:
-            yield ServiceHealthChanged(
-                service_id=service.service_id,
-                status=ServiceStatus.OFFLINE,
-                previous=service.status,
-                rule="heartbeat_timeout",
-                silent_for_s=silent_for_s,
-                limit_s=limit_s,
-            )
+        elif _is_ill_for_too_long(service, signs, context, heard_now):
+            yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
+        elif service.health_check_url:
+            yield from _unchecked(service, signs, context, heard_now)
+        elif not is_spared:
+            yield from _silent(service, signs, context, heard_now)
 
 
-def _unchecked(service: Service, context: DecisionContext, silent_for_s: float) -> Iterator[Event]:
-    """Yield what is due for a service with health checks: it is unhealthy, or was not checked, for too long."""
-    limit_s = context.rules.heartbeat_timeout_s
+def _is_ill_for_too_long(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> bool:
+    """Whether a service became unhealthy too long ago, and a check that is not long ago still found it so."""
     if (
-        service.status is ServiceStatus.UNHEALTHY
-        and context.now - service.changed_at > context.rules.deregister_after_s
+        service.status is not ServiceStatus.UNHEALTHY
+        or context.now - service.changed_at <= context.rules.deregister_after_s
     ):
-        yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
-    elif silent_for_s > limit_s and service.status is not ServiceStatus.UNKNOWN:
+        return False
+    limit_s = signs.check_limit_s(service.service_id, context.rules.heartbeat_timeout_s)
+    unchecked_for_s = signs.silent_for(signs.checked, service.service_id, heard_now)
+    return signs.is_failing(service.service_id) and unchecked_for_s <= limit_s
+
+
+def _unchecked(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+    """Yield what is due for a service with health checks: it was healthy, and was not checked for too long."""
+    if service.status is not ServiceStatus.HEALTHY:  # an unhealthy one stays so until a check passes
+        return
+    limit_s = signs.check_limit_s(service.service_id, context.rules.heartbeat_timeout_s)
+    unchecked_for_s = signs.silent_for(signs.checked, service.service_id, heard_now)
+    if unchecked_for_s > limit_s:
         yield ServiceHealthChanged(
             service_id=service.service_id,
             status=ServiceStatus.UNKNOWN,
             previous=service.status,
             rule="not_checked",
+            silent_for_s=unchecked_for_s,
+            limit_s=limit_s,
+        )
+
+
+def _silent(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+    """Yield what is due for a service without health checks: it has sent no heartbeat for too long."""
+    limit_s = patience_s(Watched.SERVICE, context.rules)
+    silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
+    if silent_for_s <= limit_s:
+        return
+    # A passed custom check is a heartbeat, and the next one may be further away than the limit.
+    passed = signs.services.get(service.service_id) == signs.checked.get(service.service_id, -1.0)
+    if passed and not signs.is_failing(service.service_id):
+        limit_s = signs.check_limit_s(service.service_id, limit_s)
+    if silent_for_s > limit_s:
+        yield ServiceHealthChanged(
+            service_id=service.service_id,
+            status=ServiceStatus.OFFLINE,
+            previous=service.status,
+            rule="heartbeat_timeout",
             silent_for_s=silent_for_s,
             limit_s=limit_s,
         )

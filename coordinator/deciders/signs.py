@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _CHECKS_KEPT = 100
 _CHECKED_SERVICES = 20_000
+_CHECKS_MISSED = 2.0
+"""A service counts as checked for this many intervals of its checks, if that is longer than the limit for silence."""
 _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterWorker: ("workers", "worker_id"),
     ClaimTasks: ("workers", "worker_id"),
@@ -64,6 +66,10 @@ class Signs:
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
         self.checks: dict[str, Checks] = {}
+        self.checked: dict[str, float] = {}
+        """When each service was last checked, whatever the outcome."""
+        self.check_every: dict[str, float] = {}
+        """The reported seconds between two checks of a service."""
 
     def begin(self, now: float) -> None:
         """Start the period of grace: everything counts as heard now."""
@@ -121,8 +127,11 @@ class Signs:
         if type(command) not in _SIGNS_OF_LIFE:
             return
         if isinstance(command, ReportCheck):
+            self.checked[command.service_id] = now
             if command.ok:
                 self.services[command.service_id] = now
+            if command.every_s is not None:
+                self.check_every[command.service_id] = command.every_s
             self.keep_check(command, at, world.services[command.service_id].status)
         elif isinstance(command, HeartbeatService):
             load = ServiceLoad(
@@ -158,6 +167,15 @@ class Signs:
             return 1
         return checks.streak + 1
 
+    def is_failing(self, service_id: str) -> bool:
+        """Return whether the last check of a service that this writer heard of failed."""
+        checks = self.checks.get(service_id)
+        return checks is not None and not checks.outcomes[0].ok
+
+    def check_limit_s(self, service_id: str, limit_s: float) -> float:
+        """Return for how many seconds a check of the service counts; *limit_s* unless its checks are far apart."""
+        return max(limit_s, _CHECKS_MISSED * self.check_every.get(service_id, 0.0))
+
     def keep_check(self, report: ReportCheck, at: float, status: ServiceStatus) -> None:
         """Keep a check with the status it led to."""
         streak = self.streak(report)
@@ -182,6 +200,8 @@ class Signs:
             (self.services, world.services),
             (self.loads, world.services),
             (self.checks, world.services),
+            (self.checked, world.services),
+            (self.check_every, world.services),
             (self.workers, world.workers),
             (self.worker_loads, world.workers),
             (self.nodes, world.nodes),

@@ -164,7 +164,7 @@ class HealthChecks:
 
     async def _report(self, service_id: str, url: str, outcome: CheckResult) -> bool:
         """Report an outcome; return False when the service is no longer registered."""
-        report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max)
+        report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max, every_s=self._interval_s)
         try:
             await self._door.execute(report, timeout_s=REPORT_TIMEOUT_S)
         except NotFound:

@@ -110,7 +110,7 @@ class HealthChecker(Facade):
         service = service_info(view)
         registered = self._checks.get(service.service_name)
         if registered is not None:
-            report = await self._run(await self.opened(), registered.check, service)
+            report = await self._run(await self.opened(), registered.check, service, every_s=None)
         elif service.health_check_url:
             report = await self._probe(service)
         else:
@@ -175,7 +175,7 @@ class HealthChecker(Facade):
 
         async def one(service: ServiceInfo) -> None:
             async with room:
-                report = await self._run(app, check, service)
+                report = await self._run(app, check, service, every_s=self._interval_s)
             try:
                 await app.execute(report)
             except NotFound:
@@ -185,7 +185,7 @@ class HealthChecker(Facade):
             for view in views:
                 tasks.create_task(one(service_info(view)))
 
-    async def _run(self, app: App, check: Check, service: ServiceInfo) -> ReportCheck:
+    async def _run(self, app: App, check: Check, service: ServiceInfo, *, every_s: float | None) -> ReportCheck:
         """Run a custom check; every result, also an exception, becomes an outcome."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -211,6 +211,7 @@ class HealthChecker(Facade):
             check=CUSTOM,
             detail=one_line(detail)[: app.settings.engine.text_chars_max],
             latency_ms=round((loop.time() - began) * 1000, 3),
+            every_s=every_s,
         )
 
     async def _probe(self, service: ServiceInfo) -> ReportCheck:

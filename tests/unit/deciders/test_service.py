@@ -356,6 +356,17 @@ def test_checks_bring_a_silent_service_back_only_in_a_row() -> None:
     world.when(report(ok=True), streak=2).then(changed(HEALTHY, OFFLINE, "2 http checks in a row passed"))
 
 
+def test_a_failed_check_says_nothing_new_of_a_silent_service() -> None:
+    """It stays OFFLINE: with each failed check it would be UNHEALTHY, and OFFLINE again for its silence."""
+    given(service(), health(OFFLINE, HEALTHY)).when(report(ok=False), streak=9).then_nothing()
+
+
+@pytest.mark.parametrize("every_s", [NAN, INFINITY, -1.0])
+def test_an_interval_is_a_duration(every_s: float) -> None:
+    """The refusal names it."""
+    given(service()).when(report(ok=True, every_s=every_s)).then_refused("bad_number", "every_s")
+
+
 @pytest.mark.parametrize("latency_ms", [NAN, INFINITY, -1.0])
 def test_a_latency_is_a_duration(latency_ms: float) -> None:
     """The refusal names it."""

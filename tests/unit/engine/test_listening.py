@@ -28,7 +28,7 @@ from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused
 from events.node import NodeLost
-from events.service import ServiceHealthChanged, ServiceStatus
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.node import NodeStatus
@@ -471,3 +471,24 @@ async def test_signs_of_what_nobody_knows_are_forgotten() -> None:
         rig.hands.turn(1.0)
         await rig.settle()
         assert (rig.engine.signs.workers, rig.engine.signs.services, rig.engine.signs.loads) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("url", [URL, ""])
+async def test_a_service_that_fails_its_checks_makes_no_events_until_it_is_taken_off(url: str) -> None:
+    """It is UNHEALTHY from the second failed check on; a check of a service without a URL is a custom one."""
+    async with leading() as rig:
+        await rig.order(register_service(health_check_url=url))
+        await rig.order(ReportCheck(service_id="s", ok=True, check="http"))
+        for _ in range(130):
+            rig.hands.turn(30.0)
+            told = rig.ask(ReportCheck(service_id="s", ok=False, check="http"))
+            await rig.settle()
+            if rig.world.services["s"].is_ended:
+                break
+            await told.outcome()
+        changes = [event.status for event in rig.events() if isinstance(event, ServiceHealthChanged)]
+        if url:
+            assert changes == [ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY]
+        else:
+            assert changes == [ServiceStatus.UNHEALTHY, ServiceStatus.OFFLINE]
+        assert sum(isinstance(event, ServiceDeregistered) for event in rig.events()) == 1

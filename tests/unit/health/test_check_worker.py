@@ -117,7 +117,7 @@ async def test_a_new_service_is_checked_at_once_and_then_in_intervals(app: App, 
         assert at - times[0] == pytest.approx(number * INTERVAL_S, abs=0.09)
     assert {one.service_id for one in door.reports} == {service_id}
     assert door.reports[0] == ReportCheck(
-        service_id=service_id, ok=True, check="http", detail="answered 200", latency_ms=1.0
+        service_id=service_id, ok=True, check="http", detail="answered 200", latency_ms=1.0, every_s=INTERVAL_S
     )
     assert await _is(registry, plain, ServiceStatus.HEALTHY)
 
