@@ -65,11 +65,26 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
         """Whether the instance is no longer registered."""
         return self.ended_at is not None
 
+    def is_at(self, host: str, port: int, health_check_url: str) -> bool:
+        """Whether the service is there; its health is about these three."""
+        return (self.host, self.port, self.health_check_url) == (host, port, health_check_url)
+
 
 def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Service:
     """Fold one event into the service it is about."""
     if isinstance(event, ServiceRegistered):
-        return _registered(event, stamp)
+        registered = _registered(event, stamp)
+        if service is None or service.is_ended or event.status is not service.status:
+            return registered
+        if not service.is_at(event.host, event.port, event.health_check_url):
+            return registered
+        # The health has not changed, so its reason and time stay: how long it lasts is counted from there.
+        return msgspec.structs.replace(
+            registered,
+            health_rule=service.health_rule,
+            health_detail=service.health_detail,
+            changed_at=service.changed_at,
+        )
     if service is None or service.is_ended or isinstance(event, ServiceHeartbeat):
         missing(event, stamp)
     replace = msgspec.structs.replace

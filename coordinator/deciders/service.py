@@ -37,11 +37,17 @@ _is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 
 
 def register(world: World, command: RegisterService, context: DecisionContext) -> Events:
-    """Register a service instance or replace its registration; a repeat with the same values changes nothing."""
+    """
+    Register a service instance or replace its registration; a repeat with the same values changes nothing.
+
+    Its health stays while host, port and URL stay, as it is about these; unless it was OFFLINE, as it is here now.
+    """
     _check(command, context.rules)
     check_generation(world, command.container_id, command.generation)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
+    if known is not None and known.status is not ServiceStatus.OFFLINE:
+        status = known.status if known.is_at(command.host, command.port, command.health_check_url) else status
     offered = ServiceRegistered(
         service_id=command.service_id,
         service_name=command.service_name,

@@ -106,9 +106,10 @@ class ServiceRegistry(Facade):
             tags: words to find it by.
             metadata: further text, by key.
             weight: its share in weighted choices.
-            service_id: an id chosen by the caller. Registering it again replaces the instance; the same content again
-                changes nothing. Once another program registers it, the instance is that program's: heartbeats of this
-                one are refused, and deregistering it here changes nothing.
+            service_id: an id chosen by the caller. Registering it again replaces the instance; its health stays while
+                host, port and health check URL do. The same content again changes nothing. Once another program
+                registers it, the instance is that program's: heartbeats of this one are refused, and deregistering it
+                here changes nothing.
 
         Raises:
             Refused: an argument is invalid, or the registry is full.

@@ -68,13 +68,39 @@ def test_the_same_service_again_is_already_so(facts: tuple[ServiceRegistered, ..
     given(*facts).when(order).then_nothing().then_answers("s")
 
 
+@pytest.mark.parametrize("difference", [{"port": 9}, {"host": "elsewhere"}, {"health_check_url": ""}])
+@pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY])
+def test_an_instance_that_moved_is_judged_anew(before: ServiceStatus, difference: dict[str, Any]) -> None:
+    """What is known is about another host, port or URL."""
+    order = {"health_check_url": URL, **difference}
+    status = UNKNOWN if order["health_check_url"] else HEALTHY
+    given(*probed(before)).when(register_service(**order)).then(service(status=status, **order))
+
+
 @pytest.mark.parametrize(
-    "difference", [{"port": 9}, {"host": "elsewhere"}, {"tags": ("eu",)}, {"metadata": {"a": "b"}}, {"weight": 2}]
+    "difference",
+    [{"tags": ("eu",)}, {"metadata": {"a": "b"}}, {"weight": 2}, {"service_name": "other"}, {"container_id": "k"}],
 )
-def test_other_facts_replace_those_there_were(difference: dict[str, Any]) -> None:
-    """The instance has moved or changed, so its health is decided again."""
-    known = (service(), health(UNHEALTHY, HEALTHY))
-    given(*known).when(register_service(**difference)).then(service(**difference))
+@pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY, UNKNOWN])
+def test_other_facts_keep_the_health_of_an_instance(before: ServiceStatus, difference: dict[str, Any]) -> None:
+    """Neither the status nor how long it holds changes while host, port and URL stay."""
+    order = {"health_check_url": URL, **difference}
+    decided = given(*probed(before)).when(register_service(**order))
+    was = decided.world.services["s"]
+    now = decided.then(service(status=before, **order)).world.services["s"]
+    assert (now.status, now.health_rule, now.changed_at) == (before, was.health_rule, was.changed_at)
+    assert now.registered_at > was.registered_at
+    unhealthy_by_custom_checks = (service(), health(UNHEALTHY, HEALTHY))
+    given(*unhealthy_by_custom_checks).when(register_service(**difference)).then(
+        service(status=UNHEALTHY, **difference)
+    )
+
+
+def test_one_failed_check_after_a_new_registration_does_not_decide() -> None:
+    """The row of equal checks counts on."""
+    world = given(*probed(HEALTHY))
+    world.when(register_service(health_check_url=URL, weight=2)).fold()
+    world.when(report(ok=False), streak=1).then_nothing()
 
 
 def test_registering_brings_a_service_back() -> None:

@@ -168,6 +168,21 @@ async def test_another_url(app: App, looks: Looks) -> None:
     assert len(looks.times("http://localhost/b")) >= 2
 
 
+async def test_a_service_that_registers_again_is_checked_no_more_often(app: App, looks: Looks) -> None:
+    """It may change its metadata as often as it likes: each extra check would count in the row."""
+    registry, door = ServiceRegistry(app), Door(app)
+    began = asyncio.get_running_loop().time()
+    async with checking(door):
+        for number in range(50):
+            await registry.register_service(
+                "agent", "worker", "localhost", 80, "http://localhost/a", service_id="mine", metadata={"n": str(number)}
+            )
+            await _until(lambda: _is(registry, "mine", ServiceStatus.HEALTHY))
+            await asyncio.sleep(0.01)
+        took_s = asyncio.get_running_loop().time() - began
+    assert 2 <= len(looks.seen) <= took_s / INTERVAL_S + 2
+
+
 async def test_where_it_may_not_look(app: App, looks: Looks) -> None:
     """A service that must not be probed stays UNKNOWN, and the reason is logged once, however often it is tried."""
     registry, door = ServiceRegistry(app), Door(app)
