@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from coordinator.commands.command import Command
 from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.commands.validation import check_number, check_text
+from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
 from coordinator.deciders.silence import is_held, patience_s
 from events.coordinator import Watched
@@ -44,6 +45,7 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
     """
     _check(command, context.rules)
     check_generation(world, command.container_id, command.generation)
+    housing.check_open(world, command.container_id)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
     if known is not None and known.status is not ServiceStatus.OFFLINE:
@@ -192,7 +194,7 @@ def heartbeat(world: World, command: HeartbeatService, context: DecisionContext)
     check_number("load", command.load, 0.0, 1e9)
     check_number("connections", command.connections, 0, 1e9)
     _check_time("response_time_ms", command.response_time_ms)
-    if service.status is not ServiceStatus.OFFLINE:
+    if service.status is not ServiceStatus.OFFLINE or housing.is_frozen(world, service.container_id):
         return ()
     back = ServiceStatus.UNKNOWN if service.health_check_url else ServiceStatus.HEALTHY
     return (_changed(service, back, "heartbeat", "it was heard again"),)
@@ -206,7 +208,10 @@ def check(world: World, command: ReportCheck, context: DecisionContext) -> Event
     _check_time("every_s", command.every_s)
     service = living(world, command.service_id)
     status = ServiceStatus.HEALTHY if command.ok else ServiceStatus.UNHEALTHY
-    if service.status is status or (service.status is ServiceStatus.OFFLINE and not command.ok):
+    if service.status is status:
+        return ()
+    is_offline = service.status is ServiceStatus.OFFLINE
+    if is_offline and (not command.ok or housing.is_frozen(world, service.container_id)):
         return ()
     if service.status is ServiceStatus.UNKNOWN:
         return (_changed(service, status, f"first {command.check} check", command.detail),)
@@ -234,6 +239,12 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
     for service in tuple(world.services.values()):
         if service.is_ended:
             continue
+        if service.container_id:
+            event = housing.due_for_service(world, service)
+            if event is not None:
+                yield event
+            if event is not None or housing.is_frozen(world, service.container_id):
+                continue
         if service.status is ServiceStatus.OFFLINE:
             if context.now - service.changed_at > context.rules.deregister_after_s:
                 yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")

@@ -16,6 +16,7 @@ from events.container import (
     ContainerDestroyed,
     ContainerEvent,
     ContainerPausing,
+    ContainerResumed,
     ContainerResuming,
     ContainerStarting,
     ContainerStopping,
@@ -84,6 +85,10 @@ class Hints:
                     self._lost(about.task_id, task.lease)
             elif kind in _CHANGES_NODE:
                 self._notices.setdefault(("node", self._world.containers[about.container_id].node_id), [])
+                if kind is ContainerResuming:
+                    self._heard_in(about.container_id, heard_now)
+            elif kind is ContainerResumed:
+                self._heard_in(about.container_id, heard_now)
             if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):
                 self._touch(event.subject)
 
@@ -100,6 +105,16 @@ class Hints:
         if self._touched:
             touched, self._touched = self._touched, set()
             self._waiting.look(touched)
+
+    def _heard_in(self, container_id: str, heard_now: float) -> None:
+        """After a pause, which silenced them, what is in a container has its whole time again to be heard."""
+        indexes, signs = self._world.indexes, self._signs
+        for service_id in indexes.services_in.get(container_id, ()):
+            signs.services[service_id] = heard_now
+        for worker_id in indexes.workers_in.get(container_id, ()):
+            signs.workers[worker_id] = heard_now
+            for task_id in indexes.held.get(worker_id, ()):
+                signs.leases[self._world.tasks[task_id].lease] = heard_now
 
     def _touch(self, subject: str) -> None:
         if self._waiting.touched(subject):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
+from coordinator.client.own_container import own_container
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
 from events.errors import Refused
@@ -89,6 +90,7 @@ class ServiceRegistry(Facade):
         metadata: Mapping[str, str] | None = None,
         weight: int = 1,
         service_id: str | None = None,
+        container_id: str | None = None,
     ) -> str:
         """
         Register a service instance and return its id.
@@ -110,9 +112,11 @@ class ServiceRegistry(Facade):
                 host, port and health check URL do. The same content again changes nothing. Once another program
                 registers it, the instance is that program's: heartbeats of this one are refused, and deregistering it
                 here changes nothing.
+            container_id: the container that the instance runs in, "" for none; by default the one that this process
+                runs in. The instance is deregistered when that container ends, and OFFLINE while it is paused.
 
         Raises:
-            Refused: an argument is invalid, or the registry is full.
+            Refused: an argument is invalid, the registry is full, or the container does not run.
         """
         app = await self.opened()
         registered: str = await self.execute(
@@ -127,6 +131,7 @@ class ServiceRegistry(Facade):
                 metadata=_metadata(metadata),
                 weight=whole("weight", weight),
                 registration=app.registration,
+                container_id=own_container() if container_id is None else text("container_id", container_id),
             )
         )
         app.own_services.add(registered)
