@@ -73,18 +73,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
 def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Service:
     """Fold one event into the service it is about."""
     if isinstance(event, ServiceRegistered):
-        registered = _registered(event, stamp)
-        if service is None or service.is_ended or event.status is not service.status:
-            return registered
-        if not service.is_at(event.host, event.port, event.health_check_url):
-            return registered
-        # The health has not changed, so its reason and time stay: how long it lasts is counted from there.
-        return msgspec.structs.replace(
-            registered,
-            health_rule=service.health_rule,
-            health_detail=service.health_detail,
-            changed_at=service.changed_at,
-        )
+        return _registered(service, event, stamp)
     if service is None or service.is_ended or isinstance(event, ServiceHeartbeat):
         missing(event, stamp)
     replace = msgspec.structs.replace
@@ -110,7 +99,26 @@ def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Ser
     assert_never(event)
 
 
-def _registered(event: ServiceRegistered, stamp: Stamp) -> Service:
+def _registered(before: Service | None, event: ServiceRegistered, stamp: Stamp) -> Service:
+    after = _new(event, stamp)
+    is_same = (
+        before is not None
+        and not before.is_ended
+        and before.status is event.status
+        and before.is_at(event.host, event.port, event.health_check_url)
+    )
+    if before is None or not is_same:
+        return after
+    # The health has not changed, so its reason and time stay: how long it lasts is counted from there.
+    return msgspec.structs.replace(
+        after,
+        health_rule=before.health_rule,
+        health_detail=before.health_detail,
+        changed_at=before.changed_at,
+    )
+
+
+def _new(event: ServiceRegistered, stamp: Stamp) -> Service:
     return Service(
         service_id=event.service_id,
         service_name=event.service_name,

@@ -34,6 +34,7 @@ from events.task import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from coordinator.commands.service import CheckOutcome
     from coordinator.deciders.signs import Signs
     from coordinator.engine.waiting_questions import Waiting
     from events.base import Event
@@ -62,6 +63,7 @@ class Hints:
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
         self._begun: list[str] = []
+        self._checked: list[tuple[str, CheckOutcome]] = []
 
     def note(self, events: Iterable[Event], heard_now: float) -> None:
         """Update leases, notices and waiting questions for events that were just folded."""
@@ -92,6 +94,11 @@ class Hints:
             if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):
                 self._touch(event.subject)
 
+    def note_check(self, service_id: str, reign: str) -> None:
+        """Pass the check that was just kept on to the followers, which keep the outcomes."""
+        outcome = self._signs.checks[service_id].last
+        self._checked.append((service_id, msgspec.structs.replace(outcome, reign=reign)))
+
     def tell(self, heard_now: float) -> None:
         """After the commit, send the hints of this turn and answer the questions whose wait has ended."""
         leases = self._signs.leases
@@ -102,6 +109,9 @@ class Hints:
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode(LostLeases(lost=lost)))
         self._notices.clear()
+        for service_id, outcome in self._checked:
+            self._notify("check", service_id, msgspec.json.encode(outcome))
+        self._checked.clear()
         if self._touched:
             touched, self._touched = self._touched, set()
             self._waiting.look(touched)

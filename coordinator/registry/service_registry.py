@@ -29,7 +29,8 @@ class ServiceInfo:
     A service instance as callers see it.
 
     `registered_at` is in seconds since 1970. `load` (0 to 1), `connections` and `response_time_ms` are what the
-    instance last reported. `health_rule` says what decides its health.
+    instance last reported, `check_ms` is how long its last passed check took, in milliseconds. `health_rule` says what
+    decides its health.
     """
 
     service_id: str
@@ -49,6 +50,7 @@ class ServiceInfo:
     load: float = 0.0
     connections: int = 0
     response_time_ms: float | None = None
+    check_ms: float | None = None
 
 
 def service_info(view: ServiceView) -> ServiceInfo:
@@ -72,6 +74,7 @@ def service_info(view: ServiceView) -> ServiceInfo:
         load=reported.load if reported is not None else 0.0,
         connections=reported.connections if reported is not None else 0,
         response_time_ms=reported.response_time_ms if reported is not None else None,
+        check_ms=view.check_ms,
     )
 
 

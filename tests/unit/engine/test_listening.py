@@ -345,18 +345,18 @@ async def test_a_heartbeat_that_is_refused_leaves_no_sign() -> None:
 
 
 async def test_health_follows_reported_checks() -> None:
-    """The first decides, then two in a row do; the history shows each with what it led to."""
+    """The first decides, then two in a row do; followers are told of each check with what it led to."""
     async with leading() as rig:
         await rig.order(register_service(health_check_url=URL))
         for ok in (True, False, True, False, False, True, True):
             await rig.order(ReportCheck(service_id="s", ok=ok, check="http", latency_ms=1.5))
             await rig.settle()
+        told = [body for kind, about, body in rig.notices if (kind, about) == ("check", "s")]
+        assert [one["status"] for one in told] == [*["healthy"] * 4, *["unhealthy"] * 2, "healthy"]
+        assert [one["number"] for one in told] == [1, 2, 3, 4, 5, 6, 7]
+        assert {one["reign"] for one in told} == {"1.1"}
         history = await rig.order(GetHealthHistory(service_id="s"))
-        healthy, unhealthy = ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY
-        assert [one.status for one in reversed(history)] == [
-            *(healthy, healthy, healthy, healthy),
-            *(unhealthy, unhealthy, healthy),
-        ]
+        assert [(one.status.value, one.number, one.is_change) for one in history] == [("healthy", 7, False)]
         assert sum(isinstance(event, ServiceHealthChanged) for event in rig.events()) == 3
 
 

@@ -104,7 +104,7 @@ def moved(**difference: Any) -> ServiceRegistered:
     ],
 )
 def test_registering_begins_anew(path: tuple[ServiceRegistered, ...], after: ServiceRegistered) -> None:
-    """No earlier value is kept when the event names another place or status, or the service was deregistered."""
+    """No earlier value is kept when the event names another place or status, or the service had ended."""
     again = fold(*path, after).services["s"]
     at = len(path)
     assert again == msgspec.structs.replace(
