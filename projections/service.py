@@ -101,15 +101,8 @@ def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Ser
 
 def _registered(before: Service | None, event: ServiceRegistered, stamp: Stamp) -> Service:
     after = _new(event, stamp)
-    is_same = (
-        before is not None
-        and not before.is_ended
-        and before.status is event.status
-        and before.is_at(event.host, event.port, event.health_check_url)
-    )
-    if before is None or not is_same:
+    if before is None or before.is_ended or not event.keeps_health:
         return after
-    # The health has not changed, so its reason and time stay: how long it lasts is counted from there.
     return msgspec.structs.replace(
         after,
         health_rule=before.health_rule,

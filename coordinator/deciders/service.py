@@ -48,15 +48,18 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
     housing.check_open(world, command.container_id)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
-    if known is not None and known.status is not ServiceStatus.OFFLINE:
-        status = known.status if known.is_at(command.host, command.port, command.health_check_url) else status
+    keeps_health = (
+        known is not None
+        and known.status is not ServiceStatus.OFFLINE
+        and known.is_at(command.host, command.port, command.health_check_url)
+    )
     offered = ServiceRegistered(
         service_id=command.service_id,
         service_name=command.service_name,
         service_type=command.service_type,
         host=command.host,
         port=command.port,
-        status=status,
+        status=known.status if known is not None and keeps_health else status,
         health_check_url=command.health_check_url,
         tags=command.tags,
         metadata=command.metadata,
@@ -64,6 +67,7 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
         container_id=command.container_id,
         worker_id=command.worker_id,
         registration=command.registration,
+        keeps_health=keeps_health,
     )
     if known is not None and not known.is_ended:
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
@@ -80,7 +84,7 @@ def _same(service: Service, offered: ServiceRegistered) -> bool:
     return all(
         getattr(service, name) == getattr(offered, name)
         for name in offered.__struct_fields__
-        if name not in ("service_id", "status")
+        if name not in ("service_id", "status", "keeps_health")
     )
 
 

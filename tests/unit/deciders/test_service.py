@@ -87,12 +87,12 @@ def test_other_facts_keep_the_health_of_an_instance(before: ServiceStatus, diffe
     order = {"health_check_url": URL, **difference}
     decided = given(*probed(before)).when(register_service(**order))
     was = decided.world.services["s"]
-    now = decided.then(service(status=before, **order)).world.services["s"]
+    now = decided.then(service(status=before, keeps_health=True, **order)).world.services["s"]
     assert (now.status, now.health_rule, now.changed_at) == (before, was.health_rule, was.changed_at)
     assert now.registered_at > was.registered_at
     unhealthy_by_custom_checks = (service(), health(UNHEALTHY, HEALTHY))
     given(*unhealthy_by_custom_checks).when(register_service(**difference)).then(
-        service(status=UNHEALTHY, **difference)
+        service(status=UNHEALTHY, keeps_health=True, **difference)
     )
 
 

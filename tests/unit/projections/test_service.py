@@ -101,6 +101,8 @@ def moved(**difference: Any) -> ServiceRegistered:
         ((REGISTERED, CHANGED), moved(health_check_url="http://h/")),
         ((REGISTERED, CHANGED), REGISTERED),
         ((REGISTERED, GONE), REGISTERED),
+        ((REGISTERED, GONE), moved(keeps_health=True)),
+        ((REGISTERED, CHANGED), moved(status=ServiceStatus.UNHEALTHY)),
     ],
 )
 def test_registering_begins_anew(path: tuple[ServiceRegistered, ...], after: ServiceRegistered) -> None:
@@ -118,7 +120,7 @@ def test_registering_begins_anew(path: tuple[ServiceRegistered, ...], after: Ser
 
 def test_registering_again_with_the_same_status_keeps_its_reason_and_time() -> None:
     """Or a service that often changes its metadata would never be unhealthy for long."""
-    after = moved(status=ServiceStatus.UNHEALTHY, metadata={"k": "w"})
+    after = moved(status=ServiceStatus.UNHEALTHY, metadata={"k": "w"}, keeps_health=True)
     before = fold(REGISTERED, CHANGED).services["s"]
     assert fold(REGISTERED, CHANGED, after).services["s"] == msgspec.structs.replace(
         before, metadata={"k": "w"}, registered=Position(3, 0), registered_at=BEGIN + 2
