@@ -218,8 +218,9 @@ def test_what_runs_may_register(state: str) -> None:
     """A process may be faster than the report of its node; a container that is not known here is not checked."""
     world = given(*a_container(state))
     for container_id in ("k", "elsewhere"):
-        world.when(register_service(container_id=container_id)).then(service(container_id=container_id))
-        world.when(RegisterWorker(worker_id="w", container_id=container_id)).then(worker(container_id=container_id))
+        there = {"container_id": container_id}
+        world.when(register_service(container_id, **there)).then(service(container_id, **there))
+        world.when(RegisterWorker(worker_id="w", container_id=container_id)).then(worker(**there))
 
 
 # --- the pause --------------------------------------------------------------------------------------------------------
