@@ -71,6 +71,7 @@ REASONS = {
     "wrong_subject": "the subject does not belong to the command or event",
     # a request that does not fit the state
     "already_ended": "the task has ended",
+    "container_not_running": "the container is stopping, has stopped or has failed",
     "has_exited": "the container has exited",
     "id_in_use": "another worker with this id was heard lately",
     "id_taken": "the id or key is used by something else",

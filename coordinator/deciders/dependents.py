@@ -12,7 +12,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders.housing import PAUSED, paused, resumed
+from coordinator.deciders.housing import OVER, PAUSED, paused, resumed
 from coordinator.deciders.task import failed_attempt, released
 from events.container import (
     ContainerDestroyed,
@@ -70,7 +70,7 @@ def _workers(world: World, container_id: str) -> Iterator[WorkerState]:
 
 
 def _stopping(world: World, event: ContainerStopping) -> Iterator[Event]:
-    why = "its container is stopping"
+    why = OVER[ContainerStatus.STOPPING]
     for worker in _workers(world, event.container_id):
         if worker.status is WorkerStatus.ACTIVE:
             yield WorkerDraining(worker_id=worker.worker_id, reason=why)
@@ -79,7 +79,7 @@ def _stopping(world: World, event: ContainerStopping) -> Iterator[Event]:
 
 
 def _ended(world: World, event: ContainerStopped | ContainerFailed | ContainerDestroyed) -> Iterator[Event]:
-    why = _why(event)
+    why = OVER[_ENDS[type(event)]]
     for worker in _workers(world, event.container_id):
         yield WorkerLeft(worker_id=worker.worker_id, reason=why)
     for service in _services(world, event.container_id):
@@ -97,7 +97,7 @@ def _back(
         for task_id in world.indexes.held.get(worker.worker_id, ()):
             task = world.tasks[task_id]
             if counts:
-                yield failed_attempt(task, task.lease, why, "container_failed", context.now, context.rules)
+                yield failed_attempt(task, task.lease, why, OVER[ContainerStatus.ERROR], context.now, context.rules)
             else:
                 yield released(task, why, context)
 
@@ -123,7 +123,11 @@ def _resumed(world: World, event: ContainerResumed | ContainerResuming) -> Itera
             yield resumed(service)
 
 
-_ENDS: frozenset[type[Event]] = frozenset({ContainerStopped, ContainerFailed, ContainerDestroyed})
+_ENDS: dict[type[Event], ContainerStatus] = {
+    ContainerStopped: ContainerStatus.STOPPED,
+    ContainerFailed: ContainerStatus.ERROR,
+    ContainerDestroyed: ContainerStatus.DESTROYED,
+}
 _FOLLOWED: dict[type[Event], Callable[[World, Any], Iterator[Event]]] = {
     ContainerStopping: _stopping,
     ContainerPausing: _paused,

@@ -12,11 +12,12 @@ import pytest
 from coordinator.app.app import embedded
 from coordinator.commands.worker import ListWorkers
 from coordinator.container import ContainerConfig, ContainerManager
-from coordinator.registry import ServiceDiscovery, ServiceRegistry
+from coordinator.registry import ServiceRegistry
 from coordinator.scheduler import TaskScheduler
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import SchedulerSettings
 from events.container import ContainerStatus
+from events.service import ServiceStatus
 from events.task import TaskStatus
 from projections.worker import WorkerStatus
 
@@ -68,8 +69,8 @@ class Fleet:
                 await asyncio.sleep(0.02)
 
     async def found(self, name: str = "task_agent") -> bool:
-        """Whether discovery hands an instance out."""
-        return await ServiceDiscovery(self.registry).discover_service(name) is not None
+        """Whether there is a healthy instance; discovery never hands out the built-in agent, which has no port."""
+        return bool(await self.registry.find_services(name, ServiceStatus.HEALTHY))
 
     async def worker(self) -> WorkerStatus | None:
         return {one.worker_id: one.status for one in await self.app.execute(ListWorkers())}.get(self.id)

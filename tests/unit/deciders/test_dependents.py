@@ -88,7 +88,7 @@ def back(error: str, at: float) -> TaskAttemptFailed:
 def test_a_container_that_is_told_to_stop_loses_its_services_and_gets_no_tasks() -> None:
     """Its worker finishes what it has, within the grace."""
     world = given(*a_container("running"), *INSIDE, *OUTSIDE)
-    why = "its container is stopping"
+    why = "container_stopping"
     follow = (WorkerDraining(worker_id="w", reason=why), taken_off(why))
     assert world.when(DestroyContainer(container_id="k", force=True)).events[1:] == follow
     after = world.when(StopContainer(container_id="k")).then(stopping(), *follow).world
@@ -108,8 +108,10 @@ def test_a_container_that_is_told_to_stop_loses_its_services_and_gets_no_tasks()
 def test_a_container_that_has_stopped_gives_its_attempts_back(facts: Event, order: SyncNode, end: Event) -> None:
     """They do not count as failed, as its process was told to end."""
     world = given(*a_container("running"), *INSIDE, facts)
-    why = "its container stopped" if isinstance(end, ContainerStopped) else "its container was destroyed"
-    world.when(order).then(end, left(why), taken_off(why), back(why, world.world.time + 1.0))
+    is_stop = isinstance(end, ContainerStopped)
+    why = "container_stopped" if is_stop else "container_destroyed"
+    text = "its container stopped" if is_stop else "its container was destroyed"
+    world.when(order).then(end, left(why), taken_off(why), back(text, world.world.time + 1.0))
     assert world.world.tasks["t"].failures == 0
     assert world.world.workers["w"].status is WorkerStatus.LEFT
 
@@ -123,7 +125,7 @@ def test_a_crash_counts_against_the_task(max_retries: int) -> None:
     why = "its container failed: killed"
     failure, *follow = decided.events
     assert isinstance(failure, ContainerFailed)
-    assert follow[:2] == [left(why), taken_off(why)]
+    assert follow[:2] == [left("container_failed"), taken_off("container_failed")]
     attempt = follow[2]
     if max_retries:
         wanted: Event = attempt_failed(
@@ -155,8 +157,8 @@ def test_a_lost_node_means_the_same_for_its_containers() -> None:
     events = owed(*facts, lost(), now=20.0)
     assert events == [
         crashed(reason="node n is lost", restart_at=BEGIN + 21.0),
-        left(why),
-        taken_off(why),
+        left("container_failed"),
+        taken_off("container_failed"),
         back(why, BEGIN + 20.0),
     ]
 
@@ -194,12 +196,14 @@ def test_what_does_not_fit_follows_with_the_next_turns(monkeypatch: pytest.Monke
     assert [type(event) for event in gone] == [TaskAttemptFailed, *[ServiceDeregistered] * 3]
 
 
-@pytest.mark.parametrize(("state", "draining"), [("stopping", True), ("stopped", False), ("error", False)])
-def test_what_is_found_in_a_container_that_is_over_ends(state: str, draining: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [("stopping", "container_stopping"), ("stopped", "container_stopped"), ("error", "container_failed")],
+)
+def test_what_is_found_in_a_container_that_is_over_ends(state: str, why: str) -> None:
     """It registered too late, or a writer died between two commits."""
     events = owed(*a_container(state), *INSIDE[:2])
-    why = f"its container is {state}"
-    end: Event = WorkerDraining(worker_id="w", reason=why) if draining else left(why)
+    end: Event = WorkerDraining(worker_id="w", reason=why) if state == "stopping" else left(why)
     assert [one for one in events if isinstance(one, GONE)] == [end, taken_off(why)]
     assert owed(*a_container(state), *INSIDE[:2], end, taken_off(why))[1:] == []
 
