@@ -12,7 +12,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders.housing import OVER, PAUSED, paused, resumed
+from coordinator.deciders.housing import (
+    CONTAINER_DESTROYED,
+    CONTAINER_FAILED,
+    CONTAINER_STOPPED,
+    CONTAINER_STOPPING,
+    PAUSED,
+    paused,
+    resumed,
+)
 from coordinator.deciders.task import failed_attempt, released
 from events.container import (
     ContainerDestroyed,
@@ -70,20 +78,22 @@ def _workers(world: World, container_id: str) -> Iterator[WorkerState]:
 
 
 def _stopping(world: World, event: ContainerStopping) -> Iterator[Event]:
-    why = OVER[ContainerStatus.STOPPING]
     for worker in _workers(world, event.container_id):
         if worker.status is WorkerStatus.ACTIVE:
-            yield WorkerDraining(worker_id=worker.worker_id, reason=why)
+            yield WorkerDraining(worker_id=worker.worker_id, reason=CONTAINER_STOPPING)
     for service in _services(world, event.container_id):
-        yield ServiceDeregistered(service_id=service.service_id, reason=why)
+        yield ServiceDeregistered(service_id=service.service_id, reason=CONTAINER_STOPPING)
 
 
 def _ended(world: World, event: ContainerStopped | ContainerFailed | ContainerDestroyed) -> Iterator[Event]:
-    why = OVER[_ENDS[type(event)]]
+    if isinstance(event, ContainerFailed):
+        reason = CONTAINER_FAILED
+    else:
+        reason = CONTAINER_STOPPED if isinstance(event, ContainerStopped) else CONTAINER_DESTROYED
     for worker in _workers(world, event.container_id):
-        yield WorkerLeft(worker_id=worker.worker_id, reason=why)
+        yield WorkerLeft(worker_id=worker.worker_id, reason=reason)
     for service in _services(world, event.container_id):
-        yield ServiceDeregistered(service_id=service.service_id, reason=why)
+        yield ServiceDeregistered(service_id=service.service_id, reason=reason)
 
 
 def _back(
@@ -97,7 +107,7 @@ def _back(
         for task_id in world.indexes.held.get(worker.worker_id, ()):
             task = world.tasks[task_id]
             if counts:
-                yield failed_attempt(task, task.lease, why, OVER[ContainerStatus.ERROR], context.now, context.rules)
+                yield failed_attempt(task, task.lease, why, CONTAINER_FAILED, context.now, context.rules)
             else:
                 yield released(task, why, context)
 
@@ -123,11 +133,7 @@ def _resumed(world: World, event: ContainerResumed | ContainerResuming) -> Itera
             yield resumed(service)
 
 
-_ENDS: dict[type[Event], ContainerStatus] = {
-    ContainerStopped: ContainerStatus.STOPPED,
-    ContainerFailed: ContainerStatus.ERROR,
-    ContainerDestroyed: ContainerStatus.DESTROYED,
-}
+_ENDS: frozenset[type[Event]] = frozenset({ContainerStopped, ContainerFailed, ContainerDestroyed})
 _FOLLOWED: dict[type[Event], Callable[[World, Any], Iterator[Event]]] = {
     ContainerStopping: _stopping,
     ContainerPausing: _paused,

@@ -27,11 +27,13 @@ _S = ContainerStatus
 PAUSED = "container_paused"
 RESUMED = "container_resumed"
 """Rules of the changes of health at the beginning and the end of a pause."""
-OVER = {
-    _S.STOPPING: "container_stopping",
-    _S.STOPPED: "container_stopped",
-    _S.ERROR: "container_failed",
-    _S.DESTROYED: "container_destroyed",
+CONTAINER_STOPPING, CONTAINER_STOPPED = "container_stopping", "container_stopped"
+CONTAINER_FAILED, CONTAINER_DESTROYED = "container_failed", "container_destroyed"
+_OVER = {
+    _S.STOPPING: CONTAINER_STOPPING,
+    _S.STOPPED: CONTAINER_STOPPED,
+    _S.ERROR: CONTAINER_FAILED,
+    _S.DESTROYED: CONTAINER_DESTROYED,
 }
 """Why nothing in a container of such a status can be found or get tasks."""
 SERVING = frozenset({"running", "unknown"})
@@ -64,7 +66,7 @@ def check_open(world: World, container_id: str) -> None:
         Refused: its process is about to be stopped, or was.
     """
     container = world.containers.get(container_id)
-    if container is not None and container.status in OVER:
+    if container is not None and container.status in _OVER:
         msg = (
             f"container {container_id!r} is {container.status.value}: nothing in it can be found or get tasks; "
             "start the container first"
@@ -90,8 +92,8 @@ def due_for_service(world: World, service: Service) -> Event | None:
     container = world.containers.get(service.container_id)
     if container is None:
         return None
-    if container.status in OVER:
-        return ServiceDeregistered(service_id=service.service_id, reason=OVER[container.status])
+    if container.status in _OVER:
+        return ServiceDeregistered(service_id=service.service_id, reason=_OVER[container.status])
     is_offline = service.status is ServiceStatus.OFFLINE
     if is_frozen(world, service.container_id):
         return None if is_offline else paused(service)
@@ -101,9 +103,9 @@ def due_for_service(world: World, service: Service) -> Event | None:
 def due_for_worker(world: World, worker: WorkerState) -> Event | None:
     """Return what the state of its container makes of a worker that has not ended, None if nothing."""
     container = world.containers.get(worker.container_id)
-    if container is None or container.status not in OVER:
+    if container is None or container.status not in _OVER:
         return None
-    why = OVER[container.status]
+    why = _OVER[container.status]
     if container.status is not _S.STOPPING:
         return WorkerLeft(worker_id=worker.worker_id, reason=why)
     if worker.status is WorkerStatus.ACTIVE:
