@@ -228,7 +228,7 @@ def failed_attempt(
 
     A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
     """
-    worker_ended = reason == "lease_expired"
+    worker_ended = reason in ("lease_expired", "container_failed")
     if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False

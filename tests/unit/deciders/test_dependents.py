@@ -129,7 +129,7 @@ def test_a_crash_counts_against_the_task(max_retries: int) -> None:
     attempt = follow[2]
     if max_retries:
         wanted: Event = attempt_failed(
-            error=why, reason="container_failed", retry_at=getattr(attempt, "retry_at", None)
+            error=why, reason="container_failed", retry_at=getattr(attempt, "retry_at", None), worker_ended=True
         )
     else:
         wanted = failed(error=why, reason="container_failed")

@@ -266,7 +266,7 @@ def test_a_registration_that_is_no_more_changes_nothing() -> None:
     """The program that registered last is the one that may speak for the service."""
     first, second = service(registration="first"), service(registration="second")
     given(first).when(register_service(registration="first")).then_nothing()
-    given(first).when(register_service(registration="second")).then(second)
+    given(first).when(register_service(registration="second")).then(service(registration="second", keeps_health=True))
     replaced = given(first, second)
     for named in ("first", "1.0"):
         replaced.when(DeregisterService(service_id="s", registration=named)).then_refused("replaced", "'s'")
