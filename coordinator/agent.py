@@ -195,6 +195,10 @@ async def _keep_registered(
             continue
         except Refused as error:  # running tasks are finished or released first
             log.warning("registration_refused", container_id=place.container_id, why=error.message)
+            if error.reason == "container_not_running":
+                # The node agent stops this process, or starts the container again: neither is decided here.
+                await asyncio.sleep(REGISTER_EVERY_S)
+                continue
             refuse(error)
             return
         for _ in range(int(REGISTER_EVERY_S / BEAT_S)):

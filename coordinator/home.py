@@ -69,6 +69,11 @@ class Home:
         return self.path / "state.db"
 
     @property
+    def checks_db(self) -> Path:
+        """The last outcomes of health checks, kept by a follower; not in the journal."""
+        return self.path / "checks.db"
+
+    @property
     def containers(self) -> Path:
         """Where the process runtime keeps what it needs to adopt running containers."""
         return self.path / "containers"

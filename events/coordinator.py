@@ -57,7 +57,8 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     The inputs of this turn's placements, in addition to the state before them; `filters` is by claim id.
 
     Running the policy named here again on that state and these inputs must return the same placements. `rounds` is what
-    follows for the next turn: how many rounds of the rotation the workers have taken that got tasks by it.
+    follows for the next turn: how many rounds of the rotation the workers have taken that got tasks by it. `containers`
+    is what was said of the containers that workers of these claims run in: a status, `pausing` or `unknown`.
     """
 
     VERSION = 2
@@ -71,6 +72,7 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     loads: dict[str, float] = {}
     filters: dict[str, ClaimFilter] = {}
     rounds: dict[str, float] = {}
+    containers: dict[str, str] = {}
 
 
 class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

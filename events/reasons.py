@@ -71,6 +71,7 @@ REASONS = {
     "wrong_subject": "the subject does not belong to the command or event",
     # a request that does not fit the state
     "already_ended": "the task has ended",
+    "container_not_running": "the container is stopping, has stopped or has failed",
     "has_exited": "the container has exited",
     "id_in_use": "another worker with this id was heard lately",
     "id_taken": "the id or key is used by something else",
@@ -162,6 +163,10 @@ REASONS = {
     "destroy": "the container is stopped to be destroyed",
     "exited": "the container exited",
     "failed": "the attempt failed",
+    "container_destroyed": "its container was destroyed",
+    "container_failed": "its container failed; of an attempt: the container's process ended by itself",
+    "container_stopped": "its container has stopped",
+    "container_stopping": "its container is told to stop",
     "lease_expired": "the worker was silent for longer than the lease",
     "poison": "too many workers ended while they ran the task",
     "released": "the task was given back without a result",

@@ -30,11 +30,12 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
     """
     A service instance was registered, or registered again under the same id.
 
-    `registration` is the id that the program gave to its registration; '' means that it gave none.
+    `registration` is the id that the program gave to its registration; '' means that it gave none. With `keeps_health`
+    host, port and URL are those it had, so its status, the reason and the time of it stay.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "keeps_health": 2}
 
     service_name: str
     service_type: str
@@ -48,6 +49,7 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
     container_id: str = ""
     worker_id: str = ""
     registration: str = ""
+    keeps_health: bool = False
 
 
 class ServiceDeregistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

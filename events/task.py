@@ -98,7 +98,8 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     """
     An attempt ended without a result; the task is pending again, from `retry_at` (commit time, seconds) on.
 
-    `reason` is `failed`, `lease_expired` or `released`; a released attempt does not count against `max_retries`.
+    `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself) or
+    `released`; a released attempt does not count against `max_retries`.
     `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
     """
 

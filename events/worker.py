@@ -41,7 +41,7 @@ class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class WorkerLeft(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The worker reported that it has stopped."""
+    """The worker has stopped: it reported so, or its container ended (see `reason`)."""
 
     reason: str = ""
 

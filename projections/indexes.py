@@ -138,6 +138,14 @@ def _remove(ids: list[str], one: str) -> None:
     del ids[bisect_left(ids, one)]
 
 
+def _drop(groups: dict[str, dict[str, None]], group: str, member: str) -> None:
+    """Remove a member from its group, and a group that is empty."""
+    members = groups[group]
+    del members[member]
+    if not members:
+        del groups[group]
+
+
 class Indexes:
     """All indexes of one world; each `…_changed` gets the value before and after, None for absent."""
 
@@ -162,6 +170,8 @@ class Indexes:
         self.service_ids: list[str] = []
         self.service_ids_by_status: dict[ServiceStatus, list[str]] = {}
         self.service_changes = 0  # changes since this world was made: only to detect cheaply that there was one
+        self.services_in: dict[str, dict[str, None]] = {}
+        self.workers_in: dict[str, dict[str, None]] = {}
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
         self.rounds: dict[str, float] = {}
@@ -208,6 +218,8 @@ class Indexes:
             if after is None or after.is_ended:
                 _remove(self.service_ids, before.service_id)
             _remove(self.service_ids_by_status[before.status], before.service_id)
+            if before.container_id:
+                _drop(self.services_in, before.container_id, before.service_id)
             group = self.services[before.service_name][before.status]
             del group[before.service_id]
             if not group and not any(self.services[before.service_name].values()):
@@ -218,6 +230,8 @@ class Indexes:
             if before is None or before.is_ended:
                 insort(self.service_ids, after.service_id)
             insort(self.service_ids_by_status.setdefault(after.status, []), after.service_id)
+            if after.container_id:
+                self.services_in.setdefault(after.container_id, {})[after.service_id] = None
             groups = self.services.setdefault(after.service_name, {})
             groups.setdefault(after.status, {})[after.service_id] = None
 
@@ -225,16 +239,17 @@ class Indexes:
         if before is not None:
             self.container_counts[before.status] -= 1
             if not before.is_ended:
-                there = self.containers_on[before.node_id]
-                del there[before.container_id]
-                if not there:
-                    del self.containers_on[before.node_id]
+                _drop(self.containers_on, before.node_id, before.container_id)
         if after is not None:
             self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
             if not after.is_ended:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
+        if before is not None and before.container_id and not before.is_ended:
+            _drop(self.workers_in, before.container_id, before.worker_id)
+        if after is not None and after.container_id and not after.is_ended:
+            self.workers_in.setdefault(after.container_id, {})[after.worker_id] = None
         if after is None:
             if before is not None and self.rounds.pop(before.worker_id, 0.0) == self.round:
                 self.round = max(self.rounds.values(), default=0.0)

@@ -65,11 +65,15 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
         """Whether the instance is no longer registered."""
         return self.ended_at is not None
 
+    def is_at(self, host: str, port: int, health_check_url: str) -> bool:
+        """Whether the service is there; its health is about these three."""
+        return (self.host, self.port, self.health_check_url) == (host, port, health_check_url)
+
 
 def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Service:
     """Fold one event into the service it is about."""
     if isinstance(event, ServiceRegistered):
-        return _registered(event, stamp)
+        return _registered(service, event, stamp)
     if service is None or service.is_ended or isinstance(event, ServiceHeartbeat):
         missing(event, stamp)
     replace = msgspec.structs.replace
@@ -95,7 +99,19 @@ def evolve(service: Service | None, event: AnyServiceEvent, stamp: Stamp) -> Ser
     assert_never(event)
 
 
-def _registered(event: ServiceRegistered, stamp: Stamp) -> Service:
+def _registered(before: Service | None, event: ServiceRegistered, stamp: Stamp) -> Service:
+    after = _new(event, stamp)
+    if before is None or before.is_ended or not event.keeps_health:
+        return after
+    return msgspec.structs.replace(
+        after,
+        health_rule=before.health_rule,
+        health_detail=before.health_detail,
+        changed_at=before.changed_at,
+    )
+
+
+def _new(event: ServiceRegistered, stamp: Stamp) -> Service:
     return Service(
         service_id=event.service_id,
         service_name=event.service_name,

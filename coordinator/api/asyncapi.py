@@ -194,14 +194,17 @@ def _hints(paper: _Paper, subjects: Subjects) -> None:
     paper.channel(
         "notice",
         subjects.notice("KIND", _PLACE).replace("KIND", "{kind}").replace(_PLACE, "{id}"),
-        "Hints for one worker or node to check for changes now; a hint may be lost.",
-        {"notice": _message("A hint", JSON, _object({"lost": lost}), "Something changed for the receiver.")},
+        "Hints for one worker or node to check for changes now, and outcomes of health checks; they may be lost.",
+        {
+            "notice": _message("A hint", JSON, _object({"lost": lost}), "Something changed for the receiver."),
+            "check": _message("An outcome", JSON, _shared("CheckOutcome"), "A check of a service was reported."),
+        },
         parameters={
-            "kind": {"description": "Kind of the receiver.", "enum": ["worker", "node"]},
-            "id": {"description": f"Id of the receiver, {PATTERN}."},
+            "kind": {"description": "Kind of the receiver, or `check`.", "enum": ["worker", "node", "check"]},
+            "id": {"description": f"Id of the receiver, or of the checked service, {PATTERN}."},
         },
     )
-    paper.operation("hint", "send", "notice", "Notify a worker or node of a change.")
+    paper.operation("hint", "send", "notice", "Notify a worker or node of a change, and followers of a check.")
     paper.channel(
         "services",
         subjects.services,

@@ -8,6 +8,7 @@ another process would need.
 
 from __future__ import annotations
 
+from enum import Enum
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
@@ -135,11 +136,15 @@ def flag(name: str, value: Any) -> bool:
 
 
 def member(name: str, value: Any, of: type[Any]) -> Any:
-    """Return the member of the enum *of* that is *value* or has that value; raise `Refused` if there is none."""
+    """
+    Return the member of the enum *of* that is *value* or has that value; raise `Refused` if there is none.
+
+    A member of another enum stands for its value: programs may hold a copy of the enum of the requirements.
+    """
     if isinstance(value, of):
         return value
     try:
-        return of(value)
+        return of(value.value if isinstance(value, Enum) else value)
     except ValueError:
         msg = f"{name} {shown(value)} is not one of {', '.join(one.value for one in of)}"
         raise Refused(msg, reason="bad_type") from None

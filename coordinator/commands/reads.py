@@ -50,6 +50,13 @@ class Events(_Question, frozen=True, kw_only=True, gc=False):
     at_least: _Place | None = None
 
 
+class CheckOutcomes(_Question, frozen=True, kw_only=True, gc=False):
+    """List the last outcomes of a service's health checks, newest first; see `CheckOutcome`."""
+
+    id: str
+    limit: int = 100
+
+
 class WhichPosition(_Question, frozen=True, kw_only=True, gc=False):
     """Get the position of the store."""
 
@@ -65,13 +72,14 @@ class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
     """Get how far the store and the feed are behind the journal."""
 
 
-Question = Get | List | Events | WhichPosition | Wait | HowFarBehind
+Question = Get | List | Events | CheckOutcomes | WhichPosition | Wait | HowFarBehind
 
 
 VERBS: dict[str, type[Question]] = {
     "get": Get,
     "list": List,
     "events": Events,
+    "checks": CheckOutcomes,
     "position": WhichPosition,
     "wait": Wait,
     "lag": HowFarBehind,

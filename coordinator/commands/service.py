@@ -67,7 +67,11 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
 
 
 class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
-    """Report the outcome of one health check; the coordinator decides what it means."""
+    """
+    Report the outcome of one health check; the coordinator decides what it means.
+
+    `every_s` is the time in seconds between two checks, if they are repeated.
+    """
 
     KIND, VERB = "service", "check"
     FOR = frozenset({"domain", "follower"})
@@ -77,6 +81,7 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
     check: str
     detail: str = ""
     latency_ms: float | None = None
+    every_s: float | None = None
 
 
 class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -89,10 +94,15 @@ class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A service as discovery returns it: its state and its last reported load."""
+    """
+    A service as discovery returns it: its state and its last reported load.
+
+    `check_ms` is how long its last passed check took, in milliseconds.
+    """
 
     service: Service
     reported: ServiceLoad | None = None
+    check_ms: float | None = None
 
 
 class FindServices(Question, frozen=True, kw_only=True, gc=False):
@@ -124,7 +134,13 @@ class GetService(Question, frozen=True, kw_only=True, gc=False):
 
 
 class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The reported outcome of one health check; `at` is wall-clock seconds."""
+    """
+    The reported outcome of one health check; `at` is wall-clock seconds.
+
+    With `is_change` it is a change of health instead, as the journal has it, and `check` is its rule. `number` counts
+    the checks of the service that the leading coordinator of this `reign` heard of. `lost` is how many outcomes before
+    this one are missing, at least.
+    """
 
     at: float
     ok: bool
@@ -132,10 +148,18 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_def
     status: ServiceStatus
     detail: str = ""
     latency_ms: float | None = None
+    is_change: bool = False
+    reign: str = ""
+    number: int = 0
+    lost: int = 0
 
 
 class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
-    """List the last outcomes of a service's health checks, newest first."""
+    """
+    List the last outcome of a service's health checks and the last change of its health, newest first.
+
+    A follower has those before: ask it for `checks`.
+    """
 
     KIND, VERB, Answer = "service", "history", list[CheckOutcome]
     INSTEAD = "use a lower limit="

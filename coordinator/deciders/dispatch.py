@@ -10,19 +10,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.deciders import container, node, pool, service, session, silence, task, worker
+from coordinator.deciders.dependents import following
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
     from coordinator.deciders.rules import Decider, DecisionContext, Events, Teller
     from projections.world import World
 
+
+def _with_following(decider: Decider) -> Decider:
+    """Return the decider of a command that may end or pause containers, for these and for what is in them."""
+
+    def decide(world: World, command: Command, context: DecisionContext) -> Events:
+        events = decider(world, command, context)
+        return (*events, *following(world, events, context))
+
+    return decide
+
+
 DECIDERS: dict[type[Command], Decider] = {
     **task.DECIDERS,
     **worker.DECIDERS,
     **service.DECIDERS,
-    **container.DECIDERS,
+    **{kind: _with_following(decider) for kind, decider in container.DECIDERS.items()},
     **session.DECIDERS,
-    **node.DECIDERS,
+    **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
     **silence.DECIDERS,
 }

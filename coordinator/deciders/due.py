@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.deciders import node, service, silence, supervision, task, worker
+from coordinator.deciders.dependents import with_following
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,5 +27,5 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
     yield from silence.due(world, signs, context, heard_now)
     yield from worker.due(world, signs, context, heard_now)
     yield from service.due(world, signs, context, heard_now)
-    yield from node.due(world, signs, context, heard_now)
-    yield from supervision.due(world, signs, context, heard_now)
+    yield from with_following(world, node.due(world, signs, context, heard_now), context)
+    yield from with_following(world, supervision.due(world, signs, context, heard_now), context)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from coordinator.deciders.housing import SERVING
 from events.coordinator import ClaimFilter
 from events.resources import Resources
 from events.task import TaskStarted
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEDULE_VERSION = 2
 """Increase it when the same inputs lead to other placements."""
+NOT_ASKED: Mapping[str, str] = {}
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
 _TASK_BYTES = 680
@@ -44,6 +46,7 @@ def schedule(
     filters: Mapping[str, ClaimFilter] = MappingProxyType({}),
     *,
     most: int,
+    containers: Mapping[str, str] = NOT_ASKED,
 ) -> Iterator[TaskStarted]:
     """
     Assign up to *most* ready tasks to waiting claims, one at a time.
@@ -52,9 +55,11 @@ def schedule(
     share of its capacity in use; ROUND_ROBIN and WEIGHTED_ROUND_ROBIN rotate over the workers, over turns too (see
     `_Rotation`). PRIORITY takes tasks by priority, highest first; all others take the oldest first. *loads* are the
     last reported loads of the workers, 0 to 1; *filters* say by claim id which tasks a claim takes.
+    *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
+    version 2 no containers were asked for.
     """
     queues: dict[tuple[str, tuple[str, ...], ClaimFilter], _Queue] = {}
-    candidates = _candidates(world, claims, loads)
+    candidates = _candidates(world, claims, loads, containers)
     heapq.heapify(candidates)
     taken: set[str] = set()
     while candidates and len(taken) < most:
@@ -98,10 +103,12 @@ def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence
 
 
 def _candidates(
-    world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float]
+    world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float], containers: Mapping[str, str]
 ) -> list[tuple[float, int, _Candidate | _Rotation]]:
     """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
-    capacities = {worker_id: _capacity(world, worker_id, loads) for worker_id in {claim.worker_id for claim in claims}}
+    capacities = {
+        worker_id: _capacity(world, worker_id, loads, containers) for worker_id in {claim.worker_id for claim in claims}
+    }
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
     rotation: _Rotation | None = None
     for number, claim in enumerate(claims):
@@ -304,9 +311,13 @@ def _answer_bytes(task: Task, claim: WaitingClaim) -> int:
     return _TASK_BYTES + ids + 6 * texts + 2 * len(payload.data)
 
 
-def _capacity(world: World, worker_id: str, loads: Mapping[str, float]) -> _Capacity | None:
+def _capacity(
+    world: World, worker_id: str, loads: Mapping[str, float], containers: Mapping[str, str]
+) -> _Capacity | None:
     worker = world.workers.get(worker_id)
     if worker is None or worker.status is not WorkerStatus.ACTIVE:
+        return None
+    if containers.get(worker.container_id, "running") not in SERVING:
         return None
     held = world.indexes.held.get(worker_id, {})
     free = worker.resources

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from coordinator.commands.command import Command
 from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
 from coordinator.commands.validation import check_number, check_text
+from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
 from coordinator.deciders.silence import is_held, patience_s
 from events.coordinator import Watched
@@ -37,18 +38,28 @@ _is_label = re.compile(r"[A-Za-z0-9_-]{1,63}").fullmatch
 
 
 def register(world: World, command: RegisterService, context: DecisionContext) -> Events:
-    """Register a service instance or replace its registration; a repeat with the same values changes nothing."""
+    """
+    Register a service instance or replace its registration; a repeat with the same values changes nothing.
+
+    Its health stays while host, port and URL stay, as it is about these; unless it was OFFLINE, as it is here now.
+    """
     _check(command, context.rules)
     check_generation(world, command.container_id, command.generation)
+    housing.check_open(world, command.container_id)
     known = world.services.get(command.service_id)
     status = ServiceStatus.UNKNOWN if command.health_check_url else ServiceStatus.HEALTHY
+    keeps_health = (
+        known is not None
+        and known.status is not ServiceStatus.OFFLINE
+        and known.is_at(command.host, command.port, command.health_check_url)
+    )
     offered = ServiceRegistered(
         service_id=command.service_id,
         service_name=command.service_name,
         service_type=command.service_type,
         host=command.host,
         port=command.port,
-        status=status,
+        status=known.status if known is not None and keeps_health else status,
         health_check_url=command.health_check_url,
         tags=command.tags,
         metadata=command.metadata,
@@ -56,6 +67,7 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
         container_id=command.container_id,
         worker_id=command.worker_id,
         registration=command.registration,
+        keeps_health=keeps_health,
     )
     if known is not None and not known.is_ended:
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
@@ -72,7 +84,7 @@ def _same(service: Service, offered: ServiceRegistered) -> bool:
     return all(
         getattr(service, name) == getattr(offered, name)
         for name in offered.__struct_fields__
-        if name not in ("service_id", "status")
+        if name not in ("service_id", "status", "keeps_health")
     )
 
 
@@ -186,7 +198,7 @@ def heartbeat(world: World, command: HeartbeatService, context: DecisionContext)
     check_number("load", command.load, 0.0, 1e9)
     check_number("connections", command.connections, 0, 1e9)
     _check_time("response_time_ms", command.response_time_ms)
-    if service.status is not ServiceStatus.OFFLINE:
+    if service.status is not ServiceStatus.OFFLINE or housing.is_frozen(world, service.container_id):
         return ()
     back = ServiceStatus.UNKNOWN if service.health_check_url else ServiceStatus.HEALTHY
     return (_changed(service, back, "heartbeat", "it was heard again"),)
@@ -197,9 +209,13 @@ def check(world: World, command: ReportCheck, context: DecisionContext) -> Event
     check_text("detail", command.detail, context.rules.text_chars_max)
     check_text("check", command.check, 128, least=1)
     _check_time("latency_ms", command.latency_ms)
+    _check_time("every_s", command.every_s)
     service = living(world, command.service_id)
     status = ServiceStatus.HEALTHY if command.ok else ServiceStatus.UNHEALTHY
     if service.status is status:
+        return ()
+    is_offline = service.status is ServiceStatus.OFFLINE
+    if is_offline and (not command.ok or housing.is_frozen(world, service.container_id)):
         return ()
     if service.status is ServiceStatus.UNKNOWN:
         return (_changed(service, status, f"first {command.check} check", command.detail),)
@@ -222,44 +238,73 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield what is due for services: silent ones, and those whose checks are not reported any more."""
-    limit_s, is_spared = patience_s(Watched.SERVICE, context.rules), is_held(world, Watched.SERVICE)
+    """Yield what is due for services: those silent, unchecked, or unhealthy for too long."""
+    is_spared = is_held(world, Watched.SERVICE)
     for service in tuple(world.services.values()):
         if service.is_ended:
             continue
+        if service.container_id:
+            event = housing.due_for_service(world, service)
+            if event is not None:
+                yield event
+            if event is not None or housing.is_frozen(world, service.container_id):
+                continue
         if service.status is ServiceStatus.OFFLINE:
             if context.now - service.changed_at > context.rules.deregister_after_s:
                 yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
-            continue
-        silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
-        if service.health_check_url:
-            yield from _unchecked(service, context, silent_for_s)
-            continue
-        if silent_for_s > limit_s and not is_spared:
-            yield ServiceHealthChanged(
-                service_id=service.service_id,
-                status=ServiceStatus.OFFLINE,
-                previous=service.status,
-                rule="heartbeat_timeout",
-                silent_for_s=silent_for_s,
-                limit_s=limit_s,
-            )
+        elif _is_ill_for_too_long(service, signs, context, heard_now):
+            yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
+        elif service.health_check_url:
+            yield from _unchecked(service, signs, context, heard_now)
+        elif not is_spared:
+            yield from _silent(service, signs, context, heard_now)
 
 
-def _unchecked(service: Service, context: DecisionContext, silent_for_s: float) -> Iterator[Event]:
-    """Yield what is due for a service with health checks: it is unhealthy, or was not checked, for too long."""
-    limit_s = context.rules.heartbeat_timeout_s
+def _is_ill_for_too_long(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> bool:
+    """Whether a service became unhealthy too long ago, and a check that is not long ago still found it so."""
     if (
-        service.status is ServiceStatus.UNHEALTHY
-        and context.now - service.changed_at > context.rules.deregister_after_s
+        service.status is not ServiceStatus.UNHEALTHY
+        or context.now - service.changed_at <= context.rules.deregister_after_s
     ):
-        yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
-    elif silent_for_s > limit_s and service.status is not ServiceStatus.UNKNOWN:
+        return False
+    limit_s = signs.check_limit_s(service.service_id, context.rules.heartbeat_timeout_s)
+    unchecked_for_s = signs.silent_for(signs.checked, service.service_id, heard_now)
+    return signs.is_failing(service.service_id) and unchecked_for_s <= limit_s
+
+
+def _unchecked(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+    """Yield what is due for a service with health checks: it was healthy, and was not checked for too long."""
+    if service.status is not ServiceStatus.HEALTHY:  # an unhealthy one stays so until a check passes
+        return
+    limit_s = signs.check_limit_s(service.service_id, context.rules.heartbeat_timeout_s)
+    unchecked_for_s = signs.silent_for(signs.checked, service.service_id, heard_now)
+    if unchecked_for_s > limit_s:
         yield ServiceHealthChanged(
             service_id=service.service_id,
             status=ServiceStatus.UNKNOWN,
             previous=service.status,
             rule="not_checked",
+            silent_for_s=unchecked_for_s,
+            limit_s=limit_s,
+        )
+
+
+def _silent(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+    """Yield what is due for a service without health checks: it has sent no heartbeat for too long."""
+    limit_s = patience_s(Watched.SERVICE, context.rules)
+    silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
+    if silent_for_s <= limit_s:
+        return
+    # A passed custom check is a heartbeat, and the next one may be further away than the limit.
+    passed = signs.services.get(service.service_id) == signs.checked.get(service.service_id, -1.0)
+    if passed and not signs.is_failing(service.service_id):
+        limit_s = signs.check_limit_s(service.service_id, limit_s)
+    if silent_for_s > limit_s:
+        yield ServiceHealthChanged(
+            service_id=service.service_id,
+            status=ServiceStatus.OFFLINE,
+            previous=service.status,
+            rule="heartbeat_timeout",
             silent_for_s=silent_for_s,
             limit_s=limit_s,
         )

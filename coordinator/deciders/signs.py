@@ -8,9 +8,8 @@ gets the time as an argument.
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from events.service import ServiceStatus
     from projections.world import World
 
-_CHECKS_KEPT = 100
-_CHECKED_SERVICES = 20_000
+_CHECKS_MISSED = 2.0
+"""A service counts as checked for this many intervals of its checks, if that is longer than the limit for silence."""
 _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterWorker: ("workers", "worker_id"),
     ClaimTasks: ("workers", "worker_id"),
@@ -40,14 +39,16 @@ _SIGN_OF: dict[type[Command], tuple[str, str]] = {
 _SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, HeartbeatService})
 
 
-class Checks:
-    """The last health checks of one service, newest first, and how many in a row had the same outcome."""
+class Checks(NamedTuple):
+    """
+    The last health check of one service, and how many in a row had the same outcome.
 
-    __slots__ = ("outcomes", "streak")
+    `latency_ms` is that of the last one that passed and told it. Followers keep the outcomes before.
+    """
 
-    def __init__(self) -> None:
-        self.outcomes: deque[CheckOutcome] = deque(maxlen=_CHECKS_KEPT)
-        self.streak = 0
+    last: CheckOutcome
+    streak: int
+    latency_ms: float | None
 
 
 class Signs:
@@ -64,6 +65,10 @@ class Signs:
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
         self.checks: dict[str, Checks] = {}
+        self.checked: dict[str, float] = {}
+        """When each service was last checked, whatever the outcome."""
+        self.check_every: dict[str, float] = {}
+        """The reported seconds between two checks of a service."""
 
     def begin(self, now: float) -> None:
         """Start the period of grace: everything counts as heard now."""
@@ -121,8 +126,11 @@ class Signs:
         if type(command) not in _SIGNS_OF_LIFE:
             return
         if isinstance(command, ReportCheck):
+            self.checked[command.service_id] = now
             if command.ok:
                 self.services[command.service_id] = now
+            if command.every_s is not None:
+                self.check_every[command.service_id] = command.every_s
             self.keep_check(command, at, world.services[command.service_id].status)
         elif isinstance(command, HeartbeatService):
             load = ServiceLoad(
@@ -154,27 +162,35 @@ class Signs:
         if not isinstance(report, ReportCheck):
             return 1
         checks = self.checks.get(report.service_id)
-        if checks is None or not checks.outcomes or checks.outcomes[0].ok is not report.ok:
+        if checks is None or checks.last.ok is not report.ok:
             return 1
         return checks.streak + 1
 
+    def is_failing(self, service_id: str) -> bool:
+        """Return whether the last check of a service that this writer heard of failed."""
+        checks = self.checks.get(service_id)
+        return checks is not None and not checks.last.ok
+
+    def check_limit_s(self, service_id: str, limit_s: float) -> float:
+        """Return for how many seconds a check of the service counts; *limit_s* unless its checks are far apart."""
+        return max(limit_s, _CHECKS_MISSED * self.check_every.get(service_id, 0.0))
+
     def keep_check(self, report: ReportCheck, at: float, status: ServiceStatus) -> None:
         """Keep a check with the status it led to."""
-        streak = self.streak(report)
-        if len(self.checks) >= _CHECKED_SERVICES and report.service_id not in self.checks:
-            del self.checks[next(iter(self.checks))]
-        checks = self.checks.setdefault(report.service_id, Checks())
-        checks.streak = streak
-        checks.outcomes.appendleft(
-            CheckOutcome(
-                at=at,
-                ok=report.ok,
-                check=report.check,
-                status=status,
-                detail=report.detail,
-                latency_ms=report.latency_ms,
-            )
+        before = self.checks.get(report.service_id)
+        last = CheckOutcome(
+            at=at,
+            ok=report.ok,
+            check=report.check,
+            status=status,
+            detail=report.detail,
+            latency_ms=report.latency_ms,
+            number=before.last.number + 1 if before is not None else 1,
         )
+        latency_ms = report.latency_ms if report.ok else None
+        if latency_ms is None and before is not None:
+            latency_ms = before.latency_ms
+        self.checks[report.service_id] = Checks(last, self.streak(report), latency_ms)
 
     def forget(self, world: World) -> None:
         """Drop the signs of entities that left the world, so that the signs cannot outgrow it."""
@@ -182,6 +198,8 @@ class Signs:
             (self.services, world.services),
             (self.loads, world.services),
             (self.checks, world.services),
+            (self.checked, world.services),
+            (self.check_every, world.services),
             (self.workers, world.workers),
             (self.worker_loads, world.workers),
             (self.nodes, world.nodes),

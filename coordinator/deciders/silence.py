@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.cluster import AcceptSilence
 from coordinator.commands.command import Command
 from coordinator.commands.validation import check_text
+from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
 from events.errors import NotFound
@@ -93,7 +94,11 @@ def accept(world: World, command: AcceptSilence, context: DecisionContext) -> tu
 
 
 def _silences(kind: Watched, world: World, signs: Signs, heard_now: float) -> list[float]:
-    """Return for how long each live entity of *kind* was silent; services with health checks are excluded."""
+    """
+    Return for how long each live entity of *kind* was silent.
+
+    Services with health checks and workers in paused containers are excluded.
+    """
     if kind is Watched.SERVICE:
         heard, alive = (
             signs.services,
@@ -104,7 +109,14 @@ def _silences(kind: Watched, world: World, signs: Signs, heard_now: float) -> li
             ],
         )
     elif kind is Watched.WORKER:
-        heard, alive = signs.workers, [one.worker_id for one in world.workers.values() if not one.is_ended]
+        heard, alive = (
+            signs.workers,
+            [
+                one.worker_id
+                for one in world.workers.values()
+                if not one.is_ended and not (one.container_id and is_frozen(world, one.container_id))
+            ],
+        )
     else:
         heard, alive = (
             signs.nodes,

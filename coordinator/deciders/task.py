@@ -14,6 +14,7 @@ from zlib import crc32
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.validation import check_number, check_resources, check_text
+from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
 from events.errors import Refused, StaleLease, Unavailable
 from events.idempotency import IdempotencyForgotten
@@ -227,7 +228,7 @@ def failed_attempt(
 
     A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
     """
-    worker_ended = reason == "lease_expired"
+    worker_ended = reason in ("lease_expired", "container_failed")
     if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False
@@ -401,6 +402,7 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
     for worker_id, held in tuple(world.indexes.held.items()):
         worker = world.workers.get(worker_id)
         has_left = worker is not None and worker.status is WorkerStatus.LEFT
+        waits = worker is not None and bool(worker.container_id) and is_frozen(world, worker.container_id)
         for task_id in tuple(held):
             task = world.tasks[task_id]
             if has_left:
@@ -409,6 +411,8 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
             # Commit time strictly increases, so no attempt of the current generation starts at exactly that time.
             if task.started_at is not None and task.started_at <= world.restored_at:
                 yield released(task, "the journal was restored from a backup", context)
+                continue
+            if waits:  # a paused worker cannot renew its leases; nobody else gets its tasks
                 continue
             silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
             if silent_for_s > limit_s:

@@ -9,6 +9,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
+from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.task import released
@@ -41,6 +42,7 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         checked(command.registration, "registration")
     if command.container_id:
         checked(command.container_id, "container_id")
+        housing.check_open(world, command.container_id)
     if command.slots is not None:
         check_number("slots", command.slots, 1, 100_000)
     if command.resources is not None:
@@ -155,12 +157,12 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
         registration = checked(command.registration, "registration") if command.registration else ""
         return (WorkerRegistered(worker_id=command.worker_id, registration=registration),)
     check_current("worker", worker.worker_id, worker, command.registration)
-    if worker.status is WorkerStatus.ACTIVE:
-        return ()
     if worker.status is WorkerStatus.DRAINING:
         msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to end that"
         raise Refused(msg, reason="worker_draining")
-    return (again(worker),)
+    if worker.container_id:
+        housing.check_open(world, worker.container_id)
+    return () if worker.status is WorkerStatus.ACTIVE else (again(worker),)
 
 
 def again(worker: WorkerState) -> WorkerRegistered:
@@ -197,12 +199,18 @@ def check_room_for_worker(world: World) -> None:
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield what is due for workers: a silent one without tasks is lost."""
-    if is_held(world, Watched.WORKER):
-        return
-    limit_s = patience_s(Watched.WORKER, context.rules)
+    """Yield what is due for workers: a silent one without tasks is lost, unless its container is paused."""
+    limit_s, is_spared = patience_s(Watched.WORKER, context.rules), is_held(world, Watched.WORKER)
     for worker in tuple(world.workers.values()):
         if worker.is_ended:
+            continue
+        if worker.container_id:
+            event = housing.due_for_worker(world, worker)
+            if event is not None:
+                yield event
+            if event is not None or housing.is_frozen(world, worker.container_id):
+                continue
+        if is_spared:
             continue
         silent_for_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
         if silent_for_s > limit_s and not world.indexes.held.get(worker.worker_id):

@@ -23,6 +23,7 @@ import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands.caller import Caller
+from coordinator.commands.service import ReportCheck
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
 from coordinator.commands.worker import DrainWorker, RegisterWorker
@@ -415,6 +416,8 @@ class Engine:
             turn.record(events, caller, commandid=commandid)
             self._hints.note(events, self._heard)
         self.signs.accepted(command, self._heard, turn.now, self.world)
+        if kind is ReportCheck:
+            self._hints.note_check(command.service_id, f"{self.epoch.generation}.{self.epoch.sequence}")
         if kind is ClaimTasks:
             self._claim(turn, asked, command)
             return

@@ -16,6 +16,7 @@ from events.container import (
     ContainerDestroyed,
     ContainerEvent,
     ContainerPausing,
+    ContainerResumed,
     ContainerResuming,
     ContainerStarting,
     ContainerStopping,
@@ -33,6 +34,7 @@ from events.task import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from coordinator.commands.service import CheckOutcome
     from coordinator.deciders.signs import Signs
     from coordinator.engine.waiting_questions import Waiting
     from events.base import Event
@@ -61,6 +63,7 @@ class Hints:
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
         self._begun: list[str] = []
+        self._checked: list[tuple[str, CheckOutcome]] = []
 
     def note(self, events: Iterable[Event], heard_now: float) -> None:
         """Update leases, notices and waiting questions for events that were just folded."""
@@ -84,8 +87,17 @@ class Hints:
                     self._lost(about.task_id, task.lease)
             elif kind in _CHANGES_NODE:
                 self._notices.setdefault(("node", self._world.containers[about.container_id].node_id), [])
+                if kind is ContainerResuming:
+                    self._heard_in(about.container_id, heard_now)
+            elif kind is ContainerResumed:
+                self._heard_in(about.container_id, heard_now)
             if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):
                 self._touch(event.subject)
+
+    def note_check(self, service_id: str, reign: str) -> None:
+        """Pass the check that was just kept on to the followers, which keep the outcomes."""
+        outcome = self._signs.checks[service_id].last
+        self._checked.append((service_id, msgspec.structs.replace(outcome, reign=reign)))
 
     def tell(self, heard_now: float) -> None:
         """After the commit, send the hints of this turn and answer the questions whose wait has ended."""
@@ -97,9 +109,22 @@ class Hints:
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode(LostLeases(lost=lost)))
         self._notices.clear()
+        for service_id, outcome in self._checked:
+            self._notify("check", service_id, msgspec.json.encode(outcome))
+        self._checked.clear()
         if self._touched:
             touched, self._touched = self._touched, set()
             self._waiting.look(touched)
+
+    def _heard_in(self, container_id: str, heard_now: float) -> None:
+        """After a pause, which silenced them, what is in a container has its whole time again to be heard."""
+        indexes, signs = self._world.indexes, self._signs
+        for service_id in indexes.services_in.get(container_id, ()):
+            signs.services[service_id] = heard_now
+        for worker_id in indexes.workers_in.get(container_id, ()):
+            signs.workers[worker_id] = heard_now
+            for task_id in indexes.held.get(worker_id, ()):
+                signs.leases[self._world.tasks[task_id].lease] = heard_now
 
     def _touch(self, subject: str) -> None:
         if self._waiting.touched(subject):

@@ -14,7 +14,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
-from coordinator.commands.service import FindServices, GetHealthHistory, GetService, ServiceView
+from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
@@ -22,12 +22,14 @@ from coordinator.deciders.rules import standing
 from coordinator.deciders.service import living
 from events.errors import Refused
 from events.ids import checked
+from events.service import ServiceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from coordinator.deciders.signs import Signs
     from projections.pool import Pool
+    from projections.service import Service
     from projections.world import World
 
 Thing = TypeVar("Thing")
@@ -57,9 +59,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
         case GetService():
             return view(signs, living(world, question.service_id), heard_now)
         case GetHealthHistory():
-            living(world, question.service_id)
-            checks = signs.checks.get(question.service_id)
-            return islice(checks.outcomes if checks else (), _limit(question.limit))
+            history = health_history(signs, living(world, question.service_id))
+            return islice(history, _limit(question.limit))
         case ListTasks():
             of_status = None if question.status is None else world.indexes.tasks[question.status]
             newest = reversed(world.tasks) if of_status is None else reversed(of_status)
@@ -133,13 +134,32 @@ def _service_ids(world: World, question: FindServices) -> Iterable[str]:
     return ids if after is None else sorted(service_id for service_id in ids if service_id > after)
 
 
-def view(signs: Signs, service: Any, heard_now: float) -> ServiceView:
-    """Return a service with its last reported load."""
+def health_history(signs: Signs, service: Service) -> Iterator[CheckOutcome]:
+    """Yield the last check of a service, if this writer heard of one, and the last change of its health."""
+    checks = signs.checks.get(service.service_id)
+    if checks is not None:
+        yield checks.last
+    if service.health_rule == "registered" or (checks is not None and checks.last.at <= service.changed_at):
+        return  # nothing has changed yet, or by that check
+    yield CheckOutcome(
+        at=service.changed_at,
+        ok=service.status is ServiceStatus.HEALTHY,
+        check=service.health_rule,
+        status=service.status,
+        detail=service.health_detail,
+        is_change=True,
+    )
+
+
+def view(signs: Signs, service: Service, heard_now: float) -> ServiceView:
+    """Return a service with its last reported load and how long its checks take."""
     reported = signs.loads.get(service.service_id)
     if reported is not None:
         ago = heard_now - signs.services.get(service.service_id, signs.since)
         reported = msgspec.structs.replace(reported, heard_s_ago=round(ago, 3))
-    return ServiceView(service=service, reported=reported)
+    checks = signs.checks.get(service.service_id)
+    check_ms = checks.latency_ms if checks is not None else None
+    return ServiceView(service=service, reported=reported, check_ms=check_ms)
 
 
 def stats(world: World) -> ClusterStats:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands.task import WithdrawClaim
+from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
@@ -110,7 +111,10 @@ class SchedulingWorker:
         claims, filters, is_cut = self._considered(heard_now)
         self._has_filters = bool(filters)
         loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
-        started = list(schedule(self._world, claims, loads, filters, most=most)) if most > 0 else []
+        containers = self._ask_containers(claims)
+        started = (
+            list(schedule(self._world, claims, loads, filters, most=most, containers=containers)) if most > 0 else []
+        )
         if is_cut:
             self._rotate(claims, started)
         if not started:
@@ -125,6 +129,7 @@ class SchedulingWorker:
             loads={worker_id: load for worker_id, load in loads.items() if load},
             filters=filters,
             rounds=rounds_taken(self._world, claims, started),
+            containers=containers,
         )
         return started, [turn]
 
@@ -145,6 +150,12 @@ class SchedulingWorker:
             if len(claims) == CLAIMS_A_TURN:
                 return claims, filters, True
         return claims, filters, False
+
+    def _ask_containers(self, claims: list[WaitingClaim]) -> dict[str, str]:
+        """Ask for the state of each container that a worker of these claims runs in."""
+        workers = map(self._world.workers.get, {claim.worker_id for claim in claims})
+        inside = (worker.container_id for worker in workers if worker is not None and worker.container_id)
+        return {container_id: said_of(self._world, container_id) for container_id in inside}
 
     def _rotate(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
         """Move claims that got nothing behind those that this turn did not consider."""

@@ -22,6 +22,7 @@ from coordinator.follower.feed import Feed
 from coordinator.follower.lag import lag
 from coordinator.follower.read_door import ReadDoor, ReadLimits
 from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
+from coordinator.health.history import CheckHistory
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.task_groups import task_group
@@ -89,12 +90,14 @@ class Follower:
         snapshots: SnapshotLimits | None = None,
         archive: Path | None = None,
         replicas: int = 1,
+        checks: Path | None = None,
     ) -> AsyncIterator[Follower]:
         """
         Follow the journal at *url* into the store *path* and answer questions while the block runs.
 
         With *feed* it also writes the feed, and with *snapshots* snapshots; NATS keeps *replicas* copies of these and
-        of the journal. Records that were purged from the journal are read from the directory *archive*.
+        of the journal. Records that were purged from the journal are read from the directory *archive*. The outcomes of
+        health checks are kept in the file *checks*.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
@@ -104,9 +107,11 @@ class Follower:
         reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
         # Each has its own connection and reads for itself, so a slow one does not delay the other.
         feed_bus: Bus | None
+        history: CheckHistory | None
         async with (
             reach(name="follower") as bus,
             reach(name="feed", buffered=False) if feed is not None else nullcontext() as feed_bus,
+            CheckHistory.open(checks, bus, subjects) if checks is not None else nullcontext() as history,
         ):
             journal = NatsJournal(bus, subjects)
             follower = cls(journal if archive is None else ArchiveSource(archive, journal), path, limits)
@@ -123,6 +128,7 @@ class Follower:
                 lambda: follower.store,
                 follower._limits.reads,
                 lag=lambda: lag(journal, follower.store, follower.feed),
+                checks=history,
             )
             async with follower.following(), door.opened():
                 yield follower

@@ -8,6 +8,7 @@ Question and answer are one JSON object each. Followers share the questions: eac
 | `get`      | `kind`, `id`                                          | the state                                    |
 | `list`     | `kind`, `status`, `tenant`, `name`, `limit`, `before` | `{items, next}`: states, newest first        |
 | `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
+| `checks`   | `id`, `limit`                                         | outcomes of a service's checks, and changes  |
 | `position` | nothing                                               | the position                                 |
 | `wait`     | `position`, `timeout_s`                               | the position, once that asked for is reached |
 | `lag`      | nothing                                               | how far store and feed are behind; see `lag` |
@@ -33,8 +34,19 @@ from typing import TYPE_CHECKING, Any, assert_never
 import msgspec
 import structlog
 
-from coordinator.commands.reads import Events, Get, HowFarBehind, List, Wait, WhichPosition, bounded, decode_question
+from coordinator.commands.reads import (
+    CheckOutcomes,
+    Events,
+    Get,
+    HowFarBehind,
+    List,
+    Wait,
+    WhichPosition,
+    bounded,
+    decode_question,
+)
 from coordinator.commands.wire import encode_answer
+from coordinator.health.history import changes_in
 from coordinator.task_groups import task_group
 from events.base import START, Position
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
@@ -46,7 +58,9 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
+    from coordinator.commands.service import CheckOutcome
     from coordinator.follower.lag import Lag
+    from coordinator.health.history import CheckHistory
     from events.subjects import Subjects
     from projections.store.port import Store
 
@@ -78,11 +92,13 @@ class ReadDoor:
         limits: ReadLimits | None = None,
         *,
         lag: Callable[[], Awaitable[Lag]] | None = None,
+        checks: CheckHistory | None = None,
     ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._store = store
         self._lag = lag
+        self._checks = checks
         self._limits = limits if limits is not None else ReadLimits()
         self._answering: set[asyncio.Task[None]] = set()
         self._forged = 0
@@ -129,6 +145,8 @@ class ReadDoor:
         if store is None:
             raise Unavailable("the read model is being opened: ask again shortly", reason="starting", retry_after_s=1.0)
         match question:
+            case CheckOutcomes():
+                return await self._check_outcomes(store, question)
             case Get() | List() | Events():
                 if question.at_least is not None:
                     await store.wait_for(Position.parse(question.at_least), self._limits.at_least_wait_s)
@@ -155,6 +173,21 @@ class ReadDoor:
             case Events():
                 return await self._events(store, question)
         assert_never(question)
+
+    async def _check_outcomes(self, store: Store, question: CheckOutcomes) -> list[CheckOutcome]:
+        """Return the outcomes of a service's checks, and the changes of its health before the oldest of them."""
+        limit = int(bounded("limit", question.limit, 1, self._limits.listed_max))
+        service_id = checked(question.id)
+        kept = await self._checks.last(service_id, limit) if self._checks is not None else []
+        found = await store.events(
+            subject=service_id,
+            type_prefix="service.health_changed",
+            limit=limit,
+            limit_bytes=self._limits.answer_bytes,
+            newest_first=True,
+        )
+        changes = changes_in(event.body for event in found.items)
+        return [*kept, *(one for one in changes if not kept or one.at < kept[-1].at)][:limit]
 
     async def _list(self, store: Store, question: List) -> dict[str, Any]:
         things = await store.list(

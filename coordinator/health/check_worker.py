@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coordinator.client.client import Door
     from coordinator.health.outcome import CheckResult
     from coordinator.health.probes import Network, Resolve
+    from events.base import Position
     from projections.service import Service
 
 log = structlog.get_logger(__name__)
@@ -65,9 +66,10 @@ async def run_health_checks(
 
 
 class _Watched(NamedTuple):
-    """One registration of a service, and the task that checks it."""
+    """The URL of a service and the position of its registration, and the task that checks it."""
 
-    registration: tuple[str, str]
+    url: str
+    registered: Position
     task: asyncio.Task[None]
 
 
@@ -132,14 +134,19 @@ class HealthChecks:
                 self._watched.pop(service_id).task.cancel()
 
     def _watch(self, service: Service) -> None:
-        registration = (service.health_check_url, str(service.registered))
+        url, registered = service.health_check_url, service.registered
         known = self._watched.get(service.service_id)
-        if known is not None and known.registration == registration and not known.task.done():
-            return
+        if known is not None and known.url == url and not known.task.done():
+            # A new registration is checked at once; one that kept the known health goes on being checked.
+            if known.registered == registered:
+                return
+            if service.status is not ServiceStatus.UNKNOWN:
+                self._watched[service.service_id] = known._replace(registered=registered)
+                return
         if known is not None:
             known.task.cancel()
-        task = self._tasks.create_task(self._keep_checking(service.service_id, service.health_check_url))
-        self._watched[service.service_id] = _Watched(registration, task)
+        task = self._tasks.create_task(self._keep_checking(service.service_id, url))
+        self._watched[service.service_id] = _Watched(url, registered, task)
 
     async def _keep_checking(self, service_id: str, url: str) -> None:
         loop = asyncio.get_running_loop()
@@ -164,7 +171,7 @@ class HealthChecks:
 
     async def _report(self, service_id: str, url: str, outcome: CheckResult) -> bool:
         """Report an outcome; return False when the service is no longer registered."""
-        report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max)
+        report = report_of(service_id, url, outcome, detail_chars_max=self._detail_chars_max, every_s=self._interval_s)
         try:
             await self._door.execute(report, timeout_s=REPORT_TIMEOUT_S)
         except NotFound:

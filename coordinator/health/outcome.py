@@ -32,12 +32,15 @@ class CheckResult(NamedTuple):
     latency_ms: float
 
 
-def report_of(service_id: str, url: str, outcome: CheckResult, *, detail_chars_max: int) -> ReportCheck:
-    """Return the command that reports the result of one probe."""
+def report_of(
+    service_id: str, url: str, outcome: CheckResult, *, detail_chars_max: int, every_s: float | None = None
+) -> ReportCheck:
+    """Return the command that reports the result of one probe, which is repeated *every_s* seconds if at all."""
     return ReportCheck(
         service_id=service_id,
         ok=outcome.ok,
         check=url.partition(":")[0].lower(),
         detail=outcome.detail[:detail_chars_max],
         latency_ms=outcome.latency_ms,
+        every_s=every_s,
     )

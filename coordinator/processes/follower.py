@@ -80,6 +80,7 @@ async def open_follower(
             snapshots=snapshot_limits(settings),
             archive=archive,
             replicas=settings.nats.replicas,
+            checks=home.checks_db,
             **login,
         ) as follower,
         task_group() as tasks,

@@ -233,8 +233,9 @@ class ServiceDiscovery:
         Return statistics of a service.
 
         The keys are `service_name`, `total_instances`, the number of instances by status (`healthy_instances` and so
-        on), `requests` and `failures` reported to this object, and `avg_response_time` in milliseconds: the mean over
-        the instances whose response time was reported here or by the instance itself; 0 if there is none.
+        on), `requests` and `failures` reported to this object, and `avg_response_time` in milliseconds. That is the
+        mean over `measured_instances`: of those the response time was reported here or by the instance itself, or a
+        check measured it. It is 0 if there is none.
 
         Raises:
             Refused: the name is not text.
@@ -250,6 +251,7 @@ class ServiceDiscovery:
             **{f"{status.value}_instances": sum(one.status is status for one in found) for status in ServiceStatus},
             "requests": sum(one.requests for one in seen),
             "failures": sum(one.failures for one in seen),
+            "measured_instances": len(times),
             "avg_response_time": sum(times) / len(times) if times else 0.0,
         }
 
@@ -257,7 +259,7 @@ class ServiceDiscovery:
         seen = self._seen.get(service.service_id)
         if seen is not None and seen.response_time_ms is not None:
             return seen.response_time_ms
-        return service.response_time_ms
+        return service.response_time_ms if service.response_time_ms is not None else service.check_ms
 
     async def _candidates(self, service_name: str, strategy: LoadBalancingStrategy) -> Sequence[ServiceView]:
         return await self._find(service_name, ServiceStatus.HEALTHY, strategy) or await self._find(

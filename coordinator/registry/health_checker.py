@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from coordinator.app.facade import Facade, number, text, wanted, whole
+from coordinator.client.reads import ask_follower
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck
 from coordinator.health.outcome import one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
-from events.errors import CoordinationError, NotFound, Refused, shown
+from events.errors import CoordinationError, NotFound, Refused, Unavailable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CUSTOM = "custom"
+FOLLOWER_S = 3.0
+"""How long a follower may take to answer."""
+HEARS_WITHIN_S = 0.5
 AT_ONCE = 20
 """Custom checks of one service that run at the same time."""
 
@@ -110,7 +114,7 @@ class HealthChecker(Facade):
         service = service_info(view)
         registered = self._checks.get(service.service_name)
         if registered is not None:
-            report = await self._run(await self.opened(), registered.check, service)
+            report = await self._run(await self.opened(), registered.check, service, every_s=None)
         elif service.health_check_url:
             report = await self._probe(service)
         else:
@@ -131,19 +135,42 @@ class HealthChecker(Facade):
         """
         Return the last outcomes of an instance's checks from all sources, newest first.
 
-        The leading coordinator keeps the last hundred in memory: after a take-over the history is empty.
+        A follower keeps the last hundred; in `lost` an outcome says how many before it are missing. Before the oldest
+        one come the changes of health that the journal has, with `is_change`. When no follower answers, which is
+        logged, only the last outcome and the last change are known.
 
         Args:
             service_id: the instance.
-            limit: how many outcomes, 1 to 10,000.
+            limit: how many outcomes, 1 to 1,000.
 
         Raises:
             NotFound: the instance is not registered.
             Refused: the limit is out of range.
         """
         question = GetHealthHistory(service_id=text("service_id", service_id), limit=whole("limit", limit))
-        found: list[CheckOutcome] = await self.execute(question)
-        return found
+        known: list[CheckOutcome] = await self.execute(question)
+        newest = known[0].at if known else 0.0
+        try:
+            kept = await self._kept(question, since=newest)
+        except (Unavailable, Refused) as error:  # a follower of an earlier release refuses
+            log.warning("checks_not_known", service_id=service_id, reason=error.message)
+            return known
+        heard = kept[0].at if kept else 0.0
+        return [*(one for one in known if one.at > heard), *kept][:limit]
+
+    async def _kept(self, question: GetHealthHistory, *, since: float) -> list[CheckOutcome]:
+        """Return what a follower knows; it is given a moment to hear of the outcome at *since*."""
+        client = (await self.opened()).client
+        asked = {"id": question.service_id, "limit": question.limit}
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + HEARS_WITHIN_S
+        while True:
+            kept: list[CheckOutcome] = await ask_follower(
+                client, "checks", asked, type=list[CheckOutcome], timeout_s=FOLLOWER_S
+            )
+            if not since or (kept and kept[0].at >= since) or loop.time() >= patient_until:
+                return kept
+            await asyncio.sleep(HEARS_WITHIN_S / 10)
 
     async def close(self) -> None:
         """Stop all custom checks and release the connection."""
@@ -175,7 +202,7 @@ class HealthChecker(Facade):
 
         async def one(service: ServiceInfo) -> None:
             async with room:
-                report = await self._run(app, check, service)
+                report = await self._run(app, check, service, every_s=self._interval_s)
             try:
                 await app.execute(report)
             except NotFound:
@@ -185,7 +212,7 @@ class HealthChecker(Facade):
             for view in views:
                 tasks.create_task(one(service_info(view)))
 
-    async def _run(self, app: App, check: Check, service: ServiceInfo) -> ReportCheck:
+    async def _run(self, app: App, check: Check, service: ServiceInfo, *, every_s: float | None) -> ReportCheck:
         """Run a custom check; every result, also an exception, becomes an outcome."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -211,6 +238,7 @@ class HealthChecker(Facade):
             check=CUSTOM,
             detail=one_line(detail)[: app.settings.engine.text_chars_max],
             latency_ms=round((loop.time() - began) * 1000, 3),
+            every_s=every_s,
         )
 
     async def _probe(self, service: ServiceInfo) -> ReportCheck:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
+from coordinator.client.own_container import own_container
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
 from events.errors import Refused
@@ -28,7 +29,8 @@ class ServiceInfo:
     A service instance as callers see it.
 
     `registered_at` is in seconds since 1970. `load` (0 to 1), `connections` and `response_time_ms` are what the
-    instance last reported. `health_rule` says what decides its health.
+    instance last reported, `check_ms` is how long its last passed check took, in milliseconds. `health_rule` says what
+    decides its health.
     """
 
     service_id: str
@@ -48,6 +50,7 @@ class ServiceInfo:
     load: float = 0.0
     connections: int = 0
     response_time_ms: float | None = None
+    check_ms: float | None = None
 
 
 def service_info(view: ServiceView) -> ServiceInfo:
@@ -71,6 +74,7 @@ def service_info(view: ServiceView) -> ServiceInfo:
         load=reported.load if reported is not None else 0.0,
         connections=reported.connections if reported is not None else 0,
         response_time_ms=reported.response_time_ms if reported is not None else None,
+        check_ms=view.check_ms,
     )
 
 
@@ -89,6 +93,7 @@ class ServiceRegistry(Facade):
         metadata: Mapping[str, str] | None = None,
         weight: int = 1,
         service_id: str | None = None,
+        container_id: str | None = None,
     ) -> str:
         """
         Register a service instance and return its id.
@@ -106,12 +111,15 @@ class ServiceRegistry(Facade):
             tags: words to find it by.
             metadata: further text, by key.
             weight: its share in weighted choices.
-            service_id: an id chosen by the caller. Registering it again replaces the instance; the same content again
-                changes nothing. Once another program registers it, the instance is that program's: heartbeats of this
-                one are refused, and deregistering it here changes nothing.
+            service_id: an id chosen by the caller. Registering it again replaces the instance; its health stays while
+                host, port and health check URL do. The same content again changes nothing. Once another program
+                registers it, the instance is that program's: heartbeats of this one are refused, and deregistering it
+                here changes nothing.
+            container_id: the container that the instance runs in, "" for none; by default the one that this process
+                runs in. The instance is deregistered when that container ends, and OFFLINE while it is paused.
 
         Raises:
-            Refused: an argument is invalid, or the registry is full.
+            Refused: an argument is invalid, the registry is full, or the container does not run.
         """
         app = await self.opened()
         registered: str = await self.execute(
@@ -126,6 +134,7 @@ class ServiceRegistry(Facade):
                 metadata=_metadata(metadata),
                 weight=whole("weight", weight),
                 registration=app.registration,
+                container_id=own_container() if container_id is None else text("container_id", container_id),
             )
         )
         app.own_services.add(registered)

@@ -54,7 +54,7 @@ class SchedulingPolicy:
             allowed = ", PolicyType.".join(PolicyType.__members__)
             msg = f"policy_type {policy_type!r} is not a policy type: use PolicyType.{allowed}"
             raise Refused(msg, reason="bad_policy")
-        self.policy_type = policy_type
+        self.policy_type = PolicyType[policy_type.name]
         self._priority_weights: dict[str, float] = {"high": 3, "medium": 2, "low": 1}
         self._worker_weights: dict[str, float] = {}
         self._loads: dict[str, float] = {}

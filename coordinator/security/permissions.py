@@ -100,7 +100,7 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
             subscribe += [subjects.rpc_all, subjects.heartbeats, "$SRV.>"]
         case "follower":
             publish += _follows(subjects)
-            subscribe += [subjects.read_all, subjects.services]
+            subscribe += [subjects.read_all, subjects.services, subjects.notices_of("check")]
         case "archive":
             publish += [*_reads_stream(subjects.stream_journal), _api("STREAM.PURGE", subjects.stream_journal)]
             publish += [*_keeps_snapshots(subjects), subjects.archive]

@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client, name_in
+from coordinator.client.own_container import own_container
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
@@ -76,7 +77,7 @@ class Worker:
         beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
         drain_s: seconds that `stop` gives running handlers to finish.
         beat_beside: called in the heartbeat thread with each heartbeat.
-        container_id: the container that the worker runs in, if any.
+        container_id: the container that the worker runs in, "" for none; by default the one that this process runs in.
         generation: the generation of that container, if known.
         owns_process: whether the process is this worker's alone. If it then ends without `stop`, as by an exit in a
             callback of a handler, the worker does not leave: its tasks return when their leases expire, which counts.
@@ -99,7 +100,7 @@ class Worker:
         beat_s: float = BEAT_S,
         drain_s: float = DRAIN_S,
         beat_beside: Callable[[Client], None] | None = None,
-        container_id: str = "",
+        container_id: str | None = None,
         generation: str = "",
         owns_process: bool = False,
         creds: str | None = None,
@@ -118,7 +119,7 @@ class Worker:
         self._beat_s = beat_s
         self._drain_s = drain_s
         self._beat_beside = beat_beside
-        self._container_id = container_id
+        self._container_id = own_container() if container_id is None else container_id
         self._generation = generation
         self._owns_process = owns_process
         self._registration = _ids.new("registration")

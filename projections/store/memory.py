@@ -100,13 +100,14 @@ class MemoryStore(Waits):
         after: Position = START,
         limit: int = 100,
         limit_bytes: int = PAGE_BYTES,
+        newest_first: bool = False,
     ) -> StoredEvents:
         """See `Store.events`."""
         behind = place_of(after)
         kind, dot, _ = (type_prefix or "").partition(".")
         found = (
             row
-            for row in self._events
+            for row in (reversed(self._events) if newest_first else self._events)
             if row.place > behind
             and subject in (None, row.subject)
             and kind in ("", row.kind)

@@ -201,9 +201,10 @@ class Store(Protocol):
         after: Position = START,
         limit: int = 100,
         limit_bytes: int = PAGE_BYTES,
+        newest_first: bool = False,
     ) -> StoredEvents:
         """
-        List events in order, after the position *after*; limits as for `list`.
+        List events in order or *newest_first*, after the position *after*; limits as for `list`.
 
         *type_prefix* is a kind (`task`), or a kind with the beginning of a type (`task.attempt`).
         """

@@ -81,6 +81,7 @@ ADD_EVENT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 GET_EVENTS, IN_ORDER = "SELECT place, body FROM events WHERE place > ?", "ORDER BY place LIMIT ?"
+FROM_END = "ORDER BY place DESC LIMIT ?"
 OF_SUBJECT, OF_KIND, OF_TYPE = "AND subject = ?", "AND kind = ?", "AND substr(type, 1, ?) = ?"
 WITH_STATUS, WITH_TENANT, WITH_NAME = "AND status = ?", "AND tenant = ?", "AND name = ?"
 NEWEST_FIRST = "ORDER BY created DESC LIMIT ?"
@@ -186,6 +187,7 @@ class SqliteStore(Waits):
         after: Position = START,
         limit: int = 100,
         limit_bytes: int = PAGE_BYTES,
+        newest_first: bool = False,
     ) -> StoredEvents:
         """See `Store.events`."""
         asked = [_Part(GET_EVENTS, place_of(after))]
@@ -197,7 +199,8 @@ class SqliteStore(Waits):
             if dot:
                 asked.append(_Part(OF_TYPE, len(type_prefix), type_prefix))
         with self._translated():
-            rows, more = await _fetch(self._reader, [*asked, _Part(IN_ORDER, checked_limit(limit))], limit_bytes)
+            order = FROM_END if newest_first else IN_ORDER
+            rows, more = await _fetch(self._reader, [*asked, _Part(order, checked_limit(limit))], limit_bytes)
         return StoredEvents([StoredEvent(position_of(place), body) for place, body in rows], more)
 
     async def check(self) -> tuple[str, ...]:

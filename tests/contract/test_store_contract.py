@@ -195,6 +195,8 @@ async def test_events_are_found_by_subject_and_type(store: Store) -> None:
     assert places(await store.events(after=Position(1, 2))) == ["1.3", "2.0", "2.1"]
     assert places(await store.events(after=Position(1, 0), subject="x", type_prefix="task", limit=1)) == ["1.1"]
     assert places(await store.events(after=Position(2, 1))) == []
+    assert places(await store.events(subject="x", type_prefix="task", newest_first=True)) == ["2.0", "1.1", "1.0"]
+    assert places(await store.events(after=Position(1, 0), newest_first=True, limit=2)) == ["2.1", "2.0"]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)

@@ -328,9 +328,10 @@ def test_events_are_read_by_an_index() -> None:
         ((store_sqlite.OF_KIND,), ("task",), "events_by_kind"),
         ((store_sqlite.OF_KIND, store_sqlite.OF_TYPE), ("task", 4, "task"), "events_by_kind"),
     ):
-        plan = _plan(" ".join((store_sqlite.GET_EVENTS, *clauses, store_sqlite.IN_ORDER)), 0, *values, 10)
-        assert index in plan
-        assert "TEMP B-TREE" not in plan
+        for order in (store_sqlite.IN_ORDER, store_sqlite.FROM_END):
+            plan = _plan(" ".join((store_sqlite.GET_EVENTS, *clauses, order)), 0, *values, 10)
+            assert index in plan
+            assert "TEMP B-TREE" not in plan
 
 
 def _plan(statement: str, *values: Any) -> str:

@@ -16,14 +16,24 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.app.app import embedded
-from coordinator.commands.service import FindServices, GetHealthHistory, GetService, RegisterService
+from coordinator.client.reads import ask_follower
+from coordinator.commands.service import (
+    CheckOutcome,
+    FindServices,
+    GetHealthHistory,
+    GetService,
+    RegisterService,
+    ReportCheck,
+)
 from coordinator.deciders.rules import Rules
+from coordinator.follower.follower import Follower
 from coordinator.health.check_worker import run_health_checks
 from coordinator.processes.follower import checks_of
 from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
 from coordinator.settings.sections import RegistrySettings
 from coordinator.task_groups import task_group
+from events.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -122,10 +132,14 @@ async def until(client: Client, service_id: str, status: ServiceStatus) -> Servi
     return found
 
 
-async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
+async def test_health_follows_what_the_server_says(cluster: Cluster, tmp_path: Path) -> None:
     """The first check decides; two bad ones in a row make it unhealthy, two good ones healthy; all is recorded."""
     client = cluster.client
-    async with Health().serving() as health, checking(client, health_check_interval=1.0, health_check_timeout_s=1.0):
+    async with (
+        Follower.open(cluster.url, tmp_path / "state.db", checks=tmp_path / "checks.db"),
+        Health().serving() as health,
+        checking(client, health_check_interval=1.0, health_check_timeout_s=1.0),
+    ):
         await client.execute(service("s", f"http://127.0.0.1:{health.port}/health"))
         assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "first http check"
         health.status = 503
@@ -134,7 +148,7 @@ async def test_health_follows_what_the_server_says(cluster: Cluster) -> None:
         assert ill.health_detail == "answered 503"
         health.status = 204
         assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "2 http checks in a row passed"
-        history = await client.execute(GetHealthHistory(service_id="s", limit=100))
+        history = await ask_follower(client, "checks", {"id": "s"}, type=list[CheckOutcome])
     said = [one.detail for one in reversed(history)]
     assert said[0] == "answered 200"
     assert {"answered 200", "answered 503", "answered 204"} == set(said)
@@ -207,6 +221,83 @@ async def test_checks_go_on_over_a_takeover(cluster: Cluster) -> None:
         health.status = 500
         await cluster.start()
         await until(client, "s", ServiceStatus.UNHEALTHY)
+
+
+async def test_the_history_outlives_the_coordinator(cluster: Cluster, tmp_path: Path) -> None:
+    """
+    The changes come from the journal, the outcomes from the follower; what it missed is told.
+
+    Outcomes are missed while it does not run. Its file is written at its end, and read again at its start.
+    """
+    client = cluster.client
+
+    @asynccontextmanager
+    async def follower() -> AsyncIterator[None]:
+        async with Follower.open(cluster.url, tmp_path / "state.db", checks=tmp_path / "checks.db"):
+            yield
+
+    async def report(ok: bool, count: int) -> None:
+        for _ in range(count):
+            await client.execute(ReportCheck(service_id="s", ok=ok, check="http", latency_ms=1.5))
+
+    async def kept(count: int) -> list[CheckOutcome]:
+        async with asyncio.timeout(20):
+            while True:
+                found: list[CheckOutcome] = await ask_follower(client, "checks", {"id": "s"}, type=list[CheckOutcome])
+                if len(found) == count:
+                    return found
+                await asyncio.sleep(0.05)
+
+    await client.execute(service("s", "http://127.0.0.1:1/"))
+    async with follower():
+        await report(ok=True, count=3)
+        await report(ok=False, count=2)
+        assert [(one.ok, one.number, one.lost) for one in reversed(await kept(5))] == [
+            *((True, 1, 0), (True, 2, 0), (True, 3, 0), (False, 4, 0), (False, 5, 0))
+        ]
+        await cluster.crash()
+        await cluster.start()
+        await report(ok=True, count=2)
+        assert [(one.number, one.lost) for one in await kept(7)][:3] == [(2, 0), (1, 0), (5, 0)]
+    await report(ok=False, count=4)
+    known = await client.execute(GetHealthHistory(service_id="s"))
+    assert [(one.status.value, one.is_change) for one in known] == [("unhealthy", False), ("unhealthy", True)]
+    async with follower():
+        await report(ok=True, count=1)
+        assert [(one.number, one.lost) for one in await kept(8)][:2] == [(7, 4), (2, 0)]
+        assert await ask_follower(client, "checks", {"id": "nobody"}) == []
+    (tmp_path / "checks.db").write_bytes(b"no database" * 1000)
+    with capture_logs() as logs:
+        async with follower():
+            await report(ok=True, count=1)
+            last, *changes = await kept(5)
+            assert (last.number, last.lost, last.is_change) == (8, 7, False)
+            assert [(one.status.value, one.is_change) for one in changes] == [
+                *(("unhealthy", True), ("healthy", True), ("unhealthy", True), ("healthy", True))
+            ]
+    assert "checks_file_replaced" in {one["event"] for one in logs}
+
+
+async def test_a_hundred_outcomes_of_each_service_are_kept(cluster: Cluster, tmp_path: Path) -> None:
+    """Those before are removed, which is no loss."""
+    client = cluster.client
+    async with Follower.open(cluster.url, tmp_path / "state.db", checks=tmp_path / "checks.db"):
+        for service_id in ("s", "other"):
+            await client.execute(service(service_id, "http://127.0.0.1:1/"))
+        for number in range(130):
+            await client.execute(ReportCheck(service_id="s", ok=True, check="http", detail=str(number)))
+        await client.execute(ReportCheck(service_id="other", ok=True, check="http"))
+        async with asyncio.timeout(20):
+            while not (await ask_follower(client, "checks", {"id": "other"})):  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.05)
+        listed = await ask_follower(client, "checks", {"id": "s", "limit": 1000}, type=list[CheckOutcome])
+        *found, change = listed
+        assert change.is_change
+        assert [one.detail for one in found] == [str(number) for number in range(129, 29, -1)]
+        assert not any(one.lost for one in found)
+        assert len(await ask_follower(client, "checks", {"id": "s", "limit": 3})) == 3
+        with pytest.raises(Refused, match="limit"):
+            await ask_follower(client, "checks", {"id": "s", "limit": 0})
 
 
 async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:

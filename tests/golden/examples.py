@@ -150,6 +150,16 @@ EXAMPLES: dict[str, Event] = {
         worker_id="wrk_1",
         registration="registration_1",
     ),
+    "service.registered.v2.2": ServiceRegistered(
+        service_id="svc_1",
+        service_name="search",
+        service_type="http",
+        host="10.0.0.7",
+        port=8080,
+        status=ServiceStatus.UNHEALTHY,
+        metadata={"release": "8"},
+        keeps_health=True,
+    ),
     "service.deregistered.v1": ServiceDeregistered(service_id="svc_1", reason="offline for too long"),
     "service.health_changed.v1": ServiceHealthChanged(
         service_id="svc_1",
@@ -337,6 +347,15 @@ EXAMPLES: dict[str, Event] = {
         nodes={"node_1": "has too few free resources (cpu: asked 2000m, free 500m)", "node_2": "is lost"},
         others=1,
         count=3,
+    ),
+    "coordinator.turn.v1.3": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_1", "wrk_1", 4, "fifo"), WaitingClaim("claim_2", "wrk_2", 1, "fifo")),
+        policy="schedule",
+        policy_version=2,
+        placed=1,
+        containers={"ctr_1": "running", "ctr_2": "pausing"},
     ),
     "coordinator.mass_silence_noticed.v1": CoordinatorMassSilenceNoticed(
         instance="coord_1", kind=Watched.SERVICE, silent=40, alive=100, limit_s=90.0, most=0.15

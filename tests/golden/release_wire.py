@@ -56,6 +56,8 @@ position, as is a follower's answer to `position` and `wait`: these are masked t
 GAINED = {
     "registration": "names a registration of a worker",
     "key_holds_until": "until when an idempotency key is remembered",
+    "check_ms": "how long the checks of a service take",
+    "number": "the number of a check",
 }
 """Fields that answers have gained since; a client of that release skips them."""
 ECHOED = ("lease", "generation", "orders_id")

@@ -88,6 +88,31 @@ def test_the_states_are_those_of_the_requirements() -> None:
         assert {one.name: one.value for one in enum} == {one.name: one.value for one in space[name]}
 
 
+async def test_a_program_may_pass_its_own_copy_of_an_enum(place: str) -> None:
+    """Wherever a member is taken, one of the sample's enum stands for its value, and any other is refused."""
+    from enum import Enum
+
+    space: dict[str, Any] = {"Enum": Enum}
+    exec(source("states"), space)
+    left = await run("service_registry", ServiceStatus=space["ServiceStatus"])
+    registry, scheduler = left["registry"], TaskScheduler()
+    try:
+        found = await registry.find_services(status=space["ServiceStatus"].UNKNOWN)
+        assert left["service_id"] in {one.service_id for one in found}
+        task_id = await scheduler.submit_task("data_processing")
+        assert [one.task_id for one in await scheduler.list_tasks(status=space["TaskStatus"].PENDING)] == [task_id]
+        task = await scheduler.get_next_task("worker_001", strategy=space["SchedulingStrategy"].PRIORITY)
+        assert task is not None
+        assert task.task_id == task_id
+        with pytest.raises(Refused, match=r"status <TaskStatus\.FAILED: 'failed'> is not one of healthy"):
+            await registry.find_services(status=space["TaskStatus"].FAILED)
+        strategy = Enum("Strategy", {"ANY": "least_loaded"}).ANY  # type: ignore[attr-defined]  # made here
+        assert await ServiceDiscovery(registry).discover_service("task_agent", strategy) is not None
+    finally:
+        await registry.close()
+        await scheduler.close()
+
+
 async def test_containers(place: str) -> None:
     """The manager's sample, one container as an object, and restarting it."""
     left = await run("container_manager")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.commands.service import ReportCheck, ServiceLoad
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
@@ -432,22 +433,66 @@ def test_what_a_worker_that_left_still_holds_goes_back() -> None:
     assert (event.reason, event.lease) == ("released", "c.1.1")  # type: ignore[attr-defined]  # an attempt that ended
 
 
-@pytest.mark.parametrize("status", [ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY])
-def test_a_checked_service_that_nobody_checks_is_unknown(status: ServiceStatus) -> None:
-    """A health status that was checked long ago is not reliable."""
-    unknown = service(health_check_url=URL, status=ServiceStatus.UNKNOWN)
-    facts = (unknown, health(status, previous=ServiceStatus.UNKNOWN))
+CHECKED = service(health_check_url=URL, status=ServiceStatus.UNKNOWN)
+ILL = (CHECKED, health(ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN))
+
+
+def checked(*outcomes: bool, at: float = 0.0, every_s: float | None = None) -> Signs:
+    """Return the signs of a writer that heard these checks of service `s`, the last of them *at* this time."""
+    signs = Signs()
+    signs.begin(0.0)
+    for ok in outcomes:
+        report = ReportCheck(service_id="s", ok=ok, check="http", every_s=every_s)
+        signs.accepted(report, at, BEGIN, fold(*ILL))
+    return signs
+
+
+def test_a_healthy_service_that_nobody_checks_is_unknown() -> None:
+    """A health status that was checked long ago is not reliable; heartbeats do not replace the checks."""
+    facts = (CHECKED, health(ServiceStatus.HEALTHY, previous=ServiceStatus.UNKNOWN))
     assert owed(*facts, silent_s=89.0) == []
     (event,) = owed(*facts, silent_s=91.0)
     assert isinstance(event, ServiceHealthChanged)
     assert (event.status, event.rule, event.limit_s) == (ServiceStatus.UNKNOWN, "not_checked", 90.0)
+    signs = checked()
+    signs.hear_service("s", 90.0, ServiceLoad(heard_s_ago=0.0))
+    assert len(owed(*facts, silent_s=91.0, signs=signs)) == 1
+    assert owed(*facts, silent_s=151.0, signs=checked(False, at=61.0)) == [], "a failed check is a check"
+
+
+def test_the_limit_follows_the_interval_of_the_checks() -> None:
+    """Checks that are further apart than the limit must not change the health between two of them."""
+    facts = (CHECKED, health(ServiceStatus.HEALTHY, previous=ServiceStatus.UNKNOWN))
+    signs = checked(True, every_s=300.0)
+    assert owed(*facts, silent_s=600.0, signs=signs) == []
+    (event,) = owed(*facts, silent_s=601.0, signs=signs)
+    assert (event.rule, event.limit_s) == ("not_checked", 600.0)  # type: ignore[attr-defined]  # a change of health
+    assert owed(service(), silent_s=600.0, signs=signs) == [], "passed checks replace heartbeats"
+    assert len(owed(service(), silent_s=601.0, signs=signs)) == 1
+    assert len(owed(service(), silent_s=91.0, signs=checked(True, False, every_s=300.0))) == 1
+
+
+@pytest.mark.parametrize("signs", [checked(), checked(False), checked(True, False)])
+def test_an_unhealthy_service_stays_so_until_a_check_passes(signs: Signs) -> None:
+    """Whether it is checked or not: discovery must not get it back because its checks fail."""
+    assert owed(*ILL, now=3000.0, silent_s=3000.0, signs=signs) == []
 
 
 def test_a_service_that_fails_its_checks_for_too_long_is_taken_off() -> None:
-    """It is deregistered after one hour."""
-    facts = (service(health_check_url=URL), health(ServiceStatus.UNHEALTHY, previous=ServiceStatus.UNKNOWN))
-    assert owed(*facts, now=3600.0) == []
-    assert owed(*facts, now=3700.0) == [ServiceDeregistered(service_id="s", reason="unhealthy for too long")]
+    """One hour after it became unhealthy, if its last check failed and is not long ago."""
+    end = ServiceDeregistered(service_id="s", reason="unhealthy for too long")
+    assert owed(*ILL, now=3600.0, silent_s=3600.0, signs=checked(False, at=3600.0)) == []
+    failing = checked(False, at=3690.0)
+    assert owed(*ILL, now=3700.0, silent_s=3700.0, signs=failing) == [end]
+    by_custom_check = (service(), health(ServiceStatus.UNHEALTHY, ServiceStatus.HEALTHY))
+    failing.hear_service("s", 3690.0, ServiceLoad(heard_s_ago=0.0))
+    assert owed(*by_custom_check, now=3700.0, silent_s=3700.0, signs=failing) == [end]
+
+
+@pytest.mark.parametrize("signs", [checked(), checked(False, at=3600.0), checked(False, True, at=3690.0)])
+def test_a_service_that_is_not_seen_to_fail_is_not_taken_off(signs: Signs) -> None:
+    """Nobody checks it, as the follower is away, or it is about to be healthy again."""
+    assert owed(*ILL, now=3700.0, silent_s=3700.0, signs=signs) == []
 
 
 # --- after a restore --------------------------------------------------------------------------------------------------

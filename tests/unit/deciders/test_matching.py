@@ -36,9 +36,9 @@ def waiting(claim_id: str = "c", worker_id: str = "w", slots: int = 1, strategy:
 
 
 def deal(
-    world: World, *claims: WaitingClaim, loads: dict[str, float] | None = None, most: int = 1000
+    world: World, *claims: WaitingClaim, loads: dict[str, float] | None = None, most: int = 1000, **others: Any
 ) -> list[TaskStarted]:
-    return list(schedule(world, claims, loads if loads is not None else {}, most=most))
+    return list(schedule(world, claims, loads if loads is not None else {}, most=most, **others))
 
 
 def dealt(world: World, *claims: WaitingClaim, **others: Any) -> list[tuple[str, str]]:
@@ -117,6 +117,18 @@ def test_claims_of_different_strategies_never_get_the_same_task() -> None:
     world = fold(worker("v"), worker("w"), submitted("old"), submitted("urgent", priority=9), submitted("new"))
     got = dealt(world, waiting("c1", "v", 2), waiting("c2", "w", 2, "priority"))
     assert sorted(got) == [("new", "v"), ("old", "v"), ("urgent", "w")]
+
+
+@pytest.mark.parametrize(
+    ("state", "gets"),
+    [("running", True), ("unknown", True), *((one, False) for one in ("created", "starting", "pausing", "paused"))],
+)
+def test_a_worker_gets_tasks_only_while_its_container_runs(state: str, gets: bool) -> None:
+    """A container that is not known here is not asked; of turns before version 2, no state is on record."""
+    world = fold(worker("in", container_id="k"), worker("out"), *tasks(1))
+    assert bool(dealt(world, waiting("c", "in"), containers={"k": state})) is gets
+    assert dealt(world, waiting("c", "in"), waiting("d", "out"), containers={"k": state, "l": "paused"})
+    assert dealt(world, waiting("c", "in"))
 
 
 def test_a_task_that_waits_for_its_retry_is_not_dealt() -> None:

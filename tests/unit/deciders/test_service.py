@@ -68,13 +68,39 @@ def test_the_same_service_again_is_already_so(facts: tuple[ServiceRegistered, ..
     given(*facts).when(order).then_nothing().then_answers("s")
 
 
+@pytest.mark.parametrize("difference", [{"port": 9}, {"host": "elsewhere"}, {"health_check_url": ""}])
+@pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY])
+def test_an_instance_that_moved_is_judged_anew(before: ServiceStatus, difference: dict[str, Any]) -> None:
+    """What is known is about another host, port or URL."""
+    order = {"health_check_url": URL, **difference}
+    status = UNKNOWN if order["health_check_url"] else HEALTHY
+    given(*probed(before)).when(register_service(**order)).then(service(status=status, **order))
+
+
 @pytest.mark.parametrize(
-    "difference", [{"port": 9}, {"host": "elsewhere"}, {"tags": ("eu",)}, {"metadata": {"a": "b"}}, {"weight": 2}]
+    "difference",
+    [{"tags": ("eu",)}, {"metadata": {"a": "b"}}, {"weight": 2}, {"service_name": "other"}, {"container_id": "k"}],
 )
-def test_other_facts_replace_those_there_were(difference: dict[str, Any]) -> None:
-    """The instance has moved or changed, so its health is decided again."""
-    known = (service(), health(UNHEALTHY, HEALTHY))
-    given(*known).when(register_service(**difference)).then(service(**difference))
+@pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY, UNKNOWN])
+def test_other_facts_keep_the_health_of_an_instance(before: ServiceStatus, difference: dict[str, Any]) -> None:
+    """Neither the status nor how long it holds changes while host, port and URL stay."""
+    order = {"health_check_url": URL, **difference}
+    decided = given(*probed(before)).when(register_service(**order))
+    was = decided.world.services["s"]
+    now = decided.then(service(status=before, keeps_health=True, **order)).world.services["s"]
+    assert (now.status, now.health_rule, now.changed_at) == (before, was.health_rule, was.changed_at)
+    assert now.registered_at > was.registered_at
+    unhealthy_by_custom_checks = (service(), health(UNHEALTHY, HEALTHY))
+    given(*unhealthy_by_custom_checks).when(register_service(**difference)).then(
+        service(status=UNHEALTHY, keeps_health=True, **difference)
+    )
+
+
+def test_one_failed_check_after_a_new_registration_does_not_decide() -> None:
+    """The row of equal checks counts on."""
+    world = given(*probed(HEALTHY))
+    world.when(register_service(health_check_url=URL, weight=2)).fold()
+    world.when(report(ok=False), streak=1).then_nothing()
 
 
 def test_registering_brings_a_service_back() -> None:
@@ -240,7 +266,7 @@ def test_a_registration_that_is_no_more_changes_nothing() -> None:
     """The program that registered last is the one that may speak for the service."""
     first, second = service(registration="first"), service(registration="second")
     given(first).when(register_service(registration="first")).then_nothing()
-    given(first).when(register_service(registration="second")).then(second)
+    given(first).when(register_service(registration="second")).then(service(registration="second", keeps_health=True))
     replaced = given(first, second)
     for named in ("first", "1.0"):
         replaced.when(DeregisterService(service_id="s", registration=named)).then_refused("replaced", "'s'")
@@ -354,6 +380,17 @@ def test_checks_bring_a_silent_service_back_only_in_a_row() -> None:
     world = given(service(), health(OFFLINE, HEALTHY))
     world.when(report(ok=True), streak=1).then_nothing()
     world.when(report(ok=True), streak=2).then(changed(HEALTHY, OFFLINE, "2 http checks in a row passed"))
+
+
+def test_a_failed_check_says_nothing_new_of_a_silent_service() -> None:
+    """It stays OFFLINE: with each failed check it would be UNHEALTHY, and OFFLINE again for its silence."""
+    given(service(), health(OFFLINE, HEALTHY)).when(report(ok=False), streak=9).then_nothing()
+
+
+@pytest.mark.parametrize("every_s", [NAN, INFINITY, -1.0])
+def test_an_interval_is_a_duration(every_s: float) -> None:
+    """The refusal names it."""
+    given(service()).when(report(ok=True, every_s=every_s)).then_refused("bad_number", "every_s")
 
 
 @pytest.mark.parametrize("latency_ms", [NAN, INFINITY, -1.0])

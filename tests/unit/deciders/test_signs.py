@@ -73,7 +73,7 @@ def test_whoever_orders_lives(order: Command, heard: str) -> None:
 
 @pytest.mark.parametrize("order", [submit(), ReportCheck(service_id="x", ok=False, check="http")])
 def test_other_orders_are_no_sign(order: Command) -> None:
-    """A failed check is not a sign of life."""
+    """A failed check is not a sign of life, only of the check."""
     signs = beginning()
     signs.accepted(order, 150.0, 1000.0, fold(service("x")))
     assert (signs.workers, signs.nodes, signs.services) == ({}, {}, {})
@@ -106,24 +106,44 @@ def test_checks_with_the_same_outcome_are_counted_in_a_row() -> None:
     assert counts == [1, 2, 1, 2, 3, 1]
 
 
-def test_checks_are_kept_newest_first_and_not_for_ever() -> None:
-    """A hundred of each service."""
+def test_the_last_check_is_kept_with_its_number() -> None:
+    """Followers keep those before; a number that they miss tells what was lost."""
     signs = beginning()
-    for number in range(150):
+    for number in range(1, 4):
         signs.keep_check(report(ok=True, detail=str(number), latency_ms=1.5), float(number), ServiceStatus.HEALTHY)
-    outcomes = signs.checks["s"].outcomes
-    assert len(outcomes) == 100
-    assert (outcomes[0].detail, outcomes[-1].detail, outcomes[0].at) == ("149", "50", 149.0)
-    assert (outcomes[0].latency_ms, outcomes[0].status) == (1.5, ServiceStatus.HEALTHY)
+    last = signs.checks["s"].last
+    assert (last.detail, last.at, last.latency_ms, last.status) == ("3", 3.0, 1.5, ServiceStatus.HEALTHY)
+    assert (last.number, signs.checks["s"].streak) == (3, 3)
 
 
-def test_only_so_many_services_have_their_checks_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest one is dropped first; a known one drops no other."""
-    monkeypatch.setattr("coordinator.deciders.signs._CHECKED_SERVICES", 2)
+def test_the_latency_is_that_of_the_last_passed_check() -> None:
+    """A check that failed measured how long its failure took."""
     signs = beginning()
-    for service_id in ("a", "b", "a", "c"):
-        signs.keep_check(report(True, service_id), 0.0, ServiceStatus.HEALTHY)
-    assert list(signs.checks) == ["b", "c"]
+    told: list[float | None] = []
+    for ok, latency_ms in ((False, 9.0), (True, 1.5), (False, 8.0), (True, None), (True, 2.5)):
+        signs.keep_check(report(ok=ok, latency_ms=latency_ms), 1.0, ServiceStatus.HEALTHY)
+        told.append(signs.checks["s"].latency_ms)
+    assert told == [None, 1.5, 1.5, 1.5, 2.5]
+
+
+def test_a_failed_check_was_a_check() -> None:
+    """Or a service that fails would be called unchecked."""
+    signs = beginning()
+    assert signs.silent_for(signs.checked, "s", 190.0) == 90.0
+    assert signs.is_failing("s") is False
+    for ok in (True, False):
+        signs.accepted(report(ok), 150.0, 1000.0, fold(service("s")))
+        assert signs.checked == {"s": 150.0}
+        assert signs.is_failing("s") is not ok
+
+
+def test_checks_are_expected_as_often_as_they_come() -> None:
+    """A single check tells no interval, and changes none."""
+    signs = beginning()
+    assert signs.check_limit_s("s", 90.0) == 90.0
+    for every_s, limit_s in ((None, 90.0), (30.0, 90.0), (60.0, 120.0), (None, 120.0)):
+        signs.accepted(report(ok=True, every_s=every_s), 150.0, 1000.0, fold(service("s")))
+        assert signs.check_limit_s("s", 90.0) == limit_s
 
 
 def test_signs_of_what_is_gone_are_forgotten() -> None:
@@ -134,8 +154,10 @@ def test_signs_of_what_is_gone_are_forgotten() -> None:
         signs.hear_worker(name, 100.0, (), 0.0)
         signs.accepted(SyncNode(node_id=name), 100.0, 1000.0, World())
         signs.keep_check(report(True, name), 0.0, ServiceStatus.HEALTHY)
+        signs.accepted(report(ok=True, service_id=name, every_s=9.0), 100.0, 1000.0, fold(service(name)))
     signs.forget(fold(service("s"), worker("x"), node("y")))
-    assert [list(heard) for heard in (signs.services, signs.loads, signs.checks)] == [["s"]] * 3
+    heard_of = (signs.services, signs.loads, signs.checks, signs.checked, signs.check_every)
+    assert [list(heard) for heard in heard_of] == [["s"]] * 5
     assert [list(heard) for heard in (signs.workers, signs.worker_loads, signs.nodes)] == [["x"], ["x"], ["y"]]
     signs.forget(fold(service("s"), worker("x"), node("y")))
     assert list(signs.services) == ["s"]

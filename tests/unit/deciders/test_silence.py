@@ -19,7 +19,7 @@ from events.service import ServiceHealthChanged, ServiceStatus
 from events.worker import WorkerLost
 from projections.world import World
 from tests.specification import given, said, write
-from tests.unit.deciders.facts import BEGIN, URL, node, service, worker
+from tests.unit.deciders.facts import BEGIN, URL, a_container, node, service, worker
 
 if TYPE_CHECKING:
     from events.base import Event
@@ -180,6 +180,17 @@ def test_services_that_are_checked_do_not_count() -> None:
     events = list(due(scribe.world, signs, DecisionContext(BEGIN + 200.0, RULES), 200.0))
     changed = {event.service_id: event.status for event in events if isinstance(event, ServiceHealthChanged)}
     assert changed == {"s": ServiceStatus.OFFLINE} | dict.fromkeys(HUNDRED, ServiceStatus.UNKNOWN)
+
+
+def test_workers_in_paused_containers_do_not_count() -> None:
+    """They are silent because somebody paused them."""
+    inside = [worker(f"w{number}", container_id="k") for number in range(50)]
+    scribe = write(LEADS, *a_container("paused"), *inside, *(worker(f"v{number}") for number in range(50)))
+    signs = Signs()
+    signs.begin(0.0)
+    signs.nodes["n"] = 100.0
+    signs.workers |= {f"v{number}": 100.0 for number in range(50)}
+    assert list(due(scribe.world, signs, DecisionContext(BEGIN + 200.0, RULES), 100.0)) == []
 
 
 def test_a_share_of_one_turns_it_off() -> None:

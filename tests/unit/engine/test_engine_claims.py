@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
+from coordinator.commands.container import PauseContainer, ResumeContainer, StartContainer
+from coordinator.commands.node import ObservedContainer, SyncNode
 from coordinator.commands.task import CancelTask
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
@@ -17,7 +20,7 @@ from events.base import Position
 from events.coordinator import CoordinatorTurn
 from events.task import TaskStarted, TaskStatus
 from projections.world import World
-from tests.unit.deciders.facts import claim, complete, payload, submit
+from tests.unit.deciders.facts import claim, complete, create, payload, register_node, submit
 from tests.unit.engine.engine_rig import TICK_S, Rig, Told, leading
 
 if TYPE_CHECKING:
@@ -311,7 +314,7 @@ def replaced(before: bytes, envelopes: list[Any], record: Record, turn: Coordina
         if isinstance(envelope.data, TaskStarted) and envelope.actor == "coordinator":
             break
         world.apply(envelope, Position(record.sequence, index), turn.now)
-    again = list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed))
+    again = list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed, containers=turn.containers))
     assert rounds_taken(world, turn.claims, again) == turn.rounds
     return again
 
@@ -330,6 +333,60 @@ async def test_filters_are_recorded_and_leave_room_for_tasks(monkeypatch: pytest
         assert all(0 < len(one) <= 200 // 25 for one in filters)
         for placed, again in explain(rig.records()):
             assert placed == again
+
+
+async def test_a_worker_gets_tasks_only_while_its_container_runs() -> None:
+    """The scheduler asks for the container before it places, and what it was told is in the journal."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        await rig.order(StartContainer(container_id="k"))
+        await rig.order(RegisterWorker(worker_id="w", container_id="k"))
+        await rig.order(RegisterWorker(worker_id="v", container_id="elsewhere"))
+        told = await waiting(rig, claim(wait_s=WAIT_S, slots=9))
+        await rig.order(submit("a"))
+        await rig.settle()
+        assert not told[0].yet, "the container is starting"
+        await report(rig, "running")
+        assert given_to(await told[0].outcome()) == ["a"]
+        told = await waiting(rig, claim("d", wait_s=WAIT_S, slots=9))
+        await rig.order(PauseContainer(container_id="k"))
+        await rig.order(submit("b"))
+        await rig.settle()
+        assert not told[0].yet, "it is to be paused"
+        await report(rig, "paused")
+        assert given_to(await rig.order(claim("e", "v"))) == ["b"]
+        await rig.order(submit("c"))
+        await rig.order(ResumeContainer(container_id="k"))
+        await report(rig, "running")
+        assert given_to(await told[0].outcome()) == ["c"]
+        turns = [one for one in rig.events() if isinstance(one, CoordinatorTurn)]
+        assert [one.containers for one in turns] == [
+            {"k": "running"},
+            {"k": "paused", "elsewhere": "unknown"},
+            {"k": "running"},
+        ]
+        assert all(placed == again for placed, again in explain(rig.records()))
+
+
+async def report(rig: Rig, state: str) -> None:
+    """Let node `n` report container `k`."""
+    generation = rig.world.containers["k"].generation
+    one = ObservedContainer(container_id="k", generation=generation, state=state)
+    await rig.order(SyncNode(node_id="n", observed=(one,)))
+
+
+async def test_a_turn_of_release_1_can_still_be_explained() -> None:
+    """It asked for no container, so a worker in one that did not run got its tasks."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        await rig.order(RegisterWorker(worker_id="w", container_id="k"))
+        await rig.order(submit())
+        old = {"instance": "one", "now": 1.0, "claims": [["c", "w", 1, "fifo"]], "policy": "schedule", "placed": 1}
+        turn = msgspec.convert({**old, "policy_version": 1}, CoordinatorTurn)
+        again = list(schedule(rig.world, turn.claims, turn.loads, most=1, containers=turn.containers))
+        assert [event.task_id for event in again] == ["t"]
 
 
 async def test_every_placement_can_be_explained_from_the_journal() -> None:

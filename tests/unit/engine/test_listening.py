@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused
 from events.node import NodeLost
-from events.service import ServiceHealthChanged, ServiceStatus
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.task import TaskAttemptFailed, TaskStatus, TaskTimedOut
 from events.worker import WorkerLost
 from projections.node import NodeStatus
@@ -45,6 +46,9 @@ from tests.unit.deciders.facts import (
     submit,
 )
 from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, Rig, leading
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 LONG_AGO_S = 10_000.0
 
@@ -341,18 +345,18 @@ async def test_a_heartbeat_that_is_refused_leaves_no_sign() -> None:
 
 
 async def test_health_follows_reported_checks() -> None:
-    """The first decides, then two in a row do; the history shows each with what it led to."""
+    """The first decides, then two in a row do; followers are told of each check with what it led to."""
     async with leading() as rig:
         await rig.order(register_service(health_check_url=URL))
         for ok in (True, False, True, False, False, True, True):
             await rig.order(ReportCheck(service_id="s", ok=ok, check="http", latency_ms=1.5))
             await rig.settle()
+        told = [body for kind, about, body in rig.notices if (kind, about) == ("check", "s")]
+        assert [one["status"] for one in told] == [*["healthy"] * 4, *["unhealthy"] * 2, "healthy"]
+        assert [one["number"] for one in told] == [1, 2, 3, 4, 5, 6, 7]
+        assert {one["reign"] for one in told} == {"1.1"}
         history = await rig.order(GetHealthHistory(service_id="s"))
-        healthy, unhealthy = ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY
-        assert [one.status for one in reversed(history)] == [
-            *(healthy, healthy, healthy, healthy),
-            *(unhealthy, unhealthy, healthy),
-        ]
+        assert [(one.status.value, one.number, one.is_change) for one in history] == [("healthy", 7, False)]
         assert sum(isinstance(event, ServiceHealthChanged) for event in rig.events()) == 3
 
 
@@ -405,6 +409,69 @@ async def test_a_node_is_told_at_once_that_something_changed_for_it() -> None:
             await seen(rig, state, exit_code=0)
         await rig.order(DestroyContainer(container_id="k"))
         assert rig.notices == [("node", "n", {"lost": []})] * 5
+
+
+@asynccontextmanager
+async def with_worker_in_container() -> AsyncIterator[Rig]:
+    """Lead with container `k` that runs, a service and a worker in it, and a task that this worker holds."""
+    async with leading() as rig:
+        await rig.order(register_node())
+        await rig.order(create())
+        await rig.order(StartContainer(container_id="k"))
+        await seen(rig, "running", pid=1)
+        await rig.order(register_service(container_id="k"))
+        await rig.order(RegisterWorker(worker_id="w", container_id="k"))
+        await rig.order(submit())
+        await rig.order(claim())
+        yield rig
+
+
+async def pass_time(rig: Rig, seconds: int, state: str) -> None:
+    for _ in range(seconds // 10):
+        rig.hands.turn(10.0)
+        await seen(rig, state)
+        await rig.settle()
+
+
+async def test_a_pause_may_last_longer_than_leases_and_limits() -> None:
+    """Nothing in the container is given up, and all of it has its whole time again when it continues."""
+    async with with_worker_in_container() as rig:
+        await rig.order(PauseContainer(container_id="k"))
+        assert rig.engine.ask_now(FindServices(status=ServiceStatus.HEALTHY)) == []
+        await pass_time(rig, 200, "paused")
+        await rig.order(ResumeContainer(container_id="k"))
+        await pass_time(rig, 10, "running")
+        assert status_of(rig, "n") is NodeStatus.READY
+        (view,) = rig.engine.ask_now(FindServices(status=ServiceStatus.HEALTHY))
+        assert view.service.health_rule == "container_resumed"
+        await pass_time(rig, 20, "running")
+        assert (await rig.order(complete())) is None
+        changes = [event.rule for event in rig.events() if isinstance(event, ServiceHealthChanged)]
+        assert changes == ["container_paused", "container_resumed"]
+        assert not any(isinstance(event, WorkerLost | TaskAttemptFailed) for event in rig.events())
+
+
+async def test_a_pause_that_is_taken_back_at_once_leaves_no_trace() -> None:
+    """The node may have paused it for a moment that it did not report."""
+    async with with_worker_in_container() as rig:
+        await rig.order(PauseContainer(container_id="k"))
+        await pass_time(rig, 20, "busy")
+        await rig.order(ResumeContainer(container_id="k"))
+        await pass_time(rig, 20, "running")
+        assert rig.world.tasks["t"].status is TaskStatus.RUNNING
+        assert rig.world.services["s"].status is ServiceStatus.HEALTHY
+
+
+async def test_a_container_that_ends_takes_all_with_it_in_one_commit() -> None:
+    """No moment exists in which one of them is known to be gone and another is not."""
+    async with with_worker_in_container() as rig:
+        await seen(rig, "exited", exit_code=1)
+        assert rig.types()[-1] == [
+            "container.failed",
+            "worker.left",
+            "service.deregistered",
+            "task.attempt_failed",
+        ]
 
 
 async def test_a_report_that_comes_late_does_not_say_what_is_gone() -> None:
@@ -471,3 +538,24 @@ async def test_signs_of_what_nobody_knows_are_forgotten() -> None:
         rig.hands.turn(1.0)
         await rig.settle()
         assert (rig.engine.signs.workers, rig.engine.signs.services, rig.engine.signs.loads) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("url", [URL, ""])
+async def test_a_service_that_fails_its_checks_makes_no_events_until_it_is_taken_off(url: str) -> None:
+    """It is UNHEALTHY from the second failed check on; a check of a service without a URL is a custom one."""
+    async with leading() as rig:
+        await rig.order(register_service(health_check_url=url))
+        await rig.order(ReportCheck(service_id="s", ok=True, check="http"))
+        for _ in range(130):
+            rig.hands.turn(30.0)
+            told = rig.ask(ReportCheck(service_id="s", ok=False, check="http"))
+            await rig.settle()
+            if rig.world.services["s"].is_ended:
+                break
+            await told.outcome()
+        changes = [event.status for event in rig.events() if isinstance(event, ServiceHealthChanged)]
+        if url:
+            assert changes == [ServiceStatus.HEALTHY, ServiceStatus.UNHEALTHY]
+        else:
+            assert changes == [ServiceStatus.UNHEALTHY, ServiceStatus.OFFLINE]
+        assert sum(isinstance(event, ServiceDeregistered) for event in rig.events()) == 1

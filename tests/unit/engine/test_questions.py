@@ -252,18 +252,36 @@ def test_a_service_is_shown_with_its_last_heartbeat() -> None:
     assert answered(world, GetService(service_id="b"), signs=signs).reported is None
 
 
-def test_the_history_of_checks_is_newest_first() -> None:
-    """Empty before the first check, not found for a service that is not registered."""
+def test_the_history_of_health_is_the_last_check_and_the_last_change() -> None:
+    """A follower has those before; not found for a service that is not registered."""
     signs = Signs()
     world = fold(*SERVICES)
     assert answered(world, GetHealthHistory(service_id="a"), signs=signs) == []
+    scribe = write(*SERVICES, health(ServiceStatus.UNHEALTHY, ServiceStatus.HEALTHY, "a"))
     for number in range(3):
-        report = ReportCheck(service_id="a", ok=True, check=f"c{number}")
-        signs.keep_check(report, float(number), ServiceStatus.HEALTHY)
-    history = answered(world, GetHealthHistory(service_id="a", limit=2), signs=signs)
-    assert [outcome.check for outcome in history] == ["c2", "c1"]
+        signs.keep_check(ReportCheck(service_id="a", ok=True, check=f"c{number}"), 5000.0, ServiceStatus.UNHEALTHY)
+    history = answered(scribe.world, GetHealthHistory(service_id="a"), signs=signs)
+    assert [(one.check, one.ok, one.is_change, one.number) for one in history] == [
+        ("c2", True, False, 3),
+        ("told", False, True, 0),
+    ]
+    assert len(answered(scribe.world, GetHealthHistory(service_id="a", limit=1), signs=signs)) == 1
+    (change,) = answered(scribe.world, GetHealthHistory(service_id="a"))
+    assert change.is_change
+    signs.keep_check(ReportCheck(service_id="a", ok=False, check="c"), change.at, ServiceStatus.UNHEALTHY)
+    (check,) = answered(scribe.world, GetHealthHistory(service_id="a"), signs=signs)
+    assert check.check == "c", "the check that changed it stands for the change"
     with pytest.raises(NotFound):
         answered(world, GetHealthHistory(service_id="gone"), signs=signs)
+
+
+def test_a_service_is_shown_with_how_long_its_checks_take() -> None:
+    """None before the first that passed."""
+    signs = Signs()
+    signs.keep_check(ReportCheck(service_id="a", ok=True, check="http", latency_ms=2.5), 1.0, ServiceStatus.HEALTHY)
+    world = fold(*SERVICES)
+    assert answered(world, GetService(service_id="a"), signs=signs).check_ms == 2.5
+    assert answered(world, GetService(service_id="b"), signs=signs).check_ms is None
 
 
 def test_the_counts_are_of_what_there_is() -> None:

@@ -117,7 +117,7 @@ async def test_a_new_service_is_checked_at_once_and_then_in_intervals(app: App, 
         assert at - times[0] == pytest.approx(number * INTERVAL_S, abs=0.09)
     assert {one.service_id for one in door.reports} == {service_id}
     assert door.reports[0] == ReportCheck(
-        service_id=service_id, ok=True, check="http", detail="answered 200", latency_ms=1.0
+        service_id=service_id, ok=True, check="http", detail="answered 200", latency_ms=1.0, every_s=INTERVAL_S
     )
     assert await _is(registry, plain, ServiceStatus.HEALTHY)
 
@@ -166,6 +166,21 @@ async def test_another_url(app: App, looks: Looks) -> None:
         await asyncio.sleep(3 * INTERVAL_S)
     assert len(looks.times("http://localhost/a")) == seen
     assert len(looks.times("http://localhost/b")) >= 2
+
+
+async def test_a_service_that_registers_again_is_checked_no_more_often(app: App, looks: Looks) -> None:
+    """It may change its metadata as often as it likes: each extra check would count in the row."""
+    registry, door = ServiceRegistry(app), Door(app)
+    began = asyncio.get_running_loop().time()
+    async with checking(door):
+        for number in range(50):
+            await registry.register_service(
+                "agent", "worker", "localhost", 80, "http://localhost/a", service_id="mine", metadata={"n": str(number)}
+            )
+            await _until(lambda: _is(registry, "mine", ServiceStatus.HEALTHY))
+            await asyncio.sleep(0.01)
+        took_s = asyncio.get_running_loop().time() - began
+    assert 2 <= len(looks.seen) <= took_s / INTERVAL_S + 2
 
 
 async def test_where_it_may_not_look(app: App, looks: Looks) -> None:

@@ -55,6 +55,8 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
             indexes.service_ids,
             {status: ids for status, ids in indexes.service_ids_by_status.items() if ids},
         ),
+        "services in": {container_id: set(inside) for container_id, inside in indexes.services_in.items()},
+        "workers in": {container_id: set(inside) for container_id, inside in indexes.workers_in.items()},
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
         "rounds": (indexes.rounds, indexes.round),
@@ -100,6 +102,16 @@ def content_from(world: World) -> dict[str, Any]:
             sorted(service.service_id for service in services),
             {status: sorted(one.service_id for one in same) for status, same in grouped(services, lambda s: s.status)},
         ),
+        "services in": {
+            container_id: {service.service_id for service in inside}
+            for container_id, inside in grouped((s for s in services if s.container_id), lambda s: s.container_id)
+        },
+        "workers in": {
+            container_id: {worker.worker_id for worker in inside}
+            for container_id, inside in grouped(
+                (w for w in world.workers.values() if w.container_id and not w.is_ended), lambda w: w.container_id
+            )
+        },
         "containers on": {
             node_id: {container.container_id for container in there}
             for node_id, there in grouped(standing, lambda c: c.node_id)
@@ -136,5 +148,7 @@ def assert_bounded(indexes: Indexes) -> None:
     assert all(indexes.held.values())
     assert all(indexes.claims.values())
     assert all(indexes.containers_on.values())
+    assert all(indexes.services_in.values())
+    assert all(indexes.workers_in.values())
     assert all(any(groups.values()) for groups in indexes.services.values())
     assert sum(not shape.members for shape in indexes.shapes.values()) <= 256

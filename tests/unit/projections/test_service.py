@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -87,18 +89,42 @@ def test_a_deregistered_service_is_offline_and_over() -> None:
     assert gone.is_ended
 
 
-@pytest.mark.parametrize("path", [(REGISTERED,), (REGISTERED, CHANGED), (REGISTERED, GONE)], ids=len)
-def test_registering_again_begins_anew(path: tuple[ServiceRegistered, ...]) -> None:
-    """No earlier value is kept, whether the service was live or deregistered."""
-    again = fold(*path, REGISTERED).services["s"]
+def moved(**difference: Any) -> ServiceRegistered:
+    return msgspec.structs.replace(REGISTERED, **difference)
+
+
+@pytest.mark.parametrize(
+    ("path", "after"),
+    [
+        ((REGISTERED, CHANGED), moved(host="g")),
+        ((REGISTERED, CHANGED), moved(port=81)),
+        ((REGISTERED, CHANGED), moved(health_check_url="http://h/")),
+        ((REGISTERED, CHANGED), REGISTERED),
+        ((REGISTERED, GONE), REGISTERED),
+        ((REGISTERED, GONE), moved(keeps_health=True)),
+        ((REGISTERED, CHANGED), moved(status=ServiceStatus.UNHEALTHY)),
+    ],
+)
+def test_registering_begins_anew(path: tuple[ServiceRegistered, ...], after: ServiceRegistered) -> None:
+    """No earlier value is kept when the event names another place or status, or the service had ended."""
+    again = fold(*path, after).services["s"]
     at = len(path)
     assert again == msgspec.structs.replace(
-        fold(REGISTERED).services["s"],
+        fold(after).services["s"],
         registered=Position(at + 1, 0),
         registered_at=BEGIN + at,
         changed_at=BEGIN + at,
     )
     assert not again.is_ended
+
+
+def test_registering_again_with_the_same_status_keeps_its_reason_and_time() -> None:
+    """Or a service that often changes its metadata would never be unhealthy for long."""
+    after = moved(status=ServiceStatus.UNHEALTHY, metadata={"k": "w"}, keeps_health=True)
+    before = fold(REGISTERED, CHANGED).services["s"]
+    assert fold(REGISTERED, CHANGED, after).services["s"] == msgspec.structs.replace(
+        before, metadata={"k": "w"}, registered=Position(3, 0), registered_at=BEGIN + 2
+    )
 
 
 def test_a_heartbeat_is_never_folded() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.commands.service import ServiceLoad, ServiceView
+from coordinator.commands.service import ReportCheck, ServiceLoad, ServiceView
 from coordinator.registry import LoadBalancingStrategy, ServiceDiscovery, ServiceRegistry, ServiceStatus
 from coordinator.registry import discovery as discovery_module
 from coordinator.registry.discovery import AVOID_S, Round, choose
@@ -219,6 +219,22 @@ async def test_statistics(registry: ServiceRegistry) -> None:
     assert (stats["total_instances"], stats["healthy_instances"], stats["unknown_instances"]) == (3, 3, 0)
     assert (stats["requests"], stats["failures"]) == (2, 1)
     assert stats["avg_response_time"] == pytest.approx((12.0 + 30.0) / 2)
+    assert stats["measured_instances"] == 2
+
+
+async def test_the_response_time_of_a_service_that_reports_none(registry: ServiceRegistry) -> None:
+    """Its checks measure it; a failed one does not."""
+    discovery = ServiceDiscovery(registry)
+    await registry.register_service("agent", "worker", "192.0.2.1", 80, "http://192.0.2.1/", service_id="a")
+    stats = await discovery.get_service_stats("agent")
+    assert (stats["measured_instances"], stats["avg_response_time"]) == (0, 0.0)
+    for ok, latency_ms in ((True, 8.0), (False, 2000.0)):
+        await registry.execute(ReportCheck(service_id="a", ok=ok, check="http", latency_ms=latency_ms))
+    stats = await discovery.get_service_stats("agent")
+    assert (stats["measured_instances"], stats["avg_response_time"]) == (1, 8.0)
+    assert (await registry.get_service("a")).check_ms == 8.0
+    await registry.update_heartbeat("a", response_time_ms=5.0)
+    assert (await discovery.get_service_stats("agent"))["avg_response_time"] == 5.0
 
 
 async def test_what_is_remembered_is_bounded(registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

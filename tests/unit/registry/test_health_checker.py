@@ -32,6 +32,12 @@ async def registry(app: App) -> ServiceRegistry:
     return ServiceRegistry(app)
 
 
+@pytest.fixture
+async def followed(embedded_app: App) -> ServiceRegistry:
+    """A registry of a cluster that has a follower, which keeps the outcomes."""
+    return ServiceRegistry(embedded_app)
+
+
 async def _registered(registry: ServiceRegistry, name: str = "agent") -> str:
     return await registry.register_service(name, "worker", "192.0.2.1", 80, URL)
 
@@ -66,8 +72,9 @@ async def test_the_first_round_is_over_when_it_is_registered(registry: ServiceRe
         assert await _status(registry, other) is ServiceStatus.UNKNOWN
 
 
-async def test_checks_are_repeated(registry: ServiceRegistry) -> None:
+async def test_checks_are_repeated(followed: ServiceRegistry) -> None:
     """A service that becomes unhealthy is detected by later rounds, after the required number of failures in a row."""
+    registry = followed
     service_id = await _registered(registry)
     answers = [True, False, True, False, False]
 
@@ -93,8 +100,9 @@ async def test_instances_that_come_later(registry: ServiceRegistry) -> None:
         await _until(registry, service_id, ServiceStatus.HEALTHY)
 
 
-async def test_whatever_goes_wrong_is_a_failure(registry: ServiceRegistry) -> None:
+async def test_whatever_goes_wrong_is_a_failure(followed: ServiceRegistry) -> None:
     """An exception, a time-out, and a return value that is not a bool are failures whose detail says what happened."""
+    registry = followed
 
     async def raises(_: ServiceInfo) -> bool:
         raise RuntimeError("the model\nis \x1b[31mred")
@@ -192,8 +200,9 @@ async def test_the_app_ends_the_checks_of_a_checker_left_open() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_checking_now(registry: ServiceRegistry) -> None:
+async def test_checking_now(followed: ServiceRegistry) -> None:
     """`check_service` runs the custom check, or probes the URL; if it can do neither, the error says why."""
+    registry = followed
     service_id = await _registered(registry)
     plain = await registry.register_service("plain", "worker", "localhost", 80)
     async with HealthChecker(registry) as checker:

@@ -171,3 +171,18 @@ async def test_reading_all_page_by_page(app: App) -> None:
 
     with pytest.raises(Refused):
         await list_services(_Narrow(app, most=0), page=4)  # type: ignore[arg-type]
+
+
+async def test_a_service_knows_the_container_it_runs_in(
+    registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node agent says it in the environment; what runs elsewhere is registered with its own container, or none."""
+    before = await registry.register_service("agent", "worker", "localhost", 80)
+    monkeypatch.setenv("COORDINATOR_CONTAINER_ID", "k1")
+    inside = await registry.register_service("agent", "worker", "localhost", 80)
+    elsewhere = await registry.register_service("agent", "worker", "localhost", 80, container_id="k2")
+    nowhere = await registry.register_service("agent", "worker", "localhost", 80, container_id="")
+    found = [(await registry.get_service(one)).container_id for one in (before, inside, elsewhere, nowhere)]
+    assert found == ["", "k1", "k2", ""]
+    with pytest.raises(Refused, match="container_id"):
+        await registry.register_service("agent", "worker", "localhost", 80, container_id=7)  # type: ignore[arg-type]

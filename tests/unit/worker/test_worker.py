@@ -194,6 +194,14 @@ def test_limits_out_of_range_are_refused(options: dict[str, Any]) -> None:
         Worker("w", url=URL, **options)
 
 
+def test_a_worker_knows_the_container_it_runs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node agent says it in the environment."""
+    made = [Worker("w", url=URL)]
+    monkeypatch.setenv("COORDINATOR_CONTAINER_ID", "k")
+    made += [Worker("w", url=URL), Worker("w", url=URL, container_id="l"), Worker("w", url=URL, container_id="")]
+    assert [worker._container_id for worker in made] == ["", "k", "l", ""]
+
+
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
