@@ -23,6 +23,7 @@ from coordinator.deciders.housing import (
 )
 from coordinator.deciders.task import failed_attempt, released
 from events.container import (
+    NO_FAULT,
     ContainerDestroyed,
     ContainerFailed,
     ContainerPaused,
@@ -102,7 +103,7 @@ def _back(
     """Yield the end of each attempt in a container that has ended."""
     why = _why(event)
     # A process that ended by itself may have been ended by its task, which must not end one after the other.
-    counts = isinstance(event, ContainerFailed) and event.exit_code is not None
+    counts = isinstance(event, ContainerFailed) and event.exit_code is not None and event.cause not in NO_FAULT
     for worker in _workers(world, event.container_id):
         for task_id in world.indexes.held.get(worker.worker_id, ()):
             task = world.tasks[task_id]

@@ -22,6 +22,7 @@ from events.container import (
     ContainerResuming,
     ContainerStopped,
 )
+from events.coordinator import CoordinatorPlacementRefused
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.task import TaskAttemptFailed, TaskFailed, TaskStatus, TaskTimedOut
 from events.worker import WorkerDraining, WorkerLeft
@@ -150,13 +151,24 @@ def test_what_ended_for_an_unknown_reason_does_not_count(state: str) -> None:
     assert decided.fold().tasks["t"].failures == 0
 
 
+@pytest.mark.parametrize("cause", ["cut_off", "superseded", "requested"])
+@pytest.mark.parametrize("exit_code", [0, 143])
+def test_what_its_agent_ended_does_not_count(cause: str, exit_code: int) -> None:
+    """The process was told to end, whatever its exit code says."""
+    decided = given(*a_container("running"), *INSIDE).when(report("exited", exit_code=exit_code, cause=cause))
+    assert TaskAttemptFailed in {type(event) for event in decided.events}
+    assert decided.fold().tasks["t"].failures == 0
+    assert not decided.world.containers["k"].failures
+
+
 def test_a_lost_node_means_the_same_for_its_containers() -> None:
     """In the same commit, without a count against the tasks."""
     facts = (*a_container("running"), *INSIDE, *OUTSIDE)
     why = "its container failed: node n is lost"
-    events = owed(*facts, lost(), now=20.0)
+    *events, refused = owed(*facts, lost(), now=20.0)
+    assert isinstance(refused, CoordinatorPlacementRefused)
     assert events == [
-        crashed(reason="node n is lost", restart_at=BEGIN + 21.0),
+        crashed(reason="node n is lost", cause="cut_off", restart_at=BEGIN + 20.0),
         left("container_failed"),
         taken_off("container_failed"),
         back(why, BEGIN + 20.0),
