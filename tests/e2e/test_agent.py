@@ -189,6 +189,8 @@ async def test_an_old_generation_does_not_harm_the_new_one(cluster: Cluster, tmp
             while (new := (await execute(GetContainer(container_id="agent-1"))).generation) == old:
                 await execute(SyncNode(node_id="node-2"))
                 await asyncio.sleep(0.1)
+        running = ObservedContainer(container_id="agent-1", generation=new, state="running")
+        await execute(SyncNode(node_id="node-2", observed=(running,)))
         async with agent(cluster.url, COORDINATOR_NODE_ID="node-2", COORDINATOR_GENERATION=new, **handlers):
             await until_offered(cluster, lambda found: [one.service.metadata["node_id"] for one in found] == ["node-2"])
             async with asyncio.timeout(PATIENCE_S):
