@@ -19,11 +19,13 @@ import msgspec
 
 from coordinator.logs import configure
 from tests.faults import (
+    container_ends,
     damage,
     handover,
     kills,
     outage,
     powercut,
+    repeats,
     replicas,
     replicas_takeover,
     returned_agent,
@@ -78,6 +80,8 @@ SCENARIOS = {
     ),
     "returned_agent": Scenario(returned_agent.run, returned_agent.is_kept, {"times": 10, "node_lease_s": 3}),
     "twins": Scenario(twins.run, twins.is_kept, {"times": 200, "nodes": 10, "containers": 30, "lease_s": 3, "seed": 1}),
+    "repeats": Scenario(repeats.run, repeats.is_kept, {"tasks": 20_000, "kills": 3, "seed": 1}),
+    "container_ends": Scenario(container_ends.run, container_ends.is_kept, {"times": 5}),
     "outage": Scenario(outage.run, outage.is_kept, {"containers": 3, "seconds": 18, "lease_s": 15}),
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
