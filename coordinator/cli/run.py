@@ -192,7 +192,7 @@ def worker() -> None:
 @click.pass_context
 def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
-    from coordinator.processes.credentials import credentials
+    from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
 
@@ -209,6 +209,7 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             # Two heartbeats may be lost before the coordinator gives the worker's tasks to another one.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
             **credentials(settings, "worker", worker_id or ""),
+            **patience(settings),
         )
 
     asyncio.run(run())

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.client.client import Client, name_in
+from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, CONNECT_TIMEOUT_S, Client, name_in
 from coordinator.client.own_container import own_container
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
@@ -83,6 +83,9 @@ class Worker:
             callback of a handler, the worker does not leave: its tasks return when their leases expire, which counts.
         creds: the path of a credentials file.
         tls_ca: the path of the CA certificate, for TLS.
+        connect_timeout_s: see `Client.open`.
+        call_timeout_s: see `Client.open`.
+        attempt_timeout_s: see `Client.open`.
 
     Raises:
         Refused: an id is invalid, or a number is out of range.
@@ -105,6 +108,9 @@ class Worker:
         owns_process: bool = False,
         creds: str | None = None,
         tls_ca: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     ) -> None:
         check_number("slots", slots, 1, 10_000)
         check_number("beat_s", beat_s, 0.01, 3600)
@@ -125,6 +131,11 @@ class Worker:
         self._registration = _ids.new("registration")
         self._creds = creds
         self._tls_ca = tls_ca
+        self._times: dict[str, Any] = {
+            "connect_timeout_s": connect_timeout_s,
+            "call_timeout_s": call_timeout_s,
+            "attempt_timeout_s": attempt_timeout_s,
+        }
         self._stopping = asyncio.Event()
         self._reason = "stopped"
         self._draining: asyncio.Timeout | None = None
@@ -184,6 +195,7 @@ class Worker:
             name=self.worker_id,
             creds=self._creds,
             tls_ca=self._tls_ca,
+            **self._times,
         ) as opened:
             await self._run(opened)
 
@@ -217,6 +229,7 @@ class Worker:
             name=self.worker_id,
             creds=self._creds,
             tls_ca=self._tls_ca,
+            connect_timeout_s=self._times["connect_timeout_s"],
         ) as beats:
             # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
             client.bus.on_reconnect.append(self._reconnected)
@@ -362,6 +375,9 @@ async def run_worker(
     drain_s: float = DRAIN_S,
     creds: str | None = None,
     tls_ca: str | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
 ) -> None:
     """
     Run a worker with the handlers of *module* until SIGTERM or SIGINT.
@@ -376,6 +392,9 @@ async def run_worker(
         drain_s: see `Worker`.
         creds: see `Worker`.
         tls_ca: see `Worker`.
+        connect_timeout_s: see `Worker`.
+        call_timeout_s: see `Worker`.
+        attempt_timeout_s: see `Worker`.
 
     Raises:
         Refused: the module cannot be imported or has no handlers, or an argument is invalid.
@@ -394,5 +413,8 @@ async def run_worker(
         drain_s=drain_s,
         creds=creds,
         tls_ca=tls_ca,
+        connect_timeout_s=connect_timeout_s,
+        call_timeout_s=call_timeout_s,
+        attempt_timeout_s=attempt_timeout_s,
     )
     await worker.run_as_process()
