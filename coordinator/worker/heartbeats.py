@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator.client.client import CONNECT_TIMEOUT_S, Client
+from coordinator.bus.connection import CONNECT_TIMEOUT_S
+from coordinator.client.client import Client
 from events.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, CONNECT_TIMEOUT_S, Client, name_in
+from coordinator.bus.connection import CONNECT_TIMEOUT_S
+from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, Client, name_in
 from coordinator.client.own_container import own_container
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
