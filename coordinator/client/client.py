@@ -180,6 +180,8 @@ class Client:
             except (asyncio.CancelledError, CoordinationError):
                 self._withdraw(command)
                 raise
+            if answer.warning:
+                log.warning("command_warning", command=type(command).__name__, why=answer.warning)
             # A command that is refused as unavailable is retried with the same ids until the deadline.
             if answer.error is None or answer.error.code != Unavailable.code:
                 return answer
