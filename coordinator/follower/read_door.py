@@ -164,7 +164,7 @@ class ReadDoor:
                 raise Unavailable("this follower has no access to the journal: ask another one", reason="no_journal")
         assert_never(question)
 
-    async def _read(self, store: Store, question: Get | List | Count | Events) -> Any:
+    async def _read(self, store: Store, question: Get | List | CountAll | Events) -> Any:
         match question:
             case Get():
                 found = await store.get(question.kind, checked(question.id))
