@@ -39,6 +39,7 @@ from coordinator.worker.handlers import Handler, add_handler, handler_of, load_h
 from coordinator.worker.heartbeats import Heartbeats
 from events.errors import CoordinationError, Refused
 from events.ids import checked
+from events.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,6 +75,8 @@ class Worker:
         namespace: the first part of all subjects, as in the coordinator's settings.
         worker_id: the worker's id; by default the name in *creds*, or a new one that starts with *name*.
         slots: how many tasks run at the same time, 1 to 10,000.
+        resources: what the tasks that run at a time may need together, such as `{"cpu": 4, "memory": "8Gi"}`; by
+            default there is no limit.
         handlers: the handlers by task name; more can be added with `task`.
         beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
         drain_s: seconds that `stop` gives running handlers to finish.
@@ -89,7 +92,7 @@ class Worker:
         attempt_timeout_s: see `Client.open`.
 
     Raises:
-        Refused: an id is invalid, or a number is out of range.
+        Refused: an id is invalid, a number is out of range, or an amount is not a quantity.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Worker:
         namespace: str = "coordination",
         worker_id: str | None = None,
         slots: int = 8,
+        resources: Mapping[str, Any] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         beat_s: float = BEAT_S,
         drain_s: float = DRAIN_S,
@@ -122,6 +126,7 @@ class Worker:
         self._url = url
         self._namespace = namespace
         self._slots = slots
+        self._resources = None if resources is None else Resources.parse(resources)
         self._handlers = dict(handlers or {})
         self._beat_s = beat_s
         self._drain_s = drain_s
@@ -260,6 +265,7 @@ class Worker:
             registration=RegisterWorker(
                 worker_id=self.worker_id,
                 slots=self._slots,
+                resources=self._resources,
                 container_id=self._container_id,
                 registration=self._registration,
                 generation=self._generation,
@@ -372,6 +378,7 @@ async def run_worker(
     namespace: str = "coordination",
     worker_id: str | None = None,
     slots: int = 8,
+    resources: Mapping[str, Any] | None = None,
     beat_s: float = BEAT_S,
     drain_s: float = DRAIN_S,
     creds: str | None = None,
@@ -389,6 +396,7 @@ async def run_worker(
         namespace: see `Worker`.
         worker_id: see `Worker`; by default it starts with the name of the module.
         slots: see `Worker`.
+        resources: see `Worker`.
         beat_s: see `Worker`.
         drain_s: see `Worker`.
         creds: see `Worker`.
@@ -409,6 +417,7 @@ async def run_worker(
         namespace=namespace,
         worker_id=worker_id,
         slots=slots,
+        resources=resources,
         handlers=handlers,
         beat_s=beat_s,
         drain_s=drain_s,
