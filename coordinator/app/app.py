@@ -309,7 +309,9 @@ async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))
-        async with _running(InProcess(coordinator), client, settings, "embedded") as app:
+        async with _running(
+            InProcess(coordinator, call_timeout_s=settings.client.call_timeout_s), client, settings, "embedded"
+        ) as app:
             yield app
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.app.app import acquire_app, release_app
+from coordinator.app.app import acquire_app, embedded, release_app
 from coordinator.app.subscribe import subscribe
 from coordinator.cli.connection import connected
 from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, Client
+from coordinator.commands.task import SubmitTask
 from coordinator.processes.coordinator import instance_of, serve
 from coordinator.processes.credentials import patience
 from coordinator.processes.follower import follow
 from coordinator.processes.node import serve_node
 from coordinator.settings.load import load
 from coordinator.settings.model import Settings
+from coordinator.settings.sections import ClientSettings, NodeSettings
 from events.errors import Unavailable
 from tests.real_server import real_server
 
@@ -97,3 +101,19 @@ def test_the_defaults_are_those_of_the_client() -> None:
         "call_timeout_s": CALL_TIMEOUT_S,
         "attempt_timeout_s": ATTEMPT_TIMEOUT_S,
     }
+
+
+async def test_an_embedded_coordinator_is_waited_for_as_long_as_the_settings_say(tmp_path: Path) -> None:
+    """`client.call_timeout_s` holds without a network, too."""
+    client = ClientSettings(call_timeout_s=WAIT_S, attempt_timeout_s=WAIT_S)
+    async with embedded(tmp_path, Settings(client=client, node=NodeSettings(runtime="fake"))) as app:
+        (ports,) = (tmp_path / "nats").glob("*.ports")
+        server = int(ports.stem.rpartition("_")[2])
+        os.kill(server, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match=r"was not answered within 0\.3 s"):
+                await app.execute(SubmitTask(task_id="t", task_name="n"))
+            assert WAIT_S <= time.monotonic() - began < 4.0
+        finally:
+            os.kill(server, signal.SIGCONT)
