@@ -15,7 +15,7 @@ class NodeEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class NodeRegistered(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A node offers its capacity."""
+    """A node offers its capacity; `labels` are text for people, and placement does not depend on them."""
 
     capacity: Resources = NONE
     runtime: str = ""
@@ -50,7 +50,11 @@ class NodeRemoved(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=
 
 
 class NodeHeartbeat(NodeEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A heartbeat on the heartbeat stream, never in the journal; `used` is measured, not reserved."""
+    """
+    A heartbeat on the heartbeat stream, never in the journal; `used` is measured, not reserved.
+
+    Reserved: no agent publishes it yet. The sign of life of a node is its `sync_node`.
+    """
 
     used: Resources = NONE
     containers: int = 0

@@ -31,7 +31,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     The input or the result of a task; opaque to the coordinator.
 
     `encoding` is `json` (data is JSON text), `text` or `base64`; `digest` is the SHA-256 of the data, hexadecimal;
-    `ref` names an object in the object store instead of inline data.
+    `ref` is for an object in an object store. There is none yet, and commands with a `ref` are refused.
     """
 
     encoding: str

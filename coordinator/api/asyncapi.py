@@ -222,7 +222,7 @@ def _answers(paper: _Paper) -> None:
     one = _answer({})
     messages = {name: _message(title, JSON, one, "A value or an error.") for name, title in titles.items()}
     for name, command in COMMANDS.items():
-        schema = _batch(_answer(_value_of(command.Answer), has_key="idempotency_key" in command.__struct_fields__))
+        schema = _batch(_answer(_value_of(command.Answer), fields=command.__struct_fields__))
         messages[name] = _message(f"Answers to {name}", JSON, schema, "One answer per command, in the same order.")
     paper.channel("answers", None, "The reply subject of the request.", messages)
 
@@ -289,14 +289,16 @@ def _value_of(answer: Any) -> Document:
     return described[0]
 
 
-def _answer(value: Document, *, has_key: bool = False) -> Document:
+def _answer(value: Document, *, fields: tuple[str, ...] = ()) -> Document:
     shared = {
         "epoch": _text("Epoch of the writer that answered."),
         "position": _text("Committed position at that time."),
     }
-    if has_key:
+    if "idempotency_key" in fields:
         about = "Until which commit time the idempotency key is remembered, in seconds since 1970."
         shared |= {"key_holds_until": {"type": "number", "description": about}}
+    if "environment" in fields:
+        shared |= {"warning": _text("What the sender should know, for people.")}
     return {
         "oneOf": [
             _object({"ok": value, **shared}, ["ok"]),

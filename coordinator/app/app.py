@@ -34,7 +34,7 @@ from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
-from coordinator.processes.credentials import credentials
+from coordinator.processes.credentials import credentials, patience
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
@@ -280,9 +280,8 @@ async def _open() -> AsyncIterator[App]:
     url, why = await located(settings)
     if url:
         found = lasting(settings, url, why)
-        login = credentials(settings)
+        login = credentials(settings) | patience(settings)
         async with Client.open(found, source=sender("local"), namespace=settings.namespace, **login) as client:
-            client.call_timeout_s = settings.client.call_timeout_s
             log.info("app_opened", kind=why, server=client.bus.where)
             async with _running(_Remote(client), client, settings, why) as app:
                 yield app
@@ -310,7 +309,9 @@ async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))
-        async with _running(InProcess(coordinator), client, settings, "embedded") as app:
+        async with _running(
+            InProcess(coordinator, call_timeout_s=settings.client.call_timeout_s), client, settings, "embedded"
+        ) as app:
             yield app
 
 

@@ -32,8 +32,9 @@ class Leader(Protocol):
 class InProcess:
     """A coordinator in this process: there is no network between the facade and the engine."""
 
-    def __init__(self, leader: Leader) -> None:
+    def __init__(self, leader: Leader, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._leader = leader
+        self._call_timeout_s = call_timeout_s
         self._actor = sender("local")
         self._is_closed = False
 
@@ -43,7 +44,7 @@ class InProcess:
             with suppress(Unavailable):  # after a standstill of this machine; the loop below retries
                 return engine.ask_now(command)
         caller = Caller(actor=self._actor, command_id=_ids.new("cmd") if command.REMEMBERED else "")
-        wait_s = float(getattr(command, "wait_s", 0.0)) + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
+        wait_s = float(getattr(command, "wait_s", 0.0)) + (self._call_timeout_s if timeout_s is None else timeout_s)
         last = Unavailable("no instance is leading")
         try:
             async with asyncio.timeout(wait_s):

@@ -225,7 +225,8 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
     from coordinator.settings.load import load
 
     settings = load()
-    async with Bus.open(url, name="subscriber", **credentials(settings)) as bus:
+    timeout_s = settings.nats.connect_timeout_s
+    async with Bus.open(url, name="subscriber", connect_timeout_s=timeout_s, **credentials(settings)) as bus:
         yield bus, Subjects(settings.namespace)
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from coordinator.settings.model import Settings
 
 CHECK_TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 5.0
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _DIRECTORY = click.option("--dir", "folder", type=_FOLDER, help="Directory made by 'auth init'; default: nats.auth.")
@@ -138,14 +137,15 @@ def auth_list(ctx: click.Context, folder: Path | None, output: str, as_json: boo
 @click.pass_context
 def auth_check(ctx: click.Context, folder: Path | None, url: str | None) -> None:
     """Check key permissions, key pairs and the server configuration."""
-    directory = _directory(load_settings(ctx, log_level="warning"), folder)
+    settings = load_settings(ctx, log_level="warning")
+    directory = _directory(settings, folder)
     found = directory.check()
     for trouble in found:
         click.echo(f"{trouble.what}: {trouble.remedy}")
     refused = _refused_by_server(directory)
     if refused:
         click.echo(f"nats-server rejects {directory.path / 'nats.conf'}: {refused}")
-    failed = asyncio.run(_log_in(directory, url)) if url else []
+    failed = asyncio.run(_log_in(directory, url, settings.nats.connect_timeout_s)) if url else []
     for line in failed:
         click.echo(line)
     if found or refused or failed:
@@ -171,7 +171,7 @@ def _refused_by_server(directory: AuthDirectory) -> str:
     return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()[-500:]
 
 
-async def _log_in(directory: AuthDirectory, url: str) -> list[str]:
+async def _log_in(directory: AuthDirectory, url: str, timeout_s: float) -> list[str]:
     from coordinator.bus.connection import Bus
 
     failed = []
@@ -186,7 +186,7 @@ async def _log_in(directory: AuthDirectory, url: str) -> list[str]:
                 name="auth-check",
                 creds=str(file),
                 tls_ca=str(trusted) if trusted else None,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
+                connect_timeout_s=timeout_s,
             ):
                 pass
         except CoordinationError as error:

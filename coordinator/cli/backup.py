@@ -218,5 +218,6 @@ async def _connected(
     login = credentials(settings, role)
     if creds is not None:
         login["creds"] = str(creds)
-    async with Bus.open(url or await find_url(settings), name="backup", buffered=False, **login) as bus:
+    where, timeout_s = url or await find_url(settings), settings.nats.connect_timeout_s
+    async with Bus.open(where, name="backup", buffered=False, connect_timeout_s=timeout_s, **login) as bus:
         return await body(bus, Subjects(settings.namespace))

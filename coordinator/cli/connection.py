@@ -70,16 +70,14 @@ def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitab
 async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client]:
     """Connect to the coordinator."""
     from coordinator.client.client import Client
-    from coordinator.processes.credentials import credentials
+    from coordinator.processes.credentials import credentials, patience
 
     async with Client.open(
         url or await find_lasting(settings),
         source=sender("cli"),
         namespace=settings.namespace,
         name="cli",
-        connect_timeout_s=settings.nats.connect_timeout_s,
         **credentials(settings),
+        **patience(settings),
     ) as client:
-        client.call_timeout_s = settings.client.call_timeout_s
-        client.attempt_timeout_s = settings.client.attempt_timeout_s
         yield client

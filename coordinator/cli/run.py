@@ -189,15 +189,22 @@ def worker() -> None:
 @click.option(
     "--slots", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks to run at the same time."
 )
+@click.option("--cpu", metavar="CORES", help="Cores for its tasks together, such as 4 or 500m.")
+@click.option("--memory", metavar="BYTES", help="Memory for its tasks together, such as 8Gi.")
+@click.option("--gpu", metavar="COUNT", help="GPUs for its tasks together.")
 @click.pass_context
-def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str | None, slots: int) -> None:
+def worker_run(
+    ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **amounts: str | None
+) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
-    from coordinator.processes.credentials import credentials
+    from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
     collect_seldom()
+
+    resources = {name: amount for name, amount in amounts.items() if amount is not None}
 
     async def run() -> None:
         await run_worker(
@@ -206,9 +213,11 @@ def worker_run(ctx: click.Context, module: str, url: str | None, worker_id: str 
             namespace=settings.namespace,
             worker_id=worker_id,
             slots=slots,
+            resources=resources or None,
             # Two heartbeats may be lost before the coordinator gives the worker's tasks to another one.
             beat_s=min(BEAT_S, settings.scheduler.lease_s / 3),
             **credentials(settings, "worker", worker_id or ""),
+            **patience(settings),
         )
 
     asyncio.run(run())

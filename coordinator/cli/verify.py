@@ -112,9 +112,10 @@ async def _verify(settings: Settings, url: str | None, home: Path | None, files:
     from coordinator.processes.credentials import credentials
     from events.subjects import Subjects
 
+    timeout_s = settings.nats.connect_timeout_s
     async with (
         _served(settings, url, home) as where,
-        Bus.open(where, name="verify", buffered=False, **credentials(settings)) as bus,
+        Bus.open(where, name="verify", buffered=False, connect_timeout_s=timeout_s, **credentials(settings)) as bus,
     ):
         return await verify(bus, Subjects(settings.namespace), files)
 
@@ -125,9 +126,11 @@ async def _accept(settings: Settings, url: str | None, home: Path | None, archiv
     from coordinator.processes.credentials import credentials
     from events.subjects import Subjects
 
+    login = credentials(settings, "coordinator")
+    timeout_s = settings.nats.connect_timeout_s
     async with (
         _served(settings, url, home) as where,
-        Bus.open(where, name="verify", buffered=False, **credentials(settings, "coordinator")) as bus,
+        Bus.open(where, name="verify", buffered=False, connect_timeout_s=timeout_s, **login) as bus,
     ):
         return await accept(bus, Subjects(settings.namespace), archive=archive, replicas=settings.nats.replicas)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from coordinator.bus.connection import Bus, Url
+from coordinator.bus.connection import CONNECT_TIMEOUT_S, Bus, Url
 from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
 from coordinator.commands.notices import Announcement
@@ -112,7 +112,9 @@ class Client:
         name: str = "client",
         creds: str | None = None,
         tls_ca: str | None = None,
-        connect_timeout_s: float = 5.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     ) -> AsyncIterator[Client]:
         """
         Connect to the coordinator through its NATS server.
@@ -126,6 +128,8 @@ class Client:
             creds: the path of a credentials file.
             tls_ca: the path of the CA certificate, for TLS.
             connect_timeout_s: seconds to wait for the server.
+            call_timeout_s: seconds to wait for an answer, unless a call says otherwise.
+            attempt_timeout_s: seconds after which a request without answer is sent again.
 
         Raises:
             Unavailable: no server answered.
@@ -138,6 +142,7 @@ class Client:
             asyncio.TaskGroup() as tasks,
         ):
             client = cls(bus, tasks, source=bus.user or source, namespace=namespace, tenant=tenant)
+            client.call_timeout_s, client.attempt_timeout_s = call_timeout_s, attempt_timeout_s
             await bus.subscribe(client.subjects.leader, client._leader_changed)
             try:
                 yield client
@@ -175,6 +180,8 @@ class Client:
             except (asyncio.CancelledError, CoordinationError):
                 self._withdraw(command)
                 raise
+            if answer.warning:
+                log.warning("command_warning", command=type(command).__name__, why=answer.warning)
             # A command that is refused as unavailable is retried with the same ids until the deadline.
             if answer.error is None or answer.error.code != Unavailable.code:
                 return answer

@@ -30,6 +30,7 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     totals: dict[str, int]
     container_starts: int
     container_failures: int
+    """Of the containers that the coordinator has in memory; `count` of a follower is of all that ever existed."""
     epoch: str
     position: str
     leader: str

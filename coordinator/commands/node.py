@@ -22,7 +22,7 @@ SYNCS_A_LEASE = 2
 
 
 class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
-    """Register a node with its capacity; registering again replaces its properties."""
+    """Register a node; registering again replaces its properties. `labels` are only shown, by `list_nodes`."""
 
     KIND, VERB = "node", "register"
     FOR = frozenset({"node"})

@@ -27,6 +27,7 @@ class AllocatePool(Command, frozen=True, kw_only=True, gc=False):
     request_id: str
     resources: Resources
     priority: int = 0
+    """Recorded with the allocation and shown; who asks first is granted first."""
 
 
 class ReleasePool(Command, frozen=True, kw_only=True, gc=False):

@@ -40,6 +40,14 @@ class List(_Question, frozen=True, kw_only=True, gc=False):
     at_least: _Place | None = None
 
 
+class CountAll(_Question, frozen=True, kw_only=True, gc=False):
+    """Count all objects that ever existed, by their last status."""
+
+    kind: Literal["container"]
+    """The only kind that the writer's statistics forget, and one that is never many."""
+    at_least: _Place | None = None
+
+
 class Events(_Question, frozen=True, kw_only=True, gc=False):
     """List events in the order of their positions."""
 
@@ -72,12 +80,13 @@ class HowFarBehind(_Question, frozen=True, kw_only=True, gc=False):
     """Get how far the store and the feed are behind the journal."""
 
 
-Question = Get | List | Events | CheckOutcomes | WhichPosition | Wait | HowFarBehind
+Question = Get | List | CountAll | Events | CheckOutcomes | WhichPosition | Wait | HowFarBehind
 
 
 VERBS: dict[str, type[Question]] = {
     "get": Get,
     "list": List,
+    "count": CountAll,
     "events": Events,
     "checks": CheckOutcomes,
     "position": WhichPosition,

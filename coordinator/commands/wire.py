@@ -105,6 +105,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     position: str = ""
     key_holds_until: float | None = None
     """Until which commit time the idempotency key of the command is remembered, in seconds since 1970."""
+    warning: str = ""
+    """What the sender of a command that was carried out should know, for people."""
 
 
 class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -112,6 +114,7 @@ class _Ok(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tru
     epoch: str
     position: str
     key_holds_until: float | None = None
+    warning: str = ""
 
 
 _answers_decoder = msgspec.json.Decoder(list[Answer])
@@ -324,11 +327,17 @@ def check_caller(tenant: str, traceparent: str) -> None:
 
 
 def encode_answer(
-    value: Any, error: CoordinationError | None, epoch: str, position: str, holds_until: float | None = None
+    value: Any,
+    error: CoordinationError | None,
+    epoch: str,
+    position: str,
+    holds_until: float | None = None,
+    warning: str = "",
 ) -> bytes:
     """Encode one answer; *holds_until* is until when the idempotency key of the command is remembered."""
     if error is None:
-        return _encoder.encode(_Ok(ok=value, epoch=epoch, position=position, key_holds_until=holds_until))
+        answer = _Ok(ok=value, epoch=epoch, position=position, key_holds_until=holds_until, warning=warning)
+        return _encoder.encode(answer)
     message = cut(error.message)
     wire = WireError(code=error.code, message=message, reason=error.reason, retry_after_s=error.retry_after_s)
     return _encoder.encode(Answer(error=wire, epoch=epoch, position=position))

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
 from coordinator.client.nodes import ask_node
 from coordinator.client.paging import listed
+from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import (
     CreateContainer,
@@ -25,8 +28,9 @@ from coordinator.commands.container import (
 )
 from coordinator.commands.node import NodeQuestion
 from events.container import ContainerStatus, Secret
-from events.errors import Refused
+from events.errors import Refused, Unavailable
 from events.resources import Resources
+from projections.store.port import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
 
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
+COUNT_TIMEOUT_S = 3.0
+"""How long statistics wait for a follower."""
+
+log = structlog.get_logger(__name__)
 
 NO_ROOM = "no_room"
 """The reason code when no node has room for a container."""
@@ -213,20 +221,38 @@ class ContainerManager(Facade):
         """
         Return the numbers of containers and starts.
 
-        The keys are `total_containers` (without destroyed ones), `running_containers`, `by_status`, `starts`,
-        `failures`, and `success_rate`: the share of starts that did not fail, 0 to 1, or 1 before the first start.
+        The keys are `total_containers` (without destroyed ones), `running_containers`, `by_status`, and, since the
+        cluster was created, `starts`, `failures` and `success_rate`: the share of starts that did not fail, 0 to 1, or
+        1 before the first start. The numbers over the lifetime are those of a follower, since the coordinator forgets
+        what was destroyed long ago. `is_complete` is False if no follower answered: then they are of what it still has.
         """
         stats: ClusterStats = await self.execute(GetStats())
         present = {status: count for status, count in stats.containers.items() if status != _S.DESTROYED.value}
-        starts = stats.container_starts
+        ever = await self._counted(stats.position)
+        destroyed = ever.by_status if ever is not None else stats.containers
+        starts = ever.sums["starts"] if ever is not None else stats.container_starts
+        failures = ever.sums["failures"] if ever is not None else stats.container_failures
+        by_status = present | {_S.DESTROYED.value: destroyed.get(_S.DESTROYED.value, 0)}
         return {
             "total_containers": sum(present.values()),
             "running_containers": present.get(_S.RUNNING.value, 0),
-            "by_status": {status.value: stats.containers.get(status.value, 0) for status in ContainerStatus},
+            "by_status": {status.value: by_status.get(status.value, 0) for status in ContainerStatus},
             "starts": starts,
-            "failures": stats.container_failures,
-            "success_rate": max(0.0, 1.0 - stats.container_failures / starts) if starts else 1.0,
+            "failures": failures,
+            "success_rate": max(0.0, 1.0 - failures / starts) if starts else 1.0,
+            "is_complete": ever is not None,
         }
+
+    async def _counted(self, position: str) -> Counts | None:
+        """Return the counts of a follower at or after *position*; None if none answers."""
+        client = (await self.opened()).client
+        question = {"kind": "container", "at_least": position}
+        try:
+            found: Counts = await ask_follower(client, "count", question, type=Counts, timeout_s=COUNT_TIMEOUT_S)
+        except (Unavailable, Refused) as error:  # an older follower does not know the question
+            log.warning("followers_not_asked", why=error.message)
+            return None
+        return found
 
     async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
         """Wait while the status is one of *unless*, at most `container.default_timeout` seconds; return the status."""

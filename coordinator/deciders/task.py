@@ -16,7 +16,7 @@ from coordinator.commands.task import CancelTask, CompleteTask, FailTask, Progre
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
-from events.errors import Refused, StaleLease, Unavailable
+from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.task import (
@@ -367,7 +367,7 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
     Accept a payload that may be stored inline in the journal.
 
     Raises:
-        Refused: it is too large, its encoding is unknown, or its digest is not a SHA-256 digest.
+        Refused: it is too large or elsewhere, its encoding is unknown, or its digest is not a SHA-256 digest.
     """
     if payload is None:
         return
@@ -376,12 +376,17 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
         raise Refused(msg, reason="bad_payload")
     size = len(payload.data) if payload.data.isascii() else len(payload.data.encode(errors="replace"))
     if size > rules.payload_bytes_max:
-        msg = f"{name} has {size} bytes: use at most {rules.payload_bytes_max}, and pass more by reference"
+        msg = (
+            f"{name} has {size} bytes: use at most {rules.payload_bytes_max}; store more elsewhere and pass its address"
+        )
         raise Refused(msg, reason="payload_too_large")
     if not _is_sha256(payload.digest):
         msg = f"{name}.digest {payload.digest[:80]!r} is not a SHA-256 digest: use 64 hexadecimal digits"
         raise Refused(msg, reason="bad_payload")
-    check_text(f"{name}.ref", payload.ref, rules.text_chars_max)
+    if payload.ref:
+        # It is part of the contract, but there is no object store yet: whoever got the task could not read it.
+        msg = f"{name}.ref {shown(payload.ref)} has no effect yet: send the data itself, or its address as the data"
+        raise Refused(msg, reason="bad_payload")
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:

@@ -23,6 +23,7 @@ from coordinator.client.reads import ask_follower
 from coordinator.demo.show import Show, say
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
+from coordinator.processes.credentials import patience
 from coordinator.processes.up import run_cluster
 from coordinator.registry import ServiceStatus
 from coordinator.task_groups import task_group
@@ -79,7 +80,7 @@ async def _with_url(cluster: Cluster, work: Coroutine[Any, Any, bool]) -> bool:
 
 
 async def _perform(settings: Settings, cluster: Cluster, modules: list[tuple[str, str]]) -> bool:
-    async with Client.open(cluster.url, namespace=settings.namespace, source="demo") as client:
+    async with Client.open(cluster.url, namespace=settings.namespace, source="demo", **patience(settings)) as client:
         with Show(len(modules)) as show:
             done = await _run(client, show, modules)
         await _sum_up(client, cluster, show)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.commands.caller import Caller
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import ClaimTasks, SubmitTask, WithdrawClaim
 from coordinator.commands.wire import (
@@ -137,6 +139,8 @@ class RpcDoor:
             if type(command) is SubmitTask and command.idempotency_key:
                 until = self._engine.world.key_holds_until(tenant, command.idempotency_key)
                 return encode_answer(value, error, epoch, position, until)
+            if type(command) is CreateContainer:
+                return encode_answer(value, error, epoch, position, warning=warning_of(command.environment))
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:
             log.exception("answer_encoding_failed")

@@ -23,6 +23,8 @@ import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands.caller import Caller
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import ReportCheck
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
@@ -415,6 +417,8 @@ class Engine:
         if events:
             turn.record(events, caller, commandid=commandid)
             self._hints.note(events, self._heard)
+            if kind is CreateContainer and (warning := warning_of(command.environment)):
+                log.warning("plain_secrets", container_id=command.container_id, actor=caller.actor, why=warning)
         self.signs.accepted(command, self._heard, turn.now, self.world)
         if kind is ReportCheck:
             self._hints.note_check(command.service_id, f"{self.epoch.generation}.{self.epoch.sequence}")

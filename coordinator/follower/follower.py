@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from coordinator.archive.source import ArchiveSource
-from coordinator.bus.connection import Bus
+from coordinator.bus.connection import CONNECT_TIMEOUT_S, Bus
 from coordinator.follower.feed import Feed
 from coordinator.follower.lag import lag
 from coordinator.follower.read_door import ReadDoor, ReadLimits
@@ -91,20 +91,21 @@ class Follower:
         archive: Path | None = None,
         replicas: int = 1,
         checks: Path | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> AsyncIterator[Follower]:
         """
         Follow the journal at *url* into the store *path* and answer questions while the block runs.
 
         With *feed* it also writes the feed, and with *snapshots* snapshots; NATS keeps *replicas* copies of these and
         of the journal. Records that were purged from the journal are read from the directory *archive*. The outcomes of
-        health checks are kept in the file *checks*.
+        health checks are kept in the file *checks*. A server must answer within *connect_timeout_s* seconds.
 
         Raises:
             Unavailable: NATS cannot be reached at the start.
             Refused: the credentials or the URL are wrong.
         """
         subjects = Subjects(namespace)
-        reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca)
+        reach = partial(Bus.open, url, creds=creds, tls_ca=tls_ca, connect_timeout_s=connect_timeout_s)
         # Each has its own connection and reads for itself, so a slow one does not delay the other.
         feed_bus: Bus | None
         history: CheckHistory | None

@@ -7,6 +7,7 @@ Question and answer are one JSON object each. Followers share the questions: eac
 | ---------- | ----------------------------------------------------- | -------------------------------------------- |
 | `get`      | `kind`, `id`                                          | the state                                    |
 | `list`     | `kind`, `status`, `tenant`, `name`, `limit`, `before` | `{items, next}`: states, newest first        |
+| `count`    | `kind`: container                                     | `{by_status, sums}` of all that ever existed  |
 | `events`   | `subject`, `type`, `after`, `limit`                   | `{events, next, more}`: CloudEvents in order |
 | `checks`   | `id`, `limit`                                         | outcomes of a service's checks, and changes  |
 | `position` | nothing                                               | the position                                 |
@@ -17,10 +18,11 @@ Question and answer are one JSON object each. Followers share the questions: eac
     {"ok": {"task_id": …}, "position": "1043.0"} | {"error": {"code", "message", "reason", "retry_after_s"}}
 
 Only `kind`, `id` and `position` are required. `kind` is task, container, service, worker, node, pool or session; `type`
-is a kind, or the beginning of an event type that contains the whole kind. With `at_least`, `get`, `list` and `events`
-wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they never answer from an older
-state. To continue a list, pass `next` of the last answer as `before`; to continue events, pass it as `after`. `next` of
-a list is null at its end; `next` of events is where new ones will appear. Answers may be shorter than `limit`.
+is a kind, or the beginning of an event type that contains the whole kind. With `at_least`, `get`, `list`, `count` and
+`events` wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they never answer from an
+older state. To continue a list, pass `next` of the last answer as `before`; to continue events, pass it as `after`.
+`next` of a list is null at its end; `next` of events is where new ones will appear. Answers may be shorter than
+`limit`.
 
 This door reads and never writes. Its input is untrusted: everything that is not a question is refused.
 """
@@ -36,6 +38,7 @@ import structlog
 
 from coordinator.commands.reads import (
     CheckOutcomes,
+    CountAll,
     Events,
     Get,
     HowFarBehind,
@@ -147,7 +150,7 @@ class ReadDoor:
         match question:
             case CheckOutcomes():
                 return await self._check_outcomes(store, question)
-            case Get() | List() | Events():
+            case Get() | List() | CountAll() | Events():
                 if question.at_least is not None:
                     await store.wait_for(Position.parse(question.at_least), self._limits.at_least_wait_s)
                 return await self._read(store, question)
@@ -161,7 +164,7 @@ class ReadDoor:
                 raise Unavailable("this follower has no access to the journal: ask another one", reason="no_journal")
         assert_never(question)
 
-    async def _read(self, store: Store, question: Get | List | Events) -> Any:
+    async def _read(self, store: Store, question: Get | List | CountAll | Events) -> Any:
         match question:
             case Get():
                 found = await store.get(question.kind, checked(question.id))
@@ -170,6 +173,8 @@ class ReadDoor:
                 return msgspec.Raw(found.state)
             case List():
                 return await self._list(store, question)
+            case CountAll():
+                return await store.count(question.kind)
             case Events():
                 return await self._events(store, question)
         assert_never(question)

@@ -88,7 +88,14 @@ class Coordinator:
 
     async def _run(self, high_water: HighWater) -> None:
         instance = self._instance
-        reach = partial(Bus.open, instance.url, buffered=False, creds=instance.creds, tls_ca=instance.tls_ca)
+        reach = partial(
+            Bus.open,
+            instance.url,
+            buffered=False,
+            creds=instance.creds,
+            tls_ca=instance.tls_ca,
+            connect_timeout_s=instance.connect_timeout_s,
+        )
         async with (
             reach(name=f"{instance.name}-writer") as writer,
             reach(name=f"{instance.name}-doors") as doors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from coordinator.bus.connection import CONNECT_TIMEOUT_S
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.leadership.lease import FRESH_S, RENEW_S, TTL_S
@@ -19,6 +20,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "coordination"
     creds: str | None = None
     tls_ca: str | None = None
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
     replicas: int = 1
     rules: Rules = msgspec.field(default_factory=Rules)
     limits: Limits = msgspec.field(default_factory=Limits)

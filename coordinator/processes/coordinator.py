@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.home import Home
@@ -20,6 +22,7 @@ from coordinator.leadership.instance import Instance
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
+from coordinator.settings.effects import without_effect
 from coordinator.settings.security import SecuritySettings
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
@@ -27,6 +30,8 @@ from coordinator.version import __version__
 
 if TYPE_CHECKING:
     from coordinator.settings.model import Settings
+
+log = structlog.get_logger(__name__)
 
 GOODBYE_S = 3.0
 """How long a stopping coordinator may take for its last commit."""
@@ -86,6 +91,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         archive=str(settings.follower.archive) if settings.follower.archive is not None else "",
         version=__version__,
         namespace=settings.namespace,
+        connect_timeout_s=settings.nats.connect_timeout_s,
         **credentials(settings, "coordinator"),
         replicas=settings.nats.replicas,
         rules=rules_of(settings),
@@ -99,6 +105,12 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
     )
 
 
+def log_without_effect(settings: Settings) -> None:
+    """Log each setting that is set and has no effect."""
+    for key, why in without_effect(settings):
+        log.warning("setting_without_effect", key=key, why=why)
+
+
 async def serve(settings: Settings, url: str, *, without_follower: bool = False) -> None:
     """
     Run a coordinator, and a follower in a process of its own, until a signal stops them.
@@ -107,6 +119,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
         CoordinationError: another coordinator holds the home, or `Coordinator.run` ended with an error.
     """
     collect_seldom()
+    log_without_effect(settings)
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):
         coordinator = Coordinator(instance_of(settings, url=url, name=home.instance("coordinator"), home=home))

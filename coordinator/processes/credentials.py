@@ -1,4 +1,4 @@
-"""The NATS credentials of a process."""
+"""How a process connects to NATS: its credentials, and how long it waits."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def credentials(settings: Settings, role: str = "admin", name: str = "") -> dict
         creds = creds if creds is not None else directory.find(role, name)
         tls_ca = tls_ca if tls_ca is not None else directory.authority_or_none()
     return {"creds": str(creds) if creds else None, "tls_ca": str(tls_ca) if tls_ca else None}
+
+
+def patience(settings: Settings) -> dict[str, Any]:
+    """Return the times of the settings, in seconds, as keyword arguments of `Client.open`."""
+    return {
+        "connect_timeout_s": settings.nats.connect_timeout_s,
+        "call_timeout_s": settings.client.call_timeout_s,
+        "attempt_timeout_s": settings.client.attempt_timeout_s,
+    }

@@ -15,7 +15,8 @@ from coordinator.client.client import Client
 from coordinator.home import Home
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.nats_server.server import EmbeddedServer, keep_serving
-from coordinator.processes.coordinator import instance_of
+from coordinator.processes.coordinator import instance_of, log_without_effect
+from coordinator.processes.credentials import patience
 from coordinator.processes.follower import open_follower
 from coordinator.processes.node import open_node
 from coordinator.task_groups import task_group
@@ -41,6 +42,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
         Unavailable: a part was not ready in time.
     """
     home = Home(folder)
+    log_without_effect(settings)
     async with EmbeddedServer(home.nats_store) as server, task_group() as tasks:
         coordinator = Coordinator(instance_of(settings, url=server.url, name=home.instance("coordinator"), home=home))
         keeping = tasks.create_task(keep_serving(server))
@@ -48,7 +50,7 @@ async def local_cluster(folder: Path, settings: Settings) -> AsyncIterator[tuple
         try:
             await _within(LEAD_TIMEOUT_S, coordinator.leading, "lead")
             async with (
-                Client.open(server.url, namespace=settings.namespace, name="app") as client,
+                Client.open(server.url, namespace=settings.namespace, name="app", **patience(settings)) as client,
                 open_follower(settings, server.url, home, client, {}),
                 open_node(settings, home, client, {"COORDINATOR_URL": server.url}) as node,
             ):

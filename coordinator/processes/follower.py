@@ -19,7 +19,7 @@ from coordinator.follower.follower import Follower
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
-from coordinator.processes.credentials import credentials
+from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S, collect_seldom
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
@@ -81,6 +81,7 @@ async def open_follower(
             archive=archive,
             replicas=settings.nats.replicas,
             checks=home.checks_db,
+            connect_timeout_s=settings.nats.connect_timeout_s,
             **login,
         ) as follower,
         task_group() as tasks,
@@ -106,7 +107,7 @@ async def follow(settings: Settings, url: str) -> None:
     with home.lock("follower", HANDOVER_S):
         async with (
             stop_signal() as stop,
-            Client.open(url, namespace=settings.namespace, name="follower", **login) as client,
+            Client.open(url, namespace=settings.namespace, name="follower", **login, **patience(settings)) as client,
             open_follower(settings, url, home, client, login, archive=settings.follower.archive) as follower,
             task_group() as tasks,
         ):

@@ -17,7 +17,7 @@ from coordinator.client.client import Client
 from coordinator.clock import SystemClock
 from coordinator.home import Home
 from coordinator.node.node_agent import NodeAgent
-from coordinator.processes.credentials import credentials
+from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S
 from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
@@ -129,7 +129,7 @@ async def serve_node(settings: Settings, url: str, *, node_id: str = "", stop_co
     with home.lock("node", HANDOVER_S):
         async with (
             stop_signal() as stop,
-            Client.open(url, namespace=settings.namespace, name="node", **login) as client,
+            Client.open(url, namespace=settings.namespace, name="node", **login, **patience(settings)) as client,
             open_node(settings, home, client, reach_of_containers(settings, url, login), node_id=node_id) as agent,
         ):
             await stop.wait()

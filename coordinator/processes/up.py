@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
 from coordinator.nats_server.server import EmbeddedServer, keep_serving, new_token
-from coordinator.processes.credentials import credentials
+from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.node import check_node, sweep
 from coordinator.processes.program import FAILURES_MOST, STOP_GRACE_S, Program
 from coordinator.runtime.process.directory import longest_grace_s
@@ -169,7 +169,7 @@ async def _until_answered(url: str, settings: Settings, node: Program) -> None:
     """Wait until the coordinator answers and has a node to run containers on; refuse a node agent that is refused."""
     what = "the coordinator did not answer"
     login = credentials(settings, "coordinator") if settings.nats.url else {}
-    async with Client.open(url, namespace=settings.namespace, name="up", **login) as client:
+    async with Client.open(url, namespace=settings.namespace, name="up", **login, **patience(settings)) as client:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while not (await client.execute(GetStats(), timeout_s=READY_TIMEOUT_S)).nodes.get("ready"):

@@ -56,16 +56,16 @@ class HealthChecker(Facade):
 
     Args:
         registry: the registry of the services; the checker uses the same coordinator.
-        interval_s: seconds between two checks of an instance.
+        interval_s: seconds between two checks of an instance; by default `registry.health_check_interval`.
         timeout_s: seconds after which a check that has not ended fails.
 
     Raises:
         Refused: an argument has the wrong type, or a time is not above 0.
     """
 
-    def __init__(self, registry: ServiceRegistry, *, interval_s: float = 30.0, timeout_s: float = 10.0) -> None:
+    def __init__(self, registry: ServiceRegistry, *, interval_s: float | None = None, timeout_s: float = 10.0) -> None:
         super().__init__(wanted("registry", registry, ServiceRegistry, "a ServiceRegistry").given_app)
-        self._interval_s = _seconds("interval_s", interval_s)
+        self._interval_s = None if interval_s is None else _seconds("interval_s", interval_s)
         self._timeout_s = _seconds("timeout_s", timeout_s)
         self._checks: dict[str, _Registered] = {}
         self._clock = SystemClock()
@@ -92,12 +92,13 @@ class HealthChecker(Facade):
             )
             raise Refused(msg, reason="bad_type")
         app = await self.opened()
-        due_at = asyncio.get_running_loop().time() + self._interval_s
+        interval_s = self._interval_s if self._interval_s is not None else app.settings.registry.health_check_interval
+        due_at = asyncio.get_running_loop().time() + interval_s
         await self._check_all(app, name, check)
         before = self._checks.pop(name, None)
         if before is not None:
             before.task.cancel()
-        self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at)))
+        self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at, interval_s)))
 
     async def check_service(self, service_id: str) -> CheckOutcome:
         """
@@ -182,12 +183,12 @@ class HealthChecker(Facade):
             await asyncio.wait(ended)
         await super().close()
 
-    async def _keep_checking(self, app: App, service_name: str, check: Check, due_at: float) -> None:
+    async def _keep_checking(self, app: App, service_name: str, check: Check, due_at: float, interval_s: float) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(due_at - loop.time())
             # Fixed times, so that checks do not drift; checks that were missed are not repeated.
-            due_at = max(due_at + self._interval_s, loop.time())
+            due_at = max(due_at + interval_s, loop.time())
             try:
                 await self._check_all(app, service_name, check)
             except CoordinationError as error:

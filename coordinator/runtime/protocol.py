@@ -41,9 +41,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `generation` is the position of the start event, `"1042.0"`, and `epoch` that of the writer, `"1.17"`; `name` is
     `<namespace>-<container_id>-<generation>`. `command` is an argument array, never a shell line. 0 for `cpu_millis`
-    or `memory_bytes` means no limit. `environment` contains resolved secrets, so its values never appear in a record,
-    log, message or `repr`. `until` is when the container is killed unless a later `grant` has arrived, in seconds of
-    `Clock.heard`; None: it needs none.
+    or `memory_bytes` means no limit; the process runtime records these two and `image`, and ignores them. `environment`
+    contains resolved secrets, so its values never appear in a record, log, message or `repr`. `until` is when the
+    container is killed unless a later `grant` has arrived, in seconds of `Clock.heard`; None: it needs none.
     """
 
     container_id: str

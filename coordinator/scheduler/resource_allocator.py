@@ -32,7 +32,8 @@ class ResourceAllocator(PoolFacade):
         Args:
             request_id: the id to allocate to, such as a task id.
             resources: `cpu` in cores, `memory` in bytes, `gpu` as a count, or quantities such as "500m" and "2Gi".
-            priority: recorded with the allocation.
+            priority: recorded with the allocation and shown in the status. It decides nothing: a request is granted or
+                not at once, and none waits.
 
         Raises:
             Refused: an amount is not a quantity, or *request_id* already holds other amounts.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from coordinator.logs import redact
+from coordinator.settings.effects import REMOVED
 from coordinator.settings.fields import is_mapping, section_of
 from coordinator.settings.file import Keys, SettingsFile, dotted, find_file, read
 from coordinator.settings.model import DELIMITER, KNOWN_KEYS, PLAIN_NAMES, PREFIX, Settings
@@ -68,6 +69,8 @@ def _stray_names() -> Iterator[str]:
 
 def _unknown_key(keys: Keys, file: SettingsFile) -> str:
     name = dotted(keys)
+    if name in REMOVED:
+        return f"{name} is not a setting any more{_where(keys, file)}: {REMOVED[name]}"
     known = {leaf: key for key in KNOWN_KEYS for leaf in (key.rpartition(".")[2], key)}
     known |= {section: section for section in Settings.model_fields}
     nearest = known[get_close_matches(name, known, n=1, cutoff=0.0)[0]]

@@ -94,10 +94,13 @@ class Settings(BaseSettings):
                 checked(name, "agents: the name")
             except Refused as refused:
                 raise apart(refused.message) from None
-            if agent.image or agent.command:
+            if agent.command:
                 continue
+            if agent.image:
+                why = "no runtime uses images yet, so its containers could never start"
+                raise apart(f"agents.{name} has an image and no command: set its command, because {why}")
             if name not in BUILT_IN:
-                raise apart(f"agents.{name} has neither image nor command: set at least one of them")
+                raise apart(f"agents.{name} has no command: set it")
             catalogue[name] = agent.model_copy(update={"command": BUILT_IN[name].command})
         return catalogue
 

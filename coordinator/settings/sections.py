@@ -46,9 +46,9 @@ TURN_BYTES_MOST = 900 * 1024
 class AgentSettings(Section):
     """One agent type: what a container of this type runs."""
 
-    image: Image = plain("", "image, for runtimes that use images")
-    command: Command = plain((), "program and arguments; empty runs the command of the image")
-    limits: Amounts = plain(Amounts(), "most that one container of this type may request")
+    image: Image = plain("", "image, for runtimes that use images; none does yet")
+    command: Command = plain((), "program and arguments; required as long as no runtime uses images")
+    limits: Amounts = plain(Amounts(), "no effect yet: most that one container of this type may request")
     when_cut_off: Literal["stop", "keep"] = plain(
         _AGENT.when_cut_off, "whether its node stops or keeps it when the node is cut off from the coordinator"
     )
@@ -66,8 +66,10 @@ class ContainerSettings(Section):
 
     max_containers: int = number(_RULES.max_containers, 1, 100_000, "containers that may exist at a time")
     default_timeout: float = number(300.0, 0.05, DAY_S, "seconds that a call waits for a container to start or stop")
-    health_check_interval: float = number(30.0, 0.05, DAY_S, "seconds between two health checks of a container")
-    resource_limits: Amounts = plain(Amounts(), "most that one container may request")
+    health_check_interval: float = number(
+        30.0, 0.05, DAY_S, "no effect yet: seconds between two health checks of a container"
+    )
+    resource_limits: Amounts = plain(Amounts(), "no effect yet: most that one container may request")
     start_timeout_s: float = number(
         _RULES.container_start_timeout_s,
         0.05,
@@ -91,7 +93,9 @@ class SchedulerSettings(Section):
     """Tasks: number, retries, leases and claims."""
 
     max_concurrent_tasks: int = number(_RULES.max_concurrent_tasks, 1, 1_000_000, "tasks that may run at a time")
-    task_timeout_check_interval: float = number(30.0, 0.05, 3600.0, "seconds at most between two checks of deadlines")
+    task_timeout_check_interval: float = number(
+        30.0, 0.05, 3600.0, "seconds at most between two checks of deadlines; matters only below engine.tick_s"
+    )
     default_strategy: Strategy = plain(
         _RULES.default_strategy, "order in which tasks are claimed if the claim names no strategy"
     )
@@ -146,7 +150,6 @@ class EngineSettings(Section):
         3600.0,
         "after a standstill longer than this, nothing counts as silent because of the standstill",
     )
-    query_wait_s: float = number(5.0, 0.05, 300.0, "how long a query waits for the turn that it must see")
     retention_s: float = number(
         _LIMITS.retention_s, 0.0, 365 * DAY_S, "how long ended objects stay in memory; the store keeps them longer"
     )
@@ -168,7 +171,9 @@ class NodeSettings(Section):
     """This machine as a node: its capacity and its container runtime."""
 
     node_id: NodeId = plain("", "name of the node; empty derives one from the host name")
-    runtime: Annotated[Literal["process", "docker", "fake"], AnyCase] = plain("process", "the runtime of containers")
+    runtime: Annotated[Literal["process", "docker", "fake"], AnyCase] = plain(
+        "process", "the runtime of containers; docker is refused, it does not exist yet"
+    )
     capacity: Amounts = plain(Amounts(), "capacity of the node, instead of that of the machine")
     cpu_overcommit: float = number(_RULES.cpu_overcommit, 0.1, 100.0, "how many times each core may be allocated")
     node_lease_s: float = number(
@@ -222,7 +227,7 @@ class NatsSettings(Section):
     )
     tls_ca: Location | None = plain(None, "file of certificates to trust")
     replicas: Replicas = number(1, 1, 5, "copies of each stream: 1, 3 or 5")
-    connect_timeout_s: float = number(5.0, 0.05, 300.0, "timeout of one attempt to connect")
+    connect_timeout_s: float = number(5.0, 0.05, 300.0, "how long a program waits at its start until a server answers")
 
 
 class ClientSettings(Section):
@@ -299,8 +304,12 @@ class InboxSettings(Section):
 class RegistrySettings(Section):
     """Services: when one is healthy, offline, or deregistered."""
 
-    cleanup_interval: float = number(60.0, 0.05, DAY_S, "seconds at most between two checks for expired services")
-    health_check_interval: float = number(30.0, 0.05, DAY_S, "seconds between two health checks of a service")
+    cleanup_interval: float = number(
+        60.0, 0.05, DAY_S, "seconds at most between two checks for expired services; matters only below engine.tick_s"
+    )
+    health_check_interval: float = number(
+        30.0, 0.05, DAY_S, "seconds between two checks of a service, by its health URL or a custom check"
+    )
     heartbeat_timeout: float = number(
         _RULES.heartbeat_timeout_s, 0.05, DAY_S, "seconds without a heartbeat after which a service is offline"
     )

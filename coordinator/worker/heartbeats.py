@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.bus.connection import CONNECT_TIMEOUT_S
 from coordinator.client.client import Client
 from events.errors import Unavailable
 
@@ -72,6 +73,7 @@ class Heartbeats:
         name: str,
         creds: str | None = None,
         tls_ca: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> AsyncIterator[Heartbeats]:
         """
         Send heartbeats while the block runs.
@@ -86,12 +88,19 @@ class Heartbeats:
             name: the worker's id, for the names of the thread and the connection.
             creds: see `Client.open`.
             tls_ca: see `Client.open`.
+            connect_timeout_s: see `Client.open`.
         """
         beats = cls(beat, every_s=every_s)
 
         def connect() -> AbstractAsyncContextManager[Client]:
             return Client.open(
-                url, source=source, namespace=namespace, name=f"{name}-beats", creds=creds, tls_ca=tls_ca
+                url,
+                source=source,
+                namespace=namespace,
+                name=f"{name}-beats",
+                creds=creds,
+                tls_ca=tls_ca,
+                connect_timeout_s=connect_timeout_s,
             )
 
         threading.Thread(target=beats._run, args=(connect,), name=f"{name}-beats", daemon=True).start()

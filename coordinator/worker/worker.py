@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from coordinator.client.client import Client, name_in
+from coordinator.bus.connection import CONNECT_TIMEOUT_S
+from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, Client, name_in
 from coordinator.client.own_container import own_container
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
@@ -38,6 +39,7 @@ from coordinator.worker.handlers import Handler, add_handler, handler_of, load_h
 from coordinator.worker.heartbeats import Heartbeats
 from events.errors import CoordinationError, Refused
 from events.ids import checked
+from events.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,6 +75,8 @@ class Worker:
         namespace: the first part of all subjects, as in the coordinator's settings.
         worker_id: the worker's id; by default the name in *creds*, or a new one that starts with *name*.
         slots: how many tasks run at the same time, 1 to 10,000.
+        resources: what the tasks that run at a time may need together, such as `{"cpu": 4, "memory": "8Gi"}`; by
+            default there is no limit.
         handlers: the handlers by task name; more can be added with `task`.
         beat_s: the longest time between two heartbeats, in seconds; must be well below the coordinator's lease.
         drain_s: seconds that `stop` gives running handlers to finish.
@@ -83,9 +87,12 @@ class Worker:
             callback of a handler, the worker does not leave: its tasks return when their leases expire, which counts.
         creds: the path of a credentials file.
         tls_ca: the path of the CA certificate, for TLS.
+        connect_timeout_s: see `Client.open`.
+        call_timeout_s: see `Client.open`.
+        attempt_timeout_s: see `Client.open`.
 
     Raises:
-        Refused: an id is invalid, or a number is out of range.
+        Refused: an id is invalid, a number is out of range, or an amount is not a quantity.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Worker:
         namespace: str = "coordination",
         worker_id: str | None = None,
         slots: int = 8,
+        resources: Mapping[str, Any] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         beat_s: float = BEAT_S,
         drain_s: float = DRAIN_S,
@@ -105,6 +113,9 @@ class Worker:
         owns_process: bool = False,
         creds: str | None = None,
         tls_ca: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     ) -> None:
         check_number("slots", slots, 1, 10_000)
         check_number("beat_s", beat_s, 0.01, 3600)
@@ -115,6 +126,7 @@ class Worker:
         self._url = url
         self._namespace = namespace
         self._slots = slots
+        self._resources = None if resources is None else Resources.parse(resources)
         self._handlers = dict(handlers or {})
         self._beat_s = beat_s
         self._drain_s = drain_s
@@ -125,6 +137,11 @@ class Worker:
         self._registration = _ids.new("registration")
         self._creds = creds
         self._tls_ca = tls_ca
+        self._times: dict[str, Any] = {
+            "connect_timeout_s": connect_timeout_s,
+            "call_timeout_s": call_timeout_s,
+            "attempt_timeout_s": attempt_timeout_s,
+        }
         self._stopping = asyncio.Event()
         self._reason = "stopped"
         self._draining: asyncio.Timeout | None = None
@@ -184,6 +201,7 @@ class Worker:
             name=self.worker_id,
             creds=self._creds,
             tls_ca=self._tls_ca,
+            **self._times,
         ) as opened:
             await self._run(opened)
 
@@ -217,6 +235,7 @@ class Worker:
             name=self.worker_id,
             creds=self._creds,
             tls_ca=self._tls_ca,
+            connect_timeout_s=self._times["connect_timeout_s"],
         ) as beats:
             # While disconnected, the worker may be removed, and an unregistered worker is given tasks of any name.
             client.bus.on_reconnect.append(self._reconnected)
@@ -246,6 +265,7 @@ class Worker:
             registration=RegisterWorker(
                 worker_id=self.worker_id,
                 slots=self._slots,
+                resources=self._resources,
                 container_id=self._container_id,
                 registration=self._registration,
                 generation=self._generation,
@@ -358,10 +378,14 @@ async def run_worker(
     namespace: str = "coordination",
     worker_id: str | None = None,
     slots: int = 8,
+    resources: Mapping[str, Any] | None = None,
     beat_s: float = BEAT_S,
     drain_s: float = DRAIN_S,
     creds: str | None = None,
     tls_ca: str | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    call_timeout_s: float = CALL_TIMEOUT_S,
+    attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
 ) -> None:
     """
     Run a worker with the handlers of *module* until SIGTERM or SIGINT.
@@ -372,10 +396,14 @@ async def run_worker(
         namespace: see `Worker`.
         worker_id: see `Worker`; by default it starts with the name of the module.
         slots: see `Worker`.
+        resources: see `Worker`.
         beat_s: see `Worker`.
         drain_s: see `Worker`.
         creds: see `Worker`.
         tls_ca: see `Worker`.
+        connect_timeout_s: see `Worker`.
+        call_timeout_s: see `Worker`.
+        attempt_timeout_s: see `Worker`.
 
     Raises:
         Refused: the module cannot be imported or has no handlers, or an argument is invalid.
@@ -389,10 +417,14 @@ async def run_worker(
         namespace=namespace,
         worker_id=worker_id,
         slots=slots,
+        resources=resources,
         handlers=handlers,
         beat_s=beat_s,
         drain_s=drain_s,
         creds=creds,
         tls_ca=tls_ca,
+        connect_timeout_s=connect_timeout_s,
+        call_timeout_s=call_timeout_s,
+        attempt_timeout_s=attempt_timeout_s,
     )
     await worker.run_as_process()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from events.base import START, Position
 from events.errors import Unavailable
@@ -14,6 +17,7 @@ from projections.store.port import (
     PAGE_BYTES,
     PLACE_MAX,
     Batch,
+    Counts,
     EventRow,
     Mark,
     StateRow,
@@ -91,6 +95,14 @@ class MemoryStore(Waits):
         )
         rows, more = _cut(found, checked_limit(limit), limit_bytes)
         return Things([_thing(row) for row in rows], more)
+
+    async def count(self, kind: str) -> Counts:
+        """See `Store.count`."""
+        summed = kind_of(kind).summed
+        rows = self._rows[kind].values()
+        states = [msgspec.json.decode(row.state) for row in rows]
+        sums = {field: sum(state.get(field, 0) for state in states) for field in summed}
+        return Counts(dict(Counter(row.status for row in rows)), sums)
 
     async def events(
         self,

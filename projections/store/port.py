@@ -35,17 +35,22 @@ ANOTHER_WRITER = "another_writer"
 
 
 class Kind(NamedTuple):
-    """The table of one kind of entity, and the fields of its state with id, name and position of creation."""
+    """
+    The table of one kind of entity, and the fields of its state with id, name and position of creation.
+
+    `summed` are the fields whose sum over all that ever existed is counted.
+    """
 
     table: str
     id: str
     name: str
     created: str
+    summed: tuple[str, ...] = ()
 
 
 KINDS = {
     "task": Kind("tasks", "task_id", "task_name", "submitted"),
-    "container": Kind("containers", "container_id", "agent_id", "created"),
+    "container": Kind("containers", "container_id", "agent_id", "created", ("starts", "failures")),
     "service": Kind("services", "service_id", "service_name", "registered"),
     "worker": Kind("workers", "worker_id", "", "registered"),
     "node": Kind("nodes", "node_id", "", "registered"),
@@ -139,6 +144,13 @@ class StoredEvents(NamedTuple):
     more: bool
 
 
+class Counts(msgspec.Struct, frozen=True, gc=False):
+    """How many entities of a kind ever existed, by their last status, and the sums of the fields `Kind.summed`."""
+
+    by_status: dict[str, int]
+    sums: dict[str, int]
+
+
 class Store(Protocol):
     """Written by one projector, read by any number of readers; `position` is never ahead of what readers see."""
 
@@ -191,6 +203,10 @@ class Store(Protocol):
 
         A page has at most *limit* entities (up to 10,000) and ends with the one that reaches *limit_bytes*.
         """
+        ...
+
+    async def count(self, kind: str) -> Counts:
+        """Count all entities of a kind that ever existed; reads every row of the kind. See `get` for errors."""
         ...
 
     async def events(

@@ -27,6 +27,7 @@ from projections.store.port import (
     PLACE_MAX,
     STORE_BUSY,
     Batch,
+    Counts,
     Mark,
     StoredEvent,
     StoredEvents,
@@ -93,6 +94,11 @@ def _for_each_kind(statement: str) -> dict[str, str]:
 
 GET_ONE = _for_each_kind("SELECT created, id, state FROM {table} WHERE id = ?")
 LIST = _for_each_kind("SELECT created, id, state FROM {table} WHERE created < ?")
+SUM = ", coalesce(sum(json_extract(state, '$.{field}')), 0)"  # a field that has its default is not in the state
+COUNT = {
+    kind: statement.replace("{sums}", "".join(SUM.replace("{field}", field) for field in KINDS[kind].summed))
+    for kind, statement in _for_each_kind("SELECT status, count(*){sums} FROM {table} GROUP BY status").items()
+}
 PUT_ONE = _for_each_kind(
     "INSERT INTO {table} (created, id, status, tenant, name, ended_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET created = excluded.created, status = excluded.status, tenant = excluded.tenant,"
@@ -178,6 +184,14 @@ class SqliteStore(Waits):
         with self._translated():
             rows, more = await _fetch(self._reader, [*asked, _Part(NEWEST_FIRST, checked_limit(limit))], limit_bytes)
         return Things([_thing(row) for row in rows], more)
+
+    async def count(self, kind: str) -> Counts:
+        """See `Store.count`."""
+        summed = kind_of(kind).summed
+        with self._translated():
+            rows = list(await self._reader.execute_fetchall(COUNT[kind]))
+        sums = {field: sum(int(row[2 + at]) for row in rows) for at, field in enumerate(summed)}
+        return Counts({str(row[0]): int(row[1]) for row in rows}, sums)
 
     async def events(
         self,

@@ -11,13 +11,15 @@ import pytest
 
 from coordinator.errors import Refused, Unavailable
 from events.base import START, Position
+from events.container import ContainerStatus
 from events.resources import Resources
 from events.task import TaskStatus
+from projections.container import Container
 from projections.node import Node, NodeStatus
 from projections.pool import Pool
 from projections.session import Session
 from projections.store.memory import MemoryStore
-from projections.store.port import ANOTHER_WRITER, KINDS, Batch, EventRow, Mark, Store, place_of, position_of
+from projections.store.port import ANOTHER_WRITER, KINDS, Batch, Counts, EventRow, Mark, Store, place_of, position_of
 from projections.store.sqlite import SqliteStore
 from projections.task import Task
 
@@ -151,6 +153,33 @@ async def test_lists_are_newest_first_and_filtered(store: Store) -> None:
     assert ids(await store.list("task", status="failed", tenant="t1")) == ["task-7", "task-1"]
     assert ids(await store.list("task", name="n3")) == ["task-11", "task-7", "task-3"]
     assert ids(await store.list("task", status="pending", name="n3")) == []
+
+
+async def test_counts_are_of_all_that_ever_existed(store: Store) -> None:
+    """By the last status, with the sums of fields that were left out as 0; of nothing, nothing."""
+    assert await store.count("container") == Counts({}, {"starts": 0, "failures": 0})
+    given = [(1, 3, 1, "destroyed"), (2, 0, 0, "created"), (3, 2, 0, "destroyed")]
+    states = {
+        f"c{number}": Container(
+            container_id=f"c{number}",
+            agent_id="a",
+            agent_type="t",
+            node_id="n",
+            status=ContainerStatus(status),
+            created=Position(1, number),
+            created_at=1.0,
+            starts=starts,
+            failures=failures,
+        )
+        for number, starts, failures, status in given
+    }
+    batch = Batch(before=START, after=Mark(position=Position(1, 3)), events=[], states={"container": states})
+    await store.write(batch)
+    counts = await store.count("container")
+    assert counts == Counts({"destroyed": 2, "created": 1}, {"starts": 5, "failures": 1})
+    assert await store.count("task") == Counts({}, {})
+    with pytest.raises(Refused, match="is not known"):
+        await store.count("nothing")
 
 
 async def test_pages_of_a_list_hold_everything_once(store: Store) -> None:

@@ -165,11 +165,15 @@ def test_a_worker_runs_tasks_and_the_exit_code_tells_how_they_ended(cluster: Up,
     handlers = tmp_path / "handlers.py"
     handlers.write_text(HANDLERS)
     with running(
-        "worker", "run", str(handlers), "--id", "w", "--slots", "2", written=tmp_path / "worker.out"
+        *("worker", "run", str(handlers), "--id", "w", "--slots", "2", "--cpu", "500m", "--memory", "1Gi"),
+        written=tmp_path / "worker.out",
     ) as worker:
         worker.until_written("worker_registered")
-        ended = call("task", "submit", "double", "--payload", "21", "--wait", "20")
+        ended = call("task", "submit", "double", "--payload", "21", "--cpu", "0.5", "--wait", "20")
         assert (ended.code, facts(ended.out)["result"]) == (0, "42"), ended
+        ended = call("task", "submit", "double", "--payload", "21", "--cpu", "0.6", "--id", "too_much", "--wait", "0.5")
+        assert (ended.code, facts(ended.out)["status"]) == (6, "pending"), ended
+        good("task", "cancel", "too_much")
         ended = call("task", "submit", "fail", "--payload", '"no"', "--max-retries", "0", "--wait", "20")
         failed = facts(ended.out)
         assert (ended.code, failed["status"], failed["error"]) == (1, "failed", "ValueError: no"), ended
@@ -220,6 +224,8 @@ def test_a_worker_without_handlers_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty.py"
     empty.touch()
     assert "module empty has no handlers" in bad(5, "worker", "run", str(empty))
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    assert "cpu '2x' is not a quantity" in bad(5, "worker", "run", str(tmp_path / "handlers.py"), "--cpu", "2x")
 
 
 # --- services and containers ------------------------------------------------------------------------------------------

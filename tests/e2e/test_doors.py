@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.commands import COMMANDS
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.command import Command
+from coordinator.commands.node import RegisterNode
 from coordinator.commands.pool import DefinePool
 from coordinator.commands.service import FindServices, RegisterService
 from coordinator.commands.task import ClaimTasks, GetTask, ListTasks, SubmitTask
@@ -258,6 +260,29 @@ async def test_an_answer_says_until_when_an_idempotency_key_holds(cluster: Clust
     assert (first["ok"], again["ok"], without["ok"]) == ("keyed-0", "keyed-0", "keyed-2")
     assert first["key_holds_until"] == again["key_holds_until"] == pytest.approx(time.time() + 7 * 86_400, abs=3600)
     assert "key_holds_until" not in without
+
+
+async def test_plain_secrets_are_warned_of(cluster: Cluster) -> None:
+    """The answer names the variables and what to use; the value is in neither, and the container is created."""
+    data = {"container_id": "c", "agent_id": "a", "agent_type": "task_agent"}
+    plain = {"DB_PASSWORD": "hunter2", "ENV": "test", "API_TOKEN": {"secret": "api"}}
+    subject = SUBJECTS.rpc("stranger", "container", "create")
+    orders = [
+        {"type": "create_container", "data": data | {"container_id": name, "environment": environment}}
+        for name, environment in (("plain", plain), ("fine", {"ENV": "test"}))
+    ]
+    async with stranger_at(cluster) as stranger:
+        with capture_logs() as logs:
+            await cluster.client.execute(RegisterNode(node_id="n", capacity=Resources(cpu_millis=1000), runtime="fake"))
+            warned, fine = await stranger.ask(orders, subject)
+    assert (warned["ok"], fine["ok"]) == ("plain", "fine")
+    assert warned["warning"].startswith("DB_PASSWORD in the environment look like secrets with plain values")
+    assert "warning" not in fine
+    told = [one for one in logs if one["event"] == "plain_secrets"]
+    assert [(one["container_id"], one["actor"], one["why"]) for one in told] == [
+        ("plain", "stranger", warned["warning"])
+    ]
+    assert "hunter2" not in f"{logs} {warned}"
 
 
 async def test_permissions_go_by_subject(cluster: Cluster) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests import commands
 
 pytestmark = pytest.mark.e2e
 
+ROOT = Path(__file__).resolve().parents[2]
 DEMO_TIMEOUT_S = 60.0
 OURS = ("events", "projections")
 PYTHONS = ("json", "secrets")
@@ -116,3 +119,84 @@ def test_import_hooks_without_find_spec_are_passed_over(folder: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert (ended.returncode, ended.stdout.count(".")) == (0, 2), ended.stderr
+
+
+# --- another package of that name is installed ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder that holds our packages as `pip install` would, and comes first on Python's path."""
+    made = tmp_path / "site-packages"
+    for name in ("coordinator", *OURS):
+        shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return made
+
+
+def wheel(folder: Path, name: str, files: dict[str, str]) -> Path:
+    """Make the wheel of a package *name*, with its list of files."""
+    info = f"{name.replace('-', '_')}-1.2.dist-info"
+    meta = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in (*files, *meta, f"{info}/RECORD"))
+    made = folder / f"{name.replace('-', '_')}-1.2-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as archive:
+        for path, text in (files | meta | {f"{info}/RECORD": record}).items():
+            archive.writestr(path, text)
+    return made
+
+
+def install(made: Path, site: Path) -> None:
+    """Unpack a wheel, which is all that an installer does with a pure one."""
+    with zipfile.ZipFile(made) as archive:
+        archive.extractall(site)
+
+
+def imported(site: Path, code: str = "import coordinator.scheduler") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_installed_package_that_was_written_over_ours_is_named(site: Path, tmp_path: Path, name: str) -> None:
+    """The message names the package, its path, and the two commands that mend it; nothing of the package runs."""
+    assert imported(site).returncode == 0
+    install(wheel(tmp_path, f"{name}-of-others", {f"{name}/__init__.py": "print('it runs')\n"}), site)
+    ended = imported(site)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"ImportError: {site / name} was replaced by the package '{name}-of-others', but coordinator needs its own"
+        f" '{name}' there: python -m pip uninstall {name}-of-others, then python -m pip install --force-reinstall"
+        " --no-deps coordinator\n"
+    )
+    next(site.glob("*.dist-info/RECORD")).unlink()  # a package whose files nobody listed is told, too
+    assert f"{site / name} was replaced by another package, but coordinator needs" in imported(site).stderr
+
+
+def test_what_an_uninstaller_took_away_is_named(site: Path) -> None:
+    """Uninstalling the other package removes our file as well."""
+    shutil.rmtree(site / "events")
+    hidden = "import sys; sys.path = [one for one in sys.path if one != {root!r}]; import coordinator"
+    ended = imported(site, hidden.format(root=str(ROOT)))
+    assert ended.stderr == (
+        "ImportError: the package 'events' that comes with coordinator is missing, as after another package of that"
+        " name was uninstalled: python -m pip install --force-reinstall --no-deps coordinator\n"
+    )
+
+
+@pytest.mark.parametrize("file", ["events/__init__.py", "events.py"])
+def test_an_installed_package_that_is_found_first_is_named(tmp_path: Path, file: str) -> None:
+    """As beside a checkout: site-packages comes before it on Python's path."""
+    site = tmp_path / "site-packages"
+    install(wheel(tmp_path, "events", {file: "print('it runs')\n"}), site)
+    ended = imported(site)
+    other = site / file.removesuffix("/__init__.py")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"ImportError: {other} of the installed package 'events' hides the package 'events' that comes with"
+        " coordinator: python -m pip uninstall events, or install coordinator into an environment of its own\n"
+    )

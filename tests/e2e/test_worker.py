@@ -21,6 +21,7 @@ from coordinator.guard import Child, spawn
 from coordinator.task_groups import task_group
 from coordinator.worker import Context, DoNotRetry, Worker
 from events.errors import Refused, Unavailable
+from events.resources import Resources
 from events.task import TaskStatus
 from projections.worker import WorkerStatus
 
@@ -528,6 +529,26 @@ async def test_a_worker_is_given_only_what_it_handles(cluster: Cluster) -> None:
         await ended(cluster, await submit(cluster, "known", count=20))
     assert most == 2
     assert {(await task_of(cluster, one)).attempt for one in others} == {0}
+
+
+async def test_a_worker_with_resources_is_given_what_fits(cluster: Cluster) -> None:
+    """Running tasks never need more together than the worker declared; one that never fits waits for another."""
+    worker = some_worker(cluster, slots=8, resources={"cpu": 2, "memory": "4Gi"})
+    now = most = 0
+
+    @worker.task("known")
+    async def known(_payload: None) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.02)
+        now -= 1
+
+    async with serving(cluster, worker):
+        (large,) = await submit(cluster, "known", task_id="large", resources=Resources.parse({"memory": "5Gi"}))
+        await ended(cluster, await submit(cluster, "known", count=12, resources=Resources.parse({"cpu": "700m"})))
+    assert most == 2
+    assert (await task_of(cluster, large)).attempt == 0
 
 
 async def test_a_worker_that_was_forgotten_gives_back_what_it_cannot_run(cluster: Cluster) -> None:

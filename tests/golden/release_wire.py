@@ -58,6 +58,7 @@ GAINED = {
     "key_holds_until": "until when an idempotency key is remembered",
     "check_ms": "how long the checks of a service take",
     "number": "the number of a check",
+    "warning": "what the sender of a command should know",
 }
 """Fields that answers have gained since; a client of that release skips them."""
 ECHOED = ("lease", "generation", "orders_id")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.subscription import Message
@@ -251,6 +252,15 @@ async def test_no_answer_has_the_same_bytes_sent_again(server: RealServer) -> No
         writer.forget()
         assert await call == "task_1"
     assert len(set(writer.bodies)) == 1
+
+
+async def test_a_warning_is_logged_where_the_command_was_sent(server: RealServer) -> None:
+    """A command that was carried out may come with a warning for whoever sent it; its value is as ever."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client:
+        writer.answer = lambda order: {"ok": order["data"]["task_id"], "warning": "mind this"}
+        with capture_logs() as logs:
+            assert await client.execute(task(1)) == "task_1"
+    assert logs == [{"event": "command_warning", "command": "SubmitTask", "why": "mind this", "log_level": "warning"}]
 
 
 async def test_a_new_leader_is_asked_at_once(server: RealServer) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock
 
 import pytest
 
 from coordinator.commands.node import RegisterNode
-from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus
+from coordinator.container import AgentContainer, ContainerConfig, ContainerManager, ContainerStatus, container_manager
+from coordinator.follower import read_door
+from coordinator.scheduler import TaskScheduler
 from events.errors import NotFound, Refused, Unavailable
 from events.resources import Resources
+from projections import world
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
@@ -53,6 +57,32 @@ async def test_a_containers_life(embedded_app: App) -> None:
         await manager.start_container(container_id)
     assert [one.status for one in await manager.list_containers()] == [ContainerStatus.DESTROYED]
     assert (await manager.get_container_stats())["total_containers"] == 0
+
+
+@pytest.mark.parametrize("embedded_app", [{"engine": {"retention_s": 0.0}}], indirect=True)
+async def test_statistics_remember_what_left_memory(embedded_app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts, failures and destroyed containers are counted since the cluster was created."""
+    monkeypatch.setattr(world, "HARD_S", 0.0)
+    manager = ContainerManager(embedded_app)
+    for _ in range(3):
+        container_id = await manager.create_container(CONFIG)
+        assert await manager.start_container(container_id)
+        assert await manager.destroy_container(container_id, force=True)
+    await TaskScheduler(embedded_app).submit_task("a turn later")
+    assert await manager.list_containers() == []
+    stats = await manager.get_container_stats()
+    assert (stats["starts"], stats["failures"], stats["success_rate"]) == (3, 0, 1.0)
+    assert (stats["total_containers"], stats["by_status"]["destroyed"], stats["is_complete"]) == (0, 3, True)
+
+
+async def test_statistics_without_a_follower_say_so(embedded_app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then they are of what the coordinator has in memory."""
+    monkeypatch.setattr(container_manager, "COUNT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(read_door.ReadDoor, "ask", AsyncMock(side_effect=Unavailable("the disk is full")))
+    manager = ContainerManager(embedded_app)
+    await manager.start_container(await manager.create_container(CONFIG))
+    stats = await manager.get_container_stats()
+    assert (stats["starts"], stats["total_containers"], stats["is_complete"]) == (1, 1, False)
 
 
 async def test_what_does_not_fit(embedded_app: App) -> None:

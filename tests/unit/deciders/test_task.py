@@ -207,7 +207,7 @@ def test_a_task_cannot_ask_for_less_than_nothing(asked: object) -> None:
         (payload(digest="0f"), "bad_payload", "SHA-256"),
         (payload(digest="g" * 64), "bad_payload", "SHA-256"),
         (payload(digest="٣" * 64), "bad_payload", "SHA-256"),
-        (payload(ref="x" * 1025), "bad_text", "payload.ref"),
+        (payload(ref="obj_1"), "bad_payload", "payload.ref 'obj_1' has no effect yet: send the data itself"),
     ],
 )
 def test_a_payload_must_fit_into_the_journal(wrong: object, reason: str, named: str) -> None:

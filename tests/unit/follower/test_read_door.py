@@ -72,6 +72,16 @@ async def ask(door: ReadDoor, verb: str, **question: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(await door.ask(verb, msgspec.json.encode(question))))
 
 
+async def test_containers_are_counted(store: MemoryStore, journal: MemoryJournal) -> None:
+    """`count` is of every container, evicted or not; other kinds are refused."""
+    containers = list((await folded(journal)).containers.values())
+    counts = await ask(door(store), "count", kind="container", at_least="1.0")
+    assert sum(counts["by_status"].values()) == len(containers)
+    assert counts["sums"]["starts"] == sum(one.starts for one in containers)
+    with pytest.raises(Refused, match="not valid for count"):
+        await ask(door(store), "count", kind="task")
+
+
 async def test_one_thing_of_every_kind(store: MemoryStore, journal: MemoryJournal) -> None:
     """`get` returns the state as it was folded."""
     for kind, states in states_of(await folded(journal)).items():

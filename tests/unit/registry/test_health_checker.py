@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.registry import HealthChecker, ServiceRegistry, ServiceStatus
+from coordinator.settings.sections import RegistrySettings
 from events.errors import NotFound, Refused
 from tests.facades import opened_here
 
@@ -90,6 +91,27 @@ async def test_checks_are_repeated(followed: ServiceRegistry) -> None:
         assert {one.check for one in history} == {"custom"}
         assert [one.at for one in history] == sorted((one.at for one in history), reverse=True)
         assert len(await checker.get_health_history(service_id, limit=2)) == 2
+
+
+async def test_the_interval_is_that_of_the_settings() -> None:
+    """Without an interval of its own, a custom check is repeated as `registry.health_check_interval` says."""
+    quick = RegistrySettings(health_check_interval=0.05, health_check_timeout_s=0.05)
+    seen = asyncio.Semaphore(0)
+
+    async def check(_: ServiceInfo) -> bool:
+        seen.release()
+        return True
+
+    async with (
+        opened_here(registry=quick) as here,
+        ServiceRegistry(here.app) as registry,
+        HealthChecker(registry) as checker,
+    ):
+        await _registered(registry)
+        await checker.register_custom_health_check("agent", check)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                await seen.acquire()
 
 
 async def test_instances_that_come_later(registry: ServiceRegistry) -> None:

@@ -190,9 +190,8 @@ class TestAgents:
         """The built-in agent is always there, with its command where an entry of its name gives none."""
         built_in = ("python", "-m", "coordinator.agent")
         assert load().agents["task_agent"].command == built_in
-        settings = load(written("agents: {task_agent: {when_cut_off: keep}, other: {image: x}}"))
+        settings = load(written("agents: {task_agent: {when_cut_off: keep}, other: {command: [x]}}"))
         assert (settings.agents["task_agent"].command, settings.agents["task_agent"].when_cut_off) == (built_in, "keep")
-        assert load(written("agents: {task_agent: {image: mine}}")).agents["task_agent"].command == ()
         assert load(written("agents: {task_agent: {command: [mine]}}")).agents["task_agent"].command == ("mine",)
 
     def test_reaches_the_rules(self) -> None:
@@ -206,7 +205,9 @@ class TestAgents:
     @pytest.mark.parametrize(
         ("entry", "said"),
         [
-            ("{a: {}}", "agents.a has neither image nor command: set at least one of them"),
+            ("{a: {}}", "agents.a has no command: set it"),
+            ("{a: {image: mine}}", "agents.a has an image and no command: set its command, because no runtime uses"),
+            ("{task_agent: {image: mine}}", "agents.task_agent has an image and no command: set its command, because"),
             ("{'a b': {image: x}}", "agents: the name 'a b' is not an identifier: use 1 to 64 of A-Z a-z 0-9 _ -"),
             ("{a: {image: 'x y'}}", "agents.a.image is 'x y' (some.yaml line 1): use an image name"),
             ("{a: {command: [x, 5]}}", "agents.a.command.1 is 5 (some.yaml line 1): use a list of strings"),

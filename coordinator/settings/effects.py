@@ -1,0 +1,46 @@
+"""
+Settings that change nothing, or nothing any more, each with the reason.
+
+A key that the requirements name must load even before something reads it; whoever sets it is told so when a coordinator
+starts. A key that never had an effect and is in no requirement is removed, with an error that says what to use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.settings.model import Settings
+
+UNREAD = {
+    "container.health_check_interval": "containers have no health checks yet; their services have",
+    "container.resource_limits": "no runtime enforces limits yet",
+    "agents.<name>.limits": "no runtime enforces limits yet",
+}
+"""Keys that no code reads, with the reason: what they are for does not exist yet."""
+
+REMOVED = {
+    "engine.query_wait_s": "it had no effect: a question says itself how long it waits, with wait_s or timeout_s",
+}
+"""Keys that were removed, with the reason and what to use."""
+
+
+def without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each key that is set and has no effect, with the reason. Keys that are not set are not mentioned."""
+    container = settings.container
+    for name in ("health_check_interval", "resource_limits"):
+        if name in container.model_fields_set:
+            yield f"container.{name}", UNREAD[f"container.{name}"]
+    for name, agent in settings.agents.items():
+        if "limits" in agent.model_fields_set:
+            yield f"agents.{name}.limits", UNREAD["agents.<name>.limits"]
+        if agent.image:
+            yield f"agents.{name}.image", "no runtime uses images yet: containers of this type run its command"
+    tick_s = settings.engine.tick_s
+    for section, name in (("registry", "cleanup_interval"), ("scheduler", "task_timeout_check_interval")):
+        keys = getattr(settings, section)
+        if name in keys.model_fields_set and getattr(keys, name) >= tick_s:
+            why = f"what is due is looked for more often than that: every engine.tick_s ({tick_s:.10g} s)"
+            yield f"{section}.{name}", why
