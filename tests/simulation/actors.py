@@ -63,6 +63,7 @@ PATIENCE_S = 600.0
 ATTEMPTS_S = (1.0, 1.0, 5.0, 12.0)
 """How long users wait for an answer before they send the command again."""
 HURRY_S = 1.0
+LATE_SHARE = 0.02
 REPEATED_SHARE = 0.2
 CHECKED_SHARE = 0.4
 """A check of what is remembered comes this part of the time after the end: commit times differ from the true ones."""
@@ -263,12 +264,19 @@ class Worker(Actor):
         self._leases = [task.lease for task in tasks]
         for task in tasks:
             await self._execute(task)
-            self._leases.remove(task.lease)
+            self._forget(task.lease)
         if self.random.random() < 0.02:
             await self.ask(LeaveWorker(worker_id=self.name))
 
+    def _forget(self, lease: str) -> None:
+        if lease in self._leases:
+            self._leases.remove(lease)
+
     async def _execute(self, task: Task) -> None:
         await self.sleep(0.0, 0.8)
+        if self.random.random() < LATE_SHARE:  # its lease ends, and perhaps somebody else has the task by then
+            self._forget(task.lease)
+            await self.sleep(3.0, 5.0)
         try:
             drawn = self.random.random()
             if drawn < 0.1:
