@@ -1,10 +1,10 @@
 """
 Run the simulation.
 
-    python -m tests.simulation --seeds 1000 [--first 0]    run many seeds, on all cores
+    python -m tests.simulation --seeds 1000 [--first 0]    run many seeds, on all cores or `--jobs` of them
     python -m tests.simulation --seed 17                   run one seed
     python -m tests.simulation --plan '{…}'                run a plan, such as a shrunk failure
-    python -m tests.simulation --planted [NAME …]          check that the ten planted bugs are found
+    python -m tests.simulation --planted [NAME …]          check that each planted bug is found
     python -m tests.simulation --digests FILE [--mask]     write a digest per seed, as `<seed> <sha256>`
     python -m tests.simulation --against FILE [--mask]     compare with such a file; exit 1 when a seed differs
 
@@ -27,7 +27,7 @@ import msgspec
 
 from tests.simulation import digests
 from tests.simulation.faults import EVENTS, KINDS, OUTCOMES, Plan, plan_of
-from tests.simulation.planted import PLANTED
+from tests.simulation.planted import FOUND_FROM, PLANTED
 from tests.simulation.play import Played, play_safely, play_seeds, quiet, shrink
 
 SEEDS_TO_FIND = 1000
@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--jobs", type=int, help="how many processes run seeds; by default one for each core")
     parser.add_argument("--plan", type=str)
     parser.add_argument("--planted", nargs="*", choices=sorted(PLANTED))
     parser.add_argument(
@@ -70,12 +71,12 @@ def main() -> int:
         except (OSError, ValueError) as error:
             parser.error(str(error))
     if given.planted is not None:
-        return find(given.planted or list(PLANTED), given.first)
+        return find(given.planted or list(PLANTED), given.first, given.jobs)
     if given.plan is not None:
         return one(msgspec.json.decode(given.plan, type=Plan), given.bug)
     if given.seed is not None:
         return one(plan_of(given.seed), given.bug)
-    return many(range(given.first, given.first + given.seeds))
+    return many(range(given.first, given.first + given.seeds), given.jobs)
 
 
 def one(plan: Plan, planted: str) -> int:
@@ -86,12 +87,12 @@ def one(plan: Plan, planted: str) -> int:
     return 1 if played.failure else 0
 
 
-def many(seeds: range) -> int:
+def many(seeds: range, jobs: int | None) -> int:
     """Run seeds until one fails."""
     print(f"seeds {seeds[0]} to {seeds[-1]}", flush=True)
     began = time.monotonic()
     total = Played(runs=0)
-    for played in play_seeds(seeds):
+    for played in play_seeds(seeds, processes=jobs):
         if played.failure:
             return tell(played)
         total.add(played)
@@ -116,13 +117,14 @@ def tell(played: Played) -> int:
     return 1
 
 
-def find(names: list[str], first: int) -> int:
-    """Search each planted bug, until it is found or 1,000 seeds have run."""
+def find(names: list[str], first: int, jobs: int | None) -> int:
+    """Search each planted bug, until it is found or 1,000 seeds have run; first where it was found before."""
     missed = 0
     for name in names:
         began = time.monotonic()
-        seeds = range(first, first + SEEDS_TO_FIND)
-        found = next((played for played in play_seeds(seeds, name) if played.failure), None)
+        begin = first + FOUND_FROM.get(name, 0)
+        seeds = [*range(begin, first + SEEDS_TO_FIND), *range(first, begin)]
+        found = next((played for played in play_seeds(seeds, name, processes=jobs) if played.failure), None)
         took_s = time.monotonic() - began
         if found is None:
             missed += 1

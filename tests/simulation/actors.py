@@ -7,6 +7,7 @@ Each runs as a separate process with the real client. Acknowledged answers go to
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -36,24 +37,36 @@ from coordinator.commands.task import (
     ProgressTask,
     ReleaseTask,
     SubmitTask,
+    WithdrawClaim,
 )
+from coordinator.commands.wire import WIRE_COMMANDS, encode_command, value_of
 from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.doors.inbox import InboxLimits, inbox_stream
 from events.container import ContainerStatus
-from events.errors import NotFound, Refused, StaleLease, Unavailable
+from events.errors import CoordinationError, Forbidden, NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources
 from events.subjects import Subjects
+from events.task import TaskStatus
 from tests.simulation.broker import LATE_S
+from tests.simulation.promises import Promise
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from coordinator.commands.wire import Answer
     from projections.task import Task
     from tests.simulation.cluster import Sim
 
 URL = "nats://sim:4222"
 NAMESPACE = "sim"
 PATIENCE_S = 600.0
+ATTEMPTS_S = (1.0, 1.0, 5.0, 12.0)
+"""How long users wait for an answer before they send the command again."""
+HURRY_S = 1.0
+LATE_SHARE = 0.02
+REPEATED_SHARE = 0.2
+CHECKED_SHARE = 0.4
+"""A check of what is remembered comes this part of the time after the end: commit times differ from the true ones."""
 MIB = 1024 * 1024
 SLOTS = 3
 POOL = Resources(cpu_millis=1000)
@@ -76,7 +89,7 @@ class Actor:
     async def main(self) -> None:
         """Connect and run; called again after a kill."""
         async with connect(self.name) as self.client:
-            self.client.attempt_timeout_s = 1.0
+            self.client.attempt_timeout_s = self.random.choice(ATTEMPTS_S)
             await self.run()
 
     async def run(self) -> None:
@@ -85,13 +98,52 @@ class Actor:
 
     async def ask(self, command: Command) -> Any:
         """Send a command and record the acknowledged answer."""
-        answer = await self.client.execute(command, timeout_s=PATIENCE_S)
+        answer = await self.look(command)
         self.sim.told.append((command, answer))
         return answer
 
+    async def look(self, command: Command) -> Any:
+        """Send a command or a question; the answer is checked, but not recorded."""
+        since = self.sim.watch.newest
+        answer = await self.client.answer(command, timeout_s=PATIENCE_S)
+        self.sim.watch.returned(self.client, command, answer, since)
+        return value_of(answer, command)
+
+    async def until_admitted(self, command: Command) -> Any:
+        """Send a command and record the answer; again while a quota is used up."""
+        while True:
+            try:
+                return await self.ask(command)
+            except Refused as error:
+                if error.reason not in ("quota", "queue_full"):
+                    raise
+                self.sim.dice.fired["over_quota"] += 1
+                await self.sleep(0.5, 2.0)
+
+    async def must_be_refused(
+        self, command: Command, error: type[CoordinationError], why: str = "", *, since: float = math.inf
+    ) -> None:
+        """Send a command that must be refused in this way, if what happened at *since* is still remembered."""
+        value: object
+        try:
+            value = await self.look(command)
+        except error as refused:
+            if why in ("", refused.reason) or refused.reason == "quota":
+                return
+            value = refused
+        except CoordinationError as refused:
+            value = refused
+        if self._is_remembered(since):
+            promise = Promise.FORBIDDEN if error is Forbidden else Promise.REMEMBERED
+            self.sim.watch.violate(promise, f"{command} was answered {value!r}")
+
+    def _is_remembered(self, since: float) -> bool:
+        """Return whether what happened at a time must still be remembered, with room for clocks that are wrong."""
+        return asyncio.get_running_loop().time() - since < CHECKED_SHARE * self.sim.plan.hard_s
+
     async def sleep(self, least: float, most: float) -> None:
-        """Sleep for a random time."""
-        await asyncio.sleep(self.random.uniform(least, most))
+        """Sleep for a random time; users hurry when the faults are over."""
+        await asyncio.sleep(self.random.uniform(least, most if self.sim.dice.on else min(most, least + HURRY_S)))
 
 
 class Submitter(Actor):
@@ -112,18 +164,54 @@ class Submitter(Actor):
             max_retries=1 if number % 7 == 0 else None,
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
         )
-        await self.ask(command)
+        first = await self.until_admitted(command)
         if number % 9 == 4:
             try:
                 await self.ask(CancelTask(task_id=task_id, reason="drawn"))
                 self.sim.dice.fired["cancelled"] += 1
             except (Refused, NotFound):
                 pass  # it has already ended
-        while not (
-            task := await self.client.execute(GetTask(task_id=task_id, wait_s=5.0), timeout_s=PATIENCE_S)
-        ).is_ended:
-            pass
-        self.sim.seen_ended[task_id] = task.status
+        self.sim.seen_ended[task_id] = await self._end_of(task_id)
+        if self.random.random() < 0.6:
+            await self._repeat(command, first, asyncio.get_running_loop().time())
+
+    async def _end_of(self, task_id: str) -> TaskStatus | None:
+        """Wait until a task has ended; None if it was evicted since."""
+        try:
+            while not (task := await self.look(GetTask(task_id=task_id, wait_s=5.0))).is_ended:
+                pass
+        except NotFound:
+            return None
+        else:
+            status: TaskStatus = task.status
+            return status
+
+    async def _repeat(self, command: SubmitTask, first: str, ended_at: float) -> None:
+        """Repeat commands about a task that has ended: each gets its first answer, whether it was evicted or not."""
+        await self.sleep(0.0, min(8.0, CHECKED_SHARE * self.sim.plan.hard_s))
+        task_id, status = command.task_id, self.sim.seen_ended[command.task_id]
+        is_evicted = await self._end_of(task_id) is None
+        await self._same(command, first, ended_at)
+        if command.idempotency_key:
+            await self._same(msgspec.structs.replace(command, task_id=f"{task_id}-again"), first, ended_at)
+        if self._is_remembered(ended_at):
+            other = msgspec.structs.replace(command, priority=command.priority + 1)
+            await self.must_be_refused(other, Refused, "id_taken", since=ended_at)
+        cancel = CancelTask(task_id=task_id, reason="again")
+        if status is TaskStatus.COMPLETED:
+            await self.must_be_refused(cancel, Refused, "already_ended", since=ended_at)
+        elif status is TaskStatus.CANCELLED:
+            await self._same(cancel, TaskStatus.CANCELLED, ended_at)
+        self.sim.dice.fired["repeated_after_eviction" if is_evicted else "repeated"] += 1
+
+    async def _same(self, command: Command, first: object, ended_at: float) -> None:
+        """Send a command that must be answered as *first*."""
+        try:
+            value = await self.until_admitted(command)
+        except CoordinationError as error:
+            value = error
+        if value != first and self._is_remembered(ended_at):
+            self.sim.watch.violate(Promise.REMEMBERED, f"{command} was answered {value!r} and not {first!r}")
 
 
 class Worker(Actor):
@@ -146,6 +234,14 @@ class Worker(Actor):
             self.client.beat_worker(self.name, tuple(self._leases), 0.5)
             await self.sleep(0.5, 1.0)
 
+    async def _give_up(self, claim: ClaimTasks) -> None:
+        """Claim tasks, and withdraw the claim soon after."""
+        with suppress(TimeoutError, Refused):  # a claim of a worker that has left is refused
+            async with asyncio.timeout(self.random.random() * 0.5):
+                await self.ask(claim)
+        await self.ask(WithdrawClaim(claim_id=claim.claim_id, worker_id=self.name))
+        self.sim.dice.fired["withdrawn"] += 1
+
     async def _round(self) -> None:
         claim = ClaimTasks(
             claim_id=self.sim.new_id("claim"),
@@ -154,7 +250,13 @@ class Worker(Actor):
             wait_s=2.0,
             strategy=self.random.choice(("fifo", "priority", "round_robin", "least_loaded")),
         )
+        if self.sim.plan.has_access and self.name == "worker0" and self.random.random() < 0.1:
+            for command in (msgspec.structs.replace(claim, worker_id="worker1"), LeaveWorker(worker_id="worker1")):
+                await self.must_be_refused(command, Forbidden)
         try:
+            if self.random.random() < 0.15:
+                await self._give_up(claim)
+                return
             tasks: list[Task] = await self.ask(claim)
         except Refused:
             await self.sleep(0.1, 0.5)
@@ -162,12 +264,19 @@ class Worker(Actor):
         self._leases = [task.lease for task in tasks]
         for task in tasks:
             await self._execute(task)
-            self._leases.remove(task.lease)
+            self._forget(task.lease)
         if self.random.random() < 0.02:
             await self.ask(LeaveWorker(worker_id=self.name))
 
+    def _forget(self, lease: str) -> None:
+        if lease in self._leases:
+            self._leases.remove(lease)
+
     async def _execute(self, task: Task) -> None:
         await self.sleep(0.0, 0.8)
+        if self.random.random() < LATE_SHARE:  # its lease ends, and perhaps somebody else has the task by then
+            self._forget(task.lease)
+            await self.sleep(3.0, 5.0)
         try:
             drawn = self.random.random()
             if drawn < 0.1:
@@ -175,13 +284,63 @@ class Worker(Actor):
             if drawn > 0.95:
                 await self.ask(ReleaseTask(task_id=task.task_id, lease=task.lease))
             elif drawn > 0.8:
-                await self.ask(FailTask(task_id=task.task_id, error="drawn", lease=task.lease, worker_id=self.name))
+                await self._twice(FailTask(task_id=task.task_id, error="drawn", lease=task.lease, worker_id=self.name))
             else:
-                await self.ask(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name))
+                await self._twice(CompleteTask(task_id=task.task_id, lease=task.lease, worker_id=self.name))
         except StaleLease:
             self.sim.dice.fired["stale_refused"] += 1
         except (Refused, NotFound):
             pass  # cancelled or timed out
+
+    async def _twice(self, command: CompleteTask | FailTask) -> None:
+        """Report the outcome of an attempt, and at times once more, byte for byte: it gets its first answer."""
+        command_id = self.sim.new_id("cmd") if command.REMEMBERED else ""
+        encoded = encode_command(WIRE_COMMANDS[type(command)](data=command, id=command_id))
+        first = value_of(await self._send(encoded, command), command)
+        self.sim.told.append((command, first))
+        if self.random.random() >= REPEATED_SHARE:
+            return
+        told_at = asyncio.get_running_loop().time()
+        await self.sleep(0.0, 2.0)
+        again = await self._send(encoded, command)
+        value: object
+        try:
+            value = value_of(again, command)
+        except CoordinationError as error:
+            value = error
+        if value != first and self._is_remembered(told_at):
+            self.sim.watch.violate(Promise.REMEMBERED, f"{command} was answered {first!r}, its repeat {value!r}")
+        self.sim.dice.fired["repeated"] += 1
+
+    async def _send(self, encoded: bytes, command: Command) -> Answer:
+        """Send an encoded command until it is answered."""
+        loop = asyncio.get_running_loop()
+        subject = self.client.subjects.rpc(self.client.source, command.KIND, command.VERB)
+        since = self.sim.watch.newest
+        while True:
+            (answer,) = await self.client.request(subject, [encoded], loop.time() + PATIENCE_S)
+            if answer.error is None or answer.error.code != Unavailable.code:
+                self.sim.watch.returned(self.client, command, answer, since)
+                return answer
+            await self.sleep(0.1, 0.5)
+
+
+class Stranger(Actor):
+    """Sends commands that it is not allowed to send."""
+
+    async def run(self) -> None:
+        while True:
+            await self.sleep(0.5, 2.0)
+            task_id = f"client{self.random.randrange(2)}-{self.random.randrange(20)}"
+            command = self.random.choice((
+                CancelTask(task_id=task_id),
+                CompleteTask(task_id=task_id),
+                SubmitTask(task_id=self.sim.new_id("strange"), task_name="work"),
+                ClaimTasks(claim_id=self.sim.new_id("strange"), worker_id="worker0"),
+                StopContainer(container_id="containeruser0-0"),
+            ))  # fmt: skip
+            await self.must_be_refused(command, Forbidden)
+            self.sim.dice.fired["forbidden"] += 1
 
 
 class Service(Actor):
@@ -189,7 +348,12 @@ class Service(Actor):
 
     async def run(self) -> None:
         command = RegisterService(
-            service_id=self.name, service_name="s", service_type="agent", host="localhost", port=1
+            service_id=self.name,
+            service_name="s",
+            service_type="agent",
+            host="localhost",
+            port=1,
+            health_check_url="http://localhost:1/" if self.sim.plan.has_checks else "",
         )
         await self.ask(command)
         while True:
@@ -214,8 +378,9 @@ class ContainerUser(Actor):
             )
             if not await self._until_room(create) or await self._status(container_id) is ContainerStatus.DESTROYED:
                 continue  # possibly by this process before it was killed
-            for _ in range(2):
-                await self._start_and_stop(container_id)
+            for turn in range(2):
+                if turn == 0 or self.sim.dice.on:
+                    await self._start_and_stop(container_id)
             await self._until_done(DestroyContainer(container_id=container_id))
             await self._until(container_id, ContainerStatus.DESTROYED)
 
@@ -223,12 +388,13 @@ class ContainerUser(Actor):
         if not await self._until_room(StartContainer(container_id=container_id)):
             return
         await self._until(container_id, ContainerStatus.RUNNING, least=False)
-        await self.sleep(0.0, 4.0)
+        await self.sleep(0.0, self.random.choice((4.0, 20.0)))
         if self.random.random() < 0.3:
             await self._until_done(PauseContainer(container_id=container_id))
             await self.sleep(0.0, 3.0)
             await self._until_done(ResumeContainer(container_id=container_id))
-        await self._until_done(StopContainer(container_id=container_id, force=self.random.random() < 0.3))
+        force = self.random.random() < (0.3 if self.sim.dice.on else 0.9)
+        await self._until_done(StopContainer(container_id=container_id, force=force))
         await self._until(container_id, ContainerStatus.STOPPED, ContainerStatus.ERROR)
 
     async def _until_room(self, command: Command) -> bool:
@@ -249,7 +415,10 @@ class ContainerUser(Actor):
 
     async def _status(self, container_id: str) -> ContainerStatus:
         question = GetContainer(container_id=container_id)
-        status: ContainerStatus = (await self.client.execute(question, timeout_s=PATIENCE_S)).status
+        try:
+            status: ContainerStatus = (await self.look(question)).status
+        except NotFound:
+            return ContainerStatus.DESTROYED  # some time ago
         return status
 
     async def _until(self, container_id: str, *statuses: ContainerStatus, least: bool = True) -> None:

@@ -48,6 +48,11 @@ class Connection:
         self._unsent: list[bytes] = []
         self.is_closed = False
         self.is_connected = False
+        self.name = ""
+        self.cut_in = self.cut_out = False
+        """Whether no message reaches this connection, or leaves it; other ones of the process are not affected."""
+        self.held_s = 0.0
+        """How long what it sends is on its way from the server to its receivers."""
         self.server: dict[str, Any] = {"version": "2.12.0", "max_payload": MAX_PAYLOAD}
         self.generation = 0
         self.sent_at = self.came_at = 0.0
@@ -61,6 +66,7 @@ class Connection:
 
     async def connect(self, **options: Any) -> None:
         self._reconnected = options["reconnected_cb"]
+        self.name = options["name"]
         await asyncio.sleep(0.001)
         if not self.process.alive:
             raise NatsError("the process is dead")
@@ -88,10 +94,15 @@ class Connection:
             if self._buffered:
                 self._unsent.append(frame)
             return
-        head, _, rest = frame.partition(b"\r\n")
-        parts = head.split(b" ")
-        block = int(parts[3]) if parts[0] == b"HPUB" else 0
-        self._broker.send(self, parts[1].decode(), parts[2].decode(), rest[:block], rest[block:-2])
+        rest = frame
+        while rest:  # the feed sends several frames at once
+            head, _, rest = rest.partition(b"\r\n")
+            kind, subject, *replies, size = head.split(b" ")
+            block = int(replies.pop()) if kind == b"HPUB" else 0
+            end = int(size)
+            reply = replies[0].decode() if replies else ""
+            self._broker.send(self, subject.decode(), reply, rest[:block], rest[block:end])
+            rest = rest[end + 2 :]
 
     async def flush(self, timeout: float) -> None:  # noqa: ASYNC109  # as nats-py has it
         if not self.is_connected:
@@ -131,7 +142,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         if self.is_closed or self.is_connected or not self.process.alive:
             return
-        if self.process.cut_in or self.process.cut_out or self._broker.is_down:
+        if self.process.cut_in or self.process.cut_out or self.cut_in or self.cut_out or self._broker.is_down:
             loop.call_later(RECONNECT_S, self._try_again, context=self.process.context)
             return
         self.is_connected = True
@@ -156,6 +167,8 @@ class Broker:
         self.streams: dict[str, Stream] = {}
         self.connections: dict[Connection, None] = {}
         self.is_down = False
+        self.is_lease_down = False
+        """Whether the stream of the lease stores nothing, as while its servers elect their leader."""
         self.log = hashlib.blake2b()
         self.sent: Callable[[Connection, str, str, bytes, bytes], None] = lambda *_: None
         """Called for every message that a process sends: connection, subject, reply, headers, data."""
@@ -163,12 +176,17 @@ class Broker:
         """Called for every message that a process receives."""
         self.heard: Callable[[str, bytes, bytes], None] = lambda *_: None
         """Called for every message that reaches the server: subject, headers, data."""
-        self.journal = ""
-        self.stored: Callable[[bytes], None] = lambda _: None
+        self.journal = self.lease = self.announced = ""
+        """The streams of the journal and the lease, and the subject on which a leader announces itself."""
+        self.stored: Callable[[bytes, bytes], None] = lambda *_: None
+        """Called for every message that the journal stores: headers and data."""
+        self.granted: Callable[[bytes, bytes], None] = lambda *_: None
+        """Called for every message that the stream of the lease stores."""
         self._exact: dict[str, dict[tuple[Connection, int], None]] = {}
         self._wild: dict[str, dict[tuple[Connection, int], list[str]]] = {}
         """Patterns with wildcards, by their part before the first wildcard."""
         self._homes: dict[str, Stream | None] = {}
+        self._held_s = 0.0
         self._replicated = replicated
         self._context = copy_context()
         self._context.run(PROCESS.set, None)
@@ -242,7 +260,7 @@ class Broker:
         if not connection.process.alive:
             return
         self.sent(connection, subject, reply, headers, data)
-        if connection.process.cut_out:
+        if connection.process.cut_out or connection.cut_out:
             return
         for when in self._ways(connection, is_out=True):
             self._at(when, self._context, self._receive, connection, connection.generation, subject, reply, headers,
@@ -290,13 +308,17 @@ class Broker:
         stream = self._home(subject)
         if stream is not None and stream.name == self.journal:
             self._commit(stream, subject, reply, headers, data)
+        elif stream is not None and stream.name == self.lease and self.is_lease_down:
+            self._answer(reply, fault(503, 10008, "not now"))
         elif stream is not None:
             self._answer(reply, stream.store(subject, headers, data))
+        self._held_s = connection.held_s
         if not self.publish(subject, reply, headers, data) and reply and stream is None:
             self._to(reply, reply, "", b"NATS/1.0 503\r\n\r\n", b"")
+        self._held_s = 0.0
 
     def _back(self, connection: Connection, then: Callable[[], None]) -> None:
-        if not connection.process.cut_in:
+        if not connection.process.cut_in and not connection.cut_in:
             for when in self._ways(connection, is_out=False):
                 self._at(when, connection.process.context, then)
 
@@ -325,10 +347,12 @@ class Broker:
         return bool(found)
 
     def _deliver(self, connection: Connection, sid: int, subject: str, reply: str, headers: bytes, data: bytes) -> None:
-        if not connection.process.cut_in:
+        if not connection.process.cut_in and not connection.cut_in:
+            if subject == self.announced and self.dice.strikes("announcement_lost"):
+                return
             for when in self._ways(connection, is_out=False):
-                self._at(when, connection.process.context, self._take, connection, connection.generation, sid, subject,
-                         reply, headers, data)  # fmt: skip
+                self._at(when + self._held_s, connection.process.context, self._take, connection,
+                         connection.generation, sid, subject, reply, headers, data)  # fmt: skip
 
     def _take(
         self, connection: Connection, generation: int, sid: int, subject: str, reply: str, headers: bytes, data: bytes
@@ -374,6 +398,8 @@ class Broker:
                     self._homes.clear()
                     if name == self.journal:
                         self.streams[name].checked = self.stored
+                    elif name == self.lease:
+                        self.streams[name].checked = self.granted
                 self._answer(reply, encode(self.streams[name].info()))
             case "CONSUMER", ["MSG", "NEXT", name, consumer]:
                 found = self.streams[name].consumers.get(consumer)
@@ -391,6 +417,8 @@ class Broker:
                     self._answer(reply, fault(404, NO_STREAM, "stream not found"))
                 elif what == ["INFO"]:
                     self._answer(reply, encode(stream.info()))
+                elif what == ["PURGE"]:
+                    self._answer(reply, encode({"purged": stream.purge(request["filter"], request["seq"])}))
                 else:
                     self._answer(reply, _found(stream, request))
             case _:

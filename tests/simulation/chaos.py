@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from coordinator.runtime.protocol import RuntimeState
 from events.errors import Refused
-from tests.simulation.loop import MOST_WRONG_S
 
 if TYPE_CHECKING:
+    from tests.simulation.broker import Connection
     from tests.simulation.cluster import Sim
     from tests.simulation.loop import Process, SeededLoop
 
@@ -37,10 +37,13 @@ class Chaos:
     def heal(self) -> None:
         """Stop all faults, and undo those that last."""
         self._sim.dice.on = False
-        self._sim.broker.is_down = False
+        self._sim.broker.is_down = self._sim.broker.is_lease_down = False
         for process in self._sim.processes.values():
-            process.cut_in = process.cut_out = False
+            process.cut_in = process.cut_out = process.obeys_old_leader = False
             self._loop.wake_process(process)
+        for connection in self._sim.broker.connections:
+            connection.cut_in = connection.cut_out = False
+            connection.held_s = 0.0
 
     def _one(self, *prefixes: str) -> Process | None:
         found = [one for name, one in self._sim.processes.items() if name.startswith(prefixes) and one.alive]
@@ -52,13 +55,68 @@ class Chaos:
     # --- network ------------------------------------------------------------------------------------------------------
 
     async def _partitioned(self) -> bool:
-        process = self._one("")
+        return await self._cut_off(self._one(""), 40.0)
+
+    async def _node_cut_off(self) -> bool:
+        """Cut off the agent of a node that runs something, if there is one, most often until the node is lost."""
+        busy = [f"node{number}" for number, machine in enumerate(self._sim.machines) if machine.living()]
+        process = self._one(*(busy or ["node"]))
         if process is None:
             return False
-        cut = self._random.choice(("in", "out", "both"))
-        process.cut_in, process.cut_out = cut != "out", cut != "in"
-        await self._for_a_while(40.0)
+        process.cut_out, process.cut_in = True, self._random.random() < 0.7
+        await asyncio.sleep(self._random.uniform(3.0, 14.0))
         process.cut_in = process.cut_out = False
+        return True
+
+    async def _connection_cut(self) -> bool:
+        """Cut one connection of the leader, most often that with which it writes: its doors stay open."""
+        end = "writer" if self._random.random() < 0.8 else "doors"
+        return await self._cut_off(self._leading(end), 20.0)
+
+    def _leading(self, end: str) -> Connection | None:
+        """Return a connection of the leader, that of the writer or that of the doors."""
+        name = f"{self._sim.leading() or '-'}-{end}"
+        return next((one for one in self._sim.broker.connections if one.name == name), None)
+
+    async def _cut_off(self, one: Process | Connection | None, longest_s: float) -> bool:
+        if one is None:
+            return False
+        cut = self._random.choice(("in", "out", "both"))
+        one.cut_in, one.cut_out = cut != "out", cut != "in"
+        try:
+            await self._for_a_while(longest_s)
+        finally:
+            one.cut_in = one.cut_out = False
+        return True
+
+    async def _lease_down(self) -> bool:
+        self._sim.broker.is_lease_down = True
+        await asyncio.sleep(self._random.random() * 8.0)
+        self._sim.broker.is_lease_down = False
+        return True
+
+    async def _answers_late(self) -> bool:
+        """Hold up what a leader sends for longer than a takeover takes; most often it resigns soon after."""
+        doors = self._leading("doors")
+        if doors is None:
+            return False
+        doors.held_s = self._random.uniform(2.0, 8.0)
+        await asyncio.sleep(self._random.uniform(0.05, 0.5))
+        process = doors.process
+        if self._random.random() < 0.9 and process.alive and not process.stopped:
+            process.context.run(self._sim.coordinators[process.name].stop, "drawn")
+        await asyncio.sleep(0.1)
+        doors.held_s = 0.0
+        return True
+
+    async def _old_leader(self) -> bool:
+        """Let a deposed leader answer the syncs of a node for a while, with its old orders."""
+        process = self._one("node")
+        if process is None:
+            return False
+        process.obeys_old_leader = True
+        await self._for_a_while(20.0)
+        process.obeys_old_leader = False
         return True
 
     async def _disconnected(self) -> bool:
@@ -82,7 +140,6 @@ class Chaos:
         process = self._one(*prefixes)
         if process is None:
             return False
-        self._disturb(process)
         self._sim.kill(process)
         return True
 
@@ -90,7 +147,6 @@ class Chaos:
         process = self._one(*prefixes)
         if process is None or process.stopped:
             return False
-        self._disturb(process)
         self._loop.stop_process(process)
         await self._for_a_while(longest_s)
         self._loop.wake_process(process)
@@ -104,12 +160,14 @@ class Chaos:
         self._loop.light_fuse(process, self._random.randrange(1, LONGEST_FUSE), lambda: self._sim.kill(process))
         return True
 
-    def _disturb(self, process: Process) -> None:
-        if process.name.startswith("node"):
-            self._sim.machines[int(process.name[-1])].was_disturbed = True
-
     async def _coordinator_killed(self) -> bool:
         return self._kill("coordinator")
+
+    async def _coordinator_without_power(self) -> bool:
+        process = self._one("coordinator")
+        if process is not None:
+            self._sim.lose_power(process)
+        return process is not None
 
     async def _coordinator_crashed(self) -> bool:
         return self._crash("coordinator")
@@ -145,15 +203,17 @@ class Chaos:
     # --- clocks and machines ------------------------------------------------------------------------------------------
 
     async def _clock_jumped_ahead(self) -> bool:
+        most_s = self._sim.plan.most_wrong_s
         process = self._one("coordinator", "coordinator", "node", "worker")
         if process is not None:
-            process.offset_s = min(process.offset_s + self._random.random() * MOST_WRONG_S, MOST_WRONG_S)
+            process.offset_s = min(process.offset_s + self._random.random() * most_s, most_s)
         return process is not None
 
     async def _clock_jumped_back(self) -> bool:
+        most_s = self._sim.plan.most_wrong_s
         process = self._one("coordinator", "coordinator", "node", "worker")
         if process is not None:
-            process.offset_s = max(process.offset_s - self._random.random() * MOST_WRONG_S, -MOST_WRONG_S)
+            process.offset_s = max(process.offset_s - self._random.random() * most_s, -most_s)
         return process is not None
 
     async def _container_exited(self) -> bool:

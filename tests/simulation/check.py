@@ -14,7 +14,9 @@ import msgspec
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
-from coordinator.commands.task import CancelTask, CompleteTask, FailTask, SubmitTask
+from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
+from events import codec
+from events.codec import seconds_of
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -22,15 +24,19 @@ from events.container import (
     ContainerFailed,
     ContainerStarting,
     ContainerStopped,
+    ContainerStopping,
 )
+from events.coordinator import CoordinatorCommandRefused
 from events.inbox import InboxRecorded, InboxRefused
 from events.pool import PoolAllocated, PoolReleased
+from events.subjects import Subjects
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
     TaskFailed,
+    TaskReportRefused,
     TaskStarted,
     TaskSubmitted,
     TaskTimedOut,
@@ -39,8 +45,8 @@ from events.worker import WorkerLost
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
-from tests.simulation.actors import POOL, SLOTS
-from tests.simulation.cluster import MEMORY_BYTES
+from tests.simulation.actors import NAMESPACE, POOL, SLOTS
+from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -48,12 +54,15 @@ if TYPE_CHECKING:
     from events.base import Envelope
     from tests.simulation.cluster import Sim
 
+_NOT_RUNNING = (ContainerStopping, ContainerFailed)
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
 def records(sim: Sim) -> list[Record]:
-    """Return the journal of a run."""
-    stream = sim.broker.streams[sim.broker.journal]
+    """Return the journal of a run; it is empty if no coordinator could begin."""
+    stream = sim.broker.streams.get(sim.broker.journal)
+    if stream is None:
+        return []
     return [
         Record(
             sequence=one.sequence,
@@ -75,7 +84,7 @@ def check(sim: Sim) -> Counter[str]:
     """
     journal = records(sim)
     replayed = World()
-    history = History()
+    history = History(sim)
     snapshots: dict[int, bytes] = {}
     for record in journal:
         for envelope in replayed.apply_record(record):
@@ -86,10 +95,11 @@ def check(sim: Sim) -> Counter[str]:
             history.kinds[f"compared.{role}"] += 1
             if digest != replayed.digest():
                 _broken(Promise.REPLAY, f"the world of a {role} at {record.sequence} differs from its replay")
-    history.check(sim)
+    history.check()
     _check_snapshot(journal, snapshots, replayed)
     _check_store(sim, journal)
     _check_inboxes(sim, history)
+    history.kinds["fed"] = _check_feed(sim, journal)
     return history.kinds
 
 
@@ -103,13 +113,21 @@ def trace(sim: Sim) -> str:
 class History:
     """The state derived from the journal, event by event; broken promises are recorded as they occur."""
 
-    def __init__(self) -> None:
+    def __init__(self, sim: Sim) -> None:
+        self.sim = sim
         self.kinds: Counter[str] = Counter()
         self.tasks: dict[str, list[TaskEvent]] = defaultdict(list)
         self.facts: dict[str, list[str]] = defaultdict(list)
         self.refused: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.others: list[tuple[Any, str]] = []
-        self._commands: dict[tuple[str, str], int] = {}
+        self._commands: dict[tuple[str, str], tuple[int, float]] = {}
+        self._ended_at: dict[str, float] = {}
+        self._pending: dict[str, set[str]] = defaultdict(set)
+        """Waiting tasks, by who submitted them."""
+        self._submitter: dict[str, str] = {}
+        self._not_running: set[str] = set()
+        self._generations: dict[str, str] = {}
+        self._position = ""
         self._leases: dict[str, str] = {}
         self._claims: dict[str, tuple[int, set[str]]] = {}
         self._claim_of: dict[str, set[str]] = {}
@@ -120,16 +138,19 @@ class History:
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
+        time = seconds_of(envelope.time)
         self.kinds[envelope.type] += 1
+        self._position = str(envelope.id)
         event = envelope.data
         if envelope.commandid:
             key = (envelope.actor, envelope.commandid)
-            if self._commands.setdefault(key, sequence) != sequence:
-                _broken(
-                    Promise.ONCE,
-                    f"command {key} led to events in commits {self._commands[key]} and {sequence}: {event}",
-                )
+            before, at = self._commands.setdefault(key, (sequence, time))
+            if before != sequence and time - at <= self.sim.plan.hard_s:
+                _broken(Promise.ONCE, f"command {key} led to events in commits {before} and {sequence}: {event}")
+        if envelope.actor.startswith("stranger") and not isinstance(event, CoordinatorCommandRefused):
+            _broken(Promise.FORBIDDEN, f"{envelope} was caused by someone who may do nothing")
         if isinstance(event, TaskEvent):
+            self._count(event, envelope.actor, time)
             self._task(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
@@ -139,6 +160,30 @@ class History:
             self.refused[event.domain].append((event.sequence, event.index))
         else:
             self._other(event, envelope)
+
+    def _count(self, event: TaskEvent, actor: str, time: float) -> None:
+        """Check that a task begins once and stays ended while it is remembered, and that no source has too many."""
+        task_id = event.task_id
+        if isinstance(event, TaskSubmitted):
+            if (ended_at := self._ended_at.pop(task_id, None)) is not None:
+                if time - ended_at <= self.sim.plan.hard_s:
+                    _broken(Promise.ONE_END, f"{task_id} was submitted again {time - ended_at:.1f} s after its end")
+                self.tasks[task_id] = []
+            waiting = self._pending[actor]
+            if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
+                _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
+            self._submitter[task_id] = actor
+            waiting.add(task_id)
+            return
+        if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
+            _broken(Promise.ONE_END, f"{event} came after the end of the task")
+        waiting = self._pending[self._submitter[task_id]]
+        if isinstance(event, TaskAttemptFailed):
+            waiting.add(task_id)
+        elif isinstance(event, (TaskStarted, *TERMINAL)):
+            waiting.discard(task_id)
+        if isinstance(event, TERMINAL):
+            self._ended_at[task_id] = time
 
     def _task(self, event: TaskEvent, sequence: int) -> None:
         self.tasks[event.task_id].append(event)
@@ -179,6 +224,15 @@ class History:
 
     def _container(self, event: ContainerEvent) -> None:
         memory, places, container_id = self._memory, self._places, event.container_id
+        if isinstance(event, _NOT_RUNNING):
+            self._not_running.add(container_id)
+        if isinstance(event, ContainerStarting):
+            self._generations[container_id] = self._position
+            self._not_running.discard(container_id)
+        elif isinstance(event, ContainerStopped) and event.exit_code == 0 and container_id not in self._not_running:
+            key = container_id, self._generations.get(container_id, "")
+            if not any(key in machine.finished for machine in self.sim.machines):
+                _broken(Promise.REASON, f"{event}, but {key} did not end by itself with 0")
         if isinstance(event, ContainerCreated):
             memory[container_id] = event.resources.memory_bytes
             places[container_id] = event.node_id
@@ -204,8 +258,9 @@ class History:
         elif isinstance(event, WorkerLost):
             self.lost[event.worker_id] += 1
 
-    def check(self, sim: Sim) -> None:
+    def check(self) -> None:
         """Check the acknowledged answers against the journal."""
+        sim = self.sim
         for task_id, events in self.tasks.items():
             ends = [event for event in events if isinstance(event, TERMINAL)]
             submits = sum(isinstance(event, TaskSubmitted) for event in events)
@@ -221,7 +276,11 @@ class History:
     def _check_told(self, command: Any, answer: Any, ids: set[str]) -> None:
         kept = True
         match command:
-            case SubmitTask(task_id=name) | CreateContainer(container_id=name) | RegisterService(service_id=name):
+            case ClaimTasks():
+                kept = all(_has(self.tasks[task.task_id], TaskStarted, task.lease) for task in answer)
+            case SubmitTask():
+                kept = answer in ids
+            case CreateContainer(container_id=name) | RegisterService(service_id=name):
                 kept = name in ids
             case CancelTask():
                 kept = any(isinstance(event, TaskCancelled) for event in self.tasks[command.task_id])
@@ -298,6 +357,20 @@ def _check_inboxes(sim: Sim, history: History) -> None:
                 here if sim.plan.is_lively else here[: len(there)]
             ):
                 _broken(Promise.INBOX, f"for the inbox of {domain} the {what} {there} are recorded; it holds {here}")
+
+
+def _check_feed(sim: Sim, journal: list[Record]) -> int:
+    """Check that the feed has the events of the journal, each once and in order; return how many it has."""
+    stream = sim.broker.streams.get(Subjects(NAMESPACE).stream_events)
+    if stream is None:
+        return 0
+    fed = [one.data for one in stream.messages.values()]
+    events = [bytes(raw) for record in journal if record.kind == "commit" for _, raw in codec.split(record.body)]
+    wanted = events if sim.plan.is_lively else events[: len(fed)]
+    if fed != wanted:
+        first = next((at for at, (one, other) in enumerate(zip(fed, wanted, strict=False)) if one != other), None)
+        _broken(Promise.FEED, f"it has {len(fed)} events of {len(wanted)}, the first that differs is {first}")
+    return len(fed)
 
 
 def _broken(promise: Promise, what: str) -> None:

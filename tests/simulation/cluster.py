@@ -9,52 +9,81 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import msgspec
+
 from coordinator.bus import connection as bus
+from coordinator.bus.jetstream import key_stream, key_subject
 from coordinator.clock import SystemClock
+from coordinator.commands.node import NodeOrders, SyncNode
+from coordinator.commands.task import GetTask
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.doors.inbox import InboxLimits
+from coordinator.engine.engine import Engine
+from coordinator.follower.feed import Feed, FeedLimits
+from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
+from coordinator.health.check_worker import HealthChecks
+from coordinator.health.outcome import CheckResult
 from coordinator.ids import TimeOrderedIds
-from coordinator.journal.high_water import HighWater
+from coordinator.journal import high_water
+from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership import reign
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
 from coordinator.node.node_agent import NodeAgent
+from coordinator.security.authorization import AccessRules, Quota, Rule
+from coordinator.security.permissions import commands_of
+from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from events.resources import Resources
 from events.subjects import Subjects
+from projections import memory, world
 from projections.projector import Projector
 from projections.store.memory import MemoryStore
 from projections.store.port import STORE_BUSY
+from projections.world import World
 from tests.simulation import actors
 from tests.simulation.actors import MIB, NAMESPACE, URL, Actor, connect
 from tests.simulation.broker import BROKER, Broker, Connection
 from tests.simulation.chaos import Chaos
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
-from tests.simulation.loop import MOST_WRONG_S, PROCESS, Process, SeededLoop
+from tests.simulation.loop import PROCESS, Process, SeededLoop
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.watch import Machine, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from coordinator.client.client import Client
     from coordinator.commands.command import Command
-    from coordinator.engine.engine import Engine
+    from coordinator.engine.turn import Turn
     from projections.store.port import Batch
 
 LOOK_S = 3.0
 BOUND_S = 150.0
 """Everything must have ended this long after the last fault."""
+FORGETTING_BOUND_S = 300.0
+"""The same if tasks wait until what is remembered makes room for them."""
 MEMORY_BYTES = 3 * MIB
+LEASE_FRESH_S = 3.0
+MOST_PENDING = 6
+QUOTA = Quota(max_pending_tasks=MOST_PENDING, submits_per_s=3.0, submit_burst=5)
+ACCESS = AccessRules(
+    sources={
+        "worker0": Rule(may=commands_of("worker"), own=("worker_id", "worker0")),
+        "client0": Rule(quota=QUOTA),
+        "stranger0": Rule(may=frozenset({GetTask})),
+    }
+)
 RULES = Rules(
-    agents={"task_agent": AgentType(command=("agent",), stop_grace_s=2.0)},
     lease_s=3.0,
     worker_timeout_s=8.0,
     heartbeat_timeout_s=5.0,
@@ -65,7 +94,12 @@ RULES = Rules(
     restart_backoff_max_s=4.0,
     container_start_timeout_s=10.0,
 )
-LIMITS = Limits(turn_commands=7, turn_bytes=12_000, tick_s=0.5, retention_s=1e6)
+LIMITS = Limits(turn_commands=7, turn_bytes=12_000, tick_s=0.5)
+SNAPSHOTS = SnapshotLimits(every_events=60, pause_s=3.0, kept=2)
+CHECK_INTERVAL_S = 2.0
+SLICES, SLICE_ENTRIES = 6, 4
+"""How what is remembered is divided in plans that forget: into so many slices, or into slices of so many entries."""
+FEED = FeedLimits(max_age_s=1e6)
 
 
 class Store(MemoryStore):
@@ -81,14 +115,6 @@ class Store(MemoryStore):
         await super().write(batch)
 
 
-class Mark(HighWater):
-    """The high-water mark of one instance, kept across restarts of its process; its disk has no faults."""
-
-    async def keep_synced(self) -> NoReturn:
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
-
-
 class Sim:
     """One run; `check` checks what was recorded of it."""
 
@@ -96,23 +122,35 @@ class Sim:
         self.plan = plan
         self.random = Random(plan.seed)
         self.dice = Dice(self.random, plan)
-        self.watch = Watch(NAMESPACE)
+        subjects = Subjects(NAMESPACE)
+        self.watch = Watch(
+            NAMESPACE,
+            hard_s=plan.hard_s,
+            lease=key_subject(subjects.bucket_lease, "writer"),
+            fresh_s=LEASE_FRESH_S,
+            fired=self.dice.fired,
+        )
         self.broker = Broker(self.dice, replicated=plan.replicated)
-        self.broker.journal = Subjects(NAMESPACE).stream_journal
+        self.broker.journal, self.broker.lease = subjects.stream_journal, key_stream(subjects.bucket_lease)
+        self.broker.announced = subjects.leader
         self.broker.sent, self.broker.arrived = self.watch.sent, self.watch.arrived
-        self.broker.stored = self.watch.stored
+        self.broker.stored, self.broker.granted = self.watch.stored, self.watch.granted
         self.told: list[tuple[Command, Any]] = []
         self.seen_ended: dict[str, Any] = {}
         self.worlds: dict[tuple[int, bytes], dict[str, str]] = defaultdict(dict)
         """Digests of the worlds of leaders and standbys, by position, with the journal up to there."""
-        self.marks: dict[str, HighWater] = defaultdict(Mark)
+        self.disk = Disk()
         self.published: dict[str, set[int]] = defaultdict(set)
         self.store = Store(self.dice)
+        self.feed: Feed | None = None
         self.machines: list[Machine] = []
         self.coordinators: dict[str, Coordinator] = {}
         self.processes: dict[str, Process] = {}
         self._ids = count(1)
         self._over = False
+        agent = AgentType(command=("agent",), stop_grace_s=plan.stop_grace_s)
+        self._rules = msgspec.structs.replace(RULES, agents={"task_agent": agent}, remembered_max=plan.remembered_max)
+        self._limits = msgspec.structs.replace(LIMITS, retention_s=plan.retention_s, ended_kept=plan.ended_kept)
 
     def new_id(self, prefix: str) -> str:
         """Return a new id with a counter."""
@@ -127,10 +165,11 @@ class Sim:
         """
         plan = self.plan
         BROKER.set(self.broker)
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.watch.crashed(context))
         with self._environment():
             async with AsyncExitStack() as stack:
                 for _ in range(plan.nodes):
-                    machine = Machine(self.watch, self.machines, MEMORY_BYTES)
+                    machine = Machine(self.watch, self.machines, MEMORY_BYTES, self.dice)
                     self.machines.append(await stack.enter_async_context(machine))
                 servants, users = self._start()
                 chaos = Chaos(self)
@@ -149,7 +188,8 @@ class Sim:
 
     async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, or until a promise is broken."""
-        give_up_at = self.plan.faulty_s + BOUND_S
+        bound_s = FORGETTING_BOUND_S if self.plan.forgets else BOUND_S
+        give_up_at = self.plan.faulty_s + bound_s
         looked_at = 0.0
         while not is_over():
             await asyncio.sleep(0.5)
@@ -163,15 +203,20 @@ class Sim:
                     raise error
             if _now() > give_up_at:
                 raise Violation(
-                    Promise.IN_TIME, f"not all has ended {BOUND_S} s after the last fault: {self._unfinished()}"
+                    Promise.IN_TIME, f"not all has ended {bound_s} s after the last fault: {self._unfinished()}"
                 )
 
     def _look(self) -> None:
         """Record the world of every coordinator."""
         for name, one in self.coordinators.items():
             if self.processes[name].alive:
-                role, world = ("standby", one._world) if one.engine is None else ("leader", one.engine.world)
-                self.worlds[world.position.sequence, world.chain][role] = world.digest()
+                role, seen = ("standby", one._world) if one.engine is None else ("leader", one.engine.world)
+                self.worlds[seen.position.sequence, seen.chain][role] = seen.digest()
+
+    def leading(self) -> str:
+        """Return the name of the instance that considers itself leader, '' if none does."""
+        engine = self.leader()
+        return next((name for name, one in self.coordinators.items() if engine and one.engine is engine), "")
 
     def leader(self) -> Engine | None:
         """Return the engine of the coordinator that considers itself leader, the newest reign if several do."""
@@ -183,13 +228,14 @@ class Sim:
         engine = self.leader()
         if engine is None or engine.committed != engine.world.position:
             return False
-        world = engine.world
-        read = {domain: one.sequence for domain, one in world.inboxes.items()}
+        live = engine.world
+        read = {domain: one.sequence for domain, one in live.inboxes.items()}
         inboxes = {name: one for name, one in self.broker.streams.items() if "_INBOX_" in name}
         return (
-            all(task.is_ended for task in world.tasks.values())
+            all(task.is_ended for task in live.tasks.values())
             and all(one.last == read.get(name.rpartition("_")[2].lower()) for name, one in inboxes.items())
-            and self.store.position().position == world.position
+            and self.store.position().position == live.position
+            and (not self.plan.has_feed or (self.feed is not None and self.feed.through >= live.position.sequence))
         )
 
     def _unfinished(self) -> str:
@@ -213,6 +259,10 @@ class Sim:
         for number in range(plan.workers):
             servants[f"worker{number}"] = self._act(actors.Worker)
         servants["service0"] = self._act(actors.Service)
+        if plan.has_checks:
+            servants["checker"] = self._check_health
+        if plan.has_access:
+            servants["stranger0"] = self._act(actors.Stranger)
         users: dict[str, Callable[[Process], Coroutine[Any, Any, None]]] = {}
         for number in range(plan.clients):
             users[f"client{number}"] = self._act(actors.Submitter)
@@ -230,7 +280,9 @@ class Sim:
         """Run a process, and again after each kill, until its work is done."""
         while not self._over:
             process: Process = Process(
-                name, offset_s=self.random.uniform(-MOST_WRONG_S, MOST_WRONG_S), pace=self.random.uniform(0.99, 1.01)
+                name,
+                offset_s=self.random.uniform(-1.0, 1.0) * self.plan.most_wrong_s,
+                pace=self.random.uniform(0.99, 1.01),
             )
             self.processes[name] = process
             main = asyncio.get_running_loop().create_task(body(process), context=process.context)
@@ -248,6 +300,11 @@ class Sim:
                 if not isinstance(error, Unavailable):
                     raise error
             await asyncio.sleep(self.random.uniform(0.2, 3.0))
+
+    def lose_power(self, process: Process) -> None:
+        """End a process with its machine: what its disk did not sync may be lost."""
+        self.kill(process)
+        self.disk.lose_power(f"{process.name}/journal.seen", self.random)
 
     def kill(self, process: Process) -> None:
         """End a process like kill -9: nothing it does while ending has an effect."""
@@ -268,29 +325,52 @@ class Sim:
             version="sim",
             namespace=NAMESPACE,
             replicas=3 if plan.replicated else 1,
-            rules=RULES,
-            limits=LIMITS,
+            rules=self._rules,
+            limits=self._limits,
+            access=ACCESS if plan.has_access else None,
             inbox=InboxLimits(discover_s=2.0),
+            seen_file=f"{process.name}/journal.seen",
             lease_ttl_s=6,
             lease_renew_s=1.5,
-            lease_fresh_s=3.0,
+            lease_fresh_s=LEASE_FRESH_S,
         )
         coordinator = self.coordinators[process.name] = Coordinator(instance, clock=process)
         await coordinator.run()
         raise Unavailable("stopped on request; it is started again")
 
     async def _follow(self, process: Process) -> None:
-        async with bus.Bus.open(URL, name=process.name) as connection:
-            journal = NatsJournal(connection, Subjects(NAMESPACE))
+        plan, subjects = self.plan, Subjects(NAMESPACE)
+        projector: Projector | None = None
+        async with (
+            bus.Bus.open(URL, name=process.name) as connection,
+            bus.Bus.open(URL, name="feed", buffered=False) as feed_bus,
+            task_group() as tasks,
+        ):
+            journal = NatsJournal(connection, subjects)
+            if plan.has_snapshots:
+                kept = Snapshots(connection, subjects, kept=SNAPSHOTS.kept)
+                tasks.create_task(Snapshotter(kept, lambda: projector, SNAPSHOTS).run())
+            if plan.has_feed:
+                self.feed = Feed(feed_bus, subjects, NatsJournal(feed_bus, subjects), FEED, now=process.wall)
+                tasks.create_task(self.feed.run())
             while True:
                 with suppress(Unavailable):
-                    await Projector(journal, self.store).run()
+                    projector = Projector(journal, self.store)
+                    await projector.run()
                 await asyncio.sleep(0.5)
+
+    async def _check_health(self, process: Process) -> None:
+        async with connect(process.name) as client, task_group() as tasks:
+            client.attempt_timeout_s = 1.0
+            prober: Any = Prober(self.random)
+            await HealthChecks(client, prober, tasks, interval_s=CHECK_INTERVAL_S).keep_following()
 
     async def _serve_node(self, process: Process) -> None:
         machine = self.machines[int(process.name[-1])]
+        machine.heard = process.heard
         async with connect(process.name) as client:
             client.attempt_timeout_s = 1.0
+            client.execute = OldLeader(client, process).execute  # type: ignore[method-assign]
             async with NodeAgent.open(
                 client,
                 machine,
@@ -305,16 +385,38 @@ class Sim:
     def _act(self, kind: type[Actor]) -> Callable[[Process], Coroutine[Any, Any, None]]:
         return lambda process: kind(self, process.name).main()
 
-    def _mark(self, _: Path | None) -> AbstractContextManager[HighWater]:
-        process = PROCESS.get()
-        assert process is not None
-        return nullcontext(self.marks[process.name])
-
     # --- what is simulated --------------------------------------------------------------------------------------------
+
+    def _restored(self, data: bytes) -> World:
+        self.dice.fired["snapshot_used"] += 1
+        return _restore(data)
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Let everything be forgotten after the time of the plan, also while the journal is replayed."""
+        hard_s = self.plan.hard_s
+        if not self.plan.forgets:
+            yield
+            return
+        kinds = memory._KEPT_S
+        kept = {kind: kept_s * hard_s / memory.HARD_S for kind, kept_s in kinds.items()}
+        with (
+            mock.patch.object(memory, "HARD_S", hard_s),
+            mock.patch.object(world, "HARD_S", hard_s),
+            mock.patch.object(memory, "_PERIOD_S", dict.fromkeys(kinds, hard_s / SLICES)),
+            mock.patch.object(memory, "_KEPT_S", kept),
+            mock.patch.object(memory, "_MOST", dict.fromkeys(kinds, SLICE_ENTRIES)),
+        ):
+            yield
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
         """Replace the real server, ids and clocks by the simulated ones."""
+        open_turn = Engine._open_turn
+
+        def opened(engine: Engine) -> Turn:
+            self.watch.opened(clock(engine))
+            return open_turn(engine)
 
         def clock(_: object) -> Process:
             process = PROCESS.get()
@@ -323,8 +425,11 @@ class Sim:
 
         with (
             mock.patch.object(bus, "NatsClient", Connection),
-            mock.patch.object(HighWater, "open", self._mark),
+            mock.patch.object(high_water, "os", self.disk),
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),
+            mock.patch.object(asyncio, "to_thread", _at_once),
+            mock.patch.object(World, "restore", self._restored),
+            mock.patch.object(Engine, "_open_turn", opened),
             mock.patch.object(SystemClock, "wall", lambda own: clock(own).wall()),
             mock.patch.object(SystemClock, "heard", lambda own: clock(own).heard()),
             mock.patch.object(
@@ -332,6 +437,49 @@ class Sim:
             ),  # the garbage collector belongs to this process, not to a coordinator
         ):
             yield
+
+
+class OldLeader:
+    """The orders of a deposed leader, which still reaches a node: they come instead of those of the leader."""
+
+    def __init__(self, client: Client, process: Process) -> None:
+        self._execute = client.execute
+        self._process = process
+        self._newest: NodeOrders | None = None
+        self._before: NodeOrders | None = None
+
+    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+        """Execute a command; see `Door.execute`."""
+        if isinstance(command, SyncNode) and self._process.obeys_old_leader and self._before is not None:
+            await asyncio.sleep(0.01)
+            return self._before
+        answer = await self._execute(command, timeout_s=timeout_s)
+        if isinstance(answer, NodeOrders):
+            if self._newest is not None and answer.epoch > self._newest.epoch:
+                self._before = self._newest
+            self._newest = answer
+        return answer
+
+
+class Prober:
+    """Draws the results of health checks."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    async def look(self, _: str) -> CheckResult:
+        """Return a drawn result."""
+        await asyncio.sleep(self._random.random() * 0.3)
+        return CheckResult(ok=self._random.random() < 0.6, detail="drawn", latency_ms=1.0)
+
+
+async def _at_once(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Replace `asyncio.to_thread`: the loop knows no threads."""
+    await asyncio.sleep(0.0)
+    return call(*arguments)
+
+
+_restore = World.restore
 
 
 async def _stop(tasks: list[asyncio.Task[None]]) -> None:

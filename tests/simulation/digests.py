@@ -101,8 +101,9 @@ def digest_of(seed: int, *, masked: bool) -> Digest:
     sim.broker.heard = recorder.said
     failure = ""
     try:
-        run_seeded(sim.run(), sim.random)
-        check(sim)
+        with sim.remembering():
+            run_seeded(sim.run(), sim.random)
+            check(sim)
     except Exception as error:  # noqa: BLE001  # every seed needs its line
         failure = f"{type(error).__name__}: {error}"[:2000]
     recorder.kept(sim)

@@ -11,40 +11,61 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NETWORK = ("message_lost", "message_late", "message_repeated", "message_reordered", "disconnected", "partitioned")
+NETWORK = (
+    "message_lost", "message_late", "message_repeated", "message_reordered", "announcement_lost", "disconnected",
+    "partitioned", "node_cut_off", "connection_cut", "answers_late", "lease_down",
+    "old_leader",
+)  # fmt: skip
 JOURNAL = ("commit_refused", "ack_lost", "commit_late", "disk_slow")
 PROCESSES = (
-    "coordinator_killed", "coordinator_crashed", "coordinator_stopped", "coordinator_resigned", "worker_killed",
-    "worker_stopped", "node_killed", "node_stopped", "follower_crashed", "client_killed", "server_restarted",
+    "coordinator_killed", "coordinator_crashed", "coordinator_stopped", "coordinator_resigned",
+    "coordinator_without_power", "worker_killed", "worker_stopped", "node_killed", "node_stopped", "follower_crashed",
+    "client_killed", "server_restarted",
 )  # fmt: skip
 MACHINES = ("clock_jumped_ahead", "clock_jumped_back", "container_exited", "start_failed", "machine_restarted",
             "store_busy")  # fmt: skip
 KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
 """Every kind of fault; one that never fires over many seeds fails the run."""
 
-OUTCOMES = ("stale_refused", "cancelled")
+OUTCOMES = (
+    "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
+    "memory_full", "switched_off", "snapshot_used",
+)  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
-    "container.resumed", "coordinator.stopped", "inbox.read", "inbox.recorded", "inbox.refused", "node.lost",
-    "node.returned", "pool.allocated", "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed",
-    "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "container.resumed", "coordinator.command_refused", "coordinator.stopped", "fed", "idempotency.forgotten",
+    "inbox.read", "inbox.recorded", "inbox.refused", "node.lost", "node.returned", "pool.allocated",
+    "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed", "task.progressed",
+    "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 
 ONCE_EVERY_S = {
-    "partitioned": 14.0, "disconnected": 12.0, "coordinator_killed": 16.0, "coordinator_crashed": 12.0,
-    "coordinator_stopped": 16.0, "coordinator_resigned": 30.0, "worker_killed": 10.0, "worker_stopped": 10.0,
+    "partitioned": 14.0, "node_cut_off": 12.0, "connection_cut": 8.0, "answers_late": 10.0, "old_leader": 10.0,
+    "disconnected": 12.0, "coordinator_killed": 16.0, "coordinator_crashed": 12.0, "coordinator_stopped": 16.0,
+    "coordinator_resigned": 30.0, "coordinator_without_power": 25.0, "worker_killed": 10.0, "worker_stopped": 10.0,
     "node_killed": 20.0, "node_stopped": 20.0, "follower_crashed": 8.0, "client_killed": 20.0, "server_restarted": 40.0,
     "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
-    "machine_restarted": 40.0,
+    "machine_restarted": 40.0, "lease_down": 15.0,
 }  # fmt: skip
 """How often the scheduled faults strike; the others are drawn for each message."""
 
 CHANCE = {
     "message_lost": 0.01, "message_late": 0.01, "message_repeated": 0.01, "message_reordered": 0.02,
+    "announcement_lost": 0.5,
     "commit_refused": 0.03, "ack_lost": 0.03, "commit_late": 0.02, "disk_slow": 0.01, "store_busy": 0.02,
 }  # fmt: skip
+
+
+MOST_WRONG_S = 250.0
+"""Wall clocks are wrong by less than half the time that the fold remembers commands: see ADR 0009."""
+HARD_SHORT_S = 30.0
+MOST_WRONG_SHORT_S = 5.0
+SHORT_SHARE = 0.1
+"""Share of the plans in which things are forgotten within the run."""
+EVICTS_SHARE = 0.45
+"""Share of the other plans in which ended tasks are evicted."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +88,27 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     domains: int = 2
     containers: int = 3
     replicated: bool = False
+    ended_kept: int = 10_000
+    retention_s: float = 1e6
+    hard_s: float = 600.0
+    """How long everything is remembered; shorter than in production, so that a run sees that it is forgotten."""
+    remembered_max: int = 10_000_000
+    has_access: bool = False
+    """Whether some users have rules and quotas."""
+    stop_grace_s: float = 2.0
+    has_snapshots: bool = False
+    has_feed: bool = False
+    has_checks: bool = False
+
+    @property
+    def forgets(self) -> bool:
+        """Return whether what is remembered is forgotten within the run."""
+        return self.hard_s <= HARD_SHORT_S
+
+    @property
+    def most_wrong_s(self) -> float:
+        """Return by how much wall clocks may be wrong."""
+        return MOST_WRONG_SHORT_S if self.forgets else MOST_WRONG_S
 
 
 def plan_of(seed: int) -> Plan:
@@ -74,13 +116,25 @@ def plan_of(seed: int) -> Plan:
     random = Random(f"plan {seed}")
     is_lively = seed % 2 == 0
     intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in KINDS}
+    forgets = random.random() < SHORT_SHARE
+    evicts = forgets or random.random() < EVICTS_SHARE
     return Plan(
         seed=seed,
         is_lively=is_lively,
-        faulty_s=random.choice((10.0, 12.0, 16.0, 20.0) if is_lively else (20.0, 22.0, 24.0)),
+        faulty_s=random.choice((8.0, 10.0, 12.0, 16.0) if is_lively else (18.0, 20.0, 22.0)),
         intensity={kind: drawn for kind, drawn in intensity.items() if drawn},
         coordinators=random.choice((2, 2, 3)),
         replicated=random.random() < 0.5,
+        ended_kept=random.choice((0, 3, 3, 6)) if evicts else 10_000,
+        retention_s=random.choice((1.0, 1e6, 1e6)) if evicts else 1e6,
+        hard_s=HARD_SHORT_S if forgets else 600.0,
+        remembered_max=random.choice((20, 30)) if forgets else 10_000_000,
+        tasks=10 if forgets else 20,
+        has_access=random.random() < 0.25,
+        stop_grace_s=random.choice((2.0, 15.0)),
+        has_snapshots=random.random() < 0.3,
+        has_feed=random.random() < 0.2,
+        has_checks=random.random() < 0.2,
     )
 
 

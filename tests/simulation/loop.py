@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 RESOLUTION_S = 1e-9
 EPOCH_BEGIN = 1_700_000_000.0
-MOST_WRONG_S = 250.0
-"""Wall clocks are wrong by less than half the time that the fold remembers commands: see ADR 0009."""
 
 
 class Process:
@@ -43,6 +41,8 @@ class Process:
         self.alive = True
         self.stopped = False
         self.cut_in = self.cut_out = False
+        self.obeys_old_leader = False
+        """A node: whether its syncs are answered by a deposed leader."""
         self.fuse: int | None = None
         self.burnt: Callable[[], None] = lambda: None
         self.held: list[asyncio.Handle] = []

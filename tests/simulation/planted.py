@@ -1,5 +1,5 @@
 """
-Ten bugs that are patched into the production code during a run; the simulation must find each.
+Nineteen bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -14,12 +14,17 @@ from unittest import mock
 
 import msgspec
 
+from coordinator.client.client import Client
+from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.signs import Signs
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.turn import Turn
+from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
+from coordinator.leadership.lease import Lease
+from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
 from events.task import TaskStatus
 from projections import container
@@ -172,6 +177,87 @@ def grace_forgotten() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def lease_never_minded() -> Iterator[None]:
+    """A node agent that is cut off does not stop its containers, and lets them run on for as long as they like."""
+
+    async def mind_lease(self: NodeAgent) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    with (
+        mock.patch.object(NodeAgent, "_mind_lease", mind_lease),
+        mock.patch.object(NodeAgent, "_dead_at", lambda self: self._granted_until + 1e6),
+    ):
+        yield
+
+
+@contextmanager
+def older_epoch_obeyed() -> Iterator[None]:
+    """A node agent carries out the orders of a deposed leader."""
+    original = NodeAgent._sync
+
+    async def sync(self: NodeAgent) -> None:
+        self._epoch = (0, 0)
+        await original(self)
+
+    with mock.patch.object(NodeAgent, "_sync", sync):
+        yield
+
+
+@contextmanager
+def old_reign_believed() -> Iterator[None]:
+    """A client takes an answer of a deposed leader, although it has seen one of the next."""
+    with mock.patch.object(Client, "_is_current", return_value=True):
+        yield
+
+
+@contextmanager
+def nothing_withheld() -> Iterator[None]:
+    """The answers of a turn are sent although its commit failed."""
+    with mock.patch.object(Turn, "withhold"):
+        yield
+
+
+@contextmanager
+def freshness_unchecked() -> Iterator[None]:
+    """An instance that does not know whether it leads answers questions."""
+    with mock.patch.object(Lease, "is_fresh", return_value=True):
+        yield
+
+
+@contextmanager
+def withdrawal_ignored() -> Iterator[None]:
+    """A claim that was withdrawn still gets tasks."""
+    with mock.patch.object(SchedulingWorker, "withdraw"):
+        yield
+
+
+@contextmanager
+def reason_forgotten() -> Iterator[None]:
+    """A container that was told to stop and exited with 0 is taken for one that has finished."""
+    with mock.patch.object(supervision, "_has_finished", lambda seen: seen.exit_code == 0):
+        yield
+
+
+@contextmanager
+def tombstones_forgotten() -> Iterator[None]:
+    """Nothing is remembered of a task that ended and was evicted."""
+    with mock.patch.object(World, "ended_task", return_value=None):
+        yield
+
+
+@contextmanager
+def twin_by_grace() -> Iterator[None]:
+    """A container that must not run any more has its own grace to stop."""
+    original = NodeAgent._dead_at
+
+    def dead_at(self: NodeAgent) -> float:
+        return original(self) + max((one.stop_grace_s for one in self._desired()), default=0.0)
+
+    with mock.patch.object(NodeAgent, "_dead_at", dead_at):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -185,6 +271,18 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         eviction_by_wall_clock,
         repeat_re_decided,
         grace_forgotten,
+        lease_never_minded,
+        older_epoch_obeyed,
+        old_reign_believed,
+        nothing_withheld,
+        freshness_unchecked,
+        withdrawal_ignored,
+        reason_forgotten,
+        tombstones_forgotten,
+        twin_by_grace,
     )
 }
 """Every bug by its name."""
+
+FOUND_FROM = {"lease_never_minded": 20, "twin_by_grace": 20}
+"""Where to begin the search for a bug, if not at seed 0: few seeds show it."""

@@ -73,11 +73,13 @@ def play(plan: Plan, *, twice: bool = False) -> Played:
         Violation: a promise was broken, or the two runs differ. Other exceptions are failures too.
     """
     sim = Sim(plan)
-    _, steps = run_seeded(sim.run(), sim.random)
-    events = check(sim)
+    with sim.remembering():
+        _, steps = run_seeded(sim.run(), sim.random)
+        events = check(sim)
     if twice:
         again = Sim(plan)
-        run_seeded(again.run(), again.random)
+        with again.remembering():
+            run_seeded(again.run(), again.random)
         first, second = trace(sim), trace(again)
         if first != second:
             msg = f"the same plan gave two different runs: {first} and {second}"

@@ -21,6 +21,15 @@ class Promise(Enum):
     GRACE = "nothing is declared lost before its limit"
     CLAIM = "a commit names the claim of its writer"
     IN_TIME = "everything ends within its bound after faults stop"
+    REMEMBERED = "a repeat gets its first answer, also after the task was evicted"
+    NEWEST = "an answer is not older than one that was received before it was asked for"
+    FRESH = "what is not committed is answered only by an instance that knows that it leads"
+    WITHDRAWN = "no slot is lent to a withdrawn claim"
+    FORBIDDEN = "what is forbidden changes nothing"
+    QUOTA = "no source has more than its quota"
+    REASON = "only what ends by itself with 0 has finished"
+    FEED = "the feed is the journal, event by event"
+    NO_CRASH = "no callback raises"
     REPEATABLE = "a seed gives one run"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, WRONG_LAST_SEQUENCE
+from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, WRONG_LAST_MESSAGE, WRONG_LAST_SEQUENCE
 from coordinator.bus.streams import _UNLESS_WANTED
 
 if TYPE_CHECKING:
@@ -66,11 +66,13 @@ class Stream:
         self.messages: dict[int, Stored] = {}
         self.last = 0
         self.consumers: dict[str, Consumer] = {}
-        self.checked: Callable[[bytes], None] = lambda _: None
-        """Called with the headers of each stored message."""
+        self.checked: Callable[[bytes, bytes], None] = lambda *_: None
+        """Called with the headers and the data of each stored message."""
         self._replicated = replicated
         self._last_of: dict[str, int] = {}
         self._seen: dict[str, tuple[int, float]] = {}
+        self._last_id = ""
+        self._window_s = config.get("duplicate_window", DUPLICATE_WINDOW_S * NANOSECONDS) / NANOSECONDS
         self._one_each = config.get("max_msgs_per_subject", -1) == 1
 
     def takes(self, subject: list[str]) -> bool:
@@ -88,7 +90,7 @@ class Stream:
             return wrong
         if known is not None:
             return known
-        self.checked(headers)
+        self.checked(headers, data)
         ttl = header_of(headers, b"Nats-TTL")
         self.last += 1
         expires_at = _now() + float(ttl.removesuffix("s")) if ttl else float("inf")
@@ -96,6 +98,7 @@ class Stream:
             self.messages.pop(former, None)
         self.messages[self.last] = Stored(self.last, subject, headers, data, expires_at)
         self._last_of[subject] = self.last
+        self._last_id = message_id or ""
         if message_id:
             self._seen[message_id] = (self.last, _now())
         for consumer in tuple(self.consumers.values()):
@@ -111,6 +114,18 @@ class Stream:
             found = (self._living(sequence) for sequence in sorted(self.messages) if sequence >= which["seq"])
             return next((one for one in found if one is not None and matches(pattern, one.subject.split("."))), None)
         return self._living(which["seq"])
+
+    def purge(self, pattern: str, below: int) -> int:
+        """Remove the messages on a pattern of subjects before the sequence *below*; return how many."""
+        tokens = pattern.split(".")
+        gone = [
+            one.sequence
+            for one in self.messages.values()
+            if one.sequence < below and matches(tokens, one.subject.split("."))
+        ]
+        for sequence in gone:
+            del self.messages[sequence]
+        return len(gone)
 
     def info(self) -> dict[str, Any]:
         """Describe the stream as STREAM.INFO does."""
@@ -129,12 +144,15 @@ class Stream:
         if message_id is None or message_id not in self._seen:
             return None
         sequence, at = self._seen[message_id]
-        if at < _now() - DUPLICATE_WINDOW_S:
+        if at < _now() - self._window_s:
             return None
         return encode({"stream": self.name, "seq": sequence, "duplicate": True})
 
     def _wrong(self, subject: str, headers: bytes) -> bytes | None:
         last = header_of(headers, b"Nats-Expected-Last-Sequence")
+        last_id = header_of(headers, b"Nats-Expected-Last-Msg-Id")
+        if last_id is not None and last_id != self._last_id:
+            return fault(400, WRONG_LAST_MESSAGE, "wrong last msg ID")
         of = header_of(headers, b"Nats-Expected-Last-Subject-Sequence-Subject") or subject
         expected = header_of(headers, b"Nats-Expected-Last-Subject-Sequence")
         living = self._living(self._last_of.get(of, 0))
