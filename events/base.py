@@ -70,21 +70,25 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
-    since = event.SINCE
-    if not since:
+    if not event.SINCE:
         return event.VERSION
-    defaults = _defaults(type(event))
-    given = [since[field] for field in since if getattr(event, field) != defaults[field]]
-    return max(given, default=min(since.values()) - 1)
+    version, fields = _versions(type(event))
+    for field, default, since in fields:
+        if since > version and getattr(event, field) != default:
+            version = since
+    return version
 
 
 @cache
-def _defaults(event: type[Event]) -> dict[str, object]:
+def _versions(event: type[Event]) -> tuple[int, list[tuple[str, object, int]]]:
+    """Return the version without the fields of `SINCE`, and these with their defaults and versions."""
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
     # Empty lists and maps, as a default, are factories.
-    return {
-        field.name: field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
-    }
+    defaults = [field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields]
+    since = [event.SINCE[field.name] for field in fields]
+    return min(since) - 1, [
+        (field.name, default, at) for field, default, at in zip(fields, defaults, since, strict=True)
+    ]
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

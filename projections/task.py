@@ -110,14 +110,11 @@ class EndedTask(NamedTuple):
     """See `checksum`."""
     max_retries: int
 
-    def packed(self) -> bytes:
-        """Return it as 11 bytes."""
-        return _ended_task.pack(self.content, self.lease, _CODES[self.status], self.max_retries)
-
-    @classmethod
-    def of(cls, task: Task) -> EndedTask:
-        """Return what is remembered of *task*."""
-        return cls(task.status, content_of(task, task.payload_digest), checksum(task.lease), task.max_retries)
+    @staticmethod
+    def packed(task: Task) -> bytes:
+        """Return what is remembered of *task*, as 11 bytes."""
+        content, lease = content_of(task, task.payload_digest), crc32(task.lease.encode(errors="replace"))
+        return _ended_task.pack(content, lease, _CODES[task.status], task.max_retries)
 
     @classmethod
     def unpacked(cls, packed: bytes) -> EndedTask:
@@ -154,12 +151,13 @@ _CODES = {status: code for code, status in enumerate(_STATUSES)}
 
 def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     """Return a check sum of what a task was submitted with, but for `max_retries`; it only detects another content."""
-    resources = "" if task.resources == NONE else str(msgspec.structs.astuple(task.resources))
+    asked = task.resources
+    resources = "" if asked is NONE or asked == NONE else str(msgspec.structs.astuple(asked))
     text = (
         f"{task.task_name}\0{task.task_type}\0{task.priority}\0{task.timeout_s}\0{task.idempotency_key}\0"
         f"{payload_digest}\0{resources}"
     )
-    return checksum(text)
+    return crc32(text.encode(errors="replace"))
 
 
 def checksum(text: str) -> int:

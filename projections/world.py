@@ -295,7 +295,7 @@ class World:
             if update_index is not None:
                 update_index(value, None)
             if is_noted and age_s <= HARD_S:
-                self.memory.note(TASK, entity_id, task.EndedTask.of(value).packed(), time)
+                self.memory.note(TASK, entity_id, task.EndedTask.packed(value), time)
 
     def note_end(self, table: str, entity_id: str, value: Any) -> None:
         """Keep the order in which entities of one kind ended; one that came back is removed from it."""

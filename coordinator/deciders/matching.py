@@ -68,11 +68,13 @@ def schedule(
             heapq.heapreplace(candidates, (one.score(), number, one))
             continue
         candidate = one.next()
-        wanted = filters.get(candidate.claim.claim_id, _ANY)
-        queue_key = (candidate.ordering, candidate.capacity.worker.handles, wanted)
-        queue = queues.get(queue_key)
+        queue = candidate.queue
         if queue is None:
-            queue = queues[queue_key] = _Queue(world, *queue_key)
+            wanted = filters.get(candidate.claim.claim_id, _ANY)
+            queue_key = (candidate.ordering, candidate.capacity.worker.handles, wanted)
+            if queue_key not in queues:
+                queues[queue_key] = _Queue(world, *queue_key)
+            queue = candidate.queue = queues[queue_key]
         task = queue.take(candidate, taken) if candidate and not queue.has_no_fit(candidate) else None
         if task is None:
             if not one.pass_over():
@@ -140,13 +142,14 @@ class _Capacity:
 class _Candidate:
     """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
-    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "ordering")
+    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "ordering", "queue")
 
     def __init__(self, claim: WaitingClaim, capacity: _Capacity) -> None:
         self.claim = claim
         self.capacity = capacity
         self.assigned = 0
         self.assigned_bytes = 0
+        self.queue: _Queue | None = None
         self.ordering = "priority" if claim.strategy == "priority" else "fifo"
 
     def __bool__(self) -> bool:

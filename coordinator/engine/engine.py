@@ -297,8 +297,9 @@ class Engine:
     def _take_commands(self, turn: Turn) -> None:
         """Take commands, and before each the questions that came before it."""
         self.inboxes.take_share(turn)
+        questions = self.intake.by_source
         for _ in range(self._limits.turn_commands):
-            while (question := self._next_question(is_ordered=True)) is not None:
+            while questions and (question := self._next_question(is_ordered=True)) is not None:
                 if not self._take_question(turn, question):
                     return
             # Half of a turn is reserved for placements and due events: a flood of commands must not stop them.

@@ -94,6 +94,8 @@ class Intake:
         self._most = most
         self._waiting: deque[Asked] = deque()
         self._questions = _Questions(most)
+        self.by_source = self._questions.by_source
+        """The waiting questions, by source."""
         self._numbers = count(1)
         self._wake = asyncio.Event()
 
@@ -141,7 +143,7 @@ class Intake:
     @property
     def has_questions(self) -> bool:
         """Whether a question waits."""
-        return bool(self._questions)
+        return bool(self.by_source)
 
     def wake(self) -> None:
         """Make `wait` return although nothing was queued."""
@@ -166,7 +168,7 @@ class _Questions:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._by_source: OrderedDict[str, deque[Asked]] = OrderedDict()
+        self.by_source: OrderedDict[str, deque[Asked]] = OrderedDict()
         self._count = 0
         self._bytes = 0
 
@@ -175,12 +177,12 @@ class _Questions:
 
     def add(self, asked: Asked) -> bool:
         """Add a question; return whether there was room for it."""
-        mine = self._by_source.get(asked.caller.actor)
+        mine = self.by_source.get(asked.caller.actor)
         room, room_bytes = self._most - self._count, QUESTION_BYTES_MOST - self._bytes
         if (len(mine) if mine is not None else 0) >= room or asked.size > room_bytes:
             return False
         if mine is None:
-            mine = self._by_source[asked.caller.actor] = deque()
+            mine = self.by_source[asked.caller.actor] = deque()
         mine.append(asked)
         self._note(asked, 1)
         return True
@@ -188,23 +190,23 @@ class _Questions:
     def put_back(self, asked: Asked) -> None:
         """Add a question as the next one."""
         source = asked.caller.actor
-        self._by_source.setdefault(source, deque()).appendleft(asked)
-        self._by_source.move_to_end(source, last=False)
+        self.by_source.setdefault(source, deque()).appendleft(asked)
+        self.by_source.move_to_end(source, last=False)
         self._note(asked, 1)
 
     @property
     def first_number(self) -> int:
         """The number of the question that `take` returns."""
-        return next(iter(self._by_source.values()))[0].number
+        return next(iter(self.by_source.values()))[0].number
 
     def take(self) -> Asked:
         """Return and remove a question of the source whose turn it is; there must be one."""
-        source, mine = next(iter(self._by_source.items()))
+        source, mine = next(iter(self.by_source.items()))
         asked = mine.popleft()
         if mine:
-            self._by_source.move_to_end(source)
+            self.by_source.move_to_end(source)
         else:
-            del self._by_source[source]
+            del self.by_source[source]
         self._note(asked, -1)
         return asked
 
