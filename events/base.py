@@ -26,7 +26,7 @@ class Position(NamedTuple):
     index: int  # type: ignore[assignment]  # hides `tuple.index`, which a position does not need
 
     def __str__(self) -> str:
-        return f"{self.sequence}.{self.index}"
+        return "%d.%d" % self  # noqa: UP031  # takes two thirds of the time of an f-string with two attributes
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -70,21 +70,28 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
-    since = event.SINCE
-    if not since:
+    if not event.SINCE:
         return event.VERSION
-    defaults = _defaults(type(event))
-    given = [since[field] for field in since if getattr(event, field) != defaults[field]]
-    return max(given, default=min(since.values()) - 1)
+    version, fields = _since(type(event))
+    for name, default, since in fields:
+        if since > version and getattr(event, name) != default:
+            version = since
+    return version
 
 
 @cache
-def _defaults(event: type[Event]) -> dict[str, object]:
+def _since(event: type[Event]) -> tuple[int, tuple[tuple[str, object, int], ...]]:
+    """Return the version without any field of `SINCE`, and name, default and version of each; for speed."""
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
     # Empty lists and maps, as a default, are factories.
-    return {
-        field.name: field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
-    }
+    return min(event.SINCE.values()) - 1, tuple(
+        (
+            field.name,
+            field.default_factory() if field.default is msgspec.NODEFAULT else field.default,
+            event.SINCE[field.name],
+        )
+        for field in fields
+    )
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):
