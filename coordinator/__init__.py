@@ -8,11 +8,17 @@ from coordinator.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from coordinator.app.subscribe import EventStream, subscribe
+    from coordinator.commands.acting import acting
 
 check_own_packages()
 
-__all__ = ["EventStream", "subscribe"]
+__all__ = ["EventStream", "acting", "subscribe"]
 
 __getattr__ = lazy_exports(
-    __name__, {"EventStream": "coordinator.app.subscribe", "subscribe": "coordinator.app.subscribe"}
+    __name__,
+    {
+        "EventStream": "coordinator.app.subscribe",
+        "acting": "coordinator.commands.acting",
+        "subscribe": "coordinator.app.subscribe",
+    },
 )

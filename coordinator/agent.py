@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from coordinator.client.client import Client
+from coordinator.commands.acting import acting
 from coordinator.commands.service import NO_PORT, DeregisterService, RegisterService
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import configure
@@ -53,6 +54,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
     handlers: str = ""
     slots: int = 8
     generation: str = ""
+    tenant: str = ""
     creds: str | None = None
     tls_ca: str | None = None
 
@@ -81,6 +83,7 @@ class AgentPlace(msgspec.Struct, frozen=True, kw_only=True):
             handlers=environment.get("COORDINATOR_HANDLERS", ""),
             slots=int(slots),
             generation=environment.get("COORDINATOR_GENERATION", ""),
+            tenant=environment.get("COORDINATOR_CLIENT__TENANT", ""),
             creds=environment.get("COORDINATOR_NATS__CREDS") or None,
             tls_ca=environment.get("COORDINATOR_NATS__TLS_CA") or None,
         )
@@ -188,7 +191,8 @@ async def _keep_registered(
     )
     while True:
         try:
-            await client.execute(command)
+            with acting(tenant=place.tenant):
+                await client.execute(command)
         except Unavailable as error:
             log.warning("registration_failed", container_id=place.container_id, why=error.message)
             await asyncio.sleep(RETRY_S)

@@ -26,7 +26,7 @@ class Position(NamedTuple):
     index: int  # type: ignore[assignment]  # hides `tuple.index`, which a position does not need
 
     def __str__(self) -> str:
-        return f"{self.sequence}.{self.index}"
+        return "%d.%d" % self  # noqa: UP031  # takes two thirds of the time of an f-string with two attributes
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -72,23 +72,26 @@ def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
     if not event.SINCE:
         return event.VERSION
-    version, fields = _versions(type(event))
-    for field, default, since in fields:
-        if since > version and getattr(event, field) != default:
+    version, fields = _since(type(event))
+    for name, default, since in fields:
+        if since > version and getattr(event, name) != default:
             version = since
     return version
 
 
 @cache
-def _versions(event: type[Event]) -> tuple[int, list[tuple[str, object, int]]]:
-    """Return the version without the fields of `SINCE`, and these with their defaults and versions."""
+def _since(event: type[Event]) -> tuple[int, tuple[tuple[str, object, int], ...]]:
+    """Return the version without any field of `SINCE`, and name, default and version of each; for speed."""
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
     # Empty lists and maps, as a default, are factories.
-    defaults = [field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields]
-    since = [event.SINCE[field.name] for field in fields]
-    return min(since) - 1, [
-        (field.name, default, at) for field, default, at in zip(fields, defaults, since, strict=True)
-    ]
+    return min(event.SINCE.values()) - 1, tuple(
+        (
+            field.name,
+            field.default_factory() if field.default is msgspec.NODEFAULT else field.default,
+            event.SINCE[field.name],
+        )
+        for field in fields
+    )
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -71,7 +71,14 @@ class ContainerEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A container was placed on a node and its resources are reserved there; nothing runs yet."""
+    """
+    A container was placed on a node and its resources are reserved there; nothing runs yet.
+
+    `traced`: see `TaskSubmitted`.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2}
 
     agent_id: str
     agent_type: str
@@ -83,6 +90,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     session_id: str = ""
     when_cut_off: str = "stop"
     stop_grace_s: float = 10.0
+    traced: bool = False
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -11,6 +11,8 @@ import re
 
 from events.errors import Refused, shown
 
+DEFAULT_TENANT = "default"
+"""The tenant of a command that names none."""
 PATTERN = "^[A-Za-z0-9_-]{1,64}$"
 
 _is_id = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch

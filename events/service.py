@@ -31,11 +31,12 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
     A service instance was registered, or registered again under the same id.
 
     `registration` is the id that the program gave to its registration; '' means that it gave none. With `keeps_health`
-    host, port and URL are those it had, so its status, the reason and the time of it stay.
+    host, port and URL are those it had, so its status, the reason and the time of it stay. `traced`: see
+    `TaskSubmitted`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "keeps_health": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "keeps_health": 2, "traced": 2}
 
     service_name: str
     service_type: str
@@ -50,6 +51,7 @@ class ServiceRegistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_
     worker_id: str = ""
     registration: str = ""
     keeps_health: bool = False
+    traced: bool = False
 
 
 class ServiceDeregistered(ServiceEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from events.base import Event
 
 
@@ -13,10 +16,14 @@ class SessionEvent(Event, frozen=True, kw_only=True, gc=False):
     session_id: str
 
 
-class SessionBound(SessionEvent, frozen=True, kw_only=True, gc=False):
-    """This container serves the session from now on."""
+class SessionBound(SessionEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """This container serves the session from now on; `traced`: see `TaskSubmitted`."""
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2}
 
     container_id: str
+    traced: bool = False
 
 
 class SessionClosed(SessionEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -52,11 +52,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     """
     A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start.
 
-    `program` names the program that submitted it, for claims that ask only for tasks of certain programs.
+    `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
+    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2}
 
     task_name: str
     task_type: str = ""
@@ -67,6 +68,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     payload: Payload | None = None
     idempotency_key: str = ""
     program: str = ""
+    traced: bool = False
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

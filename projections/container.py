@@ -80,6 +80,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     created: Position
     created_at: float
     tenant: str = ""
+    traceparent: str = ""
     resources: Resources = NONE
     image: str = ""
     command: tuple[str, ...] = ()
@@ -144,6 +145,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         created=stamp.position,
         created_at=stamp.time,
         tenant=stamp.tenant,
+        traceparent=stamp.traceparent if event.traced else "",
         resources=event.resources,
         image=event.image,
         command=event.command,

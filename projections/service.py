@@ -41,6 +41,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     registered: Position
     registered_at: float
     tenant: str = ""
+    traceparent: str = ""
     source: str = ""
     health_check_url: str = ""
     tags: tuple[str, ...] = ()
@@ -122,6 +123,7 @@ def _new(event: ServiceRegistered, stamp: Stamp) -> Service:
         registered=stamp.position,
         registered_at=stamp.time,
         tenant=stamp.tenant,
+        traceparent=stamp.traceparent if event.traced else "",
         source=intern(stamp.actor),
         health_check_url=event.health_check_url,
         tags=event.tags,

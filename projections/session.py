@@ -22,6 +22,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     bound: Position
     bound_at: float
     tenant: str = ""
+    traceparent: str = ""
     reason: str = ""
     ended_at: float | None = None
     ended: Position = START
@@ -42,6 +43,7 @@ def evolve(session: Session | None, event: AnySessionEvent, stamp: Stamp) -> Ses
                 bound=stamp.position,
                 bound_at=stamp.time,
                 tenant=stamp.tenant,
+                traceparent=stamp.traceparent if event.traced else "",
             )
         case SessionClosed():
             if session is None or session.is_ended:

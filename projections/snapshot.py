@@ -67,6 +67,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     silences: dict[str, MassSilence]
     memory: list[Slice]
     remembers_since: float
+    latest: dict[str, str] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode

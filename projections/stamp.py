@@ -1,4 +1,4 @@
-"""Position, time and actor of an event: what a reducer may use besides the event; and checks that reducers share."""
+"""Position, time, sender and trace of an event, which a reducer may use as well; and checks that reducers share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
-    """Position in the journal, commit time in seconds since 1970, tenant, and the actor whose command it was."""
+    """Position in the journal, commit time in seconds since 1970, tenant, actor whose command it was, and its trace."""
 
     position: Position
     time: float
     tenant: str = ""
     actor: str = ""
+    traceparent: str = ""
 
 
 def missing(event: Event, stamp: Stamp) -> NoReturn:

@@ -62,6 +62,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     submitted_at: float
     task_type: str = ""
     tenant: str = ""
+    traceparent: str = ""
     source: str = ""
     priority: int = 0
     timeout_s: float | None = None
@@ -193,6 +194,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         submitted_at=stamp.time,
         task_type=event.task_type,
         tenant=stamp.tenant,
+        traceparent=stamp.traceparent if event.traced else "",
         source=intern(stamp.actor),
         priority=event.priority,
         timeout_s=event.timeout_s,

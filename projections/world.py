@@ -39,6 +39,7 @@ from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
+from projections.latest import FOLLOWED
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
 from projections.snapshot import MassSilence, Snapshot, pieces
 from projections.source import GENESIS, Record, chain_after
@@ -59,6 +60,8 @@ class World:
     first event that this release does not know (such a world may be read, but nothing may be decided from it).
     `restored_at` is the last commit time before the current generation, 0 in the first. `remembers_since` is not 0
     while the memory lacks what was evicted before that commit time, because the world began with an older release's.
+    `latest` has the id of the last event of what lives, by kind and id, as far as that event names its own cause: the
+    next event names this one (see `coordinator/deciders/origins.py`).
     """
 
     def __init__(self) -> None:
@@ -74,6 +77,7 @@ class World:
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
         self.silences: dict[str, MassSilence] = {}
+        self.latest: dict[str, str] = {}
         self.position = START
         self.time = 0.0
         self.chain = GENESIS
@@ -128,7 +132,16 @@ class World:
         if fold is None:
             self._apply_other(event, position, time)
         else:
-            fold(event, Stamp(position, time, envelope.tenant, envelope.actor))
+            fold(event, Stamp(position, time, envelope.tenant, envelope.actor, envelope.traceparent))
+        follow = FOLLOWED.get(type(event))
+        if follow is not None:
+            prefix, is_clear = follow
+            key = prefix + envelope.subject
+            # Older releases wrote no causes: a fold of their events, as of their snapshots, has none of these.
+            if envelope.causationid and not is_clear:
+                self.latest[key] = envelope.id
+            else:
+                self.latest.pop(key, None)
         if envelope.commandid:
             self.memory.note(
                 COMMAND, f"{envelope.actor}/{envelope.commandid}", OUTCOMES.get(type(event), _NO_OUTCOME), time
@@ -309,7 +322,7 @@ _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
     "restored_at", "remembers_since",
 )  # fmt: skip
-_MAPS = ("totals", "silences")
+_MAPS = ("totals", "silences", "latest")
 
 _NO_OUTCOME = b"-"
 OUTCOMES = {TaskAttemptFailed: b"p", TaskFailed: b"f"}

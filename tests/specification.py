@@ -51,13 +51,22 @@ class Said(NamedTuple):
     tenant: str = TENANT
     actor: str = ACTOR
     commandid: str = ""
+    traceparent: str = ""
+    causationid: str = ""
 
 
 def said(
-    event: Event, *, at: float | None = None, tenant: str = TENANT, actor: str = ACTOR, commandid: str = ""
+    event: Event,
+    *,
+    at: float | None = None,
+    tenant: str = TENANT,
+    actor: str = ACTOR,
+    commandid: str = "",
+    traceparent: str = "",
+    causationid: str = "",
 ) -> Said:
-    """Return a fact with its own commit time, tenant, actor or command."""
-    return Said(event, at, tenant, actor, commandid)
+    """Return a fact with its own commit time, tenant, actor, command, trace or cause."""
+    return Said(event, at, tenant, actor, commandid, traceparent, causationid)
 
 
 class Scribe:
@@ -88,8 +97,17 @@ class Scribe:
         for index, fact in enumerate(facts):
             one = fact if isinstance(fact, Said) else Said(fact)
             position = Position(sequence, index)
-            attributes = {"tenant": one.tenant, "actor": one.actor, "commandid": one.commandid}
-            envelope = codec.envelope(one.event, position=position, time=time, source=SOURCE, **attributes)
+            envelope = codec.envelope(
+                one.event,
+                position=position,
+                time=time,
+                source=SOURCE,
+                tenant=one.tenant,
+                actor=one.actor,
+                commandid=one.commandid,
+                traceparent=one.traceparent,
+                causationid=one.causationid,
+            )
             parts.append(codec.encode(envelope))
             world.apply(envelope, position, now)
         body = codec.join(parts)
@@ -152,12 +170,19 @@ class Given:
         actor: str = ACTOR,
         streak: int = 1,
         silent_s: float = math.inf,
+        traceparent: str = "",
     ) -> Decided:
         """Decide *command* at commit time *at*."""
         now = at if at is not None else (self.world.time + 1.0 if self.world.time else BEGIN)
         self.world.indexes.advance(now)
         context = DecisionContext(
-            now, rules if rules is not None else Rules(), tenant, actor, streak, silent_s=silent_s
+            now,
+            rules if rules is not None else Rules(),
+            tenant,
+            actor,
+            streak,
+            silent_s=silent_s,
+            traceparent=traceparent,
         )
         before = self.world.digest()
         decided = Decided(self.scribe, command, context, *_decide(self.world, command, context))

@@ -217,10 +217,15 @@ readable. In the journal and on the heartbeat stream it is a [CloudEvent 1.0](ht
 | `source` | `/coordination/<generation>`; a restore from a backup raises the generation |
 | `subject` | id of the thing the event is about, the same as in `data` |
 | `time` | commit time, RFC 3339 in UTC, the same for all events of a commit; it never goes back |
-| `tenant`, `actor` | tenant and sender of the command; `coordinator` if none. The sender comes from the subject |
+| `tenant` | tenant of the thing the event is about: of the command that created or registered it; else of the command |
+| `actor` | sender of the command, `coordinator` if none; it comes from the subject |
 | `commandid` | id of the command, for commands that are deduplicated by it |
-| `causationid` | id of the event that caused this one; not set by this release |
-| `traceparent` | W3C trace context of the command |
+| `causationid` | id of the event that caused this one; none if only a command did |
+| `traceparent` | W3C trace context, likewise |
+
+The cause of an event is the event before it about the same thing, or the one about another thing that led to it, such
+as the end of its container. So `causationid` leads from an effect back to the event of the command whose `actor` began
+it.
 
 Attributes without a value are omitted. A missing field of `data` has its default. Readers must ignore unknown fields
 and accept unknown types. Ids are 1 to 64 characters of `A-Z a-z 0-9 _ -`. The examples are the golden files: every

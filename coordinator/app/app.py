@@ -32,6 +32,7 @@ from coordinator.app.locate import lasting, located
 from coordinator.app.sender import sender
 from coordinator.client.client import Client
 from coordinator.client.service_watch import ServiceWatch
+from coordinator.commands.acting import context_for_nobody
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
 from coordinator.processes.credentials import credentials, patience
@@ -195,7 +196,8 @@ class _Shared:
         self.app: App | None = None
         self.ready: asyncio.Future[App] = loop.create_future()
         # The app outlives the call that opens it, so it runs in its own task: the only one outside a task group.
-        self.task = loop.create_task(self._host(), name="coordinator-app")
+        # The first caller may act for a tenant; the app, and a coordinator in it, do not.
+        self.task = loop.create_task(self._host(), name="coordinator-app", context=context_for_nobody())
 
     async def _host(self) -> None:
         try:
@@ -281,7 +283,10 @@ async def _open() -> AsyncIterator[App]:
     if url:
         found = lasting(settings, url, why)
         login = credentials(settings) | patience(settings)
-        async with Client.open(found, source=sender("local"), namespace=settings.namespace, **login) as client:
+        tenant = settings.client.tenant
+        async with Client.open(
+            found, source=sender("local"), namespace=settings.namespace, tenant=tenant, **login
+        ) as client:
             log.info("app_opened", kind=why, server=client.bus.where)
             async with _running(_Remote(client), client, settings, why) as app:
                 yield app
@@ -309,9 +314,8 @@ async def embedded(folder: Path, settings: Settings) -> AsyncIterator[App]:
 
     async with local_cluster(folder, settings) as (coordinator, client):
         log.info("app_opened", kind="embedded", folder=str(folder))
-        async with _running(
-            InProcess(coordinator, call_timeout_s=settings.client.call_timeout_s), client, settings, "embedded"
-        ) as app:
+        door = InProcess(coordinator, tenant=settings.client.tenant, call_timeout_s=settings.client.call_timeout_s)
+        async with _running(door, client, settings, "embedded") as app:
             yield app
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.app.sender import sender
 from coordinator.client.client import CALL_TIMEOUT_S
+from coordinator.commands.acting import current
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
 from coordinator.ids import TimeOrderedIds
 from events.errors import Unavailable
+from events.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
@@ -32,8 +34,9 @@ class Leader(Protocol):
 class InProcess:
     """A coordinator in this process: there is no network between the facade and the engine."""
 
-    def __init__(self, leader: Leader, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(self, leader: Leader, *, tenant: str = DEFAULT_TENANT, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._leader = leader
+        self._tenant = tenant
         self._call_timeout_s = call_timeout_s
         self._actor = sender("local")
         self._is_closed = False
@@ -43,7 +46,13 @@ class InProcess:
         if engine is not None and isinstance(command, FindServices):
             with suppress(Unavailable):  # after a standstill of this machine; the loop below retries
                 return engine.ask_now(command)
-        caller = Caller(actor=self._actor, command_id=_ids.new("cmd") if command.REMEMBERED else "")
+        acting = current()
+        caller = Caller(
+            actor=self._actor,
+            tenant=acting.tenant or self._tenant,
+            command_id=_ids.new("cmd") if command.REMEMBERED else "",
+            traceparent=acting.traceparent,
+        )
         wait_s = float(getattr(command, "wait_s", 0.0)) + (self._call_timeout_s if timeout_s is None else timeout_s)
         last = Unavailable("no instance is leading")
         try:

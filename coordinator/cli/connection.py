@@ -17,6 +17,7 @@ import click
 
 from coordinator.app.locate import find_lasting
 from coordinator.app.sender import sender
+from coordinator.commands.acting import acting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,18 @@ URL = click.option(
     metavar="URL",
     envvar="COORDINATOR_URL",
     help="URL of the coordinator's NATS: nats://token@host:port.",
+    show_envvar=True,
+)
+
+
+TENANT = click.option(
+    "--tenant", metavar="ID", help="Tenant that the command is for; default: `client.tenant` of the settings."
+)
+TRACEPARENT = click.option(
+    "--traceparent",
+    metavar="TRACE",
+    envvar="TRACEPARENT",
+    help="Trace that the command is part of, as in W3C Trace Context.",
     show_envvar=True,
 )
 
@@ -55,12 +68,20 @@ def load_settings(ctx: click.Context, *, log_level: str = "") -> Settings:
     return settings
 
 
-def asking(ctx: click.Context, url: str | None, body: Callable[[Client], Awaitable[Any]]) -> Any:
-    """Run *body* with a connection to the coordinator and return its result."""
+def asking(
+    ctx: click.Context,
+    url: str | None,
+    body: Callable[[Client], Awaitable[Any]],
+    *,
+    tenant: str | None = None,
+    traceparent: str | None = None,
+) -> Any:
+    """Run *body* with a connection to the coordinator, for a tenant and as part of a trace, and return its result."""
 
     async def run() -> Any:
-        async with connected(settings, url) as client:
-            return await body(client)
+        with acting(tenant=tenant or "", traceparent=traceparent or ""):
+            async with connected(settings, url) as client:
+                return await body(client)
 
     settings = load_settings(ctx, log_level="warning")
     return asyncio.run(run())
@@ -76,6 +97,7 @@ async def connected(settings: Settings, url: str | None) -> AsyncIterator[Client
         url or await find_lasting(settings),
         source=sender("cli"),
         namespace=settings.namespace,
+        tenant=settings.client.tenant,
         name="cli",
         **credentials(settings),
         **patience(settings),

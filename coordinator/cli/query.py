@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
-from coordinator.cli.connection import URL, asking
+from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import moment, output_options, show, show_json, show_one
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
@@ -83,6 +83,7 @@ _TASK_FACTS = (
     *_TASK_COLUMNS,
     ("type", lambda t: t.task_type),
     ("tenant", lambda t: t.tenant),
+    ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
     ("failures", lambda t: f"{t.failures} of at most {t.max_retries + 1}" if t.failures else ""),
@@ -109,6 +110,8 @@ def task() -> None:
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
+@TENANT
+@TRACEPARENT
 @_WAIT
 @URL
 @output_options
@@ -121,7 +124,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
         task_id: str = await client.execute(command)
         return await _ended(client, task_id, wait) if wait else task_id
 
-    made = asking(ctx, url, submit)
+    made = asking(ctx, url, submit, tenant=options["tenant"], traceparent=options["traceparent"])
     if isinstance(made, str):
         if options["as_json"] or options["output"] == "json":
             show_json({"task_id": made})
@@ -212,11 +215,13 @@ def task_list(ctx: click.Context, status: str | None, limit: int, url: str | Non
 @task.command("cancel")
 @click.argument("task_id")
 @click.option("--reason", default="", help="Reason, kept in the journal.")
+@TENANT
+@TRACEPARENT
 @URL
 @click.pass_context
-def task_cancel(ctx: click.Context, task_id: str, reason: str, url: str | None) -> None:
+def task_cancel(ctx: click.Context, /, task_id: str, reason: str, url: str | None, **acting_for: str | None) -> None:
     """Cancel a task."""
-    asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)))
+    asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)), **acting_for)
 
 
 @click.group()

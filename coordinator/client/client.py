@@ -19,6 +19,7 @@ import structlog
 from coordinator.bus.connection import CONNECT_TIMEOUT_S, Bus, Url
 from coordinator.client.lane import Lane, closed, too_late
 from coordinator.clock import SystemClock
+from coordinator.commands.acting import current
 from coordinator.commands.notices import Announcement
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import WIRE_COMMANDS, decode_answers, encode_command, request_of, value_of
@@ -123,7 +124,7 @@ class Client:
             url: the NATS server; a function is asked for it before each attempt to connect.
             source: the sender of the commands; the user of *creds* takes precedence.
             namespace: the first part of all subjects, as in the coordinator's settings.
-            tenant: the tenant that the commands are for.
+            tenant: the tenant that the commands are for, where no other one is set (`acting`).
             name: the connection's name, shown by NATS.
             creds: the path of a credentials file.
             tls_ca: the path of the CA certificate, for TLS.
@@ -166,7 +167,11 @@ class Client:
         loop = asyncio.get_running_loop()
         # Only remembered commands need an id: a command that creates something is identified by the id of that.
         command_id = _ids.new("cmd") if command.REMEMBERED else ""
-        encoded = encode_command(WIRE_COMMANDS[type(command)](data=command, id=command_id, tenant=self._tenant))
+        acting = current()
+        tenant, traceparent = acting.tenant or self._tenant, acting.traceparent
+        encoded = encode_command(
+            WIRE_COMMANDS[type(command)](data=command, id=command_id, tenant=tenant, traceparent=traceparent)
+        )
         lane = self._lane(type(command))
         wait_s = _wait_of(command)
         deadline = loop.time() + wait_s + (self.call_timeout_s if timeout_s is None else timeout_s)
@@ -195,7 +200,9 @@ class Client:
         """Withdraw the claim of a call that ends without tasks. If the message is lost, the leases expire."""
         if isinstance(command, ClaimTasks):
             withdraw = WithdrawClaim(claim_id=command.claim_id, worker_id=command.worker_id)
-            encoded = encode_command(WIRE_COMMANDS[WithdrawClaim](data=withdraw, tenant=self._tenant))
+            encoded = encode_command(
+                WIRE_COMMANDS[WithdrawClaim](data=withdraw, tenant=current().tenant or self._tenant)
+            )
             self.bus.send(self.subjects.rpc(self.source, withdraw.KIND, withdraw.VERB), request_of([encoded]))
 
     def _lane(self, command: type[Command]) -> Lane:
@@ -245,7 +252,15 @@ class Client:
 
     def _beat(self, kind: str, beat: WorkerHeartbeat | ServiceHeartbeat) -> bool:
         now = rfc3339(self._clock.wall())
-        envelope = codec_envelope(beat, position=_ids.new("beat"), time=now, source=f"/{self.source}")
+        acting = current()
+        envelope = codec_envelope(
+            beat,
+            position=_ids.new("beat"),
+            time=now,
+            source=f"/{self.source}",
+            tenant=acting.tenant or self._tenant,
+            traceparent=acting.traceparent,
+        )
         return self.bus.send(self.subjects.heartbeat(kind, beat.subject), encode(envelope))
 
     async def request(self, subject: str, encoded: list[bytes], deadline: float, wait_s: float = 0.0) -> list[Answer]:

@@ -64,6 +64,8 @@ class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit
     stop_grace_s: float = 10.0
     when_cut_off: str = "stop"
     force: bool = False
+    tenant: str = ""
+    traceparent: str = ""
 
 
 class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -22,7 +22,7 @@ from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, Refused, Unavailable, error_of, shown
-from events.ids import checked
+from events.ids import DEFAULT_TENANT, checked
 from events.resources import Resources
 
 MOST_COMMANDS = 1000
@@ -33,7 +33,6 @@ MESSAGE_CHARS_MOST = 1000
 """The longest error message; a longer one quotes input and is truncated."""
 ASK_AGAIN = "ask_again"
 """The reason of an answer that had no room in its message: repeated in a smaller request, it gets the same outcome."""
-DEFAULT_TENANT = "default"
 TRACEPARENT_CHARS_MOST = 64
 """W3C Trace Context has 55."""
 

@@ -80,10 +80,14 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         session_id=command.session_id,
         when_cut_off=agent.when_cut_off,
         stop_grace_s=agent.stop_grace_s,
+        traced=bool(context.traceparent),
     )
     if not command.session_id:
         return (created,)
-    return (created, SessionBound(session_id=command.session_id, container_id=command.container_id))
+    bound = SessionBound(
+        session_id=command.session_id, container_id=command.container_id, traced=bool(context.traceparent)
+    )
+    return (created, bound)
 
 
 def _agent(command: CreateContainer, rules: Rules) -> AgentType:

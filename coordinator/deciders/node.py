@@ -21,7 +21,7 @@ from coordinator.deciders.supervision import failed, observed
 from events.container import ContainerStatus, ExitCause
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
-from events.ids import checked
+from events.ids import DEFAULT_TENANT, checked
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from projections.container import Desired
 from projections.node import NodeStatus
@@ -144,6 +144,8 @@ def _desired(container: Container) -> DesiredContainer:
         stop_grace_s=container.stop_grace_s,
         when_cut_off=container.when_cut_off,
         force=container.force,
+        tenant=container.tenant if container.tenant != DEFAULT_TENANT else "",
+        traceparent=container.traceparent,
     )
 
 

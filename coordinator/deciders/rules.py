@@ -90,7 +90,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionContext(msgspec.Struct, frozen=True, gc=False):
-    """What a decider may use besides the world and the command: commit time, rules, tenant and actor."""
+    """What a decider may use besides the world and the command: commit time, rules, and who sends it."""
 
     now: float
     rules: Rules
@@ -102,6 +102,7 @@ class DecisionContext(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of the first time (`projections.world.OUTCOMES`), if this is a repeat of a command."""
     silent_s: float = math.inf
     """For how long the worker to register was not heard."""
+    traceparent: str = ""
 
 
 def present_s(rules: Rules) -> float:

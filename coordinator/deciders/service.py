@@ -68,6 +68,7 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
         worker_id=command.worker_id,
         registration=command.registration,
         keeps_health=keeps_health,
+        traced=bool(context.traceparent),
     )
     if known is not None and not known.is_ended:
         return () if _same(known, offered) and known.status is not ServiceStatus.OFFLINE else (offered,)
@@ -84,7 +85,7 @@ def _same(service: Service, offered: ServiceRegistered) -> bool:
     return all(
         getattr(service, name) == getattr(offered, name)
         for name in offered.__struct_fields__
-        if name not in ("service_id", "status", "keeps_health")
+        if name not in ("service_id", "status", "keeps_health", "traced")
     )
 
 

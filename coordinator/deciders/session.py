@@ -40,7 +40,8 @@ def bind_session(world: World, command: BindSession, context: DecisionContext) -
     if bound >= SESSIONS_A_CONTAINER:
         msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"
         raise Refused(msg, reason="too_many")
-    return (SessionBound(session_id=command.session_id, container_id=command.container_id),)
+    traced = bool(context.traceparent)
+    return (SessionBound(session_id=command.session_id, container_id=command.container_id, traced=traced),)
 
 
 def close_session(world: World, command: CloseSession, context: DecisionContext) -> Events:

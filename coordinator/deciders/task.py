@@ -62,7 +62,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
-    submitted = _submitted(command, context.rules)
+    submitted = _submitted(command, context)
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
@@ -88,7 +88,8 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     return (submitted,)
 
 
-def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
+def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+    rules = context.rules
     check_text("task_name", command.task_name, 128, least=1)
     check_text("task_type", command.task_type, 128)
     check_text("idempotency_key", command.idempotency_key, 256)
@@ -112,6 +113,7 @@ def _submitted(command: SubmitTask, rules: Rules) -> TaskSubmitted:
         payload=command.payload,
         idempotency_key=command.idempotency_key,
         program=command.program,
+        traced=bool(context.traceparent),
     )
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.clock import CommitClock
+from coordinator.commands.acting import ids_of
 from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.plain_secrets import warning_of
@@ -338,7 +339,8 @@ class Engine:
                 asked.reply(None, told)
                 error.culprit = f"{asked.caller.actor} {asked.caller.command_id}"
                 raise
-            log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor)
+            ids = ids_of(asked.caller.tenant, asked.caller.traceparent)
+            log.exception("command_crashed", command=type(asked.command).__name__, actor=asked.caller.actor, **ids)
             if len(turn.events) > before:  # what was decided was not refused
                 told = untold(asked.command, f"could not be made: {error}", "internal")
             turn.answers.append((asked, None, told))
@@ -410,7 +412,9 @@ class Engine:
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
         again = bool(outcome)
         streak, silent_s = self.signs.streak(command), self.signs.silence(command, self._heard)
-        context = DecisionContext(turn.now, self.rules, caller.tenant, caller.actor, streak, outcome, silent_s)
+        context = DecisionContext(
+            turn.now, self.rules, caller.tenant, caller.actor, streak, outcome, silent_s, caller.traceparent
+        )
         if again:
             events: tuple[Event, ...] = ()
         else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from coordinator.commands.acting import ids_of
 from coordinator.commands.caller import Caller
 from coordinator.commands.inbox import Item, refusal
 from coordinator.engine.intake import Asked
@@ -208,7 +209,8 @@ class InboxTurns:
         except CoordinationError as error:
             self._refuse(turn, domain, item, caller, error)
         except Exception as error:  # one command must never stop the writer: refuse and log it
-            log.exception("command_crashed", command=type(item.command).__name__, actor=domain)
+            ids = ids_of(item.tenant, item.traceparent)
+            log.exception("command_crashed", command=type(item.command).__name__, actor=domain, **ids)
             refused = Refused(f"the coordinator failed on this command: {error}", reason="internal")
             self._refuse(turn, domain, item, caller, refused)
 

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coordinator.commands.acting import ids_of
+from coordinator.deciders.origins import origin
 from events import codec
 from events.base import Position
 from events.errors import Corrupt, Refused
+from projections.latest import FOLLOWED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from coordinator.commands.caller import Caller
     from coordinator.engine.intake import Asked
@@ -58,9 +61,9 @@ class Turn:
         self._reserved = 0
         self._source = f"/coordination/{world.generation}"
 
-    def record(self, events: Iterable[Event], caller: Caller, *, commandid: str = "") -> None:
+    def record(self, events: Sequence[Event], caller: Caller, *, commandid: str = "") -> None:
         """
-        Encode and fold *events*, all or none.
+        Encode and fold *events*, all or none, each with the tenant, the trace and the cause that it has by its thing.
 
         Raises:
             TurnFull: they do not fit into the rest of this turn.
@@ -69,18 +72,25 @@ class Turn:
         """
         made: list[tuple[Envelope, Position, bytes]] = []
         at, size = len(self._parts), self._size
+        world = self.world
+        said: dict[str, str] = {}
+        is_one_of_several = len(events) > 1
         for event in events:
-            position = Position(self.sequence, at)
+            position = tuple.__new__(Position, (self.sequence, at))  # takes half the time of the constructor
+            tenant, traceparent, cause = origin(world, event, said)
             envelope = codec.envelope(
                 event,
                 position=position,
                 time=self.time,
                 source=self._source,
-                tenant=caller.tenant,
+                tenant=tenant or caller.tenant,
                 actor=caller.actor,
                 commandid=commandid,
-                traceparent=caller.traceparent,
+                causationid=cause,
+                traceparent=traceparent or caller.traceparent,
             )
+            if is_one_of_several and (follow := FOLLOWED.get(type(event))) is not None:
+                said[follow[0] + envelope.subject] = envelope.id
             part = codec.encode(envelope)
             at += 1
             size += len(part) + 1
@@ -134,4 +144,5 @@ class Turn:
             try:
                 asked.reply(value, error)
             except Exception:  # this caller may be gone; the others still need their answers
-                log.exception("reply_failed", command=type(asked.command).__name__)
+                ids = ids_of(asked.caller.tenant, asked.caller.traceparent)
+                log.exception("reply_failed", command=type(asked.command).__name__, **ids)

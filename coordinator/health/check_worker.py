@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import structlog
 
+from coordinator import logs
 from coordinator.client.service_list import list_services
+from coordinator.commands.acting import ids_of
 from coordinator.health.outcome import report_of
 from coordinator.health.probes import Prober
 from coordinator.task_groups import task_group
@@ -145,10 +147,12 @@ class HealthChecks:
                 return
         if known is not None:
             known.task.cancel()
-        task = self._tasks.create_task(self._keep_checking(service.service_id, url))
+        task = self._tasks.create_task(self._keep_checking(service, url))
         self._watched[service.service_id] = _Watched(url, registered, task)
 
-    async def _keep_checking(self, service_id: str, url: str) -> None:
+    async def _keep_checking(self, service: Service, url: str) -> None:
+        service_id = service.service_id
+        logs.bind(**ids_of(service.tenant, service.traceparent))  # this task has a context of its own
         loop = asyncio.get_running_loop()
         due_at = loop.time()
         last_refusal = ""

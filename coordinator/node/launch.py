@@ -44,6 +44,10 @@ def launch_of(
         "COORDINATOR_AGENT_TYPE": desired.agent_type,
         "COORDINATOR_NODE_ID": node_id,
     }
+    if desired.tenant:
+        environment["COORDINATOR_CLIENT__TENANT"] = desired.tenant
+    if desired.traceparent:
+        environment["TRACEPARENT"] = desired.traceparent
     for name, value in desired.environment.items():
         environment[name] = _secret(value, node_id, secrets) if isinstance(value, Secret) else value
     return Launch(

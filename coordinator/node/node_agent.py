@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.clock import SystemClock
+from coordinator.commands.acting import ids_of
 from coordinator.commands.node import (
     DEAD_AFTER,
     SYNC_TIMEOUT_LEASES,
@@ -289,7 +290,13 @@ class NodeAgent:
         except NotFound:
             pass  # the container is already gone
         except CoordinationError as error:
-            log.warning("container_action_failed", container_id=key[0], generation=key[1], why=error.message)
+            log.warning("container_action_failed", **self._ids(key), why=error.message)
+
+    def _ids(self, key: _Key) -> dict[str, str]:
+        """Return what lines of the log say of a container; its tenant and trace while the orders name it."""
+        ids = {"container_id": key[0], "generation": key[1]}
+        found = next((one for one in self._desired() if one.container_id == key[0]), None)
+        return ids if found is None else ids | ids_of(found.tenant, found.traceparent)
 
     async def _start(self, target: DesiredContainer, until: float) -> None:
         key = (target.container_id, target.generation)
@@ -309,7 +316,7 @@ class NodeAgent:
                 del self._failed[next(iter(self._failed))]
             self._failed[key] = error.message
             return
-        log.info("container_started", container_id=key[0], generation=key[1], pid=observed.pid)
+        log.info("container_started", **self._ids(key), pid=observed.pid)
         if target.desired == "paused":
             await self._runtime.pause(*key)
 
@@ -325,7 +332,7 @@ class NodeAgent:
         if seen.state is not RuntimeState.EXITED:
             await self._runtime.stop(*key, grace_s=grace_s, force=force, cause=cause)
         await self._runtime.remove(*key)
-        log.info("container_removed", container_id=key[0], generation=key[1])
+        log.info("container_removed", **self._ids(key))
 
     # --- the lease ----------------------------------------------------------------------------------------------------
 
@@ -351,7 +358,7 @@ class NodeAgent:
             key = (one.container_id, one.generation)
             if one.state is RuntimeState.EXITED or one.container_id in keep or self._is_stopping(key, force=force):
                 continue
-            log.warning("container_cut_off", container_id=key[0], generation=key[1], force=force)
+            log.warning("container_cut_off", **self._ids(key), force=force)
             stopping = self._runtime.stop(*key, grace_s=grace_s, force=force, cause=ExitCause.CUT_OFF)
             self._run(key, stopping, force=force)
 

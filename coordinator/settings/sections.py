@@ -238,6 +238,7 @@ class ClientSettings(Section):
     program: Identifier | None = plain(
         None, "name of this program, whose tasks `get_next_task` returns; none means its main file on this machine"
     )
+    tenant: Identifier = plain("default", "tenant of the commands of this program and of the command line")
     attempt_timeout_s: float = number(2.0, 0.02, 300.0, "an attempt without answer is sent again after this time")
     discovery_refresh_s: float = number(
         5.0, 0.1, 3600.0, "interval between two reads of the loads, when services are chosen by load"

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coordinator import logs
+from coordinator.commands.acting import acting_for, acting_for_nobody, ids_of
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.stop_signals import is_from_signal
@@ -119,6 +121,8 @@ class Attempts:
             attempt=task.attempt,
             lease=task.lease,
             worker_id=self._worker_id,
+            tenant=task.tenant,
+            traceparent=task.traceparent,
             deadline=None if task.timeout_s is None or task.started_at is None else task.started_at + task.timeout_s,
             report=self._progress(task),
             loop=self._loop,
@@ -137,7 +141,9 @@ class Attempts:
             attempt = self.leases.get(lease)
             if attempt is None or (attempt.running is not None and attempt not in self._running):
                 continue
-            log.warning("lease_lost", task_id=attempt.task.task_id, lease=lease, task_name=attempt.task.task_name)
+            task = attempt.task
+            ids = ids_of(task.tenant, task.traceparent)
+            log.warning("lease_lost", task_id=task.task_id, lease=lease, task_name=task.task_name, **ids)
             del self.leases[lease]
             attempt.lost = attempt.context.cancelled = True
             if attempt.running is None:
@@ -201,6 +207,7 @@ class Attempts:
 
     async def _execute(self, attempt: Attempt) -> None:
         attempt.began = True
+        logs.bind(task_id=attempt.task.task_id, **ids_of(attempt.task.tenant, attempt.task.traceparent))
         try:
             try:
                 report = await self._outcome(attempt)
@@ -261,8 +268,12 @@ class Attempts:
 
     async def _call(self, attempt: Attempt, payload: Any) -> Any:
         handler = attempt.handler
+        task = attempt.task
         call = handler.bound(attempt.context, payload)
-        return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
+        # Only what the handler itself sends is sent for the tenant of its task: a worker need not be allowed to act for
+        # it to report the outcome.
+        with acting_for(task.tenant, task.traceparent):
+            return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(
@@ -313,7 +324,8 @@ class Attempts:
         async def report(fraction: float, message: str) -> None:
             command = ProgressTask(task_id=task.task_id, lease=task.lease, progress=fraction, message=message)
             try:
-                await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
+                with acting_for_nobody():  # as the report of the outcome
+                    await self._door.execute(command, timeout_s=PROGRESS_TIMEOUT_S)
             except Unavailable as error:
                 log.debug("progress_not_reported", task_id=task.task_id, why=error.message)
 

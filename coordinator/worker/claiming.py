@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.commands.acting import ids_of
 from coordinator.commands.task import ClaimTasks, ReleaseTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.ids import TimeOrderedIds
@@ -121,7 +122,8 @@ class Claiming:
         try:
             await self._client.execute(command, timeout_s=RELEASE_TIMEOUT_S)
         except CoordinationError as error:
-            log.warning("release_failed", task_id=claimed.task_id, why=error.message)
+            ids = ids_of(claimed.tenant, claimed.traceparent)
+            log.warning("release_failed", task_id=claimed.task_id, why=error.message, **ids)
 
     async def _register(self) -> None:
         self._is_registered = True

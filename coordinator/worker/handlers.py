@@ -48,6 +48,8 @@ class Context:
     One attempt at a task, as its handler sees it.
 
     `deadline` is when the attempt times out, in seconds since 1970 by the coordinator's clock; None without a limit.
+    `tenant` and `traceparent` are those of the task, '' if it has none; the commands that the handler sends have them
+    too.
     `cancelled` becomes True when the lease is lost or the worker stops waiting for the handler. An async handler is
     cancelled too; a handler in a thread should check `cancelled` from time to time.
 
@@ -57,12 +59,17 @@ class Context:
         attempt: the number of the attempt, from 1.
         lease: the lease of the attempt.
         worker_id: the worker that executes it.
+        tenant: see above.
+        traceparent: see above.
         deadline: see above.
         report: sends progress; without it, progress is ignored, as in unit tests of handlers.
         loop: the event loop of *report*.
     """
 
-    __slots__ = ("_loop", "_report", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "worker_id")
+    __slots__ = (
+        "_loop", "_report", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "tenant",
+        "traceparent", "worker_id",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +79,8 @@ class Context:
         attempt: int = 1,
         lease: str = "",
         worker_id: str = "",
+        tenant: str = "",
+        traceparent: str = "",
         deadline: float | None = None,
         report: Report | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -81,6 +90,8 @@ class Context:
         self.attempt = attempt
         self.lease = lease
         self.worker_id = worker_id
+        self.tenant = tenant
+        self.traceparent = traceparent
         self.deadline = deadline
         self.cancelled = False
         self._report = report

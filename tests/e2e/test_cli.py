@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.client.client import Client
+from coordinator.commands.acting import acting
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import ClaimTasks, FailTask
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 ENDED_KEPT = 30
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER_TRACE = "00-11111111111111111111111111111111-2222222222222222-00"
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07\r\nb\x9b31m\u202eevil"
 HANDLERS = """
 from coordinator.worker import task
@@ -269,6 +272,48 @@ def test_containers_are_listed_and_their_logs_read(cluster: Up) -> None:
         time.sleep(0.05)
     assert len(good("container", "logs", "box", "-n", "1").splitlines()) == 1
     assert "'nowhere'" in bad(4, "container", "logs", "nowhere")
+
+
+def test_a_tenant_and_a_trace_go_through(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the options or environment of a command, and from a container to the service of its agent and the log."""
+    monkeypatch.setenv("TRACEPARENT", OTHER_TRACE)
+    for options, tenant, trace in (
+        (["--tenant", "blue", "--traceparent", TRACE], "blue", TRACE),
+        ([], "default", OTHER_TRACE),
+    ):
+        task_id = good("task", "submit", "nobody", *options).strip()
+        found = json.loads(good("task", "get", task_id, "--json"))
+        assert (found["tenant"], found["traceparent"]) == (tenant, trace)
+        good("task", "cancel", task_id)
+    assert "format of W3C Trace Context" in bad(5, "task", "submit", "nobody", "--traceparent", "odd")
+    monkeypatch.setenv("COORDINATOR_CLIENT__TENANT", "green")
+    assert facts(good("task", "get", good("task", "submit", "nobody", "--id", "of-green").strip()))["tenant"] == "green"
+    good("task", "cancel", "of-green", "--tenant", "red")
+    monkeypatch.undo()
+    monkeypatch.setenv("COORDINATOR_URL", cluster.url)
+    with acting(tenant="blue", traceparent=TRACE):
+        ask(
+            cluster,
+            CreateContainer(container_id="traced", agent_id="a", agent_type="task_agent"),
+            StartContainer(container_id="traced"),
+            GetContainer(container_id="traced", unless=(ContainerStatus.STARTING,), wait_s=20),
+        )
+    give_up = time.monotonic() + 20
+    while "traced" not in good("service", "list"):
+        assert time.monotonic() < give_up, good("container", "logs", "traced")
+        time.sleep(0.1)
+    by_id = {event["id"]: event for event in events("-n", "1000")}
+    (service,) = [one for one in by_id.values() if (one["type"], one["subject"]) == ("service.registered", "traced")]
+    assert (service["tenant"], service["traceparent"]) == ("blue", TRACE)
+    assert by_id[service["causationid"]]["subject"] == "traced"
+    of_it = [one for one in by_id.values() if one["subject"] == "traced"]
+    assert {(one["tenant"], one["traceparent"]) for one in of_it if one["type"].startswith("container.")} == {
+        ("blue", TRACE)
+    }
+    lines = [json.loads(line) for line in cluster.written.splitlines() if '"container_started"' in line]
+    assert [(one["tenant"], one["trace_id"]) for one in lines if one["container_id"] == "traced"] == [
+        ("blue", TRACE[3:35])
+    ]
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

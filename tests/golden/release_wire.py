@@ -59,6 +59,7 @@ GAINED = {
     "check_ms": "how long the checks of a service take",
     "number": "the number of a check",
     "warning": "what the sender of a command should know",
+    "causationid": "which event caused an event",
 }
 """Fields that answers have gained since; a client of that release skips them."""
 ECHOED = ("lease", "generation", "orders_id")

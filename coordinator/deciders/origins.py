@@ -1,0 +1,191 @@
+"""
+Where an event comes from: the tenant and the trace of the thing that it is about, and the event that caused it. Pure.
+
+An event that creates a thing has the tenant and the trace of the command, as do events about nothing that has its own.
+The cause of all others is the last event that changed the thing, unless that of another thing led to it: the end or the
+pause of a container to what happens to its services, worker and sessions; the leave of a worker to the end of its
+attempts; the loss of a node to the failure of its containers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from events import codec
+from events.container import ContainerCreated, ContainerEvent, ContainerFailed
+from events.coordinator import CoordinatorPlacementRefused
+from events.node import NodeEvent, NodeRegistered
+from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
+from events.session import SessionBound, SessionClosed
+from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStarted, TaskStatus, TaskSubmitted
+from events.worker import WorkerEvent, WorkerRegistered
+from projections.latest import CONTAINER, NODE, SERVICE, TASK, WORKER
+from projections.node import NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from events.base import Event
+    from projections.container import Container
+    from projections.worker import WorkerState
+    from projections.world import World
+
+    Origin = tuple[str, str, str]
+    Said = Mapping[str, str]
+
+BY_CONTAINER = "container_"
+"""So begin the reasons and the rules of what happens to a service or a worker because of its container."""
+_RUNNING = TaskStatus.RUNNING
+
+
+NONE: Origin = ("", "", "")
+
+
+def origin(world: World, event: Event, said: Said) -> Origin:
+    """
+    Return tenant, traceparent and causationid of *event*, which is decided but not folded; '' for what has none.
+
+    Args:
+        world: the state before the event.
+        event: the event.
+        said: the ids of earlier events of the same command, the last of each thing, by its key in `World.latest`.
+    """
+    find = _ORIGINS.get(type(event))
+    return NONE if find is None else find(world, event, said)
+
+
+def _of_task(world: World, event: Any, said: Said) -> Origin:
+    task = world.tasks.get(event.task_id)
+    if task is None:
+        return NONE
+    kind = type(event)
+    if kind is TaskStarted and not task.attempt:
+        return (task.tenant, task.traceparent, str(task.submitted))
+    cause = ""
+    if task.status is _RUNNING and (kind is TaskAttemptFailed or kind is TaskFailed):
+        cause = _end_of_worker(world, task.worker_id, said)
+    if not cause:
+        key = TASK + event.task_id
+        cause = said.get(key) or world.latest.get(key) or str(task.ended if task.is_ended else task.submitted)
+    return (task.tenant, task.traceparent, cause)
+
+
+def _end_of_worker(world: World, worker_id: str, said: Said) -> str:
+    """Return the event that ended a worker, '' if it has not ended."""
+    worker = world.workers.get(worker_id)
+    if worker is None:
+        return ""
+    return str(worker.ended) if worker.is_ended else said.get(WORKER + worker_id, "")
+
+
+def _of_container(world: World, event: Any, said: Said) -> Origin:
+    container = world.containers.get(event.container_id)
+    if container is None:
+        return NONE
+    cause = _loss_of_node(world, container, said) if type(event) is ContainerFailed else ""
+    return (container.tenant, container.traceparent, cause or _latest_of_container(world, container, said))
+
+
+def _loss_of_node(world: World, container: Container, said: Said) -> str:
+    node, key = world.nodes.get(container.node_id), NODE + container.node_id
+    is_lost = node is not None and node.status is NodeStatus.LOST and key not in said  # it has not returned just now
+    return world.latest.get(key, "") if is_lost else ""
+
+
+def _latest_of_container(world: World, container: Container, said: Said) -> str:
+    key = CONTAINER + container.container_id
+    known = said.get(key) or world.latest.get(key)
+    if known:
+        return known
+    if container.is_ended:
+        return str(container.ended)
+    return container.generation or str(container.created)
+
+
+def _cause_in_container(world: World, container_id: str, why: str, said: Said) -> str:
+    """Return the event of its container that led to an event with the reason *why*, '' if none did."""
+    container = world.containers.get(container_id)
+    if container is None or not why.startswith(BY_CONTAINER):
+        return ""
+    return _latest_of_container(world, container, said)
+
+
+def _of_service(world: World, event: Any, said: Said) -> Origin:
+    service = world.services.get(event.service_id)
+    if service is None:
+        return NONE
+    why = event.rule if type(event) is ServiceHealthChanged else event.reason
+    key = SERVICE + event.service_id
+    cause = _cause_in_container(world, service.container_id, why, said) or said.get(key) or world.latest.get(key)
+    return (service.tenant, service.traceparent, cause or str(service.registered))
+
+
+def _of_worker(world: World, event: Any, said: Said) -> Origin:
+    worker = world.workers.get(event.worker_id)
+    if worker is None:
+        return NONE
+    why = getattr(event, "reason", "")
+    cause = _cause_in_container(world, worker.container_id, why, said) or _latest_of_worker(world, worker, said)
+    return (worker.tenant, "", cause)
+
+
+def _latest_of_worker(world: World, worker: WorkerState, said: Said) -> str:
+    if worker.is_ended:
+        return str(worker.ended)
+    key = WORKER + worker.worker_id
+    return said.get(key) or world.latest.get(key) or str(worker.registered)
+
+
+def _of_node(world: World, event: Any, said: Said) -> Origin:
+    node = world.nodes.get(event.node_id)
+    if node is None:
+        return NONE
+    key = NODE + event.node_id
+    return ("", "", said.get(key) or world.latest.get(key) or str(node.registered))
+
+
+def _of_bound(world: World, event: SessionBound, said: Said) -> Origin:
+    """A session that is bound with the creation of its container was bound because of it."""
+    cause = said.get(CONTAINER + event.container_id)
+    return NONE if cause is None else ("", "", cause)
+
+
+def _of_closed(world: World, event: SessionClosed, said: Said) -> Origin:
+    session = world.sessions.get(event.session_id)
+    if session is None:
+        return NONE
+    container = world.containers.get(session.container_id)
+    cause = said.get(CONTAINER + session.container_id)
+    if cause is None and container is not None and container.is_ended:
+        cause = str(container.ended)
+    return (session.tenant, session.traceparent, cause or str(session.bound))
+
+
+def _of_registered(world: World, event: ServiceRegistered | WorkerRegistered, said: Said) -> Origin:
+    """What registers in a container does so because the container runs."""
+    container = world.containers.get(event.container_id)
+    return NONE if container is None else ("", "", _latest_of_container(world, container, said))
+
+
+_OF_KIND: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
+    TaskEvent: _of_task,
+    ContainerEvent: _of_container,
+    ServiceEvent: _of_service,
+    WorkerEvent: _of_worker,
+    NodeEvent: _of_node,
+}
+_CREATE = (TaskSubmitted, ContainerCreated, ServiceRegistered, WorkerRegistered, NodeRegistered)
+_ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
+    ServiceRegistered: _of_registered,
+    WorkerRegistered: _of_registered,
+    SessionBound: _of_bound,
+    SessionClosed: _of_closed,
+    CoordinatorPlacementRefused: _of_container,
+    **{
+        event: find
+        for event in codec.EVENTS.values()
+        if event not in _CREATE
+        for base, find in _OF_KIND.items()
+        if issubclass(event, base)
+    },
+}

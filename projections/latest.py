@@ -1,0 +1,72 @@
+"""
+Which events are kept as the latest of the thing they are about, so that the next one can name its cause. Pure.
+
+`World.latest` has their ids, by the key of the thing. It lacks things about which nothing happened since they were
+created or registered: that position is in their state, as is that of their end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from events.container import (
+    ContainerCreated,
+    ContainerDestroyed,
+    ContainerFailed,
+    ContainerPaused,
+    ContainerPausing,
+    ContainerResumed,
+    ContainerResuming,
+    ContainerStarted,
+    ContainerStarting,
+    ContainerStopped,
+    ContainerStopping,
+)
+from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+    TaskStarted,
+    TaskTimedOut,
+)
+from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
+
+if TYPE_CHECKING:
+    from events.base import Event
+
+TASK, CONTAINER, SERVICE, WORKER, NODE = "task/", "container/", "service/", "worker/", "node/"
+
+
+class Followed(NamedTuple):
+    """The key of a thing is `prefix` and its id; after an event that `is_clear` its state has the position."""
+
+    prefix: str
+    is_clear: bool
+
+
+_KEPT: dict[str, tuple[type[Event], ...]] = {
+    TASK: (TaskStarted, TaskAttemptFailed),
+    CONTAINER: (
+        ContainerStarting, ContainerStarted, ContainerPausing, ContainerPaused, ContainerResuming, ContainerResumed,
+        ContainerStopping, ContainerStopped, ContainerFailed,
+    ),
+    SERVICE: (ServiceHealthChanged,),
+    WORKER: (WorkerDraining,),
+    NODE: (NodeCordoned, NodeUncordoned, NodeLost, NodeReturned),
+}  # fmt: skip
+_CLEAR: dict[str, tuple[type[Event], ...]] = {
+    TASK: (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut),
+    CONTAINER: (ContainerCreated, ContainerDestroyed),
+    SERVICE: (ServiceRegistered, ServiceDeregistered),
+    WORKER: (WorkerRegistered, WorkerLeft, WorkerLost),
+    NODE: (NodeRegistered, NodeRemoved),
+}
+FOLLOWED: dict[type[Event], Followed] = {
+    event: Followed(prefix, table is _CLEAR)
+    for table in (_KEPT, _CLEAR)
+    for prefix, events in table.items()
+    for event in events
+}
