@@ -212,6 +212,10 @@ class World:
         found = self.memory.find(TASK, task_id)
         return None if found is None else task.EndedTask.unpacked(found)
 
+    def knows_task(self, task_id: str) -> bool:
+        """Return whether a task has been submitted under this id, even if it ended and was evicted since."""
+        return task_id in self.tasks or self.memory.find(TASK, task_id) is not None
+
     def keyed_task(self, tenant: str, idempotency_key: str) -> task.KeyedTask | None:
         """Return the task that a tenant's idempotency key created, if the key is remembered."""
         found = self.memory.find(KEY, idempotency_key, tenant)

@@ -117,7 +117,7 @@ def check(world: World, found: Verdict, command: Command) -> None:
         given = getattr(command, field, name)
         if given not in (name, ""):
             raise Forbidden(f"{field} is {shown(given)}: these credentials are only for {name!r}")
-    if found.quotas and isinstance(command, SubmitTask) and command.task_id not in world.tasks:
+    if found.quotas and isinstance(command, SubmitTask) and not world.knows_task(command.task_id):
         _check_pending(world, found)
     if found.quotas and isinstance(command, RegisterService):
         known = world.services.get(command.service_id)

@@ -56,7 +56,7 @@ class Access:
         Raises:
             Unavailable: its source or tenant submits too fast.
         """
-        if not isinstance(command, SubmitTask) or command.task_id in self._world.tasks:
+        if not isinstance(command, SubmitTask) or self._world.knows_task(command.task_id):
             return
         taken = []
         for whose, name, quota in found.quotas:

@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from events.errors import Corrupt
+from events.task import TaskSubmitted
 from projections.memory import HARD_S, KEY
 from projections.task import KeyedTask, checksum
 from projections.upgrade import FOLD_VERSION, READABLE, decoded
 from projections.world import World
+from tests.specification import Scribe, said
 
 WITNESSES = Path(__file__).parents[2] / "golden" / "release-1" / "witnesses.tar.xz"
 
@@ -52,6 +54,15 @@ def test_a_snapshot_of_release_1_is_converted() -> None:
         assert world.keyed_task(tenant, key) == KeyedTask(keyed["task_id"], checksum(keyed["payload_digest"]))
     assert world.remembers_since == value["time"]
     assert World.restore(world.snapshot()).snapshot() == world.snapshot()
+
+
+def test_the_memory_is_complete_when_all_that_it_lacks_would_have_been_dropped() -> None:
+    """After ten minutes of commit time nothing is missing any more."""
+    value = of_release_1()
+    scribe = Scribe(World.restore(msgspec.msgpack.encode(value)))
+    for later_s, since in ((HARD_S, value["time"]), (HARD_S + 1, 0.0)):
+        scribe.commit(said(TaskSubmitted(task_id=f"t{since}", task_name="n"), at=value["time"] + later_s))
+        assert scribe.world.remembers_since == since
 
 
 def test_old_commands_are_not_taken_over() -> None:

@@ -18,11 +18,11 @@ from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
-from events.coordinator import CoordinatorCommandRefused
+from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
 from projections.world import World
-from tests.specification import fold, said
-from tests.unit.deciders.facts import claim, complete, register_service, service, started, submit, submitted
+from tests.specification import BEGIN, fold, said
+from tests.unit.deciders.facts import claim, complete, completed, register_service, service, started, submit, submitted
 from tests.unit.engine.engine_rig import leading
 
 if TYPE_CHECKING:
@@ -117,6 +117,22 @@ class TestQuotas:
         assert not self.refused(world, submit("a"))
         assert not self.refused(world, submit("c"), source="other")
         assert not self.refused(fold(*two, started("a")), submit("c"))
+
+    def test_a_repeat_about_an_evicted_task_takes_nothing(self) -> None:
+        """It is no further task, neither for the quota nor for the rate."""
+        leads = CoordinatorStarted(instance="i", version="0", retention_s=0.0, ended_kept=0)
+        facts = (leads, submitted("gone"), started("gone"), completed("gone"))
+        world = fold(*facts, *(said(submitted(one), actor="execution", tenant="x") for one in ("a", "b")))
+        assert "gone" not in world.tasks
+        assert not self.refused(world, submit("gone"))
+        access = Access(AccessRules(default=Rule(quota=Quota(submits_per_s=0.001, submit_burst=1))), world)
+        found = access.check(Caller(actor="execution"), submit("gone"))
+        assert found is not None
+        for _ in range(5):
+            access.meter(submit("gone"), found, BEGIN)
+        access.meter(submit("new"), found, BEGIN)
+        with pytest.raises(Unavailable):
+            access.meter(submit("other"), found, BEGIN)
 
     def test_pending_tasks_of_a_tenant(self) -> None:
         """Whoever submitted them."""
