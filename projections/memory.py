@@ -145,6 +145,7 @@ class Memory:
         if len(values) == before:
             return
         self.count += 1
+        self._greatest[kind] = max(self._greatest[kind], name)
         if kind is KEY:
             self.keys[owner] = self.keys.get(owner, 0) + 1
         if len(values) >= _MOST[kind]:
@@ -152,6 +153,8 @@ class Memory:
 
     def find(self, kind: str, name: str, owner: str = "") -> bytes | None:
         """Return the value remembered under *name*, None if there is none (any more)."""
+        if name > self._greatest[kind]:  # usual: identifiers made from the time are greater than all before
+            return None
         found = self._found(kind, name, owner)
         return None if found is None else found[0]
 
@@ -165,8 +168,6 @@ class Memory:
         being_filled = self._open.get((kind, owner))
         if being_filled is not None and (value := being_filled.values.get(name)) is not None:
             return value, being_filled.first
-        if name > self._greatest[kind]:  # usual: identifiers made from the time are greater than all before
-            return None
         for place in sorted(self._indexes[kind].find(_hash(name, owner)), reverse=True):  # the newest first
             one = self._sealed.get(place >> _ENTRY_BITS)
             if one is not None and one.owner == owner:
@@ -227,6 +228,7 @@ class Memory:
         for one in slices:
             try:
                 values = dict(one.items())
+                self._greatest[one.kind] = max(self._greatest[one.kind], *values)
                 if one.is_open:
                     self._open[one.kind, one.owner] = _Open(one.kind, one.owner, one.first, one.last, values)
                 else:
@@ -244,7 +246,6 @@ class Memory:
         """Keep a sealed slice, whose *names* are in its order."""
         self._number += 1
         self._sealed[self._number] = one
-        self._greatest[one.kind] = max(self._greatest[one.kind], names[-1])
         self._indexes[one.kind].add(self._number, [_hash(name, one.owner) for name in names], self._sealed)
 
     def _drop(self, numbers: list[int]) -> None:
@@ -255,6 +256,8 @@ class Memory:
             self._greatest = dict.fromkeys(_KEPT_S, "")
             for one in self._sealed.values():
                 self._greatest[one.kind] = max(self._greatest[one.kind], one.greatest)
+            for filled in self._open.values():
+                self._greatest[filled.kind] = max(self._greatest[filled.kind], *filled.values)
             for index in self._indexes.values():
                 index.drop(self._sealed)
 
