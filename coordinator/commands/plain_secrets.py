@@ -25,7 +25,8 @@ _PLACES = frozenset({"dir", "file", "folder", "id", "name", "path", "ttl", "type
 NAMES_MOST = 10
 
 _word = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+").findall
-_has_password = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@]+@", re.IGNORECASE).search
+# Linear in the value, which is a caller's and may be long: it begins with fixed characters, and ends at the next slash.
+_has_password = re.compile(r"(?<=[A-Za-z0-9+.-])://[^\s/@]+@").search
 
 
 def plain_secrets(environment: Mapping[str, str | Secret]) -> list[str]:
