@@ -240,4 +240,4 @@ async def test_without_a_url_it_is_the_cluster_of_the_facades(monkeypatch: pytes
 def test_it_is_exported_by_the_package() -> None:
     """`subscribe` can be imported from the package; nobody needs to know the module."""
     assert coordinator.subscribe is subscribe
-    assert set(coordinator.__all__) == {"EventStream", "subscribe"}
+    assert set(coordinator.__all__) == {"EventStream", "acting", "subscribe"}
