@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import cache
 from importlib import import_module
@@ -72,15 +72,13 @@ def acting(*, tenant: str = "", traceparent: str = "") -> Iterator[None]:
 @contextmanager
 def acting_for(tenant: str, traceparent: str) -> Iterator[None]:
     """Act for a thing with this tenant and trace, in OpenTelemetry's context too; a malformed trace is not used."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(acting(tenant=tenant, traceparent=traceparent))
-        except Refused:
-            stack.enter_context(acting(tenant=tenant))
-        else:
-            if traceparent:
-                stack.enter_context(_in_span(traceparent))
-        yield
+    is_traced = bool(traceparent) and trace_id_of(traceparent) != ""
+    with acting(tenant=tenant, traceparent=traceparent if is_traced else ""):
+        if not is_traced:
+            yield
+            return
+        with _in_span(traceparent):
+            yield
 
 
 def current() -> Acting:

@@ -221,6 +221,8 @@ class Attempts:
         finally:
             if not attempt.lost:
                 self.leases.pop(attempt.task.lease, None)
+            # Its context knows the attempt: without this each attempt would be left to the garbage collector.
+            attempt.running = None
             self._changed.set()
 
     async def _is_to_be_reported(self, attempt: Attempt) -> bool:
