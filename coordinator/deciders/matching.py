@@ -279,7 +279,11 @@ class _Rotation:
         return claims[-1]
 
     def pass_over(self) -> bool:
-        """Remove the worker that could not take a task; return whether others are left."""
+        """Remove the claim that found no task, and a worker without another one; return whether any claim is left."""
+        claims = self._due[0][2].claims
+        if len(claims) > 1:  # another filter may let it take other tasks
+            claims.pop()
+            return True
         turns = heapq.heappop(self._due)[2]
         self._taken -= turns.taken
         self._weight -= turns.weight

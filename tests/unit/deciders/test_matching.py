@@ -275,6 +275,18 @@ def test_two_claims_of_one_worker_are_one_in_the_rotation() -> None:
     assert [event.claim_id for event in deal(world, *claims)] == ["c1", "c3", "c2", "c3", "c3", "c3"]
 
 
+def test_a_claim_whose_filter_finds_nothing_does_not_hold_up_its_worker() -> None:
+    """The other claims of the worker keep its place in the rotation."""
+    world = fold(worker("a"), worker("b"), *tasks(4))
+    claims = [
+        waiting(name, worker_id, slots, "round_robin")
+        for name, worker_id, slots in (("c1", "a", 9), ("c2", "a", 9), ("c3", "b", 9))
+    ]
+    filters = {"c1": ClaimFilter(programs=("nobody",))}
+    assert [event.claim_id for event in deal(world, *claims, filters=filters)] == ["c2", "c3", "c2", "c3"]
+    assert deal(world, claims[0], filters=filters) == []
+
+
 def test_claims_that_rotate_share_a_turn_with_others() -> None:
     """One task for each claim, as among claims in turn."""
     world = fold(worker("a"), worker("b"), worker("c"), *tasks(6))
