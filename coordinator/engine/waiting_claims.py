@@ -18,6 +18,7 @@ from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedu
 from coordinator.deciders.rules import present_s
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
+from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from coordinator.commands.task import ClaimTasks
@@ -52,6 +53,8 @@ class SchedulingWorker:
         self._instance = instance
         self._most = most
         self._waiting: dict[str, _Waiting] = {}
+        self._impatient: dict[str, None] = {}
+        """The ids of claims that came without a wait since those were last answered."""
         self._has_filters = False
         """Whether the claims of the last turn had filters, or one that came since has."""
 
@@ -84,13 +87,19 @@ class SchedulingWorker:
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
+        else:
+            self._impatient[command.claim_id] = None
 
     def withdraw(self, command: WithdrawClaim | DrainWorker) -> None:
         """Answer and remove a waiting claim, or every claim of a draining worker."""
-        claim_id = command.claim_id if isinstance(command, WithdrawClaim) else ""
-        for waiting in tuple(self._waiting.values()):
+        if isinstance(command, WithdrawClaim):
+            named = self._waiting.get(command.claim_id)
+            found = [] if named is None else [named]
+        else:
+            found = list(self._waiting.values())
+        for waiting in found:
             claim = waiting.claim
-            if claim.worker_id == command.worker_id and claim_id in ("", claim.claim_id):
+            if claim.worker_id == command.worker_id:
                 del self._waiting[claim.claim_id]
                 waiting.answer([], None)
 
@@ -106,7 +115,7 @@ class SchedulingWorker:
         """Return the placements of ready tasks with waiting claims, and the event that records their inputs."""
         if not self._waiting or not self._world.indexes.ready:
             return [], []
-        running = sum(len(held) for held in self._world.indexes.held.values())
+        running = len(self._world.indexes.tasks[TaskStatus.RUNNING])
         most = min(most, self._rules.max_concurrent_tasks - running)
         claims, filters, is_cut = self._considered(heard_now)
         self._has_filters = bool(filters)
@@ -173,8 +182,12 @@ class SchedulingWorker:
 
     def answer_impatient(self) -> list[Asked]:
         """Remove and return the claims that do not wait; they got no task."""
-        impatient = [claim_id for claim_id, waiting in self._waiting.items() if waiting.timer is None]
-        return [self._waiting.pop(claim_id).take() for claim_id in impatient]
+        if not self._impatient:
+            return []
+        impatient, self._impatient = self._impatient, {}
+        found = ((claim_id, self._waiting.get(claim_id)) for claim_id in impatient)
+        left = [claim_id for claim_id, waiting in found if waiting is not None and waiting.timer is None]
+        return [self._waiting.pop(claim_id).take() for claim_id in left]
 
     def refuse_all(self, error: Unavailable) -> None:
         """Answer every waiting claim with *error*."""

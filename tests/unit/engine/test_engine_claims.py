@@ -116,6 +116,19 @@ async def test_a_claim_asked_again_while_it_waits_takes_the_place_of_the_first()
         assert given_to(await second.outcome()) == ["t"]
 
 
+async def test_a_claim_that_did_not_wait_waits_when_its_repeat_does() -> None:
+    """Both came in the same turn, and the repeat counts."""
+    async with leading() as rig:
+        await rig.hold()
+        first, second = rig.ask(claim()), rig.ask(claim(wait_s=WAIT_S))
+        rig.let_go()
+        assert isinstance(await first.error(), Unavailable)
+        await rig.settle()
+        assert not second.yet
+        await rig.order(submit())
+        assert given_to(await second.outcome()) == ["t"]
+
+
 async def test_a_claim_is_its_workers_alone() -> None:
     """Another worker under the same id is refused, whether the claim waits or has its tasks."""
     async with leading() as rig:
