@@ -196,21 +196,24 @@ class Memory:
             ]
         )
 
-    def to_forget(self, entries: int, time: float) -> tuple[str, float] | None:
+    def to_forget(self, entries: int, time: float) -> list[tuple[str, float]]:
         """
-        Return the tenant with the most keys, and up to when they are to be forgotten to make room for *entries*.
+        Return tenants, those with the most keys first, and up to when each one's keys are to be forgotten.
 
-        None if no tenant has a sealed slice of keys that are older than `HARD_S`.
+        That makes room for *entries*, or for less if there are not as many sealed keys that are older than `HARD_S`.
         """
-        for tenant in sorted(self.keys, key=lambda one: (-self.keys[one], one)):
-            room, through = 0, 0.0
-            for one in self._sealed.values():
-                if one.kind == KEY and one.owner == tenant and time - one.last > HARD_S and room < entries:
-                    room += one.count
-                    through = max(through, one.last)
-            if room:
-                return tenant, through
-        return None
+        old: dict[str, list[Slice]] = {}
+        for one in self._sealed.values():
+            if one.kind == KEY and time - one.last > HARD_S:
+                old.setdefault(one.owner, []).append(one)
+        chosen = dict[str, float]()
+        for tenant in sorted(old, key=lambda one: (-self.keys[one], one)):
+            for one in old[tenant]:
+                if entries <= 0:
+                    return list(chosen.items())
+                entries -= one.count
+                chosen[tenant] = max(one.last, chosen.get(tenant, 0.0))
+        return list(chosen.items())
 
     def frozen(self) -> list[Slice]:
         """Return all slices in an order of their own; equal memories give equal lists."""
@@ -249,17 +252,15 @@ class Memory:
         self._indexes[one.kind].add(self._number, [_hash(name, one.owner) for name in names], self._sealed)
 
     def _drop(self, numbers: list[int]) -> None:
-        for number in numbers:
-            one = self._sealed.pop(number)
+        dropped = [self._sealed.pop(number) for number in numbers]
+        for one in dropped:
             self._counted(one.kind, one.owner, -one.count)
-        if numbers:
-            self._greatest = dict.fromkeys(_KEPT_S, "")
-            for one in self._sealed.values():
-                self._greatest[one.kind] = max(self._greatest[one.kind], one.greatest)
-            for filled in self._open.values():
-                self._greatest[filled.kind] = max(self._greatest[filled.kind], *filled.values)
-            for index in self._indexes.values():
-                index.drop(self._sealed)
+        for kind in {one.kind for one in dropped}:
+            self._indexes[kind].drop(self._sealed)
+        for kind in {one.kind for one in dropped if one.greatest == self._greatest[one.kind]}:
+            sealed = (one.greatest for one in self._sealed.values() if one.kind == kind)
+            being_filled = (max(one.values) for one in self._open.values() if one.kind == kind)
+            self._greatest[kind] = max(chain(sealed, being_filled), default="")
 
     def _counted(self, kind: str, owner: str, by: int) -> None:
         self.count += by
@@ -284,15 +285,17 @@ _PLACE_BITS = _ENTRY_BITS + _NUMBER_BITS
 _ENTRY, _PLACE = (1 << _ENTRY_BITS) - 1, (1 << _PLACE_BITS) - 1
 _TAG = 61 - (64 - _PLACE_BITS)
 """The highest 24 of the 61 bits of a hash are its tag."""
-_FAN, _LEVELS = 4, 3
+_FAN, _LEVELS = 4, 10
+_MERGED_MOST = 131_072
 
 
 class _Index:
     """
     Runs of sorted numbers; each has 24 bits of a hash, 27 of the number of a slice, and 13 of the entry in it.
 
-    Each slice makes a run, and four runs of one level are merged into one of the next. The last level has runs of up
-    to 131,072 entries and is not merged any more, so that no merge takes longer than about 30 ms.
+    Each slice makes a run, and four runs of one level are merged into one of the next, so that many small slices make
+    few runs. A run of more than a quarter of `_MERGED_MOST` entries is not merged any more: no merge takes longer than
+    about 30 ms.
     """
 
     def __init__(self) -> None:
@@ -315,15 +318,16 @@ class _Index:
         made = [hashed >> _TAG << _PLACE_BITS | entry for entry, hashed in enumerate(hashes, place)]
         self._levels[0].append((array("Q", sorted(made)), (number,)))
         for level, above in pairwise(self._levels):
-            if len(level) < _FAN:
+            small = [run for run in level if len(run[0]) <= _MERGED_MOST // _FAN]
+            if len(small) < _FAN:
                 return
-            numbers = tuple(one for _, some in level for one in some)
+            numbers = tuple(one for _, some in small for one in some)
             live = {one for one in numbers if one in kept}
-            slots: Iterable[int] = chain.from_iterable(some for some, _ in level)
+            slots: Iterable[int] = chain.from_iterable(some for some, _ in small)
             if len(live) < len(numbers):
                 slots = (slot for slot in slots if (slot & _PLACE) >> _ENTRY_BITS in live)
             above.append((array("Q", sorted(slots)), tuple(sorted(live))))
-            level.clear()
+            level[:] = [run for run in level if len(run[0]) > _MERGED_MOST // _FAN]
 
     def drop(self, kept: Container[int]) -> None:
         """Drop the runs in which no slice is left that is in *kept*."""

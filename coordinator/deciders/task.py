@@ -394,10 +394,8 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for tasks: expired leases, attempts that exceeded their timeout, keys to forget."""
     short = world.memory.count - int(ROOM * context.rules.remembered_max)
-    while short > 0 and (found := world.memory.to_forget(short, context.now)) is not None:
-        before, (tenant, through) = world.memory.count, found
+    for tenant, through in world.memory.to_forget(short, context.now) if short > 0 else ():
         yield IdempotencyForgotten(tenant=tenant, through=through)
-        short -= before - world.memory.count
     for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
         task = world.tasks.get(task_id)
         if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -120,12 +120,75 @@ def test_the_index_forgets_slices_that_were_dropped() -> None:
         memory.advance(BEGIN + 3600 * hour)
         if hour == 10:
             memory.forget("acme", BEGIN + 3600)
-            assert [sum(len(slots) for slots, _ in level) for level in levels] == [2, 8, 0]
-    assert [sum(len(slots) for slots, _ in level) for level in levels] == [0, 0, 15]
+            assert [sum(len(slots) for slots, _ in level) for level in levels[:3]] == [2, 8, 0]
+    assert [sum(len(slots) for slots, _ in level) for level in levels[:3]] == [0, 0, 15]
     assert [hour for hour in range(17) if memory.find(KEY, f"k{hour}", "acme") is None] == [0, 1]
     memory.forget("acme", BEGIN + 3600 * 20)
     memory.forget("blue", BEGIN + 3600 * 20)
-    assert [sum(len(slots) for slots, _ in level) for level in levels] == [0, 0, 0]
+    assert not any(levels)
+
+
+def test_many_small_slices_make_few_runs() -> None:
+    """Each tenant has slices of its own, so a look-up must not take longer with each of them."""
+    memory = Memory()
+    for hour in range(10):
+        for tenant in range(200):
+            memory.note(KEY, f"k{hour}", tenant.to_bytes(2, "little"), BEGIN + 3600 * hour, f"tenant{tenant}")
+        memory.advance(BEGIN + 3600 * (hour + 1))
+    assert sum(map(len, memory._indexes[KEY]._levels)) <= 20
+    assert all(memory.find(KEY, "k3", f"tenant{tenant}") == tenant.to_bytes(2, "little") for tenant in range(200))
+
+
+def test_large_runs_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge must not take long; small runs between the large ones are merged."""
+    monkeypatch.setattr(memory_module, "_MERGED_MOST", 16)
+    memory = Memory()
+    for hour in range(60):
+        for number in range(10 if hour % 6 == 0 else 1):
+            memory.note(KEY, f"k{hour}.{number}", b"x", BEGIN + 3600 * hour, "acme")
+        memory.advance(BEGIN + 3600 * (hour + 1))
+    runs = [len(slots) for level in memory._indexes[KEY]._levels for slots, _ in level]
+    assert max(runs) <= 16
+    assert sum(one < 4 for one in runs) <= 6
+    assert all(memory.find(KEY, f"k{hour}.0", "acme") for hour in range(60))
+
+
+def test_to_forget_reads_the_slices_once() -> None:
+    """Also if nothing can be forgotten: it is asked again and again while there is no room."""
+
+    class Counted(dict[int, Slice]):
+        reads = 0
+
+        def values(self) -> Any:
+            self.reads += 1
+            return super().values()
+
+    memory = Memory()
+    for tenant in range(50):
+        memory.note(KEY, "k", b"x", BEGIN, f"tenant{tenant:02d}")
+    memory.advance(BEGIN + 3600)
+    sealed = memory._sealed = Counted(memory._sealed)
+    assert memory.to_forget(10, BEGIN) == []
+    assert sealed.reads == 1
+    assert memory.to_forget(3, BEGIN + 7200) == [(f"tenant0{number}", BEGIN) for number in range(3)]
+    assert sealed.reads == 2
+
+
+def test_the_greatest_name_is_known_after_slices_were_dropped() -> None:
+    """What is greater than all that is left is known to be new; what is left is found."""
+    memory = Memory()
+    memory.note(KEY, "z", b"1", BEGIN, "acme")
+    memory.note(KEY, "m", b"2", BEGIN, "blue")
+    memory.note(KEY, "n", b"3", BEGIN + 3600, "cyan")
+    memory.advance(BEGIN + 3600)
+    memory.forget("blue", BEGIN)
+    assert memory._greatest[KEY] == "z"
+    memory.forget("acme", BEGIN)
+    assert (memory._greatest[KEY], memory.find(KEY, "n", "cyan")) == ("n", b"3")
+    memory.note(KEY, "b", b"4", BEGIN + 3600, "blue")
+    memory.advance(BEGIN + 7200)
+    memory.forget("cyan", BEGIN + 3600)
+    assert (memory._greatest[KEY], memory.find(KEY, "b", "blue")) == ("b", b"4")
 
 
 def test_to_forget_names_the_tenant_with_the_most_keys_and_its_oldest() -> None:
@@ -137,19 +200,20 @@ def test_to_forget_names_the_tenant_with_the_most_keys_and_its_oldest() -> None:
                 memory.note(KEY, f"k{hour}.{number}", b"x", BEGIN + 3600 * hour, tenant)
         memory.advance(BEGIN + 3600 * hour)
     now = BEGIN + 5 * 3600
-    assert memory.to_forget(1, now) is not None
+    assert memory.to_forget(1, now)
     memory.advance(now)
     assert memory.keys == {"acme": 20, "blue": 30, "cyan": 5}
-    assert memory.to_forget(7, now) == ("blue", BEGIN + 3600)
-    assert memory.to_forget(10**6, now) == ("blue", BEGIN + 4 * 3600)
+    assert memory.to_forget(7, now) == [("blue", BEGIN + 3600)]
+    assert memory.to_forget(35, now) == [("blue", BEGIN + 4 * 3600), ("acme", BEGIN + 3600)]
+    assert memory.to_forget(10**6, now) == [(one, BEGIN + 4 * 3600) for one in ("blue", "acme", "cyan")]
     memory.forget("blue", BEGIN + 3600)
     assert memory.keys == {"acme": 20, "blue": 18, "cyan": 5}
-    assert memory.to_forget(1, now) == ("acme", BEGIN)
+    assert memory.to_forget(1, now) == [("acme", BEGIN)]
     assert (memory.find(KEY, "k1.0", "blue"), memory.find(KEY, "k2.0", "blue")) == (None, b"x")
     memory.forget("acme", now)
     memory.forget("blue", now)
     memory.forget("cyan", now)
-    assert (memory.keys, memory.count, memory.to_forget(1, now)) == ({}, 0, None)
+    assert (memory.keys, memory.count, memory.to_forget(1, now)) == ({}, 0, [])
 
 
 def test_keys_that_are_young_are_not_to_forget() -> None:
@@ -157,8 +221,8 @@ def test_keys_that_are_young_are_not_to_forget() -> None:
     memory = Memory()
     memory.note(KEY, "k", b"x", BEGIN + 3599, "acme")
     memory.advance(BEGIN + 3601)
-    assert memory.to_forget(1, BEGIN + 3601) is None
-    assert memory.to_forget(1, BEGIN + 3601 + HARD_S) == ("acme", BEGIN + 3599)
+    assert memory.to_forget(1, BEGIN + 3601) == []
+    assert memory.to_forget(1, BEGIN + 3601 + HARD_S) == [("acme", BEGIN + 3599)]
 
 
 def test_an_entry_costs_little() -> None:
