@@ -94,7 +94,7 @@ class HealthChecker(Facade):
         app = await self.opened()
         interval_s = self._interval_s if self._interval_s is not None else app.settings.registry.health_check_interval
         due_at = asyncio.get_running_loop().time() + interval_s
-        await self._check_all(app, name, check)
+        await self._check_all(app, name, check, every_s=interval_s)
         before = self._checks.pop(name, None)
         if before is not None:
             before.task.cancel()
@@ -190,20 +190,20 @@ class HealthChecker(Facade):
             # Fixed times, so that checks do not drift; checks that were missed are not repeated.
             due_at = max(due_at + interval_s, loop.time())
             try:
-                await self._check_all(app, service_name, check)
+                await self._check_all(app, service_name, check, every_s=interval_s)
             except CoordinationError as error:
                 if _is_cancelled():
                     raise asyncio.CancelledError from error
                 log.warning("services_not_checked", service_name=service_name, reason=error.message)
 
-    async def _check_all(self, app: App, service_name: str, check: Check) -> None:
+    async def _check_all(self, app: App, service_name: str, check: Check, *, every_s: float) -> None:
         """Check every instance once, at most `AT_ONCE` at a time."""
         views = await list_services(app, service_name=service_name)
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(service: ServiceInfo) -> None:
             async with room:
-                report = await self._run(app, check, service, every_s=self._interval_s)
+                report = await self._run(app, check, service, every_s=every_s)
             try:
                 await app.execute(report)
             except NotFound:

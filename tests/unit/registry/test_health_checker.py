@@ -114,6 +114,24 @@ async def test_the_interval_is_that_of_the_settings() -> None:
                 await seen.acquire()
 
 
+async def test_a_service_that_is_seldom_checked_stays_online() -> None:
+    """A passed custom check counts for two intervals, also for those of the settings."""
+    seldom = RegistrySettings(health_check_interval=300.0)
+    async with (
+        opened_here(registry=seldom) as here,
+        ServiceRegistry(here.app) as registry,
+        HealthChecker(registry) as checker,
+    ):
+        service_id = await registry.register_service("agent", "worker", "192.0.2.1", 80)
+        await checker.register_custom_health_check("agent", well)
+        here.rig.hands.turn(290.0)
+        await here.rig.settle()
+        assert await _status(registry, service_id) is ServiceStatus.HEALTHY
+        here.rig.hands.turn(320.0)
+        await here.rig.settle()
+        assert await _status(registry, service_id) is ServiceStatus.OFFLINE
+
+
 async def test_instances_that_come_later(registry: ServiceRegistry) -> None:
     """An instance registered after the check is checked in the next round."""
     async with HealthChecker(registry, interval_s=0.02) as checker:
