@@ -4,7 +4,7 @@ The last outcomes of health checks, a hundred of each service, in a file of the 
 The leading coordinator publishes each outcome that was reported to it, with its number; it keeps only the last one. So
 the outcomes outlive it, and a number that is missing tells how many were lost: while no follower ran, or at its crash,
 as the file is written every second. The file is not part of the read model, as no journal has these outcomes. A damaged
-one begins anew.
+one begins anew; while one cannot be opened, as on a full disk, the outcomes of this run are kept in memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from events import codec
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceHealthChanged, ServiceStatus
+from projections.store.sqlite_errors import is_passing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -158,13 +159,16 @@ async def _opened(path: Path) -> aiosqlite.Connection:
     try:
         return await _connected(path)
     except sqlite3.DatabaseError as error:
+        if is_passing(error):
+            log.warning("checks_kept_in_memory", path=str(path), reason=str(error))
+            return await _connected(":memory:")
         log.warning("checks_file_replaced", path=str(path), reason=str(error))
         for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             name.unlink(missing_ok=True)
         return await _connected(path)
 
 
-async def _connected(path: Path) -> aiosqlite.Connection:
+async def _connected(path: Path | str) -> aiosqlite.Connection:
     database = await aiosqlite.connect(path)
     try:
         for statement in _SETUP:

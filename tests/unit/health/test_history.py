@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -113,3 +114,20 @@ def test_changes_of_health_are_entries_of_a_history() -> None:
     events = [written(health(ServiceStatus.UNHEALTHY, ServiceStatus.HEALTHY)), written(service()), later]
     (change,) = changes_in(events)
     assert (change.status, change.ok, change.check, change.is_change) == (ServiceStatus.UNHEALTHY, False, "told", True)
+
+
+async def test_a_file_that_cannot_be_opened_now_is_left_alone(tmp_path: Path) -> None:
+    """It is not damaged: the outcomes of this run are kept in memory, and those in the file stay."""
+    path = tmp_path / "checks.db"
+    async with history_in(tmp_path) as history:
+        history.take(told(1))
+        await history.write()
+    with closing(sqlite3.connect(path)) as other, capture_logs() as logs:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        async with history_in(tmp_path) as history:
+            history.take(told(2))
+            assert await numbers(history) == [(2, 1)]
+        assert [one["event"] for one in logs] == ["checks_kept_in_memory"]
+    async with history_in(tmp_path) as history:
+        assert await numbers(history) == [(1, 0)]
