@@ -63,7 +63,7 @@ class ProcessContainer:
         self._group: ProcessGroup | None = None
         self._pidfd: int | None = None
         self._begun = False
-        self._cause = on_disk.read_cause(directory)
+        self._cause = ""
         self.void = False
         """Whether the start was given up before it began; its directory is then deleted."""
 
@@ -103,6 +103,7 @@ class ProcessContainer:
         if identity is None:
             self._end()
             return
+        self._cause = self._cause or on_disk.read_cause(self.directory)
         self._group = ProcessGroup(self._table, identity, self.record.name)
         if sys.platform == "linux":
             # Open the handle before reading the process: even if the pid is reused later, the handle keeps its process.
@@ -110,6 +111,8 @@ class ProcessContainer:
                 self._pidfd = os.pidfd_open(identity.pid)
                 asyncio.get_running_loop().add_reader(self._pidfd, self._woken)
         self.settle()
+        if self.outcome is None and self._state() is RuntimeState.PAUSED:
+            self._wake_watcher()  # who paused it may have died before doing so
 
     def unfollow(self) -> None:
         """Release its handle and its event loop reader."""

@@ -1,5 +1,7 @@
 """
-The grant of a node: until when its containers may run, in the file `.grant` that the watcher in each shim reads.
+The grant of a node: until when its containers may run, in the file that the watcher in each shim reads.
+
+Each cluster has its own, `.grant-<cluster>`: a node that serves another one now keeps nothing of the last one alive.
 
 One line: the boot id, and the time in hundredths of a second. The clock is that of `/proc/uptime`: the kernel's
 CLOCK_BOOTTIME, which a shell can read without starting a process. Where there is no `/proc` it is the wall clock.
@@ -14,18 +16,18 @@ from pathlib import Path
 from typing import Literal
 
 from coordinator.clock import Clock
+from coordinator.runtime.process.table import boot_id
 
-GRANT = ".grant"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UPTIME = Path("/proc/uptime")
 _LINE_BYTES = 64
 
 
 class Grants:
-    """Writes the grants of the containers under *root*; *kind* is that of the process table, *clock* the caller's."""
+    """Writes the grants of a cluster's containers under *root*; *kind* is the process table's, *clock* the caller's."""
 
-    def __init__(self, root: Path, *, kind: Literal["proc", "ps"], clock: Clock) -> None:
-        self._file = root / GRANT
+    def __init__(self, root: Path, *, cluster: str, kind: Literal["proc", "ps"], clock: Clock) -> None:
+        self.name = f".grant-{cluster}"
+        self._file = root / self.name
         self._kind = kind
         self._clock = clock
         self._last = -math.inf
@@ -42,7 +44,7 @@ class Grants:
         if until <= self._last:
             return
         line = f"{self._boot()} {self.shown(until)}".ljust(_LINE_BYTES - 1) + "\n"
-        new = self._file.with_name(f"{GRANT}.new")
+        new = self._file.with_name(f"{self.name}.new")
         try:
             new.write_text(line)
             new.rename(self._file)
@@ -64,7 +66,7 @@ class Grants:
         return float(_UPTIME.read_text().split()[0]) if self._kind == "proc" else self._clock.wall()
 
     def _boot(self) -> str:
-        return _BOOT_ID.read_text().strip() if self._kind == "proc" else "-"
+        return boot_id() if self._kind == "proc" else "-"
 
 
 def _overwrite(file: Path, line: bytes) -> None:

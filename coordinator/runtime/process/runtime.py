@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -88,7 +89,7 @@ class ProcessRuntime:
         self._kill_timeout_s = kill_timeout_s
         self._table = table or process_table()
         self._clock = clock or SystemClock()
-        self._grants = Grants(self._root, kind=self._table.kind, clock=self._clock)
+        self._grants = Grants(self._root, cluster=self._cluster, kind=self._table.kind, clock=self._clock)
         self._containers: dict[str, ProcessContainer] = {}
         self._changed = asyncio.Event()
         self._lock: int | None = None
@@ -245,6 +246,7 @@ class ProcessRuntime:
                 log=descriptor,
                 kind=self._table.kind,
                 until=until,
+                grant=self._grants.name,
             )
         finally:
             os.close(descriptor)
@@ -344,6 +346,7 @@ def _locked(root: Path) -> int:
         raise Unavailable(
             f"process {holder or 'unknown'} already runs the containers under {root}: use one runtime per directory"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full disk must not keep an agent from what it has to stop; the pid is for messages
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor

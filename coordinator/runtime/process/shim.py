@@ -76,7 +76,7 @@ watch() {
     left=$((until - now))
     if [ "$left" -le 0 ]; then
       granted= of=
-      read -r of granted rest <../.grant
+      read -r of granted rest <"../$3"
       case $granted in
         '' | *[!0-9]*) expired ;;
       esac
@@ -122,7 +122,7 @@ exec 2>/dev/null
 if [ "$4" ]; then
   (may_begin "$1" "$4") || (expired)
   trap '' HUP INT QUIT TERM
-  (watch "$1" "$4") >/dev/null &
+  (watch "$1" "$4" "$5") >/dev/null &
   echo "$!" >watch
   trap told HUP INT QUIT TERM
 fi
@@ -131,7 +131,7 @@ fi
   cd -- "$2" || exit 126
   unset OLDPWD
   [ "$1" = ps ] || echo 500 2>/dev/null >/proc/self/oom_score_adj
-  shift 4
+  shift 5
   exec "$@"
 ) 2>&1
 ended "$?"
@@ -147,11 +147,13 @@ def spawn(
     log: int,
     kind: Literal["proc", "ps"],
     until: str = "",
+    grant: str = "",
 ) -> int:
     """
     Start the shim of a container in *directory*, in its own session and process group, and return its pid.
 
-    With *until*, as `Grants.shown` writes it, the container is killed at this time unless a longer grant has come.
+    With *until*, as `Grants.shown` writes it, the container is killed at this time unless a longer grant has come in
+    the file *grant*, beside *directory*.
 
     All paths and `command[0]` must be absolute. Output goes to the descriptor *log*. The caller must reap the pid.
 
@@ -159,7 +161,7 @@ def spawn(
         OSError: it could not be started.
     """
     process = subprocess.Popen(
-        (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, until, *command),
+        (SHELL, "-c", SCRIPT, "container", kind, working_directory, directory, until, grant, *command),
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -63,16 +63,21 @@ def process_table() -> ProcessTable:
     return ProcTable() if sys.platform == "linux" else PsTable()
 
 
+def boot_id() -> str:
+    """Return what identifies this start of Linux; a dash where it cannot be read, as in some sandboxes."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "-"
+
+
 class ProcTable:
     """`/proc` of Linux. The start is counted from boot, so the boot id is part of it."""
 
     kind: Literal["proc"] = "proc"
 
     def __init__(self) -> None:
-        try:
-            self._boot = _BOOT_ID.read_text().strip()
-        except OSError:
-            self._boot = "-"
+        self._boot = boot_id()
         self._ticks = os.sysconf("SC_CLK_TCK")
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
 

@@ -15,16 +15,19 @@ import pytest
 from coordinator.clock import SystemClock
 from coordinator.errors import Unavailable
 from coordinator.runtime.process import directory as on_disk
-from coordinator.runtime.process.grants import GRANT, Grants
+from coordinator.runtime.process import table
+from coordinator.runtime.process.grants import Grants
+from coordinator.runtime.process.runtime import ProcessRuntime
 from coordinator.runtime.process.table import process_table
 from coordinator.runtime.protocol import Launch, RuntimeState
-from tests.launches import launch
+from tests.launches import CLUSTER, launch
 from tests.process_runtimes import lives, needs_proc, opened, stop_all, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+GRANT = f".grant-{CLUSTER}"
 LATE_S = 1.5
 """How late a kill may be on a busy machine."""
 
@@ -115,7 +118,7 @@ async def test_a_start_that_comes_too_late_runs_nothing(root: Path) -> None:
 async def test_a_full_disk_renews_the_grant_in_place(root: Path) -> None:
     """Otherwise it would end every container of the node; without any earlier grant it cannot."""
     root.mkdir()
-    grants = Grants(root, kind="proc", clock=SystemClock())
+    grants = Grants(root, cluster=CLUSTER, kind="proc", clock=SystemClock())
     (root / f"{GRANT}.new").mkdir()  # now no new file can be written
     with pytest.raises(OSError, match=GRANT):
         grants.write(heard() + 1)
@@ -137,10 +140,10 @@ async def test_a_full_disk_renews_the_grant_in_place(root: Path) -> None:
 async def test_a_time_is_that_of_the_shims_clock(root: Path) -> None:
     """`/proc/uptime` is the kernel's CLOCK_BOOTTIME; a time long ago is 0, not negative."""
     root.mkdir()
-    grants = Grants(root, kind="proc", clock=SystemClock())
+    grants = Grants(root, cluster=CLUSTER, kind="proc", clock=SystemClock())
     assert abs(int(grants.shown(heard())) / 100 - heard()) < 1
     assert grants.shown(-1e9) == "0"
-    wall = Grants(root, kind="ps", clock=SystemClock())
+    wall = Grants(root, cluster=CLUSTER, kind="ps", clock=SystemClock())
     assert abs(int(wall.shown(heard())) / 100 - SystemClock().wall()) < 1
 
 
@@ -201,3 +204,37 @@ async def test_a_watcher_changes_no_environment(root: Path) -> None:
         )
         seen = await runtime.start(launched)
         assert await until(root / seen.name / "log") == "mine" * len(given)
+
+
+async def test_the_grant_of_another_cluster_keeps_nothing_alive(root: Path) -> None:
+    """A node that serves another namespace now does not own what the last one left, so it must not renew its grant."""
+    async with opened(root) as runtime:
+        launched = granted(1.5)
+        seen = await runtime.start(launched)
+    async with ProcessRuntime(root, cluster="cluster-2") as other:
+        await other.grant(heard() + 60)
+        assert seen.pid
+        assert launched.until
+        await until_dead(seen.pid, at=launched.until)
+
+
+async def test_an_agent_that_died_while_it_paused_leaves_a_watcher_that_sleeps(root: Path) -> None:
+    """SIGSTOP of the group freezes the watcher too; the next agent wakes it, although nothing has to be paused."""
+    async with opened(root) as runtime:
+        launched = granted(2.0)
+        seen = await runtime.start(launched)
+    assert seen.pid
+    os.killpg(seen.pid, signal.SIGSTOP)
+    async with opened(root) as runtime:
+        (adopted,) = await runtime.list()
+        assert adopted.state is RuntimeState.PAUSED
+    assert launched.until
+    await until_dead(seen.pid, at=launched.until)
+
+
+async def test_a_machine_without_a_boot_id_has_grants(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some sandboxes have none; the watcher then expects a dash, as it does in the identity of a shim."""
+    root.mkdir()
+    monkeypatch.setattr(table, "_BOOT_ID", root / "missing")
+    Grants(root, cluster=CLUSTER, kind="proc", clock=SystemClock()).write(heard() + 1)
+    assert (root / GRANT).read_text().startswith("- ")

@@ -294,6 +294,55 @@ async def test_a_cause_that_cannot_be_written_is_reported_all_the_same(
         assert (await exited(runtime)).cause == "cut_off"
 
 
+ON_A_FULL_DISK = """
+import asyncio, resource, sys
+from pathlib import Path
+from coordinator.runtime.process.runtime import ProcessRuntime
+
+async def main():
+    async with ProcessRuntime(Path(sys.argv[1]), cluster=sys.argv[2]) as runtime:
+        for one in await runtime.list():
+            await runtime.stop(one.container_id, one.generation, grace_s=0)
+            print((await runtime.list())[0].state, file=sys.stderr)
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can get longer
+asyncio.run(main())
+"""
+
+
+async def test_a_full_disk_keeps_no_agent_from_its_containers(root: Path) -> None:
+    """It can be opened, although it cannot write its pid into the lock, and ends what runs."""
+    async with opened(root) as runtime:
+        await runtime.start(launch())
+    ended = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, str(root), CLUSTER],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "exited\n")
+
+
+async def test_a_start_is_known_whatever_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was forked must never be forgotten: its next generation would run beside it."""
+    read, failures = on_disk.read_cause, [Unavailable("too many open files")]
+
+    def failing(directory: Path) -> str:
+        if failures:
+            raise failures.pop()
+        return read(directory)
+
+    monkeypatch.setattr(on_disk, "read_cause", failing)
+    async with opened(root) as runtime:
+        with pytest.raises(Unavailable, match="too many"):
+            await runtime.start(launch())
+        (seen,) = await runtime.list()
+        assert seen.state is RuntimeState.RUNNING
+        assert await runtime.start(launch()) == seen
+
+
 async def test_a_record_without_process_and_exit_is_lost(root: Path) -> None:
     """After a reboot, or a crash between exit and exit file, the container has exited as lost."""
     directory = forge(root, launch(), "2147483647 no-such-boot/1\n")
