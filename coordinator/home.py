@@ -9,11 +9,12 @@ The state directory of the coordinator on one machine: its files, which processe
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -141,8 +142,9 @@ class Home:
                 holder = _holder(fd) or "unknown"
                 msg = f"{self.path} is in use by the {name} of process {holder}: stop it, or set COORDINATOR_HOME"
                 raise Refused(msg, reason="home_in_use")
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            with suppress(OSError):  # a full disk: what has to be stopped on it must not fail for a pid in a message
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
             yield
         finally:
             os.close(fd)
@@ -153,10 +155,15 @@ class Home:
 
     def holder(self, name: str) -> str | None:
         """Return the process id of the holder of the lock *name*, '' if it has not written it; None without holder."""
+        file = self.path / f"{name}.lock"
         try:
-            fd = os.open(self.path / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only what is open for writing
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return None if _locked(fd) else _holder(fd)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -118,6 +119,33 @@ def test_a_second_holder_is_refused_with_the_pid_of_the_first(home: Home, holder
     assert caught.value.reason == "home_in_use"
     with home.lock("node"):
         assert home.is_locked("node")
+
+
+def test_a_full_disk_keeps_nobody_from_a_lock(home: Home) -> None:
+    """The pid in it is for messages; what must end on a full disk needs the lock to do so."""
+    code = "import resource, sys; from pathlib import Path; from coordinator.home import Home; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); home = Home(Path(sys.argv[1])); "
+    code += "lock = home.lock('node'); lock.__enter__(); print(home.holder('node'))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(home.path)], stdout=subprocess.PIPE, timeout=20, check=False, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "\n")
+
+
+def test_on_a_disk_that_became_read_only_a_holder_is_seen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the lock still runs; without a holder nothing does, which is no error."""
+
+    def read_only(file: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR and file.exists():
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+        return opened(file, flags, mode)
+
+    with home.lock("up"):
+        opened = os.open
+        monkeypatch.setattr(os, "open", read_only)
+        assert home.holder("up") == str(os.getpid())
+    assert home.holder("up") is None
+    assert home.holder("node") is None
 
 
 def test_a_killed_holder_holds_nothing(home: Home, holder: subprocess.Popen[str]) -> None:
