@@ -69,6 +69,8 @@ def _problem(name: str, found: str | None, ours: str) -> str:
 
 
 def _is_marked(file: str) -> bool:
+    if not file.endswith(".py"):
+        return True  # compiled, and its source was left out: nothing tells whose it is
     try:
         with open(file, "rb") as opened:  # noqa: PTH123  # as above
             return MARK in opened.read(4096)

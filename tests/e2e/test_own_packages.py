@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -175,6 +176,16 @@ def test_an_installed_package_that_was_written_over_ours_is_named(site: Path, tm
     )
     next(site.glob("*.dist-info/RECORD")).unlink()  # a package whose files nobody listed is told, too
     assert f"{site / name} was replaced by another package, but coordinator needs" in imported(site).stderr
+
+
+def test_packages_that_were_compiled_and_lost_their_source_are_ours(site: Path) -> None:
+    """As an image makes them that ships no source; only a source file can show whose it is."""
+    compileall.compile_dir(site, quiet=2, legacy=True)
+    for source in site.rglob("*.py"):
+        source.unlink()
+    hidden = "import sys; sys.path = [one for one in sys.path if one != {root!r}]; import coordinator.scheduler"
+    ended = imported(site, hidden.format(root=str(ROOT)))
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_what_an_uninstaller_took_away_is_named(site: Path) -> None:
