@@ -117,6 +117,8 @@ class Program:
                 return None
         async with child:
             self._child = child
+            if self._stopping.is_set():  # `stop` came while it was being started, and had nothing to end
+                return await child.terminate()
             return await child.wait()
 
 

@@ -84,6 +84,19 @@ async def test_one_that_is_stopped_stays_stopped(tmp_path: Path) -> None:
         await keeping
 
 
+async def test_one_that_is_stopped_while_it_starts_ends(tmp_path: Path) -> None:
+    """What is being forked at that moment is not left running, nor waited for."""
+    one = program(STAYS, tmp_path / "log")
+    async with kept(one) as keeping:
+        while one.starts == 0:  # noqa: ASYNC110  # it says nothing
+            await asyncio.sleep(0)
+        assert one.pid is None
+        await one.stop()
+        await keeping
+    assert one.pid is None
+    assert one.starts == 1
+
+
 async def test_one_that_is_needed_and_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
     """After so many failures in a row the error names program, exit code and log."""
     log_file = tmp_path / "log"
