@@ -299,9 +299,10 @@ class Indexes:
         shape.add(task)
         if task.program:
             own = self.shapes_of.setdefault(task.program, {})
-            if key not in own:
-                own[key] = Shape(key)
-            own[key].add(task)
+            shape = own.get(key)
+            if shape is None:
+                shape = own[key] = Shape(key)
+            shape.add(task)
 
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
@@ -316,8 +317,9 @@ class Indexes:
             del self.shapes[key]
         if task.program:
             own = self.shapes_of[task.program]
-            own[key].remove(task.task_id)
-            if not own[key].members:
+            shape = own[key]
+            shape.remove(task.task_id)
+            if not shape.members:
                 del own[key]
                 if not own:
                     del self.shapes_of[task.program]

@@ -308,7 +308,8 @@ def check_command(command: WireCommand, kind: str, verb: str) -> None:
         raise Refused(msg, reason="wrong_subject")
     if command.id:
         checked(command.id, "command id")
-    check_caller(command.tenant, command.traceparent)
+    if command.tenant != DEFAULT_TENANT or command.traceparent:
+        check_caller(command.tenant, command.traceparent)
 
 
 def check_caller(tenant: str, traceparent: str) -> None:

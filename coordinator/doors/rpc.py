@@ -9,6 +9,7 @@ group of its epoch, so a deposed writer that wakes up receives no requests.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from coordinator.commands.command import Command
     from coordinator.doors.micro import Endpoint, RequestStats
     from coordinator.engine.engine import Engine
+    from coordinator.engine.intake import Reply
     from events.base import Position
     from events.subjects import Subjects
 
@@ -79,7 +81,7 @@ class RpcDoor:
         request = _Request(self, message.reply, source, wire_commands, self._stats.get((kind, verb)))
         size = len(message.data) // len(wire_commands) if wire_commands else 0
         for index, wire_command in enumerate(wire_commands):
-            reply = _Reply(request, index)
+            reply = partial(request.answer, index)
             try:
                 taken = self._checked(wire_command, source, kind, verb, message)
             except Refused as error:
@@ -101,7 +103,7 @@ class RpcDoor:
             raise Refused("a command needs a reply subject: send it as a request", reason="bad_request")
         return wire_command
 
-    def _hand_over(self, wire_command: WireCommand, source: str, request: _Request, reply: _Reply, size: int) -> None:
+    def _hand_over(self, wire_command: WireCommand, source: str, request: _Request, reply: Reply, size: int) -> None:
         command = wire_command.data
         caller = Caller(
             actor=source, tenant=wire_command.tenant, command_id=wire_command.id, traceparent=wire_command.traceparent
@@ -248,16 +250,3 @@ class _Request:
         if isinstance(asked.data, ClaimTasks):
             self._door.take_back(asked.data, self._source, asked.tenant)
         return too_large(asked.data, self.alone())
-
-
-class _Reply:
-    """Receives the outcome of one command of a request."""
-
-    __slots__ = ("_index", "_request")
-
-    def __init__(self, request: _Request, index: int) -> None:
-        self._request = request
-        self._index = index
-
-    def __call__(self, value: Any, error: CoordinationError | None) -> None:
-        self._request.answer(self._index, value, error)

@@ -411,7 +411,9 @@ class Engine:
         commandid = caller.command_id if command.REMEMBERED else ""
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
         again = bool(outcome)
-        streak, silent_s = self.signs.streak(command), self.signs.silence(command, self._heard)
+        # Asked only where they may be something else: this runs for each command.
+        streak = self.signs.streak(command) if kind is ReportCheck else 1
+        silent_s = self.signs.silence(command, self._heard) if kind is RegisterWorker else math.inf
         context = DecisionContext(
             turn.now, self.rules, caller.tenant, caller.actor, streak, outcome, silent_s, caller.traceparent
         )
