@@ -19,13 +19,14 @@ from contextvars import Context, ContextVar, copy_context
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from events.errors import Refused, shown
 from events.ids import DEFAULT_TENANT, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextvars import Token
 
 _OTEL = "opentelemetry.trace"
 _traceparent = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
@@ -38,8 +39,22 @@ class Acting(NamedTuple):
     traceparent: str = ""
 
 
+class ActsFor(Protocol):
+    """What has a tenant and a traceparent, such as a task."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant."""
+        ...
+
+    @property
+    def traceparent(self) -> str:
+        """The trace."""
+        ...
+
+
 _NOBODY = Acting()
-_acting: ContextVar[Acting | None] = ContextVar("coordinator_acting", default=None)
+_acting: ContextVar[ActsFor | None] = ContextVar("coordinator_acting", default=None)
 
 
 @contextmanager
@@ -61,7 +76,7 @@ def acting(*, tenant: str = "", traceparent: str = "") -> Iterator[None]:
     if traceparent and trace_id_of(traceparent) == "":
         msg = f"traceparent {shown(traceparent)} is not valid: use the format of W3C Trace Context"
         raise Refused(msg, reason="bad_request")
-    outside = _acting.get() or _of_process()
+    outside = _given()
     token = _acting.set(Acting(tenant or outside.tenant, traceparent or outside.traceparent))
     try:
         yield
@@ -69,16 +84,13 @@ def acting(*, tenant: str = "", traceparent: str = "") -> Iterator[None]:
         _acting.reset(token)
 
 
-@contextmanager
-def acting_for(tenant: str, traceparent: str) -> Iterator[None]:
-    """Act for a thing with this tenant and trace, in OpenTelemetry's context too; a malformed trace is not used."""
-    is_traced = bool(traceparent) and trace_id_of(traceparent) != ""
-    with acting(tenant=tenant, traceparent=traceparent if is_traced else ""):
-        if not is_traced:
-            yield
-            return
-        with _in_span(traceparent):
-            yield
+def act_for(thing: ActsFor) -> Token[ActsFor | None]:
+    """
+    Act for a thing with this tenant and trace from now on; a malformed trace is not used.
+
+    Reset the token's variable with it to end that. A worker does this for each attempt: it must be cheap.
+    """
+    return _acting.set(thing)
 
 
 def current() -> Acting:
@@ -87,14 +99,24 @@ def current() -> Acting:
 
     OpenTelemetry's current span takes precedence if it is of the same trace: it is for a part of the work.
     """
-    found = _acting.get()
+    found = _given()
     if found is _NOBODY:
         return found
-    own, spanned = "" if found is None else found.traceparent, _current_span()
-    found = found or _of_process()
+    own, spanned = "" if found is _of_process() else found.traceparent, _current_span()
     if spanned and (not own or trace_id_of(spanned) == trace_id_of(own)):
         return Acting(found.tenant, spanned)
     return found
+
+
+def _given() -> Acting:
+    """Return what is set for this code, or what the environment says."""
+    found = _acting.get()
+    if found is None:
+        return _of_process()
+    if isinstance(found, Acting):
+        return found
+    traceparent = found.traceparent if trace_id_of(found.traceparent) else _of_process().traceparent
+    return Acting(found.tenant or _of_process().tenant, traceparent)
 
 
 @contextmanager
@@ -151,7 +173,7 @@ def _current_span() -> str:
 
 
 @contextmanager
-def _in_span(traceparent: str) -> Iterator[None]:
+def in_span(traceparent: str) -> Iterator[None]:
     """Make the span of *traceparent* OpenTelemetry's current one, if OpenTelemetry is installed."""
     trace, context = _opentelemetry()
     match = _traceparent.fullmatch(traceparent)

@@ -12,13 +12,12 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator import logs
-from coordinator.commands.acting import acting_for, acting_for_nobody, ids_of
+from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_span
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.stop_signals import is_from_signal
@@ -43,6 +42,7 @@ PROGRESS_TIMEOUT_S = 5.0
 CANCEL_GRACE_S = 1.0
 """Seconds that cancelled handlers have to clean up."""
 ERROR_CHARS_MAX = 1000
+_NO_SPAN = nullcontext()
 
 
 class Attempt:
@@ -207,7 +207,10 @@ class Attempts:
 
     async def _execute(self, attempt: Attempt) -> None:
         attempt.began = True
-        logs.bind(task_id=attempt.task.task_id, **ids_of(attempt.task.tenant, attempt.task.traceparent))
+        task = attempt.task
+        structlog.contextvars.bind_contextvars(task_id=task.task_id)
+        if ids := ids_of(task.tenant, task.traceparent):
+            structlog.contextvars.bind_contextvars(**ids)
         try:
             try:
                 report = await self._outcome(attempt)
@@ -216,25 +219,27 @@ class Attempts:
                 if attempt.lost:
                     self._stray = max(0, self._stray - 1)
             self._fill()
-            if report is not None and await self._is_to_be_reported(attempt):
+            if report is None:
+                return
+            if attempt.running is not None and attempt.running.cancelling():
+                await self._take_back(attempt, attempt.running)
+            if not attempt.lost:
                 await self._report(report)
         finally:
             if not attempt.lost:
-                self.leases.pop(attempt.task.lease, None)
+                self.leases.pop(task.lease, None)
             # Its context knows the attempt: without this each attempt would be left to the garbage collector.
             attempt.running = None
             self._changed.set()
 
-    async def _is_to_be_reported(self, attempt: Attempt) -> bool:
-        """Return whether the lease is still held; take back what the handler did to cancel its own task."""
-        running = attempt.running
-        while running is not None and running.cancelling() and not attempt.lost:
+    async def _take_back(self, attempt: Attempt, running: asyncio.Task[None]) -> None:
+        """Take back what the handler did to cancel its own task."""
+        while running.cancelling() and not attempt.lost:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)  # it may not have been delivered yet
             if is_aborting(self._tasks):
                 raise asyncio.CancelledError
             running.uncancel()
-        return not attempt.lost
 
     async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | None:
         """Run the handler; return the command that reports its outcome, or None if the lease was lost."""
@@ -274,8 +279,12 @@ class Attempts:
         call = handler.bound(attempt.context, payload)
         # Only what the handler itself sends is sent for the tenant of its task: a worker need not be allowed to act for
         # it to report the outcome.
-        with acting_for(task.tenant, task.traceparent):
-            return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
+        token = act_for(task)
+        try:
+            with in_span(task.traceparent) if task.traceparent else _NO_SPAN:
+                return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
+        finally:
+            token.var.reset(token)
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(

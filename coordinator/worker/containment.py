@@ -17,9 +17,12 @@ from coordinator.stop_signals import is_from_signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+    from contextvars import Context
 
     End = Callable[[BaseException], None]
 
+_CONTAINS = "_contains_handlers"
+"""The attribute of our task factory."""
 _end: ContextVar[End | None] = ContextVar("end", default=None)
 """What to call when a task exits that belongs to the attempt of this context."""
 
@@ -29,29 +32,32 @@ class HandlerExit(RuntimeError):
 
 
 async def contained(call: Callable[[], Awaitable[Any]], end: End) -> Any:
-    """Await *call*; *end* is called when a task that it started exits, now or later. Only for a task of its own."""
-    _end.set(end)
-    return await call()
+    """Await *call*; *end* is called when a task that it started exits, now or later."""
+    token = _end.set(end)
+    try:
+        return await call()
+    finally:
+        _end.reset(token)
 
 
 def contain(loop: asyncio.AbstractEventLoop) -> None:
     """Make *loop* contain the tasks of handlers, from now on; all others are as before."""
-    before = loop.get_task_factory()
-    if isinstance(before, _Factory):
+    before: Any = loop.get_task_factory()
+    if hasattr(before, _CONTAINS):
         return
-    loop.set_task_factory(_Factory(before))
 
-
-class _Factory:
-    """A task factory that contains the tasks of handlers, over the factory that the loop had."""
-
-    def __init__(self, before: Any) -> None:
-        self._before = before or (lambda loop, work, **options: asyncio.Task(work, loop=loop, **options))
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        context = options.get("context")
+    def create(loop: asyncio.AbstractEventLoop, work: Any, *, context: Context | None = None, **options: Any) -> Any:
         end = _end.get() if context is None else context.get(_end)
-        return self._before(loop, work if end is None else _Contained(work, end), **options)
+        if end is not None:
+            work = _Contained(work, end)
+        if before is None:
+            return asyncio.Task(work, loop=loop, context=context, **options)
+        if context is not None:  # a factory of others may not know it
+            options["context"] = context
+        return before(loop, work, **options)
+
+    setattr(create, _CONTAINS, True)
+    loop.set_task_factory(create)
 
 
 class _Contained(Coroutine[Any, Any, Any]):

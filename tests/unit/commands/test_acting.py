@@ -5,25 +5,49 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import coordinator
 from coordinator.commands.acting import (
     Acting,
+    act_for,
     acting,
-    acting_for,
     acting_for_nobody,
     context_for_nobody,
     current,
     ids_of,
+    in_span,
     trace_id_of,
 )
 from events.errors import Refused
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ID, SPAN, CHILD = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
 TRACE = f"00-{ID}-{SPAN}-01"
 OTHER = f"00-{'1' * 32}-{'2' * 16}-00"
+
+
+@contextmanager
+def acting_for(tenant: str, traceparent: str) -> Iterator[None]:
+    """As a worker does for a task."""
+    token = act_for(Thing(tenant, traceparent))
+    try:
+        with in_span(traceparent):
+            yield
+    finally:
+        token.var.reset(token)
+
+
+class Thing(NamedTuple):
+    """What is acted for."""
+
+    tenant: str
+    traceparent: str
 
 
 def test_it_holds_for_a_block_and_what_is_not_given_stays() -> None:
@@ -105,8 +129,10 @@ del sys.modules["opentelemetry"]
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name.startswith("opentelemetry") else found(name, package)
-from coordinator.commands.acting import acting_for, current
-with acting_for("blue", "{TRACE}"):
+from types import SimpleNamespace
+from coordinator.commands.acting import act_for, current, in_span
+act_for(SimpleNamespace(tenant="blue", traceparent="{TRACE}"))
+with in_span("{TRACE}"):
     print(current().traceparent)
 assert "opentelemetry" not in sys.modules
 """
