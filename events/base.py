@@ -7,9 +7,10 @@ Positions order all events of a cluster. Nothing here does I/O or reads a clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import ClassVar, NamedTuple
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -72,26 +73,24 @@ def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
     if not event.SINCE:
         return event.VERSION
-    version, fields = _since(type(event))
-    for name, default, since in fields:
-        if since > version and getattr(event, name) != default:
-            version = since
-    return version
+    versions, before, get, defaults = _since(type(event))
+    given = get(event)
+    if given == defaults:
+        return before
+    return max((version for version, one, none in zip(versions, given, defaults, strict=True) if one != none))
 
 
 @cache
-def _since(event: type[Event]) -> tuple[int, tuple[tuple[str, object, int], ...]]:
-    """Return the version without any field of `SINCE`, and name, default and version of each; for speed."""
+def _since(event: type[Event]) -> tuple[tuple[int, ...], int, Callable[[Event], tuple[Any, ...]], tuple[Any, ...]]:
+    """Return the versions of the fields of `SINCE`, the one before, how to get the fields, and their defaults."""
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
+    names, versions = [field.name for field in fields], tuple(event.SINCE[field.name] for field in fields)
     # Empty lists and maps, as a default, are factories.
-    return min(event.SINCE.values()) - 1, tuple(
-        (
-            field.name,
-            field.default_factory() if field.default is msgspec.NODEFAULT else field.default,
-            event.SINCE[field.name],
-        )
-        for field in fields
+    defaults = tuple(
+        field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
     )
+    get: Any = attrgetter(*names) if len(names) > 1 else lambda one: (getattr(one, names[0]),)
+    return versions, min(versions) - 1, get, defaults
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

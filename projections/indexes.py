@@ -152,8 +152,7 @@ class Indexes:
     def __init__(self) -> None:
         self.now = 0.0
         self.shapes: dict[ShapeKey, Shape] = {}
-        self.shapes_of: dict[str, dict[ShapeKey, Shape]] = {}
-        """The same ready tasks by the program that submitted them; without those of no program."""
+        self._shapes_of: dict[str, dict[ShapeKey, Shape]] | None = None
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
@@ -176,6 +175,20 @@ class Indexes:
         self.container_counts: dict[ContainerStatus, int] = {}
         self.rounds: dict[str, float] = {}
         self.round = 0.0  # the highest of them: where the rotation over the workers is
+
+    @property
+    def shapes_of(self) -> dict[str, dict[ShapeKey, Shape]]:
+        """
+        The same ready tasks by the program that submitted them; without those of no program.
+
+        Kept from the first time on that it is wanted: without claims that ask for programs, nobody pays for it.
+        """
+        if self._shapes_of is None:
+            self._shapes_of = {}
+            for shape in self.shapes.values():
+                for task in shape.members.values():
+                    self._ready_of(self._shapes_of, shape.key, task)
+        return self._shapes_of
 
     @property
     def ready(self) -> int:
@@ -288,8 +301,8 @@ class Indexes:
             return
         key = shape_of(task)
         self.shapes[key].members[task.task_id] = task
-        if task.program:
-            self.shapes_of[task.program][key].members[task.task_id] = task
+        if task.program and self._shapes_of is not None:
+            self._shapes_of[task.program][key].members[task.task_id] = task
 
     def _ready(self, task: Task) -> None:
         key = shape_of(task)
@@ -297,8 +310,12 @@ class Indexes:
         if shape is None:
             shape = self.shapes[key] = Shape(key)
         shape.add(task)
+        if self._shapes_of is not None:
+            self._ready_of(self._shapes_of, key, task)
+
+    def _ready_of(self, shapes_of: dict[str, dict[ShapeKey, Shape]], key: ShapeKey, task: Task) -> None:
         if task.program:
-            own = self.shapes_of.setdefault(task.program, {})
+            own = shapes_of.setdefault(task.program, {})
             shape = own.get(key)
             if shape is None:
                 shape = own[key] = Shape(key)
@@ -315,14 +332,14 @@ class Indexes:
         shape.remove(task.task_id)
         if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
             del self.shapes[key]
-        if task.program:
-            own = self.shapes_of[task.program]
+        if task.program and self._shapes_of is not None:
+            own = self._shapes_of[task.program]
             shape = own[key]
             shape.remove(task.task_id)
             if not shape.members:
                 del own[key]
                 if not own:
-                    del self.shapes_of[task.program]
+                    del self._shapes_of[task.program]
 
     def _running(self, task: Task) -> None:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None

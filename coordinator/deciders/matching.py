@@ -341,8 +341,10 @@ class _Queue:
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
         self._no_fit: list[Resources] = []
         allowed, names = frozenset(handles), frozenset(wanted.task_names)
-        shapes, shapes_of = world.indexes.shapes, world.indexes.shapes_of
-        kinds = [shapes_of.get(program, {}) for program in dict.fromkeys(wanted.programs)] or [shapes]
+        kinds = [world.indexes.shapes]
+        if wanted.programs:
+            shapes_of = world.indexes.shapes_of
+            kinds = [shapes_of.get(program, {}) for program in dict.fromkeys(wanted.programs)]
         for number, (key, shape) in enumerate(chain.from_iterable(kind.items() for kind in kinds)):
             if shape.members and (not allowed or key.task_name in allowed) and (not names or key.task_name in names):
                 self._push(shape.ordered(ordering), number)

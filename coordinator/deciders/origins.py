@@ -38,26 +38,13 @@ BY_CONTAINER = "container_"
 _RUNNING = TaskStatus.RUNNING
 
 
-NONE: Origin = ("", "", "")
-
-
-def origin(world: World, event: Event, said: Said) -> Origin:
-    """
-    Return tenant, traceparent and causationid of *event*, which is decided but not folded; '' for what has none.
-
-    Args:
-        world: the state before the event.
-        event: the event.
-        said: the ids of earlier events of the same command, the last of each thing, by its key in `World.latest`.
-    """
-    find = _ORIGINS.get(type(event))
-    return NONE if find is None else find(world, event, said)
+NO_ORIGIN: Origin = ("", "", "")
 
 
 def _of_task(world: World, event: Any, said: Said) -> Origin:
     task = world.tasks.get(event.task_id)
     if task is None:
-        return NONE
+        return NO_ORIGIN
     kind = type(event)
     if kind is TaskStarted and not task.attempt:
         return (task.tenant, task.traceparent, str(task.submitted))
@@ -81,7 +68,7 @@ def _end_of_worker(world: World, worker_id: str, said: Said) -> str:
 def _of_container(world: World, event: Any, said: Said) -> Origin:
     container = world.containers.get(event.container_id)
     if container is None:
-        return NONE
+        return NO_ORIGIN
     cause = _loss_of_node(world, container, said) if type(event) is ContainerFailed else ""
     return (container.tenant, container.traceparent, cause or _latest_of_container(world, container, said))
 
@@ -113,7 +100,7 @@ def _cause_in_container(world: World, container_id: str, why: str, said: Said) -
 def _of_service(world: World, event: Any, said: Said) -> Origin:
     service = world.services.get(event.service_id)
     if service is None:
-        return NONE
+        return NO_ORIGIN
     why = event.rule if type(event) is ServiceHealthChanged else event.reason
     key = SERVICE + event.service_id
     cause = _cause_in_container(world, service.container_id, why, said) or said.get(key) or world.latest.get(key)
@@ -123,7 +110,7 @@ def _of_service(world: World, event: Any, said: Said) -> Origin:
 def _of_worker(world: World, event: Any, said: Said) -> Origin:
     worker = world.workers.get(event.worker_id)
     if worker is None:
-        return NONE
+        return NO_ORIGIN
     why = getattr(event, "reason", "")
     cause = _cause_in_container(world, worker.container_id, why, said) or _latest_of_worker(world, worker, said)
     return (worker.tenant, "", cause)
@@ -139,7 +126,7 @@ def _latest_of_worker(world: World, worker: WorkerState, said: Said) -> str:
 def _of_node(world: World, event: Any, said: Said) -> Origin:
     node = world.nodes.get(event.node_id)
     if node is None:
-        return NONE
+        return NO_ORIGIN
     key = NODE + event.node_id
     return ("", "", said.get(key) or world.latest.get(key) or str(node.registered))
 
@@ -147,13 +134,13 @@ def _of_node(world: World, event: Any, said: Said) -> Origin:
 def _of_bound(world: World, event: SessionBound, said: Said) -> Origin:
     """A session that is bound with the creation of its container was bound because of it."""
     cause = said.get(CONTAINER + event.container_id)
-    return NONE if cause is None else ("", "", cause)
+    return NO_ORIGIN if cause is None else ("", "", cause)
 
 
 def _of_closed(world: World, event: SessionClosed, said: Said) -> Origin:
     session = world.sessions.get(event.session_id)
     if session is None:
-        return NONE
+        return NO_ORIGIN
     container = world.containers.get(session.container_id)
     cause = said.get(CONTAINER + session.container_id)
     if cause is None and container is not None and container.is_ended:
@@ -164,7 +151,7 @@ def _of_closed(world: World, event: SessionClosed, said: Said) -> Origin:
 def _of_registered(world: World, event: ServiceRegistered | WorkerRegistered, said: Said) -> Origin:
     """What registers in a container does so because the container runs."""
     container = world.containers.get(event.container_id)
-    return NONE if container is None else ("", "", _latest_of_container(world, container, said))
+    return NO_ORIGIN if container is None else ("", "", _latest_of_container(world, container, said))
 
 
 _OF_KIND: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
@@ -175,7 +162,7 @@ _OF_KIND: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     NodeEvent: _of_node,
 }
 _CREATE = (TaskSubmitted, ContainerCreated, ServiceRegistered, WorkerRegistered, NodeRegistered)
-_ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
+ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     ServiceRegistered: _of_registered,
     WorkerRegistered: _of_registered,
     SessionBound: _of_bound,
@@ -189,3 +176,9 @@ _ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
         if issubclass(event, base)
     },
 }
+"""
+Functions that return tenant, traceparent and causationid of an event that is decided but not folded; '' for none.
+
+They take the state before the event, the event, and the ids of earlier events of the same command: the last of each
+thing, by its key in `World.latest`. An event without such a function has none of the three.
+"""

@@ -8,6 +8,7 @@ Each decider returns the events that follow, an empty tuple when nothing has to 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
@@ -19,6 +20,7 @@ from coordinator.deciders.rules import Decider, Teller, doubled, not_found
 from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
+from events.resources import NONE
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
+_PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+
 DIRECT = "direct"
 """Worker and claim of an attempt that was reported without a claim."""
 
@@ -55,6 +59,8 @@ LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
 
+_checked_again = lru_cache(maxsize=1024)(checked)
+"""For identifiers that come again and again."""
 _is_sha256 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
@@ -81,7 +87,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
             "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
         )
         raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
-    if len(world.indexes.tasks[TaskStatus.PENDING]) >= context.rules.max_pending_tasks:
+    if len(world.indexes.tasks[_PENDING]) >= context.rules.max_pending_tasks:
         most = context.rules.max_pending_tasks
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
@@ -91,12 +97,16 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
 def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
     rules = context.rules
     check_text("task_name", command.task_name, 128, least=1)
-    check_text("task_type", command.task_type, 128)
-    check_text("idempotency_key", command.idempotency_key, 256)
+    if command.task_type:
+        check_text("task_type", command.task_type, 128)
+    if command.idempotency_key:
+        check_text("idempotency_key", command.idempotency_key, 256)
     if command.program:
-        checked(command.program, "program")
-    check_number("priority", command.priority, -1_000_000, 1_000_000)
-    check_resources("resources", command.resources)
+        _checked_again(command.program, "program")
+    if command.priority:
+        check_number("priority", command.priority, -1_000_000, 1_000_000)
+    if command.resources is not NONE:
+        check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
         check_number("timeout_s", command.timeout_s, 0.001, 366 * 86_400)
@@ -156,10 +166,14 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
-    if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
-        return ()
-    task = world.tasks[command.task_id]
-    started, lease = _reported(task, command.lease, command.worker_id, "completed")
+    task = world.tasks.get(command.task_id)
+    if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
+        if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
+            return ()
+        task = world.tasks[command.task_id]
+        started, lease = _reported(task, command.lease, command.worker_id, "completed")
+    else:
+        started, lease = (), command.lease
     completed = TaskCompleted(
         task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
     )

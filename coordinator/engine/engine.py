@@ -459,7 +459,7 @@ class Engine:
         started, why = self._scheduling.place(turn.now, self._heard, most=most)
         if started:
             try:
-                turn.record((*started, *why), COORDINATOR)
+                turn.record((*started, *why), COORDINATOR, are_apart=True)
             except TurnFull:
                 self.intake.wake()
                 return

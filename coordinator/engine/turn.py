@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.commands.acting import ids_of
-from coordinator.deciders.origins import origin
+from coordinator.deciders.origins import NO_ORIGIN, ORIGINS
 from events import codec
-from events.base import Position
+from events.base import Position, version_of
 from events.errors import Corrupt, Refused
 from projections.latest import FOLLOWED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coordinator.commands.caller import Caller
     from coordinator.engine.intake import Asked
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from projections.world import World
 
 log = structlog.get_logger(__name__)
+
+_NOTHING: Mapping[str, str] = {}
 
 
 class TurnFull(Exception):
@@ -60,59 +62,76 @@ class Turn:
         self._size = 2
         self._reserved = 0
         self._source = f"/coordination/{world.generation}"
+        self._prefix = f"{self.sequence}."
 
-    def record(self, events: Sequence[Event], caller: Caller, *, commandid: str = "") -> None:
+    def record(self, events: Sequence[Event], caller: Caller, *, commandid: str = "", are_apart: bool = False) -> None:
         """
         Encode and fold *events*, all or none, each with the tenant, the trace and the cause that it has by its thing.
+
+        If they *are_apart*, none of them is the cause of another.
 
         Raises:
             TurnFull: they do not fit into the rest of this turn.
             Refused: they do not fit into any turn.
             FoldFailed: the world is half changed and must not be used any more.
         """
-        made: list[tuple[Envelope, Position, bytes]] = []
-        at, size = len(self._parts), self._size
-        world = self.world
-        said: dict[str, str] = {}
-        is_one_of_several = len(events) > 1
-        for event in events:
-            position = tuple.__new__(Position, (self.sequence, at))  # takes half the time of the constructor
-            tenant, traceparent, cause = origin(world, event, said)
-            envelope = codec.envelope(
-                event,
-                position=position,
-                time=self.time,
-                source=self._source,
-                tenant=tenant or caller.tenant,
-                actor=caller.actor,
-                commandid=commandid,
-                causationid=cause,
-                traceparent=traceparent or caller.traceparent,
-            )
-            if is_one_of_several and (follow := FOLLOWED.get(type(event))) is not None:
+        at = len(self._parts)
+        if len(events) == 1:
+            envelope = self._envelope(events[0], at, caller, commandid, _NOTHING)
+            part = codec.encode(envelope)
+            self._take(len(part) + 1)
+            self._fold(envelope, at, part)
+            return
+        made: list[tuple[Envelope, int, bytes]] = []
+        size, said = 0, dict[str, str]()
+        for index, event in enumerate(events, at):
+            envelope = self._envelope(event, index, caller, commandid, said)
+            if not are_apart and (follow := FOLLOWED.get(type(event))) is not None:
                 said[follow[0] + envelope.subject] = envelope.id
             part = codec.encode(envelope)
-            at += 1
             size += len(part) + 1
-            made.append((envelope, position, part))
-        most = self._bytes_max - self._reserved
-        if size > most:
+            made.append((envelope, index, part))
+        self._take(size)
+        for one in made:
+            self._fold(*one)
+
+    def _envelope(self, event: Event, at: int, caller: Caller, commandid: str, said: Mapping[str, str]) -> Envelope:
+        kind = type(event)
+        find = ORIGINS.get(kind)
+        tenant, traceparent, cause = NO_ORIGIN if find is None else find(self.world, event, said)
+        return codec.ENVELOPES[kind](  # `codec.envelope`, without another call
+            specversion=codec.SPECVERSION,
+            id=f"{self._prefix}{at}",
+            source=self._source,
+            subject=getattr(event, event.SUBJECT),
+            time=self.time,
+            dataversion=version_of(event),
+            data=event,
+            tenant=tenant or caller.tenant,
+            actor=caller.actor,
+            commandid=commandid,
+            causationid=cause,
+            traceparent=traceparent or caller.traceparent,
+        )
+
+    def _take(self, size: int) -> None:
+        most, taken = self._bytes_max - self._reserved, self._size + size
+        if taken > most:
             if self._parts:
                 raise TurnFull
-            msg = f"the events of this command have {size} bytes: at most {most} fit into one commit; make it smaller"
+            msg = f"the events of this command have {taken} bytes: at most {most} fit into one commit; make it smaller"
             raise Refused(msg, reason="too_large")
-        for envelope, position, part in made:
-            self._fold(envelope, position)
-            self._parts.append(part)
-            self.events.append(envelope.data)
-        self._size = size
+        self._size = taken
 
-    def _fold(self, envelope: Envelope, position: Position) -> None:
+    def _fold(self, envelope: Envelope, at: int, part: bytes) -> None:
+        position = tuple.__new__(Position, (self.sequence, at))  # takes half the time of the constructor
         try:
             self.world.apply(envelope, position, self.now)
         except Exception as error:  # after any error here the world cannot be trusted
             msg = f"the decided event {envelope.type} could not be folded: {error}"
             raise FoldFailed(msg, reason="fold_failed") from error
+        self._parts.append(part)
+        self.events.append(envelope.data)
 
     @property
     def room(self) -> int:

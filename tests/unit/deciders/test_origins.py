@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.commands.caller import Caller
 from coordinator.commands.session import BindSession
-from coordinator.deciders.origins import NONE, origin
+from coordinator.deciders.origins import NO_ORIGIN, ORIGINS
 from coordinator.engine.turn import Turn
 from events import codec
 from events.container import ContainerDestroyed
@@ -113,6 +113,11 @@ def writer() -> Any:
     one = Writer()
     yield one
     one.check()
+
+
+def origin(world: World, event: Event) -> tuple[str, str, str]:
+    find = ORIGINS.get(type(event))
+    return NO_ORIGIN if find is None else find(world, event, {})
 
 
 def origins(*envelopes: Envelope) -> list[tuple[str, str, str]]:
@@ -268,10 +273,10 @@ def test_a_container_of_which_only_the_state_is_known() -> None:
     for event in (node(), created(), starting(), running()):
         writer.write(event)
     writer.world.latest.clear()
-    assert origin(writer.world, stopping(), {})[2] == "3.0"
-    assert origin(writer.world, crashed(), {})[2] == "3.0"
+    assert origin(writer.world, stopping())[2] == "3.0"
+    assert origin(writer.world, crashed())[2] == "3.0"
     writer.writes(stopping(), stopped(), ContainerDestroyed(container_id="k"))
-    assert origin(writer.world, worker(container_id="k"), {})[2] == "5.2"
+    assert origin(writer.world, worker(container_id="k"))[2] == "5.2"
 
 
 def test_a_lost_node_of_which_only_the_state_is_known() -> None:
@@ -280,7 +285,7 @@ def test_a_lost_node_of_which_only_the_state_is_known() -> None:
     for event in (node(), created(), starting(), lost()):
         writer.write(event)
     del writer.world.latest["node/n"]
-    assert origin(writer.world, crashed(), {})[2] == "3.0"
+    assert origin(writer.world, crashed())[2] == "3.0"
 
 
 @pytest.mark.parametrize(
@@ -298,4 +303,4 @@ def test_a_lost_node_of_which_only_the_state_is_known() -> None:
 )
 def test_what_is_about_nothing_known_comes_from_its_command(event: Event) -> None:
     """As is an event about a pool, or about a thing that does not exist."""
-    assert origin(World(), event, {}) == NONE
+    assert origin(World(), event) == NO_ORIGIN
