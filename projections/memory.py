@@ -95,9 +95,9 @@ class _Open(msgspec.Struct):
         period_s = _PERIOD_S[self.kind]
         self.until = (self.first // period_s + 1.0) * period_s
 
-    def sealed(self, *, is_open: bool = False) -> Slice:
-        """Return the slice as sorted bytes; equal entries give equal bytes, in whatever order they came."""
-        values, texts = self.values, sorted(self.values)  # UTF-8 sorts like the text
+    def sealed(self, texts: list[str], *, is_open: bool = False) -> Slice:
+        """Return the slice as bytes, sorted like its names *texts*; equal entries give equal bytes."""
+        values = self.values
         count, names = len(texts), [text.encode() for text in texts]
         parts = [name + values[text] for name, text in zip(names, texts, strict=True)]
         return Slice(
@@ -149,6 +149,22 @@ class Memory:
         if kind is KEY:
             self.keys[owner] = self.keys.get(owner, 0) + 1
         if len(values) >= _MOST[kind]:
+            self._seal(being_filled)
+
+    def note_all(self, kind: str, values: dict[str, bytes], time: float) -> None:
+        """Remember each of *values* under its name; the same as to note one after the other."""
+        being_filled = self._open.get((kind, ""))
+        if being_filled is None or time >= being_filled.until or len(being_filled.values) + len(values) > _MOST[kind]:
+            for name, value in values.items():
+                self.note(kind, name, value, time)
+            return
+        filled = being_filled.values
+        before = len(filled)
+        filled.update(values)
+        being_filled.last = time
+        self.count += len(filled) - before
+        self._greatest[kind] = max(self._greatest[kind], *values)
+        if len(filled) >= _MOST[kind]:
             self._seal(being_filled)
 
     def find(self, kind: str, name: str, owner: str = "") -> bytes | None:
@@ -217,7 +233,10 @@ class Memory:
 
     def frozen(self) -> list[Slice]:
         """Return all slices in an order of their own; equal memories give equal lists."""
-        slices = [*self._sealed.values(), *(one.sealed(is_open=True) for one in self._open.values())]
+        slices = [
+            *self._sealed.values(),
+            *(one.sealed(sorted(one.values), is_open=True) for one in self._open.values()),
+        ]
         return sorted(slices, key=lambda one: (one.kind, one.owner, one.first, one.last, one.entries))
 
     def restore(self, slices: Iterable[Slice], time: float) -> None:
@@ -243,13 +262,17 @@ class Memory:
 
     def _seal(self, one: _Open) -> None:
         del self._open[one.kind, one.owner]
-        self._keep(one.sealed(), sorted(one.values))
+        names = sorted(one.values)  # UTF-8 sorts like the text
+        self._keep(one.sealed(names), names)
 
     def _keep(self, one: Slice, names: list[str]) -> None:
         """Keep a sealed slice, whose *names* are in its order."""
         self._number += 1
         self._sealed[self._number] = one
-        self._indexes[one.kind].add(self._number, [_hash(name, one.owner) for name in names], self._sealed)
+        owner = one.owner
+        # `_hash`, without a call for each.
+        hashes = [hash((owner, name)) & _HASH for name in names] if owner else [hash(name) & _HASH for name in names]
+        self._indexes[one.kind].add(self._number, hashes, self._sealed)
 
     def _drop(self, numbers: list[int]) -> None:
         dropped = [self._sealed.pop(number) for number in numbers]

@@ -114,7 +114,7 @@ class EndedTask(NamedTuple):
     @staticmethod
     def packed(task: Task) -> bytes:
         """Return what is remembered of *task*, as 11 bytes."""
-        content, lease = content_of(task, task.payload_digest), crc32(task.lease.encode(errors="replace"))
+        content, lease = content_of(task, task.payload_digest), crc32(task.lease.encode("utf-8", "replace"))
         return _ended_task.pack(content, lease, _CODES[task.status], task.max_retries)
 
     @classmethod
@@ -153,12 +153,10 @@ _CODES = {status: code for code, status in enumerate(_STATUSES)}
 def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     """Return a check sum of what a task was submitted with, but for `max_retries`; it only detects another content."""
     asked = task.resources
-    resources = "" if asked is NONE or asked == NONE else str(msgspec.structs.astuple(asked))
-    text = (
-        f"{task.task_name}\0{task.task_type}\0{task.priority}\0{task.timeout_s}\0{task.idempotency_key}\0"
-        f"{payload_digest}\0{resources}"
-    )
-    return crc32(text.encode(errors="replace"))
+    text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
+    if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
+        text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+    return crc32(text.encode("utf-8", "replace"))
 
 
 def checksum(text: str) -> int:

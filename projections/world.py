@@ -292,7 +292,11 @@ class World:
     def _evict(self) -> None:
         time = self.time
         for name, ended in self._ended.items():
-            if ended:
+            if not ended:
+                continue
+            if name == "tasks":
+                self._evict_tasks(ended, time)
+            else:
                 self._evict_from(name, ended, time)
         self.memory.advance(time)
         if self.remembers_since and time - self.remembers_since > HARD_S:
@@ -301,18 +305,28 @@ class World:
     def _evict_from(self, name: str, ended: OrderedDict[str, float], time: float) -> None:
         table, kept_s = getattr(self, name), self.retention_s
         update_index = getattr(self.indexes, _TABLES[name][1], None)
-        is_noted = name == "tasks"
         while ended:
             entity_id, ended_at = next(iter(ended.items()))
             age_s = time - ended_at
-            if (age_s <= kept_s and len(ended) <= self.ended_kept) or not (is_noted or age_s > HARD_S):
+            if (age_s <= kept_s and len(ended) <= self.ended_kept) or age_s <= HARD_S:
                 return
             del ended[entity_id]
             value = table.pop(entity_id)
             if update_index is not None:
                 update_index(value, None)
-            if is_noted and age_s <= HARD_S:
-                self.memory.note(TASK, entity_id, task.EndedTask.packed(value), time)
+
+    def _evict_tasks(self, ended: OrderedDict[str, float], time: float) -> None:
+        """Evict ended tasks; those that ended a short time ago are remembered."""
+        pop, pack, oldest = self.tasks.pop, task.EndedTask.packed, time - self.retention_s
+        noted: dict[str, bytes] = {}
+        while len(ended) > self.ended_kept or (ended and next(iter(ended.values())) < oldest):
+            task_id, ended_at = ended.popitem(last=False)
+            value = pop(task_id)
+            self.indexes.task_changed(value, None)
+            if time - ended_at <= HARD_S:
+                noted[task_id] = pack(value)
+        if noted:
+            self.memory.note_all(TASK, noted, time)
 
     def note_end(self, table: str, entity_id: str, value: Any) -> None:
         """Keep the order in which entities of one kind ended; one that came back is removed from it."""
