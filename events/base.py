@@ -73,16 +73,22 @@ def version_of(event: Event) -> int:
     """Return the lowest version that says all of *event*: readers that know only that one lose nothing."""
     if not event.SINCE:
         return event.VERSION
-    versions, before, get, defaults = _since(type(event))
+    versions, before, only, get, defaults = _since(type(event))
     given = get(event)
     if given == defaults:
         return before
-    return max((version for version, one, none in zip(versions, given, defaults, strict=True) if one != none))
+    return only or max(version for version, one, none in zip(versions, given, defaults, strict=True) if one != none)
 
 
 @cache
-def _since(event: type[Event]) -> tuple[tuple[int, ...], int, Callable[[Event], tuple[Any, ...]], tuple[Any, ...]]:
-    """Return the versions of the fields of `SINCE`, the one before, how to get the fields, and their defaults."""
+def _since(
+    event: type[Event],
+) -> tuple[tuple[int, ...], int, int, Callable[[Event], tuple[Any, ...]], tuple[Any, ...]]:
+    """
+    Return the versions of the fields of `SINCE`, how to get the fields, and their defaults.
+
+    After the versions come the one before them, and the only one, 0 if there are several.
+    """
     fields = [field for field in msgspec.structs.fields(event) if field.name in event.SINCE]
     names, versions = [field.name for field in fields], tuple(event.SINCE[field.name] for field in fields)
     # Empty lists and maps, as a default, are factories.
@@ -90,7 +96,7 @@ def _since(event: type[Event]) -> tuple[tuple[int, ...], int, Callable[[Event], 
         field.default_factory() if field.default is msgspec.NODEFAULT else field.default for field in fields
     )
     get: Any = attrgetter(*names) if len(names) > 1 else lambda one: (getattr(one, names[0]),)
-    return versions, min(versions) - 1, get, defaults
+    return versions, min(versions) - 1, versions[0] if len({*versions}) == 1 else 0, get, defaults
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True, gc=False):

@@ -2,7 +2,8 @@
 Which events are kept as the latest of the thing they are about, so that the next one can name its cause. Pure.
 
 `World.latest` has their ids, by the key of the thing. It lacks things about which nothing happened since they were
-created or registered: that position is in their state, as is that of their end.
+created or registered: that position is in their state, as is that of their end. It has no tasks, of which there are
+most: `Task.latest` has the position.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Followed(NamedTuple):
     is_clear: bool
 
 
-_KEPT: dict[str, tuple[type[Event], ...]] = {
+_CHANGES: dict[str, tuple[type[Event], ...]] = {
     TASK: (TaskStarted, TaskAttemptFailed),
     CONTAINER: (
         ContainerStarting, ContainerStarted, ContainerPausing, ContainerPaused, ContainerResuming, ContainerResumed,
@@ -66,7 +67,10 @@ _CLEAR: dict[str, tuple[type[Event], ...]] = {
 }
 FOLLOWED: dict[type[Event], Followed] = {
     event: Followed(prefix, table is _CLEAR)
-    for table in (_KEPT, _CLEAR)
+    for table in (_CHANGES, _CLEAR)
     for prefix, events in table.items()
     for event in events
 }
+"""What happens to a thing, by event; earlier events of the same command are found by it."""
+KEPT = {event: followed for event, followed in FOLLOWED.items() if followed.prefix != TASK}
+"""The same, for what `World.latest` keeps."""

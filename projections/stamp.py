@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
-    """Position in the journal, commit time in seconds since 1970, tenant, actor whose command it was, and its trace."""
+    """Position in the journal, commit time in seconds since 1970, tenant, actor whose command it was, trace, cause."""
 
     position: Position
     time: float
     tenant: str = ""
     actor: str = ""
     traceparent: str = ""
+    causationid: str = ""
 
 
 def missing(event: Event, stamp: Stamp) -> NoReturn:

@@ -52,7 +52,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     """
     One task; times are commit times in seconds.
 
-    `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off.
+    `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
+    last start or failure of an attempt, if that event names its cause: the next event names this one.
     """
 
     task_id: str
@@ -60,10 +61,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     status: TaskStatus
     submitted: Position
     submitted_at: float
+    latest: Position = START
     task_type: str = ""
     tenant: str = ""
     traceparent: str = ""
     source: str = ""
+    program: str = ""
     priority: int = 0
     timeout_s: float | None = None
     max_retries: int = 0
@@ -73,6 +76,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     idempotency_key: str = ""
     attempt: int = 0
     failures: int = 0
+    lapses: int = 0
     lease: str = ""
     claim_id: str = ""
     worker_id: str = ""
@@ -87,8 +91,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
-    lapses: int = 0
-    program: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -114,8 +116,8 @@ class EndedTask(NamedTuple):
     @staticmethod
     def packed(task: Task) -> bytes:
         """Return what is remembered of *task*, as 11 bytes."""
-        content, lease = content_of(task, task.payload_digest), crc32(task.lease.encode("utf-8", "replace"))
-        return _ended_task.pack(content, lease, _CODES[task.status], task.max_retries)
+        content = content_of(task, task.payload_digest)
+        return _pack_ended(content, crc32(task.lease.encode()), _CODES[task.status], task.max_retries)
 
     @classmethod
     def unpacked(cls, packed: bytes) -> EndedTask:
@@ -146,6 +148,7 @@ class KeyedTask(NamedTuple):
 
 
 _ended_task = Struct("<IIBH")
+_pack_ended = _ended_task.pack
 _STATUSES = tuple(TaskStatus)
 _CODES = {status: code for code, status in enumerate(_STATUSES)}
 
@@ -156,7 +159,7 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
-    return crc32(text.encode("utf-8", "replace"))
+    return crc32(text.encode())
 
 
 def checksum(text: str) -> int:
@@ -194,6 +197,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
         source=intern(stamp.actor),
+        program=intern(event.program),
         priority=event.priority,
         timeout_s=event.timeout_s,
         max_retries=event.max_retries,
@@ -201,7 +205,6 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
-        program=intern(event.program),
     )
 
 
@@ -209,16 +212,17 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
     if event.attempt != task.attempt + 1:
         msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after attempt {task.attempt}"
         raise Corrupt(msg)
+    if task.progress or task.progress_message:
+        task = msgspec.structs.replace(task, progress=0.0, progress_message="")
     return msgspec.structs.replace(
         task,
         status=RUNNING,
+        latest=stamp.position if stamp.causationid else START,
         worker_id=event.worker_id,
         claim_id=event.claim_id,
         attempt=event.attempt,
         lease=event.lease,
         started_at=stamp.time,
-        progress=0.0,
-        progress_message="",
     )
 
 
@@ -237,10 +241,11 @@ def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
     )
 
 
-def _attempt_failed(task: Task, event: TaskAttemptFailed, _stamp: Stamp) -> Task:
+def _attempt_failed(task: Task, event: TaskAttemptFailed, stamp: Stamp) -> Task:
     return msgspec.structs.replace(
         task,
         status=PENDING,
+        latest=stamp.position if stamp.causationid else START,
         failures=task.failures + (event.reason != "released"),
         lapses=task.lapses + event.worker_ended,
         worker_id="",

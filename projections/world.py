@@ -39,7 +39,7 @@ from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, service, session, task, worker
 from projections.indexes import Indexes
-from projections.latest import FOLLOWED
+from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
 from projections.snapshot import MassSilence, Snapshot, pieces
 from projections.source import GENESIS, Record, chain_after
@@ -61,7 +61,7 @@ class World:
     `restored_at` is the last commit time before the current generation, 0 in the first. `remembers_since` is not 0
     while the memory lacks what was evicted before that commit time, because the world began with an older release's.
     `latest` has the id of the last event of what lives, by kind and id, as far as that event names its own cause: the
-    next event names this one (see `coordinator/deciders/origins.py`).
+    next event names this one (see `coordinator/deciders/origins.py`). Tasks have it themselves.
     """
 
     def __init__(self) -> None:
@@ -128,24 +128,22 @@ class World:
     def apply(self, envelope: Envelope, position: Position, time: float) -> None:
         """Fold one event of a commit; call `seal` after the last one."""
         event = envelope.data
-        fold = self._folds.get(type(event))
+        kind = type(event)
+        fold = self._folds.get(kind)
         if fold is None:
             self._apply_other(event, position, time)
         else:
-            fold(event, Stamp(position, time, envelope.tenant, envelope.actor, envelope.traceparent))
-        follow = FOLLOWED.get(type(event))
+            stamp = Stamp(position, time, envelope.tenant, envelope.actor, envelope.traceparent, envelope.causationid)
+            fold(event, stamp)
+        follow = KEPT.get(kind)
         if follow is not None:
-            prefix, is_clear = follow
-            key = prefix + envelope.subject
             # Older releases wrote no causes: a fold of their events, as of their snapshots, has none of these.
-            if envelope.causationid and not is_clear:
-                self.latest[key] = envelope.id
+            if follow.is_clear or not envelope.causationid:
+                self.latest.pop(follow.prefix + envelope.subject, None)
             else:
-                self.latest.pop(key, None)
+                self.latest[follow.prefix + envelope.subject] = envelope.id
         if envelope.commandid:
-            self.memory.note(
-                COMMAND, f"{envelope.actor}/{envelope.commandid}", OUTCOMES.get(type(event), _NO_OUTCOME), time
-            )
+            self.memory.note(COMMAND, f"{envelope.actor}/{envelope.commandid}", OUTCOMES.get(kind, _NO_OUTCOME), time)
 
     def seal(self, sequence: int, count: int, body: bytes, time: float) -> None:
         """Close the commit of *count* events: extend the chain and evict what is too old."""
@@ -318,11 +316,12 @@ class World:
     def _evict_tasks(self, ended: OrderedDict[str, float], time: float) -> None:
         """Evict ended tasks; those that ended a short time ago are remembered."""
         pop, pack, oldest = self.tasks.pop, task.EndedTask.packed, time - self.retention_s
+        by_status = self.indexes.tasks
         noted: dict[str, bytes] = {}
         while len(ended) > self.ended_kept or (ended and next(iter(ended.values())) < oldest):
             task_id, ended_at = ended.popitem(last=False)
             value = pop(task_id)
-            self.indexes.task_changed(value, None)
+            del by_status[value.status][task_id]  # an ended task is in no other index
             if time - ended_at <= HARD_S:
                 noted[task_id] = pack(value)
         if noted:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from events import codec
+from events.base import START
 from events.container import ContainerCreated, ContainerEvent, ContainerFailed
 from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeEvent, NodeRegistered
 from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
 from events.session import SessionBound, SessionClosed
-from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStarted, TaskStatus, TaskSubmitted
+from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus, TaskSubmitted
 from events.worker import WorkerEvent, WorkerRegistered
 from projections.latest import CONTAINER, NODE, SERVICE, TASK, WORKER
 from projections.node import NodeStatus
@@ -45,16 +46,19 @@ def _of_task(world: World, event: Any, said: Said) -> Origin:
     task = world.tasks.get(event.task_id)
     if task is None:
         return NO_ORIGIN
-    kind = type(event)
-    if kind is TaskStarted and not task.attempt:
-        return (task.tenant, task.traceparent, str(task.submitted))
-    cause = ""
-    if task.status is _RUNNING and (kind is TaskAttemptFailed or kind is TaskFailed):
-        cause = _end_of_worker(world, task.worker_id, said)
+    cause = said.get(TASK + event.task_id) if said else None
     if not cause:
-        key = TASK + event.task_id
-        cause = said.get(key) or world.latest.get(key) or str(task.ended if task.is_ended else task.submitted)
+        # In this order: of most tasks these two are all that is needed.
+        latest = task.latest if task.ended_at is None else task.ended
+        cause = str(latest if latest != START else task.submitted)
     return (task.tenant, task.traceparent, cause)
+
+
+def _of_failed(world: World, event: TaskAttemptFailed | TaskFailed, said: Said) -> Origin:
+    task = world.tasks.get(event.task_id)
+    if task is not None and task.status is _RUNNING and (cause := _end_of_worker(world, task.worker_id, said)):
+        return (task.tenant, task.traceparent, cause)
+    return _of_task(world, event, said)
 
 
 def _end_of_worker(world: World, worker_id: str, said: Said) -> str:
@@ -175,6 +179,8 @@ ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
         for base, find in _OF_KIND.items()
         if issubclass(event, base)
     },
+    TaskAttemptFailed: _of_failed,
+    TaskFailed: _of_failed,
 }
 """
 Functions that return tenant, traceparent and causationid of an event that is decided but not folded; '' for none.

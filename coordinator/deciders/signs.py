@@ -36,7 +36,8 @@ _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterService: ("services", "service_id"),
 }
 """The table that holds the sign of a command, and the command's field with the id."""
-_SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, HeartbeatService})
+SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, HeartbeatService})
+"""The commands that `Signs.before` and `Signs.accepted` look at."""
 
 
 class Checks(NamedTuple):
@@ -123,7 +124,7 @@ class Signs:
 
     def accepted(self, command: Command, now: float, at: float, world: World) -> None:
         """Keep the sign of life of a command that was accepted at commit time *at*."""
-        if type(command) not in _SIGNS_OF_LIFE:
+        if type(command) not in SIGNS_OF_LIFE:
             return
         if isinstance(command, ReportCheck):
             self.checked[command.service_id] = now

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from coordinator.commands.command import Command
     from coordinator.doors.micro import Endpoint, RequestStats
     from coordinator.engine.engine import Engine
-    from coordinator.engine.intake import Reply
     from events.base import Position
     from events.subjects import Subjects
 
@@ -80,14 +79,27 @@ class RpcDoor:
         wire_commands = decode_request(message.data)
         request = _Request(self, message.reply, source, wire_commands, self._stats.get((kind, verb)))
         size = len(message.data) // len(wire_commands) if wire_commands else 0
+        put = self._engine.intake.put if self._engine.is_leading() else self._engine.put
+        caller = Caller(actor=source)
         for index, wire_command in enumerate(wire_commands):
             reply = partial(request.answer, index)
             try:
                 taken = self._checked(wire_command, source, kind, verb, message)
             except Refused as error:
                 reply(None, error)
+                continue
+            # Usually all are from the same caller.
+            if (
+                taken.id != caller.command_id
+                or taken.tenant != caller.tenant
+                or taken.traceparent != caller.traceparent
+            ):
+                caller = Caller(actor=source, tenant=taken.tenant, command_id=taken.id, traceparent=taken.traceparent)
+            asked = Asked(taken.data, caller, reply, request, size)
+            if type(taken.data) is FindServices:
+                self._engine.discover(asked)
             else:
-                self._hand_over(taken, source, request, reply, size)
+                put(asked)
 
     def _checked(
         self, wire_command: WireCommand | Refused, source: str, kind: str, verb: str, message: Message
@@ -102,17 +114,6 @@ class RpcDoor:
             self._unanswerable.say(message.subject, "it has no reply subject: send it as a request")
             raise Refused("a command needs a reply subject: send it as a request", reason="bad_request")
         return wire_command
-
-    def _hand_over(self, wire_command: WireCommand, source: str, request: _Request, reply: Reply, size: int) -> None:
-        command = wire_command.data
-        caller = Caller(
-            actor=source, tenant=wire_command.tenant, command_id=wire_command.id, traceparent=wire_command.traceparent
-        )
-        asked = Asked(command, caller, reply, request, size)
-        if isinstance(command, FindServices):
-            self._engine.discover(asked)
-        else:
-            self._engine.put(asked)
 
     @property
     def message_bytes(self) -> int:

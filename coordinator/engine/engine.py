@@ -25,6 +25,7 @@ from coordinator.clock import CommitClock
 from coordinator.commands.acting import ids_of
 from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer
+from coordinator.commands.node import SyncNode
 from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import ReportCheck
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
@@ -33,7 +34,7 @@ from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Limits
-from coordinator.deciders.signs import Signs
+from coordinator.deciders.signs import SIGNS_OF_LIFE, Signs
 from coordinator.engine.budget import Budget, Share
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
@@ -184,10 +185,14 @@ class Engine:
 
     def put(self, asked: Asked) -> None:
         """Queue a command from a door; its reply is called when it is decided and committed, or refused."""
-        if not self.listening.is_on or self._is_over():
+        if self.is_leading():
+            self.intake.put(asked)
+        else:
             asked.reply(None, _not_leading())
-            return
-        self.intake.put(asked)
+
+    def is_leading(self) -> bool:
+        """Return whether commands are taken now: until the event loop runs something else, they may go to `intake`."""
+        return self.listening.is_on and not self._is_over()
 
     async def execute(self, command: Any, caller: Caller) -> Any:
         """
@@ -329,7 +334,15 @@ class Engine:
         """Take up a command or question; return False if it did not fit into the turn and was put back."""
         before = len(turn.events)
         try:
-            self._take_up(turn, asked)
+            try:
+                self._take_up(turn, asked)
+            except FoldFailed:
+                raise
+            except CoordinationError as error:
+                # The facts of a refusal are recorded; if they do not fit, the command waits for the next turn.
+                turn.record(facts_besides(error), asked.caller)
+                self._refusals.note(asked.caller, asked.command, error)
+                turn.answers.append((asked, None, error))
         except TurnFull:
             self.intake.put_back(asked)
             return False
@@ -347,22 +360,14 @@ class Engine:
         return True
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
-        try:
-            if self._access is not None:
-                found = self._access.check(asked.caller, asked.command)
-                if found is not None:
-                    self._access.meter(asked.command, found, turn.now)
-            if asked.command.IS_QUESTION:
-                self._answer_question(turn, asked)
-            else:
-                self._decide(turn, asked)
-        except FoldFailed:
-            raise
-        except CoordinationError as error:
-            # The facts of a refusal are recorded; if they do not fit, the command waits for the next turn.
-            turn.record(facts_besides(error), asked.caller)
-            self._refusals.note(asked.caller, asked.command, error)
-            turn.answers.append((asked, None, error))
+        if self._access is not None:
+            found = self._access.check(asked.caller, asked.command)
+            if found is not None:
+                self._access.meter(asked.command, found, turn.now)
+        if asked.command.IS_QUESTION:
+            self._answer_question(turn, asked)
+        else:
+            self._decide(turn, asked)
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from the world; events of this turn are committed before the answer is sent."""
@@ -405,8 +410,10 @@ class Engine:
         self._decide(turn, asked)
 
     def _decide(self, turn: Turn, asked: Asked) -> None:
-        command: Any = self.signs.before(asked.command, self._heard)
+        command: Any = asked.command
         caller, kind = asked.caller, type(command)
+        if kind in SIGNS_OF_LIFE:
+            command = self.signs.before(command, self._heard)
         replaced = self._registration(command.worker_id) if kind is RegisterWorker else ""
         commandid = caller.command_id if command.REMEMBERED else ""
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
@@ -426,7 +433,8 @@ class Engine:
             self._hints.note(events, self._heard)
             if kind is CreateContainer and (warning := warning_of(command.environment)):
                 log.warning("plain_secrets", container_id=command.container_id, actor=caller.actor, why=warning)
-        self.signs.accepted(command, self._heard, turn.now, self.world)
+        if kind in SIGNS_OF_LIFE:
+            self.signs.accepted(command, self._heard, turn.now, self.world)
         if kind is ReportCheck:
             self._hints.note_check(command.service_id, f"{self.epoch.generation}.{self.epoch.sequence}")
         if kind is ClaimTasks:
@@ -438,7 +446,9 @@ class Engine:
             self._scheduling.replace(command)
         if asked.wants_answer:
             told = answer(self.world, command, context, events, again=again)
-            turn.answers.append((asked, self.signs.after(command, told, self._turn_id), None))
+            if kind is SyncNode:
+                told = self.signs.after(command, told, self._turn_id)
+            turn.answers.append((asked, told, None))
 
     def _registration(self, worker_id: str) -> str:
         worker = self.world.workers.get(worker_id)

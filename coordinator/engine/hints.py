@@ -32,7 +32,7 @@ from events.task import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection
 
     from coordinator.commands.service import CheckOutcome
     from coordinator.deciders.signs import Signs
@@ -40,10 +40,7 @@ if TYPE_CHECKING:
     from events.base import Event
     from projections.world import World
 
-_ENDS_LEASE = frozenset({TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut})
-_CHANGES_NODE = frozenset(
-    {ContainerStarting, ContainerStopping, ContainerPausing, ContainerResuming, ContainerDestroyed}
-)
+_CHANGES_NODE = (ContainerStarting, ContainerStopping, ContainerPausing, ContainerDestroyed)
 
 
 class Notify(Protocol):
@@ -64,35 +61,27 @@ class Hints:
         self._touched: set[str] = set()
         self._begun: list[str] = []
         self._checked: list[tuple[str, CheckOutcome]] = []
+        self._followings: dict[type[Event], Callable[[Any, float], None]] = {
+            TaskStarted: self._started,
+            **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed), self._lease_ended),
+            TaskTimedOut: self._timed_out,
+            TaskCancelled: self._cancelled,
+            **dict.fromkeys(_CHANGES_NODE, self._node_changed),
+            ContainerResuming: self._resuming,
+            ContainerResumed: self._resumed,
+        }
 
-    def note(self, events: Iterable[Event], heard_now: float) -> None:
+    def note(self, events: Collection[Event], heard_now: float) -> None:
         """Update leases, notices and waiting questions for events that were just folded."""
-        leases = self._signs.leases
+        followings = self._followings
         for event in events:
-            kind: Any = type(event)
-            about: Any = event
-            if kind is TaskStarted:
-                leases[about.lease] = heard_now
-                self._begun.append(about.lease)
-            elif kind in _ENDS_LEASE:
-                leases.pop(about.lease, None)
-                if kind is TaskTimedOut:
-                    self._lost(about.task_id, about.lease)
-            elif kind is TaskCancelled:
-                task = self._world.tasks[about.task_id]
-                # A task that no worker holds still names the lease of its last attempt, which may belong to another
-                # task now.
-                if task.worker_id:
-                    leases.pop(task.lease, None)
-                    self._lost(about.task_id, task.lease)
-            elif kind in _CHANGES_NODE:
-                self._notices.setdefault(("node", self._world.containers[about.container_id].node_id), [])
-                if kind is ContainerResuming:
-                    self._heard_in(about.container_id, heard_now)
-            elif kind is ContainerResumed:
-                self._heard_in(about.container_id, heard_now)
-            if self._waiting and isinstance(event, (TaskEvent, ContainerEvent)):
-                self._touch(event.subject)
+            follow = followings.get(type(event))
+            if follow is not None:
+                follow(event, heard_now)
+        if self._waiting:
+            for event in events:
+                if isinstance(event, (TaskEvent, ContainerEvent)):
+                    self._touch(event.subject)
 
     def note_check(self, service_id: str, reign: str) -> None:
         """Pass the check that was just kept on to the followers, which keep the outcomes."""
@@ -115,6 +104,34 @@ class Hints:
         if self._touched:
             touched, self._touched = self._touched, set()
             self._waiting.look(touched)
+
+    def _started(self, event: TaskStarted, heard_now: float) -> None:
+        self._signs.leases[event.lease] = heard_now
+        self._begun.append(event.lease)
+
+    def _lease_ended(self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut, _: float) -> None:
+        self._signs.leases.pop(event.lease, None)
+
+    def _timed_out(self, event: TaskTimedOut, heard_now: float) -> None:
+        self._lease_ended(event, heard_now)
+        self._lost(event.task_id, event.lease)
+
+    def _cancelled(self, event: TaskCancelled, _: float) -> None:
+        task = self._world.tasks[event.task_id]
+        # A task that no worker holds still names the lease of its last attempt, which may belong to another task now.
+        if task.worker_id:
+            self._signs.leases.pop(task.lease, None)
+            self._lost(event.task_id, task.lease)
+
+    def _node_changed(self, event: Any, _: float) -> None:
+        self._notices.setdefault(("node", self._world.containers[event.container_id].node_id), [])
+
+    def _resuming(self, event: ContainerResuming, heard_now: float) -> None:
+        self._node_changed(event, heard_now)
+        self._heard_in(event.container_id, heard_now)
+
+    def _resumed(self, event: ContainerResumed, heard_now: float) -> None:
+        self._heard_in(event.container_id, heard_now)
 
     def _heard_in(self, container_id: str, heard_now: float) -> None:
         """After a pause, which silenced them, what is in a container has its whole time again to be heard."""
