@@ -245,6 +245,19 @@ def split(body: bytes) -> list[tuple[Head, msgspec.Raw]]:
         raise _bad_commit(body, error) from error
 
 
+def parts(body: bytes) -> list[msgspec.Raw]:
+    """
+    Split a commit's body into its events, byte for byte.
+
+    Raises:
+        Corrupt: the body is not a JSON array.
+    """
+    try:
+        return _parts_decoder.decode(body)
+    except UNREADABLE as error:
+        raise _bad_commit(body, error) from error
+
+
 def _decode_one_by_one(body: bytes) -> list[Envelope]:
     try:
         return [_decode_one(bytes(raw)) for raw in _parts_decoder.decode(body)]

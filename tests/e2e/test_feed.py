@@ -113,12 +113,15 @@ async def test_events_of_another_release_are_fed_as_they_came(server: RealServer
     """An unknown type is fed like any other; a type that makes no valid subject goes to the subject for such types."""
     strange = event("moon.landed", "2.0", where="sea")
     stranger = event("no subject at.all", "2.1")
-    await append(journal, 1, codec.join([strange, stranger]))
+    spaced = strange.replace(b"{", b"{ ", 1)
+    await append(journal, 1, codec.join([strange, stranger, spaced, strange]))
     async with feeding(server), Bus.open(server.url, name="look") as bus:
-        await until_fed(bus, 2)
+        await until_fed(bus, 4)
     assert [one[:] for one in await fed(server.url)] == [
         ("1.2.0", "coordination.events.moon.landed", strange),
         ("1.2.1", "coordination.events.unknown.unnamed", stranger),
+        ("1.2.2", "coordination.events.moon.landed", spaced),
+        ("1.2.3", "coordination.events.moon.landed", strange),
     ]
 
 

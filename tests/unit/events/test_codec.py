@@ -490,6 +490,9 @@ def test_a_commit_is_cut_into_its_events_byte_for_byte() -> None:
         ("task.cancelled", "2026-11-23T17:15:00.123456Z", TASK),
         ("moon.risen", "2026-11-23T17:15:00Z", MOON.strip()),
     ]
+    assert [bytes(raw) for raw in codec.parts(body)] == [TASK, MOON.strip()]
+    with pytest.raises(Corrupt, match="not a JSON array of CloudEvents"):
+        codec.parts(TASK)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"id":"1.0"}]', b'[{"type":"\xff"}]', TASK])
