@@ -128,6 +128,8 @@ READ_AS_IS = {
 }
 """The versions of each event that are decoded as they are: fields added since have their defaults."""
 _encoder = msgspec.json.Encoder()
+encode_known = _encoder.encode
+"""As `encode`, for an event that is none of an unknown type."""
 _any_envelope: Any = None
 for _class in ENVELOPES.values():
     _any_envelope = _class if _any_envelope is None else _any_envelope | _class

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from events.resources import NONE
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
@@ -76,17 +77,21 @@ class Shape:
             heapq.heappush(heap, ORDERINGS[ordering](task))
 
     def remove(self, task_id: str) -> None:
-        del self.members[task_id]
+        members = self.members
+        del members[task_id]
         for heap in self.heaps.values():
-            _prune(heap, self._is_live, len(self.members))
+            if len(heap) > 2 * len(members) + _SPARE_ENTRIES:
+                _prune(heap, self._is_live, len(members))
 
     def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
-        """Yield the ready tasks in order, without changing the heap."""
+        """Yield the ready tasks in order; what is ready does not change the heap meanwhile."""
         heap = self.heaps.get(ordering)
-        if heap is None:
-            heap = sorted(map(ORDERINGS[ordering], self.members.values()))
-            self.heaps[ordering] = heap
         members = self.members
+        if heap is None:
+            heap = sorted(map(ORDERINGS[ordering], members.values()))
+            self.heaps[ordering] = heap
+        else:
+            _prune(heap, self._is_live, len(members))
         for key in walk(heap):
             task = members.get(str(key[-1]))
             if task is not None and _is_of(task, key):
@@ -152,6 +157,8 @@ class Indexes:
     def __init__(self) -> None:
         self.now = 0.0
         self.shapes: dict[ShapeKey, Shape] = {}
+        self._usual: dict[str, Shape] = {}
+        """The shapes of tasks without type and resources by name, as it takes long to make and hash their keys."""
         self._shapes_of: dict[str, dict[ShapeKey, Shape]] | None = None
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
@@ -286,8 +293,8 @@ class Indexes:
         return self.deadline_members.get(str(deadline[-1])) is deadline
 
     def _pending(self, task: Task) -> None:
-        _count(self.pending_by_tenant, task.tenant, 1)
-        _count(self.pending_by_source, task.source, 1)
+        for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):
+            counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
         if task.retry_at > self.now:
             self.parked_members[task.task_id] = task
             heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
@@ -299,19 +306,28 @@ class Indexes:
         if task.task_id in self.parked_members:
             self.parked_members[task.task_id] = task
             return
-        key = shape_of(task)
-        self.shapes[key].members[task.task_id] = task
+        shape = self._shape(task)
+        shape.members[task.task_id] = task
         if task.program and self._shapes_of is not None:
-            self._shapes_of[task.program][key].members[task.task_id] = task
+            self._shapes_of[task.program][shape.key].members[task.task_id] = task
+
+    def _shape(self, task: Task) -> Shape:
+        is_usual = task.resources is NONE and not task.task_type
+        shape = self._usual.get(task.task_name) if is_usual else None
+        if shape is None:
+            key = shape_of(task)
+            shape = self.shapes.get(key)
+            if shape is None:
+                shape = self.shapes[key] = Shape(key)
+            if is_usual:
+                self._usual[task.task_name] = shape
+        return shape
 
     def _ready(self, task: Task) -> None:
-        key = shape_of(task)
-        shape = self.shapes.get(key)
-        if shape is None:
-            shape = self.shapes[key] = Shape(key)
+        shape = self._shape(task)
         shape.add(task)
         if self._shapes_of is not None:
-            self._ready_of(self._shapes_of, key, task)
+            self._ready_of(self._shapes_of, shape.key, task)
 
     def _ready_of(self, shapes_of: dict[str, dict[ShapeKey, Shape]], key: ShapeKey, task: Task) -> None:
         if task.program:
@@ -327,11 +343,13 @@ class Indexes:
         if self.parked_members.pop(task.task_id, None) is not None:
             _prune(self.parked, self._is_parked, len(self.parked_members))
             return
-        key = shape_of(task)
-        shape = self.shapes[key]
+        shape = self._shape(task)
+        key = shape.key
         shape.remove(task.task_id)
         if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
             del self.shapes[key]
+            if self._usual.get(key.task_name) is shape:
+                del self._usual[key.task_name]
         if task.program and self._shapes_of is not None:
             own = self._shapes_of[task.program]
             shape = own[key]

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from coordinator.clock import CommitClock
@@ -418,12 +419,15 @@ class Engine:
         commandid = caller.command_id if command.REMEMBERED else ""
         outcome = self.world.outcome_of(caller.actor, commandid) or b"" if commandid else b""
         again = bool(outcome)
-        # Asked only where they may be something else: this runs for each command.
-        streak = self.signs.streak(command) if kind is ReportCheck else 1
-        silent_s = self.signs.silence(command, self._heard) if kind is RegisterWorker else math.inf
-        context = DecisionContext(
-            turn.now, self.rules, caller.tenant, caller.actor, streak, outcome, silent_s, caller.traceparent
-        )
+        if outcome or kind in SIGNS_OF_LIFE:
+            context = msgspec.structs.replace(
+                turn.context_of(caller, self.rules),
+                streak=self.signs.streak(command),
+                outcome=outcome,
+                silent_s=self.signs.silence(command, self._heard),
+            )
+        else:
+            context = turn.context_of(caller, self.rules)
         if again:
             events: tuple[Event, ...] = ()
         else:

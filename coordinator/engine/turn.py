@@ -13,6 +13,7 @@ import structlog
 
 from coordinator.commands.acting import ids_of
 from coordinator.deciders.origins import NO_ORIGIN, ORIGINS
+from coordinator.deciders.rules import DecisionContext
 from events import codec
 from events.base import Position, version_of
 from events.errors import Corrupt, Refused
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from coordinator.commands.caller import Caller
+    from coordinator.deciders.rules import Rules
     from coordinator.engine.intake import Asked
     from events.base import Envelope, Event
     from events.errors import CoordinationError
@@ -57,12 +59,21 @@ class Turn:
         self.now = codec.seconds_of(self.time)
         self.events: list[Event] = []
         self.answers: list[tuple[Asked, Any, CoordinationError | None]] = []
+        self._context: tuple[Caller | None, DecisionContext | None] = (None, None)
         self._bytes_max = bytes_max
         self._parts: list[bytes] = []
         self._size = 2
         self._reserved = 0
         self._source = f"/coordination/{world.generation}"
         self._prefix = f"{self.sequence}."
+
+    def context_of(self, caller: Caller, rules: Rules) -> DecisionContext:
+        """Return what a decider may use besides the world and the command, if nothing is known of the command."""
+        last, context = self._context
+        if context is None or caller is not last:  # the commands of one request have the same
+            context = DecisionContext(self.now, rules, caller.tenant, caller.actor, traceparent=caller.traceparent)
+            self._context = (caller, context)
+        return context
 
     def record(self, events: Sequence[Event], caller: Caller, *, commandid: str = "", are_apart: bool = False) -> None:
         """
@@ -78,7 +89,7 @@ class Turn:
         at = len(self._parts)
         if len(events) == 1:
             envelope = self._envelope(events[0], at, caller, commandid, _NOTHING)
-            part = codec.encode(envelope)
+            part = codec.encode_known(envelope)
             self._take(len(part) + 1)
             self._fold(envelope, at, part)
             return
@@ -88,7 +99,7 @@ class Turn:
             envelope = self._envelope(event, index, caller, commandid, said)
             if not are_apart and (follow := FOLLOWED.get(type(event))) is not None:
                 said[follow[0] + envelope.subject] = envelope.id
-            part = codec.encode(envelope)
+            part = codec.encode_known(envelope)
             size += len(part) + 1
             made.append((envelope, index, part))
         self._take(size)
