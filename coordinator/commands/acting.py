@@ -100,7 +100,7 @@ def current() -> Acting:
     OpenTelemetry's current span takes precedence if it is of the same trace: it is for a part of the work.
     """
     found = _given()
-    if found is _NOBODY:
+    if found is _NOBODY or _OTEL not in sys.modules:  # a program that has a span has imported it
         return found
     own, spanned = "" if found is _of_process() else found.traceparent, _current_span()
     if spanned and (not own or trace_id_of(spanned) == trace_id_of(own)):
@@ -163,9 +163,7 @@ def _of_process() -> Acting:
 
 def _current_span() -> str:
     """Return the traceparent of OpenTelemetry's current span, '' if there is none."""
-    trace: Any = sys.modules.get(_OTEL)  # a program that has a span has imported it
-    if trace is None:
-        return ""
+    trace: Any = sys.modules[_OTEL]
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return ""

@@ -22,7 +22,7 @@ from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.stop_signals import is_from_signal
 from coordinator.task_groups import is_aborting
-from coordinator.worker.containment import contain, contained
+from coordinator.worker.containment import contain, contained_by
 from coordinator.worker.handlers import Context, DoNotRetry
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
@@ -279,12 +279,13 @@ class Attempts:
         call = handler.bound(attempt.context, payload)
         # Only what the handler itself sends is sent for the tenant of its task: a worker need not be allowed to act for
         # it to report the outcome.
-        token = act_for(task)
+        acting, containing = act_for(task), contained_by(attempt.end)
         try:
             with in_span(task.traceparent) if task.traceparent else _NO_SPAN:
-                return await (contained(call, attempt.end) if handler.is_async else self._threads.run(call))
+                return await (call() if handler.is_async else self._threads.run(call))
         finally:
-            token.var.reset(token)
+            acting.var.reset(acting)
+            containing.var.reset(containing)
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from coordinator.stop_signals import is_from_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
-    from contextvars import Context
+    from collections.abc import Callable, Generator
+    from contextvars import Context, Token
 
     End = Callable[[BaseException], None]
 
@@ -31,13 +31,13 @@ class HandlerExit(RuntimeError):
     """A task that a handler started raised SystemExit or KeyboardInterrupt"""
 
 
-async def contained(call: Callable[[], Awaitable[Any]], end: End) -> Any:
-    """Await *call*; *end* is called when a task that it started exits, now or later."""
-    token = _end.set(end)
-    try:
-        return await call()
-    finally:
-        _end.reset(token)
+def contained_by(end: End) -> Token[End | None]:
+    """
+    Call *end* when a task exits, now or later, that this code starts from now on.
+
+    Reset the token's variable with it to start no more of them.
+    """
+    return _end.set(end)
 
 
 def contain(loop: asyncio.AbstractEventLoop) -> None:
@@ -45,13 +45,14 @@ def contain(loop: asyncio.AbstractEventLoop) -> None:
     before: Any = loop.get_task_factory()
     if hasattr(before, _CONTAINS):
         return
+    task, get = asyncio.Task, _end.get
 
-    def create(loop: asyncio.AbstractEventLoop, work: Any, *, context: Context | None = None, **options: Any) -> Any:
-        end = _end.get() if context is None else context.get(_end)
+    def create(loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None, **options: Any) -> Any:
+        end = get() if context is None else context.get(_end)
         if end is not None:
             work = _Contained(work, end)
         if before is None:
-            return asyncio.Task(work, loop=loop, context=context, **options)
+            return task(work, loop=loop, context=context, **options)
         if context is not None:  # a factory of others may not know it
             options["context"] = context
         return before(loop, work, **options)
