@@ -176,7 +176,7 @@ class Sim:
                 striking = [asyncio.create_task(chaos.strike(kind)) for kind in self.dice.kinds_by_themselves()]
                 everyone = [*servants, *users, *striking]
                 try:
-                    await self._watch_over(everyone, lambda: _now() >= plan.faulty_s)
+                    await self._watch_over(everyone, lambda: _now() >= plan.faulty_s and self._has_enough())
                     if plan.is_lively:
                         await _stop(striking)
                         chaos.heal()
@@ -186,10 +186,16 @@ class Sim:
                     chaos.heal()
                     await _stop(everyone)
 
+    def _has_enough(self) -> bool:
+        """Return whether there were as many steps and faults as there must be."""
+        plan, loop = self.plan, asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        return loop.steps >= plan.least_steps and self.dice.fired.total() >= plan.least_faults
+
     async def _watch_over(self, everyone: list[asyncio.Task[None]], is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, or until a promise is broken."""
         bound_s = FORGETTING_BOUND_S if self.plan.forgets else BOUND_S
-        give_up_at = self.plan.faulty_s + bound_s
+        give_up_at = max(self.plan.faulty_s, _now()) + bound_s
         looked_at = 0.0
         while not is_over():
             await asyncio.sleep(0.5)

@@ -68,11 +68,16 @@ EVICTS_SHARE = 0.45
 """Share of the other plans in which ended tasks are evicted."""
 
 
+LEAST_STEPS, LEAST_FAULTS = 5000, 3
+"""What each run has at least."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
     Everything that defines a run; a smaller plan with the same failure is easier to read.
 
     In safety mode faults continue to the end; in liveness mode they stop after *faulty_s*, and everything must end.
+    Faults go on until there were *least_faults* of them and *least_steps* steps.
     *intensity* multiplies how often each kind of fault strikes; a kind that it lacks never does.
     """
 
@@ -99,6 +104,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     has_snapshots: bool = False
     has_feed: bool = False
     has_checks: bool = False
+    least_steps: int = 0
+    least_faults: int = 0
 
     @property
     def forgets(self) -> bool:
@@ -135,6 +142,8 @@ def plan_of(seed: int) -> Plan:
         has_snapshots=random.random() < 0.3,
         has_feed=random.random() < 0.2,
         has_checks=random.random() < 0.2,
+        least_steps=LEAST_STEPS,
+        least_faults=LEAST_FAULTS,
     )
 
 
