@@ -64,12 +64,23 @@ HOLDING = frozenset({_S.CREATED, _S.STARTING, _S.RUNNING, _S.PAUSED, _S.STOPPING
 """Statuses in which a container holds its resources on its node."""
 
 
+class LastExit(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """How a generation of a container ended: exit code, reason, `ExitCause`, and commit time in seconds."""
+
+    generation: str
+    at: float
+    cause: str
+    reason: str = ""
+    exit_code: int | None = None
+
+
 class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     One container; `generation` is the position of the event that last started it.
 
     `started_at` is the time when that generation was first reported as running, None before; `failed_at` is the time of
-    the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start.
+    the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start; `last_exit`
+    is how it last ended without being told to, and outlives the next start.
     """
 
     container_id: str
@@ -104,6 +115,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     failed_at: float | None = None
     ended_at: float | None = None
     ended: Position = START
+    last_exit: LastExit | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -156,6 +168,19 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
     )
 
 
+def _exit_of(event: ContainerFailed, stamp: Stamp) -> LastExit | None:
+    """Return the exit that a failure was; None for a start that failed, and for events of releases without causes."""
+    if not event.cause:
+        return None
+    return LastExit(
+        generation=event.generation,
+        at=stamp.time,
+        cause=event.cause,
+        reason=event.reason,
+        exit_code=event.exit_code,
+    )
+
+
 def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> Container:
     replace = msgspec.structs.replace
     match event:
@@ -201,6 +226,7 @@ def _evolve(container: Container, event: MovingContainerEvent, stamp: Stamp) -> 
                 cause=event.cause,
                 restart_at=event.restart_at,
                 failed_at=stamp.time,
+                last_exit=_exit_of(event, stamp) or container.last_exit,
             )
         case ContainerDestroyed():
             return replace(

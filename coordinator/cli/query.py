@@ -289,16 +289,17 @@ def container_list(ctx: click.Context, limit: int, url: str | None, output: str,
 @container.command("logs")
 @click.argument("container_id")
 @click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of lines.")
+@click.option("-p", "--previous", is_flag=True, help="What it wrote before its last start.")
 @URL
 @click.pass_context
-def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None) -> None:
-    """Print the last log lines of a container."""
+def container_logs(ctx: click.Context, container_id: str, lines: int, url: str | None, *, previous: bool) -> None:
+    """Print the last log lines of a container, since its last start."""
     from coordinator.client.nodes import ask_node
     from coordinator.commands.node import NodeQuestion
 
     async def logs(client: Client) -> list[str]:
         found: Container = await client.execute(GetContainer(container_id=container_id))
-        question = NodeQuestion(container_id=container_id, lines=lines)
+        question = NodeQuestion(container_id=container_id, lines=lines, previous=previous)
         written: list[str] = await ask_node(client, found.node_id, "logs", question)
         return written
 

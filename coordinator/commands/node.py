@@ -122,9 +122,14 @@ class ListNodes(Question, frozen=True, kw_only=True, gc=False):
     after: str = ""
 
 
-class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question to a node about one of its containers; without `generation`, about the newest one."""
+class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """
+    A question to a node about one of its containers.
+
+    Without `generation` about the newest one, or about the `previous` one: what is left of it until the next start.
+    """
 
     container_id: str
     generation: str = ""
     lines: int = 100
+    previous: bool = False

@@ -110,20 +110,21 @@ class AgentContainer:
                 raise
             return {"cpu_seconds": 0.0, "memory_bytes": 0, "pids": 0}
 
-    async def get_logs(self, lines: int = 100) -> list[str]:
+    async def get_logs(self, lines: int = 100, *, previous: bool = False) -> list[str]:
         """
-        Return the last *lines* lines that the container wrote, oldest first.
+        Return the last *lines* lines that the container wrote since its last start, oldest first.
 
-        Returns [] if the container was never started or is destroyed.
+        With *previous* what it wrote before that start, such as before it crashed. Returns [] if the container was
+        never started, is destroyed, or has not been started again.
 
         Raises:
             NotFound: the container does not exist.
             Unavailable: its node does not answer.
         """
         try:
-            return await self._manager.get_container_logs(self.container_id, lines=lines)
+            return await self._manager.get_container_logs(self.container_id, lines=lines, previous=previous)
         except NotFound:
-            if (await self.get_status()) in RUNS:
+            if (await self.get_status()) in RUNS and not previous:
                 raise
             return []
 

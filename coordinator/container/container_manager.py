@@ -194,15 +194,18 @@ class ContainerManager(Facade):
         found: list[Container] = await listed(self, ListContainers(limit=whole("limit", limit)))
         return found
 
-    async def get_container_logs(self, container_id: str, lines: int = 100) -> list[str]:
+    async def get_container_logs(self, container_id: str, lines: int = 100, *, previous: bool = False) -> list[str]:
         """
-        Return the last *lines* lines that a container wrote, oldest first.
+        Return the last *lines* lines that a container wrote since its last start, oldest first.
+
+        With *previous* what it wrote before that start, such as before it crashed; only the last end is kept.
 
         Raises:
-            NotFound: the container was never started, or is destroyed.
+            NotFound: the container was never started, or is destroyed; or it was not started again on this node.
             Unavailable: its node does not answer.
         """
-        return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines)))
+        options: dict[str, Any] = {"previous": True} if flag("previous", previous) else {}
+        return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines), **options))
 
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """

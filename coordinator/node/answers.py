@@ -68,7 +68,7 @@ class _Answers:
         return await self._runtime.usage(*await self._newest(asked))
 
     async def _newest(self, asked: NodeQuestion) -> tuple[str, str]:
-        """Return the requested generation of the container, or its newest one."""
+        """Return the requested generation of the container, its newest one, or the one before that."""
         checked(asked.container_id, "container_id")
         found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
         if asked.generation:
@@ -76,5 +76,10 @@ class _Answers:
         if not found:
             msg = f"container {asked.container_id!r} not found on node {self._node_id}: never started, or removed"
             raise NotFound(msg)
-        newest = max(found, key=lambda one: tuple(map(int, one.generation.split("."))))
-        return newest.container_id, newest.generation
+        found.sort(key=lambda one: tuple(map(int, one.generation.split("."))))
+        if asked.previous:
+            found.pop()
+        if not found:
+            msg = f"container {asked.container_id!r} has no earlier generation on node {self._node_id}: it started once"
+            raise NotFound(msg)
+        return found[-1].container_id, found[-1].generation

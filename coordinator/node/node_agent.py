@@ -41,7 +41,7 @@ from events.ids import checked
 from events.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
     from pathlib import Path
 
     from coordinator.client.client import Client
@@ -94,6 +94,7 @@ class NodeAgent:
         self._granted_until = 0.0
         self._epoch = (0, 0)
         self._busy: set[tuple[str, str, bool]] = set()
+        self._remains: set[_Key] = set()
         self._failed: dict[_Key, str] = {}
         self._closing = False
         self._tasks: asyncio.TaskGroup
@@ -182,7 +183,7 @@ class NodeAgent:
         """Report the observed containers, receive the orders, and begin to carry them out."""
         orders_id = self._orders.orders_id if self._orders is not None else ""
         seen = {(one.container_id, one.generation): one for one in await self._runtime.list()}
-        reports = [_report(one) for one in seen.values()]
+        reports = [_report(one) for key, one in seen.items() if key not in self._remains]
         reports += [
             ObservedContainer(container_id=key[0], generation=key[1], state="failed", reason=why)
             for key, why in self._failed.items()
@@ -236,8 +237,9 @@ class NodeAgent:
             action = self._action(target, seen.get(key))
             if action is not None:
                 self._run(key, action, force=target.force)
+        self._remains = _remains(wanted, seen)
         for key, one in seen.items():
-            if key not in wanted:
+            if key not in wanted and key not in self._remains:
                 # The coordinator has given it up and may have started it elsewhere: it gets no grace.
                 self._run(key, self._stop_and_remove(key, one, force=True, cause=ExitCause.SUPERSEDED), force=True)
         for key in [key for key in self._failed if key not in wanted]:
@@ -367,6 +369,20 @@ class NodeAgent:
 
     def _desired(self) -> tuple[DesiredContainer, ...]:
         return self._orders.containers if self._orders is not None else ()
+
+
+def _remains(wanted: Collection[_Key], seen: Mapping[_Key, Observed]) -> set[_Key]:
+    """Return what is kept of containers that were started again: their last exited generation, with its log."""
+    current = {container_id: _order(generation) for container_id, generation in wanted}
+    last: dict[str, str] = {}
+    for (container_id, generation), one in seen.items():
+        if one.state is RuntimeState.EXITED and _order(generation) < current.get(container_id, ()):
+            last[container_id] = max(generation, last.get(container_id, generation), key=_order)
+    return set(last.items())
+
+
+def _order(generation: str) -> tuple[int, ...]:
+    return tuple(map(int, generation.split(".")))
 
 
 def _report(one: Observed) -> ObservedContainer:

@@ -60,6 +60,7 @@ GAINED = {
     "number": "the number of a check",
     "warning": "what the sender of a command should know",
     "causationid": "which event caused an event",
+    "last_exit": "how a container last ended",
     "latest": "of a task: the event that the next one about it names as its cause",
 }
 """Fields that answers have gained since; a client of that release skips them."""

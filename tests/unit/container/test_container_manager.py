@@ -17,6 +17,8 @@ from events.resources import Resources
 from projections import world
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from coordinator.app.app import App
 
 CONFIG = ContainerConfig(agent_id="a", agent_type="task_agent", resources={"cpu": "1"}, environment={"ENV": "test"})
@@ -144,6 +146,72 @@ async def test_what_does_not_start(embedded_app: App) -> None:
     stats = await manager.get_container_stats()
     assert stats["starts"] >= 2
     assert stats["success_rate"] < 1.0
+
+
+CRASHES_TWICE = """
+echo x >>"$RUNS"
+run=$(($(wc -l <"$RUNS")))
+echo "run $run"
+[ "$run" -gt 2 ] && exec sleep 60
+sleep 0.2
+exit "$run"
+"""
+
+
+def remains(root: Path) -> list[str]:
+    """The directories of containers."""
+    return [one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "embedded_app",
+    [
+        {
+            "node": {"runtime": "process", "sync_interval_s": 0.05},
+            "container": {"restart_backoff_s": 0.05},
+            "agents": {"ill": {"command": ["sh", "-c", CRASHES_TWICE]}},
+        }
+    ],
+    indirect=True,
+)
+async def test_the_log_and_the_exit_of_a_crash_outlive_the_restart(embedded_app: App, tmp_path: Path) -> None:
+    """Those of the last one; what an earlier one left is removed, and all with the container."""
+    manager, root = ContainerManager(embedded_app), tmp_path / "containers"
+    config = ContainerConfig(agent_id="a", agent_type="ill", environment={"RUNS": str(tmp_path / "runs")})
+    container_id = await manager.create_container(config)
+    await manager.start_container(container_id)
+    async with asyncio.timeout(20):
+        while (found := await manager.get_container(container_id)).starts < 3 or found.started_at is None:  # noqa: ASYNC110  # its node does that
+            await asyncio.sleep(0.02)
+    assert found.last_exit is not None
+    assert (found.last_exit.exit_code, found.last_exit.cause, found.cause) == (2, "exited", "")
+    assert found.last_exit.generation != found.generation
+    assert await manager.get_container_logs(container_id) == ["run 3"]
+    assert await manager.get_container_logs(container_id, previous=True) == ["run 2"]
+    container = AgentContainer(container_id, CONFIG, embedded_app)
+    assert await container.get_logs(previous=True) == ["run 2"]
+    async with asyncio.timeout(20):
+        while len(kept := remains(root)) > 2:  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.02)
+    assert [one.endswith(found.last_exit.generation) for one in kept].count(True) == 1
+    assert await manager.destroy_container(container_id, force=True)
+    with pytest.raises(NotFound):
+        await manager.get_container_logs(container_id, previous=True)
+    async with asyncio.timeout(20):
+        while remains(root):  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.02)
+
+
+async def test_a_container_that_started_once_has_no_previous_log(embedded_app: App) -> None:
+    """The error says so; the container itself has none then, as before its first start."""
+    manager = ContainerManager(embedded_app)
+    container_id = await manager.create_container(CONFIG)
+    await manager.start_container(container_id)
+    with pytest.raises(NotFound, match="it started once"):
+        await manager.get_container_logs(container_id, previous=True)
+    assert await AgentContainer(container_id, CONFIG, embedded_app).get_logs(previous=True) == []
+    with pytest.raises(Refused, match="previous"):
+        await manager.get_container_logs(container_id, previous="yes")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("embedded_app", [{"container": {"default_timeout": 0.3}}], indirect=True)

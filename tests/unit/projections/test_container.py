@@ -22,7 +22,7 @@ from events.container import (
     Secret,
 )
 from events.resources import Resources
-from projections.container import HOLDING, LEGAL, Container, Desired
+from projections.container import HOLDING, LEGAL, Container, Desired, LastExit
 from tests.specification import BEGIN, fold, said
 
 CREATED = ContainerCreated(
@@ -53,6 +53,19 @@ def folded(*events: Event) -> Container:
 
 def stopping(*, force: bool = False, destroy: bool = False) -> ContainerStopping:
     return ContainerStopping(container_id="c", force=force, destroy=destroy, reason="enough")
+
+
+def test_the_last_exit_outlives_the_next_start() -> None:
+    """Until the next one. A start that failed, and an end that an older release reported, are none."""
+    crashed = msgspec.structs.replace(FAILED, cause="crashed", reason="killed by signal 9", exit_code=137)
+    first = LastExit(generation="2.0", at=BEGIN + 3, cause="crashed", reason="killed by signal 9", exit_code=137)
+    assert folded(*RUNNING, FAILED).last_exit is None
+    again = folded(*RUNNING, crashed, STARTING)
+    assert (again.last_exit, again.exit_code, again.cause) == (first, None, "")
+    assert folded(*RUNNING, crashed, STARTING, FAILED).last_exit == first
+    lost = msgspec.structs.replace(FAILED, cause="unknown", exit_code=None)
+    second = LastExit(generation="2.0", at=BEGIN + 5, cause="unknown", reason="exited")
+    assert folded(*RUNNING, crashed, STARTING, lost).last_exit == second
 
 
 def test_a_created_container_is_all_that_was_created() -> None:
