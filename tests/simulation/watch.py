@@ -7,7 +7,7 @@ It knows the true time, which no process does, and so can check whether somethin
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -71,7 +71,7 @@ class Watch:
         self._hard_s = hard_s
         self._fired = fired
         self._asked: dict[str, tuple[str, list[bytes]]] = {}
-        self._came: dict[tuple[Process, str], float] = {}
+        self._came: defaultdict[tuple[Process, str], deque[float]] = defaultdict(deque)
         self._puts: dict[tuple[bytes, bytes], tuple[Process, float]] = {}
         self._renewed: dict[Process, float] = {}
         """When a process last sent a renewal of its lease that was stored."""
@@ -129,7 +129,7 @@ class Watch:
             for lease in said.get("leases", ()):
                 self._hear(connection.process, "lease", lease, _now())
         elif reply and subject.startswith(self._rpc):
-            self._came[connection.process, reply] = _now()
+            self._came[connection.process, reply].append(_now())
             if subject.endswith(".node.sync"):
                 (synced,) = msgspec.json.decode(data)[:1]
                 self._syncs[connection.process, reply] = (synced["data"]["node_id"], _now())
@@ -162,7 +162,9 @@ class Watch:
 
     def _answered(self, process: Process, inbox: str, data: bytes) -> None:
         sync = self._syncs.pop((process, inbox), None)
-        came_at = self._came.pop((process, inbox), None)
+        # A request that is repeated is answered again: this may be the answer to any that was not answered yet.
+        came = self._came[process, inbox]
+        came_at = came.popleft() if came else None
         answers = msgspec.json.decode(data)
         asked_on, orders = self._asked[inbox]
         if sync is not None and answers and "ok" in answers[0]:
