@@ -3,7 +3,8 @@ Indexes for policies and views, updated by the fold and rebuilt from the tables 
 
 Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world. Ready
 tasks are grouped by *shape*, which is everything that decides which workers may run them, with one lazily cleaned heap
-per shape and ordering; to read a heap in order never changes it, so deciders may read as far as they need.
+per shape and ordering. To read a heap in order removes only what is not ready any more, before the first task, so
+deciders may read as far as they need.
 """
 
 from __future__ import annotations

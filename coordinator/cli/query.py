@@ -299,7 +299,8 @@ def container_logs(ctx: click.Context, container_id: str, lines: int, url: str |
 
     async def logs(client: Client) -> list[str]:
         found: Container = await client.execute(GetContainer(container_id=container_id))
-        question = NodeQuestion(container_id=container_id, lines=lines, previous=previous)
+        generation = found.generation if previous else ""
+        question = NodeQuestion(container_id=container_id, generation=generation, lines=lines, previous=previous)
         written: list[str] = await ask_node(client, found.node_id, "logs", question)
         return written
 

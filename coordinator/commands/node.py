@@ -126,7 +126,7 @@ class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
     A question to a node about one of its containers.
 
-    Without `generation` about the newest one, or about the `previous` one: what is left of it until the next start.
+    Without `generation` about its newest one; with `previous` about the last one before that generation.
     """
 
     container_id: str

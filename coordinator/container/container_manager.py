@@ -204,8 +204,8 @@ class ContainerManager(Facade):
             NotFound: the container was never started, or is destroyed; or it was not started again on this node.
             Unavailable: its node does not answer.
         """
-        options: dict[str, Any] = {"previous": True} if flag("previous", previous) else {}
-        return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines), **options))
+        flag("previous", previous)
+        return list(await self._ask_node(container_id, "logs", lines=whole("lines", lines), previous=previous))
 
     async def get_resource_usage(self, container_id: str) -> dict[str, Any]:
         """
@@ -268,8 +268,9 @@ class ContainerManager(Facade):
             if status not in unless or left_s <= 0:
                 return status
 
-    async def _ask_node(self, container_id: str, verb: str, **options: Any) -> Any:
+    async def _ask_node(self, container_id: str, verb: str, *, previous: bool = False, **options: Any) -> Any:
         app = await self.opened()
         found = await self.get_container(container_id)
-        question = NodeQuestion(container_id=container_id, **options)
+        generation = found.generation if previous else ""
+        question = NodeQuestion(container_id=container_id, generation=generation, previous=previous, **options)
         return await ask_node(app.client, found.node_id, verb, question)

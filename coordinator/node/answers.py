@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coordinator.commands.node import NodeQuestion
+from coordinator.runtime.protocol import start_of
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, NotFound, Refused
 from events.ids import checked
@@ -68,18 +69,19 @@ class _Answers:
         return await self._runtime.usage(*await self._newest(asked))
 
     async def _newest(self, asked: NodeQuestion) -> tuple[str, str]:
-        """Return the requested generation of the container, its newest one, or the one before that."""
+        """Return the requested generation of the container, its newest one, or the one before the requested one."""
         checked(asked.container_id, "container_id")
         found = [one for one in await self._runtime.list() if one.container_id == asked.container_id]
-        if asked.generation:
+        if asked.generation and not asked.previous:
             found = [one for one in found if one.generation == asked.generation]
         if not found:
             msg = f"container {asked.container_id!r} not found on node {self._node_id}: never started, or removed"
             raise NotFound(msg)
-        found.sort(key=lambda one: tuple(map(int, one.generation.split("."))))
-        if asked.previous:
-            found.pop()
+        if asked.previous:  # the current one may have left nothing, if it did not start
+            current = start_of(asked.generation)
+            found = [one for one in found if start_of(one.generation) < current]
         if not found:
             msg = f"container {asked.container_id!r} has no earlier generation on node {self._node_id}: it started once"
             raise NotFound(msg)
-        return found[-1].container_id, found[-1].generation
+        newest = max(found, key=lambda one: start_of(one.generation))
+        return newest.container_id, newest.generation

@@ -33,8 +33,9 @@ from coordinator.commands.node import (
 )
 from coordinator.node.answers import answering
 from coordinator.node.launch import launch_of
-from coordinator.runtime.protocol import Observed, Runtime, RuntimeState
+from coordinator.runtime.protocol import Observed, Runtime, RuntimeState, start_of
 from coordinator.task_groups import task_group
+from events.base import START
 from events.container import ExitCause
 from events.errors import CoordinationError, NotFound
 from events.ids import checked
@@ -373,16 +374,12 @@ class NodeAgent:
 
 def _remains(wanted: Collection[_Key], seen: Mapping[_Key, Observed]) -> set[_Key]:
     """Return what is kept of containers that were started again: their last exited generation, with its log."""
-    current = {container_id: _order(generation) for container_id, generation in wanted}
+    current = {container_id: start_of(generation) for container_id, generation in wanted}
     last: dict[str, str] = {}
     for (container_id, generation), one in seen.items():
-        if one.state is RuntimeState.EXITED and _order(generation) < current.get(container_id, ()):
-            last[container_id] = max(generation, last.get(container_id, generation), key=_order)
+        if one.state is RuntimeState.EXITED and start_of(generation) < current.get(container_id, START):
+            last[container_id] = max(generation, last.get(container_id, generation), key=start_of)
     return set(last.items())
-
-
-def _order(generation: str) -> tuple[int, ...]:
-    return tuple(map(int, generation.split(".")))
 
 
 def _report(one: Observed) -> ObservedContainer:

@@ -13,7 +13,9 @@ from typing import Protocol, Self, TypeAlias
 
 import msgspec
 
+from events.base import START, Position
 from events.container import ExitCause
+from events.errors import Refused
 
 KILLED = 128
 """A command that signal N ended has the exit code 128 + N, as in Docker and in every shell."""
@@ -83,6 +85,14 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pid: int | None = None
     started_at: float | None = None
     cause: str = ""
+
+
+def start_of(generation: str) -> Position:
+    """Return the place of the event that started a generation; `START` for a record that is damaged."""
+    try:
+        return Position.parse(generation)
+    except Refused:
+        return START
 
 
 def cause_of(exit_code: int | None, reason: str) -> ExitCause:
