@@ -237,7 +237,8 @@ class Memory:
             *self._sealed.values(),
             *(one.sealed(sorted(one.values), is_open=True) for one in self._open.values()),
         ]
-        return sorted(slices, key=lambda one: (one.kind, one.owner, one.first, one.last, one.entries))
+        # Those of the same times stay in the order in which they were filled: the newest has what was last noted.
+        return sorted(slices, key=lambda one: (one.kind, one.owner, one.first, one.last))
 
     def restore(self, slices: Iterable[Slice], time: float) -> None:
         """

@@ -393,6 +393,7 @@ class ContainerUser(Actor):
             await self._until_done(PauseContainer(container_id=container_id))
             await self.sleep(0.0, 3.0)
             await self._until_done(ResumeContainer(container_id=container_id))
+            await self.sleep(0.0, 4.0)  # else its node never gets to resume it before it is stopped
         force = self.random.random() < (0.3 if self.sim.dice.on else 0.9)
         await self._until_done(StopContainer(container_id=container_id, force=force))
         await self._until(container_id, ContainerStatus.STOPPED, ContainerStatus.ERROR)

@@ -74,6 +74,16 @@ def again(memory: Memory, now: float) -> Memory:
 
 
 @pytest.mark.usefixtures("small")
+def test_what_was_noted_last_is_found_after_a_restore() -> None:
+    """Also if it is in a slice of the same times as the one before, which has greater bytes."""
+    memory = Memory()
+    for name, value in (("b", b"9"), ("a", b"9"), ("a", b"1")):
+        memory.note(COMMAND, name, value, BEGIN)
+    memory.advance(BEGIN + 60)
+    assert again(memory, BEGIN + 60).find(COMMAND, "a") == b"1"
+
+
+@pytest.mark.usefixtures("small")
 def test_the_order_within_a_period_does_not_matter() -> None:
     """A slice is sorted, so that a conversion of an old snapshot gives the same bytes as a fold."""
     for kind in (TASK, KEY):
