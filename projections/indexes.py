@@ -153,7 +153,11 @@ def _drop(groups: dict[str, dict[str, None]], group: str, member: str) -> None:
 
 
 class Indexes:
-    """All indexes of one world; each `…_changed` gets the value before and after, None for absent."""
+    """
+    All indexes of one world.
+
+    Each `…_changed` gets the value before and after, None for absent; evicted tasks have a method of their own.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -211,25 +215,28 @@ class Indexes:
             if self._is_parked(key):
                 self._ready(self.parked_members.pop(str(key[-1])))
 
-    def task_changed(self, before: Task | None, after: Task | None) -> None:
-        was = before.status if before is not None else None
-        now = after.status if after is not None else None
-        if was is now:
-            if after is not None and now is _PENDING:
-                self._still_pending(after)
-            return
+    def task_changed(self, before: Task | None, after: Task) -> None:
+        now = after.status
         if before is not None:
-            del self.tasks[before.status][before.task_id]
+            was = before.status
+            if was is now:
+                if now is _PENDING:
+                    self._still_pending(after)
+                return
+            del self.tasks[was][before.task_id]
             if was is _PENDING:
                 self._not_pending(before)
-            elif was is _RUNNING:
+            else:  # what has ended does not change any more
                 self._not_running(before)
-        if after is not None:
-            self.tasks[after.status][after.task_id] = None
-            if now is _PENDING:
-                self._pending(after)
-            elif now is _RUNNING:
-                self._running(after)
+        self.tasks[now][after.task_id] = None
+        if now is _PENDING:
+            self._pending(after)
+        elif now is _RUNNING:
+            self._running(after)
+
+    def task_evicted(self, task: Task) -> None:
+        """Remove an ended task."""
+        del self.tasks[task.status][task.task_id]
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
@@ -349,8 +356,7 @@ class Indexes:
         shape.remove(task.task_id)
         if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
             del self.shapes[key]
-            if self._usual.get(key.task_name) is shape:
-                del self._usual[key.task_name]
+            self._usual.pop(key.task_name, None)  # it may be that of another shape, which is then looked up again
         if task.program and self._shapes_of is not None:
             own = self._shapes_of[task.program]
             shape = own[key]

@@ -316,12 +316,12 @@ class World:
     def _evict_tasks(self, ended: OrderedDict[str, float], time: float) -> None:
         """Evict ended tasks; those that ended a short time ago are remembered."""
         pop, pack, oldest = self.tasks.pop, task.EndedTask.packed, time - self.retention_s
-        by_status = self.indexes.tasks
+        unindex = self.indexes.task_evicted
         noted: dict[str, bytes] = {}
         while len(ended) > self.ended_kept or (ended and next(iter(ended.values())) < oldest):
             task_id, ended_at = ended.popitem(last=False)
             value = pop(task_id)
-            del by_status[value.status][task_id]  # an ended task is in no other index
+            unindex(value)
             if time - ended_at <= HARD_S:
                 noted[task_id] = pack(value)
         if noted:

@@ -12,15 +12,17 @@ import msgspec
 import pytest
 
 from coordinator.client.client import Client
+from coordinator.client.nodes import ask_node
 from coordinator.clock import SystemClock
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
-from coordinator.commands.node import DEAD_AFTER
+from coordinator.commands.node import DEAD_AFTER, NodeQuestion
 from coordinator.deciders.rules import AgentType, Rules
 from coordinator.deciders.silence import NODE_LOST_AFTER
 from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState
 from events.container import ContainerStatus, ExitCause
+from events.errors import Refused
 from events.resources import Resources
 from tests.commands import up
 
@@ -139,6 +141,25 @@ async def test_what_ended_in_order_with_its_node_starts_at_once(
     async with node(cluster, machine, clock):
         await runs_again(cluster, before)
     assert [launch.command for launch in machine.launches] == [("agent",), ("agent",)]
+
+
+@on_cluster
+async def test_the_previous_log_is_that_before_a_start_that_failed(
+    cluster: Cluster, machine: FakeRuntime, clock: Clock
+) -> None:
+    """Such a start leaves nothing on the node: what is there last is of the generation before."""
+    async with node(cluster, machine, clock):
+        before = await started(cluster, "gentle")
+        machine.print("gentle", before.generation, "last words")
+        machine.fail_next_start(Refused("no image", reason="no_image"))
+        machine.exit("gentle", before.generation, 3)
+        await until(cluster, "gentle", lambda one: one.exit_code is not None)
+        await cluster.client.execute(StartContainer(container_id="gentle"))
+        failed = await until(cluster, "gentle", lambda one: one.reason == "no image")
+        question = NodeQuestion(container_id="gentle", generation=failed.generation, previous=True)
+        assert await ask_node(cluster.client, failed.node_id, "logs", question) == ["last words"]
+        assert failed.last_exit is not None
+        assert (failed.last_exit.generation, failed.last_exit.exit_code) == (before.generation, 3)
 
 
 @on_cluster

@@ -138,6 +138,30 @@ def test_the_index_forgets_slices_that_were_dropped() -> None:
     assert not any(levels)
 
 
+@pytest.mark.usefixtures("small")
+def test_many_at_once_are_as_if_one_after_the_other() -> None:
+    """They may fill a slice, or need several; a name may come again."""
+    for sizes in ((1, 2, 3, 4), (2, 1, 5), (3, 3)):
+        one, two, number = Memory(), Memory(), 0
+        for size in sizes:
+            values = {NAMES[(number := number + 1) % 5]: bytes([number]) for _ in range(size)}
+            one.note_all(TASK, values, BEGIN + number)
+            for name, value in values.items():
+                two.note(TASK, name, value, BEGIN + number)
+            assert (one.frozen(), one.count, one._greatest) == (two.frozen(), two.count, two._greatest)
+
+
+def test_the_last_level_is_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in it is found as well."""
+    monkeypatch.setattr(memory_module, "_LEVELS", 2)
+    memory = Memory()
+    for hour in range(40):
+        memory.note(KEY, f"k{hour}", b"x", BEGIN + 3600 * hour, "acme")
+        memory.advance(BEGIN + 3600 * (hour + 1))
+    assert [len(level) for level in memory._indexes[KEY]._levels] == [0, 10]
+    assert all(memory.find(KEY, f"k{hour}", "acme") for hour in range(40))
+
+
 def test_many_small_slices_make_few_runs() -> None:
     """Each tenant has slices of its own, so a look-up must not take longer with each of them."""
     memory = Memory()
