@@ -97,6 +97,7 @@ class PullConsumer(Generic[Record]):
         self._make = make
         self._name = TimeOrderedIds().new("read")
         self._next = after + 1
+        self._until = until
         self._remaining = None if until is None else until - after
         # A pull must have room for the largest possible message.
         self._pull_bytes = max(limits.pull_bytes, 2 * bus.max_payload_bytes)
@@ -184,6 +185,8 @@ class PullConsumer(Generic[Record]):
         if sequence != self._next:
             self._interrupt(f"received record {sequence} instead of {self._next}", gap=sequence > self._next)
             return
+        if self._until is not None and sequence > self._until:
+            return  # a pull that reached the server twice; whoever reads up to a claim must not fold a later one
         self._next += 1
         self._records.append(self._make(message, sequence))
         self._news.set()

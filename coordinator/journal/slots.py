@@ -13,11 +13,12 @@ certain:
 
 | answer                          | meaning                             | what is done                       |
 | ------------------------------- | ----------------------------------- | ---------------------------------- |
-| stored, or duplicate, at slot n | ours                                | done                               |
+| stored at slot n                | ours                                | done                               |
+| duplicate of what is at slot n  | our message id was stored before    | read slot n from the stream leader |
 | timeout, 503, 10163, 10164, …   | undecided                           | send the same bytes again          |
 | 10071: wrong expectation        | slot n is taken, or another claimed | read slot n from the stream leader |
-| … slot n holds our message id   | ours, the acknowledgement was lost  | done                               |
-| … slot n holds another id       | another writer leads                | `Deposed`                          |
+| … slot n holds our record       | ours, the acknowledgement was lost  | done                               |
+| … slot n holds another record   | another writer leads                | `Deposed`                          |
 | … slot n is empty               | undecided, if our claim is the last | same bytes again, or `Deposed`     |
 | … the journal ends before n-1   | the journal lost records            | `Corrupt`                          |
 
@@ -231,14 +232,16 @@ class SlotWriter:
             certain = waited_s >= self._doubt_s
             outcome = await self._slots.publish_once(draft)
             match outcome:
-                case Stored(sequence=at):
+                case Stored(sequence=at, duplicate=duplicate):
                     if at != sequence:
                         msg = (
                             f"commit {draft.message_id} was stored in slot {at}, but slot {sequence} was expected: "
                             "this is not the journal that the writer folded"
                         )
                         raise Corrupt(msg)
-                    return
+                    # An equal id is no proof: whoever wrongly believes that our epoch is its own makes the same ids.
+                    if not duplicate or await self._is_ours(sequence, draft, certain=certain):
+                        return
                 case WrongLast():
                     if await self._is_ours(sequence, draft, certain=certain):
                         return

@@ -20,6 +20,7 @@ from coordinator.doors.inbox import InboxReaders
 from coordinator.doors.micro import queue_of
 from coordinator.doors.rpc import RpcDoor
 from coordinator.engine.engine import Engine
+from coordinator.journal.slots import DEPOSED, Deposed
 from coordinator.leadership.led_journal import LedJournal
 from coordinator.task_groups import task_group
 from events.codec import rfc3339
@@ -100,6 +101,9 @@ class Reign:
         claim = EpochClaim(generation=max(world.generation, 1), holder=holder, time=now)
         sequence = await self._journal.claim(msgspec.json.encode(claim))
         await self._catch_up.to_claim(world, sequence)
+        if world.epoch != sequence:
+            msg = f"our claim is in slot {sequence}, but the world was folded up to that in slot {world.epoch}"
+            raise Deposed(msg, reason=DEPOSED)
         return may_lead(world)
 
     async def lead(self, began: Callable[[Engine], None], ended: Callable[[], None]) -> None:

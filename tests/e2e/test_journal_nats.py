@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
-from coordinator.bus.pull_consumer import PullLimits
+from coordinator.bus.pull_consumer import Interrupted, PullLimits, open_consumer
 from coordinator.errors import Corrupt, Refused, Unavailable
 from coordinator.journal.slots import Deposed
 from coordinator.journal.stream import NatsJournal, stream_config
@@ -201,6 +201,23 @@ async def test_a_slow_reader_is_not_run_over(server: RealServer, writer: Writer)
         await asyncio.sleep(0.01)
     assert last == 1501
     assert max(sizes) <= 2 * LIMITS.pull_messages
+
+
+async def test_a_pull_that_comes_twice_reads_no_further(writer: Writer, api: Bus) -> None:
+    """Whoever reads up to its claim must not fold a later one: it would take that for its own."""
+    await _commit_numbers(writer, 2)
+    read: list[int] = []
+    async with open_consumer(api, STREAM, LIMITS, lambda _, sequence: sequence, 0, 1) as consumer:
+        (name,) = (await api.js_request(f"CONSUMER.NAMES.{STREAM}", timeout_s=2))["consumers"]
+        again = {"batch": 3, "expires": 2_000_000_000}
+        await api.js_send(f"CONSUMER.MSG.NEXT.{STREAM}.{name}", again, f"{consumer.inbox}.9")
+        async with asyncio.timeout(5):
+            while not read:
+                read += await consumer.take()
+        await asyncio.sleep(0.3)  # the server has sent the others, too
+        with suppress(Interrupted):
+            read += await consumer.take()
+    assert read == [1]
 
 
 async def test_no_consumer_outlives_its_reader(writer: Writer, api: Bus) -> None:

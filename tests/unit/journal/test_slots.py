@@ -91,8 +91,18 @@ async def test_no_answer_means_the_same_bytes_again() -> None:
 
 
 async def test_a_duplicate_in_its_slot_is_ours() -> None:
-    """A stream with replicas answers `duplicate` for a draft that it has stored before: done."""
-    await _commit(Script(publish=[Undecided("time-out"), Stored(7, duplicate=True)]))
+    """A stream with replicas answers `duplicate` for a draft that it has stored before: done, if it is our record."""
+    await _commit(Script(publish=[Undecided("time-out"), Stored(7, duplicate=True)], slot=[OURS]))
+    unread = Script(publish=[Stored(7, duplicate=True)], slot=[Unavailable("not now"), OURS])
+    await _commit(unread)
+    assert len(unread.sent) == 2
+
+
+async def test_a_duplicate_with_another_body_deposes() -> None:
+    """Another writer took our epoch for its own: it made the same id, and its commit was stored first."""
+    other = Record(sequence=7, kind="commit", body=b"y", chain=GENESIS.hex(), message_id="1.3.7")
+    with pytest.raises(Deposed, match="slot 7"):
+        await _commit(Script(publish=[Stored(7, duplicate=True)], slot=[other]))
 
 
 async def test_a_duplicate_in_another_slot_is_corruption() -> None:
