@@ -101,12 +101,14 @@ class Chaos:
         if doors is None:
             return False
         doors.held_s = self._random.uniform(2.0, 8.0)
-        await asyncio.sleep(self._random.uniform(0.05, 0.5))
-        process = doors.process
-        if self._random.random() < 0.9 and process.alive and not process.stopped:
-            process.context.run(self._sim.coordinators[process.name].stop, "drawn")
-        await asyncio.sleep(0.1)
-        doors.held_s = 0.0
+        try:
+            await asyncio.sleep(self._random.uniform(0.05, 0.5))
+            process = doors.process
+            if self._random.random() < 0.9 and process.alive and not process.stopped:
+                process.context.run(self._sim.coordinators[process.name].stop, "drawn")
+            await asyncio.sleep(0.1)
+        finally:
+            doors.held_s = 0.0  # also when the faults end while it is not connected: then `heal` does not see it
         return True
 
     async def _old_leader(self) -> bool:
