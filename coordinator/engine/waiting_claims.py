@@ -8,7 +8,8 @@ It holds no facts: when a writer dies with its waiting claims, the workers send 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,8 +20,11 @@ from coordinator.deciders.rules import present_s
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus
+from projections.considered import Considered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coordinator.commands.task import ClaimTasks
     from coordinator.commands.worker import DrainWorker, RegisterWorker
     from coordinator.deciders.rules import Rules
@@ -35,12 +39,37 @@ CLAIMS_A_TURN = 500
 
 MOST_WAITING = 10_000
 
-_CLAIM_BYTES = 400
+FRESH_EVERY = 1000
+"""So many recorded turns name all claims once, so that nobody has to read back further than that."""
 
-FILTER_BYTES = 64 * 1024
-"""The filters of the claims of one turn take at most this much of its commit; further claims wait."""
+PLACEMENT_BYTES = 800
+"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
 
+_CLAIM_BYTES, _WORKER_BYTES = 400, 150
+"""Upper bounds of what a claim, and the load of a worker or the state of its container, take in a commit."""
 _encode = msgspec.json.Encoder().encode
+
+
+class _Seen(NamedTuple):
+    """The claims of a turn, what is known of their workers, and whether other claims have to wait for the next."""
+
+    claims: dict[str, WaitingClaim]
+    filters: dict[str, ClaimFilter]
+    loads: dict[str, float]
+    containers: dict[str, str]
+    is_cut: bool
+
+
+class Placement(NamedTuple):
+    """The placements of a turn, the event that records their inputs, and whether there was no room for more."""
+
+    started: list[TaskStarted]
+    why: list[Event]
+    is_full: bool
+
+
+_NOTHING, _NO_ROOM = Placement([], [], is_full=False), Placement([], [], is_full=True)
+_NO_DIGEST = "0" * 16
 
 
 class SchedulingWorker:
@@ -55,13 +84,11 @@ class SchedulingWorker:
         self._waiting: dict[str, _Waiting] = {}
         self._impatient: dict[str, None] = {}
         """The ids of claims that came without a wait since those were last answered."""
-        self._has_filters = False
-        """Whether the claims of the last turn had filters, or one that came since has."""
-
-    @property
-    def claim_bytes(self) -> int:
-        """Upper bound of the bytes that the waiting claims take in a commit."""
-        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES + (FILTER_BYTES if self._has_filters else 0)
+        self._recorded = Considered()
+        self._turns = 0
+        """How many turns were recorded since all claims were last named."""
+        self._passed: set[str] = set()
+        """The ids of claims that gave way to others since the last recorded turn."""
 
     def add(self, asked: Asked) -> None:
         """
@@ -83,7 +110,6 @@ class SchedulingWorker:
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
-        self._has_filters = self._has_filters or waiting.filter is not None
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
@@ -111,67 +137,112 @@ class SchedulingWorker:
                 del self._waiting[claim.claim_id]
                 waiting.answer([], None)
 
-    def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
-        """Return the placements of ready tasks with waiting claims, and the event that records their inputs."""
+    def place(self, now: float, heard_now: float, *, room: int) -> Placement:
+        """Place ready tasks with waiting claims, in *room* bytes; `forget_recorded` if this does not get recorded."""
         if not self._waiting or not self._world.indexes.ready:
-            return [], []
-        running = len(self._world.indexes.tasks[TaskStatus.RUNNING])
-        most = min(most, self._rules.max_concurrent_tasks - running)
-        claims, filters, is_cut = self._considered(heard_now)
-        self._has_filters = bool(filters)
-        loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
-        containers = self._ask_containers(claims)
-        started = (
-            list(schedule(self._world, claims, loads, filters, most=most, containers=containers)) if most > 0 else []
-        )
-        if is_cut:
-            self._rotate(claims, started)
-        if not started:
-            return [], []
+            return _NOTHING
+        if self._turns >= FRESH_EVERY or self._went_bytes() > room // 4:
+            self.forget_recorded()
+        seen = self._considered(heard_now, room // 2)
         turn = CoordinatorTurn(
             instance=self._instance,
             now=now,
-            claims=tuple(claims),
             policy="schedule",
             policy_version=SCHEDULE_VERSION,
-            placed=len(started),
-            loads={worker_id: load for worker_id, load in loads.items() if load},
-            filters=filters,
-            rounds=rounds_taken(self._world, claims, started),
-            containers=containers,
+            placed=0,
+            fresh=self._turns == 0,
+            claims_digest=_NO_DIGEST,
+            **self._recorded.changes(seen.claims, seen.filters, seen.loads, seen.containers, self._passed),
         )
-        return started, [turn]
+        fitting = max(0, room - len(_encode(turn))) // PLACEMENT_BYTES
+        indexes = self._world.indexes
+        running = len(indexes.tasks[TaskStatus.RUNNING])
+        most = min(fitting, self._rules.max_concurrent_tasks - running, indexes.ready)
+        if most <= 0:
+            return _NO_ROOM if fitting == 0 else _NOTHING
+        claims = tuple(seen.claims.values())
+        started = list(schedule(self._world, claims, seen.loads, seen.filters, most=most, containers=seen.containers))
+        if seen.is_cut and len(started) < most:
+            self._pass_over(claims, started)
+        if not started:
+            return _NO_ROOM if seen.is_cut and not claims else _NOTHING
+        return Placement(started, [self._record(turn, claims, started)], is_full=len(started) == fitting)
 
-    def _considered(self, heard_now: float) -> tuple[list[WaitingClaim], dict[str, ClaimFilter], bool]:
-        """Return the claims of this turn, their filters by claim id, and whether others have to wait for the next."""
-        claims: list[WaitingClaim] = []
-        filters: dict[str, ClaimFilter] = {}
-        left = FILTER_BYTES
-        for one in self._waiting.values():
-            if not self._counts(one.claim, heard_now):
+    def forget_recorded(self) -> None:
+        """Name all claims in the next recorded turn."""
+        self._recorded.clear()
+        self._passed.clear()
+        self._turns = 0
+
+    def _record(
+        self, turn: CoordinatorTurn, claims: Sequence[WaitingClaim], started: list[TaskStarted]
+    ) -> CoordinatorTurn:
+        """Return the turn with what follows from it, and take it for recorded."""
+        recorded = self._recorded
+        recorded.take(turn)
+        self._passed.clear()
+        self._turns += 1
+        rounds, digest = rounds_taken(self._world, claims, started), recorded.digest()
+        recorded.serve(started)
+        return msgspec.structs.replace(turn, placed=len(started), rounds=rounds, claims_digest=digest)
+
+    def _went_bytes(self) -> int:
+        """Return how many bytes it takes to say which recorded claims wait no more."""
+        waiting, passed = self._waiting, self._passed
+        return sum(len(one) + 3 for one in self._recorded.claims if one not in waiting or one in passed)
+
+    def _considered(self, heard_now: float, room: int) -> _Seen:
+        """
+        Return the claims of this turn, as many as can be recorded in *room* bytes.
+
+        Those of the last recorded turn come first, since they need not be written again; then by arrival.
+        """
+        seen = _Seen({}, {}, {}, {}, is_cut=False)
+        signs, most_silent_s = self._signs, present_s(self._rules)
+        known = (claim_id for claim_id in self._recorded.claims if claim_id not in self._passed)
+        for claim_id in chain(known, self._waiting):
+            waiting = self._waiting.get(claim_id)
+            if waiting is None or claim_id in seen.claims:
                 continue
-            if one.filter is not None:
-                left -= one.filter_bytes
-                if left < 0:
-                    return claims, filters, True
-                filters[one.claim.claim_id] = one.filter
-            claims.append(one.claim)
-            if len(claims) == CLAIMS_A_TURN:
-                return claims, filters, True
-        return claims, filters, False
+            if signs.silent_for(signs.workers, waiting.claim.worker_id, heard_now) >= most_silent_s:
+                continue
+            if len(seen.claims) == CLAIMS_A_TURN or room < _CLAIM_BYTES:
+                return seen._replace(is_cut=True)
+            size = self._look_at(waiting, seen)
+            if size > room:
+                seen = seen._replace(is_cut=True)
+                continue
+            room -= size
+            seen.claims[claim_id] = waiting.claim
+            if waiting.filter is not None:
+                seen.filters[claim_id] = waiting.filter
+        return seen
 
-    def _ask_containers(self, claims: list[WaitingClaim]) -> dict[str, str]:
-        """Ask for the state of each container that a worker of these claims runs in."""
-        workers = map(self._world.workers.get, {claim.worker_id for claim in claims})
-        inside = (worker.container_id for worker in workers if worker is not None and worker.container_id)
-        return {container_id: said_of(self._world, container_id) for container_id in inside}
+    def _look_at(self, waiting: _Waiting, seen: _Seen) -> int:
+        """Note what is known of the worker of a claim, and return how many bytes it takes to record both."""
+        recorded, claim = self._recorded, waiting.claim
+        is_known = recorded.claims.get(claim.claim_id) is claim and claim.claim_id not in self._passed
+        size = 0 if is_known else _CLAIM_BYTES + waiting.filter_bytes
+        worker_id = claim.worker_id
+        if worker_id in seen.loads:
+            return size
+        load = seen.loads[worker_id] = self._signs.worker_loads.get(worker_id, 0.0)
+        if load != recorded.loads.get(worker_id, 0.0):
+            size += _WORKER_BYTES
+        worker = self._world.workers.get(worker_id)
+        if worker is not None and worker.container_id:
+            said = seen.containers[worker.container_id] = said_of(self._world, worker.container_id)
+            if said != recorded.containers.get(worker.container_id):
+                size += _WORKER_BYTES
+        return size
 
-    def _rotate(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
-        """Move claims that got nothing behind those that this turn did not consider."""
+    def _pass_over(self, claims: Sequence[WaitingClaim], started: list[TaskStarted]) -> None:
+        """Move claims that can take none of the ready tasks behind those that this turn did not consider."""
         served = {event.claim_id for event in started}
         for claim in claims:
             if claim.claim_id not in served:
                 self._waiting[claim.claim_id] = self._waiting.pop(claim.claim_id)
+                self._passed.add(claim.claim_id)
 
     def answer_placed(self, started: list[TaskStarted]) -> list[tuple[Asked, list[Any]]]:
         """Remove the claims that got tasks and return each with its tasks."""
@@ -194,10 +265,6 @@ class SchedulingWorker:
         while self._waiting:
             _, waiting = self._waiting.popitem()
             waiting.answer(None, error)
-
-    def _counts(self, claim: WaitingClaim, heard_now: float) -> bool:
-        """Whether the worker of the claim was heard recently enough to get tasks."""
-        return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < present_s(self._rules)
 
     def _expire(self, claim_id: str) -> None:
         waiting = self._waiting.pop(claim_id, None)
