@@ -24,7 +24,7 @@ import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands.acting import ids_of
-from coordinator.commands.caller import Caller
+from coordinator.commands.caller import COORDINATOR, Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.node import SyncNode
 from coordinator.commands.plain_secrets import warning_of
@@ -40,7 +40,7 @@ from coordinator.engine.budget import Budget, Share
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
-from coordinator.engine.listening import COORDINATOR, Listening
+from coordinator.engine.listening import Listening
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
