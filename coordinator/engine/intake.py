@@ -226,8 +226,7 @@ class _BySource:
 
     def take(self) -> Asked:
         """Return and remove the first of the source whose turn it is; there must be one."""
-        for line in self.lines.values():
-            break
+        line = next(iter(self.lines.values()))
         asked = line.popleft()
         size = asked.size
         line.size -= size

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 CLAIMS_A_TURN = 500
 """At most this many claims get tasks in one turn; the others wait for the next turn."""
 
-MOST_WAITING = 10_000
+CLAIMS_OF_A_WORKER = 32
+"""At most this many of them are of one worker: one that claims much does not stand before all others."""
+
+MOST_WAITING, MOST_OF_A_WORKER = 10_000, 1000
 
 FRESH_EVERY = 1000
 """So many recorded turns name all claims once, so that nobody has to read back further than that."""
@@ -61,7 +64,7 @@ class _Seen(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The placements of a turn, the event that records their inputs, and whether there was no room for more."""
+    """The placements of a turn, the event that records their inputs, and whether the next turn may make more."""
 
     started: list[TaskStarted]
     why: list[Event]
@@ -82,6 +85,8 @@ class SchedulingWorker:
         self._instance = instance
         self._most = most
         self._waiting: dict[str, _Waiting] = {}
+        self._of_worker: dict[str, dict[str, None]] = {}
+        self._of_source: dict[str, int] = {}
         self._impatient: dict[str, None] = {}
         """The ids of claims that came without a wait since those were last answered."""
         self._recorded = Considered()
@@ -104,38 +109,61 @@ class SchedulingWorker:
                 msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
                 raise Refused(msg, reason="id_taken")
             before.answer(None, Unavailable("this claim was sent again: the repeat gets the answer"))
-        elif len(self._waiting) >= self._most:
-            msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
-            raise Unavailable(msg, reason="overloaded", retry_after_s=1.0)
+            self._forget(command.claim_id, keeps_place=True)
+        else:
+            self._check_room(command.worker_id, asked.caller.actor)
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
+        self._of_worker.setdefault(command.worker_id, {})[command.claim_id] = None
+        self._of_source[waiting.source] = self._of_source.get(waiting.source, 0) + 1
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
         else:
             self._impatient[command.claim_id] = None
 
+    def _check_room(self, worker_id: str, source: str) -> None:
+        """Raise `Unavailable` if all places are taken, or too many of them by this worker or source."""
+        left = self._most - len(self._waiting)
+        if left <= 0:
+            msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
+        elif (mine := len(self._of_worker.get(worker_id, ()))) >= MOST_OF_A_WORKER:
+            msg = f"{mine} claims of worker {worker_id} are waiting, the most of one worker: claim later"
+        elif (its := self._of_source.get(source, 0)) >= left:
+            msg = f"{its} claims of {source} are waiting, half of what others leave of engine.waiting_max: claim later"
+        else:
+            return
+        raise Unavailable(msg, reason="overloaded", retry_after_s=1.0)
+
+    def _forget(self, claim_id: str, *, keeps_place: bool = False) -> _Waiting:
+        """Remove a claim and return it; one that is replaced keeps its place in the order of arrival."""
+        waiting = self._waiting[claim_id] if keeps_place else self._waiting.pop(claim_id)
+        mine = self._of_worker[waiting.claim.worker_id]
+        del mine[claim_id]
+        if not mine:
+            del self._of_worker[waiting.claim.worker_id]
+        left = self._of_source[waiting.source] - 1
+        if left:
+            self._of_source[waiting.source] = left
+        else:
+            del self._of_source[waiting.source]
+        return waiting
+
     def withdraw(self, command: WithdrawClaim | DrainWorker) -> None:
         """Answer and remove a waiting claim, or every claim of a draining worker."""
+        mine = self._of_worker.get(command.worker_id, {})
+        found = tuple(mine)
         if isinstance(command, WithdrawClaim):
-            named = self._waiting.get(command.claim_id)
-            found = [] if named is None else [named]
-        else:
-            found = list(self._waiting.values())
-        for waiting in found:
-            claim = waiting.claim
-            if claim.worker_id == command.worker_id:
-                del self._waiting[claim.claim_id]
-                waiting.answer([], None)
+            found = (command.claim_id,) if command.claim_id in mine else ()
+        for claim_id in found:
+            self._forget(claim_id).answer([], None)
 
     def replace(self, command: RegisterWorker) -> None:
         """Answer and remove the claims of earlier registrations of a worker; those that name none stay."""
-        for waiting in tuple(self._waiting.values()):
-            claim = waiting.claim
-            if claim.worker_id == command.worker_id and waiting.registration not in ("", command.registration):
-                del self._waiting[claim.claim_id]
-                waiting.answer([], None)
+        for claim_id in tuple(self._of_worker.get(command.worker_id, ())):
+            if self._waiting[claim_id].registration not in ("", command.registration):
+                self._forget(claim_id).answer([], None)
 
     def place(self, now: float, heard_now: float, *, room: int) -> Placement:
         """Place ready tasks with waiting claims, in *room* bytes; `forget_recorded` if this does not get recorded."""
@@ -166,7 +194,8 @@ class SchedulingWorker:
             self._pass_over(claims, started)
         if not started:
             return _NO_ROOM if seen.is_cut and not claims else _NOTHING
-        return Placement(started, [self._record(turn, claims, started)], is_full=len(started) == fitting)
+        is_full = len(started) == fitting or (seen.is_cut and len(started) < indexes.ready)
+        return Placement(started, [self._record(turn, claims, started)], is_full=is_full)
 
     def forget_recorded(self) -> None:
         """Name all claims in the next recorded turn."""
@@ -198,25 +227,30 @@ class SchedulingWorker:
         Those of the last recorded turn come first, since they need not be written again; then by arrival.
         """
         seen = _Seen({}, {}, {}, {}, is_cut=False)
+        is_cut = False
+        of_worker: dict[str, int] = {}
         signs, most_silent_s = self._signs, present_s(self._rules)
         known = (claim_id for claim_id in self._recorded.claims if claim_id not in self._passed)
         for claim_id in chain(known, self._waiting):
             waiting = self._waiting.get(claim_id)
             if waiting is None or claim_id in seen.claims:
                 continue
-            if signs.silent_for(signs.workers, waiting.claim.worker_id, heard_now) >= most_silent_s:
+            worker_id = waiting.claim.worker_id
+            if signs.silent_for(signs.workers, worker_id, heard_now) >= most_silent_s:
                 continue
             if len(seen.claims) == CLAIMS_A_TURN or room < _CLAIM_BYTES:
-                return seen._replace(is_cut=True)
-            size = self._look_at(waiting, seen)
-            if size > room:
-                seen = seen._replace(is_cut=True)
+                is_cut = True
+                break
+            number = of_worker.get(worker_id, 0)
+            if number == CLAIMS_OF_A_WORKER or (size := self._look_at(waiting, seen)) > room:
+                is_cut = True
                 continue
             room -= size
+            of_worker[worker_id] = number + 1
             seen.claims[claim_id] = waiting.claim
             if waiting.filter is not None:
                 seen.filters[claim_id] = waiting.filter
-        return seen
+        return seen._replace(is_cut=is_cut)
 
     def _look_at(self, waiting: _Waiting, seen: _Seen) -> int:
         """Note what is known of the worker of a claim, and return how many bytes it takes to record both."""
@@ -249,7 +283,7 @@ class SchedulingWorker:
         placed: dict[str, list[Any]] = {}
         for event in started:
             placed.setdefault(event.claim_id, []).append(self._world.tasks[event.task_id])
-        return [(self._waiting.pop(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
+        return [(self._forget(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
 
     def answer_impatient(self) -> list[Asked]:
         """Remove and return the claims that do not wait; they got no task."""
@@ -258,28 +292,27 @@ class SchedulingWorker:
         impatient, self._impatient = self._impatient, {}
         found = ((claim_id, self._waiting.get(claim_id)) for claim_id in impatient)
         left = [claim_id for claim_id, waiting in found if waiting is not None and waiting.timer is None]
-        return [self._waiting.pop(claim_id).take() for claim_id in left]
+        return [self._forget(claim_id).take() for claim_id in left]
 
     def refuse_all(self, error: Unavailable) -> None:
         """Answer every waiting claim with *error*."""
-        while self._waiting:
-            _, waiting = self._waiting.popitem()
-            waiting.answer(None, error)
+        for claim_id in tuple(self._waiting):
+            self._forget(claim_id).answer(None, error)
 
     def _expire(self, claim_id: str) -> None:
-        waiting = self._waiting.pop(claim_id, None)
-        if waiting is not None:
-            waiting.answer([], None)
+        if claim_id in self._waiting:
+            self._forget(claim_id).answer([], None)
 
 
 class _Waiting:
     """One waiting claim; without a timer it is answered at the end of its turn."""
 
-    __slots__ = ("_asked", "claim", "filter", "filter_bytes", "timer")
+    __slots__ = ("_asked", "claim", "filter", "filter_bytes", "source", "timer")
 
     def __init__(self, claim: WaitingClaim, asked: Asked) -> None:
         command: ClaimTasks = asked.command  # type: ignore[assignment]  # only claims wait here
         self.claim = claim
+        self.source = asked.caller.actor
         self.filter: ClaimFilter | None = None
         self.filter_bytes = 0
         if command.programs or command.task_names:

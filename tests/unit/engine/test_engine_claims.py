@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
 from coordinator.deciders.matching import SCHEDULE_VERSION
 from coordinator.deciders.rules import Limits, Rules
@@ -14,7 +15,7 @@ from coordinator.errors import Refused, Unavailable
 from events.coordinator import CoordinatorTurn
 from events.task import TaskStatus
 from tests.unit.deciders.facts import claim, complete, payload, submit
-from tests.unit.engine.engine_rig import TICK_S, Rig, Told, leading
+from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading
 
 WAIT_S = 30.0
 
@@ -290,3 +291,53 @@ async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
         await rig.order(submit())
         assert given_to(await told.outcome()) == ["t"]
         assert not any(one.yet for one in blocked)
+
+
+# --- many claims of one -----------------------------------------------------------------------------------------------
+
+
+async def test_a_greedy_worker_leaves_room_and_tasks_to_others() -> None:
+    """It is told which limit it has reached; of the tasks that come, another one gets its part."""
+    async with leading() as rig:
+        greedy = [rig.ask(claim(f"g{number}", "greedy", wait_s=WAIT_S)) for number in range(1100)]
+        await rig.settle()
+        refused = [one for one in greedy if one.yet]
+        assert len(refused) == 100
+        error = await refused[0].error()
+        assert (error.code, error.reason) == ("unavailable", "overloaded")
+        assert "1000 claims of worker greedy are waiting, the most of one worker" in error.message
+        honest = await waiting(rig, *(claim(f"h{number}", "honest", wait_s=WAIT_S) for number in range(20)))
+        for number in range(60):
+            await rig.order(submit(f"t{number}"))
+        assert all(one.yet for one in honest)
+        assert explained(rig) == 60
+
+
+async def test_one_source_gets_half_of_the_places_that_others_leave() -> None:
+    """Under however many names its workers claim; what it claims again keeps its place."""
+    async with leading(limits=Limits(tick_s=TICK_S, waiting_max=100)) as rig:
+        told = [rig.ask(claim(f"c{number}", f"w{number}", wait_s=WAIT_S), actor="much") for number in range(60)]
+        await rig.settle()
+        assert [one.yet for one in told] == [False] * 50 + [True] * 10
+        assert "50 claims of much are waiting, half of what others leave" in (await told[-1].error()).message
+        again = rig.ask(claim("c7", "w7", wait_s=WAIT_S), actor="much")
+        other = rig.ask(claim("another", wait_s=WAIT_S), actor="another")
+        await rig.settle()
+        assert (again.yet, other.yet) == (False, False)
+        for command in (WithdrawClaim(claim_id="c8", worker_id="w8"), DrainWorker(worker_id="w9")):
+            await rig.order(command)
+        told = [rig.ask(claim(f"d{number}", f"v{number}", wait_s=WAIT_S), actor="much") for number in range(5)]
+        await rig.settle()
+        assert [one.yet for one in told] == [False, False, True, True, True]
+
+
+async def test_more_tasks_than_one_turn_gives_a_worker_are_given_in_the_next_ones() -> None:
+    """At once, and to all of its claims."""
+    tick_s = 1.0
+    async with leading(limits=Limits(tick_s=tick_s)) as rig:
+        told = await waiting(rig, *(claim(f"c{number}", wait_s=WAIT_S) for number in range(100)))
+        for number in range(100):
+            rig.ask(submit(f"t{number}"))
+        async with asyncio.timeout(2 * tick_s):
+            assert sorted([given_to(await one.outcome()) for one in told]) == sorted([f"t{n}"] for n in range(100))
+        assert [turn.placed for turn in rig.events() if isinstance(turn, CoordinatorTurn)] == [32, 32, 32, 4]

@@ -14,24 +14,13 @@ from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.matching import schedule
 from coordinator.deciders.rules import Limits
 from events.coordinator import CoordinatorTurn
-from tests.derivation import Derivation
 from tests.unit.deciders.facts import claim, complete, create, register_node, submit
-from tests.unit.engine.engine_rig import TICK_S, Rig, Told, leading
+from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading
 from tests.unit.engine.test_engine_claims import WAIT_S, given_to, waiting
 
 
 def turns_of(rig: Rig) -> list[CoordinatorTurn]:
     return [one for one in rig.events() if isinstance(one, CoordinatorTurn)]
-
-
-def explained(rig: Rig) -> int:
-    """Derive each placement again from the journal and return how many there are."""
-    derivation = Derivation()
-    for record in rig.records():
-        derivation.apply_record(record)
-    assert derivation.differences == []
-    assert derivation.world.digest() == rig.replayed().digest()
-    return derivation.derived
 
 
 async def test_filters_are_recorded_and_leave_room_for_tasks() -> None:
