@@ -59,10 +59,14 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     Running the policy named here again on that state and these inputs must return the same placements. `rounds` is what
     follows for the next turn: how many rounds of the rotation the workers have taken that got tasks by it. `containers`
     is what was said of the containers that workers of these claims run in: a status, `pausing` or `unknown`.
+
+    A turn with a `claims_digest` records what changed since the turn before it, or since nothing if it is `fresh`:
+    `claims` came, in this order; `went` did so without being served; `loads` and `containers` are new or other ones.
+    The claims that a turn serves are gone after it. The digest is that of the whole: see `projections/considered.py`.
     """
 
-    VERSION = 2
-    SINCE = {"rounds": 2}
+    VERSION = 3
+    SINCE = {"rounds": 2, "claims_digest": 3}
 
     now: float
     claims: tuple[WaitingClaim, ...]
@@ -73,6 +77,9 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     filters: dict[str, ClaimFilter] = {}
     rounds: dict[str, float] = {}
     containers: dict[str, str] = {}
+    fresh: bool = False
+    went: tuple[str, ...] = ()
+    claims_digest: str = ""
 
 
 class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -1,10 +1,7 @@
 """
 Indexes for policies and views, updated by the fold and rebuilt from the tables after a restore.
 
-Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world. Ready
-tasks are grouped by *shape*, which is everything that decides which workers may run them, with one lazily cleaned heap
-per shape and ordering. To read a heap in order removes only what is not ready any more, before the first task, so
-deciders may read as far as they need.
+Nothing here holds a fact of its own: every entry follows from a task, worker, service or container in the world.
 """
 
 from __future__ import annotations
@@ -13,121 +10,22 @@ import heapq
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from events.resources import NONE
 from events.task import TaskStatus
+from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from events.container import ContainerStatus
-    from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
+    from projections.ready import Key, Shape
     from projections.service import Service
     from projections.task import Task
     from projections.worker import WorkerState
 
-    Key = tuple[float | int | str, ...]
-
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
-_SPARE_ENTRIES = 64
-_EMPTY_SHAPES_KEPT = 256
-
-
-def fifo_key(task: Task) -> Key:
-    """Order by submission; every key ends like this one, which identifies the task and its attempt."""
-    return (*task.submitted, task.attempt, task.task_id)
-
-
-def priority_key(task: Task) -> Key:
-    """Order by priority, highest first; equal priorities by submission."""
-    return (-task.priority, *task.submitted, task.attempt, task.task_id)
-
-
-ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
-
-
-class ShapeKey(msgspec.Struct, frozen=True, gc=False):
-    """What decides which workers may run a task."""
-
-    task_name: str
-    task_type: str
-    resources: Resources
-
-
-def shape_of(task: Task) -> ShapeKey:
-    """Return the shape of a task."""
-    return ShapeKey(task.task_name, task.task_type, task.resources)
-
-
-class Shape:
-    """The ready tasks of one shape, with a heap for each ordering that was used."""
-
-    __slots__ = ("heaps", "key", "members")
-
-    def __init__(self, key: ShapeKey) -> None:
-        self.key = key
-        self.members: dict[str, Task] = {}
-        self.heaps: dict[str, list[Key]] = {}
-
-    def add(self, task: Task) -> None:
-        self.members[task.task_id] = task
-        for ordering, heap in self.heaps.items():
-            heapq.heappush(heap, ORDERINGS[ordering](task))
-
-    def remove(self, task_id: str) -> None:
-        members = self.members
-        del members[task_id]
-        for heap in self.heaps.values():
-            if len(heap) > 2 * len(members) + _SPARE_ENTRIES:
-                _prune(heap, self._is_live, len(members))
-
-    def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
-        """Yield the ready tasks in order; what is ready does not change the heap meanwhile."""
-        heap = self.heaps.get(ordering)
-        members = self.members
-        if heap is None:
-            heap = sorted(map(ORDERINGS[ordering], members.values()))
-            self.heaps[ordering] = heap
-        else:
-            _prune(heap, self._is_live, len(members))
-        for key in walk(heap):
-            task = members.get(str(key[-1]))
-            if task is not None and _is_of(task, key):
-                yield key, task
-
-    def _is_live(self, key: Key) -> bool:
-        task = self.members.get(str(key[-1]))
-        return task is not None and _is_of(task, key)
-
-
-def _is_of(task: Task, key: Key) -> bool:
-    """Whether *key* belongs to this task and attempt: an id may be used again after its first task was evicted."""
-    return task.attempt == key[-2] and task.submitted == key[-4:-2]
-
-
-def _prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
-    """Drop stale entries where it is cheap: always from the top, everywhere once most entries are stale."""
-    while heap and not is_live(heap[0]):
-        heapq.heappop(heap)
-    if len(heap) > 2 * living + _SPARE_ENTRIES:
-        heap[:] = [entry for entry in heap if is_live(entry)]
-        heapq.heapify(heap)
-
-
-def walk(heap: list[Key]) -> Iterator[Key]:
-    """Yield the entries of a heap in order without popping: each entry makes its two children the next candidates."""
-    if not heap:
-        return
-    front = [(heap[0], 0)]
-    while front:
-        key, at = heapq.heappop(front)
-        yield key
-        for child in (2 * at + 1, 2 * at + 2):
-            if child < len(heap):
-                heapq.heappush(front, (heap[child], child))
 
 
 def _count(counts: dict[str, int], name: str, by: int) -> None:
@@ -152,6 +50,15 @@ def _drop(groups: dict[str, dict[str, None]], group: str, member: str) -> None:
         del groups[group]
 
 
+def _add_own(ready_of: dict[str, ReadyTasks], shape: Shape, task: Task) -> None:
+    """Add a ready task to those of its program, if it has one."""
+    if task.program:
+        own = ready_of.get(task.program)
+        if own is None:
+            own = ready_of[task.program] = ReadyTasks()
+        own.add(own.shape(shape.key), task)
+
+
 class Indexes:
     """
     All indexes of one world.
@@ -161,10 +68,10 @@ class Indexes:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.shapes: dict[ShapeKey, Shape] = {}
+        self.ready_tasks = ReadyTasks()
         self._usual: dict[str, Shape] = {}
         """The shapes of tasks without type and resources by name, as it takes long to make and hash their keys."""
-        self._shapes_of: dict[str, dict[ShapeKey, Shape]] | None = None
+        self._ready_of: dict[str, ReadyTasks] | None = None
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
@@ -189,18 +96,18 @@ class Indexes:
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
     @property
-    def shapes_of(self) -> dict[str, dict[ShapeKey, Shape]]:
+    def ready_of(self) -> dict[str, ReadyTasks]:
         """
         The same ready tasks by the program that submitted them; without those of no program.
 
         Kept from the first time on that it is wanted: without claims that ask for programs, nobody pays for it.
         """
-        if self._shapes_of is None:
-            self._shapes_of = {}
-            for shape in self.shapes.values():
+        if self._ready_of is None:
+            self._ready_of = {}
+            for shape in self.ready_tasks.shapes.values():
                 for task in shape.members.values():
-                    self._ready_of(self._shapes_of, shape.key, task)
-        return self._shapes_of
+                    _add_own(self._ready_of, shape, task)
+        return self._ready_of
 
     @property
     def ready(self) -> int:
@@ -295,7 +202,7 @@ class Indexes:
 
     def _is_parked(self, key: Key) -> bool:
         task = self.parked_members.get(str(key[-1]))
-        return task is not None and _is_of(task, key)
+        return task is not None and is_of(task, key)
 
     def _is_running(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
@@ -316,55 +223,44 @@ class Indexes:
             return
         shape = self._shape(task)
         shape.members[task.task_id] = task
-        if task.program and self._shapes_of is not None:
-            self._shapes_of[task.program][shape.key].members[task.task_id] = task
+        if task.program and self._ready_of is not None:
+            self._ready_of[task.program].shapes[shape.key].members[task.task_id] = task
 
     def _shape(self, task: Task) -> Shape:
         is_usual = task.resources is NONE and not task.task_type
         shape = self._usual.get(task.task_name) if is_usual else None
         if shape is None:
-            key = shape_of(task)
-            shape = self.shapes.get(key)
-            if shape is None:
-                shape = self.shapes[key] = Shape(key)
+            shape = self.ready_tasks.shape(shape_of(task))
             if is_usual:
                 self._usual[task.task_name] = shape
         return shape
 
     def _ready(self, task: Task) -> None:
         shape = self._shape(task)
-        shape.add(task)
-        if self._shapes_of is not None:
-            self._ready_of(self._shapes_of, shape.key, task)
-
-    def _ready_of(self, shapes_of: dict[str, dict[ShapeKey, Shape]], key: ShapeKey, task: Task) -> None:
-        if task.program:
-            own = shapes_of.setdefault(task.program, {})
-            shape = own.get(key)
-            if shape is None:
-                shape = own[key] = Shape(key)
-            shape.add(task)
+        self.ready_tasks.add(shape, task)
+        if self._ready_of is not None:
+            _add_own(self._ready_of, shape, task)
 
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
         _count(self.pending_by_source, task.source, -1)
         if self.parked_members.pop(task.task_id, None) is not None:
-            _prune(self.parked, self._is_parked, len(self.parked_members))
+            prune(self.parked, self._is_parked, len(self.parked_members))
             return
         shape = self._shape(task)
-        key = shape.key
         shape.remove(task.task_id)
-        if not shape.members and len(self.shapes) > _EMPTY_SHAPES_KEPT:
-            del self.shapes[key]
-            self._usual.pop(key.task_name, None)  # it may be that of another shape, which is then looked up again
-        if task.program and self._shapes_of is not None:
-            own = self._shapes_of[task.program]
-            shape = own[key]
-            shape.remove(task.task_id)
-            if not shape.members:
-                del own[key]
-                if not own:
-                    del self._shapes_of[task.program]
+        if not shape.members and len(self.ready_tasks.shapes) > EMPTY_SHAPES_KEPT:
+            self.ready_tasks.discard(shape)
+            # It may be that of another shape, which is then looked up again.
+            self._usual.pop(task.task_name, None)
+        if task.program and self._ready_of is not None:
+            own = self._ready_of[task.program]
+            mine = own.shapes[shape.key]
+            mine.remove(task.task_id)
+            if not mine.members:
+                own.discard(mine)
+                if not own.shapes:
+                    del self._ready_of[task.program]
 
     def _running(self, task: Task) -> None:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None
@@ -376,7 +272,7 @@ class Indexes:
 
     def _not_running(self, task: Task) -> None:
         if self.deadline_members.pop(task.task_id, None) is not None:
-            _prune(self.deadlines, self._is_running, len(self.deadline_members))
+            prune(self.deadlines, self._is_running, len(self.deadline_members))
         held = self.held[task.worker_id]
         del held[task.task_id]
         if not held:

@@ -12,3 +12,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tenant: str = "default"
     command_id: str = ""
     traceparent: str = ""
+
+
+COORDINATOR = Caller(actor="coordinator")
+"""The actor of events that no command asked for: placements and due events."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
+from heapq import merge
 from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from events.base import Position
     from events.coordinator import WaitingClaim
-    from projections.indexes import Key
+    from projections.ready import Key, Shape
     from projections.task import Task
     from projections.worker import WorkerState
     from projections.world import World
@@ -36,6 +38,7 @@ CLAIM_BYTES = 512 * 1024
 _TASK_BYTES = 680
 """Size of an encoded task without its ids, texts and payload, with every number at its longest."""
 _ANY = ClaimFilter()
+_NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
 _encode = msgspec.json.Encoder().encode
 
 
@@ -338,16 +341,25 @@ class _Queue:
     """The ready tasks that claims with the same filter, of workers with the same `handles`, may take, in order."""
 
     def __init__(self, world: World, ordering: str, handles: tuple[str, ...], wanted: ClaimFilter) -> None:
+        self._ordering = ordering
         self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
+        self._opened = 0
         self._no_fit: list[Resources] = []
-        allowed, names = frozenset(handles), frozenset(wanted.task_names)
-        kinds = [world.indexes.shapes]
+        indexes = world.indexes
+        groups = [indexes.ready_tasks]
         if wanted.programs:
-            shapes_of = world.indexes.shapes_of
-            kinds = [shapes_of.get(program, {}) for program in dict.fromkeys(wanted.programs)]
-        for number, (key, shape) in enumerate(chain.from_iterable(kind.items() for kind in kinds)):
-            if shape.members and (not allowed or key.task_name in allowed) and (not names or key.task_name in names):
-                self._push(shape.ordered(ordering), number)
+            of_program = map(indexes.ready_of.get, dict.fromkeys(wanted.programs))
+            groups = [group for group in of_program if group is not None]
+        if handles or wanted.task_names:
+            names = set(handles or wanted.task_names)
+            if handles and wanted.task_names:
+                names.intersection_update(wanted.task_names)
+            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in names):
+                self._open(shape)
+            self._unopened = _NO_MORE
+        else:
+            self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
+        self._next = next(self._unopened, None)
 
     def has_no_fit(self, candidate: _Candidate) -> bool:
         """Whether a claim with at least as much room already found no task here."""
@@ -358,7 +370,7 @@ class _Queue:
         """Take the first task that fits the claim; tasks that do not fit stay for others."""
         passed = []
         found = None
-        while self._heads and found is None:
+        while found is None and self._open_first():
             key, number, task, rest = heapq.heappop(self._heads)
             if task.task_id in taken:
                 self._push(rest, number)
@@ -372,6 +384,19 @@ class _Queue:
         if found is None and candidate.capacity.free is not None:
             self._no_fit.append(candidate.capacity.free)
         return found
+
+    def _open_first(self) -> bool:
+        """Open the shapes that may have the first task; return whether there is a task."""
+        heads = self._heads
+        while self._next is not None and (not heads or self._next[0] < heads[0][0]):
+            self._open(self._next[1])
+            self._next = next(self._unopened, None)
+        return bool(heads)
+
+    def _open(self, shape: Shape) -> None:
+        if shape.members:
+            self._opened += 1
+            self._push(shape.ordered(self._ordering), self._opened)
 
     def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:
         for key, task in rest:

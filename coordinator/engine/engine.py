@@ -24,7 +24,7 @@ import structlog
 
 from coordinator.clock import CommitClock
 from coordinator.commands.acting import ids_of
-from coordinator.commands.caller import Caller
+from coordinator.commands.caller import COORDINATOR, Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.node import SyncNode
 from coordinator.commands.plain_secrets import warning_of
@@ -40,7 +40,7 @@ from coordinator.engine.budget import Budget, Share
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
-from coordinator.engine.listening import COORDINATOR, Listening
+from coordinator.engine.listening import Listening
 from coordinator.engine.questions import ask
 from coordinator.engine.refusals import Refusals, facts_besides
 from coordinator.engine.turn import FoldFailed, Turn, TurnFull
@@ -69,9 +69,6 @@ CROWDED_PAUSE_S = 0.001
 
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
-
-PLACEMENT_BYTES = 800
-"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
 
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
@@ -466,21 +463,20 @@ class Engine:
         turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
     def _place(self, turn: Turn) -> None:
-        most = max(0, (turn.room - self._scheduling.claim_bytes) // PLACEMENT_BYTES)
-        if most == 0 and turn.events and self._scheduling.claim_bytes:
-            self.intake.wake()
-            return
-        started, why = self._scheduling.place(turn.now, self._heard, most=most)
+        started, why, is_full = self._scheduling.place(turn.now, self._heard, room=turn.room)
         if started:
             try:
                 turn.record((*started, *why), COORDINATOR, are_apart=True)
             except TurnFull:
+                self._scheduling.forget_recorded()
                 self.intake.wake()
                 return
             self._hints.note(started, self._heard)
             turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
-            if len(started) == most:
-                self.intake.wake()
+        if is_full and turn.events:  # the next turn may have more room
+            self.intake.wake()
+            if not started:
+                return
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
     def _record_refusals(self, turn: Turn) -> None:

@@ -1,9 +1,10 @@
 """
 The queues of commands and of questions that wait for a turn: bounded; a full queue refuses with a time to retry.
 
-Every door puts its commands here; the engine takes them turn by turn, commands in order of arrival, questions one of
-each source in turn. Questions have a queue of their own, so that no number of them refuses or delays a command. The
-order of one source's commands and questions is kept while its questions do not have to wait for another turn.
+Every door puts its commands here; the engine takes them turn by turn, some of each source in turn, those of one source
+in order of arrival. A source gets at most half of the room that the others leave, so there is always some for another.
+Questions have a queue of their own, so that no number of them refuses or delays a command. The order of one source's
+commands and questions is kept while its questions do not have to wait for another turn.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from coordinator.commands.caller import Caller
+from coordinator.commands.caller import COORDINATOR, Caller
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 
 QUESTION_BYTES_MOST = 16 * 1024 * 1024
-"""The bytes of all questions that wait, as they came in."""
+COMMAND_BYTES_MOST = 128 * 1024 * 1024
+"""The bytes of all questions and commands that wait, as they came in."""
+
+COMMANDS_IN_A_ROW = 32
+"""So many commands of one source are taken before it is another one's turn."""
 
 
 class Reply(Protocol):
@@ -92,51 +97,47 @@ class Intake:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._waiting: deque[Asked] = deque()
-        self._questions = _Questions(most)
-        self.by_source = self._questions.by_source
+        self._commands = _BySource(most, COMMAND_BYTES_MOST, in_a_row=COMMANDS_IN_A_ROW)
+        self._questions = _BySource(most, QUESTION_BYTES_MOST, in_a_row=1)
+        self.by_source = self._questions.lines
         """The waiting questions, by source."""
         self._numbers = count(1)
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._questions)
+        return len(self._commands) + len(self._questions)
 
     def put(self, asked: Asked) -> None:
         """Queue a command or a question, or refuse it at once."""
         asked.number = next(self._numbers)
-        if asked.command.IS_QUESTION:
-            has_room = self._questions.add(asked)
-        elif has_room := len(self._waiting) < self._most:
-            self._waiting.append(asked)
-        if has_room:
+        if (self._questions if asked.command.IS_QUESTION else self._commands).add(asked):
             self._wake.set()
             return
         what = "questions" if asked.command.IS_QUESTION else "commands"
-        msg = f"{self._most} {what} are waiting, the limit of engine.intake_max: try again shortly"
+        msg = (
+            f"too many {what} are waiting; one source may have half of what the others leave of {self._most}, "
+            "the limit of engine.intake_max: try again shortly"
+        )
         asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
 
     def put_back(self, asked: Asked) -> None:
         """Put back what did not fit into the turn; it is the first of the next turn."""
-        if asked.command.IS_QUESTION:
-            self._questions.put_back(asked)
-        else:
-            self._waiting.appendleft(asked)
+        (self._questions if asked.command.IS_QUESTION else self._commands).put_back(asked)
         self._wake.set()
 
     def take(self) -> Asked | None:
-        """Return and remove the oldest command; None when there is none."""
-        return self._waiting.popleft() if self._waiting else None
+        """Return and remove the oldest command of the source whose turn it is; None when there is none."""
+        return self._commands.take() if self._commands.lines else None
 
     def take_question(self, *, is_ordered: bool = False) -> Asked | None:
         """
         Return and remove the next question: the oldest of the source whose turn it is; None when there is none.
 
-        If *is_ordered*, only one that came before the oldest command.
+        If *is_ordered*, only one that came before the commands of its source.
         """
         if not self._questions:
             return None
-        if is_ordered and (not self._waiting or self._questions.first_number > self._waiting[0].number):
+        if is_ordered and (not self._commands or self._commands.has_before(self._questions.first)):
             return None
         return self._questions.take()
 
@@ -151,65 +152,91 @@ class Intake:
 
     async def wait(self) -> None:
         """Wait until something was queued or `wake` was called."""
-        if not self._waiting and not self._questions:
+        if not self._commands.lines and not self._questions.lines:
             await self._wake.wait()
         self._wake.clear()
 
     def refuse_all(self, error: Unavailable) -> None:
         """Answer everything that waits with *error*."""
-        while self._waiting:
-            self._waiting.popleft().reply(None, error)
-        while self._questions:
-            self._questions.take().reply(None, error)
+        for queue in (self._commands, self._questions):
+            while queue:
+                queue.take().reply(None, error)
 
 
-class _Questions:
-    """Questions by source. One source gets at most half of the room that the others leave, so there is always some."""
+class _Line(deque[Asked]):
+    """What one source has waiting, and its bytes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.by_source: OrderedDict[str, deque[Asked]] = OrderedDict()
-        self._count = 0
-        self._bytes = 0
+    __slots__ = ("size", "source")
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.size = 0
+
+
+class _BySource:
+    """Lines by source, the one whose turn it is first."""
+
+    def __init__(self, most: int, most_bytes: int, *, in_a_row: int) -> None:
+        self.lines: OrderedDict[str, _Line] = OrderedDict()
+        self._room = self._most = most
+        self._room_bytes = most_bytes
+        self._in_a_row = self._left = in_a_row
 
     def __len__(self) -> int:
-        return self._count
+        return self._most - self._room
 
     def add(self, asked: Asked) -> bool:
-        """Add a question; return whether there was room for it."""
-        mine = self.by_source.get(asked.caller.actor)
-        room, room_bytes = self._most - self._count, QUESTION_BYTES_MOST - self._bytes
-        if (len(mine) if mine is not None else 0) >= room or asked.size > room_bytes:
+        """Add one; return whether there was room for it."""
+        source, size, room = asked.caller.actor, asked.size, self._room
+        line = self.lines.get(source)
+        if line is None:
+            if room < 1 or size > self._room_bytes:
+                return False
+            line = self.lines[source] = _Line(source)
+        elif len(line) >= room or line.size + size > self._room_bytes:
             return False
-        if mine is None:
-            mine = self.by_source[asked.caller.actor] = deque()
-        mine.append(asked)
-        self._note(asked, 1)
+        line.append(asked)
+        line.size += size
+        self._room = room - 1
+        self._room_bytes -= size
         return True
 
     def put_back(self, asked: Asked) -> None:
-        """Add a question as the next one."""
+        """Add one as the next."""
         source = asked.caller.actor
-        self.by_source.setdefault(source, deque()).appendleft(asked)
-        self.by_source.move_to_end(source, last=False)
-        self._note(asked, 1)
+        line = self.lines.get(source)
+        if line is None:
+            line = self.lines[source] = _Line(source)
+        line.appendleft(asked)
+        line.size += asked.size
+        self.lines.move_to_end(source, last=False)
+        self._room -= 1
+        self._room_bytes -= asked.size
 
     @property
-    def first_number(self) -> int:
-        """The number of the question that `take` returns."""
-        return next(iter(self.by_source.values()))[0].number
+    def first(self) -> Asked:
+        """The one that `take` returns; there must be one."""
+        return next(iter(self.lines.values()))[0]
+
+    def has_before(self, asked: Asked) -> bool:
+        """Whether something of the same source, or of the coordinator itself, came before *asked*."""
+        found = (self.lines.get(source) for source in (asked.caller.actor, COORDINATOR.actor))
+        return any(line is not None and line[0].number < asked.number for line in found)
 
     def take(self) -> Asked:
-        """Return and remove a question of the source whose turn it is; there must be one."""
-        source, mine = next(iter(self.by_source.items()))
-        asked = mine.popleft()
-        if mine:
-            self.by_source.move_to_end(source)
-        else:
-            del self.by_source[source]
-        self._note(asked, -1)
+        """Return and remove the first of the source whose turn it is; there must be one."""
+        line = next(iter(self.lines.values()))
+        asked = line.popleft()
+        size = asked.size
+        line.size -= size
+        self._room += 1
+        self._room_bytes += size
+        self._left -= 1
+        if not line:
+            del self.lines[line.source]
+            self._left = self._in_a_row
+        elif not self._left:
+            self.lines.move_to_end(line.source)
+            self._left = self._in_a_row
         return asked
-
-    def _note(self, asked: Asked, by: int) -> None:
-        self._count += by
-        self._bytes += by * asked.size

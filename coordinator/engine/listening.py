@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from coordinator.commands.caller import Caller
+from coordinator.commands.caller import COORDINATOR
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.service import HeartbeatService
 from coordinator.engine.intake import Asked
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from projections.world import World
 
 log = structlog.get_logger(__name__)
-
-COORDINATOR = Caller(actor="coordinator")
-"""The actor of events that no command asked for: placements and due events."""
 
 
 class Listening:

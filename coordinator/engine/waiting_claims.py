@@ -8,7 +8,8 @@ It holds no facts: when a writer dies with its waiting claims, the workers send 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,8 +20,11 @@ from coordinator.deciders.rules import present_s
 from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus
+from projections.considered import Considered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coordinator.commands.task import ClaimTasks
     from coordinator.commands.worker import DrainWorker, RegisterWorker
     from coordinator.deciders.rules import Rules
@@ -33,14 +37,42 @@ if TYPE_CHECKING:
 CLAIMS_A_TURN = 500
 """At most this many claims get tasks in one turn; the others wait for the next turn."""
 
-MOST_WAITING = 10_000
+CLAIMS_OF_A_WORKER = 32
+"""At most this many of them are of one worker: one that claims much does not stand before all others."""
 
-_CLAIM_BYTES = 400
+MOST_WAITING, MOST_OF_A_WORKER = 10_000, 1000
 
-FILTER_BYTES = 64 * 1024
-"""The filters of the claims of one turn take at most this much of its commit; further claims wait."""
+FRESH_EVERY = 1000
+"""So many recorded turns name all claims once, so that nobody has to read back further than that."""
 
+PLACEMENT_BYTES = 800
+"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
+
+_CLAIM_BYTES, _WORKER_BYTES = 400, 150
+"""Upper bounds of what a claim, and the load of a worker or the state of its container, take in a commit."""
 _encode = msgspec.json.Encoder().encode
+
+
+class _Seen(NamedTuple):
+    """The claims of a turn, what is known of their workers, and whether other claims have to wait for the next."""
+
+    claims: dict[str, WaitingClaim]
+    filters: dict[str, ClaimFilter]
+    loads: dict[str, float]
+    containers: dict[str, str]
+    is_cut: bool
+
+
+class Placement(NamedTuple):
+    """The placements of a turn, the event that records their inputs, and whether the next turn may make more."""
+
+    started: list[TaskStarted]
+    why: list[Event]
+    is_full: bool
+
+
+_NOTHING, _NO_ROOM = Placement([], [], is_full=False), Placement([], [], is_full=True)
+_NO_DIGEST = "0" * 16
 
 
 class SchedulingWorker:
@@ -53,15 +85,15 @@ class SchedulingWorker:
         self._instance = instance
         self._most = most
         self._waiting: dict[str, _Waiting] = {}
+        self._of_worker: dict[str, dict[str, None]] = {}
+        self._of_source: dict[str, int] = {}
         self._impatient: dict[str, None] = {}
         """The ids of claims that came without a wait since those were last answered."""
-        self._has_filters = False
-        """Whether the claims of the last turn had filters, or one that came since has."""
-
-    @property
-    def claim_bytes(self) -> int:
-        """Upper bound of the bytes that the waiting claims take in a commit."""
-        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES + (FILTER_BYTES if self._has_filters else 0)
+        self._recorded = Considered()
+        self._turns = 0
+        """How many turns were recorded since all claims were last named."""
+        self._passed: set[str] = set()
+        """The ids of claims that gave way to others since the last recorded turn."""
 
     def add(self, asked: Asked) -> None:
         """
@@ -77,108 +109,181 @@ class SchedulingWorker:
                 msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
                 raise Refused(msg, reason="id_taken")
             before.answer(None, Unavailable("this claim was sent again: the repeat gets the answer"))
-        elif len(self._waiting) >= self._most:
-            msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
-            raise Unavailable(msg, reason="overloaded", retry_after_s=1.0)
+            self._forget(command.claim_id, keeps_place=True)
+        else:
+            self._check_room(command.worker_id, asked.caller.actor)
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
-        self._has_filters = self._has_filters or waiting.filter is not None
+        self._of_worker.setdefault(command.worker_id, {})[command.claim_id] = None
+        self._of_source[waiting.source] = self._of_source.get(waiting.source, 0) + 1
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
         else:
             self._impatient[command.claim_id] = None
 
+    def _check_room(self, worker_id: str, source: str) -> None:
+        """Raise `Unavailable` if all places are taken, or too many of them by this worker or source."""
+        left = self._most - len(self._waiting)
+        if left <= 0:
+            msg = f"{self._most} claims are waiting, the limit of engine.waiting_max: claim later"
+        elif (mine := len(self._of_worker.get(worker_id, ()))) >= MOST_OF_A_WORKER:
+            msg = f"{mine} claims of worker {worker_id} are waiting, the most of one worker: claim later"
+        elif (its := self._of_source.get(source, 0)) >= left:
+            msg = f"{its} claims of {source} are waiting, half of what others leave of engine.waiting_max: claim later"
+        else:
+            return
+        raise Unavailable(msg, reason="overloaded", retry_after_s=1.0)
+
+    def _forget(self, claim_id: str, *, keeps_place: bool = False) -> _Waiting:
+        """Remove a claim and return it; one that is replaced keeps its place in the order of arrival."""
+        waiting = self._waiting[claim_id] if keeps_place else self._waiting.pop(claim_id)
+        mine = self._of_worker[waiting.claim.worker_id]
+        del mine[claim_id]
+        if not mine:
+            del self._of_worker[waiting.claim.worker_id]
+        left = self._of_source[waiting.source] - 1
+        if left:
+            self._of_source[waiting.source] = left
+        else:
+            del self._of_source[waiting.source]
+        return waiting
+
     def withdraw(self, command: WithdrawClaim | DrainWorker) -> None:
         """Answer and remove a waiting claim, or every claim of a draining worker."""
+        mine = self._of_worker.get(command.worker_id, {})
+        found = tuple(mine)
         if isinstance(command, WithdrawClaim):
-            named = self._waiting.get(command.claim_id)
-            found = [] if named is None else [named]
-        else:
-            found = list(self._waiting.values())
-        for waiting in found:
-            claim = waiting.claim
-            if claim.worker_id == command.worker_id:
-                del self._waiting[claim.claim_id]
-                waiting.answer([], None)
+            found = (command.claim_id,) if command.claim_id in mine else ()
+        for claim_id in found:
+            self._forget(claim_id).answer([], None)
 
     def replace(self, command: RegisterWorker) -> None:
         """Answer and remove the claims of earlier registrations of a worker; those that name none stay."""
-        for waiting in tuple(self._waiting.values()):
-            claim = waiting.claim
-            if claim.worker_id == command.worker_id and waiting.registration not in ("", command.registration):
-                del self._waiting[claim.claim_id]
-                waiting.answer([], None)
+        for claim_id in tuple(self._of_worker.get(command.worker_id, ())):
+            if self._waiting[claim_id].registration not in ("", command.registration):
+                self._forget(claim_id).answer([], None)
 
-    def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
-        """Return the placements of ready tasks with waiting claims, and the event that records their inputs."""
+    def place(self, now: float, heard_now: float, *, room: int) -> Placement:
+        """Place ready tasks with waiting claims, in *room* bytes; `forget_recorded` if this does not get recorded."""
         if not self._waiting or not self._world.indexes.ready:
-            return [], []
-        running = len(self._world.indexes.tasks[TaskStatus.RUNNING])
-        most = min(most, self._rules.max_concurrent_tasks - running)
-        claims, filters, is_cut = self._considered(heard_now)
-        self._has_filters = bool(filters)
-        loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
-        containers = self._ask_containers(claims)
-        started = (
-            list(schedule(self._world, claims, loads, filters, most=most, containers=containers)) if most > 0 else []
-        )
-        if is_cut:
-            self._rotate(claims, started)
-        if not started:
-            return [], []
+            return _NOTHING
+        if self._turns >= FRESH_EVERY or self._went_bytes() > room // 4:
+            self.forget_recorded()
+        seen = self._considered(heard_now, room // 2)
         turn = CoordinatorTurn(
             instance=self._instance,
             now=now,
-            claims=tuple(claims),
             policy="schedule",
             policy_version=SCHEDULE_VERSION,
-            placed=len(started),
-            loads={worker_id: load for worker_id, load in loads.items() if load},
-            filters=filters,
-            rounds=rounds_taken(self._world, claims, started),
-            containers=containers,
+            placed=0,
+            fresh=self._turns == 0,
+            claims_digest=_NO_DIGEST,
+            **self._recorded.changes(seen.claims, seen.filters, seen.loads, seen.containers, self._passed),
         )
-        return started, [turn]
+        fitting = max(0, room - len(_encode(turn))) // PLACEMENT_BYTES
+        indexes = self._world.indexes
+        running = len(indexes.tasks[TaskStatus.RUNNING])
+        most = min(fitting, self._rules.max_concurrent_tasks - running, indexes.ready)
+        if most <= 0:
+            return _NO_ROOM if fitting == 0 else _NOTHING
+        claims = tuple(seen.claims.values())
+        started = list(schedule(self._world, claims, seen.loads, seen.filters, most=most, containers=seen.containers))
+        if seen.is_cut and len(started) < most:
+            self._pass_over(claims, started)
+        if not started:
+            return _NO_ROOM if seen.is_cut and not claims else _NOTHING
+        is_full = len(started) == fitting or (seen.is_cut and len(started) < indexes.ready)
+        return Placement(started, [self._record(turn, claims, started)], is_full=is_full)
 
-    def _considered(self, heard_now: float) -> tuple[list[WaitingClaim], dict[str, ClaimFilter], bool]:
-        """Return the claims of this turn, their filters by claim id, and whether others have to wait for the next."""
-        claims: list[WaitingClaim] = []
-        filters: dict[str, ClaimFilter] = {}
-        left = FILTER_BYTES
-        for one in self._waiting.values():
-            if not self._counts(one.claim, heard_now):
+    def forget_recorded(self) -> None:
+        """Name all claims in the next recorded turn."""
+        self._recorded.clear()
+        self._passed.clear()
+        self._turns = 0
+
+    def _record(
+        self, turn: CoordinatorTurn, claims: Sequence[WaitingClaim], started: list[TaskStarted]
+    ) -> CoordinatorTurn:
+        """Return the turn with what follows from it, and take it for recorded."""
+        recorded = self._recorded
+        recorded.take(turn)
+        self._passed.clear()
+        self._turns += 1
+        rounds, digest = rounds_taken(self._world, claims, started), recorded.digest()
+        recorded.serve(started)
+        return msgspec.structs.replace(turn, placed=len(started), rounds=rounds, claims_digest=digest)
+
+    def _went_bytes(self) -> int:
+        """Return how many bytes it takes to say which recorded claims wait no more."""
+        waiting, passed = self._waiting, self._passed
+        return sum(len(one) + 3 for one in self._recorded.claims if one not in waiting or one in passed)
+
+    def _considered(self, heard_now: float, room: int) -> _Seen:
+        """
+        Return the claims of this turn, as many as can be recorded in *room* bytes.
+
+        Those of the last recorded turn come first, since they need not be written again; then by arrival.
+        """
+        seen = _Seen({}, {}, {}, {}, is_cut=False)
+        is_cut = False
+        of_worker: dict[str, int] = {}
+        signs, most_silent_s = self._signs, present_s(self._rules)
+        known = (claim_id for claim_id in self._recorded.claims if claim_id not in self._passed)
+        for claim_id in chain(known, self._waiting):
+            waiting = self._waiting.get(claim_id)
+            if waiting is None or claim_id in seen.claims:
                 continue
-            if one.filter is not None:
-                left -= one.filter_bytes
-                if left < 0:
-                    return claims, filters, True
-                filters[one.claim.claim_id] = one.filter
-            claims.append(one.claim)
-            if len(claims) == CLAIMS_A_TURN:
-                return claims, filters, True
-        return claims, filters, False
+            worker_id = waiting.claim.worker_id
+            if signs.silent_for(signs.workers, worker_id, heard_now) >= most_silent_s:
+                continue
+            if len(seen.claims) == CLAIMS_A_TURN or room < _CLAIM_BYTES:
+                is_cut = True
+                break
+            number = of_worker.get(worker_id, 0)
+            if number == CLAIMS_OF_A_WORKER or (size := self._look_at(waiting, seen)) > room:
+                is_cut = True
+                continue
+            room -= size
+            of_worker[worker_id] = number + 1
+            seen.claims[claim_id] = waiting.claim
+            if waiting.filter is not None:
+                seen.filters[claim_id] = waiting.filter
+        return seen._replace(is_cut=is_cut)
 
-    def _ask_containers(self, claims: list[WaitingClaim]) -> dict[str, str]:
-        """Ask for the state of each container that a worker of these claims runs in."""
-        workers = map(self._world.workers.get, {claim.worker_id for claim in claims})
-        inside = (worker.container_id for worker in workers if worker is not None and worker.container_id)
-        return {container_id: said_of(self._world, container_id) for container_id in inside}
+    def _look_at(self, waiting: _Waiting, seen: _Seen) -> int:
+        """Note what is known of the worker of a claim, and return how many bytes it takes to record both."""
+        recorded, claim = self._recorded, waiting.claim
+        is_known = recorded.claims.get(claim.claim_id) is claim and claim.claim_id not in self._passed
+        size = 0 if is_known else _CLAIM_BYTES + waiting.filter_bytes
+        worker_id = claim.worker_id
+        if worker_id in seen.loads:
+            return size
+        load = seen.loads[worker_id] = self._signs.worker_loads.get(worker_id, 0.0)
+        if load != recorded.loads.get(worker_id, 0.0):
+            size += _WORKER_BYTES
+        worker = self._world.workers.get(worker_id)
+        if worker is not None and worker.container_id:
+            said = seen.containers[worker.container_id] = said_of(self._world, worker.container_id)
+            if said != recorded.containers.get(worker.container_id):
+                size += _WORKER_BYTES
+        return size
 
-    def _rotate(self, claims: list[WaitingClaim], started: list[TaskStarted]) -> None:
-        """Move claims that got nothing behind those that this turn did not consider."""
+    def _pass_over(self, claims: Sequence[WaitingClaim], started: list[TaskStarted]) -> None:
+        """Move claims that can take none of the ready tasks behind those that this turn did not consider."""
         served = {event.claim_id for event in started}
         for claim in claims:
             if claim.claim_id not in served:
                 self._waiting[claim.claim_id] = self._waiting.pop(claim.claim_id)
+                self._passed.add(claim.claim_id)
 
     def answer_placed(self, started: list[TaskStarted]) -> list[tuple[Asked, list[Any]]]:
         """Remove the claims that got tasks and return each with its tasks."""
         placed: dict[str, list[Any]] = {}
         for event in started:
             placed.setdefault(event.claim_id, []).append(self._world.tasks[event.task_id])
-        return [(self._waiting.pop(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
+        return [(self._forget(claim_id).take(), tasks) for claim_id, tasks in placed.items()]
 
     def answer_impatient(self) -> list[Asked]:
         """Remove and return the claims that do not wait; they got no task."""
@@ -187,32 +292,27 @@ class SchedulingWorker:
         impatient, self._impatient = self._impatient, {}
         found = ((claim_id, self._waiting.get(claim_id)) for claim_id in impatient)
         left = [claim_id for claim_id, waiting in found if waiting is not None and waiting.timer is None]
-        return [self._waiting.pop(claim_id).take() for claim_id in left]
+        return [self._forget(claim_id).take() for claim_id in left]
 
     def refuse_all(self, error: Unavailable) -> None:
         """Answer every waiting claim with *error*."""
-        while self._waiting:
-            _, waiting = self._waiting.popitem()
-            waiting.answer(None, error)
-
-    def _counts(self, claim: WaitingClaim, heard_now: float) -> bool:
-        """Whether the worker of the claim was heard recently enough to get tasks."""
-        return self._signs.silent_for(self._signs.workers, claim.worker_id, heard_now) < present_s(self._rules)
+        for claim_id in tuple(self._waiting):
+            self._forget(claim_id).answer(None, error)
 
     def _expire(self, claim_id: str) -> None:
-        waiting = self._waiting.pop(claim_id, None)
-        if waiting is not None:
-            waiting.answer([], None)
+        if claim_id in self._waiting:
+            self._forget(claim_id).answer([], None)
 
 
 class _Waiting:
     """One waiting claim; without a timer it is answered at the end of its turn."""
 
-    __slots__ = ("_asked", "claim", "filter", "filter_bytes", "timer")
+    __slots__ = ("_asked", "claim", "filter", "filter_bytes", "source", "timer")
 
     def __init__(self, claim: WaitingClaim, asked: Asked) -> None:
         command: ClaimTasks = asked.command  # type: ignore[assignment]  # only claims wait here
         self.claim = claim
+        self.source = asked.caller.actor
         self.filter: ClaimFilter | None = None
         self.filter_bytes = 0
         if command.programs or command.task_names:

@@ -15,7 +15,7 @@ import msgspec
 from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
 from coordinator.commands.service import RegisterService
-from coordinator.commands.task import SubmitTask
+from coordinator.commands.task import CompleteTask, FailTask, SubmitTask
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.errors import Forbidden, Refused, Unavailable, shown
 
@@ -40,12 +40,17 @@ FREE = Quota()
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one source may do: commands and tenants, None for all; `own` restricts a field of commands to one value."""
+    """
+    What one source may do: commands and tenants, None for all; `own` restricts a field of commands to one value.
+
+    One that `needs_lease` may report on the attempts it holds, not on tasks that nobody was given: see ADR 0003.
+    """
 
     may: frozenset[type[Command]] | None = None
     tenants: frozenset[str] | None = None
     quota: Quota = FREE
     own: tuple[str, str] | None = None
+    needs_lease: bool = False
 
 
 class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OWN_FIELD = {"worker": "worker_id", "node": "node_id"}
+_NEED_LEASE = frozenset({"worker", "agents"})
+"""The roles of those who execute tasks: what they report on was given to them."""
 
 
 def rule_of(rules: AccessRules, source: str) -> Rule:
@@ -69,7 +76,8 @@ def rule_of(rules: AccessRules, source: str) -> Rule:
         return rules.default
     field = _OWN_FIELD.get(role)
     own = (field, name) if field is not None and name else None
-    return Rule(may=commands_of(role) if role != "coordinator" else None, own=own)
+    may = commands_of(role) if role != "coordinator" else None
+    return Rule(may=may, own=own, needs_lease=role in _NEED_LEASE)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -77,6 +85,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     why: str = ""
     own: tuple[str, str] | None = None
+    needs_lease: bool = False
     quotas: tuple[tuple[str, str, Quota], ...] = ()
     """Whose quota (`source` or `tenant`), the name, and the quota."""
 
@@ -93,7 +102,8 @@ def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]
     if command is SubmitTask or command is RegisterService:
         both = ("source", source, rule.quota), ("tenant", tenant, rules.tenants.get(tenant, FREE))
         quotas = tuple(one for one in both if one[2] != FREE)
-    return Verdict(own=rule.own, quotas=quotas)
+    needs_lease = rule.needs_lease and command in (CompleteTask, FailTask)
+    return Verdict(own=rule.own, needs_lease=needs_lease, quotas=quotas)
 
 
 def _not_among(source: str, command: type[Command], may: frozenset[type[Command]]) -> str:
@@ -117,6 +127,9 @@ def check(world: World, found: Verdict, command: Command) -> None:
         given = getattr(command, field, name)
         if given not in (name, ""):
             raise Forbidden(f"{field} is {shown(given)}: these credentials are only for {name!r}")
+    if found.needs_lease and isinstance(command, (CompleteTask, FailTask)) and not command.lease:
+        task = shown(command.task_id)
+        raise Forbidden(f"the lease of task {task} is missing: these credentials are only for whom it was given to")
     if found.quotas and isinstance(command, SubmitTask) and not world.knows_task(command.task_id):
         _check_pending(world, found)
     if found.quotas and isinstance(command, RegisterService):

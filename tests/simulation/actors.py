@@ -231,7 +231,7 @@ class Worker(Actor):
 
     async def _beat(self) -> None:
         while True:
-            self.client.beat_worker(self.name, tuple(self._leases), 0.5)
+            self.client.beat_worker(self.name, tuple(self._leases), self.random.random())
             await self.sleep(0.5, 1.0)
 
     async def _give_up(self, claim: ClaimTasks) -> None:

@@ -45,6 +45,7 @@ from events.worker import WorkerLost
 from projections.source import Record
 from projections.store.port import KINDS
 from projections.world import World
+from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
 from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING
 from tests.simulation.promises import Promise, Violation
@@ -83,11 +84,12 @@ def check(sim: Sim) -> Counter[str]:
         Violation: a promise was broken; names the promise and the details.
     """
     journal = records(sim)
-    replayed = World()
+    derivation = Derivation()
+    replayed = derivation.world
     history = History(sim)
     snapshots: dict[int, bytes] = {}
     for record in journal:
-        for envelope in replayed.apply_record(record):
+        for envelope in derivation.apply_record(record):
             history.take(envelope, record.sequence)
         if record.sequence == len(journal) // 2:
             snapshots[record.sequence] = replayed.snapshot()
@@ -95,6 +97,8 @@ def check(sim: Sim) -> Counter[str]:
             history.kinds[f"compared.{role}"] += 1
             if digest != replayed.digest():
                 _broken(Promise.REPLAY, f"the world of a {role} at {record.sequence} differs from its replay")
+    if derivation.differences:
+        _broken(Promise.EXPLAINED, derivation.differences[0])
     history.check()
     _check_snapshot(journal, snapshots, replayed)
     _check_store(sim, journal)

@@ -1,5 +1,5 @@
 """
-Nineteen bugs that are patched into the production code during a run; the simulation must find each.
+Twenty bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -28,6 +28,7 @@ from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
 from events.task import TaskStatus
 from projections import container
+from projections.considered import Considered
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -258,6 +259,18 @@ def twin_by_grace() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def load_unrecorded() -> Iterator[None]:
+    """A turn does not record the loads that its placements were decided by."""
+    original = Considered.changes
+
+    def changes(self: Considered, *seen: Any) -> dict[str, Any]:
+        return original(self, *seen) | {"loads": {}}
+
+    with mock.patch.object(Considered, "changes", changes):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -280,6 +293,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         reason_forgotten,
         tombstones_forgotten,
         twin_by_grace,
+        load_unrecorded,
     )
 }
 """Every bug by its name."""

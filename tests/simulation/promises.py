@@ -15,6 +15,7 @@ class Promise(Enum):
     LEASE = "only the lease holder can report on a task"
     CAPACITY = "allocations never exceed capacity"
     ONE_CONTAINER = "one generation of a container runs, once"
+    EXPLAINED = "each placement follows from the journal before it and what its turn recorded"
     REPLAY = "a replay gives the live world"
     STORE = "the read model equals a replay"
     INBOX = "each inbox message has its effect once, in order"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,29 @@ def test_tasks_go_by_age() -> None:
     """Of all names and shapes together."""
     world = fold(worker(), submitted("b", task_name="x"), submitted("a"), submitted("c", task_name="x"))
     assert dealt(world, waiting(slots=9)) == [("b", "w"), ("a", "w"), ("c", "w")]
+
+
+@pytest.mark.parametrize("strategy", ["fifo", "priority"])
+@pytest.mark.parametrize(
+    "wanted",
+    [ClaimFilter(), ClaimFilter(task_names=("n7",)), ClaimFilter(programs=("p",))],
+    ids=["any", "name", "program"],
+)
+def test_a_claim_costs_the_same_however_many_names_wait(wanted: ClaimFilter, strategy: str) -> None:
+    """Only the tasks that may be the first are looked at."""
+
+    def cost_of(names: int) -> float:
+        waiting_tasks = (submitted(f"t{number}", task_name=f"n{number}", program="p") for number in range(names))
+        world = fold(worker(), *waiting_tasks)
+        claim = waiting(strategy=strategy)
+        costs = []
+        for _ in range(7):
+            began = time.process_time_ns()
+            assert len(list(schedule(world, [claim], {}, {"c": wanted}, most=1))) == 1
+            costs.append(time.process_time_ns() - began)
+        return min(costs)
+
+    assert cost_of(20_000) < 5 * cost_of(10)
 
 
 def test_priority_goes_before_age_and_ties_go_by_age() -> None:

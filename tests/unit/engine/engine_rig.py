@@ -24,6 +24,7 @@ from coordinator.journal.memory import Lost, MemoryJournal, MemoryStream
 from events import codec
 from events.coordinator import EpochClaim
 from projections.world import World
+from tests.derivation import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
@@ -241,3 +242,13 @@ async def _end_well(rig: Rig) -> None:
         assert rig.replayed().digest() == rig.world.digest(), "replay made another world"
         assert "coordinator.stopped" in rig.types()[-1]
     assert [told for told in rig.asked if not told.yet] == [], "a command was never answered"
+
+
+def explained(rig: Rig) -> int:
+    """Derive each placement again from the journal and return how many there are."""
+    derivation = Derivation()
+    for record in rig.records():
+        derivation.apply_record(record)
+    assert derivation.differences == []
+    assert derivation.world.digest() == rig.replayed().digest()
+    return derivation.derived

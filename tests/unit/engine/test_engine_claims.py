@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 import pytest
 
-from coordinator.commands.container import PauseContainer, ResumeContainer, StartContainer
-from coordinator.commands.node import ObservedContainer, SyncNode
-from coordinator.commands.task import CancelTask
+from coordinator.commands.task import WithdrawClaim
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
-from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
+from coordinator.deciders.matching import SCHEDULE_VERSION
 from coordinator.deciders.rules import Limits, Rules
 from coordinator.errors import Refused, Unavailable
-from events import codec
-from events.base import Position
 from events.coordinator import CoordinatorTurn
-from events.task import TaskStarted, TaskStatus
-from projections.world import World
-from tests.unit.deciders.facts import claim, complete, create, payload, register_node, submit
-from tests.unit.engine.engine_rig import TICK_S, Rig, Told, leading
-
-if TYPE_CHECKING:
-    from projections.source import Record
+from events.task import TaskStatus
+from tests.unit.deciders.facts import claim, complete, payload, submit
+from tests.unit.engine.engine_rig import TICK_S, Rig, Told, explained, leading
 
 WAIT_S = 30.0
 
@@ -273,7 +264,7 @@ async def test_a_placement_that_is_larger_than_was_thought_is_placed_in_the_next
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The estimated size may be wrong; nothing is lost."""
-    monkeypatch.setattr("coordinator.engine.engine.PLACEMENT_BYTES", 1)
+    monkeypatch.setattr("coordinator.engine.waiting_claims.PLACEMENT_BYTES", 1)
     monkeypatch.setattr("coordinator.engine.waiting_claims._CLAIM_BYTES", 1)
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=1200)) as rig:
         await rig.order(submit("t"))
@@ -302,149 +293,51 @@ async def test_claims_that_can_never_be_served_do_not_block_those_behind_them(
         assert not any(one.yet for one in blocked)
 
 
-# --- explaining -------------------------------------------------------------------------------------------------------
+# --- many claims of one -----------------------------------------------------------------------------------------------
 
 
-def explain(records: list[Record]) -> list[tuple[list[TaskStarted], list[TaskStarted]]]:
-    """Run the policy again on the recorded inputs of each placement; return the recorded and the new placements."""
-    world, found = World(), []
-    for record in records:
-        envelopes = codec.decode(record.body) if record.kind == "commit" else []
-        turns = [one.data for one in envelopes if isinstance(one.data, CoordinatorTurn)]
-        if turns:
-            (turn,) = turns
-            placed = [one.data for one in envelopes if isinstance(one.data, TaskStarted) and one.actor == "coordinator"]
-            assert len(placed) == turn.placed
-            found.append((placed, replaced(world.snapshot(), envelopes, record, turn)))
-        world.apply_record(record)
-    return found
-
-
-def replaced(before: bytes, envelopes: list[Any], record: Record, turn: CoordinatorTurn) -> list[TaskStarted]:
-    world = World.restore(before)
-    world.indexes.advance(turn.now)
-    for index, envelope in enumerate(envelopes):
-        if isinstance(envelope.data, TaskStarted) and envelope.actor == "coordinator":
-            break
-        world.apply(envelope, Position(record.sequence, index), turn.now)
-    again = list(schedule(world, turn.claims, turn.loads, turn.filters, most=turn.placed, containers=turn.containers))
-    assert rounds_taken(world, turn.claims, again) == turn.rounds
-    return again
-
-
-async def test_filters_are_recorded_and_leave_room_for_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims whose filters do not fit into the commit take their turn in the next one."""
-    monkeypatch.setattr("coordinator.engine.waiting_claims.FILTER_BYTES", 200)
+async def test_a_greedy_worker_leaves_room_and_tasks_to_others() -> None:
+    """It is told which limit it has reached; of the tasks that come, another one gets its part."""
     async with leading() as rig:
-        claims = [claim(f"c{number}", f"w{number}", wait_s=WAIT_S, programs=(f"p{number}",)) for number in range(20)]
-        told = await waiting(rig, *claims)
-        for number in reversed(range(20)):
-            await rig.order(submit(f"t{number}", program=f"p{number}"))
-        for number, one in enumerate(told):
-            assert given_to(await one.outcome()) == [f"t{number}"]
-        filters = [event.filters for event in rig.events() if isinstance(event, CoordinatorTurn)]
-        assert all(0 < len(one) <= 200 // 25 for one in filters)
-        for placed, again in explain(rig.records()):
-            assert placed == again
-
-
-async def test_a_worker_gets_tasks_only_while_its_container_runs() -> None:
-    """The scheduler asks for the container before it places, and what it was told is in the journal."""
-    async with leading() as rig:
-        await rig.order(register_node())
-        await rig.order(create())
-        await rig.order(StartContainer(container_id="k"))
-        await rig.order(RegisterWorker(worker_id="w", container_id="k"))
-        await rig.order(RegisterWorker(worker_id="v", container_id="elsewhere"))
-        told = await waiting(rig, claim(wait_s=WAIT_S, slots=9))
-        await rig.order(submit("a"))
+        greedy = [rig.ask(claim(f"g{number}", "greedy", wait_s=WAIT_S)) for number in range(1100)]
         await rig.settle()
-        assert not told[0].yet, "the container is starting"
-        await report(rig, "running")
-        assert given_to(await told[0].outcome()) == ["a"]
-        told = await waiting(rig, claim("d", wait_s=WAIT_S, slots=9))
-        await rig.order(PauseContainer(container_id="k"))
-        await rig.order(submit("b"))
-        await rig.settle()
-        assert not told[0].yet, "it is to be paused"
-        await report(rig, "paused")
-        assert given_to(await rig.order(claim("e", "v"))) == ["b"]
-        await rig.order(submit("c"))
-        await rig.order(ResumeContainer(container_id="k"))
-        await report(rig, "running")
-        assert given_to(await told[0].outcome()) == ["c"]
-        turns = [one for one in rig.events() if isinstance(one, CoordinatorTurn)]
-        assert [one.containers for one in turns] == [
-            {"k": "running"},
-            {"k": "paused", "elsewhere": "unknown"},
-            {"k": "running"},
-        ]
-        assert all(placed == again for placed, again in explain(rig.records()))
-
-
-async def report(rig: Rig, state: str) -> None:
-    """Let node `n` report container `k`."""
-    generation = rig.world.containers["k"].generation
-    one = ObservedContainer(container_id="k", generation=generation, state=state)
-    await rig.order(SyncNode(node_id="n", observed=(one,)))
-
-
-async def test_a_turn_of_release_1_can_still_be_explained() -> None:
-    """It asked for no container, so a worker in one that did not run got its tasks."""
-    async with leading() as rig:
-        await rig.order(register_node())
-        await rig.order(create())
-        await rig.order(RegisterWorker(worker_id="w", container_id="k"))
-        await rig.order(submit())
-        old = {"instance": "one", "now": 1.0, "claims": [["c", "w", 1, "fifo"]], "policy": "schedule", "placed": 1}
-        turn = msgspec.convert({**old, "policy_version": 1}, CoordinatorTurn)
-        again = list(schedule(rig.world, turn.claims, turn.loads, most=1, containers=turn.containers))
-        assert [event.task_id for event in again] == ["t"]
-
-
-async def test_every_placement_can_be_explained_from_the_journal() -> None:
-    """Running the policy again on the state before and the recorded claims and loads gives the same placements."""
-    strategies = ["fifo", "priority", "round_robin", "least_loaded", "weighted_round_robin"]
-    async with leading() as rig:
-        for number, strategy in enumerate(strategies):
-            name = f"w{number}"
-            await rig.order(RegisterWorker(worker_id=name, slots=number + 1))
-            rig.engine.listening.hear_worker(name, (), number / 7)
-            rig.ask(claim(f"c{number}", name, slots=3, wait_s=WAIT_S, strategy=strategy))
-        await rig.hold()
-        for number in range(20):
-            rig.ask(submit(f"t{number}", priority=number % 3))
-        rig.ask(CancelTask(task_id="t3"))
-        rig.let_go()
-        await rig.settle()
-        for number in range(5):
-            rig.ask(claim(f"d{number}", f"w{number}", slots=2, strategy=strategies[number]))
-        await rig.settle()
-        explained = explain(rig.records())
-        assert len(explained) >= 2
-        for placed, again in explained:
-            assert placed == again
-        assert sum(len(placed) for placed, _ in explained) == 15
-
-
-@pytest.mark.parametrize(("strategy", "expected"), [("weighted_round_robin", "abaa" * 3), ("round_robin", "ab" * 6)])
-async def test_the_rotation_continues_over_turns_and_can_be_explained(strategy: str, expected: str) -> None:
-    """Tasks that come singly go to workers in proportion; each placement follows from the journal before it."""
-    async with leading() as rig:
-        for name, slots in (("a", 3), ("b", 1)):
-            await rig.order(RegisterWorker(worker_id=name, slots=slots))
-        got = ""
-        waits: dict[str, Told] = {}
-        for number in range(12):
-            for name in set("ab") - set(waits):
-                told = await waiting(rig, claim(f"c{number}-{name}", name, wait_s=WAIT_S, strategy=strategy))
-                waits[name] = told[0]
+        refused = [one for one in greedy if one.yet]
+        assert len(refused) == 100
+        error = await refused[0].error()
+        assert (error.code, error.reason) == ("unavailable", "overloaded")
+        assert "1000 claims of worker greedy are waiting, the most of one worker" in error.message
+        honest = await waiting(rig, *(claim(f"h{number}", "honest", wait_s=WAIT_S) for number in range(20)))
+        for number in range(60):
             await rig.order(submit(f"t{number}"))
-            name = rig.world.tasks[f"t{number}"].worker_id
-            (task,) = await waits.pop(name).outcome()
-            await rig.order(complete(task.lease, task_id=task.task_id))
-            got += name
-        assert got == expected
-        explained = explain(rig.records())
-        assert len(explained) == 12
-        assert all(placed == again for placed, again in explained)
+        assert all(one.yet for one in honest)
+        assert explained(rig) == 60
+
+
+async def test_one_source_gets_half_of_the_places_that_others_leave() -> None:
+    """Under however many names its workers claim; what it claims again keeps its place."""
+    async with leading(limits=Limits(tick_s=TICK_S, waiting_max=100)) as rig:
+        told = [rig.ask(claim(f"c{number}", f"w{number}", wait_s=WAIT_S), actor="much") for number in range(60)]
+        await rig.settle()
+        assert [one.yet for one in told] == [False] * 50 + [True] * 10
+        assert "50 claims of much are waiting, half of what others leave" in (await told[-1].error()).message
+        again = rig.ask(claim("c7", "w7", wait_s=WAIT_S), actor="much")
+        other = rig.ask(claim("another", wait_s=WAIT_S), actor="another")
+        await rig.settle()
+        assert (again.yet, other.yet) == (False, False)
+        for command in (WithdrawClaim(claim_id="c8", worker_id="w8"), DrainWorker(worker_id="w9")):
+            await rig.order(command)
+        told = [rig.ask(claim(f"d{number}", f"v{number}", wait_s=WAIT_S), actor="much") for number in range(5)]
+        await rig.settle()
+        assert [one.yet for one in told] == [False, False, True, True, True]
+
+
+async def test_more_tasks_than_one_turn_gives_a_worker_are_given_in_the_next_ones() -> None:
+    """At once, and to all of its claims."""
+    tick_s = 1.0
+    async with leading(limits=Limits(tick_s=tick_s)) as rig:
+        told = await waiting(rig, *(claim(f"c{number}", wait_s=WAIT_S) for number in range(100)))
+        for number in range(100):
+            rig.ask(submit(f"t{number}"))
+        async with asyncio.timeout(2 * tick_s):
+            assert sorted([given_to(await one.outcome()) for one in told]) == sorted([f"t{n}"] for n in range(100))
+        assert [turn.placed for turn in rig.events() if isinstance(turn, CoordinatorTurn)] == [32, 32, 32, 4]

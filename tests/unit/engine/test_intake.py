@@ -12,7 +12,14 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import ListTasks
-from coordinator.engine.intake import QUESTION_BYTES_MOST, Asked, Intake, typed
+from coordinator.engine.intake import (
+    COMMAND_BYTES_MOST,
+    COMMANDS_IN_A_ROW,
+    QUESTION_BYTES_MOST,
+    Asked,
+    Intake,
+    typed,
+)
 from events.container import Secret
 from events.errors import CoordinationError, Refused, Unavailable
 from tests.unit.deciders.facts import NAN, claim, create, payload, register_service, resources, submit
@@ -21,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def asked(command: Command | None = None, told: list[Any] | None = None) -> Asked:
+def asked(
+    command: Command | None = None, told: list[Any] | None = None, *, source: str = "tester", size: int = 0
+) -> Asked:
     def reply(value: Any, error: CoordinationError | None) -> None:
         assert told is not None, "nobody was to be told anything"
         told.append(error if error is not None else value)
 
-    return Asked(command if command is not None else submit(), Caller(actor="tester"), reply)
+    return Asked(command if command is not None else submit(), Caller(actor=source), reply, size=size)
 
 
 async def test_commands_are_taken_in_the_order_they_came() -> None:
@@ -38,6 +47,33 @@ async def test_commands_are_taken_in_the_order_they_came() -> None:
     assert (intake.take(), len(intake)) == (first, 1)
     intake.put_back(first)
     assert [intake.take(), intake.take(), intake.take()] == [first, second, None]
+
+
+async def test_sources_order_in_turn() -> None:
+    """Those of one in the order they came; a flood of one neither refuses nor holds up the other."""
+    told: list[Any] = []
+    intake = Intake(10_000)
+    flood = [asked(told=told, source="flood") for _ in range(9000)]
+    for one in flood:
+        intake.put(one)
+    assert len(told) == 4000
+    assert all("one source may have half of what the others leave" in error.message for error in told)
+    honest = [asked(source="honest") for _ in range(3)]
+    for one in honest:
+        intake.put(one)
+    first, rest = flood[:COMMANDS_IN_A_ROW], flood[COMMANDS_IN_A_ROW : 2 * COMMANDS_IN_A_ROW]
+    assert [intake.take() for _ in range(2 * COMMANDS_IN_A_ROW + 3)] == [*first, *honest, *rest]
+
+
+async def test_commands_are_bounded_in_bytes() -> None:
+    """Few large ones are as much to keep as many small ones; one of another source still has room."""
+    told: list[Any] = []
+    intake = Intake(10_000)
+    for _ in range(COMMAND_BYTES_MOST // 1024 // 1024):
+        intake.put(asked(told=told, size=1024 * 1024))
+    assert len(intake) == len(told) == COMMAND_BYTES_MOST // 1024 // 1024 // 2
+    intake.put(asked(source="another", size=1024 * 1024))
+    assert len(intake) == len(told) + 1
 
 
 async def test_a_full_intake_refuses_at_once() -> None:
@@ -183,7 +219,8 @@ async def test_questions_are_bounded_in_bytes() -> None:
     intake = Intake(1000)
     for _ in range(20):
         intake.put(question(size=1024 * 1024, told=told))
-    assert len(intake) == QUESTION_BYTES_MOST // 1024 // 1024
+    assert len(intake) == QUESTION_BYTES_MOST // 1024 // 1024 // 2
+    intake.put(question("another", size=4 * 1024 * 1024))
     while intake.take_question() is not None:
         pass
     intake.put(question(size=1024 * 1024))
@@ -191,9 +228,18 @@ async def test_questions_are_bounded_in_bytes() -> None:
 
 
 async def test_the_order_of_questions_and_commands_is_known() -> None:
-    """In order, a question is given only before the command that came after it."""
+    """In order, a question is given only after what its source, or the coordinator itself, ordered before it."""
     intake = Intake(10)
     before, command, after = question(), asked(), question()
+    others = question("another"), asked(source="coordinator"), question("another")
+    for one in others:
+        intake.put(one)
+    assert intake.take_question(is_ordered=True) is others[0]
+    assert intake.take_question(is_ordered=True) is None
+    assert intake.take() is others[1]
+    intake.put(asked())
+    assert intake.take_question(is_ordered=True) is others[2]
+    assert intake.take() is not None
     for one in (before, command, after):
         intake.put(one)
     assert intake.take_question(is_ordered=True) is before

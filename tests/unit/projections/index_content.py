@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
 from events.task import TaskStatus
-from projections.indexes import ORDERINGS, shape_of
+from projections.ready import ORDERINGS, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from projections.indexes import Indexes
+    from projections.ready import ReadyTasks, ShapeKey
     from projections.task import Task
     from projections.world import World
 
@@ -26,7 +27,7 @@ SPARE = 64
 
 def content_of(indexes: Indexes) -> dict[str, Any]:
     """Read everything that policies and views could read, sorted where no order is promised."""
-    shapes = {key: shape for key, shape in indexes.shapes.items() if shape.members}
+    shapes = {key: shape for key, shape in indexes.ready_tasks.shapes.items() if shape.members}
     services = indexes.services.items()
     return {
         "ready": {
@@ -36,9 +37,14 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         },
         "ready of": {
             (program, ordering, key): [task for _, task in shape.ordered(ordering)]
-            for program, own in indexes.shapes_of.items()
+            for program, own in indexes.ready_of.items()
             for ordering in ORDERINGS
-            for key, shape in own.items()
+            for key, shape in own.shapes.items()
+        },
+        "ready first": {ordering: found_in_order(indexes.ready_tasks, ordering) for ordering in ORDERINGS},
+        "ready first of": {
+            program: {ordering: found_in_order(own, ordering) for ordering in ORDERINGS}
+            for program, own in indexes.ready_of.items()
         },
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
@@ -83,6 +89,11 @@ def content_from(world: World) -> dict[str, Any]:
             for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
             for ordering, before in ORDERINGS.items()
             for key in {shape_of(task) for task in own}
+        },
+        "ready first": {ordering: {shape_of(task) for task in ready} for ordering in ORDERINGS},
+        "ready first of": {
+            program: {ordering: {shape_of(task) for task in own} for ordering in ORDERINGS}
+            for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
         },
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
@@ -138,11 +149,28 @@ def grouped(things: Iterable[Any], by: Callable[[Any], Any]) -> list[tuple[Any, 
     return list(groups.items())
 
 
+def found_in_order(ready: ReadyTasks, ordering: str) -> set[ShapeKey]:
+    """Return the shapes with tasks that are found by the order of their first tasks, each once and not too late."""
+    found = [(key, shape) for key, shape in ready.in_order(ordering) if shape.members]
+    assert [key for key, _ in found] == sorted(key for key, _ in found)
+    for key, shape in found:
+        first = shape.first(ordering)
+        assert first is not None
+        assert key <= first
+        assert shape in ready.of_name(shape.key.task_name)
+    shapes = {shape.key for _, shape in found}
+    assert len(shapes) == len(found)
+    return shapes
+
+
 def assert_bounded(indexes: Indexes) -> None:
     """Assert that no heap holds more than its bound of stale entries, and no empty group is kept."""
-    for shape in indexes.shapes.values():
+    for shape in indexes.ready_tasks.shapes.values():
         for heap in shape.heaps.values():
             assert len(heap) <= 2 * len(shape.members) + SPARE
+    for firsts in indexes.ready_tasks._firsts.values():
+        assert len(firsts._entries) <= 2 * len(indexes.ready_tasks.shapes) + SPARE
+        assert len(firsts._entry_of) <= len(indexes.ready_tasks.shapes)
     assert len(indexes.parked) <= 2 * len(indexes.parked_members) + SPARE
     assert len(indexes.deadlines) <= 2 * len(indexes.deadline_members) + SPARE
     assert all(indexes.held.values())
@@ -151,4 +179,4 @@ def assert_bounded(indexes: Indexes) -> None:
     assert all(indexes.services_in.values())
     assert all(indexes.workers_in.values())
     assert all(any(groups.values()) for groups in indexes.services.values())
-    assert sum(not shape.members for shape in indexes.shapes.values()) <= 256
+    assert sum(not shape.members for shape in indexes.ready_tasks.shapes.values()) <= 256

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from events.base import Event, Position
+from events.base import Event
 from events.container import ContainerCreated, ContainerDestroyed, ContainerStarting
 from events.resources import Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
@@ -19,28 +14,15 @@ from events.task import (
     TaskCompleted,
     TaskReportRefused,
     TaskStarted,
-    TaskStatus,
     TaskSubmitted,
 )
-from projections.indexes import ORDERINGS, Indexes, Shape, ShapeKey, fifo_key, priority_key, shape_of, walk
-from projections.task import Task
+from projections.indexes import Indexes
+from projections.ready import ORDERINGS, ShapeKey, priority_key, walk
 from projections.world import World
 from tests.specification import BEGIN, Scribe, fold, said, write
 from tests.unit.projections.index_content import SPARE, assert_bounded, content_from, content_of
 
 KEY = ShapeKey("n", "", Resources())
-
-
-def task(number: int, *, priority: int = 0, attempt: int = 0, born: int = 0) -> Task:
-    return Task(
-        task_id=f"t{number}",
-        task_name="n",
-        status=TaskStatus.PENDING,
-        submitted=Position(100 - number + born, number % 3),
-        submitted_at=0.0,
-        priority=priority,
-        attempt=attempt,
-    )
 
 
 def submit(task_id: str, *, name: str = "n", timeout_s: float | None = None, priority: int = 0) -> TaskSubmitted:
@@ -58,68 +40,7 @@ def fail(task_id: str, retry_at: float, attempt: int = 1) -> TaskAttemptFailed:
 
 
 def ready(world: World, ordering: str = "fifo") -> list[str]:
-    return [one.task_id for shape in world.indexes.shapes.values() for _, one in shape.ordered(ordering)]
-
-
-# --- one shape --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(-2, 2), st.sampled_from(["toggle", "requeue", "look"]))))
-def test_a_shape_gives_its_tasks_sorted_however_they_came_and_went(steps: list[tuple[int, int, str]]) -> None:
-    """Every ordering returns all tasks that are there, none that are not, none twice."""
-    shape = Shape(KEY)
-    living: dict[int, Task] = {}
-    lives: dict[int, int] = {}
-    for number, priority, what in steps:
-        now = living.get(number)
-        if what == "look":
-            ordering = "priority" if priority > 0 else "fifo"
-            expected = sorted(living.values(), key=ORDERINGS[ordering])
-            assert [one for _, one in shape.ordered(ordering)] == expected
-            assert [key for key, _ in shape.ordered(ordering)] == [ORDERINGS[ordering](one) for one in expected]
-        elif now is None:
-            lives[number] = lives.get(number, -1) + 1
-            living[number] = task(number, priority=priority, born=100 * lives[number])
-            shape.add(living[number])
-        elif what == "requeue":
-            shape.remove(now.task_id)
-            living[number] = msgspec.structs.replace(now, attempt=now.attempt + 1)
-            shape.add(living[number])
-        else:
-            shape.remove(now.task_id)
-            del living[number]
-    for ordering, key in ORDERINGS.items():
-        assert [one for _, one in shape.ordered(ordering)] == sorted(living.values(), key=key)
-
-
-@given(st.lists(st.tuples(st.integers(), st.integers())))
-def test_a_walk_gives_a_heap_in_order_and_leaves_it_alone(entries: list[tuple[int, int]]) -> None:
-    """Reading changes nothing, so it may be repeated or stopped half-way."""
-    heap = list(entries)
-    heapq.heapify(heap)
-    before = list(heap)
-    assert list(walk(heap)) == sorted(entries)  # type: ignore[arg-type]  # any ordered tuples will do
-    assert heap == before
-
-
-def test_orders_are_by_submission_and_by_priority_first() -> None:
-    """Higher priority first, ties by age; every key ends with submission, attempt and id."""
-    old, new, urgent = task(5), task(3), task(1, priority=1)
-    assert sorted([urgent, new, old], key=fifo_key) == [old, new, urgent]
-    assert sorted([old, new, urgent], key=priority_key) == [urgent, old, new]
-    assert fifo_key(old) == (95, 2, 0, "t5")
-    assert priority_key(urgent) == (-1, 99, 1, 0, "t1")
-    assert all(key(urgent)[-4:] == fifo_key(urgent) for key in ORDERINGS.values())
-
-
-def test_tasks_of_one_shape_may_run_on_the_same_workers() -> None:
-    """Name, type and resources decide the shape; nothing else does."""
-    one = task(1)
-    assert shape_of(one) == KEY
-    assert shape_of(msgspec.structs.replace(one, task_name="m")) != KEY
-    assert shape_of(msgspec.structs.replace(one, task_type="y")) != KEY
-    assert shape_of(msgspec.structs.replace(one, resources=Resources(gpus=1))) != KEY
-    assert shape_of(msgspec.structs.replace(one, priority=9, tenant="x", attempt=3, timeout_s=1.0)) == KEY
+    return [one.task_id for shape in world.indexes.ready_tasks.shapes.values() for _, one in shape.ordered(ordering)]
 
 
 # --- ready and parked -------------------------------------------------------------------------------------------------
@@ -145,7 +66,7 @@ def test_a_parked_task_is_ready_when_its_time_has_come(by_clock: bool) -> None:
             scribe.commit(said(submit(f"x{now}", name="other"), at=now))
 
     def waiting() -> list[str]:
-        return [one.task_id for _, one in indexes.shapes[KEY].ordered("fifo")]
+        return [one.task_id for _, one in indexes.ready_tasks.shapes[KEY].ordered("fifo")]
 
     assert (waiting(), set(indexes.parked_members)) == (["b"], {"a"})
     tell(BEGIN + 49.999)
@@ -186,7 +107,7 @@ def test_a_refused_report_about_a_waiting_task_does_not_give_it_twice(retry_at: 
     scribe.world.indexes.advance(BEGIN + 500)
     for ordering in ORDERINGS:
         assert ready(scribe.world, ordering) == ["a", "b", "c"]
-    (shape,) = scribe.world.indexes.shapes.values()
+    (shape,) = scribe.world.indexes.ready_tasks.shapes.values()
     assert shape.members["b"] == scribe.world.tasks["b"]
     assert shape.members["b"].refused_lease == "l2"
     assert content_of(scribe.world.indexes) == content_from(scribe.world)
@@ -381,11 +302,11 @@ def test_shapes_that_have_no_task_are_dropped_when_they_are_many() -> None:
     scribe = Scribe()
     for number in range(600):
         scribe.commit(submit(f"t{number}", name=f"n{number}"))
-    assert len(scribe.world.indexes.shapes) == 600
+    assert len(scribe.world.indexes.ready_tasks.shapes) == 600
     for number in range(600):
         scribe.commit(TaskCancelled(task_id=f"t{number}"))
         assert_bounded(scribe.world.indexes)
-    assert len(scribe.world.indexes.shapes) == 256
+    assert len(scribe.world.indexes.ready_tasks.shapes) == 256
     assert scribe.world.indexes.ready == 0
 
 

@@ -13,6 +13,7 @@ from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.engine.refusals import PAUSE_S
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
@@ -20,9 +21,20 @@ from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
 from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
+from events.task import TaskStatus
 from projections.world import World
 from tests.specification import BEGIN, fold, said
-from tests.unit.deciders.facts import claim, complete, completed, register_service, service, started, submit, submitted
+from tests.unit.deciders.facts import (
+    claim,
+    complete,
+    completed,
+    fail,
+    register_service,
+    service,
+    started,
+    submit,
+    submitted,
+)
 from tests.unit.engine.engine_rig import leading
 
 if TYPE_CHECKING:
@@ -92,6 +104,23 @@ def test_a_worker_or_node_speaks_for_itself_alone(source: str, good: Command, ba
     judged(RULES, good, source=source)
     with pytest.raises(Forbidden, match=r"_id is '.2': these credentials are only for '.1'"):
         judged(RULES, bad, source=source)
+
+
+@pytest.mark.parametrize("source", ["worker-w", "agents-n1"])
+async def test_who_executes_tasks_reports_only_on_what_it_was_given(source: str) -> None:
+    """A pending task belongs to nobody yet: whoever only executes tasks cannot end it for everybody else."""
+    async with leading(access=AccessRules()) as rig:
+        await rig.order(submit(task_id="t"), actor="execution")
+        for report in (complete("", task_id="t"), fail("", task_id="t", retry=False)):
+            with pytest.raises(Forbidden, match=r"lease of task 't' is missing: these credentials are only for whom"):
+                await rig.order(report, actor=source)
+        assert not rig.world.tasks["t"].is_ended
+        await rig.order(RegisterWorker(worker_id="w"), actor=source)
+        (given,) = await rig.order(claim(), actor=source)
+        await rig.order(complete(given.lease, task_id="t"), actor=source)
+        await rig.order(submit(task_id="t2"), actor="execution")
+        await rig.order(complete("", task_id="t2"), actor="execution")
+        assert {task.status for task in rig.world.tasks.values()} == {TaskStatus.COMPLETED}
 
 
 class TestQuotas:

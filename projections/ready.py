@@ -1,0 +1,242 @@
+"""
+The tasks that wait only for a worker, grouped by *shape*: everything that decides which workers may run them.
+
+Each shape has one lazily cleaned heap per ordering, and the shapes have one of their first tasks, so that the first
+tasks of all are found without looking at every shape. To read a heap in order removes only what is not ready any more,
+before the first task, so deciders may read as far as they need.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from events.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from projections.task import Task
+
+    Key = tuple[float | int | str, ...]
+    _Entry = tuple[Key, int, "Shape"]
+
+T = TypeVar("T", bound=tuple[Any, ...])
+_SPARE_ENTRIES = 64
+EMPTY_SHAPES_KEPT = 256
+
+
+def fifo_key(task: Task) -> Key:
+    """Order by submission; every key ends like this one, which identifies the task and its attempt."""
+    return (*task.submitted, task.attempt, task.task_id)
+
+
+def priority_key(task: Task) -> Key:
+    """Order by priority, highest first; equal priorities by submission."""
+    return (-task.priority, *task.submitted, task.attempt, task.task_id)
+
+
+ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
+
+
+class ShapeKey(msgspec.Struct, frozen=True, gc=False):
+    """What decides which workers may run a task."""
+
+    task_name: str
+    task_type: str
+    resources: Resources
+
+
+def shape_of(task: Task) -> ShapeKey:
+    """Return the shape of a task."""
+    return ShapeKey(task.task_name, task.task_type, task.resources)
+
+
+class Shape:
+    """The ready tasks of one shape, with a heap for each ordering that was used."""
+
+    __slots__ = ("heaps", "key", "members")
+
+    def __init__(self, key: ShapeKey, orderings: Iterable[str] = ()) -> None:
+        self.key = key
+        self.members: dict[str, Task] = {}
+        self.heaps: dict[str, list[Key]] = {ordering: [] for ordering in orderings}
+
+    def remove(self, task_id: str) -> None:
+        members = self.members
+        del members[task_id]
+        for heap in self.heaps.values():
+            if len(heap) > 2 * len(members) + _SPARE_ENTRIES:
+                prune(heap, self._is_live, len(members))
+
+    def first(self, ordering: str) -> Key | None:
+        """Return the key of the first ready task, None if there is none."""
+        heap = self._cleaned(ordering)
+        return heap[0] if heap else None
+
+    def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
+        """Yield the ready tasks in order; what is ready does not change the heap meanwhile."""
+        members = self.members
+        for key in walk(self._cleaned(ordering)):
+            task = members.get(str(key[-1]))
+            if task is not None and is_of(task, key):
+                yield key, task
+
+    def _cleaned(self, ordering: str) -> list[Key]:
+        """Return the heap of an ordering, which begins with a ready task if there is one."""
+        heap = self.heaps.get(ordering)
+        if heap is None:
+            heap = self.heaps[ordering] = sorted(map(ORDERINGS[ordering], self.members.values()))
+        else:
+            prune(heap, self._is_live, len(self.members))
+        return heap
+
+    def _is_live(self, key: Key) -> bool:
+        task = self.members.get(str(key[-1]))
+        return task is not None and is_of(task, key)
+
+
+class _Firsts:
+    """
+    Shapes in the order of their first tasks.
+
+    Each shape with ready tasks has an entry that is not after its first task; when it is read and is before it, because
+    that task is gone, the entry moves.
+    """
+
+    def __init__(self, ordering: str, shapes: Iterable[Shape]) -> None:
+        self._ordering = ordering
+        self._numbers = count()
+        self._entry_of: dict[Shape, _Entry] = {}
+        self._entries: list[_Entry] = []
+        for shape in shapes:
+            if (first := shape.first(ordering)) is not None:
+                self.note(shape, first)
+
+    def note(self, shape: Shape, key: Key) -> None:
+        """Note a task of a shape that became ready."""
+        before = self._entry_of.get(shape)
+        if before is None or key < before[0]:
+            heapq.heappush(self._entries, self._entry(shape, key))
+            self._drop_replaced()
+
+    def discard(self, shape: Shape) -> None:
+        """Forget a shape without tasks."""
+        if self._entry_of.pop(shape, None) is not None:
+            self._drop_replaced()
+
+    def in_order(self) -> Iterator[tuple[Key, Shape]]:
+        """Yield shapes with a key that is not after their first task, by these keys."""
+        self._clean()
+        for entry in walk(self._entries):
+            key, _, shape = entry
+            if self._entry_of.get(shape) is entry:
+                yield key, shape
+
+    def _entry(self, shape: Shape, key: Key) -> _Entry:
+        entry = self._entry_of[shape] = (key, next(self._numbers), shape)
+        return entry
+
+    def _drop_replaced(self) -> None:
+        """Drop the entries that were replaced, once they are many."""
+        if len(self._entries) > 2 * len(self._entry_of) + _SPARE_ENTRIES:
+            self._entries = list(self._entry_of.values())
+            heapq.heapify(self._entries)
+
+    def _clean(self) -> None:
+        """Make the first entry true; this does nothing if it has been done since the last change."""
+        entries, entry_of = self._entries, self._entry_of
+        while entries:
+            key, _, shape = entry = entries[0]
+            if entry_of.get(shape) is not entry:
+                heapq.heappop(entries)
+                continue
+            first = shape.first(self._ordering)
+            if first == key:
+                return
+            if first is None:
+                heapq.heappop(entries)
+                del entry_of[shape]
+            else:
+                heapq.heapreplace(entries, self._entry(shape, first))
+
+
+class ReadyTasks:
+    """Ready tasks by shape: those of one program, or all."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[ShapeKey, Shape] = {}
+        self._named: dict[str, dict[ShapeKey, Shape]] = {}
+        self._firsts: dict[str, _Firsts] = {}
+
+    def shape(self, key: ShapeKey) -> Shape:
+        """Return the shape of a key, a new one if there is none."""
+        shape = self.shapes.get(key)
+        if shape is None:
+            shape = self.shapes[key] = Shape(key, self._firsts)
+            self._named.setdefault(key.task_name, {})[key] = shape
+        return shape
+
+    def add(self, shape: Shape, task: Task) -> None:
+        """Add a task to its shape."""
+        shape.members[task.task_id] = task
+        for ordering, heap in shape.heaps.items():
+            key = ORDERINGS[ordering](task)
+            heapq.heappush(heap, key)
+            if heap[0] is key and (firsts := self._firsts.get(ordering)) is not None:
+                firsts.note(shape, key)
+
+    def discard(self, shape: Shape) -> None:
+        """Forget a shape without tasks."""
+        key = shape.key
+        del self.shapes[key]
+        named = self._named[key.task_name]
+        del named[key]
+        if not named:
+            del self._named[key.task_name]
+        for firsts in self._firsts.values():
+            firsts.discard(shape)
+
+    def of_name(self, task_name: str) -> Iterable[Shape]:
+        """Return the shapes of a task name."""
+        return self._named.get(task_name, _NONE).values()
+
+    def in_order(self, ordering: str) -> Iterator[tuple[Key, Shape]]:
+        """Yield shapes with a key that is not after their first task, by these keys; only the first are looked at."""
+        firsts = self._firsts.get(ordering)
+        if firsts is None:
+            firsts = self._firsts[ordering] = _Firsts(ordering, self.shapes.values())
+        return firsts.in_order()
+
+
+_NONE: Mapping[ShapeKey, Shape] = {}
+
+
+def is_of(task: Task, key: Key) -> bool:
+    """Whether *key* belongs to this task and attempt: an id may be used again after its first task was evicted."""
+    return task.attempt == key[-2] and task.submitted == key[-4:-2]
+
+
+def prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:
+    """Drop stale entries where it is cheap: always from the top, everywhere once most entries are stale."""
+    while heap and not is_live(heap[0]):
+        heapq.heappop(heap)
+    if len(heap) > 2 * living + _SPARE_ENTRIES:
+        heap[:] = [entry for entry in heap if is_live(entry)]
+        heapq.heapify(heap)
+
+
+def walk(heap: list[T]) -> Iterator[T]:
+    """Yield the entries of a heap in order without popping: each entry makes its two children the next candidates."""
+    if not heap:
+        return
+    front = [(heap[0], 0)]
+    while front:
+        key, at = heapq.heappop(front)
+        yield key
+        for child in (2 * at + 1, 2 * at + 2):
+            if child < len(heap):
+                heapq.heappush(front, (heap[child], child))
