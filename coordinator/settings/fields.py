@@ -83,6 +83,17 @@ def is_mapping(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is dict
 
 
+def of_no_other_type(value: object) -> object:
+    """
+    Return *value* unless it is a boolean or bytes, which YAML makes of `off` and of `!!binary`: no key is one.
+
+    They would be accepted as a number, and as text.
+    """
+    if isinstance(value, bool | bytes):
+        raise PydanticCustomError("other_type", "of another type")
+    return value
+
+
 def _listed(value: object, split: Callable[[str], list[str]]) -> object:
     """Parse a list from an environment variable: as JSON, or as text that *split* splits."""
     if not isinstance(value, str):
@@ -208,11 +219,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_booleans(cls, value: object) -> object:
-        """Refuse booleans, which YAML makes of `yes` and `off`: no key is one, and Python would accept `True` as 1."""
-        if isinstance(value, bool):
-            raise PydanticCustomError("boolean", "a boolean")
-        return value
+    def _refuse_other_types(cls, value: object) -> object:
+        return of_no_other_type(value)
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
