@@ -38,7 +38,6 @@ REPLICAS = (1, 3, 5)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ENTRIES_MOST = 256
 TEXT_MOST = 4096
-_is_url = re.compile(r"(nats|tls|ws|wss)://[^\s,]+").fullmatch
 _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
 
 
@@ -143,8 +142,14 @@ def _node_id(value: str) -> str:
 
 
 def _urls(value: str) -> str:
-    if value and not all(_is_url(one.strip()) for one in value.split(",")):
-        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server")
+    if value:
+        from coordinator.bus.nats_client import servers_of
+
+        try:
+            servers_of(value)
+        except Refused:
+            right = "use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server"
+            raise wrong(right) from None
     return value
 
 
