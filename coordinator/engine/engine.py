@@ -70,9 +70,6 @@ CROWDED_PAUSE_S = 0.001
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
 
-PLACEMENT_BYTES = 800
-"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
-
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
 
@@ -466,20 +463,22 @@ class Engine:
         turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
     def _place(self, turn: Turn) -> None:
-        most = max(0, (turn.room - self._scheduling.claim_bytes) // PLACEMENT_BYTES)
-        if most == 0 and turn.events and self._scheduling.claim_bytes:
-            self.intake.wake()
-            return
-        started, why = self._scheduling.place(turn.now, self._heard, most=most)
-        if started:
-            try:
-                turn.record((*started, *why), COORDINATOR, are_apart=True)
-            except TurnFull:
+        room = turn.room
+        while True:
+            started, why, is_short = self._scheduling.place(turn.now, self._heard, room=room)
+            if not started and is_short and turn.events:
                 self.intake.wake()
                 return
+            try:
+                turn.record((*started, *why), COORDINATOR, are_apart=True)
+            except TurnFull:  # they are larger than was thought
+                room //= 2
+            else:
+                break
+        if started:
             self._hints.note(started, self._heard)
             turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
-            if len(started) == most:
+            if is_short:
                 self.intake.wake()
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 

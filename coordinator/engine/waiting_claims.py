@@ -35,10 +35,17 @@ CLAIMS_A_TURN = 500
 
 MOST_WAITING = 10_000
 
+PLACEMENT_BYTES = 800
+"""Upper bound of a placement in a commit; used only to estimate how many still fit."""
+
 _CLAIM_BYTES = 400
+"""What a claim takes in a commit, about, besides its filter."""
 
 FILTER_BYTES = 64 * 1024
 """The filters of the claims of one turn take at most this much of its commit; further claims wait."""
+
+CLAIMS_SHARE = 2
+"""Claims and their filters take one part in so many of the room for placements, so that tasks can be placed at all."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,13 +62,6 @@ class SchedulingWorker:
         self._waiting: dict[str, _Waiting] = {}
         self._impatient: dict[str, None] = {}
         """The ids of claims that came without a wait since those were last answered."""
-        self._has_filters = False
-        """Whether the claims of the last turn had filters, or one that came since has."""
-
-    @property
-    def claim_bytes(self) -> int:
-        """Upper bound of the bytes that the waiting claims take in a commit."""
-        return min(len(self._waiting), CLAIMS_A_TURN) * _CLAIM_BYTES + (FILTER_BYTES if self._has_filters else 0)
 
     def add(self, asked: Asked) -> None:
         """
@@ -83,7 +83,6 @@ class SchedulingWorker:
         strategy = command.strategy or self._rules.default_strategy
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
-        self._has_filters = self._has_filters or waiting.filter is not None
         if command.wait_s > 0:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_later(command.wait_s, self._expire, command.claim_id)
@@ -111,14 +110,18 @@ class SchedulingWorker:
                 del self._waiting[claim.claim_id]
                 waiting.answer([], None)
 
-    def place(self, now: float, heard_now: float, *, most: int) -> tuple[list[TaskStarted], list[Event]]:
-        """Return the placements of ready tasks with waiting claims, and the event that records their inputs."""
+    def place(self, now: float, heard_now: float, *, room: int) -> tuple[list[TaskStarted], list[Event], bool]:
+        """
+        Place ready tasks with waiting claims, in *room* bytes.
+
+        Returns the placements, the event that records their inputs, and whether the room may have been too small.
+        """
         if not self._waiting or not self._world.indexes.ready:
-            return [], []
+            return [], [], False
         running = len(self._world.indexes.tasks[TaskStatus.RUNNING])
-        most = min(most, self._rules.max_concurrent_tasks - running)
-        claims, filters, is_cut = self._considered(heard_now)
-        self._has_filters = bool(filters)
+        claims, filters, size, is_cut = self._considered(heard_now, room // CLAIMS_SHARE)
+        fits = max(0, (room - size) // PLACEMENT_BYTES)
+        most = min(fits, self._rules.max_concurrent_tasks - running)
         loads = {one.worker_id: self._signs.worker_loads.get(one.worker_id, 0.0) for one in claims}
         containers = self._ask_containers(claims)
         started = (
@@ -127,7 +130,7 @@ class SchedulingWorker:
         if is_cut:
             self._rotate(claims, started)
         if not started:
-            return [], []
+            return [], [], fits == 0
         turn = CoordinatorTurn(
             instance=self._instance,
             now=now,
@@ -140,25 +143,32 @@ class SchedulingWorker:
             rounds=rounds_taken(self._world, claims, started),
             containers=containers,
         )
-        return started, [turn]
+        return started, [turn], len(started) == fits
 
-    def _considered(self, heard_now: float) -> tuple[list[WaitingClaim], dict[str, ClaimFilter], bool]:
-        """Return the claims of this turn, their filters by claim id, and whether others have to wait for the next."""
+    def _considered(
+        self, heard_now: float, most_bytes: int
+    ) -> tuple[list[WaitingClaim], dict[str, ClaimFilter], int, bool]:
+        """
+        Return the claims of this turn, their filters by claim id, the bytes of both, and whether others have to wait.
+
+        The first claim always counts: it has the next turn's room, whatever its filter takes.
+        """
         claims: list[WaitingClaim] = []
         filters: dict[str, ClaimFilter] = {}
-        left = FILTER_BYTES
+        size = filters_size = 0
         for one in self._waiting.values():
             if not self._counts(one.claim, heard_now):
                 continue
+            size += _CLAIM_BYTES + one.filter_bytes
+            filters_size += one.filter_bytes
+            if claims and (size > most_bytes or filters_size > FILTER_BYTES):
+                return claims, filters, size - _CLAIM_BYTES - one.filter_bytes, True
             if one.filter is not None:
-                left -= one.filter_bytes
-                if left < 0:
-                    return claims, filters, True
                 filters[one.claim.claim_id] = one.filter
             claims.append(one.claim)
             if len(claims) == CLAIMS_A_TURN:
-                return claims, filters, True
-        return claims, filters, False
+                return claims, filters, size, True
+        return claims, filters, size, False
 
     def _ask_containers(self, claims: list[WaitingClaim]) -> dict[str, str]:
         """Ask for the state of each container that a worker of these claims runs in."""
