@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
+from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
@@ -138,7 +138,7 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
         raise Refused(msg, reason="bad_strategy")
     if len(command.programs) > MOST_IN_A_FILTER or len(command.task_names) > MOST_IN_A_FILTER:
         msg = (
-            f"the claim names {len(command.programs)} programs and {len(command.task_names)} tasks: "
+            f"the claim names {len(command.programs)} programs and {len(command.task_names)} task_names: "
             f"use at most {MOST_IN_A_FILTER} of each"
         )
         raise Refused(msg, reason="too_many")
@@ -226,6 +226,8 @@ DECIDERS: dict[type[Command], Decider] = {
 }
 TELLERS: dict[type[Command], Teller] = {
     RegisterWorker: lambda world, command, context, done: WorkerTerms(
-        lease_s=context.rules.lease_s, registration=world.workers[command.worker_id].registered_as
+        lease_s=context.rules.lease_s,
+        registration=world.workers[command.worker_id].registered_as,
+        claim_wait_max_s=None if context.rules.claim_wait_max_s == CLAIM_WAIT_MAX_S else context.rules.claim_wait_max_s,
     ),
 }

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.app.facade import Facade, flag, member, new_id, number, text, texts, whole
+from coordinator.app.facade import Facade, new_id
 from coordinator.client.paging import listed
+from coordinator.commands.arguments import flag, member, number, text, texts, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -49,6 +50,8 @@ LOOKED_AT = 200
 NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
+PAUSE_S = 0.5
+"""The pause before the next question where one may hardly wait."""
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -212,7 +215,7 @@ class TaskScheduler(Facade):
         app = await self.opened()
         # A claim is valid only while its worker sends signs of life. Each claim is one, so wait in portions shorter
         # than the lease.
-        longest_s = app.settings.scheduler.lease_s / 2
+        longest_s = min(app.settings.scheduler.lease_s / 2, app.settings.scheduler.claim_wait_max_s)
         while True:
             portion_s = min(left_s, longest_s)
             tasks: list[Task] = await self.execute(
@@ -234,6 +237,10 @@ class TaskScheduler(Facade):
                 if not names:
                     await self._tell_what_waits(app)
                 return None
+            if portion_s < PAUSE_S:
+                pause_s = min(PAUSE_S, left_s)
+                await asyncio.sleep(pause_s)
+                left_s -= pause_s
 
     async def _tell_what_waits(self, app: App) -> None:
         """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""
@@ -278,7 +285,7 @@ class TaskScheduler(Facade):
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
             execution_time_s=None if execution_time is None else number("execution_time", execution_time),
-            result=payload_of(result),
+            result=payload_of(result, "result"),
         )
         await self._report(task_id, command)
 
@@ -288,7 +295,7 @@ class TaskScheduler(Facade):
 
         Args:
             task_id: the task.
-            error: what went wrong.
+            error: what went wrong; beyond `engine.text_chars_max` characters it is cut, and says how many it had.
             lease: the lease of the attempt; by default the one that this process claimed.
             retry: False ends the task as FAILED even if retries are left.
 
