@@ -153,7 +153,7 @@ REASONS = {
     "no_home": "the user has no home directory",
     "no_module": "the module or file cannot be imported",
     "no_place": "the program was not started in a container",
-    "no_secret": "the secret is missing on the node, or too large",
+    "no_secret": "the secret is missing on the node, or is no text file of at most 64 KiB",
     "no_url": "no NATS URL is given",
     "not_empty": "the place of the restore is not empty",
     "not_in_order": "the directory of credentials has problems",

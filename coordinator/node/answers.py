@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from coordinator.commands.node import NodeQuestion
 from coordinator.runtime.protocol import start_of
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
     from coordinator.runtime.protocol import Runtime
+
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -45,15 +49,23 @@ class _Answers:
         self._node_id = node_id
 
     async def answer(self, question: Any, message: Message) -> None:
-        try:
-            asked = msgspec.json.decode(message.data, type=NodeQuestion)
-            body: dict[str, Any] = {"ok": await question(asked)}
-        except UNREADABLE as error:
-            body = {"error": {"code": "refused", "message": f"the question cannot be decoded: {error}"[:300]}}
-        except CoordinationError as error:
-            body = {"error": {"code": error.code, "message": error.message}}
+        body = await self._answer_of(question, message.data)
         if may_answer(message.reply):
             self._send(message.reply, body)
+
+    async def _answer_of(self, question: Any, asked: bytes) -> dict[str, Any]:
+        try:
+            decoded = msgspec.json.decode(asked, type=NodeQuestion)
+        except UNREADABLE as error:
+            return {"error": {"code": "refused", "message": f"the question cannot be decoded: {error}"[:300]}}
+        try:
+            return {"ok": await question(decoded)}
+        except CoordinationError as error:
+            return {"error": {"code": error.code, "message": error.message}}
+        except Exception as error:  # whoever asks must hear of it, instead of nothing until the time-out
+            log.exception("question_crashed", node_id=self._node_id)
+            why = f"node {self._node_id} failed to answer: {type(error).__name__}: {error}"
+            return {"error": {"code": "unavailable", "message": why[:300]}}
 
     def _send(self, reply: str, body: dict[str, Any]) -> None:
         try:

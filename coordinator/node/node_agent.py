@@ -88,6 +88,8 @@ class NodeAgent:
     ) -> None:
         self.node_id = checked(node_id, "node_id")
         self.ready = asyncio.Event()
+        self.failures = 0
+        """How many actions on containers have failed since the agent began."""
         self._client = client
         self._runtime = runtime
         self._capacity = capacity
@@ -165,6 +167,8 @@ class NodeAgent:
                 continue
             except CoordinationError as error:
                 log.warning("sync_failed", node_id=self.node_id, why=error.message)
+            except Exception:  # what a machine raises must not end the agent, and with it all that runs here
+                log.exception("sync_failed", node_id=self.node_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
@@ -297,8 +301,8 @@ class NodeAgent:
     async def _grant(self) -> None:
         try:
             await self._runtime.grant(self._dead_at())
-        except CoordinationError as error:
-            log.warning("grant_failed", node_id=self.node_id, why=error.message)
+        except Exception as error:  # noqa: BLE001  # the last grant stands, and the next one comes within a second
+            log.warning("grant_failed", node_id=self.node_id, why=_why(error))
 
     def _dead_at(self) -> float:
         """Return when the containers that must not run while cut off are dead, unless the lease is renewed."""
@@ -372,8 +376,15 @@ class NodeAgent:
             await action
         except NotFound:
             pass  # the container is already gone
-        except CoordinationError as error:
-            log.warning("container_action_failed", **self._ids(key), why=error.message)
+        except Exception as error:  # noqa: BLE001  # of one container: the agent and all others go on
+            self._count_failure(key, error)
+
+    def _count_failure(self, key: _Key, error: Exception) -> None:
+        self.failures += 1
+        is_ours = not isinstance(error, CoordinationError | OSError)
+        log.warning(
+            "container_action_failed", **self._ids(key), why=_why(error), failures=self.failures, exc_info=is_ours
+        )
 
     def _ids(self, key: _Key) -> dict[str, str]:
         """Return what lines of the log say of a container; its tenant and trace while the orders name it."""
@@ -394,8 +405,9 @@ class NodeAgent:
                 until=None if target.when_cut_off == KEEP else until,
             )
             observed = await self._runtime.start(launch)
-        except CoordinationError as error:
-            self._note_failure(key, error.message)
+        except Exception as error:  # noqa: BLE001  # of one container: the agent and all others go on
+            self._count_failure(key, error)
+            self._note_failure(key, _why(error))
             return
         log.info("container_started", **self._ids(key), pid=observed.pid)
         if target.desired == "paused":
@@ -432,8 +444,8 @@ class NodeAgent:
                 left_s = self._lease_s * CUT_OFF_POLL_LEASES
                 try:
                     await self._stop_cut_off()
-                except CoordinationError as error:
-                    log.warning("cut_off_failed", node_id=self.node_id, why=error.message)
+                except Exception as error:  # noqa: BLE001  # tried again at once: what must not run may do so still
+                    log.warning("cut_off_failed", node_id=self.node_id, why=_why(error))
             await asyncio.sleep(left_s)
 
     async def _stop_cut_off(self) -> None:
@@ -480,6 +492,14 @@ def _report(one: Observed) -> ObservedContainer:
 
 def _id_of(one: ObservedContainer) -> str:
     return one.container_id
+
+
+def _why(error: Exception) -> str:
+    """Return what is told of an error: it enters the journal, and one of an unexpected type may quote a secret."""
+    if isinstance(error, CoordinationError):
+        return error.message
+    kind = type(error).__name__
+    return f"{kind}: {error.strerror}" if isinstance(error, OSError) else f"the node agent failed with {kind}"
 
 
 def _discard(action: Awaitable[None]) -> None:

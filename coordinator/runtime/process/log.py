@@ -102,13 +102,13 @@ def _end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
     """Return the last bytes of a file, and whether that is the whole file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            start = max(0, size - max_bytes)
+            return os.pread(descriptor, min(size, max_bytes), start), start == 0
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return b"", True
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        size = os.fstat(descriptor).st_size
-        start = max(0, size - max_bytes)
-        return os.pread(descriptor, min(size, max_bytes), start), start == 0
-    finally:
-        os.close(descriptor)
