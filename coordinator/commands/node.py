@@ -146,10 +146,12 @@ class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
     A question to a node about one of its containers.
 
-    Without `generation` about its newest one; with `previous` about the last one before that generation.
+    Without `generation` about its newest one; with `previous` about the last one before that generation. With `older`,
+    the value of it in an answer, about the log lines that had no room in that answer.
     """
 
     container_id: str
     generation: str = ""
     lines: int = 100
     previous: bool = False
+    older: str = ""

@@ -175,7 +175,7 @@ class ProcessRuntime:
 
     async def logs(self, container_id: str, generation: str, lines: int) -> Lines:
         check_lines(lines)
-        return tail(self._find(container_id, generation).directory, lines)
+        return await asyncio.to_thread(tail, self._find(container_id, generation).directory, lines)
 
     async def usage(self, container_id: str, generation: str) -> Usage:
         return self._find(container_id, generation).usage()
