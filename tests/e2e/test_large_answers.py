@@ -17,13 +17,18 @@ from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import payload_of
 from coordinator.commands.pool import AllocatePool, DefinePool, GetPool
 from coordinator.commands.service import FindServices, RegisterService
-from coordinator.commands.task import ClaimTasks, GetTask, SubmitTask
+from coordinator.commands.task import ClaimTasks, CompleteTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import ListWorkers, RegisterWorker
+from coordinator.container.resource_manager import ResourceManager
+from coordinator.registry.discovery import LoadBalancingStrategy, ServiceDiscovery
+from coordinator.registry.service_registry import ServiceRegistry
 from events.container import ContainerStatus, Secret
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.resources import Resources
+from events.service import ServiceStatus
 from events.subjects import Subjects
 from events.task import TaskStatus
+from tests.e2e.test_service_watch import remote_app
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Cluster
@@ -172,6 +177,70 @@ async def test_a_large_pool_is_read_page_by_page(cluster: Cluster) -> None:
     while page := (await client.execute(GetPool(pool_id="p", limit=1000, after=seen[-1] if seen else ""))).allocations:
         seen += page
     assert seen == ids
+
+
+async def test_services_with_large_metadata_are_found_as_before(cluster: Cluster) -> None:
+    """30 services of 60 kB are two messages: the registry, discovery and its watch read them page by page."""
+    metadata = {f"m{number}": "x" * 1000 for number in range(60)}
+    async with remote_app(cluster) as app:
+        registry = ServiceRegistry(app)
+        ids = [f"s{number:02}" for number in range(30)]
+        for one in ids:
+            await registry.register_service("s", "t", "h", 1, service_id=one, metadata=metadata)
+        with pytest.raises(Refused, match="only the first"):
+            await cluster.client.execute(FindServices(service_name="s"))
+        assert sorted(one.service_id for one in await registry.find_services("s")) == ids
+        assert len(await registry.find_services(service_type="t", limit=25)) == 25
+        assert len(await registry.find_services("s", ServiceStatus.UNHEALTHY)) == 0
+        discovery = ServiceDiscovery(registry)
+        assert (await discovery.get_service_stats("s"))["total_instances"] == 30
+        least = {await chosen(discovery, LoadBalancingStrategy.LEAST_LOADED) for _ in range(3)}
+        assert least <= set(ids)
+        assert app.services is not None
+        await asyncio.wait_for(app.services.ready.wait(), PATIENCE_S)
+        assert {await chosen(discovery, LoadBalancingStrategy.ROUND_ROBIN) for _ in ids} == set(ids)
+
+
+async def chosen(discovery: ServiceDiscovery, strategy: LoadBalancingStrategy) -> str:
+    found = await discovery.discover_service("s", strategy)
+    assert found is not None
+    return found.service_id
+
+
+async def test_a_pool_with_many_allocations_is_used_as_before(cluster: Cluster) -> None:
+    """Whoever asks for its status gets all of them; to set its capacity again is carried out, and not refused."""
+    async with remote_app(cluster) as app:
+        manager = ResourceManager(app)
+        await manager.initialize({"cpu": 1000, "memory": 10**13, "gpu": 10**4})
+        ids = [f"{'r' * 58}{number:05}" for number in range(5000)]
+        share = Resources(cpu_millis=100, memory_bytes=10**9, gpus=1)
+        await asyncio.gather(
+            *(
+                cluster.client.execute(AllocatePool(pool_id=manager.POOL, request_id=one, resources=share, priority=1))
+                for one in ids
+            )
+        )
+        status = await manager.get_resource_status()
+        assert list(status["allocations"]) == ids
+        assert status["allocated"]["gpu"] == 5000
+        await manager.initialize({"cpu": 2000, "memory": 10**13, "gpu": 10**4})
+        assert (await manager.get_resource_status())["total"]["cpu"] == 2000
+
+
+async def test_tasks_with_large_results_are_listed_and_read(cluster: Cluster) -> None:
+    """1,000 tasks with 60 kB each: the list is without them, and each task tells its own."""
+    client = cluster.client
+    ids = [f"t{number:03}" for number in range(1000)]
+    result = payload_of("r" * 60_000)
+    await asyncio.gather(*(client.execute(SubmitTask(task_id=one, task_name="n"), timeout_s=PATIENCE_S) for one in ids))
+    for begin in range(0, len(ids), 100):
+        some = ids[begin : begin + 100]
+        await asyncio.gather(
+            *(client.execute(CompleteTask(task_id=one, result=result), timeout_s=PATIENCE_S) for one in some)
+        )
+    assert sorted(task.task_id for task in await listed(client, ListTasks(limit=1000))) == ids
+    told = await asyncio.gather(*(client.execute(GetTask(task_id=one), timeout_s=PATIENCE_S) for one in ids[:200]))
+    assert all(task.result == result for task in told)
 
 
 async def test_a_list_is_read_in_as_many_pages_as_it_needs(cluster: Cluster) -> None:
