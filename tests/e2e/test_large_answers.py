@@ -257,6 +257,30 @@ async def test_a_list_is_read_in_as_many_pages_as_it_needs(cluster: Cluster) -> 
         await listed(cluster.client, ListWorkers(limit=0))
 
 
+@pytest.mark.parametrize("most", [140_000, 62_000])
+async def test_a_claim_gets_as_many_tasks_as_its_answer_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """On a server of small messages too: the others go back to the queue, and no task waits for ever."""
+    client = cluster.client
+    ids = await submit(client, 20)
+    monkeypatch.setattr(NatsClient, "max_payload", most)
+    await client.execute(RegisterWorker(worker_id="w", slots=64))
+    got: list[str] = []
+    for number in range(40):
+        claim = ClaimTasks(claim_id=f"c{number}", worker_id="w", slots=64, wait_s=1.0)
+        for task in await client.execute(claim, timeout_s=PATIENCE_S):
+            assert task.payload == LARGE
+            await client.execute(CompleteTask(task_id=task.task_id, lease=task.lease))
+            got.append(task.task_id)
+        if len(got) == len(ids):
+            break
+    assert sorted(got) == sorted(ids)
+    engine = cluster.coordinator.engine
+    assert engine is not None
+    assert {(task.status, task.failures) for task in engine.world.tasks.values()} == {(TaskStatus.COMPLETED, 0)}
+
+
 async def test_a_server_of_small_messages_is_served(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take so little that not even short errors have room: one answer then tells it for the whole request."""
     ids = await submit(cluster.client, 1)
