@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.deciders.rules import Rules
     from coordinator.engine.hints import Notify
+    from coordinator.engine.waiting_claims import Placement
     from coordinator.journal.slots import Journal
     from coordinator.security.authorization import AccessRules
     from events.base import Event
@@ -69,6 +70,9 @@ CROWDED_PAUSE_S = 0.001
 
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
+
+SYNC_SHARE = 4
+"""The part of a turn that the events of one report of a node may fill; the rest is decided from its next report."""
 
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
@@ -358,14 +362,18 @@ class Engine:
         return True
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
-        if self._access is not None:
-            found = self._access.check(asked.caller, asked.command)
-            if found is not None:
-                self._access.meter(asked.command, found, turn.now)
+        found = None if self._access is None else self._access.check(asked.caller, asked.command)
+        if self._access is not None and found is not None:
+            self._access.meter(asked.command, found, turn.now)
         if asked.command.IS_QUESTION:
             self._answer_question(turn, asked)
-        else:
+            return
+        try:
             self._decide(turn, asked)
+        except TurnFull:  # it comes again with the next turn
+            if self._access is not None and found is not None:
+                self._access.give_back(asked.command, found)
+            raise
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from the world; events of this turn are committed before the answer is sent."""
@@ -425,6 +433,8 @@ class Engine:
             )
         else:
             context = turn.context_of(caller, self.rules)
+        if kind is SyncNode:
+            context = self._sized(context, asked)
         if again:
             events: tuple[Event, ...] = ()
         else:
@@ -451,6 +461,13 @@ class Engine:
                 told = self.signs.after(command, told, self._turn_id)
             turn.answers.append((asked, told, None))
 
+    def _sized(self, context: DecisionContext, asked: Asked) -> DecisionContext:
+        """Return the context of a command whose events and answer are made as long as fits."""
+        answer_bytes = context.answer_bytes if asked.room is None else asked.room.alone()
+        return msgspec.structs.replace(
+            context, answer_bytes=answer_bytes, events_bytes=self._limits.turn_bytes // SYNC_SHARE
+        )
+
     def _registration(self, worker_id: str) -> str:
         worker = self.world.workers.get(worker_id)
         return "" if worker is None else worker.registration
@@ -463,21 +480,26 @@ class Engine:
         turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
     def _place(self, turn: Turn) -> None:
-        started, why, is_full = self._scheduling.place(turn.now, self._heard, room=turn.room)
-        if started:
-            try:
-                turn.record((*started, *why), COORDINATOR, are_apart=True)
-            except TurnFull:
-                self._scheduling.forget_recorded()
-                self.intake.wake()
-                return
-            self._hints.note(started, self._heard)
-            turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
-        if is_full and turn.events:  # the next turn may have more room
+        room = turn.room
+        placement = self._scheduling.place(turn.now, self._heard, room=room)
+        while placement.started and not self._record_placement(turn, placement):
+            room //= 2  # it is larger than was thought
+            placement = self._scheduling.place(turn.now, self._heard, room=room)
+        if placement.is_full and turn.events:  # the next turn may place more: claims that do not wait are told then
             self.intake.wake()
-            if not started:
-                return
+            return
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
+
+    def _record_placement(self, turn: Turn, placement: Placement) -> bool:
+        """Record a placement and answer its claims; return False if it does not fit into the turn."""
+        try:
+            turn.record((*placement.started, *placement.why), COORDINATOR, are_apart=True)
+        except TurnFull:
+            self._scheduling.forget_recorded()
+            return False
+        self._hints.note(placement.started, self._heard)
+        turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(placement.started)]
+        return True
 
     def _record_refusals(self, turn: Turn) -> None:
         """Record what was refused; the last turn of a reign records all that is left."""

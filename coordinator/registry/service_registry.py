@@ -9,6 +9,7 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.own_container import own_container
+from coordinator.client.service_list import find_services
 from coordinator.commands.arguments import member, number, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
@@ -184,7 +185,7 @@ class ServiceRegistry(Facade):
             tag="" if tag is None else text("tag", tag),
             limit=whole("limit", limit),
         )
-        return [service_info(view) for view in await self.execute(question)]
+        return [service_info(view) for view in await find_services(self, question)]
 
     async def get_service(self, service_id: str) -> ServiceInfo:
         """Return one instance; raise `NotFound` if it is not registered."""
