@@ -125,8 +125,8 @@ class _Firsts:
 
     def discard(self, shape: Shape) -> None:
         """Forget a shape without tasks."""
-        if self._entry_of.pop(shape, None) is not None:
-            self._drop_replaced()
+        self._entry_of.pop(shape, None)
+        self._drop_replaced()
 
     def in_order(self) -> Iterator[tuple[Key, Shape]]:
         """Yield shapes with a key that is not after their first task, by these keys."""
