@@ -138,7 +138,10 @@ class SchedulingWorker:
 
     def _forget(self, claim_id: str, *, keeps_place: bool = False) -> _Waiting:
         """Remove a claim and return it; one that is replaced keeps its place in the order of arrival."""
-        waiting = self._waiting[claim_id] if keeps_place else self._waiting.pop(claim_id)
+        waiting = self._waiting[claim_id]
+        if not keeps_place:
+            del self._waiting[claim_id]
+            self._passed.discard(claim_id)
         mine = self._of_worker[waiting.claim.worker_id]
         del mine[claim_id]
         if not mine:

@@ -251,7 +251,11 @@ class Worker(Actor):
             strategy=self.random.choice(("fifo", "priority", "round_robin", "least_loaded")),
         )
         if self.sim.plan.has_access and self.name == "worker0" and self.random.random() < 0.1:
-            for command in (msgspec.structs.replace(claim, worker_id="worker1"), LeaveWorker(worker_id="worker1")):
+            for command in (
+                msgspec.structs.replace(claim, worker_id="worker1"),
+                LeaveWorker(worker_id="worker1"),
+                CompleteTask(task_id=f"client{self.random.randrange(2)}-{self.random.randrange(20)}"),
+            ):
                 await self.must_be_refused(command, Forbidden)
         try:
             if self.random.random() < 0.15:

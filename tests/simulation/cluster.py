@@ -78,7 +78,7 @@ MOST_PENDING = 6
 QUOTA = Quota(max_pending_tasks=MOST_PENDING, submits_per_s=3.0, submit_burst=5)
 ACCESS = AccessRules(
     sources={
-        "worker0": Rule(may=commands_of("worker"), own=("worker_id", "worker0")),
+        "worker0": Rule(may=commands_of("worker"), own=("worker_id", "worker0"), needs_lease=True),
         "client0": Rule(quota=QUOTA),
         "stranger0": Rule(may=frozenset({GetTask})),
     }

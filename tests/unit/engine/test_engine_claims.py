@@ -356,3 +356,17 @@ async def test_more_tasks_than_one_turn_gives_a_worker_are_given_in_the_next_one
         async with asyncio.timeout(2 * tick_s):
             assert sorted([given_to(await one.outcome()) for one in told]) == sorted([f"t{n}"] for n in range(100))
         assert [turn.placed for turn in rig.events() if isinstance(turn, CoordinatorTurn)] == [32, 32, 32, 4]
+
+
+async def test_nothing_is_kept_of_claims_that_gave_way_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although no turn is recorded: nobody takes the task that waits."""
+    monkeypatch.setattr("coordinator.engine.waiting_claims.CLAIMS_A_TURN", 2)
+    async with leading() as rig:
+        await rig.order(RegisterWorker(worker_id="w", handles=("something else",)))
+        told = await waiting(rig, *(claim(f"c{number}", wait_s=WAIT_S) for number in range(5)))
+        await rig.order(submit())
+        await rig.settle()
+        assert rig.engine._scheduling._passed
+        await rig.order(DrainWorker(worker_id="w"))
+        assert [await one.outcome() for one in told] == [[]] * 5
+        assert not rig.engine._scheduling._passed
