@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,12 @@ from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState
 from events.container import ContainerStatus, ExitCause
 from events.errors import Refused
-from events.resources import Resources
 from tests.commands import up
+from tests.nodes import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from coordinator.commands.command import Command
     from coordinator.runtime.protocol import Observed
@@ -73,20 +73,8 @@ async def machine(clock: Clock) -> AsyncIterator[FakeRuntime]:
         yield runtime
 
 
-@asynccontextmanager
-async def node(cluster: Cluster, machine: FakeRuntime, clock: Clock) -> AsyncIterator[NodeAgent]:
-    async with NodeAgent.open(
-        cluster.client,
-        machine,
-        node_id="n",
-        capacity=Resources(cpu_millis=4000, memory_bytes=2**30),
-        reach={},
-        secrets=Path("secrets"),
-        interval_s=0.1,
-        clock=clock,
-    ) as agent:
-        await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
-        yield agent
+def node(cluster: Cluster, machine: FakeRuntime, clock: Clock) -> AbstractAsyncContextManager[NodeAgent]:
+    return serving(cluster.client, machine, clock=clock)
 
 
 async def started(cluster: Cluster, container_id: str, agent_type: str = "task_agent") -> Container:

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +19,10 @@ from coordinator.runtime.fake import FakeRuntime
 from coordinator.runtime.process.runtime import ProcessRuntime
 from events.container import ContainerStatus, Secret
 from events.errors import CoordinationError, Refused, Unavailable
-from events.resources import Resources
+from tests.nodes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from coordinator.runtime.protocol import Launch, Observed, Runtime
@@ -52,19 +51,8 @@ ERRORS = [
 ]
 
 
-@asynccontextmanager
-async def node(cluster: Cluster, machine: Runtime, secrets: Path) -> AsyncIterator[NodeAgent]:
-    async with NodeAgent.open(
-        cluster.client,
-        machine,
-        node_id="n",
-        capacity=Resources(cpu_millis=4000, memory_bytes=2**30),
-        reach={},
-        secrets=secrets,
-        interval_s=0.1,
-    ) as agent:
-        await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
-        yield agent
+def node(cluster: Cluster, machine: Runtime, secrets: Path) -> AbstractAsyncContextManager[NodeAgent]:
+    return serving(cluster.client, machine, secrets=secrets)
 
 
 async def start(cluster: Cluster, container_id: str, **environment: str | Secret) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -19,9 +17,11 @@ from coordinator.runtime.fake import FakeRuntime
 from events.container import ContainerStatus, Secret
 from events.errors import Refused
 from events.resources import Resources
+from tests.nodes import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from coordinator.client.client import Client
     from coordinator.commands.command import Command
@@ -48,19 +48,8 @@ async def machine() -> AsyncIterator[FakeRuntime]:
         yield runtime
 
 
-@asynccontextmanager
-async def node(client: Client, machine: FakeRuntime) -> AsyncIterator[NodeAgent]:
-    async with NodeAgent.open(
-        client,
-        machine,
-        node_id="n",
-        capacity=Resources(cpu_millis=4000, memory_bytes=2**30),
-        reach={},
-        secrets=Path("secrets"),
-        interval_s=0.1,
-    ) as agent:
-        await asyncio.wait_for(agent.ready.wait(), PATIENCE_S)
-        yield agent
+def node(client: Client, machine: FakeRuntime) -> AbstractAsyncContextManager[NodeAgent]:
+    return serving(client, machine)
 
 
 async def create(client: Client, container_ids: Iterable[str], **values: str) -> None:
