@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -111,8 +112,12 @@ def main() -> int:
     for name in names:
         scenario = SCENARIOS[name]
         chosen = {option: given.get(option, default) for option, default in scenario.options.items()}
-        result = asyncio.run(scenario.run(**chosen))
-        is_kept = scenario.is_kept(result)
+        try:
+            result = asyncio.run(scenario.run(**chosen))
+            is_kept = scenario.is_kept(result)
+        except Exception as error:  # noqa: BLE001  # the others still run
+            traceback.print_exc()
+            result, is_kept = {"error": f"{type(error).__name__}: {error}"[-2000:]}, False
         broken += not is_kept
         print(msgspec.json.encode({"scenario": name, "kept": is_kept, **result}).decode(), flush=True)
     return 1 if broken else 0

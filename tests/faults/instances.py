@@ -10,12 +10,13 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.commands.cluster import GetStats
 from coordinator.guard import Child, spawn
+from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 """Time-out for expected events on a busy machine."""
+_ANSWER_S = 2.0
 _POLL_S = 0.02
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -168,8 +170,12 @@ async def led_by(client: Client, *those: Instance) -> Instance:
     """Wait until one of *those* answers as the leader, and return it."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            leader = (await client.execute(GetStats(), timeout_s=PATIENCE_S)).leader
-            for one in those:
-                if (one.home / "coordinator.instance").exists() and one.name == leader:
-                    return one
+            if not any(one.runs for one in those):
+                msg = "; ".join(f"{one.home.name} ended: {one.logged[-2000:]}" for one in those)
+                raise RuntimeError(msg)
+            with suppress(Unavailable):
+                leader = (await client.execute(GetStats(), timeout_s=_ANSWER_S)).leader
+                for one in those:
+                    if (one.home / "coordinator.instance").exists() and one.name == leader:
+                        return one
             await asyncio.sleep(_POLL_S)

@@ -63,7 +63,11 @@ async def run(times: int = 10, *, node_lease_s: int = 3) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="coordinator-returned-") as folder:
         (nats := Path(folder) / "nats").mkdir()
         (handlers := Path(folder) / "echo_handlers.py").write_text(_HANDLERS)
-        environment = {"COORDINATOR_NODE__NODE_LEASE_S": str(node_lease_s), "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {
+            "COORDINATOR_NODE__NODE_LEASE_S": str(node_lease_s),
+            "COORDINATOR_NODE__SYNC_INTERVAL_S": str(node_lease_s / 15),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         async with (
             real_server(nats) as server,
             instances(Path(folder), server.url, 1, environment=environment) as (coordinator,),
