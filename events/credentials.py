@@ -75,8 +75,9 @@ def read_login(file: str | Path) -> Login:
     try:
         with Path(file).open("rb") as opened:
             text = opened.read(FILE_BYTES_MOST).decode("ascii", "replace")
-    except OSError as error:
-        msg = f"the credentials {file} cannot be read: {error.strerror}; use a file written by 'coordinator auth'"
+    except (OSError, ValueError) as error:  # a name that no file can have, such as one with NUL
+        why = error.strerror if isinstance(error, OSError) else error
+        msg = f"the credentials {str(file)!r} cannot be read: {why}; use a file written by 'coordinator auth'"
         raise Refused(msg, reason="bad_credentials") from None
     seed, jwt, user = _seed(text), _jwt(text), _user(text)
     if seed is None:

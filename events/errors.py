@@ -74,11 +74,13 @@ ERRORS: dict[str, type[CoordinationError]] = {
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of *value* for use in a message, truncated if it is long."""
+    """Return the `repr` of *value* for use in a message, truncated if it is long; it never raises."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         text = f"<{type(value).__name__} too large to write>"
+    except Exception:  # noqa: BLE001  # nested too deep, or an object of the caller's whose `__repr__` raises
+        text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 

@@ -99,16 +99,18 @@ def _whole(name: str, value: object, factor: Decimal) -> int:
     """Parse one quantity and convert it to whole units, rounding up."""
     amount = _EXACT.multiply(_quantity(name, value), factor)
     if amount > _MAXIMUM:
-        msg = f"{name} {value!r} is too large: at most 2**53 after conversion"
+        msg = f"{name} {shown(value)} is too large: at most 2**53 after conversion"
         raise Refused(msg, reason="bad_quantity")
     return int(amount.to_integral_value(rounding=ROUND_CEILING, context=_EXACT))
 
 
 def _quantity(name: str, value: object) -> Decimal:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value >= 0 and value <= _MAXIMUM:  # NaN fails both
-            return Decimal(str(value))
-    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)):
+        # A value of a class of its own, such as a member of an enum, may write itself as something else.
+        plain = float.__float__(value) if isinstance(value, float) else int.__index__(value)
+        if 0 <= plain <= _MAXIMUM:  # NaN fails both
+            return Decimal(str(plain))
+    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(str.__str__(value))):
         return _EXACT.multiply(Decimal(match[1]), _FACTOR[match[2]])
     msg = f"{name} {shown(value)} is not a quantity: use a number ≥ 0, or text such as '500m', '1.5', '2Gi', '512Mi'"
     raise Refused(msg, reason="bad_quantity")

@@ -1,20 +1,17 @@
 """
-The base of all facades, and the type checks of their arguments.
+The base of all facades.
 
-A facade opens at its first call, shares the app of the event loop, and releases it when closed. It checks the types of
-its arguments, builds one command, executes it and returns a value. It never decides anything, and keeps no state that
-another process would need.
+A facade opens at its first call, shares the app of the event loop, and releases it when closed. It checks the types
+of its arguments by `commands.arguments`, builds one command, executes it and returns a value. It never decides
+anything, and keeps no state that another process would need.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.app.app import acquire_app, release_app
 from coordinator.ids import TimeOrderedIds
-from events.errors import Refused, shown
 
 if TYPE_CHECKING:
     from coordinator.app.app import App
@@ -82,69 +79,3 @@ class Facade:
         if app is None or not app.is_open:
             app = await self.opened()
         return await app.execute(command, timeout_s=timeout_s)
-
-
-def wanted(name: str, value: Any, kind: type | tuple[type, ...], right: str) -> Any:
-    """
-    Return *value* if it is an instance of *kind*. A bool is not accepted as a number.
-
-    Args:
-        name: the argument's name, for the error message.
-        value: the argument.
-        kind: the accepted types.
-        right: what is accepted, for the error message, such as "a whole number".
-
-    Raises:
-        Refused: *value* has another type.
-    """
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-        return value
-    msg = f"{name} {shown(value)} is not {right}"
-    raise Refused(msg, reason="bad_type")
-
-
-def text(name: str, value: Any) -> str:
-    """Return *value* if it is a string; raise `Refused` if not."""
-    return str(wanted(name, value, str, "text"))
-
-
-def texts(name: str, values: Any) -> tuple[str, ...]:
-    """Return a list, tuple or set of strings as a tuple; raise `Refused` for anything else, also for one string."""
-    several = wanted(name, values, (list, tuple, set, frozenset), "a list of texts")
-    return tuple(text(f"{name}: {shown(values)} holds", one) for one in several)
-
-
-def whole(name: str, value: Any) -> int:
-    """Return *value* if it is an int; raise `Refused` if not."""
-    return int(wanted(name, value, int, "a whole number"))
-
-
-def number(name: str, value: Any) -> float:
-    """Return *value* as a float if it is a finite number; raise `Refused` if not."""
-    given = wanted(name, value, (int, float), "a number")
-    try:
-        if isfinite(given):
-            return float(given)
-    except OverflowError:
-        pass
-    raise Refused(f"{name} {shown(value)} is not a finite number", reason="bad_type")
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return *value* if it is True or False; raise `Refused` if not."""
-    return bool(wanted(name, value, bool, "True or False"))
-
-
-def member(name: str, value: Any, of: type[Any]) -> Any:
-    """
-    Return the member of the enum *of* that is *value* or has that value; raise `Refused` if there is none.
-
-    A member of another enum stands for its value: programs may hold a copy of the enum of the requirements.
-    """
-    if isinstance(value, of):
-        return value
-    try:
-        return of(value.value if isinstance(value, Enum) else value)
-    except ValueError:
-        msg = f"{name} {shown(value)} is not one of {', '.join(one.value for one in of)}"
-        raise Refused(msg, reason="bad_type") from None

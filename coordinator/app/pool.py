@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordinator.app.facade import Facade, text, whole
+from coordinator.app.facade import Facade
+from coordinator.commands.arguments import text, whole
 from coordinator.commands.pool import AllocatePool, DefinePool, GetPool, ReleasePool
 from events.resources import Resources
 

@@ -12,6 +12,7 @@ Only events that match are decoded.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from coordinator.app.app import acquire_app, release_app
 from coordinator.bus.connection import Bus
+from coordinator.commands.arguments import wanted
 from coordinator.journal.search import first_since
 from coordinator.journal.stream import NatsJournal
 from coordinator.processes.credentials import credentials
@@ -30,7 +32,7 @@ from events.subjects import Subjects
 from projections.source import ChainCheck
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from projections.source import Bounds, CommitSource, Record
 
@@ -87,6 +89,7 @@ class EventFilter:
     """
 
     def __init__(self, kinds: str | Iterable[str] = ALL) -> None:
+        wanted("kinds", kinds, (str, Iterable), "a pattern such as 'task.*', or several")
         patterns = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         if not 0 < len(patterns) <= PATTERNS_MAX:
             msg = f"{len(patterns)} patterns given: use 1 to {PATTERNS_MAX}, such as 'task.*', or '*' for all"
@@ -231,7 +234,7 @@ async def _reach(url: str | None) -> AsyncIterator[tuple[Bus, Subjects]]:
 
 
 def _check(pattern: object) -> None:
-    if pattern == ALL or (isinstance(pattern, str) and pattern in TYPES):
+    if isinstance(pattern, str) and (pattern == ALL or pattern in TYPES):
         return
     match = _is_pattern(pattern) if isinstance(pattern, str) else None
     if match is None:

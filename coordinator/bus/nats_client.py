@@ -22,7 +22,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from events.cancellation import heeded
-from events.errors import Refused
+from events.errors import Refused, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -187,11 +187,21 @@ def servers_of(url: str) -> list[SplitResult]:
     Raises:
         Refused: it is not a NATS URL; the message does not contain the login.
     """
-    servers = [urlsplit(part.strip()) for part in url.split(",")]
-    if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
-        shown = ",".join(f"{server.scheme}://{server.hostname or ''}" for server in servers)
-        msg = f"{shown} is not a NATS URL: use nats://host:port, nats://token@host:port, or several with commas between"
-        raise Refused(msg, reason="bad_url")
+    right = "use nats://host:port, nats://token@host:port, or several with commas between"
+    servers = []
+    for part in url.split(","):
+        try:
+            server = urlsplit(part.strip())
+            server.port  # noqa: B018  # it is checked when it is read
+            unquote(server.netloc, errors="strict").encode()
+        except ValueError as error:  # its message may quote the login
+            why = "its port is not one of 1 to 65535" if "ort" in str(error) else "its host cannot be read"
+            raise Refused(f"the NATS URL is malformed, {why}: {right}", reason="bad_url") from None
+        host = server.hostname or ""
+        if server.scheme not in {"nats", "tls"} or not host:
+            msg = f"{shown(f'{server.scheme}://{host}')} is not a NATS URL: {right}"
+            raise Refused(msg, reason="bad_url")
+        servers.append(server)
     return servers
 
 

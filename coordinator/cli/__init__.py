@@ -141,6 +141,8 @@ def run_line(argv: list[str]) -> int:
 def _code_of(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         return error.exit_code
+    if isinstance(error, UnicodeEncodeError):
+        return EXIT_USAGE
     if isinstance(error, CoordinationError):
         return _REASONS.get(error.reason, _CODES.get(error.code, EXIT_ERROR))
     return EXIT_ERROR
@@ -155,6 +157,8 @@ def _message_of(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, CoordinationError):
         return error.message
+    if isinstance(error, UnicodeEncodeError):  # arguments and variables may hold any bytes, and so may file names
+        return f"{error.object[max(0, error.start - 40) : error.end + 40]!a} holds bytes that are not UTF-8: use UTF-8"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     from coordinator.logs import redact

@@ -10,7 +10,7 @@ import click
 
 from coordinator.app.locate import find_url
 from coordinator.cli.connection import URL, load_settings
-from coordinator.cli.output import show_json
+from coordinator.cli.output import Number, show_json
 from coordinator.stop_signals import unless_stopped
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def archive() -> None:
 
 @archive.command("run")
 @click.argument("folder", type=_FOLDER)
-@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep commits of the last N days.")
+@click.option("--keep-days", type=Number(0, 36_500, "a number of days"), help="Keep commits of the last N days.")
 @click.option("--before", type=click.IntRange(min=1), help="Move commits before this slot.")
 @URL
 @_CREDS

@@ -7,6 +7,7 @@ meaning. Colours are used on terminals only, and not if NO_COLOR is set.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,26 @@ def show_json(thing: Any) -> None:
 def clean_json(text: str) -> str:
     """Escape unprintable characters of JSON text, except line breaks; its meaning stays the same."""
     return "".join(one if one.isprintable() or one == "\n" else escaped(one) for one in text)
+
+
+class Number(click.ParamType[float]):
+    """A number from *least* to *most*; not NaN, which would be lost on the way."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float, what: str) -> None:
+        self._least = least
+        self._most = most
+        self._what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not self._least <= number <= self._most:
+            self.fail(f"{value!r} is not {self._what} from {self._least:g} to {self._most:.10g}", param, ctx)
+        return number
 
 
 def moment(seconds: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Number, moment, output_options, show, show_json, show_one
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
@@ -31,23 +31,9 @@ if TYPE_CHECKING:
 
 WAIT_MOST_S = 86_400.0
 WAIT_PORTION_S = 20.0
+SECONDS = "a number of seconds"
 PAGE = 1000
 """Most items in one answer."""
-
-
-class _Seconds(click.ParamType[float]):
-    """A number of seconds from 0 to WAIT_MOST_S; not NaN."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds <= WAIT_MOST_S:
-            self.fail(f"{value!r} is not a number of seconds from 0 to {WAIT_MOST_S:.0f}", param, ctx)
-        return seconds
 
 
 class _Place(click.ParamType[Position | datetime]):
@@ -67,7 +53,9 @@ class _Place(click.ParamType[Position | datetime]):
             self.fail(f"{error.message}; or use a time such as '2026-11-23T17:15:00Z'", param, ctx)
 
 
-_WAIT = click.option("--wait", type=_Seconds(), default=0.0, help="Wait up to N seconds for the task to end.")
+_WAIT = click.option(
+    "--wait", type=Number(0, WAIT_MOST_S, SECONDS), default=0.0, help="Wait up to N seconds for the task to end."
+)
 
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
@@ -105,7 +93,7 @@ def task() -> None:
 @click.option(
     "--priority", type=int, default=0, show_default=True, help="A higher number runs first (strategy PRIORITY)."
 )
-@click.option("--timeout", type=float, help="Time limit of one attempt in seconds.")
+@click.option("--timeout", type=Number(0.001, 366 * 86_400, SECONDS), help="Time limit of one attempt in seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
@@ -143,10 +131,12 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
     payload = None
     if options["payload"] is not None:
         try:
-            payload = payload_of(msgspec.json.decode(options["payload"]))
-        except (msgspec.MsgspecError, RecursionError) as error:
+            value = msgspec.json.decode(options["payload"])
+            json.loads(options["payload"], object_pairs_hook=_no_key_twice)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             msg = f"--payload is not valid JSON ({error}); quote text: --payload '\"text\"'"
             raise click.UsageError(msg) from error
+        payload = payload_of(value, "--payload")
     amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
         task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
@@ -158,6 +148,14 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         resources=Resources.parse(amounts),
         payload=payload,
     )
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse what a parser would take the last one of, in silence."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
 
 
 async def _ended(client: Client, task_id: str, wait_s: float) -> Task:

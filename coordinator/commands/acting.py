@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from coordinator.commands.arguments import text
 from events.errors import Refused, shown
 from events.ids import DEFAULT_TENANT, checked
 
@@ -73,7 +74,7 @@ def acting(*, tenant: str = "", traceparent: str = "") -> Iterator[None]:
     """
     if tenant:
         checked(tenant, "tenant")
-    if traceparent and trace_id_of(traceparent) == "":
+    if traceparent and trace_id_of(text("traceparent", traceparent)) == "":
         msg = f"traceparent {shown(traceparent)} is not valid: use the format of W3C Trace Context"
         raise Refused(msg, reason="bad_request")
     outside = _given()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from events.errors import Refused
+from events.errors import Refused, shown
 
 if TYPE_CHECKING:
     from events.resources import Resources
@@ -31,6 +31,14 @@ def check_text(name: str, value: str, most: int, *, least: int = 0) -> str:
     return value
 
 
+def shortened(text: str, most: int) -> str:
+    """Return *text* with at most *most* characters, at least 40; one that is cut says how many it had."""
+    if len(text) <= most:
+        return text
+    mark = f"… ({len(text)} characters)"
+    return f"{text[: most - len(mark)]}{mark}"
+
+
 def check_number(name: str, value: float, least: float, most: float) -> None:
     """
     Check that a number is between *least* and *most*.
@@ -39,7 +47,7 @@ def check_number(name: str, value: float, least: float, most: float) -> None:
         Refused: it is out of range, or NaN.
     """
     if not least <= value <= most:
-        msg = f"{name} {value!r} is out of range: use {least:g} to {most:g}"
+        msg = f"{name} {shown(value)} is out of range: use {least:g} to {most:g}"
         raise Refused(msg, reason="bad_number")
 
 

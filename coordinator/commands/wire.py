@@ -132,8 +132,21 @@ def encode_command(command: WireCommand) -> bytes:
     try:
         return _encoder.encode(command)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        msg = f"{type(command.data).__name__} cannot be written as JSON: {error}"
+        kind = type(command.data).__name__
+        msg = f"{kind} cannot be written as JSON: {_no_text_in(command.data) or error}"
         raise Refused(msg, reason="bad_request") from error
+
+
+def _no_text_in(command: Command) -> str:
+    """Say which field of a command holds text that cannot be written; '' if none of them does."""
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        try:
+            if isinstance(value, str):
+                value.encode()
+        except UnicodeEncodeError:
+            return f"{name} {shown(value)} holds half a surrogate pair, which is no text: use characters"
+    return ""
 
 
 def request_of(commands: list[bytes]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from coordinator.app.facade import text, wanted
+from coordinator.commands.arguments import text, wanted
 from coordinator.container.container_manager import NO_ROOM, ContainerConfig, ContainerManager
 from events.container import ContainerStatus
 from events.errors import NotFound, Refused

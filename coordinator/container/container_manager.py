@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.app.facade import Facade, flag, new_id, text, wanted, whole
+from coordinator.app.facade import Facade, new_id
 from coordinator.client.nodes import ask_node
 from coordinator.client.paging import listed
 from coordinator.client.reads import ask_follower
+from coordinator.commands.arguments import flag, text, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import (
     CreateContainer,
@@ -28,7 +29,7 @@ from coordinator.commands.container import (
 )
 from coordinator.commands.node import NodeQuestion
 from events.container import ContainerStatus, Secret
-from events.errors import Refused, Unavailable
+from events.errors import Refused, Unavailable, shown
 from events.resources import Resources
 from projections.store.port import Counts
 
@@ -92,10 +93,11 @@ def _environment(given: Any) -> dict[str, str | Secret]:
     made: dict[str, str | Secret] = {}
     for name, value in wanted("environment", given, dict, "a dict of names to text").items():
         if isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str):
-            made[text("environment name", name)] = Secret(secret=value["secret"])
+            made[text("environment name", name)] = Secret(secret=text(f"environment[{shown(name)}]", value["secret"]))
         else:
             right = 'text or {"secret": name}'
-            made[text("environment name", name)] = wanted(f"environment[{name!r}]", value, str, right)
+            said = f"environment[{shown(name)}]"
+            made[text("environment name", name)] = text(said, wanted(said, value, str, right))
     return made
 
 

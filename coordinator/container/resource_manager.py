@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.app.facade import wanted
 from coordinator.app.pool import PoolFacade
+from coordinator.commands.arguments import wanted
 from events.resources import Resources
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordinator.commands.validation import shortened
 from coordinator.deciders.container import destroyed
 from coordinator.deciders.placement import starting
 from coordinator.deciders.rules import doubled
@@ -94,7 +95,7 @@ def failed(
     return ContainerFailed(
         container_id=container.container_id,
         generation=container.generation,
-        reason=reason[: rules.text_chars_max],
+        reason=shortened(reason, rules.text_chars_max),
         exit_code=exit_code,
         restart_at=context.now + pause_s,
         cause=cause[:CAUSE_CHARS],

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
-from coordinator.commands.validation import check_number, check_resources, check_text
+from coordinator.commands.validation import check_number, check_resources, check_text, shortened
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
 from events.errors import Refused, StaleLease, Unavailable, shown
@@ -219,7 +219,7 @@ def _evicted_since(ended: EndedTask, task_id: str, lease: str) -> StaleLease:
 
 def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
-    error = command.error[: context.rules.text_chars_max]
+    error = shortened(command.error, context.rules.text_chars_max)
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
@@ -280,7 +280,7 @@ def release(world: World, command: ReleaseTask, context: DecisionContext) -> Eve
     """Release an attempt that was not started: the task goes back to the queue."""
     task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "released")
-    error = command.reason[: context.rules.text_chars_max]
+    error = shortened(command.reason, context.rules.text_chars_max)
     return (
         TaskAttemptFailed(
             task_id=task.task_id, lease=command.lease, error=error, reason="released", retry_at=context.now

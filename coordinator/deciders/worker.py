@@ -138,7 +138,7 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
         raise Refused(msg, reason="bad_strategy")
     if len(command.programs) > MOST_IN_A_FILTER or len(command.task_names) > MOST_IN_A_FILTER:
         msg = (
-            f"the claim names {len(command.programs)} programs and {len(command.task_names)} tasks: "
+            f"the claim names {len(command.programs)} programs and {len(command.task_names)} task_names: "
             f"use at most {MOST_IN_A_FILTER} of each"
         )
         raise Refused(msg, reason="too_many")

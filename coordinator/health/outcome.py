@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from coordinator.commands.service import ReportCheck
+from coordinator.commands.validation import shortened
 
 DETAIL_CHARS_MAX = 200
 
@@ -40,7 +41,7 @@ def report_of(
         service_id=service_id,
         ok=outcome.ok,
         check=url.partition(":")[0].lower(),
-        detail=outcome.detail[:detail_chars_max],
+        detail=shortened(outcome.detail, detail_chars_max),
         latency_ms=outcome.latency_ms,
         every_s=every_s,
     )

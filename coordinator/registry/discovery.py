@@ -11,8 +11,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from coordinator.app.facade import flag, member, number, text, wanted
 from coordinator.clock import SystemClock
+from coordinator.commands.arguments import flag, member, number, text, wanted
 from coordinator.commands.service import NO_PORT, FindServices
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from events.service import ServiceStatus

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from coordinator.app.facade import Facade, number, text, wanted, whole
+from coordinator.app.facade import Facade
 from coordinator.client.reads import ask_follower
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
+from coordinator.commands.arguments import number, text, wanted, whole
 from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck
+from coordinator.commands.validation import shortened
 from coordinator.health.outcome import one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
 from coordinator.task_groups import task_group
@@ -237,7 +239,7 @@ class HealthChecker(Facade):
             service_id=service.service_id,
             ok=ok,
             check=CUSTOM,
-            detail=one_line(detail)[: app.settings.engine.text_chars_max],
+            detail=shortened(one_line(detail), app.settings.engine.text_chars_max),
             latency_ms=round((loop.time() - began) * 1000, 3),
             every_s=every_s,
         )

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.app.facade import Facade, member, new_id, number, text, texts, wanted, whole
+from coordinator.app.facade import Facade, new_id
 from coordinator.client.own_container import own_container
+from coordinator.commands.arguments import member, number, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
-from events.errors import Refused
+from events.errors import Refused, shown
 from events.service import ServiceStatus
 
 if TYPE_CHECKING:
@@ -239,4 +240,4 @@ def _metadata(given: Mapping[str, str] | None) -> dict[str, str]:
     if given is None:
         return {}
     wanted("metadata", given, dict, "a dict of text to text")
-    return {text("metadata key", key): text(f"metadata[{key!r}]", value) for key, value in given.items()}
+    return {text("metadata key", key): text(f"metadata[{shown(key)}]", value) for key, value in given.items()}

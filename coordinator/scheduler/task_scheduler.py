@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.app.facade import Facade, flag, member, new_id, number, text, texts, whole
+from coordinator.app.facade import Facade, new_id
 from coordinator.client.paging import listed
+from coordinator.commands.arguments import flag, member, number, text, texts, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -278,7 +279,7 @@ class TaskScheduler(Facade):
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
             execution_time_s=None if execution_time is None else number("execution_time", execution_time),
-            result=payload_of(result),
+            result=payload_of(result, "result"),
         )
         await self._report(task_id, command)
 
@@ -288,7 +289,7 @@ class TaskScheduler(Facade):
 
         Args:
             task_id: the task.
-            error: what went wrong.
+            error: what went wrong; beyond `engine.text_chars_max` characters it is cut, and says how many it had.
             lease: the lease of the attempt; by default the one that this process claimed.
             retry: False ends the task as FAILED even if retries are left.
 

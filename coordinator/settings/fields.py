@@ -38,7 +38,6 @@ REPLICAS = (1, 3, 5)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ENTRIES_MOST = 256
 TEXT_MOST = 4096
-_is_url = re.compile(r"(nats|tls|ws|wss)://[^\s,]+").fullmatch
 _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
 
 
@@ -81,6 +80,17 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def is_mapping(field: FieldInfo) -> bool:
     """Return whether the keys below *field* are names that the user chooses."""
     return get_origin(field.annotation) is dict
+
+
+def of_no_other_type(value: object) -> object:
+    """
+    Return *value* unless it is a boolean or bytes, which YAML makes of `off` and of `!!binary`: no key is one.
+
+    They would be accepted as a number, and as text.
+    """
+    if isinstance(value, bool | bytes):
+        raise PydanticCustomError("other_type", "of another type")
+    return value
 
 
 def _listed(value: object, split: Callable[[str], list[str]]) -> object:
@@ -132,8 +142,14 @@ def _node_id(value: str) -> str:
 
 
 def _urls(value: str) -> str:
-    if value and not all(_is_url(one.strip()) for one in value.split(",")):
-        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server")
+    if value:
+        from coordinator.bus.nats_client import servers_of
+
+        try:
+            servers_of(value)
+        except Refused:
+            right = "use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server"
+            raise wrong(right) from None
     return value
 
 
@@ -208,11 +224,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_booleans(cls, value: object) -> object:
-        """Refuse booleans, which YAML makes of `yes` and `off`: no key is one, and Python would accept `True` as 1."""
-        if isinstance(value, bool):
-            raise PydanticCustomError("boolean", "a boolean")
-        return value
+    def _refuse_other_types(cls, value: object) -> object:
+        return of_no_other_type(value)
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:

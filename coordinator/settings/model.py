@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from coordinator.deciders.rules import Rules
 from coordinator.settings import sections
-from coordinator.settings.fields import Identifier, Location, apart, keys_of
+from coordinator.settings.fields import Identifier, Location, apart, keys_of, of_no_other_type
 from coordinator.settings.sections import AgentSettings, FeedSettings, FollowerSettings, InboxSettings, RegistrySettings
 from coordinator.settings.security import SecuritySettings
 from events.errors import Refused
@@ -83,6 +83,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_other_types(cls, value: object) -> object:
+        return of_no_other_type(value)
 
     @field_validator("agents")
     @classmethod

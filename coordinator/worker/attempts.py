@@ -253,7 +253,7 @@ class Attempts:
             value = await self._call(attempt, payload)
             took_s = time.monotonic() - began
             try:
-                result = payload_of(value)
+                result = payload_of(value, "result")
             except Refused as error:
                 return self._failed(task, attempt.exit or error, retry=attempt.exit is not None)
         except DoNotRetry as error:

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from coordinator.commands.arguments import number, text
 from coordinator.commands.validation import check_text
 from events.errors import Refused, shown
 
@@ -109,8 +110,9 @@ class Context:
             Refused: *fraction* is out of range, or *message* is not short printable text.
             StaleLease: the lease was lost.
         """
+        given, told = number("fraction", fraction), text("message", message)
         if self._report is not None:
-            await self._report(fraction, message)
+            await self._report(given, told)
 
     def progress_from_thread(self, fraction: float, message: str = "") -> None:
         """
@@ -142,7 +144,7 @@ class Handler(NamedTuple):
         return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
 
 
-def handler_of(name: Any, function: Callable[..., Any]) -> Handler:
+def handler_of(name: Any, function: Any) -> Handler:
     """
     Return a handler for the tasks named *name*.
 
@@ -152,7 +154,10 @@ def handler_of(name: Any, function: Callable[..., Any]) -> Handler:
     if not isinstance(name, str):
         msg = f"the name of a task must be text, not {shown(name)}: use @task('some_name')"
         raise Refused(msg, reason="bad_handler")
-    check_text("the name of a task", name, 128, least=1)
+    name = check_text("the name of a task", text("the name of a task", name), 128, least=1)
+    if not callable(function):
+        msg = f"handler {shown(function)} of task {name!r} is not callable: use a function"
+        raise Refused(msg, reason="bad_handler")
     called = inspect.unwrap(function) if inspect.isroutine(function) else function
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         msg = f"handler {_where(function)} of task {name!r} is a generator: return the result instead of yielding it"

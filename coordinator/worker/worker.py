@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,7 @@ import structlog
 from coordinator.bus.connection import CONNECT_TIMEOUT_S
 from coordinator.client.client import ATTEMPT_TIMEOUT_S, CALL_TIMEOUT_S, Client, name_in
 from coordinator.client.own_container import own_container
+from coordinator.commands.arguments import flag, number, text, wanted, whole
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker
@@ -37,12 +39,12 @@ from coordinator.worker.attempts import Attempts
 from coordinator.worker.claiming import Claiming
 from coordinator.worker.handlers import Handler, add_handler, handler_of, load_handlers
 from coordinator.worker.heartbeats import Heartbeats
-from events.errors import CoordinationError, Refused
+from events.errors import CoordinationError, Refused, shown
 from events.ids import checked
 from events.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from coordinator.bus.connection import Url
     from coordinator.bus.subscription import Message
@@ -55,6 +57,8 @@ BEATS_A_LEASE = 3.0
 """Heartbeats per lease, so that two of them may be lost."""
 DRAIN_S = 30.0
 LEASES_A_BEAT = 1000
+NAME_CHARS_MAX = 37
+"""What an id of 64 characters has room for besides its unique part."""
 DRAIN_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 2.0
 
@@ -117,30 +121,34 @@ class Worker:
         call_timeout_s: float = CALL_TIMEOUT_S,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     ) -> None:
-        check_number("slots", slots, 1, 10_000)
-        check_number("beat_s", beat_s, 0.01, 3600)
-        check_number("drain_s", drain_s, 0, 366 * 86_400)
+        _check_server(url, creds, tls_ca)
         if worker_id is None:
-            worker_id = name_in(creds, "worker") or _ids.new(checked(name, "name"))
+            worker_id = name_in(creds, "worker") or _ids.new(_start_of_id(name))
         self.worker_id = checked(worker_id, "worker_id")
         self._url = url
-        self._namespace = namespace
-        self._slots = slots
+        self._namespace = checked(namespace, "namespace")
+        self._slots = whole("slots", slots)
+        check_number("slots", self._slots, 1, 10_000)
         self._resources = None if resources is None else Resources.parse(resources)
-        self._handlers = dict(handlers or {})
-        self._beat_s = beat_s
-        self._drain_s = drain_s
+        self._handlers = _handlers_by_name({} if handlers is None else handlers)
+        self._beat_s = _seconds("beat_s", beat_s, 0.01, 3600)
+        self._drain_s = _seconds("drain_s", drain_s, 0, 366 * 86_400)
         self._beat_beside = beat_beside
-        self._container_id = own_container() if container_id is None else container_id
-        self._generation = generation
-        self._owns_process = owns_process
+        self._container_id = (
+            own_container() if container_id is None else container_id and checked(container_id, "container_id")
+        )
+        self._generation = text("generation", generation)
+        self._owns_process = flag("owns_process", owns_process)
         self._registration = _ids.new("registration")
         self._creds = creds
         self._tls_ca = tls_ca
         self._times: dict[str, Any] = {
-            "connect_timeout_s": connect_timeout_s,
-            "call_timeout_s": call_timeout_s,
-            "attempt_timeout_s": attempt_timeout_s,
+            name: _seconds(name, given, 0.001, 366 * 86_400)
+            for name, given in (
+                ("connect_timeout_s", connect_timeout_s),
+                ("call_timeout_s", call_timeout_s),
+                ("attempt_timeout_s", attempt_timeout_s),
+            )
         }
         self._stopping = asyncio.Event()
         self._reason = "stopped"
@@ -369,6 +377,36 @@ class Worker:
         except CoordinationError as error:
             log.warning("leave_not_reported", worker_id=self.worker_id, why=error.message)
         log.info("worker_left", worker_id=self.worker_id, reason=self._reason)
+
+
+def _seconds(name: str, given: Any, least: float, most: float) -> float:
+    seconds = number(name, given)
+    check_number(name, seconds, least, most)
+    return seconds
+
+
+def _check_server(url: Any, creds: Any, tls_ca: Any) -> None:
+    if not callable(url):
+        text("url", url)
+    for name, path in (("creds", creds), ("tls_ca", tls_ca)):
+        if path is not None:
+            wanted(name, path, (str, Path), "the path of a file")
+
+
+def _start_of_id(name: Any) -> str:
+    """Return *name* if an id can begin with it."""
+    if len(checked(name, "name")) > NAME_CHARS_MAX:
+        msg = f"name {shown(name)} is too long for the start of an id: use at most {NAME_CHARS_MAX} characters"
+        raise Refused(msg, reason="bad_id")
+    return str(name)
+
+
+def _handlers_by_name(given: Any) -> dict[str, Handler]:
+    handlers: Mapping[str, Handler] = wanted("handlers", given, Mapping, "a mapping of task names to handlers")
+    return {
+        text("handlers: name", name): wanted(f"handlers[{shown(name)}]", one, Handler, "a Handler")
+        for name, one in handlers.items()
+    }
 
 
 async def run_worker(

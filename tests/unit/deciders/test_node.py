@@ -271,7 +271,7 @@ def test_what_was_to_stop_has_stopped_whatever_the_cause(cause: str) -> None:
 
 
 def test_no_cause_is_longer_than_the_journal_takes() -> None:
-    """The report of a node must not be refused because of it."""
+    """The report of a node must not be refused because of it; the reason says that it was cut."""
     decided = given(*a_container("running")).when(sync(saw("exited", exit_code=1, cause="c" * 500)))
     decided.then(crashed(reason="exited", exit_code=1, restart_at=BEGIN + 5.0, cause="c" * 32))
 
@@ -351,9 +351,9 @@ def test_a_signal_is_an_exit_code() -> None:
 
 
 def test_a_long_reason_is_cut_to_what_the_journal_takes() -> None:
-    """The report of a node must not be refused because of it."""
+    """The report of a node must not be refused because of it; the reason says that it was cut."""
     decided = given(*a_container("running")).when(sync(saw("failed", reason="x" * 5000)))
-    decided.then(crashed(reason="x" * 1024, restart_at=BEGIN + 5.0))
+    decided.then(crashed(reason=f"{'x' * 1005}… (5000 characters)", restart_at=BEGIN + 5.0))
 
 
 # --- pauses -----------------------------------------------------------------------------------------------------------

@@ -440,4 +440,4 @@ def test_the_report_of_a_look() -> None:
     """The report names the kind of check and carries the detail, cut to the coordinator's limit."""
     report = report_of("s", "HTTPS://a/", CheckResult(ok=False, detail="x" * 100, latency_ms=1.5), detail_chars_max=64)
     assert (report.service_id, report.ok, report.check, report.latency_ms) == ("s", False, "https", 1.5)
-    assert report.detail == "x" * 64
+    assert report.detail == f"{'x' * 46}… (100 characters)"

@@ -95,7 +95,8 @@ def _generator(payload: object) -> Any:
         (lambda payload, *, needed: (payload, needed), r"takes \(payload, needed\)"),
         (lambda context: context, "only a context"),
         (_generator, "is a generator"),
-        (7, "unknown arguments"),
+        (7, "is not callable"),
+        (type("Odd", (), {"__signature__": 7, "__call__": print})(), "unknown arguments"),
     ],
 )
 def test_a_handler_that_could_not_be_called_is_refused_at_once(function: Any, why: str) -> None:
