@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from coordinator.app.facade import Facade
 from coordinator.commands.arguments import text, whole
 from coordinator.commands.pool import AllocatePool, DefinePool, GetPool, ReleasePool
+from events.errors import CoordinationError, Refused
 from events.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from projections.pool import Pool
+    from projections.pool import Allocation, Pool
+
+PAGE = 500
+"""Allocations in one answer, if all of them do not fit into one."""
 
 
 class PoolFacade(Facade):
@@ -35,7 +41,39 @@ class PoolFacade(Facade):
         if capacity is None:
             await self.opened()
             return
-        await self.execute(DefinePool(pool_id=self.POOL, capacity=Resources.parse(capacity)))
+        try:
+            await self.execute(DefinePool(pool_id=self.POOL, capacity=Resources.parse(capacity)))
+        except CoordinationError as error:
+            # It was carried out; the answer, the pool with all its allocations, had no room in a message.
+            if error.code != CoordinationError.code or error.reason != "too_large":
+                raise
+
+    async def _pool(self) -> Pool:
+        """Return the pool with all its allocations; in pages, one after the other, if a message has no room for it."""
+        try:
+            whole_pool: Pool = await self.execute(GetPool(pool_id=self.POOL))
+        except Refused as error:
+            if error.reason != "too_large":
+                raise
+        else:
+            return whole_pool
+        found: dict[str, Allocation] = {}
+        after, page = "", PAGE
+        while True:
+            try:
+                pool: Pool = await self.execute(GetPool(pool_id=self.POOL, limit=page, after=after))
+            except Refused as error:
+                if error.reason == "bad_cursor":  # the last one of the page before was released meanwhile
+                    found, after = {}, ""
+                elif error.reason == "too_large" and page > 1:
+                    page //= 2
+                else:
+                    raise
+                continue
+            found |= pool.allocations
+            if len(pool.allocations) < page:
+                return msgspec.structs.replace(pool, allocations=found)
+            after = next(reversed(pool.allocations))
 
     async def _allocate(self, request_id: str, resources: Resources, priority: int) -> bool:
         granted: bool = await self.execute(
@@ -64,7 +102,7 @@ class PoolFacade(Facade):
         Raises:
             NotFound: the pool was never initialized.
         """
-        pool: Pool = await self.execute(GetPool(pool_id=self.POOL))
+        pool = await self._pool()
         total, held = amounts(pool.capacity), amounts(pool.held)
         return {
             "total": total,

@@ -19,22 +19,33 @@ if TYPE_CHECKING:
 
 async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuestion, *, timeout_s: float = 5.0) -> Any:
     """
-    Ask a node's agent for the `logs` or the `usage` of a container.
+    Ask a node's agent for the `logs` or the `usage` of a container; logs in as many answers as they need.
 
     Args:
         client: the connection.
         node_id: the node.
         verb: "logs" or "usage".
         question: the container, and for logs the number of lines.
-        timeout_s: seconds to wait for the answer.
+        timeout_s: seconds to wait for each answer.
 
     Raises:
         Unavailable: the agent does not answer.
         NotFound: the agent has no such container.
     """
+    answer = await _ask(client, node_id, verb, question, timeout_s)
+    value = answer["ok"]
+    while older := answer.get("older"):  # lines that had no room in the answer
+        answer = await _ask(client, node_id, verb, msgspec.structs.replace(question, older=older), timeout_s)
+        if not answer["ok"]:
+            break
+        value = [*answer["ok"], *value]
+    return value
+
+
+async def _ask(client: Client, node_id: str, verb: str, question: NodeQuestion, timeout_s: float) -> dict[str, Any]:
     subject = client.subjects.node(node_id, verb)
     try:
-        answer = msgspec.json.decode(
+        answer: dict[str, Any] = msgspec.json.decode(
             await client.bus.request(subject, msgspec.json.encode(question), timeout_s=timeout_s)
         )
     except Unavailable as error:
@@ -42,4 +53,4 @@ async def ask_node(client: Client, node_id: str, verb: str, question: NodeQuesti
         raise Unavailable(msg, reason=error.reason) from error
     if "error" in answer:
         raise error_of(answer["error"]["code"], answer["error"]["message"])
-    return answer["ok"]
+    return answer

@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 import structlog
 
-from coordinator.client.service_list import PAGE
+from coordinator.client.service_list import PAGE, find_services
 from coordinator.client.service_table import ServiceTable
 from coordinator.commands.notices import NOTICE_EVERY_S, ServiceNotice
 from coordinator.commands.service import DeregisterService, FindServices, HeartbeatService, RegisterService, ServiceLoad
@@ -303,8 +303,8 @@ class ServiceWatch:
             answer = await self._client.answer(question, timeout_s=PAGE_TIMEOUT_S)
             try:
                 found: list[ServiceView] = value_of(answer, question)
-            except Refused:
-                if page == 1:
+            except Refused as error:
+                if error.reason != "too_large" or page == 1:
                     raise
                 page //= 2  # a full page does not fit into a message
                 continue
@@ -332,7 +332,7 @@ class ServiceWatch:
 
     async def _renew_loads_of(self, name: str) -> None:
         question = FindServices(service_name=name, limit=NAME_MAX)
-        views: list[ServiceView] = await self._client.execute(question, timeout_s=PAGE_TIMEOUT_S)
+        views = await find_services(self._client, question, timeout_s=PAGE_TIMEOUT_S)
         if self._table is not None:
             for view in views:
                 self._table.renew_load(view.service.service_id, view.reported)

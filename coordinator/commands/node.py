@@ -51,7 +51,11 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omi
 
 
 class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The desired state of one container on a node; the agent removes containers that are not listed."""
+    """
+    The desired state of one container on a node; the agent removes containers that are not listed.
+
+    With `refused`, why it cannot be started, the agent reports that its start has failed.
+    """
 
     container_id: str
     generation: str
@@ -66,15 +70,21 @@ class DesiredContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit
     force: bool = False
     tenant: str = ""
     traceparent: str = ""
+    refused: str = ""
 
 
-class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer to a sync: all containers the node is to have, and how long it may continue without another sync."""
+class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The answer to a sync: all containers the node is to have, and how long it may continue without another sync.
+
+    With `until` only those with ids up to it: the agent asks for the others, and acts when it has all.
+    """
 
     containers: tuple[DesiredContainer, ...]
     node_lease_s: float
     epoch: tuple[int, int]
     orders_id: str = ""
+    until: str = ""
 
 
 class SyncNode(Command, frozen=True, kw_only=True, gc=False):
@@ -83,6 +93,9 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
 
     `orders_id` is that of the orders the agent had when it looked: a container that is missing in a report on older
     orders is not considered gone.
+
+    With `in_parts` report and orders may each come in several parts: they are about the containers with ids after
+    `after`, and up to `until` if it is set. Each part has the `orders_id` of the answer before it.
     """
 
     KIND, VERB, Answer = "node", "sync", NodeOrders
@@ -91,6 +104,13 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
     node_id: str
     observed: tuple[ObservedContainer, ...] = ()
     orders_id: str = ""
+    in_parts: bool = False
+    after: str = ""
+    until: str = ""
+
+    def is_about(self, container_id: str) -> bool:
+        """Return whether this part of a report, and of the orders, is about a container."""
+        return container_id > self.after and (not self.until or container_id <= self.until)
 
 
 class CordonNode(Command, frozen=True, kw_only=True, gc=False):
@@ -126,10 +146,12 @@ class NodeQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
     A question to a node about one of its containers.
 
-    Without `generation` about its newest one; with `previous` about the last one before that generation.
+    Without `generation` about its newest one; with `previous` about the last one before that generation. With `older`,
+    the value of it in an answer, about the log lines that had no room in that answer.
     """
 
     container_id: str
     generation: str = ""
     lines: int = 100
     previous: bool = False
+    older: str = ""

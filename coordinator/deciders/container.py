@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from coordinator.commands.command import Command
 from coordinator.commands.container import (
     CreateContainer,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 _S = ContainerStatus
 MOST_ENTRIES = 256
 ENVIRONMENT_CHARS_MAX = 32_768
+ENVIRONMENT_BYTES_MAX = 5 * ENVIRONMENT_CHARS_MAX
+"""Bytes of an environment as JSON: enough for so many characters of any text, but not of control characters."""
 
 _INSTEAD_OF_START = {
     _S.PAUSED: "resume it",
@@ -112,6 +116,13 @@ def _agent(command: CreateContainer, rules: Rules) -> AgentType:
         msg = (
             f"environment has {size} characters in total: use at most {ENVIRONMENT_CHARS_MAX}, and pass more as a file "
             "or a reference"
+        )
+        raise Refused(msg, reason="bad_environment")
+    encoded = len(msgspec.json.encode(command.environment))
+    if encoded > ENVIRONMENT_BYTES_MAX:
+        msg = (
+            f"environment takes {encoded} bytes as JSON, where a control character takes up to 6: use at most "
+            f"{ENVIRONMENT_BYTES_MAX}, and pass binary values as base64, as a file or a reference"
         )
         raise Refused(msg, reason="bad_environment")
     agent = rules.agents.get(command.agent_type)

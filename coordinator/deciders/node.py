@@ -15,7 +15,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.node import CordonNode, DesiredContainer, NodeOrders, RegisterNode, SyncNode, UncordonNode
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.container import MOST_ENTRIES
-from coordinator.deciders.rules import Decider, Teller
+from coordinator.deciders.rules import ANSWER_BYTES, Decider, Teller
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.supervision import failed, observed
 from events.container import ContainerStatus, ExitCause
@@ -23,12 +23,14 @@ from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import DEFAULT_TENANT, checked
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
+from events.session import SessionClosed
 from projections.container import Desired
 from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from coordinator.commands.node import ObservedContainer
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -45,6 +47,12 @@ LATER = "later"
 """Desired state of a container that has to wait for its start: the node leaves it as it is."""
 _WORD = 2**32
 """No system has larger process ids or exit codes."""
+_ORDERS_BYTES = 1024
+"""What an answer has beside the containers: lease, ids, epoch, position."""
+_ENVELOPE_BYTES = 768
+"""What an event has beside its own fields, at most: tenant, trace, cause, actor."""
+
+_encoder = msgspec.json.Encoder()
 
 
 def register_node(world: World, command: RegisterNode, context: DecisionContext) -> Events:
@@ -91,55 +99,154 @@ def _node(world: World, node_id: str) -> Node:
 
 
 def sync(world: World, command: SyncNode, context: DecisionContext) -> Events:
-    """Compare the report of a node with the world, each container once."""
+    """
+    Compare the report of a node with the world, each container once.
+
+    What exceeds `events_bytes` is left for the next report: a node reports what is, not what has changed.
+    """
     node = _node(world, command.node_id)
+    for bound in (command.after, command.until):
+        if bound:
+            checked(bound, "container_id")
     for one in command.observed:
         check_number("pid", one.pid, 0, _WORD)
         check_number("exit_code", one.exit_code or 0, -_WORD, _WORD)
     events: list[Event] = [NodeReturned(node_id=node.node_id)] if node.status is NodeStatus.LOST else []
-    seen = {(one.container_id, one.generation): one for one in command.observed}
-    for container_id in world.indexes.containers_on.get(node.node_id, ()):
-        container = world.containers[container_id]
-        if not container.is_ended and container.generation:
-            found = seen.get((container_id, container.generation))
-            # A container missing in the report may have been started after the node looked, unless the node had the
-            # last orders then.
-            if found is not None or command.orders_id:
-                events.extend(observed(world, container, found, context))
+    left = context.events_bytes
+    for container, found in _reported(world, command):
+        follows = observed(world, container, found, context)
+        if not follows:
+            continue
+        sizes = [_event_size(event) for event in follows]
+        if sum(sizes) > left:
+            # The sessions of a destroyed container may be many: some are closed now, and the container ends later.
+            events += [] if events else _closings(follows, sizes, left)
+            break
+        left -= sum(sizes)
+        events += follows
     return tuple(events)
 
 
-def orders(world: World, node_id: str, rules: Rules) -> NodeOrders:
-    """Return the orders of a node: its whole desired state; the node removes every container that is not named."""
-    containers = (world.containers[one] for one in world.indexes.containers_on.get(node_id, ()))
-    named = []
-    starting = 0
-    for one in containers:
-        if one.generation and not one.is_ended:
-            starting += one.status is _S.STARTING
-            later = one.status is _S.STARTING and starting > STARTS_A_SYNC
-            named.append(msgspec.structs.replace(_desired(one), desired=LATER) if later else _desired(one))
+def _reported(world: World, command: SyncNode) -> Iterator[tuple[Container, ObservedContainer | None]]:
+    """Yield the containers that a report is about, with what it says of each; None of one that is gone."""
+    seen = {(one.container_id, one.generation): one for one in command.observed}
+    for container_id in world.indexes.containers_on.get(command.node_id, ()):
+        container = world.containers[container_id]
+        if container.is_ended or not container.generation or not command.is_about(container_id):
+            continue
+        found = seen.get((container_id, container.generation))
+        # A container missing in the report may have been started after the node looked, unless the node had the last
+        # orders then.
+        if found is not None or command.orders_id:
+            yield container, found
+
+
+def _event_size(event: Event) -> int:
+    return len(_encoder.encode(event)) + _ENVELOPE_BYTES
+
+
+def _closings(events: Events, sizes: Sequence[int], left: int) -> Iterator[Event]:
+    for event, size in zip(events, sizes, strict=True):
+        left -= size
+        if left >= 0 and isinstance(event, SessionClosed):
+            yield event
+
+
+def orders(
+    world: World, node_id: str, rules: Rules, asked: SyncNode | None = None, most: int = ANSWER_BYTES
+) -> NodeOrders:
+    """
+    Return the orders of a node: its whole desired state; the node removes every container that is not named.
+
+    If it was *asked* for in parts, only as many containers as fit into *most* bytes. Otherwise all of them, with only
+    as many launches as fit: the others start later.
+    """
+    containers = [world.containers[one] for one in world.indexes.containers_on.get(node_id, ())]
+    containers = [one for one in containers if one.generation and not one.is_ended]
+    left, until = most - _ORDERS_BYTES, ""
+    if asked is not None and asked.in_parts:
+        named, until = _part(containers, asked, left)
+    else:
+        named = _whole(containers, left)
     return NodeOrders(
         containers=tuple(named),
         node_lease_s=rules.node_lease_s,
         epoch=(world.generation, world.epoch),
+        until=until,
     )
 
 
-def _desired(container: Container) -> DesiredContainer:
+def _whole(containers: Sequence[Container], left: int) -> list[DesiredContainer]:
+    """Name all containers; those that start have what their launch needs if it fits into the bytes that are *left*."""
+    named = [_later(one) if one.status is _S.STARTING else _desired(one) for one in containers]
+    left -= sum(map(_size, named))
+    starts = 0
+    for index, container in enumerate(containers):
+        if container.status is not _S.STARTING:
+            continue
+        starts += 1
+        if starts > STARTS_A_SYNC:
+            break
+        launch = _desired(container)
+        more = _size(launch) - _size(named[index])
+        if more <= left:
+            named[index] = launch
+            left -= more
+    return named
+
+
+def _part(containers: list[Container], asked: SyncNode, left: int) -> tuple[list[DesiredContainer], str]:
+    """Name containers in the order of their ids, while they fit; return the last id if others of the part did not."""
+    named: list[DesiredContainer] = []
+    starts = 0
+    for container in sorted(containers, key=_id_of):
+        is_starting = container.status is _S.STARTING
+        starts += is_starting
+        if not asked.is_about(container.container_id):
+            continue
+        one = _later(container) if is_starting and starts > STARTS_A_SYNC else _desired(container)
+        size = _size(one)
+        if size > left:
+            if named:
+                return named, named[-1].container_id
+            one = _too_large(container, size, left)
+            size = _size(one)
+        named.append(one)
+        left -= size
+    return named, ""
+
+
+def _id_of(container: Container) -> str:
+    return container.container_id
+
+
+def _size(one: DesiredContainer) -> int:
+    return len(_encoder.encode(one)) + 1
+
+
+def _later(container: Container) -> DesiredContainer:
+    return msgspec.structs.replace(_desired(container, launch=False), desired=LATER)
+
+
+def _too_large(container: Container, size: int, most: int) -> DesiredContainer:
+    """Return the orders of a container whose launch no message can have: it fails, and nothing else does."""
+    why = f"its command and environment take {size} bytes as JSON, and a message of this server has room for {most}"
+    return msgspec.structs.replace(_desired(container, launch=False), refused=f"{why}: make them smaller")
+
+
+def _desired(container: Container, *, launch: bool = True) -> DesiredContainer:
     # A container in ERROR keeps its exited remains until its next start; until then nothing may run.
     desired = Desired.STOPPED if container.status is _S.ERROR else container.desired
-    # The fields that only a start needs are sent only while the container has to start; otherwise the orders of a full
-    # node would not fit into one message.
-    is_starting = container.status is _S.STARTING
+    # The fields that only a start needs are sent only to a container that is to start now: environments are large.
+    launch = launch and container.status is _S.STARTING
     return DesiredContainer(
         container_id=container.container_id,
         generation=container.generation,
         desired=desired.value,
         agent_type=container.agent_type,
-        image=container.image if is_starting else "",
-        command=container.command if is_starting else (),
-        environment=container.environment if is_starting else {},
+        image=container.image if launch else "",
+        command=container.command if launch else (),
+        environment=container.environment if launch else {},
         resources=container.resources,
         stop_grace_s=container.stop_grace_s,
         when_cut_off=container.when_cut_off,
@@ -191,5 +298,7 @@ DECIDERS: dict[type[Command], Decider] = {
     SyncNode: sync,
 }
 TELLERS: dict[type[Command], Teller] = {
-    SyncNode: lambda world, command, context, done: orders(world, command.node_id, context.rules),
+    SyncNode: lambda world, command, context, done: orders(
+        world, command.node_id, context.rules, command, context.answer_bytes
+    ),
 }

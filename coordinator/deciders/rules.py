@@ -26,6 +26,9 @@ BEATS_A_LEASE = 3.0
 BEATS_MISSED = 2.0
 """A worker counts as present if it was heard within this many heartbeat intervals."""
 
+ANSWER_BYTES = 1024 * 1024
+"""The most bytes of an answer within this process, if it is made as long as fits; a server's max_payload by default."""
+
 Events = tuple[Event, ...]
 
 
@@ -103,6 +106,10 @@ class DecisionContext(msgspec.Struct, frozen=True, gc=False):
     silent_s: float = math.inf
     """For how long the worker to register was not heard."""
     traceparent: str = ""
+    answer_bytes: int = ANSWER_BYTES
+    """The most bytes of an answer that is made as long as fits."""
+    events_bytes: int = 128 * 1024
+    """The most bytes of the events of a command of which the rest may wait for its repeat."""
 
 
 def present_s(rules: Rules) -> float:

@@ -12,13 +12,14 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import FindServices
-from coordinator.commands.task import ClaimTasks, SubmitTask, WithdrawClaim
+from coordinator.commands.task import ClaimTasks, ReleaseTask, SubmitTask, WithdrawClaim
 from coordinator.commands.wire import (
     WireCommand,
     ask_again,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from coordinator.engine.engine import Engine
     from events.base import Position
     from events.subjects import Subjects
+    from projections.task import Task
 
 log = structlog.get_logger(__name__)
 
@@ -150,6 +152,21 @@ class RpcDoor:
             told = untold(command, f"cannot be encoded: {unwritable}", "internal")
             return encode_answer(None, told, epoch, position)
 
+    def keep_fitting(self, tasks: list[Task], most: int, source: str, tenant: str) -> list[Task]:
+        """Return the first tasks of a claim that fit into *most* bytes, and return the others to the queue."""
+        kept = 0
+        for task in tasks:
+            most -= len(msgspec.json.encode(task)) + 1
+            if most < 0:
+                break
+            kept += 1
+        if kept:
+            caller = Caller(actor=source, tenant=tenant)
+            for task in tasks[kept:]:
+                back = ReleaseTask(task_id=task.task_id, lease=task.lease, reason="no room in the answer to its claim")
+                self._engine.put(Asked(back, caller))
+        return tasks[:kept]
+
     def take_back(self, claim: ClaimTasks, source: str, tenant: str) -> None:
         """Return what a claim got to the queue: no message can tell it."""
         back = WithdrawClaim(claim_id=claim.claim_id, worker_id=claim.worker_id)
@@ -219,8 +236,8 @@ class _Request:
         encoded = door.encode(value, error, command, tenant)
         if len(encoded) > SMALL_BYTES:
             if len(encoded) > door.message_bytes - 2 and not isinstance(asked, Refused):
-                error = self._untellable(asked)
-                encoded = door.encode(None, error, command)
+                value, error = self._told_instead(asked, value)
+                encoded = door.encode(value, error, command)
             if not self._make_room(len(encoded) - SMALL_BYTES):
                 error = ask_again()
                 encoded = door.encode(None, error, command)
@@ -247,7 +264,10 @@ class _Request:
             self._held += more
         return True
 
-    def _untellable(self, asked: WireCommand) -> CoordinationError:
+    def _told_instead(self, asked: WireCommand, value: Any) -> tuple[Any, CoordinationError | None]:
+        """Return what is told instead of an answer that does not even fit into a message of its own."""
         if isinstance(asked.data, ClaimTasks):
+            if value and (some := self._door.keep_fitting(value, self.alone(), self._source, asked.tenant)):
+                return some, None
             self._door.take_back(asked.data, self._source, asked.tenant)
-        return too_large(asked.data, self.alone())
+        return None, too_large(asked.data, self.alone())

@@ -70,6 +70,9 @@ CROWDED_PAUSE_S = 0.001
 READ_STEPS = 3
 """Iterations of the event loop that a message needs from the socket to the intake."""
 
+SYNC_SHARE = 4
+"""The part of a turn that the events of one report of a node may fill; the rest is decided from its next report."""
+
 _WITHDRAWS: tuple[Any, ...] = (WithdrawClaim, DrainWorker)
 
 
@@ -425,6 +428,8 @@ class Engine:
             )
         else:
             context = turn.context_of(caller, self.rules)
+        if kind is SyncNode:
+            context = self._sized(context, asked)
         if again:
             events: tuple[Event, ...] = ()
         else:
@@ -450,6 +455,13 @@ class Engine:
             if kind is SyncNode:
                 told = self.signs.after(command, told, self._turn_id)
             turn.answers.append((asked, told, None))
+
+    def _sized(self, context: DecisionContext, asked: Asked) -> DecisionContext:
+        """Return the context of a command whose events and answer are made as long as fits."""
+        answer_bytes = context.answer_bytes if asked.room is None else asked.room.alone()
+        return msgspec.structs.replace(
+            context, answer_bytes=answer_bytes, events_bytes=self._limits.turn_bytes // SYNC_SHARE
+        )
 
     def _registration(self, worker_id: str) -> str:
         worker = self.world.workers.get(worker_id)

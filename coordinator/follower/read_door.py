@@ -57,7 +57,7 @@ from events.ids import checked
 from events.subjects import may_answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 QUEUE = "followers"
+ANSWER_BYTES = 256
+"""Bytes of an answer beside its items."""
 
 
 class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -78,7 +80,7 @@ class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at_once: int = 256
     """Questions answered at a time; further ones are refused with a time to ask again."""
     answer_bytes: int = 256 * 1024
-    """Size at which a list or page ends; with the largest event added it still fits into a message."""
+    """Size at which a list or page ends, at the latest where a message is full."""
     listed_max: int = 1000
     at_least_wait_s: float = 1.0
     wait_max_s: float = 30.0
@@ -192,7 +194,8 @@ class ReadDoor:
             newest_first=True,
         )
         changes = changes_in(event.body for event in found.items)
-        return [*kept, *(one for one in changes if not kept or one.at < kept[-1].at)][:limit]
+        told = [*kept, *(one for one in changes if not kept or one.at < kept[-1].at)][:limit]
+        return told[: self._fitting(map(msgspec.json.encode, told))]
 
     async def _list(self, store: Store, question: List) -> dict[str, Any]:
         things = await store.list(
@@ -204,9 +207,10 @@ class ReadDoor:
             before=None if question.before is None else Position.parse(question.before),
             limit_bytes=self._limits.answer_bytes,
         )
+        items = things.items[: self._fitting(thing.state.encode() for thing in things.items)]
         return {
-            "items": [msgspec.Raw(thing.state) for thing in things.items],
-            "next": str(things.items[-1].cursor) if things.more else None,
+            "items": [msgspec.Raw(thing.state) for thing in items],
+            "next": str(items[-1].cursor) if things.more or len(items) < len(things.items) else None,
         }
 
     async def _events(self, store: Store, question: Events) -> dict[str, Any]:
@@ -220,12 +224,25 @@ class ReadDoor:
             limit=int(bounded("limit", question.limit, 1, self._limits.listed_max)),
             limit_bytes=self._limits.answer_bytes,
         )
-        last = found.items[-1].position if found.items else after
+        items = found.items[: self._fitting(one.body for one in found.items)]
+        more = found.more or len(items) < len(found.items)
+        last = items[-1].position if items else after
         return {
-            "events": [msgspec.Raw(one.body) for one in found.items],
-            "next": str(last if found.more else max(last, known)),
-            "more": found.more,
+            "events": [msgspec.Raw(one.body) for one in items],
+            "next": str(last if more else max(last, known)),
+            "more": more,
         }
+
+    def _fitting(self, parts: Iterable[bytes]) -> int:
+        """Return how many of these parts of an answer fit into a message; at least one."""
+        left = self._bus.max_payload_bytes - ANSWER_BYTES
+        count = 0
+        for part in parts:
+            left -= len(part) + 1
+            if left < 0:
+                break
+            count += 1
+        return max(1, count)
 
     async def _answer(self, message: Message) -> None:
         verb = message.subject.rpartition(".")[2]

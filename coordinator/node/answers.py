@@ -7,11 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from coordinator.commands.node import NodeQuestion
+from coordinator.ids import TimeOrderedIds
 from coordinator.runtime.protocol import start_of
 from events.codec import UNREADABLE
-from events.errors import CoordinationError, NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
 from events.subjects import may_answer
 
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from coordinator.bus.subscription import Message
     from coordinator.client.client import Client
     from coordinator.runtime.protocol import Runtime
+
+
+KEPT = 4
+"""Logs of which the lines that had no room in an answer are kept, until they are asked for; each has 16 MiB at most."""
+ANSWER_BYTES = 256
+"""Bytes of an answer beside its value."""
+CHAR_BYTES = 6
+"""A character takes at most this many bytes as JSON."""
+
+log = structlog.get_logger(__name__)
+_ids = TimeOrderedIds()
 
 
 @asynccontextmanager
@@ -43,30 +56,65 @@ class _Answers:
         self._client = client
         self._runtime = runtime
         self._node_id = node_id
+        self._older: dict[str, list[str]] = {}
 
     async def answer(self, question: Any, message: Message) -> None:
-        try:
-            asked = msgspec.json.decode(message.data, type=NodeQuestion)
-            body: dict[str, Any] = {"ok": await question(asked)}
-        except UNREADABLE as error:
-            body = {"error": {"code": "refused", "message": f"the question cannot be decoded: {error}"[:300]}}
-        except CoordinationError as error:
-            body = {"error": {"code": error.code, "message": error.message}}
+        body = await self._answer_of(question, message.data)
         if may_answer(message.reply):
             self._send(message.reply, body)
+
+    async def _answer_of(self, question: Any, asked: bytes) -> dict[str, Any]:
+        try:
+            decoded = msgspec.json.decode(asked, type=NodeQuestion)
+        except UNREADABLE as error:
+            return {"error": {"code": "refused", "message": f"the question cannot be decoded: {error}"[:300]}}
+        try:
+            return await question(decoded)  # type: ignore[no-any-return]  # one of `logs` and `usage`
+        except CoordinationError as error:
+            return {"error": {"code": error.code, "message": error.message}}
+        except Exception as error:  # whoever asks must hear of it, instead of nothing until the time-out
+            log.exception("question_crashed", node_id=self._node_id)
+            why = f"node {self._node_id} failed to answer: {type(error).__name__}: {error}"
+            return {"error": {"code": "unavailable", "message": why[:300]}}
 
     def _send(self, reply: str, body: dict[str, Any]) -> None:
         try:
             self._client.bus.send(reply, msgspec.json.encode(body))
         except Refused as error:
-            told = f"the answer does not fit into one message, use a lower lines=: {error.message}"
-            self._client.bus.send(reply, msgspec.json.encode({"error": {"code": error.code, "message": told}}))
+            told = {"code": error.code, "message": f"the answer does not fit into one message: {error.message}"}
+            self._client.bus.send(reply, msgspec.json.encode({"error": told}))
 
-    async def logs(self, asked: NodeQuestion) -> list[str]:
-        return await self._runtime.logs(*await self._newest(asked), asked.lines)
+    async def logs(self, asked: NodeQuestion) -> dict[str, Any]:
+        if asked.older:
+            lines = self._older.pop(checked(asked.older, "older"), None)
+            if lines is None:
+                raise Unavailable("the older lines of this answer are not kept any more: ask again from the newest on")
+        else:
+            lines = await self._runtime.logs(*await self._newest(asked), asked.lines)
+        return self._newest_that_fit(lines)
 
-    async def usage(self, asked: NodeQuestion) -> Any:
-        return await self._runtime.usage(*await self._newest(asked))
+    def _newest_that_fit(self, lines: list[str]) -> dict[str, Any]:
+        """Return the last lines that fit into a message, and what to ask with for those before them."""
+        left = self._client.bus.max_payload_bytes - ANSWER_BYTES
+        fitting: list[msgspec.Raw] = []
+        for line in reversed(lines):
+            part = msgspec.json.encode(line)
+            if len(part) > left and not fitting:
+                part = _cut(line, left)
+            if len(part) > left:
+                break
+            left -= len(part) + 1
+            fitting.append(msgspec.Raw(part))
+        answer: dict[str, Any] = {"ok": fitting[::-1]}
+        if rest := lines[: len(lines) - len(fitting)]:
+            while len(self._older) >= KEPT:
+                del self._older[next(iter(self._older))]
+            answer["older"] = _ids.new("lines")
+            self._older[answer["older"]] = rest
+        return answer
+
+    async def usage(self, asked: NodeQuestion) -> dict[str, Any]:
+        return {"ok": await self._runtime.usage(*await self._newest(asked))}
 
     async def _newest(self, asked: NodeQuestion) -> tuple[str, str]:
         """Return the requested generation of the container, its newest one, or the one before the requested one."""
@@ -85,3 +133,10 @@ class _Answers:
             raise NotFound(msg)
         newest = max(found, key=lambda one: start_of(one.generation))
         return newest.container_id, newest.generation
+
+
+def _cut(line: str, most: int) -> bytes:
+    """Return the beginning of a line as JSON of at most *most* bytes, with a mark that says how long it is."""
+    mark = f"… ({len(line)} characters)"
+    chars = (most - len(mark) - 8) // CHAR_BYTES
+    return msgspec.json.encode(f"{line[:chars]}{mark}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING
 
 from coordinator.runtime.protocol import Launch
@@ -34,7 +36,7 @@ def launch_of(
     *until* is when the grant ends under which it was ordered, in seconds of `Clock.heard`.
 
     Raises:
-        Refused: it names a secret that the folder *secrets* does not have.
+        Refused: it names a secret that the folder *secrets* does not have as text.
     """
     environment = {
         **reach,
@@ -67,14 +69,37 @@ def launch_of(
 
 
 def _secret(reference: Secret, node_id: str, secrets: Path) -> str:
-    """Read a secret of this node; `checked` rejects names that would leave the folder."""
+    """Read a secret of this node; `checked` rejects names that would leave the folder. Errors never quote it."""
     file = secrets / checked(reference.secret, "secret")
     try:
-        content = file.read_bytes()
+        content = _read(file)
     except OSError as error:
-        msg = f"secret {reference.secret!r} cannot be read on node {node_id}: put it into the node's secrets folder"
-        raise Refused(msg, reason="no_secret") from error
+        why = "put it into the node's secrets folder" if isinstance(error, FileNotFoundError) else error.strerror
+        raise _unusable(reference, node_id, f"cannot be read: {why}") from error
+    if content is None:
+        raise _unusable(reference, node_id, "is not a file: use a regular file")
     if len(content) > SECRET_BYTES_MAX:
-        msg = f"secret {reference.secret!r} has {len(content)} bytes: use at most {SECRET_BYTES_MAX}"
-        raise Refused(msg, reason="no_secret")
-    return content.decode().removesuffix("\n")
+        raise _unusable(reference, node_id, f"has more than {SECRET_BYTES_MAX} bytes, the most of a secret")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        why = f"is not UTF-8 text from byte {error.start} on: store binary values as base64"
+        raise _unusable(reference, node_id, why) from None
+    if "\0" in text:
+        raise _unusable(reference, node_id, "contains NUL, which no variable can: store binary values as base64")
+    return text.removesuffix("\n")
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the bytes of a file, one more than allowed at most; None if it is a directory, a pipe or a device."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        return os.pread(descriptor, SECRET_BYTES_MAX + 1, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(reference: Secret, node_id: str, why: str) -> Refused:
+    return Refused(f"secret {reference.secret!r} on node {node_id} {why}", reason="no_secret")

@@ -14,9 +14,11 @@ needs no agent, so it also holds when this process is killed, stopped or blocked
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from coordinator.clock import SystemClock
@@ -57,10 +59,15 @@ PAUSE_LEASES_MOST = 1 / SYNCS_A_LEASE - SYNC_TIMEOUT_LEASES
 CUT_OFF_POLL_LEASES = 0.05
 STOP_POLL_S = 0.02
 FAILED_KEPT = 1000
+REASON_CHARS = 1024
+"""A longer reason is cut before it is reported."""
+REPORT_SHARE = 2
+"""A report has at most this part of a message; a longer one is sent in parts."""
 KEEP = "keep"
 """`when_cut_off` of containers that run on while their node is cut off."""
 
 _Key = tuple[str, str]
+_encoder = msgspec.json.Encoder()
 
 
 class NodeAgent:
@@ -81,6 +88,8 @@ class NodeAgent:
     ) -> None:
         self.node_id = checked(node_id, "node_id")
         self.ready = asyncio.Event()
+        self.failures = 0
+        """How many actions on containers have failed since the agent began."""
         self._client = client
         self._runtime = runtime
         self._capacity = capacity
@@ -94,6 +103,7 @@ class NodeAgent:
         self._lease_s = 0.0
         self._granted_until = 0.0
         self._epoch = (0, 0)
+        self._in_parts = True
         self._busy: set[tuple[str, str, bool]] = set()
         self._remains: set[_Key] = set()
         self._failed: dict[_Key, str] = {}
@@ -157,6 +167,8 @@ class NodeAgent:
                 continue
             except CoordinationError as error:
                 log.warning("sync_failed", node_id=self.node_id, why=error.message)
+            except Exception:  # what a machine raises must not end the agent, and with it all that runs here
+                log.exception("sync_failed", node_id=self.node_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
@@ -182,8 +194,23 @@ class NodeAgent:
 
     async def _sync(self) -> None:
         """Report the observed containers, receive the orders, and begin to carry them out."""
-        orders_id = self._orders.orders_id if self._orders is not None else ""
         seen = {(one.container_id, one.generation): one for one in await self._runtime.list()}
+        began = self._clock.heard()
+        orders = await self._ordered(self._reports(seen))
+        if orders is None:
+            return
+        if self._orders is None:
+            self._wake.set()  # only a report on orders tells that a container is missing
+        self._orders = orders
+        self.ready.set()
+        if self._clock.heard() >= began + self._lease_s:
+            # They were on their way, or this process was stopped, for longer than they are good for.
+            log.warning("orders_expired", node_id=self.node_id)
+        elif not self._closing:
+            self._carry_out(orders, seen)
+
+    def _reports(self, seen: dict[_Key, Observed]) -> list[ObservedContainer]:
+        """Return the report of all containers, in the order of their ids."""
         reports = [_report(one) for key, one in seen.items() if key not in self._remains]
         reports += [
             ObservedContainer(container_id=key[0], generation=key[1], state="failed", reason=why)
@@ -196,32 +223,86 @@ class NodeAgent:
         if self._closing:
             # What ends now must not be started again on a node that is about to leave.
             reports = [ObservedContainer(container_id=key[0], generation=key[1], state="busy") for key in seen]
+        return sorted(reports, key=_id_of)
+
+    async def _ordered(self, reports: list[ObservedContainer]) -> NodeOrders | None:
+        """Send the report and return the orders; None if they are not from the leader."""
+        try:
+            return await self._ordered_once(reports)
+        except CoordinationError as error:
+            # A coordinator of an earlier release takes a sync only whole.
+            if error.reason != ("bad_request" if self._in_parts else "too_large"):
+                raise
+            self._in_parts = not self._in_parts
+            log.info("sync_changed", node_id=self.node_id, in_parts=self._in_parts)
+            return await self._ordered_once(reports)
+
+    async def _ordered_once(self, reports: list[ObservedContainer]) -> NodeOrders | None:
+        orders_id = self._orders.orders_id if self._orders is not None else ""
+        named: dict[str, DesiredContainer] = {}
+        first: NodeOrders | None = None
+        after = ""
+        while True:
+            observed, until = self._part_of(reports, after)
+            part = await self._ordered_part(
+                SyncNode(
+                    node_id=self.node_id,
+                    observed=observed,
+                    orders_id=orders_id,
+                    in_parts=self._in_parts,
+                    after=after,
+                    until=until,
+                )
+            )
+            if part is None or (first is not None and part.epoch != first.epoch):
+                return None
+            first = first or part
+            named |= {one.container_id: one for one in part.containers}
+            if not (part.until or until):
+                return msgspec.structs.replace(part, containers=tuple(named.values()))
+            if (part.until or until) <= after:
+                msg = f"the orders after {after!r} are told to end at {part.until!r}"
+                raise CoordinationError(msg, reason="bad_answer")
+            after = part.until or until
+            # Each part continues the one before it: as long as nobody else got orders, what it does not name is gone.
+            orders_id = part.orders_id if orders_id else ""
+
+    def _part_of(self, reports: list[ObservedContainer], after: str) -> tuple[tuple[ObservedContainer, ...], str]:
+        """Return the reports of the next part, and the last id of it if there are more."""
+        if not self._in_parts:
+            return tuple(reports), ""
+        left = self._client.bus.max_payload_bytes // REPORT_SHARE
+        begin = bisect_right(reports, after, key=_id_of)
+        for index in range(begin, len(reports)):
+            left -= len(_encoder.encode(reports[index])) + 1
+            if left < 0:
+                # All generations of a container are in one part.
+                container_id = reports[index].container_id
+                end = bisect_left(reports, container_id, key=_id_of)
+                if end == begin:
+                    end = bisect_right(reports, container_id, key=_id_of)
+                return tuple(reports[begin:end]), reports[end - 1].container_id
+        return tuple(reports[begin:]), ""
+
+    async def _ordered_part(self, sync: SyncNode) -> NodeOrders | None:
         sent_at = self._clock.heard()
-        orders: NodeOrders = await self._client.execute(
-            SyncNode(node_id=self.node_id, observed=tuple(reports), orders_id=orders_id), timeout_s=self._timeout_s()
-        )
+        orders: NodeOrders = await self._client.execute(sync, timeout_s=self._timeout_s())
         if orders.epoch < self._epoch:
             log.warning("orders_ignored", node_id=self.node_id, epoch=orders.epoch, seen=self._epoch)
-            return
-        self._epoch = orders.epoch
-        if self._orders is None:
-            self._wake.set()  # only a report on orders tells that a container is missing
-        self._orders = orders
+            return None
+        if orders.epoch > self._epoch:
+            self._epoch = orders.epoch
+            self._in_parts = True  # the new leader may be of a later release
         self._lease_s = orders.node_lease_s
         self._granted_until = sent_at + self._lease_s
         await self._grant()
-        self.ready.set()
-        if self._clock.heard() >= self._granted_until:
-            # They were on their way, or this process was stopped, for longer than they are good for.
-            log.warning("orders_expired", node_id=self.node_id)
-        elif not self._closing:
-            self._carry_out(orders, seen)
+        return orders
 
     async def _grant(self) -> None:
         try:
             await self._runtime.grant(self._dead_at())
-        except CoordinationError as error:
-            log.warning("grant_failed", node_id=self.node_id, why=error.message)
+        except Exception as error:  # noqa: BLE001  # the last grant stands, and the next one comes within a second
+            log.warning("grant_failed", node_id=self.node_id, why=_why(error))
 
     def _dead_at(self) -> float:
         """Return when the containers that must not run while cut off are dead, unless the lease is renewed."""
@@ -251,6 +332,9 @@ class NodeAgent:
         key = (target.container_id, target.generation)
         runtime = self._runtime
         if seen is None:
+            if target.refused:
+                self._note_failure(key, target.refused)
+                return None
             # Orders have what a launch needs only for a container that is to start. One that should still run here has
             # ended without a trace: the next report tells so, and the coordinator starts a new generation.
             has_launch = bool(target.command or target.image)
@@ -292,8 +376,15 @@ class NodeAgent:
             await action
         except NotFound:
             pass  # the container is already gone
-        except CoordinationError as error:
-            log.warning("container_action_failed", **self._ids(key), why=error.message)
+        except Exception as error:  # noqa: BLE001  # of one container: the agent and all others go on
+            self._count_failure(key, error)
+
+    def _count_failure(self, key: _Key, error: Exception) -> None:
+        self.failures += 1
+        is_ours = not isinstance(error, CoordinationError | OSError)
+        log.warning(
+            "container_action_failed", **self._ids(key), why=_why(error), failures=self.failures, exc_info=is_ours
+        )
 
     def _ids(self, key: _Key) -> dict[str, str]:
         """Return what lines of the log say of a container; its tenant and trace while the orders name it."""
@@ -314,14 +405,19 @@ class NodeAgent:
                 until=None if target.when_cut_off == KEEP else until,
             )
             observed = await self._runtime.start(launch)
-        except CoordinationError as error:
-            while len(self._failed) >= FAILED_KEPT:
-                del self._failed[next(iter(self._failed))]
-            self._failed[key] = error.message
+        except Exception as error:  # noqa: BLE001  # of one container: the agent and all others go on
+            self._count_failure(key, error)
+            self._note_failure(key, _why(error))
             return
         log.info("container_started", **self._ids(key), pid=observed.pid)
         if target.desired == "paused":
             await self._runtime.pause(*key)
+
+    def _note_failure(self, key: _Key, why: str) -> None:
+        """Keep why a container could not be started, for the reports."""
+        while len(self._failed) >= FAILED_KEPT:
+            del self._failed[next(iter(self._failed))]
+        self._failed[key] = why[:REASON_CHARS]
 
     async def _stop_and_remove(
         self,
@@ -348,8 +444,8 @@ class NodeAgent:
                 left_s = self._lease_s * CUT_OFF_POLL_LEASES
                 try:
                     await self._stop_cut_off()
-                except CoordinationError as error:
-                    log.warning("cut_off_failed", node_id=self.node_id, why=error.message)
+                except Exception as error:  # noqa: BLE001  # tried again at once: what must not run may do so still
+                    log.warning("cut_off_failed", node_id=self.node_id, why=_why(error))
             await asyncio.sleep(left_s)
 
     async def _stop_cut_off(self) -> None:
@@ -388,10 +484,22 @@ def _report(one: Observed) -> ObservedContainer:
         generation=one.generation,
         state=one.state.value,
         exit_code=one.exit_code,
-        reason=one.reason,
+        reason=one.reason[:REASON_CHARS],
         pid=one.pid or 0,
         cause=one.cause if one.state is RuntimeState.EXITED else "",
     )
+
+
+def _id_of(one: ObservedContainer) -> str:
+    return one.container_id
+
+
+def _why(error: Exception) -> str:
+    """Return what is told of an error: it enters the journal, and one of an unexpected type may quote a secret."""
+    if isinstance(error, CoordinationError):
+        return error.message
+    kind = type(error).__name__
+    return f"{kind}: {error.strerror}" if isinstance(error, OSError) else f"the node agent failed with {kind}"
 
 
 def _discard(action: Awaitable[None]) -> None:

@@ -11,6 +11,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
+=======
+from coordinator.app.facade import flag, member, number, text, wanted
+from coordinator.client.service_list import find_services
+>>>>>>> ten-node
 from coordinator.clock import SystemClock
 from coordinator.commands.arguments import flag, member, number, text, wanted
 from coordinator.commands.service import NO_PORT, FindServices
@@ -278,7 +283,7 @@ class ServiceDiscovery:
         if watched is not None:
             return watched
         question = FindServices(service_name=name, status=status, limit=CANDIDATES_MAX)
-        found: list[ServiceView] = await self._registry.execute(question)
+        found = await find_services(self._registry, question)
         return sorted((one for one in found if one.service.port != NO_PORT), key=_id)
 
     def _take(

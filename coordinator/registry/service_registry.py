@@ -9,7 +9,11 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.own_container import own_container
+<<<<<<< HEAD
 from coordinator.commands.arguments import member, number, text, texts, wanted, whole
+=======
+from coordinator.client.service_list import find_services
+>>>>>>> ten-node
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
 from events.errors import Refused, shown
@@ -184,7 +188,7 @@ class ServiceRegistry(Facade):
             tag="" if tag is None else text("tag", tag),
             limit=whole("limit", limit),
         )
-        return [service_info(view) for view in await self.execute(question)]
+        return [service_info(view) for view in await find_services(self, question)]
 
     async def get_service(self, service_id: str) -> ServiceInfo:
         """Return one instance; raise `NotFound` if it is not registered."""

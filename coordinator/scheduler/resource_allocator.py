@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.pool import PoolFacade
 from coordinator.commands.container import GetContainer
-from coordinator.commands.pool import GetPool, ReleasePool
+from coordinator.commands.pool import ReleasePool
 from coordinator.commands.task import GetTask
 from events.errors import NotFound
 from events.resources import Resources
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordinator.commands.command import Question
-    from projections.pool import Pool
 
 
 class ResourceAllocator(PoolFacade):
@@ -51,7 +50,7 @@ class ResourceAllocator(PoolFacade):
         Raises:
             NotFound: the pool was never initialized.
         """
-        pool: Pool = await self.execute(GetPool(pool_id=self.POOL))
+        pool = await self._pool()
         actions = []
         for request_id in pool.allocations:
             why = await self._ended(request_id)

@@ -17,13 +17,18 @@ from coordinator.commands.node import RegisterNode
 from coordinator.commands.payloads import payload_of
 from coordinator.commands.pool import AllocatePool, DefinePool, GetPool
 from coordinator.commands.service import FindServices, RegisterService
-from coordinator.commands.task import ClaimTasks, GetTask, SubmitTask
+from coordinator.commands.task import ClaimTasks, CompleteTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import ListWorkers, RegisterWorker
+from coordinator.container.resource_manager import ResourceManager
+from coordinator.registry.discovery import LoadBalancingStrategy, ServiceDiscovery
+from coordinator.registry.service_registry import ServiceRegistry
 from events.container import ContainerStatus, Secret
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.resources import Resources
+from events.service import ServiceStatus
 from events.subjects import Subjects
 from events.task import TaskStatus
+from tests.e2e.test_service_watch import remote_app
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Cluster
@@ -174,6 +179,70 @@ async def test_a_large_pool_is_read_page_by_page(cluster: Cluster) -> None:
     assert seen == ids
 
 
+async def test_services_with_large_metadata_are_found_as_before(cluster: Cluster) -> None:
+    """30 services of 60 kB are two messages: the registry, discovery and its watch read them page by page."""
+    metadata = {f"m{number}": "x" * 1000 for number in range(60)}
+    async with remote_app(cluster) as app:
+        registry = ServiceRegistry(app)
+        ids = [f"s{number:02}" for number in range(30)]
+        for one in ids:
+            await registry.register_service("s", "t", "h", 1, service_id=one, metadata=metadata)
+        with pytest.raises(Refused, match="only the first"):
+            await cluster.client.execute(FindServices(service_name="s"))
+        assert sorted(one.service_id for one in await registry.find_services("s")) == ids
+        assert len(await registry.find_services(service_type="t", limit=25)) == 25
+        assert len(await registry.find_services("s", ServiceStatus.UNHEALTHY)) == 0
+        discovery = ServiceDiscovery(registry)
+        assert (await discovery.get_service_stats("s"))["total_instances"] == 30
+        least = {await chosen(discovery, LoadBalancingStrategy.LEAST_LOADED) for _ in range(3)}
+        assert least <= set(ids)
+        assert app.services is not None
+        await asyncio.wait_for(app.services.ready.wait(), PATIENCE_S)
+        assert {await chosen(discovery, LoadBalancingStrategy.ROUND_ROBIN) for _ in ids} == set(ids)
+
+
+async def chosen(discovery: ServiceDiscovery, strategy: LoadBalancingStrategy) -> str:
+    found = await discovery.discover_service("s", strategy)
+    assert found is not None
+    return found.service_id
+
+
+async def test_a_pool_with_many_allocations_is_used_as_before(cluster: Cluster) -> None:
+    """Whoever asks for its status gets all of them; to set its capacity again is carried out, and not refused."""
+    async with remote_app(cluster) as app:
+        manager = ResourceManager(app)
+        await manager.initialize({"cpu": 1000, "memory": 10**13, "gpu": 10**4})
+        ids = [f"{'r' * 58}{number:05}" for number in range(5000)]
+        share = Resources(cpu_millis=100, memory_bytes=10**9, gpus=1)
+        await asyncio.gather(
+            *(
+                cluster.client.execute(AllocatePool(pool_id=manager.POOL, request_id=one, resources=share, priority=1))
+                for one in ids
+            )
+        )
+        status = await manager.get_resource_status()
+        assert list(status["allocations"]) == ids
+        assert status["allocated"]["gpu"] == 5000
+        await manager.initialize({"cpu": 2000, "memory": 10**13, "gpu": 10**4})
+        assert (await manager.get_resource_status())["total"]["cpu"] == 2000
+
+
+async def test_tasks_with_large_results_are_listed_and_read(cluster: Cluster) -> None:
+    """1,000 tasks with 60 kB each: the list is without them, and each task tells its own."""
+    client = cluster.client
+    ids = [f"t{number:03}" for number in range(1000)]
+    result = payload_of("r" * 60_000)
+    await asyncio.gather(*(client.execute(SubmitTask(task_id=one, task_name="n"), timeout_s=PATIENCE_S) for one in ids))
+    for begin in range(0, len(ids), 100):
+        some = ids[begin : begin + 100]
+        await asyncio.gather(
+            *(client.execute(CompleteTask(task_id=one, result=result), timeout_s=PATIENCE_S) for one in some)
+        )
+    assert sorted(task.task_id for task in await listed(client, ListTasks(limit=1000))) == ids
+    told = await asyncio.gather(*(client.execute(GetTask(task_id=one), timeout_s=PATIENCE_S) for one in ids[:200]))
+    assert all(task.result == result for task in told)
+
+
 async def test_a_list_is_read_in_as_many_pages_as_it_needs(cluster: Cluster) -> None:
     """As the facades and the command line do."""
     names = tuple(f"{number:04}{'n' * 120}" for number in range(1000))
@@ -186,6 +255,30 @@ async def test_a_list_is_read_in_as_many_pages_as_it_needs(cluster: Cluster) -> 
     assert len(await listed(cluster.client, ListWorkers(limit=50))) == 20
     with pytest.raises(Refused, match="use 1 to 1000"):
         await listed(cluster.client, ListWorkers(limit=0))
+
+
+@pytest.mark.parametrize("most", [140_000, 62_000])
+async def test_a_claim_gets_as_many_tasks_as_its_answer_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """On a server of small messages too: the others go back to the queue, and no task waits for ever."""
+    client = cluster.client
+    ids = await submit(client, 20)
+    monkeypatch.setattr(NatsClient, "max_payload", most)
+    await client.execute(RegisterWorker(worker_id="w", slots=64))
+    got: list[str] = []
+    for number in range(40):
+        claim = ClaimTasks(claim_id=f"c{number}", worker_id="w", slots=64, wait_s=1.0)
+        for task in await client.execute(claim, timeout_s=PATIENCE_S):
+            assert task.payload == LARGE
+            await client.execute(CompleteTask(task_id=task.task_id, lease=task.lease))
+            got.append(task.task_id)
+        if len(got) == len(ids):
+            break
+    assert sorted(got) == sorted(ids)
+    engine = cluster.coordinator.engine
+    assert engine is not None
+    assert {(task.status, task.failures) for task in engine.world.tasks.values()} == {(TaskStatus.COMPLETED, 0)}
 
 
 async def test_a_server_of_small_messages_is_served(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ class ProcessContainer:
         self._pidfd: int | None = None
         self._begun = False
         self._cause = ""
+        self._seen: Observed | None = None
+        self._is_unreadable = False
         self.void = False
         """Whether the start was given up before it began; its directory is then deleted."""
 
@@ -85,7 +87,7 @@ class ProcessContainer:
     def observed(self) -> Observed:
         """Return its observed state; call `settle` first."""
         exit_code, reason = self.outcome or (None, "")
-        return Observed(
+        self._seen = Observed(
             container_id=self.record.container_id,
             generation=self.record.generation,
             name=self.record.name,
@@ -97,6 +99,28 @@ class ProcessContainer:
             started_at=self.record.started_at,
             cause=self._cause,
         )
+        return self._seen
+
+    def look(self) -> Observed | None:
+        """
+        Return its state, None as long as its shim is not known; while it cannot be read, the last one.
+
+        Raises:
+            CoordinationError, OSError: it cannot be read, and never was.
+        """
+        try:
+            self.settle()
+            if self.recorded:
+                self.observed()
+        except (CoordinationError, OSError) as error:
+            if self._seen is None:
+                raise
+            if not self._is_unreadable:  # not each second
+                log.warning("container_not_readable", name=self.record.name, error=str(error))
+            self._is_unreadable = True
+        else:
+            self._is_unreadable = False
+        return self._seen
 
     def follow(self, identity: Identity | None) -> None:
         """Follow the shim with this identity until it ends; without an identity the container has already ended."""

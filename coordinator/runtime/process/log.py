@@ -16,7 +16,8 @@ from coordinator.runtime.process.directory import LOG
 from events.errors import Unavailable
 
 _OLDER = "log.1"
-_TAIL_BYTES = 1024 * 1024
+_TAIL_BYTES = 16 * 1024 * 1024
+_FIRST_BYTES = 256 * 1024
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -49,22 +50,32 @@ def rotate(directory: Path, max_bytes: int) -> bool:
 
 def tail(directory: Path, lines: int) -> list[str]:
     """
-    Return the last *lines* lines, oldest first, but only those within the last MiB.
+    Return the last *lines* lines, oldest first, but only those within the last 16 MiB.
 
     A first line whose beginning was cut off starts with `…`.
 
     Raises:
         Unavailable: the log cannot be read.
     """
-    newer, whole = _end(directory / LOG, _TAIL_BYTES)
-    older = b""
-    if whole:
-        older, whole = _end(directory / _OLDER, _TAIL_BYTES - len(newer))
-    text = (older + newer).decode(errors="replace")
-    found = text.removesuffix("\n").split("\n") if text else []
+    read = _FIRST_BYTES
+    while True:
+        text, whole = _last(directory, read)
+        if whole or read >= _TAIL_BYTES or text.count(b"\n", 0, -1) >= lines:
+            break
+        read *= 4
+    found = text.decode(errors="replace").removesuffix("\n").split("\n") if text else []
     if not whole:
         found[0] = f"…{found[0]}"
     return found[-lines:]
+
+
+def _last(directory: Path, max_bytes: int) -> tuple[bytes, bool]:
+    """Return the last bytes of both files, and whether that is all."""
+    newer, whole = _end(directory / LOG, max_bytes)
+    if not whole:
+        return newer, False
+    older, whole = _end(directory / _OLDER, max_bytes - len(newer))
+    return older + newer, whole
 
 
 def _move(source: int, target: Path, start: int, max_bytes: int) -> None:
@@ -102,13 +113,13 @@ def _end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
     """Return the last bytes of a file, and whether that is the whole file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            start = max(0, size - max_bytes)
+            return os.pread(descriptor, min(size, max_bytes), start), start == 0
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return b"", True
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        size = os.fstat(descriptor).st_size
-        start = max(0, size - max_bytes)
-        return os.pread(descriptor, min(size, max_bytes), start), start == 0
-    finally:
-        os.close(descriptor)

@@ -119,10 +119,11 @@ class ProcessRuntime:
 
     async def list(self) -> list[Observed]:
         self._check_open()
-        containers = [container for _, container in sorted(self._containers.items())]
-        for container in containers:
-            container.settle()
-        return [container.observed() for container in containers if container.recorded]
+        try:
+            seen = [container.look() for _, container in sorted(self._containers.items())]
+        except OSError as error:
+            raise Unavailable(f"the containers under {self._root} cannot be read: {error.strerror}") from error
+        return [one for one in seen if one is not None]
 
     async def start(self, launch: Launch) -> Observed:
         self._check_open()
@@ -174,7 +175,7 @@ class ProcessRuntime:
 
     async def logs(self, container_id: str, generation: str, lines: int) -> Lines:
         check_lines(lines)
-        return tail(self._find(container_id, generation).directory, lines)
+        return await asyncio.to_thread(tail, self._find(container_id, generation).directory, lines)
 
     async def usage(self, container_id: str, generation: str) -> Usage:
         return self._find(container_id, generation).usage()

@@ -195,11 +195,11 @@ async def test_the_log_and_the_exit_of_a_crash_outlive_the_restart(embedded_app:
             await asyncio.sleep(0.02)
     assert [one.endswith(found.last_exit.generation) for one in kept].count(True) == 1
     assert await manager.destroy_container(container_id, force=True)
-    with pytest.raises(NotFound):
-        await manager.get_container_logs(container_id, previous=True)
     async with asyncio.timeout(20):
         while remains(root):  # noqa: ASYNC110  # likewise
             await asyncio.sleep(0.02)
+    with pytest.raises(NotFound):
+        await manager.get_container_logs(container_id, previous=True)
 
 
 async def test_a_container_that_started_once_has_no_previous_log(embedded_app: App) -> None:

@@ -197,6 +197,7 @@ def test_names_of_containers_are_ids(bad: str) -> None:
     [
         ({"A": "x\0y"}, "bad_environment", "NUL"),
         ({"A": "x" * 32_769}, "bad_environment", "32769"),
+        ({"A": "\1" * 30_000}, "bad_environment", "180008 bytes as JSON"),
         ({f"A{n}": "" for n in range(257)}, "too_many", "257 entries"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from coordinator.commands.node import CordonNode, ObservedContainer, SyncNode, UncordonNode
+from coordinator.deciders.dispatch import decide
 from coordinator.deciders.node import orders
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.supervision import failed
@@ -27,7 +29,7 @@ from events.session import SessionBound, SessionClosed
 from projections.container import Desired
 from projections.node import NodeStatus
 from projections.world import World
-from tests.specification import Scribe, fold, given
+from tests.specification import Given, Scribe, fold, given
 from tests.unit.deciders.facts import (
     ABSURD,
     BEGIN,
@@ -459,3 +461,121 @@ def test_a_container_that_moved_is_no_longer_its_old_nodes() -> None:
     world = fold(*lived(starting(), lost()), node("other"), crashed(), starting(node_id="other"))
     assert wanted_of(world) == {}
     assert [one.container_id for one in orders(world, "other", Rules()).containers] == ["k"]
+
+
+# --- more than a message ----------------------------------------------------------------------------------------------
+
+LARGE = {"V": "x" * 5000}
+MOST = 12_000
+"""Two launches with a large environment fit into so many bytes."""
+IDS = [f"k{number:02}" for number in range(6)]
+
+
+def a_node_with(count: int, *, starts: bool = True, **values: Any) -> World:
+    """Return a world with so many containers on node `n`, all of which start, or run."""
+    facts: list[Event] = [node(capacity=resources(cpu=1_000_000))]
+    for number in range(count):
+        one = f"k{number:02}"
+        facts += [created(one, **values), starting(one)]
+        if not starts:
+            facts.append(running(one, generation=f"{len(facts) + 1}.0"))
+    return fold(*facts)
+
+
+def part(world: World, *, most: int = MOST, **about: Any) -> tuple[dict[str, bool], str]:
+    """Return the containers that a part of the orders names, each with whether it has its launch, and where it ends."""
+    found = orders(world, "n", Rules(), SyncNode(node_id="n", in_parts=True, **about), most)
+    return {one.container_id: bool(one.command) for one in found.containers}, found.until
+
+
+def test_launches_are_named_only_as_long_as_they_fit() -> None:
+    """An agent of an earlier release takes what is not named for gone: all are, and the others start later."""
+    found = orders(a_node_with(6, environment=LARGE), "n", Rules(), SyncNode(node_id="n"), MOST)
+    assert [(one.container_id, one.desired) for one in found.containers] == [
+        *((one, "running") for one in IDS[:2]),
+        *((one, "later") for one in IDS[2:]),
+    ]
+    assert [bool(one.environment) for one in found.containers] == [True] * 2 + [False] * 4
+    assert found.until == ""
+
+
+def test_a_small_launch_is_named_beside_one_that_does_not_fit() -> None:
+    """No order depends on the size of another container's environment."""
+    world = a_node_with(6, environment=LARGE)
+    scribe = Scribe(world)
+    for fact in (created("small"), starting("small")):
+        scribe.commit(fact)
+    found = {one.container_id: one for one in orders(scribe.world, "n", Rules(), None, MOST).containers}
+    assert [name for name, one in found.items() if one.command] == ["k00", "k01", "small"]
+
+
+def test_what_waits_for_its_start_needs_no_launch() -> None:
+    """Only the first sixteen start at a time, whether it is asked in parts or not."""
+    world = a_node_with(20)
+    whole = orders(world, "n", Rules())
+    assert [bool(one.command) for one in whole.containers] == [True] * 16 + [False] * 4
+    assert part(world, most=10**6)[0] == {f"k{number:02}": number < 16 for number in range(20)}
+    assert part(world, most=10**6, after="k14") == ({"k15": True} | {f"k{n}": False for n in range(16, 20)}, "")
+
+
+def test_orders_come_in_as_many_parts_as_they_need() -> None:
+    """Each part ends where a message is full, and the next one begins there."""
+    world = a_node_with(6, environment=LARGE)
+    assert part(world) == (dict.fromkeys(IDS[:2], True), "k01")
+    assert part(world, after="k01") == (dict.fromkeys(IDS[2:4], True), "k03")
+    assert part(world, after="k03") == (dict.fromkeys(IDS[4:], True), "")
+    assert part(world, after="k03", until="k04") == ({"k04": True}, "")
+    assert part(world, after="k05") == ({}, "")
+
+
+def test_a_launch_that_no_message_has_room_for_fails_by_name() -> None:
+    """The container alone: its node gets the other orders, and reports that this one could not be started."""
+    world = a_node_with(2, environment={"V": "x" * 20_000})
+    found = orders(world, "n", Rules(), SyncNode(node_id="n", in_parts=True), MOST)
+    (first,) = found.containers
+    assert (first.container_id, first.desired, first.command, found.until) == ("k00", "running", (), "k00")
+    assert "environment take 20" in first.refused
+    assert "room for 10976" in first.refused
+
+
+def test_a_part_of_a_report_says_what_is_gone_in_that_part() -> None:
+    """The rest of the containers is in other parts."""
+    world = a_node_with(4, starts=False)
+    report = SyncNode(node_id="n", orders_id="x", in_parts=True, after="k00", until="k02")
+    decided = Given(Scribe(world)).when(report)
+    assert [event.subject for event in decided.events] == ["k01", "k02"]
+
+
+@pytest.mark.parametrize("bound", ["after", "until"])
+def test_the_bounds_of_a_part_are_ids(bound: str) -> None:
+    """They are input like any other."""
+    bad = msgspec.structs.replace(SyncNode(node_id="n", in_parts=True), **{bound: "k>"})
+    given(node()).when(bad).then_refused("bad_id", "container_id")
+
+
+def test_a_report_with_many_events_is_decided_over_several_syncs() -> None:
+    """A commit has a limit, and a report that exceeds it must not be refused: nodes report what is."""
+    world = a_node_with(6, starts=False)
+    lost_all = SyncNode(node_id="n", orders_id="x")
+    context = DecisionContext(BEGIN, Rules(), events_bytes=2_000)
+    decided = decide(world, lost_all, context)
+    assert 1 <= len(decided) < 6
+    assert [event.subject for event in decided] == IDS[: len(decided)]
+
+
+def test_a_destroyed_container_with_many_sessions_ends_over_several_syncs() -> None:
+    """Some of its sessions are closed with each, and the container ends with the last of them."""
+    scribe = Scribe()
+    for fact in a_container("destroying"):
+        scribe.commit(fact)
+    for number in range(9):
+        scribe.commit(SessionBound(session_id=f"z{number}", container_id="k"))
+    kinds: list[list[str]] = []
+    while not scribe.world.containers["k"].is_ended:
+        decided = decide(scribe.world, sync(), DecisionContext(BEGIN, Rules(), events_bytes=4_000))
+        kinds.append([type(event).__name__ for event in decided])
+        scribe.commit(*decided)
+    assert sorted(kind for each in kinds for kind in each) == ["ContainerDestroyed"] + ["SessionClosed"] * 9
+    assert len(kinds) > 2
+    assert "ContainerDestroyed" in kinds[-1]
+    assert all(one.is_ended for one in scribe.world.sessions.values())

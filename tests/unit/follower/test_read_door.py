@@ -33,11 +33,11 @@ class Wire:
     """A stand-in for the bus that keeps what is sent."""
 
     def __init__(self, limit_bytes: int = 1024 * 1024) -> None:
-        self.limit_bytes = limit_bytes
+        self.max_payload_bytes = limit_bytes
         self.sent: list[tuple[str, Any]] = []
 
     def send(self, subject: str, data: bytes) -> bool:
-        if len(data) > self.limit_bytes:
+        if len(data) > self.max_payload_bytes:
             raise Refused("too large", reason="too_large")
         self.sent.append((subject, msgspec.json.decode(data)))
         return True
@@ -315,9 +315,33 @@ async def test_more_questions_than_allowed_are_told_to_come_again(store: MemoryS
 
 async def test_an_answer_too_large_to_send_is_said_to_be(store: MemoryStore) -> None:
     """An answer that is too large is replaced by a refusal."""
-    wire = Wire(limit_bytes=400)
+    wire = Wire(limit_bytes=150)
     await through(wire, store, [message("list", b'{"kind":"task"}')])
     assert [answer["error"]["reason"] for _, answer in wire.sent] == ["too_large"]
+
+
+async def test_pages_end_where_a_message_is_full(store: MemoryStore) -> None:
+    """As on a server of small messages: the next page begins where this one ends, and all are answered."""
+    narrow = door(store, wire=Wire(limit_bytes=2_500))
+    whole = await ask(door(store), "list", kind="task")
+    items: list[Any] = []
+    pages = 0
+    page: dict[str, Any] = {"next": None}
+    while pages == 0 or page["next"]:
+        page = await ask(narrow, "list", kind="task", **({"before": page["next"]} if page["next"] else {}))
+        assert len(msgspec.json.encode(page)) < 2_500
+        items += page["items"]
+        pages += 1
+    assert pages > 1
+    assert items == whole["items"]
+    events: list[Any] = []
+    page, pages = {"next": None, "more": True}, 0
+    while page["more"]:
+        page = await ask(narrow, "events", **({"after": page["next"]} if page["next"] else {}))
+        events += page["events"]
+        pages += 1
+    assert pages > 2
+    assert events == (await ask(door(store), "events"))["events"]
 
 
 async def test_a_question_that_crashes_the_store_is_answered_and_closes_nothing(store: MemoryStore) -> None:

@@ -153,7 +153,7 @@ class _Narrow:
         self.limits.append(command.limit)
         found = await self.app.execute(command, timeout_s=timeout_s)
         if len(found) > self.most:
-            raise Refused("the answer is too large for a message")
+            raise Refused("the answer is too large for a message", reason="too_large")
         return found
 
 

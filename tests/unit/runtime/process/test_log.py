@@ -80,12 +80,22 @@ def test_rotation_follows_no_link(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     """One endless line costs a bounded read and is marked as incomplete."""
-    (tmp_path / "log").write_bytes(b"\xff" * 3_000_000 + b"end\nlast")
+    (tmp_path / "log").write_bytes(b"\xff" * 20_000_000 + b"end\nlast")
     first, last = tail(tmp_path, 10)
     assert first.startswith("…")
     assert first.endswith("end")
-    assert len(first) <= 1024 * 1024 + 1
+    assert len(first) <= 16 * 1024 * 1024 + 1
     assert last == "last"
+
+
+def test_as_much_is_read_as_the_lines_need(tmp_path: Path) -> None:
+    """However long they are, and in whichever of the two files they begin."""
+    lines = [f"{number:03}{'x' * 9_000}" for number in range(300)]
+    (tmp_path / "log.1").write_text("\n".join(lines[:250]) + "\n")
+    (tmp_path / "log").write_text("\n".join(lines[250:]) + "\n")
+    for count in (1, 20, 50, 51, 200, 299, 300):
+        assert tail(tmp_path, count) == lines[-count:]
+    assert tail(tmp_path, 301) == lines
 
 
 def test_a_log_may_be_empty_or_missing(tmp_path: Path) -> None:

@@ -280,14 +280,13 @@ async def test_exits_are_seen_without_handles(root: Path, monkeypatch: pytest.Mo
 
 @needs_proc
 async def test_an_exit_that_cannot_be_read_at_once_is_seen_later(root: Path) -> None:
-    """While processes cannot be read, nothing is reported as lost; once they can, the exit is seen."""
+    """While processes cannot be read, a container is as it was last seen; once they can, the exit is seen."""
     table = Blind()
     async with opened(root, poll_s=0.02, table=table) as runtime:
         await runtime.start(launch("a", "sh", "-c", "sleep 0.1; exit 9"))
         table.blind = True
         assert not await runtime.wait_change(0.3)
-        with pytest.raises(Unavailable, match="too many"):
-            await runtime.list()
+        assert [one.state for one in await runtime.list()] == [RuntimeState.RUNNING]
         table.blind = False
         assert await runtime.wait_change(5)
         assert (await exited(runtime)).exit_code == 9
@@ -297,9 +296,10 @@ class Blind(ProcTable):
     """A process table that fails while it is blind, as when this process has too many files open."""
 
     blind = False
+    blind_to: int | None = None
 
     def read(self, pid: int) -> Process | None:
-        if self.blind:
+        if self.blind or pid == self.blind_to:
             raise Unavailable("too many open files")
         return super().read(pid)
 
@@ -319,3 +319,34 @@ async def test_usage_counts_the_command_and_its_children(root: Path, tmp_path: P
         assert 50_000_000 < usage.memory_bytes < 200_000_000
         assert 0.15 < usage.cpu_seconds < 5
         assert usage.network_rx_bytes is None
+
+
+@needs_proc
+async def test_a_container_that_cannot_be_read_hides_no_other(root: Path) -> None:
+    """Taken for gone it would be started elsewhere too."""
+    table = Blind()
+    async with opened(root, table=table) as runtime:
+        first = await runtime.start(launch("a"))
+        await runtime.start(launch("b", "sleep", "0.1"))
+        table.blind_to = first.pid
+        async with asyncio.timeout(5):
+            while {one.container_id: one.state for one in await runtime.list()} != {  # noqa: ASYNC110
+                "a": RuntimeState.RUNNING,
+                "b": RuntimeState.EXITED,
+            }:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_log_that_is_no_text_or_no_file_is_told(root: Path) -> None:
+    """Broken bytes are shown as such; a container can replace its log by anything, and whoever asks hears of it."""
+    async with opened(root) as runtime:
+        code = "import os; os.write(1, b'a\\xff\\xfe\\x00b\\n\\xe2\\x82\\n')"
+        seen = await runtime.start(launch("a", "python", "-c", code))
+        await exited(runtime)
+        assert await runtime.logs("a", "7.0", 10) == ["a\ufffd\ufffd\0b", "\ufffd"]
+        log = root / seen.name / "log"
+        for make in (Path.mkdir, os.mkfifo):
+            log.rmdir() if log.is_dir() else log.unlink()
+            make(log)
+            with pytest.raises(Unavailable, match="cannot be read"):
+                await runtime.logs("a", "7.0", 10)
