@@ -245,7 +245,7 @@ def service_list(
         ("type", lambda v: v.service.service_type),
         ("address", lambda v: f"{v.service.host}:{v.service.port}" if v.service.port != NO_PORT else ""),
         ("status", lambda v: v.service.status.value),
-        ("why", lambda v: v.service.health_rule),
+        ("why", lambda v: v.not_checked or v.service.health_rule),
         ("load", lambda v: "" if v.reported is None else f"{v.reported.load:.2f}"),
         ("heard", lambda v: "" if v.reported is None else f"{v.reported.heard_s_ago:.0f} s ago"),
     )
