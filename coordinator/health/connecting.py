@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore2
 
-from coordinator.health.outcome import could_not_check, is_shortage, told
+from coordinator.health.outcome import could_not_check, told
+from coordinator.runtime.shortage import is_shortage
 from coordinator.task_groups import task_group
 
 if TYPE_CHECKING:

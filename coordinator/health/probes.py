@@ -22,8 +22,9 @@ import httpx2
 
 from coordinator.health.connecting import PinnedBackend, connect_any, in_turn
 from coordinator.health.fair_room import FairRoom
-from coordinator.health.outcome import CheckResult, could_not_check, is_shortage, told
+from coordinator.health.outcome import CheckResult, could_not_check, told
 from coordinator.health.resolver import Resolver
+from coordinator.runtime.shortage import is_shortage
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:

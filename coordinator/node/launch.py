@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.runtime.protocol import Launch
+from coordinator.runtime.shortage import is_shortage
 from events.container import Secret
-from events.errors import Refused
+from events.errors import Refused, Unavailable
 from events.ids import checked
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def launch_of(
 
     Raises:
         Refused: it names a secret that the folder *secrets* does not have.
+        Unavailable: this process has no descriptor to read it with.
     """
     environment = {
         **reach,
@@ -72,6 +74,8 @@ def _secret(reference: Secret, node_id: str, secrets: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
+        if is_shortage(error):
+            raise Unavailable(f"secret {reference.secret!r} cannot be read on node {node_id} now: {error}") from error
         msg = f"secret {reference.secret!r} cannot be read on node {node_id}: put it into the node's secrets folder"
         raise Refused(msg, reason="no_secret") from error
     if len(content) > SECRET_BYTES_MAX:

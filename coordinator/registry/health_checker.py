@@ -20,8 +20,9 @@ from coordinator.client.reads import ask_follower
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck, ReportNotChecked
-from coordinator.health.outcome import could_not_check, is_shortage, kind_of, not_checked_report_of, one_line, told
+from coordinator.health.outcome import could_not_check, kind_of, not_checked_report_of, one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
+from coordinator.runtime.shortage import is_shortage
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound, Refused, Unavailable, shown
 

@@ -107,7 +107,10 @@ class ProcTable:
         )
 
     def members(self, group: int) -> list[Process]:
-        pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+        try:
+            pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+        except OSError as error:
+            raise Unavailable(f"the processes of this machine cannot be listed: {error.strerror}") from error
         found = (self.read(pid) for pid in pids)
         return [process for process in found if process and process.group == group and process.state != "dead"]
 

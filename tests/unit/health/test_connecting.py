@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import resource
 import socket
 import subprocess
 import sys
@@ -17,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.health.connecting import connect_any, in_turn
-from coordinator.health.outcome import is_shortage
 from coordinator.health.probes import Prober
+from coordinator.runtime.shortage import is_shortage
 from events.errors import Unavailable
+from tests.descriptors import no_descriptor_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -125,18 +124,6 @@ def _open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{}/", "tcp://127.0.0.1:{}", "tcp://[::1]:{}", "http://localhost:{}"])
 async def test_no_descriptors(url: str) -> None:
     """A process that cannot open a socket says so; the service is not told to have failed."""
@@ -153,6 +140,7 @@ import asyncio
 from ipaddress import ip_network
 from coordinator.health.probes import Prober
 from events.errors import Unavailable
+from tests.descriptors import no_descriptor_left
 
 async def look(url):
     try:
