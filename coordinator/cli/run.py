@@ -14,6 +14,7 @@ from coordinator.app.locate import find_lasting, find_url
 from coordinator.cli.connection import load_settings
 from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
+from events.nats_address import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,6 @@ URL_OPTION = click.option(
     help="NATS to connect to: nats://token@host:port.",
     show_envvar=True,
 )
-DEFAULT_PORT = 4222
-"""Where `up` listens unless told otherwise."""
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

@@ -129,7 +129,7 @@ def check_host(name: str, host: str) -> None:
     """
     check_text(name, host, 253, least=1)
     if not _is_host(host):
-        msg = f"{name} {host[:80]!r} is not a host name or an IP address: use one, without port or path"
+        msg = f"{name} {host[:80]!r} is not a host name or an IP address: use one, without port, path or brackets"
         raise Refused(msg, reason="bad_host")
 
 

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from coordinator.commands.task import SchedulingStrategy
 from events.errors import Refused
 from events.ids import checked
+from events.nats_address import servers_of
 from events.resources import Resources
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ REPLICAS = (1, 3, 5)
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ENTRIES_MOST = 256
 TEXT_MOST = 4096
-_is_url = re.compile(r"(nats|tls|ws|wss)://[^\s,]+").fullmatch
 _is_image = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}").fullmatch
 
 
@@ -132,8 +132,11 @@ def _node_id(value: str) -> str:
 
 
 def _urls(value: str) -> str:
-    if value and not all(_is_url(one.strip()) for one in value.split(",")):
-        raise wrong("use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server")
+    if value:
+        try:
+            servers_of(value)
+        except Refused as refused:
+            raise wrong(f"{_advice(refused)}; empty starts a local server") from None
     return value
 
 
