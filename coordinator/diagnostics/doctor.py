@@ -322,4 +322,8 @@ def _settings(settings: Settings) -> list[Finding]:
     if settings.nats.replicas == 1 and "," in (settings.nats.url or ""):
         seen = "nats.url names several servers, but nats.replicas is 1: streams have one copy"
         found.append(warn("settings", seen, "set nats.replicas to 3 before the first start"))
+    registry = settings.registry
+    if not registry.health_check_networks and "health_check_networks" not in registry.model_fields_set:
+        seen = "registry.health_check_networks is empty: no health URL is checked, and such services stay UNKNOWN"
+        found.append(warn("settings", seen, "list the networks of your services in it, or [] if none has a health URL"))
     return found or [ok("settings", "no contradictions")]

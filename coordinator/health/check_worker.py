@@ -19,7 +19,7 @@ from coordinator import logs
 from coordinator.client.service_list import list_services
 from coordinator.commands.acting import ids_of
 from coordinator.health.outcome import could_not_check, kind_of, not_checked_report_of, report_of, told
-from coordinator.health.probes import Prober
+from coordinator.health.probes import NETWORKS_KEY, Prober
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.service import ServiceStatus
@@ -64,6 +64,8 @@ async def run_health_checks(
         detail_chars_max: how long the reported detail of a check may be.
         resolve: returns the addresses of a host name for a source; by default the operating system's resolver.
     """
+    if not networks:
+        log.warning("health_checks_off", reason=f"{NETWORKS_KEY} is empty: list the networks of the services there")
     prober = Prober(networks, timeout_s=timeout_s, resolve=resolve, at_once=_room_for(at_once))
     async with task_group() as tasks:
         checks = HealthChecks(door, prober, tasks, interval_s=interval_s, detail_chars_max=detail_chars_max)

@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.app.app import embedded
+from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.service import (
     CheckOutcome,
@@ -35,13 +36,12 @@ from coordinator.settings.model import Settings
 from coordinator.settings.sections import RegistrySettings
 from coordinator.task_groups import task_group
 from events.errors import Refused
-from tests.commands import running
+from tests.commands import running, up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from coordinator.client.client import Client
     from projections.service import Service
     from tests.e2e.conftest import Cluster
 
@@ -357,6 +357,30 @@ async def test_a_checker_with_few_descriptors(cluster: Cluster, tmp_path: Path, 
                 assert "Too many open files" in follower.written
         finally:
             following.__exit__(None, None, None)
+
+
+async def test_on_another_nats_nothing_is_checked_until_networks_are_listed(cluster: Cluster, tmp_path: Path) -> None:
+    """Loopback of who registers may not be that of the follower, which says so in its log and at the service."""
+    client, written = cluster.client, tmp_path / "log"
+    async with Health().serving() as health:
+        await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))
+        with running("follow", "--nats", cluster.url, written=written, COORDINATOR_HOME=str(tmp_path / "home")):
+            async with asyncio.timeout(20):
+                while not (view := await client.execute(GetService(service_id="s"))).not_checked:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        assert "add 127.0.0.1/32" in view.not_checked
+        assert view.service.status is ServiceStatus.UNKNOWN
+        assert health.requests == 0
+    assert "health_checks_off" in written.read_text()
+
+
+async def test_up_checks_loopback(tmp_path: Path) -> None:
+    """With a server of our own everything that registers is on this machine."""
+    async with Health().serving() as health:
+        with up(tmp_path / "up") as started:
+            async with Client.open(started.url) as client:
+                await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))
+                await until(client, "s", ServiceStatus.HEALTHY)
 
 
 async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:
