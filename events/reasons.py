@@ -100,6 +100,7 @@ REASONS = {
     "closed": "the connection or file is closed",
     "deposed": "another instance leads",
     "disconnected": "there is no connection to NATS",
+    "could_not_check": "the checker could not check the service, which says nothing about its health",
     "fell_behind": "the reader is too slow; it must read again from its last position",
     "internal": "a fault of the coordinator, with this command",
     "journal_behind": "the journal that is read ends before the feed",

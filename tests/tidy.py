@@ -78,6 +78,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "coordinator/bus/connection.py": "the connection that all other code uses",
         "coordinator/bus/nats_client.py": "works around defects of nats-py; only the bus imports it",
         "events/publisher.py": "for other domains, which have no coordinator",
+        "events/nats_transport.py": "how both connect",
     },
     "contract": {
         "events/credentials.py": "signs with `cryptography`, imported when needed",

@@ -11,11 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-=======
-from coordinator.app.facade import flag, member, number, text, wanted
 from coordinator.client.service_list import find_services
->>>>>>> ten-node
 from coordinator.clock import SystemClock
 from coordinator.commands.arguments import flag, member, number, text, wanted
 from coordinator.commands.service import NO_PORT, FindServices

@@ -9,11 +9,8 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.own_container import own_container
-<<<<<<< HEAD
-from coordinator.commands.arguments import member, number, text, texts, wanted, whole
-=======
 from coordinator.client.service_list import find_services
->>>>>>> ten-node
+from coordinator.commands.arguments import member, number, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import DeregisterService, FindServices, GetService, HeartbeatService, RegisterService
 from events.errors import Refused, shown
@@ -35,7 +32,7 @@ class ServiceInfo:
 
     `registered_at` is in seconds since 1970. `load` (0 to 1), `connections` and `response_time_ms` are what the
     instance last reported, `check_ms` is how long its last passed check took, in milliseconds. `health_rule` says what
-    decides its health.
+    decides its health. `not_checked` says why its last check could not be made; it is empty if it was.
     """
 
     service_id: str
@@ -56,6 +53,7 @@ class ServiceInfo:
     connections: int = 0
     response_time_ms: float | None = None
     check_ms: float | None = None
+    not_checked: str = ""
 
 
 def service_info(view: ServiceView) -> ServiceInfo:
@@ -80,6 +78,7 @@ def service_info(view: ServiceView) -> ServiceInfo:
         connections=reported.connections if reported is not None else 0,
         response_time_ms=reported.response_time_ms if reported is not None else None,
         check_ms=view.check_ms,
+        not_checked=view.not_checked,
     )
 
 
