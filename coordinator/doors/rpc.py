@@ -161,9 +161,9 @@ class RpcDoor:
                 break
             kept += 1
         if kept:
-            caller = Caller(actor=source, tenant=tenant)
+            caller, why = Caller(actor=source, tenant=tenant), "no room in the answer to its claim"
             for task in tasks[kept:]:
-                back = ReleaseTask(task_id=task.task_id, lease=task.lease, reason="no room in the answer to its claim")
+                back = ReleaseTask(task_id=task.task_id, lease=task.lease, reason=why)
                 self._engine.put(Asked(back, caller))
         return tasks[:kept]
 
