@@ -162,7 +162,8 @@ def view(signs: Signs, service: Service, heard_now: float) -> ServiceView:
     checks = signs.checks.get(service.service_id)
     check_ms = checks.latency_ms if checks is not None else None
     could_not = signs.not_checked.get(service.service_id)
-    not_checked = could_not.detail if could_not is not None else ""
+    # One from before it registered otherwise says nothing of it now.
+    not_checked = could_not.detail if could_not is not None and could_not.at >= service.registered_at else ""
     return ServiceView(service=service, reported=reported, check_ms=check_ms, not_checked=not_checked)
 
 

@@ -2,9 +2,10 @@
 Resolve host names with the operating system's resolver, in threads of their own.
 
 A resolver may take half a minute for one name, and nothing can interrupt it. So no lookup runs in the event loop's own
-executor; each source has a limited number of threads, and so have the names that were slow the last time. A lookup
-that takes longer than its caller waits gives its place to the next one and goes on; the next caller for that name waits
-for the same lookup. The threads are daemon threads: none keeps a process alive.
+executor; each source has a limited number of threads: some for the names that were resolved in time the last time, some
+for those that were not, some for those that are new. A lookup that takes longer than its caller waits gives its place
+to the next one and goes on; the next caller for that name waits for the same lookup. The threads are daemon threads:
+none keeps a process alive.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ LOOKUPS_MOST = 128
 LOOKUPS_OF_ONE = 8
 SLOW_LOOKUPS_MOST = 32
 SLOW_LOOKUPS_OF_ONE = 4
-OVERDUE_MOST = 256
-OVERDUE_OF_ONE = 32
+OVERDUE_MOST = 512
+OVERDUE_OF_ONE = 128
 """Lookups that nobody waits for any more, beyond which a slow one keeps its place."""
-SLOW_NAMES_KEPT = 10_000
+NAMES_KEPT = 20_000
 
 
 @dataclass
@@ -73,9 +74,12 @@ class Resolver:
 
     def __init__(self, look_up: Lookup = look_up_by_system) -> None:
         self._look_up = look_up
-        self._usual = FairRoom(LOOKUPS_MOST, of_one=LOOKUPS_OF_ONE)
-        self._slow = FairRoom(SLOW_LOOKUPS_MOST, of_one=SLOW_LOOKUPS_OF_ONE)
-        self._slow_names: dict[str, None] = {}
+        self._new = FairRoom(LOOKUPS_MOST, of_one=LOOKUPS_OF_ONE)
+        self._rooms = {
+            True: FairRoom(LOOKUPS_MOST, of_one=LOOKUPS_OF_ONE),
+            False: FairRoom(SLOW_LOOKUPS_MOST, of_one=SLOW_LOOKUPS_OF_ONE),
+        }
+        self._was_in_time: dict[str, bool] = {}
         self._overdue: Counter[str] = Counter()
         self._under_way: dict[tuple[str, str], _UnderWay] = {}
 
@@ -97,13 +101,15 @@ class Resolver:
         try:
             found = await asyncio.shield(lookup.found)
         except asyncio.CancelledError:
-            self._is_slow(lookup)
+            self._remember(host, in_time=False)
+            self._overtake(lookup)
             raise
-        self._slow_names.pop(host, None)
+        self._remember(host, in_time=True)
         return found
 
     async def _begin(self, host: str, source: str) -> _UnderWay:
-        room = self._slow if host in self._slow_names else self._usual
+        in_time = self._was_in_time.get(host)
+        room = self._new if in_time is None else self._rooms[in_time]
         await room.enter(source)
         if (source, host) in self._under_way:  # another one for the same name got its place first
             room.leave(source)
@@ -127,11 +133,13 @@ class Resolver:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle)
 
-    def _is_slow(self, lookup: _UnderWay) -> None:
-        """Remember a name whose lookup took too long, and give its place to the next one."""
-        self._slow_names[lookup.host] = None
-        if len(self._slow_names) > SLOW_NAMES_KEPT:
-            del self._slow_names[next(iter(self._slow_names))]
+    def _remember(self, host: str, *, in_time: bool) -> None:
+        self._was_in_time[host] = in_time
+        if len(self._was_in_time) > NAMES_KEPT:
+            del self._was_in_time[next(iter(self._was_in_time))]
+
+    def _overtake(self, lookup: _UnderWay) -> None:
+        """Give the place of a lookup that takes too long to the next one, unless there are too many of these."""
         is_full = self._overdue[lookup.source] >= OVERDUE_OF_ONE or self._overdue.total() >= OVERDUE_MOST
         if lookup.room is not None and not lookup.found.done() and not is_full:
             self._overdue[lookup.source] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
 from coordinator.health.outcome import CheckResult, could_not_check
 from coordinator.health.probes import Prober
+from coordinator.health.resolver import Resolver
 from coordinator.processes.follower import checks_of
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
@@ -247,6 +249,41 @@ async def test_no_more_than_so_many_at_once(app: App, monkeypatch: pytest.Monkey
             for service_id in ids:
                 await _until(lambda service_id=service_id: _is(registry, service_id, ServiceStatus.HEALTHY))
     assert served.most == 3
+
+
+async def test_slow_names_make_no_other_service_fail(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside 40 services whose names are not resolved, 10 others of the same source are checked all the time."""
+    monkeypatch.setattr(worker_module, "FOLLOW_S", 0.02)
+    let = threading.Event()
+
+    def look_up(host: str) -> list[str]:  # blocks in its thread, as the system's resolver does
+        if host.startswith("slow"):
+            let.wait(60)
+        return ["127.0.0.1"]
+
+    registry, door = ServiceRegistry(app), Door(app)
+    served = Served(takes_s=0)
+    settings = Settings(registry=RegistrySettings(health_check_interval=0.5, health_check_timeout_s=0.2))
+    async with await asyncio.start_server(served.take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ids = {
+            name: await registry.register_service("agent", "worker", "localhost", 80, f"http://{name}.test:{port}/")
+            for name in [*(f"slow{n}" for n in range(40)), *(f"good{n}" for n in range(10))]
+        }
+        async with task_group() as tasks:
+            task = tasks.create_task(run_health_checks(door, **checks_of(settings), resolve=Resolver(look_up).resolve))
+            for number in range(10):
+                await _until(lambda number=number: _is(registry, ids[f"good{number}"], ServiceStatus.HEALTHY))
+            before = len(door.reports)
+            await asyncio.sleep(2)
+            task.cancel()
+        let.set()
+    assert all(report.ok for report in door.reports)
+    assert len(door.reports) - before >= 30
+    for number in range(40):
+        slow = await registry.get_service(ids[f"slow{number}"])
+        assert slow.status is ServiceStatus.UNKNOWN
+        assert "was not resolved within 0.2 s" in slow.not_checked
 
 
 async def test_few_descriptors_allow_few_checks_at_once(app: App, looks: Looks) -> None:

@@ -94,6 +94,21 @@ async def test_slow_names_give_their_place_to_the_names_of_the_same_source(names
         names.let.set()
 
 
+async def test_names_that_were_in_time_are_not_kept_waiting_by_new_ones(names: Names) -> None:
+    """Not even when so many new names hang that they hold all places of their source."""
+    resolver = Resolver(names.look_up)
+    assert await _try(resolver, "good.test", "one")
+    try:
+        slow = [asyncio.create_task(_try(resolver, f"slow{n}.test", "one")) for n in range(OVERDUE_OF_ONE * 2)]
+        for _ in range(20):
+            assert await _try(resolver, "good.test", "one", within_s=0.5)
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*slow)
+        assert names.most <= 2 * LOOKUPS_OF_ONE + OVERDUE_OF_ONE + SLOW_LOOKUPS_OF_ONE
+    finally:
+        names.let.set()
+
+
 async def test_a_name_is_looked_up_once_at_a_time(names: Names) -> None:
     """Who asks again for a name that is still being looked up waits for the same lookup."""
     resolver = Resolver(names.look_up)
