@@ -21,11 +21,12 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from coordinator.guard import withhold
 from events.cancellation import heeded
 from events.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from nats.aio.client import Srv
 
@@ -54,6 +55,14 @@ class NatsClient(Client):
         self._buffered = buffered
         self._on_disconnect = disconnected
         self._deliver: dict[int, Deliver] = {}
+        withhold(self)  # else the server would see this connection as open while a fork of this process lives
+
+    def descriptors(self) -> Collection[int]:
+        """Return that of the connection, while it is open."""
+        writer = getattr(self._transport, "_io_writer", None)
+        socket = None if writer is None else writer.get_extra_info("socket")
+        fd = -1 if socket is None else socket.fileno()
+        return (fd,) if fd >= 0 else ()
 
     @property
     def unsent_bytes(self) -> int:
