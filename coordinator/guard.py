@@ -97,6 +97,7 @@ class Child:
         self._grace_s = grace_s
         self._sweeping = asyncio.Lock()
         self._swept = False
+        self._owner = os.getpid()
         withhold(self)  # else the child would not notice our death while a fork of us lives
 
     @property
@@ -131,7 +132,7 @@ class Child:
         """Ask the process to stop, kill its group after *grace_s* seconds or when cancelled; return the exit code."""
         import asyncio
 
-        if self.returncode is None:
+        if self.returncode is None and self._owner == os.getpid():  # a fork of us must not end it
             with suppress(ProcessLookupError):
                 self._process.terminate()
         try:
@@ -146,7 +147,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill the whole process group at once; `wait` afterwards."""
-        if self.returncode is None:
+        if self.returncode is None and self._owner == os.getpid():
             _signal_group(self.pid, signal.SIGKILL)
         self._let_go()
 

@@ -98,6 +98,7 @@ REASONS = {
     "another_writer": "the read model is written by another process",
     "behind": "the read model has not reached the position in time",
     "closed": "the connection or file is closed",
+    "other_loop": "the event loop is not the one that this belongs to",
     "deposed": "another instance leads",
     "disconnected": "there is no connection to NATS",
     "fell_behind": "the reader is too slow; it must read again from its last position",

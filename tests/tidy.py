@@ -43,11 +43,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "terminal",
             "lazy_exports",
             "own_packages",
-            "own_process",
             "version",
         }
     ),
-    frozenset({"projections", "logs", "home", "stop_signals", "errors"}),
+    frozenset({"projections", "logs", "home", "stop_signals", "own_process", "errors"}),
     frozenset({"commands", "bus", "runtime", "nats_server"}),
     frozenset({"deciders", "journal", "client", "security"}),
     frozenset({"engine", "node", "worker", "health", "archive", "settings"}),

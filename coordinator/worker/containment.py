@@ -18,8 +18,8 @@ import traceback
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakSet
 
+from coordinator.own_process.forks import protect
 from coordinator.stop_signals import is_from_signal
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _CONTAINS = "_contains_handlers"
 """The attribute of our task factory."""
 _end: ContextVar[End | None] = ContextVar("end", default=None)
 """What to call when a task exits that belongs to the attempt of this context."""
-
-_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 class HandlerExit(RuntimeError):
@@ -51,7 +49,7 @@ def contained_by(end: End) -> Token[End | None]:
 
 def contain(loop: asyncio.AbstractEventLoop) -> None:
     """Make *loop* contain the tasks of handlers, from now on; all others are as before."""
-    _loops.add(loop)
+    protect(loop, _end_in_loop)
     before: Any = loop.get_task_factory()
     if hasattr(before, _CONTAINS):
         return
@@ -101,18 +99,6 @@ def _end_fork(error: BaseException | None) -> NoReturn:
 
 def _end_in_loop() -> NoReturn:
     _end_fork(RuntimeError("a process that a handler forked cannot use the worker's event loop"))
-
-
-def _after_fork_in_child() -> None:
-    for loop in list(_loops):
-        # Before all else that is ready, which the parent does too. Without a loop that is running this has no effect.
-        ready = getattr(loop, "_ready", None)
-        if ready is not None:
-            ready.appendleft(asyncio.Handle(_end_in_loop, (), loop))
-    _loops.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Contained(Coroutine[Any, Any, Any]):
