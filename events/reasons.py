@@ -98,6 +98,7 @@ REASONS = {
     "another_writer": "the read model is written by another process",
     "behind": "the read model has not reached the position in time",
     "closed": "the connection or file is closed",
+    "other_loop": "the event loop is not the one that this belongs to",
     "deposed": "another instance leads",
     "disconnected": "there is no connection to NATS",
     "could_not_check": "the checker could not check the service, which says nothing about its health",

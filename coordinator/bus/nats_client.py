@@ -20,13 +20,14 @@ import structlog
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from coordinator.guard import withhold
 from events.cancellation import heeded
 from events.errors import Refused
 from events.nats_address import login_of, servers_of, url_of
 from events.nats_transport import RacingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from nats.aio.client import Srv
 
@@ -53,6 +54,14 @@ class NatsClient(RacingClient):
         self._buffered = buffered
         self._on_disconnect = disconnected
         self._deliver: dict[int, Deliver] = {}
+        withhold(self)  # else the server would see this connection as open while a fork of this process lives
+
+    def descriptors(self) -> Collection[int]:
+        """Return that of the connection, while it is open."""
+        writer = getattr(self._transport, "_io_writer", None)
+        socket = None if writer is None else writer.get_extra_info("socket")
+        fd = -1 if socket is None else socket.fileno()
+        return (fd,) if fd >= 0 else ()
 
     @property
     def unsent_bytes(self) -> int:

@@ -204,6 +204,7 @@ def worker_run(
     ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **amounts: str | None
 ) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
+    from coordinator.own_process import end
     from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
@@ -227,4 +228,4 @@ def worker_run(
             **patience(settings),
         )
 
-    asyncio.run(run())
+    end.run(run())

@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +101,7 @@ class HealthChecker(Facade):
         await self._check_all(app, name, check, every_s=interval_s)
         before = self._checks.pop(name, None)
         if before is not None:
-            before.task.cancel()
+            _cancel(before.task)
         self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at, interval_s)))
 
     async def check_service(self, service_id: str) -> CheckOutcome:
@@ -186,9 +187,10 @@ class HealthChecker(Facade):
         ended = [one.task for one in self._checks.values() if not one.task.done()]
         self._checks.clear()
         for task in ended:
-            task.cancel()
-        if ended:
-            await asyncio.wait(ended)
+            _cancel(task)
+        here = [task for task in ended if task.get_loop() is asyncio.get_running_loop()]
+        if here:
+            await asyncio.wait(here)
         await super().close()
 
     async def _keep_checking(self, app: App, service_name: str, check: Check, due_at: float, interval_s: float) -> None:
@@ -308,3 +310,13 @@ def _seconds(name: str, value: Any) -> float:
     if given <= 0:
         raise Refused(f"{name} {given:g} is not allowed: use a number of seconds above 0", reason="bad_number")
     return given
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task of this loop, or of another that may run in another thread or have ended."""
+    loop = task.get_loop()
+    if loop is asyncio.get_running_loop():
+        task.cancel()
+        return
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(task.cancel)

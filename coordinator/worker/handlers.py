@@ -139,6 +139,11 @@ class Handler(NamedTuple):
     is_async: bool
     wants_context: bool
 
+    @property
+    def where(self) -> str:
+        """The module and the name of the function."""
+        return _where(self.function)
+
     def bound(self, context: Context, payload: Any) -> Callable[[], Any]:
         """Return the function without its arguments: a call of it executes one attempt."""
         return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
