@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.app.app import acquire_app, release_app
 from coordinator.ids import TimeOrderedIds
+from events.errors import Refused
 
 if TYPE_CHECKING:
     from coordinator.app.app import App

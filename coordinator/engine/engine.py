@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from coordinator.clock import Clock
     from coordinator.deciders.rules import Rules
     from coordinator.engine.hints import Notify
+    from coordinator.engine.waiting_claims import Placement
     from coordinator.journal.slots import Journal
     from coordinator.security.authorization import AccessRules
     from events.base import Event
@@ -475,21 +476,27 @@ class Engine:
         turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
     def _place(self, turn: Turn) -> None:
-        started, why, is_full = self._scheduling.place(turn.now, self._heard, room=turn.room)
-        if started:
-            try:
-                turn.record((*started, *why), COORDINATOR, are_apart=True)
-            except TurnFull:
-                self._scheduling.forget_recorded()
-                self.intake.wake()
-                return
-            self._hints.note(started, self._heard)
-            turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(started)]
-        if is_full and turn.events:  # the next turn may have more room
+        room = turn.room
+        placement = self._scheduling.place(turn.now, self._heard, room=room)
+        while placement.started and not self._record_placement(turn, placement):
+            room //= 2  # it is larger than was thought
+            placement = self._scheduling.place(turn.now, self._heard, room=room)
+        if placement.is_full and turn.events:  # the next turn may have more room
             self.intake.wake()
-            if not started:
+            if not placement.started:
                 return
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
+
+    def _record_placement(self, turn: Turn, placement: Placement) -> bool:
+        """Record a placement and answer its claims; return False if it does not fit into the turn."""
+        try:
+            turn.record((*placement.started, *placement.why), COORDINATOR, are_apart=True)
+        except TurnFull:
+            self._scheduling.forget_recorded()
+            return False
+        self._hints.note(placement.started, self._heard)
+        turn.answers += [(asked, tasks, None) for asked, tasks in self._scheduling.answer_placed(placement.started)]
+        return True
 
     def _record_refusals(self, turn: Turn) -> None:
         """Record what was refused; the last turn of a reign records all that is left."""

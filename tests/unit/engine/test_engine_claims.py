@@ -232,6 +232,21 @@ async def test_placements_that_do_not_fit_into_a_commit_go_into_the_next() -> No
         assert sum("coordinator.turn" in types for types in rig.types()) > 1
 
 
+@pytest.mark.parametrize("names", [(), ("n", "x" * 128), ("n", *("\U0001f600" * 120 + str(n) for n in range(31)))])
+async def test_the_smallest_turn_places_with_as_many_claims_as_wait(names: tuple[str, ...]) -> None:
+    """What is kept for claims and filters never takes the room of what is placed, whatever they name."""
+    smallest = 64 * 1024
+    async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=smallest)) as rig:
+        told = [rig.ask(claim(f"c{one}", f"w{one}", wait_s=WAIT_S, task_names=names)) for one in range(600)]
+        await rig.settle()
+        flood = [rig.ask(submit(f"t{one}", task_name="n", payload=payload("x" * 2000))) for one in range(600)]
+        for one in flood:
+            await one.outcome()
+        got = [task_id for one in told for task_id in given_to(await one.outcome())]
+        assert sorted(got) == sorted(f"t{one}" for one in range(600))
+        assert max(len(record.body) for record in rig.records()) <= smallest
+
+
 async def test_a_flood_of_orders_does_not_stop_placing() -> None:
     """Part of every turn is reserved for placements and due events."""
     async with leading(limits=Limits(tick_s=TICK_S, turn_bytes=6000)) as rig:
