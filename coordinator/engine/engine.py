@@ -362,14 +362,18 @@ class Engine:
         return True
 
     def _take_up(self, turn: Turn, asked: Asked) -> None:
-        if self._access is not None:
-            found = self._access.check(asked.caller, asked.command)
-            if found is not None:
-                self._access.meter(asked.command, found, turn.now)
+        found = None if self._access is None else self._access.check(asked.caller, asked.command)
+        if self._access is not None and found is not None:
+            self._access.meter(asked.command, found, turn.now)
         if asked.command.IS_QUESTION:
             self._answer_question(turn, asked)
-        else:
+            return
+        try:
             self._decide(turn, asked)
+        except TurnFull:  # it comes again with the next turn
+            if self._access is not None and found is not None:
+                self._access.give_back(asked.command, found)
+            raise
 
     def _answer_question(self, turn: Turn, asked: Asked) -> None:
         """Answer from the world; events of this turn are committed before the answer is sent."""

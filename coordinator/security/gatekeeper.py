@@ -69,6 +69,14 @@ class Access:
             self._buckets.clear()
         self._buckets.update(taken)
 
+    def give_back(self, command: Command, found: Verdict) -> None:
+        """Count a command that was metered as if it had not come."""
+        if isinstance(command, SubmitTask):
+            for whose, name, _ in found.quotas:
+                bucket = self._buckets.get((whose, name))
+                if bucket is not None:
+                    self._buckets[whose, name] = type(bucket)(bucket.left + 1.0, bucket.at)
+
     def _cache_verdict(self, key: tuple[str, str, type[Command]]) -> Verdict | None:
         found = verdict(self._rules, *key)
         if len(self._verdicts) >= MOST_KEPT:

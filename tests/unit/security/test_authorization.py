@@ -14,6 +14,7 @@ from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.service import DeregisterService, FindServices
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
 from coordinator.commands.worker import RegisterWorker
+from coordinator.deciders.rules import Limits
 from coordinator.engine.refusals import PAUSE_S
 from coordinator.errors import Forbidden, Refused, Unavailable
 from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
@@ -29,13 +30,14 @@ from tests.unit.deciders.facts import (
     complete,
     completed,
     fail,
+    payload,
     register_service,
     service,
     started,
     submit,
     submitted,
 )
-from tests.unit.engine.engine_rig import leading
+from tests.unit.engine.engine_rig import TICK_S, leading
 
 if TYPE_CHECKING:
     from coordinator.commands.command import Command
@@ -298,6 +300,20 @@ class TestInTheWriter:
             assert isinstance(error, Unavailable)
             assert error.retry_after_s is not None
             assert error.retry_after_s > 100
+
+    async def test_what_waits_for_another_turn_is_metered_once(self) -> None:
+        """A burst is as large as it is, however many turns it takes."""
+        rules = AccessRules(sources={"fast": Rule(quota=Quota(submits_per_s=0.001, submit_burst=20))})
+        async with leading(access=rules, limits=Limits(tick_s=TICK_S, turn_bytes=4000)) as rig:
+            before = len(rig.commits())
+            sizes = (1100, 2300)  # after a small one there is room for another, but not for a large one
+            told = [
+                rig.ask(submit(f"t{number}", payload=payload("x" * sizes[number % 2])), actor="fast")
+                for number in range(21)
+            ]
+            assert [await one.outcome() for one in told[:20]] == [f"t{number}" for number in range(20)]
+            assert (await told[20].error()).reason == "rate_limited"
+            assert len(rig.commits()) > before + 3
 
     async def test_an_inbox_goes_by_the_same_rules(self) -> None:
         """A command that its domain may not send is recorded as refused, and the next ones are processed."""
