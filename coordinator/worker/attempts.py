@@ -57,14 +57,15 @@ class Attempt:
     One attempt at a task.
 
     `lost` is set when its lease is lost and its outcome must not be reported, `exit` when a task of its handler exited,
-    `left` when it has given its slot back although its handler goes on.
+    `left` when it has given its slot back although its handler goes on. `in_loop` is whether it can be cancelled now.
     """
 
-    __slots__ = ("began", "context", "exit", "handler", "left", "lost", "running", "task")
+    __slots__ = ("began", "context", "exit", "handler", "in_loop", "left", "lost", "running", "task")
 
     def __init__(self, task: Task, handler: Handler, context: Context) -> None:
         self.task = task
         self.handler = handler
+        self.in_loop = handler.is_async
         self.context = context
         self.lost = False
         self.began = False
@@ -167,7 +168,7 @@ class Attempts:
             else:
                 self._stray += 1
                 self._loop.call_later(LEAVE_AFTER_S, self._leave, attempt)
-                if attempt.handler.is_async:
+                if attempt.in_loop:
                     attempt.running.cancel()
         self._fill()
         self._changed.set()
@@ -324,11 +325,21 @@ class Attempts:
         acting, containing = act_for(task), contained_by(attempt.end)
         try:
             with in_span(task.traceparent) if task.traceparent else _NO_SPAN:
-                return await (call() if handler.is_async else self._threads.run(call, attempt))
+                value = await (call() if handler.is_async else self._threads.run(call, attempt))
+                return await self._awaited(attempt, value) if hasattr(value, "__await__") else value
         finally:
             end_if_forked(self._pid, sys.exception())
             acting.var.reset(acting)
             containing.var.reset(containing)
+
+    async def _awaited(self, attempt: Attempt, value: Any) -> Any:
+        """Await what a handler returned, as one does that a plain decorator or a lambda wraps."""
+        attempt.in_loop = True
+        if attempt.lost:  # while it was in its thread, where nobody could cancel it
+            if hasattr(value, "close"):
+                value.close()
+            raise asyncio.CancelledError
+        return await value
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(
@@ -394,7 +405,7 @@ def _say_left_behind(attempt: Attempt) -> None:
         task_id=task.task_id,
         task_name=task.task_name,
         handler=attempt.handler.where,
-        why="it ignores its cancellation" if attempt.handler.is_async else "its thread has not returned",
+        why="it ignores its cancellation" if attempt.in_loop else "its thread has not returned",
         **ids_of(task.tenant, task.traceparent),
     )
 
