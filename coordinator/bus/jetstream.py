@@ -16,6 +16,8 @@ NANOSECONDS = 1_000_000_000
 NO_MESSAGE = 10037
 NAME_IN_USE = 10058
 NO_STREAM = 10059
+NO_CLUSTER = 10074
+"""Replicas are wanted of a server that has no others."""
 WRONG_LAST_MESSAGE = 10070
 WRONG_LAST_SEQUENCE = 10071
 # The same id in flight, an expectation a new leader cannot check yet, another write on the subject in flight.

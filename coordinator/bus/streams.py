@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_STREAM, SERVER_TROUBLE, ApiError
+from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_CLUSTER, NO_STREAM, SERVER_TROUBLE, ApiError
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -165,6 +165,9 @@ def _shown(field: str, value: object) -> str:
 
 def _trouble(name: str, error: ApiError) -> Refused | Unavailable:
     message = f"stream {name}: {error.message}"
+    if error.err_code == NO_CLUSTER:
+        msg = f"{message}: use nats.replicas 1, or a cluster of at least as many NATS servers"
+        return Refused(msg, reason="stream_refused")
     if error.status >= SERVER_TROUBLE:
         return Unavailable(message)
     return Refused(message, reason="stream_refused")

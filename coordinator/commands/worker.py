@@ -9,15 +9,17 @@ from events.resources import Resources
 from projections.worker import WorkerState
 
 
-class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The terms for a worker: a lease that it does not renew within `lease_s` seconds expires.
 
-    `registration` names this registration in further commands, until another one replaces it.
+    `registration` names this registration in further commands, until another one replaces it. Its claims may wait for
+    `claim_wait_max_s` seconds.
     """
 
     lease_s: float
     registration: str = ""
+    claim_wait_max_s: float = 60.0
 
 
 class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):

@@ -226,6 +226,8 @@ DECIDERS: dict[type[Command], Decider] = {
 }
 TELLERS: dict[type[Command], Teller] = {
     RegisterWorker: lambda world, command, context, done: WorkerTerms(
-        lease_s=context.rules.lease_s, registration=world.workers[command.worker_id].registered_as
+        lease_s=context.rules.lease_s,
+        registration=world.workers[command.worker_id].registered_as,
+        claim_wait_max_s=context.rules.claim_wait_max_s,
     ),
 }

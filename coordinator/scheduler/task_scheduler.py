@@ -50,6 +50,8 @@ LOOKED_AT = 200
 NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
+PAUSE_S = 0.5
+"""The pause before the next question where one may hardly wait."""
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -213,7 +215,7 @@ class TaskScheduler(Facade):
         app = await self.opened()
         # A claim is valid only while its worker sends signs of life. Each claim is one, so wait in portions shorter
         # than the lease.
-        longest_s = app.settings.scheduler.lease_s / 2
+        longest_s = min(app.settings.scheduler.lease_s / 2, app.settings.scheduler.claim_wait_max_s)
         while True:
             portion_s = min(left_s, longest_s)
             tasks: list[Task] = await self.execute(
@@ -235,6 +237,10 @@ class TaskScheduler(Facade):
                 if not names:
                     await self._tell_what_waits(app)
                 return None
+            if portion_s < PAUSE_S:
+                pause_s = min(PAUSE_S, left_s)
+                await asyncio.sleep(pause_s)
+                left_s -= pause_s
 
     async def _tell_what_waits(self, app: App) -> None:
         """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""

@@ -78,6 +78,7 @@ class Claiming:
         self._stopping = stopping
         self._stop = stop
         self._replaced = replaced
+        self._wait_s = CLAIM_WAIT_S
         self._is_registered = False
         self.was_registered = False
         """Whether the coordinator has accepted this worker once; other threads may read it."""
@@ -128,7 +129,9 @@ class Claiming:
     async def _register(self) -> None:
         self._is_registered = True
         command = msgspec.structs.replace(self._registration, handles=tuple(sorted(self._handlers)))
-        self._registered(await self._ask(command) if self.was_registered else await self._first_in_turn(command))
+        terms = await self._ask(command) if self.was_registered else await self._first_in_turn(command)
+        self._registered(terms)
+        self._wait_s = min(CLAIM_WAIT_S, terms.claim_wait_max_s)
         self.was_registered = True
         log.info("worker_registered", worker_id=self._worker_id, slots=command.slots, handles=command.handles)
 
@@ -154,10 +157,12 @@ class Claiming:
             claim_id=_ids.new("claim"),
             worker_id=self._worker_id,
             slots=slots,
-            wait_s=CLAIM_WAIT_S,
+            wait_s=self._wait_s,
             registration=self._registration.registration,
         )
         claimed: list[Task] = await self._ask(command)
+        if not claimed and self._wait_s < RETRY_S:
+            await asyncio.sleep(RETRY_S)
         return claimed
 
     async def _ask(self, command: RegisterWorker | ClaimTasks) -> Any:

@@ -299,3 +299,17 @@ async def test_statistics(scheduler: TaskScheduler) -> None:
         "timeout_tasks": 0,
         "workers": 1,
     }
+
+
+async def test_a_wait_longer_than_a_claim_may_wait_is_made_of_several() -> None:
+    """The coordinator may allow claims to wait for a moment only, or not at all: the call still waits its time."""
+    for longest_s in (0.0, 0.05):
+        async with opened_here(Rules(claim_wait_max_s=longest_s), scheduler={"claim_wait_max_s": longest_s}) as here:
+            scheduler = TaskScheduler(here.app)
+            assert await scheduler.get_next_task("w", wait_s=0.1) is None
+            waiting = asyncio.create_task(scheduler.get_next_task("w", wait_s=5.0))
+            await asyncio.sleep(0.1)
+            task_id = await scheduler.submit_task("late")
+            found = await waiting
+            assert found is not None
+            assert found.task_id == task_id
