@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from events.container import ContainerStatus
+    from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
+    from projections.pool import Pool
     from projections.ready import Key, Shape
     from projections.service import Service
     from projections.task import Task
@@ -92,6 +94,8 @@ class Indexes:
         self.workers_in: dict[str, dict[str, None]] = {}
         self.containers_on: dict[str, dict[str, None]] = {}
         self.container_counts: dict[ContainerStatus, int] = {}
+        self.pool_held: dict[str, Resources] = {}
+        """The sum of the allocations of each pool that has had some."""
         self.rounds: dict[str, float] = {}
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
@@ -179,6 +183,16 @@ class Indexes:
             self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
             if not after.is_ended:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
+
+    def pool_changed(self, _: Pool | None, after: Pool) -> None:
+        """Add up the allocations of a pool; each one that comes or goes has a method of its own."""
+        self.pool_held[after.pool_id] = after.held
+
+    def allocated(self, pool_id: str, resources: Resources) -> None:
+        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + resources
+
+    def released(self, pool_id: str, resources: Resources) -> None:
+        self.pool_held[pool_id] -= resources
 
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
         if before is not None and before.container_id and not before.is_ended:

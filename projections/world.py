@@ -32,7 +32,7 @@ from events.errors import Corrupt
 from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.node import NodeEvent
-from events.pool import PoolEvent
+from events.pool import PoolAllocated, PoolEvent, PoolReleased
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
@@ -351,7 +351,7 @@ _TABLES = {
     "tasks": ("task_id", "task_changed"),
     "workers": ("worker_id", "worker_changed"),
     "nodes": ("node_id", ""),
-    "pools": ("pool_id", ""),
+    "pools": ("pool_id", "pool_changed"),
     "sessions": ("session_id", ""),
     "inboxes": ("domain", ""),
 }
@@ -396,8 +396,15 @@ def _fold(world: World, name: str, evolve: Callable[..., Any]) -> Callable[[Any,
 
 
 def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
+    pools, indexes = world.pools, world.indexes
+
     def fold(event: Any, stamp: Stamp) -> None:
-        world.pools[event.pool_id] = pool.evolve(world.pools.get(event.pool_id), event, stamp)
+        before = pools.get(event.pool_id)
+        pools[event.pool_id] = pool.evolve(before, event, stamp)
+        if isinstance(event, PoolAllocated):
+            indexes.allocated(event.pool_id, event.resources)
+        elif isinstance(event, PoolReleased) and before is not None:
+            indexes.released(event.pool_id, before.allocations[event.request_id].resources)
 
     return fold
 

@@ -11,6 +11,7 @@ from coordinator.deciders.rules import Decider, Teller
 from events.errors import NotFound, Refused
 from events.ids import checked
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.resources import NONE
 
 if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events
@@ -51,7 +52,7 @@ def allocate(world: World, command: AllocatePool, context: DecisionContext) -> E
     if len(pool.allocations) >= MOST_ALLOCATIONS:
         msg = f"pool {pool.pool_id!r} has {len(pool.allocations)} allocations, the maximum: release some"
         raise Refused(msg, reason="too_many")
-    if not command.resources.fits_in(pool.free):
+    if not command.resources.fits_in(pool.capacity - world.indexes.pool_held.get(pool.pool_id, NONE)):
         return ()
     granted = PoolAllocated(
         pool_id=pool.pool_id,

@@ -485,10 +485,9 @@ class Engine:
         while placement.started and not self._record_placement(turn, placement):
             room //= 2  # it is larger than was thought
             placement = self._scheduling.place(turn.now, self._heard, room=room)
-        if placement.is_full and turn.events:  # the next turn may have more room
+        if placement.is_full and turn.events:  # the next turn may place more: claims that do not wait are told then
             self.intake.wake()
-            if not placement.started:
-                return
+            return
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
 
     def _record_placement(self, turn: Turn, placement: Placement) -> bool:

@@ -195,11 +195,11 @@ async def test_a_machine_that_raises_anything_is_looked_at_again(cluster: Cluste
         await start(cluster, "innocent")
         await until(cluster, "innocent", ContainerStatus.RUNNING)
         machine.breaks_all = True
-        machine.errors = ERRORS[::3]
+        machine.errors = ERRORS[::7]
         async with asyncio.timeout(PATIENCE_S):
             while machine.errors:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert machine.raised == len(ERRORS[::3])
+        assert machine.raised == len(ERRORS[::7])
         assert await runs(cluster, "innocent")
 
 

@@ -135,7 +135,7 @@ def plan_of(seed: int) -> Plan:
         ended_kept=random.choice((0, 3, 3, 6)) if evicts else 10_000,
         retention_s=random.choice((1.0, 1e6, 1e6)) if evicts else 1e6,
         hard_s=HARD_SHORT_S if forgets else 600.0,
-        remembered_max=random.choice((20, 30)) if forgets else 10_000_000,
+        remembered_max=random.choice((12, 20)) if forgets else 10_000_000,
         tasks=10 if forgets else 20,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),

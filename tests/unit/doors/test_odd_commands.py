@@ -151,6 +151,6 @@ async def wrong_with(rig: Rig, name: str, field: str, value: str, body: str) -> 
 
 
 OF_OTHERS = frozenset({"lease", "slots"})
-"""Fields that an event has of something else: of the attempt that a report begins, the worker that a claim registers."""
+"""Fields that an event has of something else: the attempt that a report begins, the worker that a claim registers."""
 STATES = frozenset({"too_many_containers", "no_room", "id_taken", "id_in_use", "registry_full", "too_many"})
 """Refusals because of what is there already, such as that of an earlier value."""

@@ -117,7 +117,7 @@ async def checking(door: Door, **registry: Any) -> AsyncIterator[None]:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await condition():  # noqa: ASYNC110  # what is waited for happens by itself
             await asyncio.sleep(0.005)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
+from events.resources import NONE
 from events.task import TaskStatus
 from projections.ready import ORDERINGS, shape_of
 
@@ -65,6 +66,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "workers in": {container_id: set(inside) for container_id, inside in indexes.workers_in.items()},
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
+        "pool held": {pool_id: held for pool_id, held in indexes.pool_held.items() if held != NONE},
         "rounds": (indexes.rounds, indexes.round),
     }
 
@@ -132,6 +134,7 @@ def content_from(world: World) -> dict[str, Any]:
             for status in ContainerStatus
             if (count := sum(container.status is status for container in world.containers.values()))
         },
+        "pool held": {pool.pool_id: pool.held for pool in world.pools.values() if pool.held != NONE},
         "rounds": (rounds, max(rounds.values(), default=0.0)),
     }
 
