@@ -8,18 +8,21 @@ from coordinator.commands.command import PAGES, Command, Question
 from events.resources import Resources
 from projections.worker import WorkerState
 
+CLAIM_WAIT_MAX_S = 60.0
+"""How long claims may wait where the terms do not say it."""
+
 
 class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The terms for a worker: a lease that it does not renew within `lease_s` seconds expires.
 
     `registration` names this registration in further commands, until another one replaces it. Its claims may wait for
-    `claim_wait_max_s` seconds.
+    `claim_wait_max_s` seconds; None means 60 s.
     """
 
     lease_s: float
     registration: str = ""
-    claim_wait_max_s: float = 60.0
+    claim_wait_max_s: float | None = None
 
 
 class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
-from coordinator.commands.worker import DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
+from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
@@ -228,6 +228,6 @@ TELLERS: dict[type[Command], Teller] = {
     RegisterWorker: lambda world, command, context, done: WorkerTerms(
         lease_s=context.rules.lease_s,
         registration=world.workers[command.worker_id].registered_as,
-        claim_wait_max_s=context.rules.claim_wait_max_s,
+        claim_wait_max_s=None if context.rules.claim_wait_max_s == CLAIM_WAIT_MAX_S else context.rules.claim_wait_max_s,
     ),
 }

@@ -15,7 +15,7 @@ import structlog
 
 from coordinator.commands.acting import ids_of
 from coordinator.commands.task import ClaimTasks, ReleaseTask
-from coordinator.commands.worker import RegisterWorker
+from coordinator.commands.worker import CLAIM_WAIT_MAX_S, RegisterWorker
 from coordinator.ids import TimeOrderedIds
 from events.errors import CoordinationError, Refused, Unavailable
 from events.task import TaskStatus
@@ -131,7 +131,7 @@ class Claiming:
         command = msgspec.structs.replace(self._registration, handles=tuple(sorted(self._handlers)))
         terms = await self._ask(command) if self.was_registered else await self._first_in_turn(command)
         self._registered(terms)
-        self._wait_s = min(CLAIM_WAIT_S, terms.claim_wait_max_s)
+        self._wait_s = min(CLAIM_WAIT_S, CLAIM_WAIT_MAX_S if terms.claim_wait_max_s is None else terms.claim_wait_max_s)
         self.was_registered = True
         log.info("worker_registered", worker_id=self._worker_id, slots=command.slots, handles=command.handles)
 
