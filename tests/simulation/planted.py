@@ -300,7 +300,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 
 FOUND_FROM = {
     "capacity_freed_twice": 24,
-    "lease_never_minded": 20,
+    "lease_never_minded": 90,
     "old_reign_believed": 340,
     "position_outside_transaction": 12,
     "twin_by_grace": 20,

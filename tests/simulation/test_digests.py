@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def simulate(*arguments: str) -> tuple[int, str]:
     """Run the simulation as a user does."""
     command = [sys.executable, "-m", "tests.simulation", *arguments]
-    ended = subprocess.run(command, capture_output=True, timeout=100, check=False, text=True)
+    ended = subprocess.run(command, capture_output=True, timeout=280, check=False, text=True)
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -37,7 +37,7 @@ def test_the_chain_is_masked_for_it_covers_texts() -> None:
     assert digests.mask_headers(headers) == headers.replace(b"0b32", digests.MASK.encode())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_seeds_that_differ_are_named(tmp_path: Path) -> None:
     """Equal runs have equal digests; a changed line is reported with its seed, and a missing one fails too."""
     file = tmp_path / "digests.txt"

@@ -37,7 +37,7 @@ def test_no_promise_is_broken_and_every_fault_strikes() -> None:
     assert "no violation" in said
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_seed_gives_one_run() -> None:
     """Two runs of a seed send and store the same, byte for byte."""
     for seed in (0, 1):
