@@ -7,6 +7,7 @@ nats-py tries them one after the other, so that one that does not answer takes t
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,22 @@ class RacingTransport(TcpTransport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:
         """Connect to a server within *connect_timeout* seconds."""
-        connecting = asyncio.open_connection(
-            uri.hostname, uri.port, limit=buffer_size, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S
-        )
+        host = uri.hostname or ""
+        # An address has no others to race with: asyncio's race of one leaves its socket to the garbage collector.
+        delay_s = None if _is_address(host) else NEXT_ADDRESS_AFTER_S
+        connecting = asyncio.open_connection(host, uri.port, limit=buffer_size, happy_eyeballs_delay=delay_s)
         reader, writer = await asyncio.wait_for(connecting, connect_timeout)
         # nats-py keeps the first pair too: after an upgrade to TLS nothing else would.
         self._bare_io_reader = self._io_reader = reader
         self._bare_io_writer = self._io_writer = writer
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class RacingClient(Client):
