@@ -22,6 +22,7 @@ from coordinator.commands.acting import acting
 from coordinator.commands.service import NO_PORT, DeregisterService, RegisterService
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import configure
+from coordinator.own_process import end, first
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
 from coordinator.worker import Worker, load_handlers
@@ -222,11 +223,14 @@ async def _deregister(client: Client, place: AgentPlace, service: str) -> None:
 
 def main() -> None:
     """Run the agent described by the environment of this process; exit 1 if it cannot run."""
+    first.fork_if_first()
     configure("info", "json")
     try:
-        asyncio.run(run_agent(AgentPlace.read(os.environ)))
+        end.run(run_agent(AgentPlace.read(os.environ)))
     except CoordinationError as error:
-        sys.exit(f"coordinator.agent: {error.message}")
+        sys.stderr.write(f"coordinator.agent: {error.message}\n")
+        end.leave(1)
+    end.leave(0)
 
 
 if __name__ == "__main__":

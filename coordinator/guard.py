@@ -12,6 +12,9 @@ forked ends, it can be missed before it is set, and macOS has none.) Two kinds o
 
 Only light parts of the standard library may be imported at the top, and asyncio only inside functions: a watcher is
 started before every server, and importing asyncio would make its start take 70 ms instead of 12 ms.
+
+A process that our program forks, as `multiprocessing` does, must hold nothing that others take as a sign of this
+process: the write end of a pipe, a connection. `withhold` takes them from it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,15 @@ TYPE_CHECKING = False  # as type checkers know it; importing `typing` would cost
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from typing import IO, NoReturn, Self
+    from typing import IO, NoReturn, Protocol, Self
+
+    class Holder(Protocol):
+        """Has descriptors that processes forked from this one must not have."""
+
+        def descriptors(self) -> Collection[int]:
+            """Return those that are open now."""
+            ...
+
 
 PARENT_FD = "COORDINATOR_PARENT_FD"
 """The environment variable with the number of the child's read end."""
@@ -41,6 +52,34 @@ _NOT_STARTED = 127
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _claimed: list[int] = []
+_withheld: list[Callable[[], Holder | None]] = []
+"""Weak references to those that hold descriptors; a WeakSet would import more than a watcher needs."""
+
+
+def withhold(holder: Holder) -> None:
+    """
+    Replace the descriptors of *holder* by the null device in each process that is forked from this one.
+
+    Programs that are executed do not inherit them anyway. The numbers stay taken there, so that closing them is safe.
+    """
+    import weakref
+
+    _withheld.append(weakref.ref(holder, _withheld.remove))
+
+
+def _after_fork_in_child() -> None:
+    holders = [holder for reference in _withheld if (holder := reference()) is not None]
+    _withheld.clear()
+    if not holders:
+        return
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for holder in holders:
+        for fd in holder.descriptors():
+            os.dup2(nothing, fd, inheritable=False)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Child:
@@ -58,6 +97,8 @@ class Child:
         self._grace_s = grace_s
         self._sweeping = asyncio.Lock()
         self._swept = False
+        self._owner = os.getpid()
+        withhold(self)  # else the child would not notice our death while a fork of us lives
 
     @property
     def pid(self) -> int:
@@ -68,6 +109,10 @@ class Child:
     def returncode(self) -> int | None:
         """None while the process runs; then as `wait` returns it."""
         return self._process.returncode
+
+    def descriptors(self) -> Collection[int]:
+        """Return the write end, while it is open."""
+        return () if self._write_end is None else (self._write_end,)
 
     async def wait(self) -> int:
         """
@@ -87,7 +132,7 @@ class Child:
         """Ask the process to stop, kill its group after *grace_s* seconds or when cancelled; return the exit code."""
         import asyncio
 
-        if self.returncode is None:
+        if self.returncode is None and self._owner == os.getpid():  # a fork of us must not end it
             with suppress(ProcessLookupError):
                 self._process.terminate()
         try:
@@ -102,7 +147,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill the whole process group at once; `wait` afterwards."""
-        if self.returncode is None:
+        if self.returncode is None and self._owner == os.getpid():
             _signal_group(self.pid, signal.SIGKILL)
         self._let_go()
 

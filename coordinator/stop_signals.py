@@ -1,10 +1,16 @@
-"""Stops our processes on SIGTERM, on SIGINT, or when the parent dies; a second SIGINT forces the stop."""
+"""
+Stops our processes on SIGTERM, on SIGINT, or when the parent dies; a second SIGINT forces the stop.
+
+A process that is forked from ours, as `multiprocessing` does, must not have our handlers: they would tell the loop of
+its parent, and `Process.terminate` would end nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dis
 import functools
+import os
 import signal
 import traceback
 from contextlib import asynccontextmanager
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
+_before: dict[int, Any] = {}
+"""What handled the signals that we handle now."""
+
 
 @asynccontextmanager
 async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]) -> AsyncIterator[None]:
@@ -27,7 +36,11 @@ async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]
     One more SIGINT, or a second one while the loop is blocked, raises KeyboardInterrupt. Only for the main thread.
     """
     signals = _Signals(stop, force)
-    before = {number: signal.signal(number, signals.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {
+        number: signal.signal(number, signals.receive) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    outer = dict(_before)
+    _before.update(before)
     try:
         async with task_group() as tasks:
             watching = tasks.create_task(_stop_when_orphaned(stop))
@@ -38,6 +51,8 @@ async def stop_on_signals(stop: Callable[[str], None], force: Callable[[], None]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _before.clear()
+        _before.update(outer)
 
 
 @asynccontextmanager
@@ -94,6 +109,17 @@ class _Signals:
         elif number == signal.SIGINT and self._interrupts > 1:
             self._forces = True
             self._force()
+
+
+def _after_fork_in_child() -> None:
+    for number, handler in _before.items():
+        # asyncio's handler of SIGINT cancels the main task of the parent's loop.
+        is_asyncio = isinstance(handler, functools.partial) and getattr(handler.func, "__name__", "") == "_on_sigint"
+        signal.signal(number, signal.default_int_handler if is_asyncio else handler)
+    _before.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def is_from_signal(error: BaseException) -> bool:

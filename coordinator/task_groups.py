@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,6 +43,31 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 def is_aborting(tasks: asyncio.TaskGroup) -> bool:
     """Return whether the group is cancelling its tasks, because one of them or its block has failed."""
     return bool(getattr(tasks, "_aborting", False))
+
+
+def leave_behind(tasks: asyncio.TaskGroup | None, task: asyncio.Task[Any]) -> None:
+    """
+    Let the group, and `asyncio.run`, end without a task that ignores its cancellation.
+
+    It stays suspended when its loop ends; what it raises before is dropped.
+    """
+    if tasks is not None:
+        task.remove_done_callback(tasks._on_task_done)  # noqa: SLF001  # as below
+        tasks._tasks.discard(task)  # noqa: SLF001  # a group has no other way
+    setattr(task, "_log_destroy_pending", False)  # noqa: B010  # as `asyncio.gather` does; no type has it
+    asyncio._unregister_task(task)  # noqa: SLF001  # "Extending" in asyncio's documentation
+    _left_behind.add(task)
+    task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left_behind.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+_left_behind: set[asyncio.Task[Any]] = set()
+"""Keeps them: one that nobody refers to would be closed, in the middle of what it does."""
 
 
 def _has_cancelled(tasks: asyncio.TaskGroup) -> bool:

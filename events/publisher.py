@@ -19,7 +19,6 @@ from hashlib import sha256
 from itertools import groupby
 from time import time as wall_time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
 from uuid import uuid4
 
 import msgspec
@@ -28,10 +27,12 @@ from events.cancellation import heeded
 from events.codec import SPECVERSION, rfc3339
 from events.credentials import INBOXES, read_login
 from events.errors import Refused, Unavailable, shown
+from events.nats_address import login_of, servers_of, url_of, where_is
 from events.subjects import Subjects, checked_domain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
+    from urllib.parse import SplitResult
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -149,13 +150,13 @@ class EventPublisher:
 
         Raises:
             Unavailable: no server accepts the connection.
-            Refused: *domain* or *namespace* is not a valid name.
+            Refused: *domain* or *namespace* is not a valid name, or *url* not a NATS URL.
         """
-        from nats.aio.client import Client
+        from events.nats_transport import RacingClient
 
-        servers = _servers_of(url)
+        servers = servers_of(url)
         source = source or f"/{checked_domain(domain)}"
-        publisher = cls(Client(), domain, Subjects(namespace), source=source, timeout_s=timeout_s)
+        publisher = cls(RacingClient(), domain, Subjects(namespace), source=source, timeout_s=timeout_s)
         failure: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -325,11 +326,11 @@ class EventPublisher:
         login = None if creds is None else read_login(creds)
         prefix = INBOXES if login is None else login.inbox_prefix
         self._acks = f"{prefix}.{uuid4().hex}"
-        by = _login_of(servers) if login is None else login.apply(self._client)
+        by = login_of(servers) if login is None else login.apply(self._client)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connecting = self._client.connect(
-                    servers=[f"{server.scheme}://{server.hostname}:{server.port or 4222}" for server in servers],
+                    servers=[url_of(server) for server in servers],
                     name=f"{self.domain}-publisher",
                     tls=ssl.create_default_context(cafile=tls_ca) if tls_ca else None,
                     max_reconnect_attempts=-1,
@@ -342,7 +343,7 @@ class EventPublisher:
                 await heeded(connecting)
                 await self._client.subscribe(f"{self._acks}.*", cb=self._acknowledged)
         except (Error, OSError, TimeoutError) as error:
-            hosts = ",".join(f"{server.hostname}:{server.port or 4222}" for server in servers)
+            hosts = ",".join(map(where_is, servers))
             why = self._error or str(error) or type(error).__name__
             msg = f"no NATS server at {hosts} accepts this connection: {why}"
             raise Unavailable(msg, reason="no_server") from None
@@ -356,23 +357,6 @@ class EventPublisher:
         with suppress(TimeoutError, OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await heeded(self._client.close())
-
-
-def _servers_of(url: str) -> list[SplitResult]:
-    servers = [urlsplit(part.strip()) for part in url.split(",")]
-    if any(server.scheme not in {"nats", "tls"} or not server.hostname for server in servers):
-        raise Refused("the URL is not a NATS URL: use nats://token@host:port", reason="bad_url")
-    return servers
-
-
-def _login_of(servers: list[SplitResult]) -> dict[str, str]:
-    """Return the login in the URL: nats-py does not use it for servers of the cluster that it discovers later."""
-    first = servers[0]
-    if first.username is None:
-        return {}
-    if first.password is None:
-        return {"token": unquote(first.username)}
-    return {"user": unquote(first.username), "password": unquote(first.password)}
 
 
 def _batches(written: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

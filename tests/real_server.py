@@ -127,6 +127,28 @@ class RealServer:
             await asyncio.sleep(0.01)
 
 
+class Server6(RealServer):
+    """A server that listens on the IPv6 loopback alone; `monitor` is the URL of its monitoring."""
+
+    monitor_port = -1
+
+    @property
+    def url(self) -> str:
+        return f"nats://{TOKEN}@[::1]:{self.port}"
+
+    @property
+    def monitor(self) -> str:
+        return f"http://[::1]:{self.monitor_port}"
+
+    def conf(self) -> str:
+        return f'{super().conf().replace("127.0.0.1", "[::1]")}http: "[::1]:{self.monitor_port}"\n'
+
+    async def start(self) -> None:
+        await super().start()
+        (ports,) = self.folder.glob("*.ports")
+        self.monitor_port = int(json.loads(ports.read_text())["monitoring"][0].rpartition(":")[2])
+
+
 @asynccontextmanager
 async def real_server(folder: Path) -> AsyncIterator[RealServer]:
     """Run a server on *folder* while the block runs."""

@@ -6,18 +6,23 @@ The app that all facades of a process share: a connection to a coordinator, or a
     otherwise                                  embedded: a whole cluster in this process, files in a temporary folder
 
 Facades share the app and count references; releasing the last reference closes it. The app runs in one task, so that it
-opens and closes in order however the program ends. Each event loop has its own app. Nothing here is thread-safe.
+opens and closes in order however the program ends: also when its loop is closed, or the program ends, without a word to
+us. Each event loop has its own app, so threads with loops of their own do not meet. A forked child has no app: it opens
+one in a loop of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -35,12 +40,13 @@ from coordinator.client.service_watch import ServiceWatch
 from coordinator.commands.acting import context_for_nobody
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import LEVELS
+from coordinator.own_process.forks import protect, was_inherited
 from coordinator.processes.credentials import credentials, patience
 from coordinator.task_groups import task_group
-from events.errors import Unavailable
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from coordinator.commands.command import Command
     from coordinator.settings.model import Settings
@@ -48,6 +54,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 OPEN_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 30.0
+"""How long a program that ends waits for an app that it did not close."""
+CANCEL_GRACE_S = 1.0
+"""How long it then waits for tasks that use the app."""
 BEAT_S = 5.0
 """Leases claimed through facades are renewed this often, or three times per `scheduler.lease_s` if that is shorter."""
 BEATS_A_LEASE = 3.0
@@ -101,6 +111,7 @@ class App:
         self.services: ServiceWatch | None = None
         """The services, kept current by watching. None when the coordinator runs in this process."""
         self.is_open = True
+        self.loop = asyncio.get_running_loop()
         self.failure: Exception | None = None
         self._backend = backend
         self._tasks = tasks
@@ -198,6 +209,8 @@ class _Shared:
         # The app outlives the call that opens it, so it runs in its own task: the only one outside a task group.
         # The first caller may act for a tenant; the app, and a coordinator in it, do not.
         self.task = loop.create_task(self._host(), name="coordinator-app", context=context_for_nobody())
+        protect(loop)
+        _close_before(loop)
 
     async def _host(self) -> None:
         try:
@@ -208,6 +221,9 @@ class _Shared:
             self._failed(error)
         finally:
             self.ready.cancel()
+            loop = asyncio.get_running_loop()
+            if _apps.get(loop) is self and (self.app is None or self.app.failure is None):
+                del _apps[loop]
 
     def _failed(self, error: Exception) -> None:
         if self.app is None:
@@ -219,6 +235,8 @@ class _Shared:
 
 _apps: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
 _closing: set[asyncio.Task[None]] = set()
+_CLOSES_APPS = "_closes_apps"
+"""The attribute of our `close` of a loop."""
 
 
 async def acquire_app() -> App:
@@ -231,6 +249,9 @@ async def acquire_app() -> App:
         Refused: the settings are invalid, or no usable nats-server was found.
     """
     loop = asyncio.get_running_loop()
+    if was_inherited(loop):
+        msg = "this event loop was made before this process was forked: use a new one, as asyncio.run() does"
+        raise Refused(msg, reason="other_loop")
     shared = _apps.get(loop)
     if shared is not None and shared.app is not None and shared.app.failure is not None:
         # A new embedded coordinator would be empty; callers must learn that the one they used has failed.
@@ -272,6 +293,56 @@ async def _release(shared: _Shared) -> None:
     await asyncio.wait([shared.task])
 
 
+def _close_before(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the app of *loop* before the loop itself is closed."""
+    close = loop.close
+
+    def close_both() -> None:
+        _close_now(loop)
+        close()
+
+    if not hasattr(close, _CLOSES_APPS):
+        setattr(close_both, _CLOSES_APPS, True)
+        with suppress(AttributeError):  # a loop of another implementation
+            loop.close = close_both  # type: ignore[method-assign]
+
+
+def _close_now(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the app of a loop that does not run, if it has one that nobody has closed; `asyncio.run` does the same."""
+    shared = _apps.pop(loop, None)
+    if shared is None or shared.task.done() or loop.is_closed() or loop.is_running() or was_inherited(loop):
+        return
+    loop.run_until_complete(_end(shared))
+
+
+async def _end(shared: _Shared) -> None:
+    """Cancel all tasks: those that use the app would fail when it closes, and nobody would see that."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait([shared.task], timeout=CLOSE_TIMEOUT_S)
+    await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
+
+
+def _close_all() -> None:
+    """Close what a program leaves open when it ends, as `python -m asyncio` and notebooks do."""
+    for loop in list(_apps):
+        with suppress(Exception):  # another thread may use it just now
+            _close_now(loop)
+
+
+def _after_fork_in_child() -> None:
+    for shared in list(_apps.values()):
+        if shared.app is not None:
+            shared.app.is_open = False
+    _apps.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+# Before `atexit`: at that time no thread can be started any more, which closing may need.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
+
+
 @asynccontextmanager
 async def _open() -> AsyncIterator[App]:
     """Open the app that the environment and the settings select, and log which one it is."""
@@ -293,9 +364,20 @@ async def _open() -> AsyncIterator[App]:
         return
     from coordinator.processes.janitor import janitor
 
-    with tempfile.TemporaryDirectory(prefix="coordinator-") as folder:
-        async with janitor(Path(folder), settings), embedded(Path(folder), settings) as app:
+    with _temporary_folder() as folder:
+        async with janitor(folder, settings), embedded(folder, settings) as app:
             yield app
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a new folder and delete it afterwards, but not in a forked child, as `TemporaryDirectory` would."""
+    owner, folder = os.getpid(), tempfile.mkdtemp(prefix="coordinator-")
+    try:
+        yield Path(folder)
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _log_to_stderr(level: str) -> None:

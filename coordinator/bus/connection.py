@@ -23,19 +23,17 @@ from nats.errors import Error as NatsError
 
 from coordinator.bus.jetstream import Ack, ack_of, answer_of, request_of
 from coordinator.bus.nats_client import (
-    DEFAULT_PORT,
     NatsClient,
     check_subject,
     forbidden_subject,
     frame_of,
-    login_of,
-    servers_of,
 )
 from coordinator.bus.requests import Requests
 from coordinator.bus.subscription import Message, Subscription
 from coordinator.ids import TimeOrderedIds
 from events.credentials import INBOXES, read_login
 from events.errors import Refused, Unavailable
+from events.nats_address import login_of, servers_of, url_of, where_is
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -126,7 +124,7 @@ class Bus:
         bus = cls(servers, buffered=buffered, inbox_prefix=prefix, user=user, look_again=look_again)
         options = {
             **(login_of(servers) if login is None else login.apply(bus._client)),
-            "servers": [f"{server.scheme}://{server.hostname}:{server.port or DEFAULT_PORT}" for server in servers],
+            "servers": [url_of(server) for server in servers],
             "tls": ssl.create_default_context(cafile=tls_ca) if tls_ca or servers[0].scheme == "tls" else None,
             "name": name,
             "inbox_prefix": prefix,
@@ -409,7 +407,7 @@ def _known(url: str) -> str:
 
 
 def _shown(servers: list[SplitResult]) -> str:
-    return ",".join(f"{server.hostname}:{server.port or DEFAULT_PORT}" for server in servers)
+    return ",".join(map(where_is, servers))
 
 
 def _call(hooks: list[Callable[[], None]]) -> None:

@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlparse, urlsplit
+from urllib.parse import urlparse
 
 import structlog
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from coordinator.guard import withhold
 from events.cancellation import heeded
-from events.errors import Refused, shown
+from events.errors import Refused
+from events.nats_address import login_of, servers_of, url_of
+from events.nats_transport import RacingClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from nats.aio.client import Srv
 
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     Deliver = Callable[[bytes, bytes, bytes, bytes | None], None]
 
 log = structlog.get_logger(__name__)
-
-DEFAULT_PORT = 4222
 
 _PING = b"PING\r\n"
 _PERMISSIONS = "permissions violation"
@@ -44,7 +44,7 @@ _forbidden = re.compile(r'permissions violation for publish to "([^"]*)"').searc
 _has_space = re.compile(r"[\s\x00]").search
 
 
-class NatsClient(Client):
+class NatsClient(RacingClient):
     """A connection that delivers synchronously, never ends silently, and drops unsent writes when it is lost."""
 
     def __init__(self, *, buffered: bool, disconnected: Callable[[], None]) -> None:
@@ -54,6 +54,14 @@ class NatsClient(Client):
         self._buffered = buffered
         self._on_disconnect = disconnected
         self._deliver: dict[int, Deliver] = {}
+        withhold(self)  # else the server would see this connection as open while a fork of this process lives
+
+    def descriptors(self) -> Collection[int]:
+        """Return that of the connection, while it is open."""
+        writer = getattr(self._transport, "_io_writer", None)
+        socket = None if writer is None else writer.get_extra_info("socket")
+        fd = -1 if socket is None else socket.fileno()
+        return (fd,) if fd >= 0 else ()
 
     @property
     def unsent_bytes(self) -> int:
@@ -161,7 +169,7 @@ class NatsClient(Client):
             # Its server has a new port after a restart, and another program may listen on the old one.
             servers = servers_of(self.look_again())
             self.options.update(login_of(servers))
-            s.uri = urlparse(f"{servers[0].scheme}://{servers[0].hostname}:{servers[0].port or DEFAULT_PORT}")
+            s.uri = urlparse(url_of(servers[0]))
         await super()._connect_to_server(s)
 
     async def _attempt_reconnect(self) -> None:
@@ -178,41 +186,6 @@ class NatsClient(Client):
                 await asyncio.sleep(_SECOND_TRY_S)
             else:
                 return
-
-
-def servers_of(url: str) -> list[SplitResult]:
-    """
-    Split *url*, one server or several separated by commas.
-
-    Raises:
-        Refused: it is not a NATS URL; the message does not contain the login.
-    """
-    right = "use nats://host:port, nats://token@host:port, or several with commas between"
-    servers = []
-    for part in url.split(","):
-        try:
-            server = urlsplit(part.strip())
-            server.port  # noqa: B018  # it is checked when it is read
-            unquote(server.netloc, errors="strict").encode()
-        except ValueError as error:  # its message may quote the login
-            why = "its port is not one of 1 to 65535" if "ort" in str(error) else "its host cannot be read"
-            raise Refused(f"the NATS URL is malformed, {why}: {right}", reason="bad_url") from None
-        host = server.hostname or ""
-        if server.scheme not in {"nats", "tls"} or not host:
-            msg = f"{shown(f'{server.scheme}://{host}')} is not a NATS URL: {right}"
-            raise Refused(msg, reason="bad_url")
-        servers.append(server)
-    return servers
-
-
-def login_of(servers: list[SplitResult]) -> dict[str, str]:
-    """Return the login in the URL: nats-py does not use it for servers of the cluster that it discovers later."""
-    first = next((server for server in servers if server.username), None)
-    if first is None or first.username is None:
-        return {}
-    if first.password is None:
-        return {"token": unquote(first.username)}
-    return {"user": unquote(first.username), "password": unquote(first.password)}
 
 
 def forbidden_subject(error: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from coordinator.own_process.first import fork_if_first
 from coordinator.version import __version__
 from events.errors import CoordinationError
 
@@ -104,13 +105,19 @@ def cli(ctx: click.Context, config: str | None, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    fork_if_first()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal cannot encode is printed as its number.
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if _COMPLETE in os.environ:
         cli.main(prog_name="coordinator", complete_var=_COMPLETE)
-    sys.exit(run_line(sys.argv[1:]))
+    code = run_line(sys.argv[1:])
+    if "coordinator.own_process.end" in sys.modules:
+        from coordinator.own_process import end
+
+        end.leave(code)
+    sys.exit(code)
 
 
 def run_line(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from coordinator.cli.connection import load_settings
 from coordinator.cli.output import output_options, show
 from events.errors import CoordinationError, Refused
+from events.nats_address import servers_of
 
 if TYPE_CHECKING:
     from coordinator.security.auth_directory import AuthDirectory
@@ -42,6 +43,29 @@ _COLUMNS = (
 )
 
 
+def _listen(_: click.Context, __: click.Parameter, value: str) -> str:
+    try:
+        servers_of(f"nats://{'host' if value.startswith(':') else ''}{value}")
+    except Refused:
+        is_address = False
+    else:
+        is_address = "@" not in value and "," not in value
+    if not is_address:
+        raise click.BadParameter(f"{value!r} is not an address to listen on: use host:port, or [address]:port for IPv6")
+    return value
+
+
+def _hosts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    from coordinator.deciders.service import check_host
+
+    for value in values:
+        try:
+            check_host("--host", value.removeprefix("*."))
+        except Refused as refused:
+            raise click.BadParameter(refused.message) from None
+    return values
+
+
 @click.group()
 def auth() -> None:
     """Create and check NATS users and permissions."""
@@ -52,10 +76,18 @@ def auth() -> None:
 @click.option("--domain", "domains", multiple=True, help="Domain that gets an inbox and may read. Repeatable.")
 @click.option("--worker", "workers", multiple=True, help="Worker id. Repeatable.")
 @click.option("--node", "nodes", multiple=True, help="Node id; includes a user for its containers. Repeatable.")
-@click.option("--listen", default="127.0.0.1:4222", show_default=True, help="Address the server listens on.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:4222",
+    show_default=True,
+    callback=_listen,
+    help="Address the server listens on; [::1]:4222 for IPv6.",
+)
 @click.option("--store", type=_FOLDER, help="Data directory of the server; default: FOLDER/jetstream.")
 @click.option("--tls", is_flag=True, help="Create a CA and a server certificate.")
-@click.option("--host", "hosts", multiple=True, help="Host name or address in the certificate. Repeatable.")
+@click.option(
+    "--host", "hosts", multiple=True, callback=_hosts, help="Host name or address in the certificate. Repeatable."
+)
 @click.pass_context
 def auth_init(
     ctx: click.Context,

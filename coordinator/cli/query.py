@@ -21,6 +21,7 @@ from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.terminal import clean
 from events.base import Position
 from events.errors import NotFound, Refused
+from events.nats_address import address_of
 from events.service import ServiceStatus
 from events.task import TaskStatus
 
@@ -241,9 +242,9 @@ def service_list(
         ("id", lambda v: v.service.service_id),
         ("name", lambda v: v.service.service_name),
         ("type", lambda v: v.service.service_type),
-        ("address", lambda v: f"{v.service.host}:{v.service.port}" if v.service.port != NO_PORT else ""),
+        ("address", lambda v: address_of(v.service.host, v.service.port) if v.service.port != NO_PORT else ""),
         ("status", lambda v: v.service.status.value),
-        ("why", lambda v: v.service.health_rule),
+        ("why", lambda v: v.not_checked or v.service.health_rule),
         ("load", lambda v: "" if v.reported is None else f"{v.reported.load:.2f}"),
         ("heard", lambda v: "" if v.reported is None else f"{v.reported.heard_s_ago:.0f} s ago"),
     )

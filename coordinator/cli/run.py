@@ -14,6 +14,7 @@ from coordinator.app.locate import find_lasting, find_url
 from coordinator.cli.connection import load_settings
 from coordinator.stop_signals import unless_stopped
 from events.errors import Refused
+from events.nats_address import DEFAULT_PORT, servers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,6 @@ URL_OPTION = click.option(
     help="NATS to connect to: nats://token@host:port.",
     show_envvar=True,
 )
-DEFAULT_PORT = 4222
-"""Where `up` listens unless told otherwise."""
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -39,6 +37,13 @@ def _needed(url: str | None) -> str:
         msg = "no NATS URL given: use --nats nats://token@host:port or set COORDINATOR_URL"
         raise Refused(msg, reason="no_url")
     return url
+
+
+def _use(url: str | None) -> None:
+    """Make *url* the setting `nats.url`, on which defaults depend, here and in the processes that this one starts."""
+    if url:
+        servers_of(url)
+        os.environ["COORDINATOR_NATS__URL"] = url
 
 
 @click.command()
@@ -133,10 +138,11 @@ def serve(ctx: click.Context, url: str | None, creds: Path | None, tls_ca: Path 
     for name, file in (("COORDINATOR_NATS__CREDS", creds), ("COORDINATOR_NATS__TLS_CA", tls_ca)):
         if file is not None:
             os.environ[name] = str(file.absolute())
+    _use(url)
     settings = load_settings(ctx)
     from coordinator.processes.coordinator import serve as run
 
-    asyncio.run(run(settings, _needed(url or settings.nats.url), without_follower=without_follower))
+    asyncio.run(run(settings, _needed(settings.nats.url), without_follower=without_follower))
 
 
 @click.command()
@@ -148,10 +154,11 @@ def follow(ctx: click.Context, url: str | None) -> None:
 
     It keeps the read model and the feed, and answers questions about the past.
     """
+    _use(url)
     settings = load_settings(ctx)
     from coordinator.processes.follower import follow as run
 
-    asyncio.run(run(settings, _needed(url or settings.nats.url)))
+    asyncio.run(run(settings, _needed(settings.nats.url)))
 
 
 @click.group()
@@ -197,6 +204,7 @@ def worker_run(
     ctx: click.Context, /, module: str, url: str | None, worker_id: str | None, slots: int, **amounts: str | None
 ) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
+    from coordinator.own_process import end
     from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
@@ -220,4 +228,4 @@ def worker_run(
             **patience(settings),
         )
 
-    asyncio.run(run())
+    end.run(run())

@@ -84,6 +84,21 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
     every_s: float | None = None
 
 
+class ReportNotChecked(Command, frozen=True, kw_only=True, gc=False):
+    """
+    Report that a health check could not be made, and why; it changes nothing, and is shown with the service.
+
+    Such as that the checker's resolver fails, or that it lacks descriptors: never a failure of the service.
+    """
+
+    KIND, VERB = "service", "not_checked"
+    FOR = frozenset({"domain", "follower"})
+
+    service_id: str
+    check: str
+    detail: str = ""
+
+
 class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The contents of a service's last heartbeat, and how many seconds ago it came."""
 
@@ -97,12 +112,14 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     """
     A service as discovery returns it: its state and its last reported load.
 
-    `check_ms` is how long its last passed check took, in milliseconds.
+    `check_ms` is how long its last passed check took, in milliseconds. `not_checked` is why its last check could not be
+    made; empty if it was made.
     """
 
     service: Service
     reported: ServiceLoad | None = None
     check_ms: float | None = None
+    not_checked: str = ""
 
 
 class FindServices(Question, frozen=True, kw_only=True, gc=False):
@@ -139,7 +156,8 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_def
 
     With `is_change` it is a change of health instead, as the journal has it, and `check` is its rule. `number` counts
     the checks of the service that the leading coordinator of this `reign` heard of. `lost` is how many outcomes before
-    this one are missing, at least.
+    this one are missing, at least. With `could_not` the check could not be made, for the reason in `detail`: `ok` is
+    False then, but no failure of the service.
     """
 
     at: float
@@ -152,6 +170,7 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_def
     reign: str = ""
     number: int = 0
     lost: int = 0
+    could_not: bool = False
 
 
 class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):

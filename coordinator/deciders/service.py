@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from coordinator.commands.command import Command
-from coordinator.commands.service import DeregisterService, HeartbeatService, RegisterService, ReportCheck
+from coordinator.commands.service import (
+    DeregisterService,
+    HeartbeatService,
+    RegisterService,
+    ReportCheck,
+    ReportNotChecked,
+)
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders import housing
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
@@ -123,7 +129,7 @@ def check_host(name: str, host: str) -> None:
     """
     check_text(name, host, 253, least=1)
     if not _is_host(host):
-        msg = f"{name} {host[:80]!r} is not a host name or an IP address: use one, without port or path"
+        msg = f"{name} {host[:80]!r} is not a host name or an IP address: use one, without port, path or brackets"
         raise Refused(msg, reason="bad_host")
 
 
@@ -227,6 +233,14 @@ def check(world: World, command: ReportCheck, context: DecisionContext) -> Event
     return (_changed(service, status, f"{context.streak} {command.check} checks in a row {outcome}", command.detail),)
 
 
+def not_checked(world: World, command: ReportNotChecked, context: DecisionContext) -> Events:
+    """Record nothing: a check that could not be made is kept as a sign, and changes no health."""
+    check_text("detail", command.detail, context.rules.text_chars_max)
+    check_text("check", command.check, 128, least=1)
+    living(world, command.service_id)
+    return ()
+
+
 def _check_time(name: str, time_ms: float | None) -> None:
     if time_ms is not None:
         check_number(name, time_ms, 0.0, 1e9)
@@ -316,6 +330,7 @@ DECIDERS: dict[type[Command], Decider] = {
     DeregisterService: deregister,
     HeartbeatService: heartbeat,
     ReportCheck: check,
+    ReportNotChecked: not_checked,
 }
 TELLERS: dict[type[Command], Teller] = {
     RegisterService: lambda world, command, context, done: command.service_id,

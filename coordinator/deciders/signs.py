@@ -15,7 +15,14 @@ import msgspec
 
 from coordinator.commands.command import Command
 from coordinator.commands.node import RegisterNode, SyncNode
-from coordinator.commands.service import CheckOutcome, HeartbeatService, RegisterService, ReportCheck, ServiceLoad
+from coordinator.commands.service import (
+    CheckOutcome,
+    HeartbeatService,
+    RegisterService,
+    ReportCheck,
+    ReportNotChecked,
+    ServiceLoad,
+)
 from coordinator.commands.task import ClaimTasks
 from coordinator.commands.worker import RegisterWorker
 from events.ids import checked
@@ -36,7 +43,7 @@ _SIGN_OF: dict[type[Command], tuple[str, str]] = {
     RegisterService: ("services", "service_id"),
 }
 """The table that holds the sign of a command, and the command's field with the id."""
-SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, HeartbeatService})
+SIGNS_OF_LIFE = frozenset({*_SIGN_OF, ReportCheck, ReportNotChecked, HeartbeatService})
 """The commands that `Signs.before` and `Signs.accepted` look at."""
 
 
@@ -66,6 +73,8 @@ class Signs:
         self.loads: dict[str, ServiceLoad] = {}
         self.worker_loads: dict[str, float] = {}
         self.checks: dict[str, Checks] = {}
+        self.not_checked: dict[str, CheckOutcome] = {}
+        """The services whose last check could not be made."""
         self.checked: dict[str, float] = {}
         """When each service was last checked, whatever the outcome."""
         self.check_every: dict[str, float] = {}
@@ -133,6 +142,8 @@ class Signs:
             if command.every_s is not None:
                 self.check_every[command.service_id] = command.every_s
             self.keep_check(command, at, world.services[command.service_id].status)
+        elif isinstance(command, ReportNotChecked):
+            self._keep_not_checked(command, at, world.services[command.service_id].status)
         elif isinstance(command, HeartbeatService):
             load = ServiceLoad(
                 heard_s_ago=0.0,
@@ -186,12 +197,36 @@ class Signs:
             status=status,
             detail=report.detail,
             latency_ms=report.latency_ms,
-            number=before.last.number + 1 if before is not None else 1,
+            number=self._next_number(report.service_id),
         )
+        self.not_checked.pop(report.service_id, None)
         latency_ms = report.latency_ms if report.ok else None
         if latency_ms is None and before is not None:
             latency_ms = before.latency_ms
         self.checks[report.service_id] = Checks(last, self.streak(report), latency_ms)
+
+    def _keep_not_checked(self, report: ReportNotChecked, at: float, status: ServiceStatus) -> None:
+        """Keep that a check could not be made; the row of equal outcomes goes on as if nobody had tried."""
+        self.not_checked[report.service_id] = CheckOutcome(
+            at=at,
+            ok=False,
+            check=report.check,
+            status=status,
+            detail=report.detail,
+            number=self._next_number(report.service_id),
+            could_not=True,
+        )
+
+    def newest_check(self, service_id: str) -> CheckOutcome | None:
+        """Return the last outcome of a service that this writer heard of, one that could not be made too."""
+        if service_id in self.not_checked:
+            return self.not_checked[service_id]
+        checks = self.checks.get(service_id)
+        return checks.last if checks is not None else None
+
+    def _next_number(self, service_id: str) -> int:
+        newest = self.newest_check(service_id)
+        return newest.number + 1 if newest is not None else 1
 
     def forget(self, world: World) -> None:
         """Drop the signs of entities that left the world, so that the signs cannot outgrow it."""
@@ -199,6 +234,7 @@ class Signs:
             (self.services, world.services),
             (self.loads, world.services),
             (self.checks, world.services),
+            (self.not_checked, world.services),
             (self.checked, world.services),
             (self.check_every, world.services),
             (self.workers, world.workers),

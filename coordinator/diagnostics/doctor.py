@@ -8,12 +8,10 @@ It only reads: nothing is created, changed or written. What it may not read is r
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import shutil
 import stat
 import time
-import urllib.request
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +139,7 @@ async def _fsync(client: Client, monitor: str) -> list[Finding]:
 async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | None:
     """Return the server's JetStream configuration, over HTTP or as its system account; None if neither is available."""
     if monitor:
-        try:
-            return await asyncio.to_thread(_get, f"{monitor.rstrip('/')}/jsz?config=1")
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{monitor} does not answer like the monitoring of a nats-server: {error}") from error
+        return await _get(monitor, f"{monitor.rstrip('/')}/jsz?config=1")
     try:
         raw = await client.bus.request(_SYSTEM, b'{"config":true}', timeout_s=1.0)
     except Unavailable:
@@ -154,12 +149,17 @@ async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | No
     return data
 
 
-def _get(url: str) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
-        msg = f"{url} is not an http:// or https:// URL"
-        raise ValueError(msg)
-    with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as answer:  # noqa: S310  # only http(s): checked above
-        reported: dict[str, Any] = json.load(answer)
+async def _get(monitor: str, url: str) -> dict[str, Any]:
+    """Read a JSON object; the addresses of the host are tried as browsers do it, all within one time-out."""
+    import httpx2  # a tenth of a second, which `look_here` does not need
+
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S), httpx2.AsyncClient() as http:
+            answer = (await http.get(url)).raise_for_status()
+            reported: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, msgspec.MsgspecError) as error:
+        why = str(error) or type(error).__name__
+        raise Unavailable(f"{monitor} does not answer like the monitoring of a nats-server: {why}") from error
     return reported
 
 
@@ -322,4 +322,8 @@ def _settings(settings: Settings) -> list[Finding]:
     if settings.nats.replicas == 1 and "," in (settings.nats.url or ""):
         seen = "nats.url names several servers, but nats.replicas is 1: streams have one copy"
         found.append(warn("settings", seen, "set nats.replicas to 3 before the first start"))
+    registry = settings.registry
+    if not registry.health_check_networks and "health_check_networks" not in registry.model_fields_set:
+        seen = "registry.health_check_networks is empty: no health URL is checked, and such services stay UNKNOWN"
+        found.append(warn("settings", seen, "list the networks of your services in it, or [] if none has a health URL"))
     return found or [ok("settings", "no contradictions")]

@@ -28,7 +28,7 @@ from coordinator.commands.caller import COORDINATOR, Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.node import SyncNode
 from coordinator.commands.plain_secrets import warning_of
-from coordinator.commands.service import ReportCheck
+from coordinator.commands.service import ReportCheck, ReportNotChecked
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
 from coordinator.commands.worker import DrainWorker, RegisterWorker
@@ -446,7 +446,7 @@ class Engine:
                 log.warning("plain_secrets", container_id=command.container_id, actor=caller.actor, why=warning)
         if kind in SIGNS_OF_LIFE:
             self.signs.accepted(command, self._heard, turn.now, self.world)
-        if kind is ReportCheck:
+        if kind is ReportCheck or kind is ReportNotChecked:
             self._hints.note_check(command.service_id, f"{self.epoch.generation}.{self.epoch.sequence}")
         if kind is ClaimTasks:
             self._claim(turn, asked, command)

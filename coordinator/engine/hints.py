@@ -85,8 +85,9 @@ class Hints:
 
     def note_check(self, service_id: str, reign: str) -> None:
         """Pass the check that was just kept on to the followers, which keep the outcomes."""
-        outcome = self._signs.checks[service_id].last
-        self._checked.append((service_id, msgspec.structs.replace(outcome, reign=reign)))
+        outcome = self._signs.newest_check(service_id)
+        if outcome is not None:
+            self._checked.append((service_id, msgspec.structs.replace(outcome, reign=reign)))
 
     def tell(self, heard_now: float) -> None:
         """After the commit, send the hints of this turn and answer the questions whose wait has ended."""

@@ -136,6 +136,8 @@ def _service_ids(world: World, question: FindServices) -> Iterable[str]:
 
 def health_history(signs: Signs, service: Service) -> Iterator[CheckOutcome]:
     """Yield the last check of a service, if this writer heard of one, and the last change of its health."""
+    if service.service_id in signs.not_checked:
+        yield signs.not_checked[service.service_id]
     checks = signs.checks.get(service.service_id)
     if checks is not None:
         yield checks.last
@@ -159,7 +161,10 @@ def view(signs: Signs, service: Service, heard_now: float) -> ServiceView:
         reported = msgspec.structs.replace(reported, heard_s_ago=round(ago, 3))
     checks = signs.checks.get(service.service_id)
     check_ms = checks.latency_ms if checks is not None else None
-    return ServiceView(service=service, reported=reported, check_ms=check_ms)
+    could_not = signs.not_checked.get(service.service_id)
+    # One from before it registered otherwise says nothing of it now.
+    not_checked = could_not.detail if could_not is not None and could_not.at >= service.registered_at else ""
+    return ServiceView(service=service, reported=reported, check_ms=check_ms, not_checked=not_checked)
 
 
 def stats(world: World) -> ClusterStats:

@@ -1,11 +1,16 @@
-"""The outcome of a health check as one line of printable text: errors of other code may contain anything."""
+"""
+The outcome of a health check as one line of printable text: errors of other code may contain anything.
+
+An error of the process that checks is no outcome: it is told as `could_not_check`, and says nothing about the service.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from coordinator.commands.service import ReportCheck
+from coordinator.commands.service import ReportCheck, ReportNotChecked
 from coordinator.commands.validation import shortened
+from events.errors import Unavailable
 
 DETAIL_CHARS_MAX = 200
 
@@ -25,6 +30,11 @@ def told(error: BaseException) -> str:
     return one_line(f"{name}: {message}" if message else name)
 
 
+def could_not_check(why: str) -> Unavailable:
+    """Return the error of a check that could not be made, which is no failure of the service."""
+    return Unavailable(f"could not check: {why}", reason="could_not_check")
+
+
 class CheckResult(NamedTuple):
     """The result of one probe. `latency_ms` is measured from resolving the name to the end of the answer."""
 
@@ -40,8 +50,18 @@ def report_of(
     return ReportCheck(
         service_id=service_id,
         ok=outcome.ok,
-        check=url.partition(":")[0].lower(),
+        check=kind_of(url),
         detail=shortened(outcome.detail, detail_chars_max),
         latency_ms=outcome.latency_ms,
         every_s=every_s,
     )
+
+
+def not_checked_report_of(service_id: str, check: str, why: str, *, detail_chars_max: int) -> ReportNotChecked:
+    """Return the command that reports that a check could not be made, and why."""
+    return ReportNotChecked(service_id=service_id, check=check, detail=one_line(why)[:detail_chars_max])
+
+
+def kind_of(url: str) -> str:
+    """Return the kind of check that a URL asks for: its scheme."""
+    return url.partition(":")[0].lower()

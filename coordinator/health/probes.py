@@ -1,10 +1,12 @@
 """
-Probe a service's health URL once: http and https through httpx2, tcp through asyncio.
+Probe a service's health URL once: http and https through httpcore2, tcp through asyncio.
 
 The URL comes from the service's registration, so nothing in it is trusted. Its host is resolved once, every address
-must be inside the networks that the settings allow, and the connection goes to exactly the address that was checked. No
-redirect is followed, no proxy or environment variable is used, no cookie or credential is stored or sent, and nothing
-of an answer's body is reported. Each probe opens its own connection.
+must be inside the networks that the settings allow, and the connection goes to exactly one of the addresses that were
+checked. No redirect is followed, no proxy or environment variable is used, no cookie or credential is stored or sent,
+and nothing of an answer's body is reported. Each probe opens its own connection.
+
+A failure of the service is a result; what this process or its resolver cannot do is an error, `could_not_check`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ import ssl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
+import httpcore2
 import httpx2
 
-from coordinator.health.outcome import CheckResult, told
+from coordinator.health.connecting import PinnedBackend, connect_any, in_turn
+from coordinator.health.fair_room import FairRoom
+from coordinator.health.outcome import CheckResult, could_not_check, told
+from coordinator.health.resolver import Resolver
+from coordinator.runtime.shortage import is_shortage
 from events.errors import Refused, shown
 
 if TYPE_CHECKING:
@@ -25,16 +32,23 @@ if TYPE_CHECKING:
 
     Address = IPv4Address | IPv6Address
     Network = IPv4Network | IPv6Network
-    Resolve = Callable[[str], Awaitable[Sequence[str]]]
+    Resolve = Callable[[str, str], Awaitable[Sequence[str]]]
 
 BODY_BYTES_MAX = 64 * 1024
 """How much of an answer is read: enough not to cut off an honest server."""
 ADDRESSES_MAX = 8
 """How many addresses of a host are tried. All its addresses, however many, must be allowed."""
 NETWORKS_KEY = "registry.health_check_networks"
+AT_ONCE = 100
+HELD_UP_S = 1.0
+"""A time-out that is noticed this much later says that this process was held up, nothing of the service."""
+
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 _PORTS = {"http": 80, "https": 443}
 _OK = range(200, 300)
+
+_FAILURES = (OSError, ValueError, httpcore2.NetworkError, httpcore2.ProtocolError)
 
 
 class Prober:
@@ -43,9 +57,10 @@ class Prober:
 
     Args:
         networks: the networks whose addresses may be probed.
-        timeout_s: seconds that one probe may take.
-        resolve: returns the addresses of a host name; by default the operating system's resolver.
+        timeout_s: seconds that one probe may take, and that resolving its host may take before.
+        resolve: returns the addresses of a host name for a source; by default the operating system's resolver.
         tls: the TLS context for https; by default the system's CA certificates.
+        at_once: how many connections may be open at a time; further probes wait, those of each source in turn.
     """
 
     def __init__(
@@ -55,38 +70,39 @@ class Prober:
         timeout_s: float = 2.0,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._networks = tuple(networks)
         self._timeout_s = timeout_s
-        self._resolve = resolve if resolve is not None else resolve_by_system
+        self._resolve = resolve if resolve is not None else Resolver().resolve
         self._tls = tls
-        # httpx2 requires a context even for http, and loading the certificates takes a third of a second.
-        self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._room = FairRoom(at_once)
 
-    async def look(self, url: str) -> CheckResult:
+    async def look(self, url: str, source: str = "") -> CheckResult:
         """
-        Probe *url* once and return the result.
+        Probe *url* once, for the services of *source*, and return the result.
 
         Raises:
             Refused: *url* cannot be probed, or an address of its host is outside the networks. This says nothing about
                 the service's health.
+            Unavailable: the check could not be made: the resolver fails, or this machine lacks descriptors, memory,
+                threads, ports or a route. This says nothing about the service's health, either.
         """
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        target = _target(url)
+        target, began = _target(url), loop.time()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                addresses = await self._addresses(target.raw_host.decode())
-                ok, detail = await self._probe_any(target, addresses)
-        except TimeoutError:
-            ok, detail = False, f"no answer within {self._timeout_s:g} s"
-        except (OSError, ValueError, httpx2.TransportError) as error:
-            ok, detail = False, told(error)
-        return CheckResult(ok, detail, round((loop.time() - began) * 1000, 3))
+            addresses = await self._addresses(target.raw_host.decode(), source)
+        except (OSError, ValueError) as error:
+            return CheckResult(ok=False, detail=told(error), latency_ms=_ms(loop.time() - began))
+        resolved_s = loop.time() - began
+        async with self._room.place(source):
+            began = loop.time()
+            ok, detail = await self._within_time(target, addresses)
+        return CheckResult(ok, detail, _ms(resolved_s + loop.time() - began))
 
-    async def _addresses(self, host: str) -> list[Address]:
+    async def _addresses(self, host: str, source: str) -> list[Address]:
         """Resolve *host* once; return its addresses if all of them are allowed."""
-        found = [_plain(ip_address(text)) for text in await self._resolve(host)]
+        found = await self._resolved(host, source)
         for address in found:
             if not any(_allows(network, address) for network in self._networks):
                 msg = (
@@ -96,43 +112,58 @@ class Prober:
                 raise Refused(msg, reason="outside_networks")
         if not found:
             raise OSError(f"{host} has no address")
-        return list(dict.fromkeys(found))[:ADDRESSES_MAX]
+        return in_turn(list(dict.fromkeys(found)))[:ADDRESSES_MAX]
 
-    async def _probe_any(self, target: httpx2.URL, addresses: Sequence[Address]) -> tuple[bool, str]:
-        """Probe the first address that accepts a connection."""
-        *others, last = addresses
-        for address in others:
-            try:
-                return await self._probe(target, address)
-            except (OSError, httpx2.ConnectError):
-                continue
-        return await self._probe(target, last)
+    async def _resolved(self, host: str, source: str) -> list[Address]:
+        """Return what the resolver says; only that there is no such name is a failure of the service."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._resolve(host, source)
+        except TimeoutError as error:
+            raise could_not_check(f"{shown(host)} was not resolved within {self._timeout_s:g} s") from error
+        except socket.gaierror as error:
+            if error.errno in _NO_SUCH_NAME:
+                raise
+            raise could_not_check(f"{shown(host)} was not resolved: {told(error)}") from error
+        except (OSError, MemoryError) as error:
+            raise could_not_check(f"{shown(host)} was not resolved: {told(error)}") from error
+        try:
+            return [_plain(ip_address(text)) for text in found]
+        except ValueError as error:
+            raise could_not_check(f"the resolver's answer for {shown(host)} is malformed: {told(error)}") from error
 
-    async def _probe(self, target: httpx2.URL, address: Address) -> tuple[bool, str]:
+    async def _within_time(self, target: httpx2.URL, addresses: Sequence[Address]) -> tuple[bool, str]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._probe(target, addresses)
+        except TimeoutError as error:
+            late_s = loop.time() - began - self._timeout_s
+            if late_s > HELD_UP_S:
+                raise could_not_check(f"this process was held up for {late_s:.1f} s") from error
+            return False, f"no answer within {self._timeout_s:g} s"
+        except (*_FAILURES, MemoryError, RuntimeError) as error:
+            if is_shortage(error):
+                raise could_not_check(told(error)) from error
+            if not isinstance(error, _FAILURES):
+                raise
+            return False, told(error)
+
+    async def _probe(self, target: httpx2.URL, addresses: Sequence[Address]) -> tuple[bool, str]:
         if target.scheme == "tcp":
-            return await _connect(address, target.port or 0)
-        tls = await self._certificates() if target.scheme == "https" else self._unused_tls
-        return await _get(target, address, tls)
+            (await connect_any(addresses, target.port or 0)).close()
+            return True, "accepted a connection"
+        tls = await self._certificates() if target.scheme == "https" else None
+        return await _get(target, addresses, tls)
 
     async def _certificates(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
+            try:
+                self._tls = await asyncio.to_thread(ssl.create_default_context)
+            except (OSError, RuntimeError, MemoryError) as error:
+                raise could_not_check(f"the system's CA certificates cannot be read: {told(error)}") from error
         return self._tls
-
-
-async def resolve_by_system(host: str) -> list[str]:
-    """
-    Return the addresses of *host* from the operating system's resolver.
-
-    Raises:
-        OSError: the host cannot be resolved.
-    """
-    try:
-        # Numeric forms that the system accepts (`2130706433`, `0x7f.1`) become the address they stand for.
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
 def _target(url: str) -> httpx2.URL:
@@ -170,31 +201,30 @@ def _allows(network: Network, address: Address) -> bool:
     )
 
 
-async def _connect(address: Address, port: int) -> tuple[bool, str]:
-    _, writer = await asyncio.open_connection(str(address), port)
-    writer.close()
-    return True, "accepted a connection"
-
-
-async def _get(target: httpx2.URL, address: Address, tls: ssl.SSLContext) -> tuple[bool, str]:
-    """Request *target* from *address*; the host name appears only in the Host header and the TLS handshake."""
-    request = httpx2.Request(
-        "GET",
-        target.copy_with(host=str(address)),
-        headers={
-            "Host": target.netloc.decode(),
-            "User-Agent": "coordinator-health-check",
-            "Accept": "*/*",
-            "Connection": "close",
-        },
-        extensions={"sni_hostname": target.raw_host.decode().rstrip(".")},
+async def _get(target: httpx2.URL, addresses: Sequence[Address], tls: ssl.SSLContext | None) -> tuple[bool, str]:
+    """Request *target* from one of *addresses*."""
+    host = target.raw_host
+    url = httpcore2.URL(
+        scheme=target.raw_scheme, host=host, port=target.port or _PORTS[target.scheme], target=target.raw_path
     )
-    async with httpx2.AsyncHTTPTransport(verify=tls, trust_env=False) as transport:
-        response = await transport.handle_async_request(request)
+    headers = (
+        ("Host", target.netloc),
+        ("User-Agent", "coordinator-health-check"),
+        ("Accept", "*/*"),
+        ("Connection", "close"),
+    )
+    named = {"sni_hostname": host.decode().rstrip(".")}
+    async with (
+        httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=PinnedBackend(addresses)) as pool,
+        pool.stream("GET", url, headers=headers, extensions=named) as response,
+    ):
         read = 0
-        async for chunk in response.aiter_raw():
+        async for chunk in response.aiter_stream():
             read += len(chunk)
             if read >= BODY_BYTES_MAX:
                 break
-        await response.aclose()
-    return response.status_code in _OK, f"answered {response.status_code}"
+    return response.status in _OK, f"answered {response.status}"
+
+
+def _ms(time_s: float) -> float:
+    return round(time_s * 1000, 3)

@@ -7,8 +7,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from coordinator.runtime.protocol import Launch
+from coordinator.runtime.shortage import is_shortage
 from events.container import Secret
-from events.errors import Refused
+from events.errors import Refused, Unavailable
 from events.ids import checked
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def launch_of(
 
     Raises:
         Refused: it names a secret that the folder *secrets* does not have as text.
+        Unavailable: this process has no descriptor to read it with.
     """
     environment = {
         **reach,
@@ -74,6 +76,8 @@ def _secret(reference: Secret, node_id: str, secrets: Path) -> str:
     try:
         content = _read(file)
     except OSError as error:
+        if is_shortage(error):
+            raise Unavailable(f"secret {reference.secret!r} cannot be read on node {node_id} now: {error}") from error
         why = "put it into the node's secrets folder" if isinstance(error, FileNotFoundError) else error.strerror
         raise _unusable(reference, node_id, f"cannot be read: {why}") from error
     if content is None:

@@ -91,7 +91,8 @@ async def run_cluster(
         _check(home, settings)
         async with _nats(home, settings, port, next_ports) as (url, server), task_group() as tasks:
             await _predecessor_gone(home)
-            programs = _programs(home, url, environment or {}, quiet)
+            ours = {} if server is None else _of_own_server(settings)
+            programs = _programs(home, url, ours | (environment or {}), quiet)
             keeping = [tasks.create_task(program.keep_running()) for program in programs.values()]
             if server is not None:
                 keeping.append(tasks.create_task(keep_serving(server)))
@@ -141,6 +142,12 @@ async def _predecessor_gone(home: Home) -> None:
             msg = f"{home.path} is in use by the node agent of process {holder}: stop it, or set COORDINATOR_HOME"
             raise Refused(msg, reason="home_in_use")
         await asyncio.sleep(POLL_S)
+
+
+def _of_own_server(settings: Settings) -> dict[str, str]:
+    """Return settings whose default depends on whose NATS it is: the programs get a URL, as they would of any other."""
+    networks = ",".join(f'"{network}"' for network in settings.registry.health_check_networks)
+    return {"COORDINATOR_REGISTRY__HEALTH_CHECK_NETWORKS": f"[{networks}]"}
 
 
 def _programs(home: Home, url: str, environment: dict[str, str], quiet: bool) -> dict[str, Program]:

@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +21,11 @@ from coordinator.client.reads import ask_follower
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands.arguments import number, text, wanted, whole
-from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck
+from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck, ReportNotChecked
 from coordinator.commands.validation import shortened
-from coordinator.health.outcome import one_line, told
+from coordinator.health.outcome import could_not_check, kind_of, not_checked_report_of, one_line, told
 from coordinator.registry.service_registry import ServiceInfo, ServiceRegistry, service_info
+from coordinator.runtime.shortage import is_shortage
 from coordinator.task_groups import task_group
 from events.errors import CoordinationError, NotFound, Refused, Unavailable, shown
 
@@ -99,7 +101,7 @@ class HealthChecker(Facade):
         await self._check_all(app, name, check, every_s=interval_s)
         before = self._checks.pop(name, None)
         if before is not None:
-            before.task.cancel()
+            _cancel(before.task)
         self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at, interval_s)))
 
     async def check_service(self, service_id: str) -> CheckOutcome:
@@ -112,12 +114,17 @@ class HealthChecker(Facade):
             NotFound: the instance is not registered.
             Refused: there is no custom check here and no health URL, or the URL is outside
                 `registry.health_check_networks`.
+            Unavailable: the check could not be made, as this process lacks descriptors, memory, threads or a route, or
+                the host is not resolved. This says nothing about the instance's health.
         """
         view: ServiceView = await self.execute(GetService(service_id=text("service_id", service_id)))
         service = service_info(view)
         registered = self._checks.get(service.service_name)
         if registered is not None:
             report = await self._run(await self.opened(), registered.check, service, every_s=None)
+            if isinstance(report, ReportNotChecked):
+                await _tell(await self.opened(), report)
+                raise Unavailable(report.detail, reason="could_not_check")
         elif service.health_check_url:
             report = await self._probe(service)
         else:
@@ -180,9 +187,10 @@ class HealthChecker(Facade):
         ended = [one.task for one in self._checks.values() if not one.task.done()]
         self._checks.clear()
         for task in ended:
-            task.cancel()
-        if ended:
-            await asyncio.wait(ended)
+            _cancel(task)
+        here = [task for task in ended if task.get_loop() is asyncio.get_running_loop()]
+        if here:
+            await asyncio.wait(here)
         await super().close()
 
     async def _keep_checking(self, app: App, service_name: str, check: Check, due_at: float, interval_s: float) -> None:
@@ -206,6 +214,9 @@ class HealthChecker(Facade):
         async def one(service: ServiceInfo) -> None:
             async with room:
                 report = await self._run(app, check, service, every_s=every_s)
+            if isinstance(report, ReportNotChecked):
+                await _tell(app, report)
+                return
             try:
                 await app.execute(report)
             except NotFound:
@@ -215,8 +226,14 @@ class HealthChecker(Facade):
             for view in views:
                 tasks.create_task(one(service_info(view)))
 
-    async def _run(self, app: App, check: Check, service: ServiceInfo, *, every_s: float | None) -> ReportCheck:
-        """Run a custom check; every result, also an exception, becomes an outcome."""
+    async def _run(
+        self, app: App, check: Check, service: ServiceInfo, *, every_s: float | None
+    ) -> ReportCheck | ReportNotChecked:
+        """
+        Run a custom check; every result, also an exception, becomes an outcome.
+
+        Except that this process lacks descriptors, memory or threads: then the check could not be made.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -231,6 +248,8 @@ class HealthChecker(Facade):
                 raise
             ok, detail = False, told(error)
         except Exception as error:  # noqa: BLE001  # the user's check may raise anything
+            if is_shortage(error):
+                return self._not_made(app, service.service_id, CUSTOM, could_not_check(told(error)))
             ok, detail = False, told(error)
         else:
             ok = returned is True
@@ -244,18 +263,36 @@ class HealthChecker(Facade):
             every_s=every_s,
         )
 
+    def _not_made(self, app: App, service_id: str, check: str, error: CoordinationError) -> ReportNotChecked:
+        log.warning("service_not_checked", service_id=service_id, reason=error.message)
+        limit = app.settings.engine.text_chars_max
+        return not_checked_report_of(service_id, check, error.message, detail_chars_max=limit)
+
     async def _probe(self, service: ServiceInfo) -> ReportCheck:
-        """Probe an instance's health URL from this process."""
+        """Probe an instance's health URL from this process; report why, and raise, when that cannot be done."""
         from coordinator.health.outcome import report_of
         from coordinator.health.probes import Prober
 
-        settings = (await self.opened()).settings
+        app = await self.opened()
+        settings = app.settings
         registry = settings.registry
         prober = Prober(registry.health_check_networks, timeout_s=registry.health_check_timeout_s)
-        outcome = await prober.look(service.health_check_url)
+        try:
+            outcome = await prober.look(service.health_check_url)
+        except Unavailable as error:
+            await _tell(app, self._not_made(app, service.service_id, kind_of(service.health_check_url), error))
+            raise
         return report_of(
             service.service_id, service.health_check_url, outcome, detail_chars_max=settings.engine.text_chars_max
         )
+
+
+async def _tell(app: App, report: ReportNotChecked) -> None:
+    """Report that a check could not be made; a coordinator of an earlier release refuses that."""
+    try:
+        await app.execute(report)
+    except CoordinationError as error:
+        log.debug("check_not_reported", service_id=report.service_id, reason=error.message)
 
 
 def _is_cancelled() -> bool:
@@ -273,3 +310,13 @@ def _seconds(name: str, value: Any) -> float:
     if given <= 0:
         raise Refused(f"{name} {given:g} is not allowed: use a number of seconds above 0", reason="bad_number")
     return given
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task of this loop, or of another that may run in another thread or have ended."""
+    loop = task.get_loop()
+    if loop is asyncio.get_running_loop():
+        task.cancel()
+        return
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(task.cancel)

@@ -32,7 +32,7 @@ class ServiceInfo:
 
     `registered_at` is in seconds since 1970. `load` (0 to 1), `connections` and `response_time_ms` are what the
     instance last reported, `check_ms` is how long its last passed check took, in milliseconds. `health_rule` says what
-    decides its health.
+    decides its health. `not_checked` says why its last check could not be made; it is empty if it was.
     """
 
     service_id: str
@@ -53,6 +53,7 @@ class ServiceInfo:
     connections: int = 0
     response_time_ms: float | None = None
     check_ms: float | None = None
+    not_checked: str = ""
 
 
 def service_info(view: ServiceView) -> ServiceInfo:
@@ -77,6 +78,7 @@ def service_info(view: ServiceView) -> ServiceInfo:
         connections=reported.connections if reported is not None else 0,
         response_time_ms=reported.response_time_ms if reported is not None else None,
         check_ms=view.check_ms,
+        not_checked=view.not_checked,
     )
 
 

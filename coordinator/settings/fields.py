@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from coordinator.commands.task import SchedulingStrategy
 from events.errors import Refused
 from events.ids import checked
+from events.nats_address import servers_of
 from events.resources import Resources
 
 if TYPE_CHECKING:
@@ -143,13 +144,10 @@ def _node_id(value: str) -> str:
 
 def _urls(value: str) -> str:
     if value:
-        from coordinator.bus.nats_client import servers_of
-
         try:
             servers_of(value)
-        except Refused:
-            right = "use nats://host:4222 or tls://host:4222, several separated by commas; empty starts a local server"
-            raise wrong(right) from None
+        except Refused as refused:
+            raise wrong(f"{_advice(refused)}; empty starts a local server") from None
     return value
 
 

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         if payload * 2 > turn:
             why = f"use at least 2 × scheduler.payload_bytes_max ({payload}), because quoting makes a payload longer"
             raise apart(f"engine.turn_bytes is {turn}: {why}")
+        if self.nats.url and "health_check_networks" not in self.registry.model_fields_set:
+            # Whoever registers on that NATS may be on another machine: loopback there is not loopback here.
+            registry = self.registry.model_copy(update={"health_check_networks": ()})
+            registry.model_fields_set.discard("health_check_networks")  # it is still a default
+            object.__setattr__(self, "registry", registry)
         return self
 
     def home_path(self) -> Path:

@@ -315,7 +315,9 @@ class RegistrySettings(Section):
         _RULES.heartbeat_timeout_s, 0.05, DAY_S, "seconds without a heartbeat after which a service is offline"
     )
     max_services: int = number(_RULES.max_services, 1, 1_000_000, "services that may be registered at a time")
-    health_check_networks: Networks = plain(LOOPBACK, "networks that health checks may connect to")
+    health_check_networks: Networks = plain(
+        LOOPBACK, "networks that health checks may connect to; none where nats.url is set, unless they are listed"
+    )
     health_check_timeout_s: float = number(2.0, 0.05, 300.0, "timeout of one health check")
     health_checks_at_once: int = number(100, 1, 10_000, "health checks that run at a time; further ones wait")
     check_rise: int = number(

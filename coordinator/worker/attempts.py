@@ -4,12 +4,17 @@ The attempts that a worker executes: at most one handler per slot, a lease for e
 Whatever a handler or a task that it started raises ends its attempt, never the worker: an exit and an interrupt too,
 unless the interrupt is a signal to this process. An outcome is reported again until the coordinator has
 answered. A lost lease ends the handler, and nothing is reported. Nothing here decides whether a task is retried.
+
+A handler that goes on although its lease is lost is left behind: some seconds later it costs no slot, and when the
+worker ends nothing waits for it. The log says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import sys
 import time
 from collections import deque
 from contextlib import nullcontext, suppress
@@ -21,8 +26,8 @@ from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_s
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.stop_signals import is_from_signal
-from coordinator.task_groups import is_aborting
-from coordinator.worker.containment import contain, contained_by
+from coordinator.task_groups import is_aborting, leave_behind
+from coordinator.worker.containment import contain, contained, contained_by, end_if_forked
 from coordinator.worker.handlers import Context, DoNotRetry
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
@@ -40,7 +45,9 @@ log = structlog.get_logger(__name__)
 REPORT_RETRY_S = 0.5
 PROGRESS_TIMEOUT_S = 5.0
 CANCEL_GRACE_S = 1.0
-"""Seconds that cancelled handlers have to clean up."""
+"""Seconds that cancelled handlers have to clean up when the worker ends."""
+LEAVE_AFTER_S = 5.0
+"""Seconds after which a handler whose lease was lost, and that goes on, gives its slot back."""
 ERROR_CHARS_MAX = 1000
 _NO_SPAN = nullcontext()
 
@@ -49,17 +56,20 @@ class Attempt:
     """
     One attempt at a task.
 
-    `lost` is set when its lease is lost and its outcome must not be reported, `exit` when a task of its handler exited.
+    `lost` is set when its lease is lost and its outcome must not be reported, `exit` when a task of its handler exited,
+    `left` when it has given its slot back although its handler goes on. `in_loop` is whether it can be cancelled now.
     """
 
-    __slots__ = ("began", "context", "exit", "handler", "lost", "running", "task")
+    __slots__ = ("began", "context", "exit", "handler", "in_loop", "left", "lost", "running", "task")
 
     def __init__(self, task: Task, handler: Handler, context: Context) -> None:
         self.task = task
         self.handler = handler
+        self.in_loop = handler.is_async
         self.context = context
         self.lost = False
         self.began = False
+        self.left = False
         self.exit: BaseException | None = None
         self.running: asyncio.Task[None] | None = None
 
@@ -78,7 +88,8 @@ class Attempts:
     """
     The attempts of one worker. `leases` maps the leases to renew to their attempts; other threads may read it.
 
-    A handler in a thread cannot be cancelled: it keeps its slot until it returns, even after its lease is lost.
+    A handler in a thread cannot be cancelled, and one that is async may ignore it. Such a handler keeps its slot for
+    5 s after its lease is lost. Then it is left behind, unless as many as there are slots already are.
 
     Args:
         handlers: the handlers by task name.
@@ -103,6 +114,8 @@ class Attempts:
         self._threads = Threads(worker_id)
         self._queued: deque[Attempt] = deque()
         self._running: set[Attempt] = set()
+        self._left: set[Attempt] = set()
+        self._pid = os.getpid()
         self._stray = 0
         self._changed = asyncio.Event()
 
@@ -154,7 +167,8 @@ class Attempts:
                 attempt.running.cancel()
             else:
                 self._stray += 1
-                if attempt.handler.is_async:
+                self._loop.call_later(LEAVE_AFTER_S, self._leave, attempt)
+                if attempt.in_loop:
                     attempt.running.cancel()
         self._fill()
         self._changed.set()
@@ -182,17 +196,44 @@ class Attempts:
             await self._changed.wait()
 
     async def give_up(self) -> None:
-        """Cancel all attempts and report nothing. Waits at most one second; handlers in threads are left running."""
+        """
+        Cancel all attempts and report nothing. Waits at most one second; handlers that go on are left behind.
+
+        Their tasks are then no longer in the group.
+        """
         self.take_queued()
-        left = {attempt.running for attempt in (*self.leases.values(), *self._running) if attempt.running is not None}
-        for attempt in (*self.leases.values(), *self._running):
+        attempts = {*self.leases.values(), *self._running, *self._left}
+        for attempt in attempts:
             attempt.lost = attempt.context.cancelled = True
         self.leases.clear()
+        left = {attempt.running: attempt for attempt in attempts if attempt.running is not None}
         for running in left:
             running.cancel()
         self._threads.close()
         if left:
-            await asyncio.wait(left, timeout=CANCEL_GRACE_S)
+            _, deaf = await asyncio.wait(left, timeout=CANCEL_GRACE_S)
+            for running in deaf:
+                leave_behind(self._tasks, running)
+                for child in contained(self._loop, left[running].end):
+                    leave_behind(None, child)
+        for attempt in attempts:
+            if not attempt.left and (attempt.running is not None or attempt in self._threads.busy):
+                _say_left_behind(attempt)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Free the slot of a handler that goes on although its lease was lost a while ago, unless too many do."""
+        if attempt not in self._running:
+            return
+        if len(self._left) >= self._slots:
+            self._loop.call_later(LEAVE_AFTER_S, self._leave, attempt)
+            return
+        self._running.discard(attempt)
+        self._left.add(attempt)
+        attempt.left = True
+        self._stray = max(0, self._stray - 1)
+        _say_left_behind(attempt)
+        self._fill()
+        self._changed.set()
 
     # --- executing ----------------------------------------------------------------------------------------------------
 
@@ -216,7 +257,9 @@ class Attempts:
                 report = await self._outcome(attempt)
             finally:
                 self._running.discard(attempt)
-                if attempt.lost:
+                if attempt.left:
+                    self._left.discard(attempt)
+                elif attempt.lost:
                     self._stray = max(0, self._stray - 1)
             self._fill()
             if report is None:
@@ -282,10 +325,21 @@ class Attempts:
         acting, containing = act_for(task), contained_by(attempt.end)
         try:
             with in_span(task.traceparent) if task.traceparent else _NO_SPAN:
-                return await (call() if handler.is_async else self._threads.run(call))
+                value = await (call() if handler.is_async else self._threads.run(call, attempt))
+                return await self._awaited(attempt, value) if hasattr(value, "__await__") else value
         finally:
+            end_if_forked(self._pid, sys.exception())
             acting.var.reset(acting)
             containing.var.reset(containing)
+
+    async def _awaited(self, attempt: Attempt, value: Any) -> Any:
+        """Await what a handler returned, as one does that a plain decorator or a lambda wraps."""
+        attempt.in_loop = True
+        if attempt.lost:  # while it was in its thread, where nobody could cancel it
+            if hasattr(value, "close"):
+                value.close()
+            raise asyncio.CancelledError
+        return await value
 
     def _completed(self, task: Task, result: Payload | None, execution_time_s: float) -> CompleteTask:
         return CompleteTask(
@@ -342,6 +396,18 @@ class Attempts:
                 log.debug("progress_not_reported", task_id=task.task_id, why=error.message)
 
         return report
+
+
+def _say_left_behind(attempt: Attempt) -> None:
+    task = attempt.task
+    log.warning(
+        "handler_left_behind",
+        task_id=task.task_id,
+        task_name=task.task_name,
+        handler=attempt.handler.where,
+        why="it ignores its cancellation" if attempt.in_loop else "its thread has not returned",
+        **ids_of(task.tenant, task.traceparent),
+    )
 
 
 def error_text(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from coordinator.commands.arguments import number, text
 from coordinator.commands.validation import check_text
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PROGRESS_TIMEOUT_S = 10.0
 
 _CONTEXT_NAMES = ("context", "ctx")
+_SELVES = ("self", "cls")
+_UNKNOWN = object()
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -139,6 +141,11 @@ class Handler(NamedTuple):
     is_async: bool
     wants_context: bool
 
+    @property
+    def where(self) -> str:
+        """The module and the name of the function."""
+        return _where(self.function)
+
     def bound(self, context: Context, payload: Any) -> Callable[[], Any]:
         """Return the function without its arguments: a call of it executes one attempt."""
         return partial(self.function, context, payload) if self.wants_context else partial(self.function, payload)
@@ -149,39 +156,99 @@ def handler_of(name: Any, function: Any) -> Handler:
     Return a handler for the tasks named *name*.
 
     Raises:
-        Refused: the name is invalid, or *function* is a generator or does not take (payload) or (context, payload).
+        Refused: the name is invalid, or *function* is a generator or a class, cannot be called, or does not take
+            (payload) or (context, payload).
     """
     if not isinstance(name, str):
         msg = f"the name of a task must be text, not {shown(name)}: use @task('some_name')"
         raise Refused(msg, reason="bad_handler")
     name = check_text("the name of a task", text("the name of a task", name), 128, least=1)
-    if not callable(function):
-        msg = f"handler {shown(function)} of task {name!r} is not callable: use a function"
-        raise Refused(msg, reason="bad_handler")
-    called = inspect.unwrap(function) if inspect.isroutine(function) else function
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+    called = _called(name, function)
+    wrapped = inspect.unwrap(called)
+    if any(map(_yields, (called, wrapped))):
         msg = f"handler {_where(function)} of task {name!r} is a generator: return the result instead of yielding it"
         raise Refused(msg, reason="bad_handler")
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether it can be called, but how
-    return Handler(name, function, is_async, _wants_context(name, function))
+    return Handler(name, function, _is_async(called), _wants_context(name, function))
+
+
+def _called(name: str, function: Any) -> Callable[..., Any]:
+    """
+    Return the function that a call of *function* executes.
+
+    Raises:
+        Refused: it cannot be called, or a call of it gives no result.
+    """
+    called, before, why = function, _UNKNOWN, ""
+    while called is not before and not why and not _is_plain(called):
+        before = called
+        if isinstance(called, type) and called.__module__ != "builtins":
+            why = "is a class, and a call of it gives an object and no result: use a function, or an object of it"
+        elif not callable(called):
+            why = "cannot be called: use a function, or a bound method such as one.method or Class.method"
+        else:
+            called = _next(called)
+    if why:
+        raise Refused(f"handler {_where(function)} of task {name!r} {why}", reason="bad_handler")
+    first = next(iter(inspect.signature(called).parameters), "") if inspect.isfunction(called) else ""
+    if called is function and first in _SELVES and "." in called.__qualname__.rpartition("<locals>.")[2]:
+        msg = f"handler {_where(function)} of task {name!r} takes {first!r}: register a method of an object or class"
+        raise Refused(msg, reason="bad_handler")
+    return cast("Callable[..., Any]", called)
+
+
+def _is_plain(called: Any) -> bool:
+    return inspect.isroutine(called) and not isinstance(called, staticmethod | classmethod)
+
+
+def _next(called: Any) -> Any:
+    """Return what an object that is no function calls; the object if that is not a Python function."""
+    if isinstance(called, partial):
+        return called.func
+    if isinstance(called, staticmethod):
+        return called.__func__
+    inner = getattr(type(called), "__call__", None)  # noqa: B004  # not whether it can be called, but what
+    return inner if inspect.isfunction(inner) else called
+
+
+def _yields(called: Callable[..., Any]) -> bool:
+    return inspect.isasyncgenfunction(called) or (inspect.isgeneratorfunction(called) and not _is_async(called))
+
+
+def _is_async(called: Callable[..., Any]) -> bool:
+    code = getattr(called, "__code__", None)
+    by_types = code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)  # `types.coroutine`
+    return inspect.iscoroutinefunction(called) or by_types
 
 
 def _wants_context(name: str, function: Callable[..., Any]) -> bool:
     wrong = f"handler {_where(function)} of task {name!r} takes %s: use handler(payload) or handler(context, payload)"
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = _parameters(function)
     except (TypeError, ValueError) as error:
         raise Refused(wrong % f"unknown arguments ({error})", reason="bad_handler") from error
     taken = [one for one in parameters if one.kind in _POSITIONAL]
     needed = [one.name for one in taken if one.default is one.empty]
     keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
     if not taken or len(needed) > 2 or keywords:  # noqa: PLR2004  # a context and a payload
+        if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+            wrong += "; a decorator hides them unless it uses functools.wraps"
         raise Refused(wrong % f"({', '.join(map(str, parameters))})", reason="bad_handler")
     if len(taken) == 1:
         if _is_context(taken[0]):
             raise Refused(wrong % f"({taken[0]}), only a context", reason="bad_handler")
         return False
     return len(needed) == 2 or _is_context(taken[0])  # noqa: PLR2004  # as above
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return what *function* takes: if it takes anything, as what a decorator returns, what it wraps takes."""
+    try:
+        own = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    except ValueError:  # it is an object in C, as `functools.lru_cache` makes
+        own = []
+    if own and not any(one.kind is one.VAR_POSITIONAL for one in own):
+        return own
+    return list(inspect.signature(function).parameters.values())
 
 
 def _is_context(parameter: inspect.Parameter) -> bool:
@@ -204,23 +271,26 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 # --- the handlers of a module -----------------------------------------------------------------------------------------
 
-_registered: list[Handler] = []
-"""All handlers that `task` registered in this process, in order; `handlers_of` selects those of a module."""
+_registered: list[tuple[str, Handler]] = []
+"""All handlers that `task` registered in this process, in order, and the modules that did; see `handlers_of`."""
 
 
 def task(name: str) -> Callable[[Function], Function]:
     """
     Register the decorated function as the handler of tasks named *name*, for the workers that run its module.
 
-    An async function runs in the worker's event loop, any other function in a thread. It takes the payload, or a
-    `Context` and the payload, and returns the result: any JSON value, or bytes.
+    An async function runs in the worker's event loop, anything else that can be called in a thread; an awaitable that
+    it returns is awaited in the loop. It takes the payload, or a `Context` and the payload, and returns the result: any
+    JSON value, or bytes.
 
     Raises:
         Refused: the name is invalid, or the function is a generator or does not take (payload) or (context, payload).
     """
 
     def register(function: Function) -> Function:
-        _registered.append(handler_of(name, function))
+        # A function of a library, as a partial or an object, does not say which module registers it.
+        by = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001  # documented in spite of its name
+        _registered.append((by, handler_of(name, function)))
         return function
 
     return register
@@ -228,16 +298,17 @@ def task(name: str) -> Callable[[Function], Function]:
 
 def handlers_of(module: ModuleType) -> dict[str, Handler]:
     """
-    Return the handlers that *module* or its submodules define or that *module* imports, by task name.
+    Return the handlers that *module* or its submodules define or register, or that *module* imports, by task name.
 
     Raises:
         Refused: there is no handler, or two handlers have the same name.
     """
     imported = {id(value) for value in vars(module).values()}
     found: dict[str, Handler] = {}
-    for handler in _registered:
-        home = getattr(handler.function, "__module__", "")
-        if home == module.__name__ or home.startswith(f"{module.__name__}.") or id(handler.function) in imported:
+    for by, handler in _registered:
+        homes = (by, getattr(handler.function, "__module__", None) or "")
+        is_own = any(home == module.__name__ or home.startswith(f"{module.__name__}.") for home in homes)
+        if is_own or id(handler.function) in imported:
             add_handler(found, handler)
     if not found:
         msg = f"module {module.__name__} has no handlers: decorate a function in it with @task('some_name')"

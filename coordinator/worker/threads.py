@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from coordinator.worker.containment import end_if_forked
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Outcome = tuple[Any, BaseException | None]
-    Job = tuple[Callable[[], Any], asyncio.Future[Outcome]]
+    Job = tuple[Callable[[], Any], asyncio.Future[Outcome], object]
 
 
 class Threads:
@@ -27,13 +30,16 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._count = 0
         self._idle = 0
+        self.busy: set[object] = set()
+        """For whom calls run now."""
 
-    async def run(self, call: Callable[[], Any]) -> Any:
-        """Run *call* in a thread; return or raise its result. When cancelled, stop waiting; the thread continues."""
+    async def run(self, call: Callable[[], Any], whom: object = None) -> Any:
+        """Run *call* in a thread for *whom*; return or raise its result. Cancelled, it stops waiting for the thread."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._idle:
             self._idle -= 1
@@ -41,7 +47,8 @@ class Threads:
             self._count += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
         context = contextvars.copy_context()
-        self._jobs.put((partial(context.run, call), future))
+        self.busy.add(whom)
+        self._jobs.put((partial(context.run, call), future, whom))
         value, error = await future
         if error is not None:
             raise error
@@ -56,16 +63,18 @@ class Threads:
         # The loop is closed if a handler returns after the worker has ended.
         with suppress(RuntimeError):
             while (job := self._jobs.get()) is not None:
-                call, future = job
+                call, future, whom = job
                 outcome: Outcome
                 try:
                     outcome = call(), None
                 except BaseException as error:  # noqa: BLE001  # raised again where the call is awaited
                     outcome = None, error
-                self._loop.call_soon_threadsafe(self._done, future, outcome)
-                del job, call, future, outcome  # an idle thread must not keep references to its last job
+                end_if_forked(self._pid, outcome[1])
+                self._loop.call_soon_threadsafe(self._done, future, outcome, whom)
+                del job, call, future, outcome, whom  # an idle thread must not keep references to its last job
 
-    def _done(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    def _done(self, future: asyncio.Future[Outcome], outcome: Outcome, whom: object) -> None:
         self._idle += 1
+        self.busy.discard(whom)
         if not future.done():
             future.set_result(outcome)

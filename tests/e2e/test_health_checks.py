@@ -7,6 +7,7 @@ No connection here leaves loopback; an audit hook checks that.
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.app.app import embedded
+from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.service import (
     CheckOutcome,
@@ -34,12 +36,12 @@ from coordinator.settings.model import Settings
 from coordinator.settings.sections import RegistrySettings
 from coordinator.task_groups import task_group
 from events.errors import Refused
+from tests.commands import running, up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from coordinator.client.client import Client
     from projections.service import Service
     from tests.e2e.conftest import Cluster
 
@@ -300,6 +302,87 @@ async def test_a_hundred_outcomes_of_each_service_are_kept(cluster: Cluster, tmp
             await ask_follower(client, "checks", {"id": "s", "limit": 0})
 
 
+class Deaf:
+    """A server that accepts every connection and says nothing."""
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+
+@pytest.mark.parametrize("limited", ["before it starts", "while it runs"])
+async def test_a_checker_with_few_descriptors(cluster: Cluster, tmp_path: Path, limited: str) -> None:
+    """
+    A follower that may open 64 descriptors, beside 90 services that never answer, calls no healthy service unhealthy.
+
+    If it knows its limit it makes fewer checks at a time, and all services get the health that is theirs.
+    """
+    client, written = cluster.client, tmp_path / "log"
+    few = {
+        "COORDINATOR_HOME": str(tmp_path / "home"),
+        "COORDINATOR_REGISTRY__HEALTH_CHECK_INTERVAL": "2",
+        "COORDINATOR_REGISTRY__HEALTH_CHECK_TIMEOUT_S": "0.5",
+        "COORDINATOR_REGISTRY__HEALTH_CHECK_NETWORKS": "127.0.0.0/8",
+    }
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with Health().serving() as health, await asyncio.start_server(Deaf().take, "127.0.0.1", 0) as deaf:
+        deaf_port = deaf.sockets[0].getsockname()[1]
+        if limited == "before it starts":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        try:
+            following = running("follow", "--nats", cluster.url, written=written, **few)
+            follower = following.__enter__()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        try:
+            await asyncio.to_thread(follower.until_written, "follower_started")
+            resource.prlimit(follower.pid, resource.RLIMIT_NOFILE, (64, 64))
+            for number in range(10):
+                await client.execute(service(f"good{number}", f"http://127.0.0.1:{health.port}/"))
+            for number in range(90):
+                await client.execute(service(f"deaf{number}", f"http://127.0.0.1:{deaf_port}/", name="deaf"))
+            began, ill, views = asyncio.get_running_loop().time(), set[str](), []
+            while asyncio.get_running_loop().time() < began + 15:
+                views = await client.execute(FindServices(service_name="agent"))
+                ill |= {one.service.health_detail for one in views if one.service.status is ServiceStatus.UNHEALTHY}
+                await asyncio.sleep(0.2)
+            assert ill == set()
+            if limited == "before it starts":
+                assert "checks_at_once_lowered" in follower.written
+                assert {one.service.status for one in views} == {ServiceStatus.HEALTHY}
+                views = await client.execute(FindServices(service_name="deaf"))
+                assert {one.service.status for one in views} == {ServiceStatus.UNHEALTHY}
+            else:
+                assert "checks_not_made" in follower.written
+                assert "Too many open files" in follower.written
+        finally:
+            following.__exit__(None, None, None)
+
+
+async def test_on_another_nats_nothing_is_checked_until_networks_are_listed(cluster: Cluster, tmp_path: Path) -> None:
+    """Loopback of who registers may not be that of the follower, which says so in its log and at the service."""
+    client, written = cluster.client, tmp_path / "log"
+    async with Health().serving() as health:
+        await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))
+        with running("follow", "--nats", cluster.url, written=written, COORDINATOR_HOME=str(tmp_path / "home")):
+            async with asyncio.timeout(20):
+                while not (view := await client.execute(GetService(service_id="s"))).not_checked:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        assert "add 127.0.0.1/32" in view.not_checked
+        assert view.service.status is ServiceStatus.UNKNOWN
+        assert health.requests == 0
+    assert "health_checks_off" in written.read_text()
+
+
+async def test_up_checks_loopback(tmp_path: Path) -> None:
+    """With a server of our own everything that registers is on this machine."""
+    async with Health().serving() as health:
+        with up(tmp_path / "up") as started:
+            async with Client.open(started.url) as client:
+                await client.execute(service("s", f"http://127.0.0.1:{health.port}/"))
+                await until(client, "s", ServiceStatus.HEALTHY)
+
+
 async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:
     """
     Health checks need no extra process: a service on this machine becomes healthy.
@@ -323,6 +406,9 @@ async def test_an_embedded_coordinator_checks_by_itself(tmp_path: Path) -> None:
         assert found is not None
         assert (found.service_id, found.status) == (far, ServiceStatus.UNKNOWN)
         async with HealthChecker(registry) as checker:
-            assert await checker.get_health_history(far) == []
+            told, *_ = await checker.get_health_history(far)
+            assert (told.could_not, told.ok, told.status) == (True, False, ServiceStatus.UNKNOWN)
+            assert "registry.health_check_networks" in told.detail
+            assert (await registry.get_service(far)).not_checked == told.detail
             assert [one.check for one in await checker.get_health_history(near, limit=1)] == ["http"]
             assert (await checker.check_service(near)).ok

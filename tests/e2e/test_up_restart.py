@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.cli.run import DEFAULT_PORT
 from coordinator.client.client import Client
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
 from coordinator.scheduler import TaskScheduler
 from events.container import ContainerFailed, ContainerStatus
+from events.nats_address import DEFAULT_PORT
 from events.task import TaskStatus
 from tests.commands import Running, Up, call, run, running, up
 from tests.conftest import living_in

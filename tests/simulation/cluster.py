@@ -473,7 +473,7 @@ class Prober:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    async def look(self, _: str) -> CheckResult:
+    async def look(self, _: str, __: str = "") -> CheckResult:
         """Return a drawn result."""
         await asyncio.sleep(self._random.random() * 0.3)
         return CheckResult(ok=self._random.random() < 0.6, detail="drawn", latency_ms=1.0)

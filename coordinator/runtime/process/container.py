@@ -238,7 +238,7 @@ class ProcessContainer:
         try:
             async with asyncio.timeout(_MARK_TIMEOUT_S):
                 self._cause = await asyncio.to_thread(on_disk.mark_cause, self.directory, cause.value)
-        except (OSError, TimeoutError, CoordinationError) as error:
+        except (OSError, TimeoutError, RuntimeError, CoordinationError) as error:  # RuntimeError: no further thread
             # This process still reports the right cause; only its successor could not know it.
             self._cause = self._cause or cause.value
             log.warning("container_cause_not_recorded", name=self.record.name, cause=cause.value, error=str(error))

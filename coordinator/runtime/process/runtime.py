@@ -43,6 +43,7 @@ from coordinator.runtime.process.log import create_log, rotate, tail
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
+from coordinator.runtime.shortage import is_shortage
 from events.container import ExitCause
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.ids import checked
@@ -220,14 +221,14 @@ class ProcessRuntime:
             directory, record = on_disk.create(self._root, launch, self._clock.wall())
         except OSError as error:
             raise Unavailable(
-                f"the directory of container {launch.name} cannot be created under {self._root}: {error}"
+                f"the directory of container {launch.name} cannot be created under {self._root}: {_why(error)}"
             ) from error
         try:
             until = "" if launch.until is None else self._grants.shown(launch.until)
             shim = self._spawn(directory, command, environment, until)
         except OSError as error:
             on_disk.discard(directory)
-            raise Unavailable(f"container {launch.name} cannot be started: {error}") from error
+            raise Unavailable(f"container {launch.name} cannot be started: {_why(error)}") from error
         container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set, shim=shim)
         self._containers[launch.name] = container
         return container
@@ -314,6 +315,11 @@ class ProcessRuntime:
                 rotate(container.directory, self._max_log_bytes)
         except (CoordinationError, OSError) as error:
             log.warning("container_check_failed", name=container.record.name, error=str(error))
+
+
+def _why(error: OSError) -> str:
+    """Return the reason of a start that failed; one that is no fault of the container says so."""
+    return f"this node lacks descriptors, processes, memory or disk: {error}" if is_shortage(error) else str(error)
 
 
 def _program(program: str, path: str) -> str:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from coordinator import cli
 from coordinator.cli.output import clean_json, moment, show, show_one
-from coordinator.cli.run import DEFAULT_PORT, _ready
+from coordinator.cli.run import _ready
 from coordinator.terminal import clean, is_fancy
 from events.errors import CoordinationError, Corrupt, NotFound, Refused, StaleLease, Unavailable
+from events.nats_address import DEFAULT_PORT
 from tests.commands import call
 
 if TYPE_CHECKING:

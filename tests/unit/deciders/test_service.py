@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from coordinator.commands.service import DeregisterService, HeartbeatService, ReportCheck
+from coordinator.commands.service import DeregisterService, HeartbeatService, ReportCheck, ReportNotChecked
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.service import check_host, check_url, living
 from events.errors import NotFound, Refused
@@ -355,6 +355,16 @@ def changed(status: ServiceStatus, previous: ServiceStatus, rule: str) -> Servic
 def test_the_first_check_decides_at_once(ok: bool, status: ServiceStatus) -> None:
     """An unknown service is used only if there is no healthy one, so to wait for a second check would not help."""
     given(*probed(UNKNOWN)).when(report(ok)).then(changed(status, UNKNOWN, "first http check"))
+
+
+@pytest.mark.parametrize("before", list(ServiceStatus))
+def test_a_check_that_could_not_be_made_changes_nothing(before: ServiceStatus) -> None:
+    """It says nothing about the service; it is refused for one that is not registered, and if it is malformed."""
+    given(*probed(before)).when(ReportNotChecked(service_id="s", check="http", detail="no route")).then_nothing()
+    given().when(ReportNotChecked(service_id="s", check="http")).then_refused("not_found", "s")
+    given(*probed(before)).when(ReportNotChecked(service_id="s", check="")).then_refused("bad_text", "check")
+    long = ReportNotChecked(service_id="s", check="http", detail="x" * 10_000_000)
+    given(*probed(before)).when(long).then_refused("bad_text", "detail")
 
 
 @pytest.mark.parametrize("before", [HEALTHY, UNHEALTHY])

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.commands.command import Command
 from coordinator.commands.node import NodeOrders, SyncNode
-from coordinator.commands.service import HeartbeatService, ReportCheck, ServiceLoad
+from coordinator.commands.service import HeartbeatService, ReportCheck, ReportNotChecked, ServiceLoad
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.signs import Signs
 from events.errors import Refused
@@ -114,6 +114,29 @@ def test_the_last_check_is_kept_with_its_number() -> None:
     last = signs.checks["s"].last
     assert (last.detail, last.at, last.latency_ms, last.status) == ("3", 3.0, 1.5, ServiceStatus.HEALTHY)
     assert (last.number, signs.checks["s"].streak) == (3, 3)
+
+
+def test_a_check_that_could_not_be_made_is_no_sign_and_interrupts_no_row() -> None:
+    """It has a number, as followers keep it too, and is forgotten with the next check that was made."""
+    signs, world = beginning(), fold(service())
+    assert signs.newest_check("s") is None
+    signs.accepted(report(ok=False), 1.0, 1000.0, world)
+    signs.accepted(ReportNotChecked(service_id="s", check="http", detail="no route"), 5.0, 1005.0, world)
+    newest = signs.newest_check("s")
+    assert newest is not None
+    assert (newest.could_not, newest.ok, newest.number, newest.detail, newest.at) == (
+        True,
+        False,
+        2,
+        "no route",
+        1005.0,
+    )
+    assert (signs.checked["s"], signs.services.get("s")) == (1.0, None)
+    assert signs.streak(report(ok=False)) == 2
+    signs.accepted(report(ok=False), 9.0, 1009.0, world)
+    newest = signs.newest_check("s")
+    assert newest is not None
+    assert (newest.could_not, newest.number, signs.not_checked) == (False, 3, {})
 
 
 def test_the_latency_is_that_of_the_last_passed_check() -> None:

@@ -15,7 +15,14 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
-from coordinator.commands.service import FindServices, GetHealthHistory, GetService, ReportCheck, ServiceLoad
+from coordinator.commands.service import (
+    FindServices,
+    GetHealthHistory,
+    GetService,
+    ReportCheck,
+    ReportNotChecked,
+    ServiceLoad,
+)
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
@@ -282,6 +289,21 @@ def test_a_service_is_shown_with_how_long_its_checks_take() -> None:
     world = fold(*SERVICES)
     assert answered(world, GetService(service_id="a"), signs=signs).check_ms == 2.5
     assert answered(world, GetService(service_id="b"), signs=signs).check_ms is None
+
+
+def test_a_service_is_shown_with_why_it_could_not_be_checked() -> None:
+    """Until a check is made, or it registers otherwise; the history has it first."""
+    signs, world = Signs(), fold(*SERVICES)
+    at = world.services["a"].registered_at
+    signs.keep_check(ReportCheck(service_id="a", ok=True, check="http"), at, ServiceStatus.HEALTHY)
+    signs.accepted(ReportNotChecked(service_id="a", check="http", detail="no route"), 1.0, at - 1, world)
+    assert answered(world, GetService(service_id="a"), signs=signs).not_checked == ""
+    signs.accepted(ReportNotChecked(service_id="a", check="http", detail="no route"), 1.0, at, world)
+    assert answered(world, GetService(service_id="a"), signs=signs).not_checked == "no route"
+    history = answered(world, GetHealthHistory(service_id="a"), signs=signs)
+    assert [(one.could_not, one.number) for one in history] == [(True, 3), (False, 1)]
+    signs.keep_check(ReportCheck(service_id="a", ok=True, check="http"), at, ServiceStatus.HEALTHY)
+    assert answered(world, GetService(service_id="a"), signs=signs).not_checked == ""
 
 
 def test_the_counts_are_of_what_there_is() -> None:

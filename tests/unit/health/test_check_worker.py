@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from coordinator.commands.cluster import GetStats
 from coordinator.commands.service import FindServices, ReportCheck
 from coordinator.health import check_worker as worker_module
 from coordinator.health.check_worker import run_health_checks
-from coordinator.health.outcome import CheckResult
+from coordinator.health.outcome import CheckResult, could_not_check
 from coordinator.health.probes import Prober
+from coordinator.health.resolver import Resolver
 from coordinator.processes.follower import checks_of
 from coordinator.registry import ServiceRegistry, ServiceStatus
 from coordinator.settings.model import Settings
@@ -59,7 +63,7 @@ class Looks:
         self.most = 0
         self.takes_s = 0.0
 
-    async def look(self, url: str) -> CheckResult:
+    async def look(self, url: str, _: str = "") -> CheckResult:
         self.seen.append((url, asyncio.get_running_loop().time()))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -72,6 +76,24 @@ class Looks:
 
     def times(self, url: str) -> list[float]:
         return [at for seen, at in self.seen if seen == url]
+
+
+class Served:
+    """Answers requests, and counts how many it had at a time."""
+
+    def __init__(self, *, takes_s: float) -> None:
+        self.takes_s = takes_s
+        self.under_way = 0
+        self.most = 0
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(self.takes_s)
+        self.under_way -= 1
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
 
 
 @pytest.fixture
@@ -95,7 +117,7 @@ async def checking(door: Door, **registry: Any) -> AsyncIterator[None]:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await condition():  # noqa: ASYNC110  # what is waited for happens by itself
             await asyncio.sleep(0.005)
 
@@ -212,18 +234,117 @@ async def test_a_probe_that_crashes_stops_no_other(app: App, looks: Looks) -> No
     assert "check_crashed" in {one["event"] for one in logs}
 
 
-async def test_no_more_than_so_many_at_once(app: App, looks: Looks) -> None:
-    """The number of concurrent checks is limited, and all services are checked."""
+async def test_no_more_than_so_many_at_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of open connections is limited, and all services are checked."""
+    monkeypatch.setattr(worker_module, "FOLLOW_S", 0.02)
     registry, door = ServiceRegistry(app), Door(app)
-    looks.takes_s = 0.02
+    served = Served(takes_s=0.02)
+    async with await asyncio.start_server(served.take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ids = [
+            await registry.register_service("agent", "worker", "localhost", 80, f"http://127.0.0.1:{port}/{number}")
+            for number in range(12)
+        ]
+        async with checking(door, health_checks_at_once=3, health_check_interval=2.0, health_check_timeout_s=1.0):
+            for service_id in ids:
+                await _until(lambda service_id=service_id: _is(registry, service_id, ServiceStatus.HEALTHY))
+    assert served.most == 3
+
+
+async def test_slow_names_make_no_other_service_fail(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside 40 services whose names are not resolved, 10 others of the same source are checked all the time."""
+    monkeypatch.setattr(worker_module, "FOLLOW_S", 0.02)
+    let = threading.Event()
+
+    def look_up(host: str) -> list[str]:  # blocks in its thread, as the system's resolver does
+        if host.startswith("slow"):
+            let.wait(60)
+        return ["127.0.0.1"]
+
+    registry, door = ServiceRegistry(app), Door(app)
+    served = Served(takes_s=0)
+    settings = Settings(registry=RegistrySettings(health_check_interval=0.5, health_check_timeout_s=0.2))
+    async with await asyncio.start_server(served.take, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ids = {
+            name: await registry.register_service("agent", "worker", "localhost", 80, f"http://{name}.test:{port}/")
+            for name in [*(f"slow{n}" for n in range(40)), *(f"good{n}" for n in range(10))]
+        }
+        async with task_group() as tasks:
+            task = tasks.create_task(run_health_checks(door, **checks_of(settings), resolve=Resolver(look_up).resolve))
+            for number in range(10):
+                await _until(lambda number=number: _is(registry, ids[f"good{number}"], ServiceStatus.HEALTHY))
+            before = len(door.reports)
+            await asyncio.sleep(2)
+            task.cancel()
+        let.set()
+    assert all(report.ok for report in door.reports)
+    assert len(door.reports) - before >= 30
+    for number in range(40):
+        slow = await registry.get_service(ids[f"slow{number}"])
+        assert slow.status is ServiceStatus.UNKNOWN
+        assert "was not resolved within 0.2 s" in slow.not_checked
+
+
+async def test_few_descriptors_allow_few_checks_at_once(app: App, looks: Looks) -> None:
+    """Checks use a quarter of the descriptors that the process may open, which the log says."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        with capture_logs() as logs:
+            async with checking(Door(app)):
+                await asyncio.sleep(0.05)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    (told,) = [one for one in logs if one["event"] == "checks_at_once_lowered"]
+    assert (told["descriptors"], told["at_once"], told["wanted"]) == (200, 50, 100)
+
+
+async def test_checks_that_cannot_be_made_change_no_health(app: App, looks: Looks) -> None:
+    """They are reported as such, counted in one line of the log, shown with the service, and write no event."""
+    registry, door = ServiceRegistry(app), Door(app)
     ids = [
         await registry.register_service("agent", "worker", "localhost", 80, f"http://localhost/{number}")
-        for number in range(12)
+        for number in range(3)
     ]
-    async with checking(door, health_checks_at_once=3):
+    async with checking(door):
         for service_id in ids:
             await _until(lambda service_id=service_id: _is(registry, service_id, ServiceStatus.HEALTHY))
-    assert looks.most == 3
+        for number in range(3):
+            looks.shows[f"http://localhost/{number}"] = could_not_check("OSError: [Errno 24] Too many open files")
+        position = (await app.execute(GetStats())).position
+        with capture_logs() as logs:
+            await asyncio.sleep(6 * INTERVAL_S)
+        for service_id in ids:
+            service = await registry.get_service(service_id)
+            assert service.status is ServiceStatus.HEALTHY
+            assert "Too many open files" in service.not_checked
+        assert (await app.execute(GetStats())).position == position
+        (told,) = [one for one in logs if one["event"] == "checks_not_made"]
+        assert (told["count"], told["total"]) == (1, 1)
+        assert "Too many open files" in told["reason"]
+        looks.shows.clear()
+        await _until(lambda: _checked(registry, ids[0]))
+
+
+async def _checked(registry: ServiceRegistry, service_id: str) -> bool:
+    return not (await registry.get_service(service_id)).not_checked
+
+
+async def test_what_could_not_be_checked_does_not_count_in_a_row(app: App, looks: Looks) -> None:
+    """Two failed checks with one between that could not be made are two in a row."""
+    registry, door = ServiceRegistry(app), Door(app)
+    service_id = await registry.register_service("agent", "worker", "localhost", 80, "http://localhost/a")
+    failed = CheckResult(ok=False, detail="answered 500", latency_ms=1.0)
+    await app.execute(ReportCheck(service_id=service_id, ok=True, check="http"))
+    await app.execute(ReportCheck(service_id=service_id, ok=False, check="http"))
+    looks.shows["http://localhost/a"] = could_not_check("no route")
+    async with checking(door):
+        await asyncio.sleep(3 * INTERVAL_S)
+        assert await _is(registry, service_id, ServiceStatus.HEALTHY)
+        looks.shows["http://localhost/a"] = failed
+        await _until(lambda: _is(registry, service_id, ServiceStatus.UNHEALTHY))
+    assert len(door.reports) == 1
 
 
 async def test_while_the_coordinator_is_away(app: App, looks: Looks) -> None:

@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.health.outcome import DETAIL_CHARS_MAX, CheckResult, report_of, told
-from coordinator.health.probes import BODY_BYTES_MAX, Prober, resolve_by_system
-from events.errors import Refused
+from coordinator.health.probes import BODY_BYTES_MAX, Prober
+from coordinator.health.resolver import Resolver
+from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
 ALLOWED = [ip_network("127.0.0.1/32")]
@@ -155,12 +156,12 @@ def answer(status: str = "200 OK", *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def resolve(host: str) -> list[str]:
+async def resolve(host: str, source: str) -> Sequence[str]:
     """Resolve numeric forms as the system does, and names by the table, without DNS."""
     if host.lower().rstrip(".") in NAMES:
         return NAMES[host.lower().rstrip(".")]
     socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)  # raises for a name
-    return await resolve_by_system(host)
+    return await Resolver().resolve(host, source)
 
 
 def prober(*networks: str, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None) -> Prober:
@@ -182,7 +183,7 @@ async def listening(tls: ssl.SSLContext | None = None) -> AsyncIterator[Place]:
 async def test_hostile_urls(url: str) -> None:
     """A forbidden address is refused, an unresolvable name is at most a failure, and no connection is ever made."""
     async with listening() as place:
-        with suppress(Refused):
+        with suppress(Refused, Unavailable):
             outcome = await prober().look(url.replace("P", str(place.port)))
             assert not outcome.ok
         await asyncio.sleep(0)
@@ -218,7 +219,7 @@ async def test_a_name_is_resolved_once() -> None:
     """A name whose address changes between check and connection (DNS rebinding) gains nothing."""
     asked: list[str] = []
 
-    async def rebinding(host: str) -> list[str]:
+    async def rebinding(host: str, _: str) -> list[str]:
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else [CANARY]
 
@@ -337,23 +338,32 @@ async def test_silence_fails() -> None:
             assert outcome.latency_ms == pytest.approx(100, abs=90)
 
 
-async def test_resolving_takes_time_too() -> None:
-    """The time-out includes a resolver that hangs."""
+async def test_a_resolver_that_fails_is_no_failure_of_the_service() -> None:
+    """A resolver that hangs, has an error, or answers nonsense: the check could not be made, and the error says why."""
 
-    async def hang(_: str) -> list[str]:
+    async def hang(_: str, __: str) -> list[str]:
         await asyncio.sleep(60)
         return []
 
-    outcome = await Prober(ALLOWED, timeout_s=0.05, resolve=hang).look("http://slow.test/")
-    assert (outcome.ok, outcome.detail) == (False, "no answer within 0.05 s")
+    async def fail(_: str, __: str) -> list[str]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    for resolving, why in (
+        (hang, "'slow.test' was not resolved within 0.05 s"),
+        (fail, "Temporary failure in name resolution"),
+        (resolve, "is malformed"),
+    ):
+        host = "nonsense.test" if resolving is resolve else "slow.test"
+        with pytest.raises(Unavailable, match=why) as raised:
+            await Prober(ALLOWED, timeout_s=0.05, resolve=resolving).look(f"http://{host}/")
+        assert raised.value.reason == "could_not_check"
 
 
 async def test_names_that_lead_nowhere() -> None:
-    """A name without an address is a failure of the service; so is an invalid answer of the resolver."""
+    """A name without an address is a failure of the service: the resolver has answered."""
     assert not (await prober().look("http://nowhere.test/")).ok
     assert not (await prober().look("http://unknown.test/")).ok
     assert not (await prober().look(f"http://{'a' * 64}.test/")).ok
-    assert not (await prober().look("http://nonsense.test/")).ok
 
 
 async def test_one_address_after_the_other() -> None:
@@ -425,7 +435,7 @@ def test_any_text_is_survived(url: str) -> None:
     async def look() -> CheckResult:
         return await Prober([], timeout_s=0.5, resolve=resolve).look(url)
 
-    with suppress(Refused):
+    with suppress(Refused, Unavailable):
         assert not asyncio.run(look()).ok
 
 

@@ -13,7 +13,8 @@ import pytest
 from coordinator.commands.node import DesiredContainer
 from coordinator.node.launch import SECRET_BYTES_MAX, launch_of
 from events.container import Secret
-from events.errors import Refused
+from events.errors import Refused, Unavailable
+from tests.descriptors import no_descriptor_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,6 @@ def test_a_secret_that_comes_and_goes_is_read_whole_or_refused(tmp_path: Path) -
     thread.start()
     found: set[str] = set()
     try:
-        until = time.monotonic() + 0.5
         until = time.monotonic() + 20
         while len(found) < 2 and time.monotonic() < until:
             try:
@@ -129,3 +129,11 @@ def test_a_secret_that_comes_and_goes_is_read_whole_or_refused(tmp_path: Path) -
         over.set()
         thread.join()
     assert found == {HIDDEN.decode(), "no_secret"}
+
+
+def test_a_secret_that_cannot_be_read_now_is_not_missing(tmp_path: Path) -> None:
+    """A node agent without a descriptor says that, and not that the secret must be put there."""
+    (tmp_path / "s").write_text("value\n")
+    with no_descriptor_left(), pytest.raises(Unavailable, match="Too many open files"):
+        read(tmp_path)
+    assert read(tmp_path) == "value"

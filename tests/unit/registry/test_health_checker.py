@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from coordinator.registry import HealthChecker, ServiceRegistry, ServiceStatus
 from coordinator.settings.sections import RegistrySettings
-from events.errors import NotFound, Refused
+from events.errors import NotFound, Refused, Unavailable
+from tests.descriptors import no_descriptor_left
 from tests.facades import opened_here
 
 if TYPE_CHECKING:
@@ -51,6 +53,30 @@ async def _until(registry: ServiceRegistry, service_id: str, status: ServiceStat
     async with asyncio.timeout(5):
         while await _status(registry, service_id) is not status:  # noqa: ASYNC110  # it tells nobody of a change
             await asyncio.sleep(0.005)
+
+
+async def test_a_custom_check_that_lacks_a_descriptor_is_no_failure(registry: ServiceRegistry) -> None:
+    """What this process lacks says nothing about the instance; its health stays, and the reason is shown."""
+
+    async def opens(_: ServiceInfo) -> bool:
+        with no_descriptor_left():
+            try:
+                with socket.socket():
+                    return True
+            except OSError as error:
+                raise RuntimeError("the check needs a socket") from error
+
+    service_id = await _registered(registry)
+    async with HealthChecker(registry) as checker:
+        await checker.register_custom_health_check("agent", well)
+        await _until(registry, service_id, ServiceStatus.HEALTHY)
+        await checker.register_custom_health_check("agent", opens)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="could not check") as raised:
+                await checker.check_service(service_id)
+            assert raised.value.reason == "could_not_check"
+    shown = await registry.get_service(service_id)
+    assert (shown.status, "could not check" in shown.not_checked) == (ServiceStatus.HEALTHY, True)
 
 
 async def test_the_first_round_is_over_when_it_is_registered(registry: ServiceRegistry) -> None:

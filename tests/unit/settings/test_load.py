@@ -20,6 +20,7 @@ from coordinator.commands.task import SchedulingStrategy
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.processes.coordinator import limits_of, rules_of
+from coordinator.settings.fields import LOOPBACK
 from coordinator.settings.file import FILE_BYTES_MOST, find_file
 from coordinator.settings.load import load
 from coordinator.settings.model import KNOWN_KEYS, PLAIN_NAMES, Settings
@@ -409,6 +410,19 @@ class TestWrongValues:
     def test_tokens_are_not_told(self, text: str) -> None:
         """No message repeats a token, wherever it was put by mistake."""
         assert "sesame" not in refusal(text)
+
+    def test_health_checks_on_another_nats_need_a_list(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Loopback is the default with our own server only; what is listed is taken as it is."""
+        assert load(written("nats: {url: 'nats://host:4222'}")).registry.health_check_networks == ()
+        assert load(written("registry: {check_fall: 3}")).registry.health_check_networks == LOOPBACK
+        both = "nats: {url: 'nats://host:4222'}\nregistry: {health_check_networks: [127.0.0.0/8], check_fall: 3}"
+        assert load(written(both)).registry.health_check_networks == (ip_network("127.0.0.0/8"),)
+        monkeypatch.setenv("COORDINATOR_NATS__URL", "nats://host:4222")
+        of_env = load(written("registry: {check_fall: 3}")).registry
+        assert (of_env.health_check_networks, of_env.check_fall) == ((), 3)
+        monkeypatch.setenv("COORDINATOR_REGISTRY__HEALTH_CHECK_NETWORKS", "[]")
+        monkeypatch.delenv("COORDINATOR_NATS__URL")
+        assert load().registry.health_check_networks == ()
 
     def test_several_servers(self) -> None:
         """A URL may name several servers."""

@@ -95,7 +95,7 @@ def _generator(payload: object) -> Any:
         (lambda payload, *, needed: (payload, needed), r"takes \(payload, needed\)"),
         (lambda context: context, "only a context"),
         (_generator, "is a generator"),
-        (7, "is not callable"),
+        (7, "cannot be called"),
         (type("Odd", (), {"__signature__": 7, "__call__": print})(), "unknown arguments"),
     ],
 )
@@ -568,6 +568,32 @@ async def test_a_lost_lease_is_told_to_a_thread_which_keeps_its_slot(rig: Rig) -
         await rig.attempts.until_usable()
     await rig.outcome(alone, lease="c.9.1")
     assert [command.lease for command in rig.door.commands] == ["c.9.1"]
+
+
+async def test_what_a_plain_handler_returns_is_awaited_and_cancelled_like_an_async_one(rig: Rig) -> None:
+    """A lost lease ends it; one that is lost while its thread still runs is never begun."""
+    ended: list[str] = []
+    returns = threading.Event()
+
+    async def wait() -> None:
+        try:
+            ended.append("began")
+            await asyncio.sleep(PATIENCE_S * 10)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    rig.give(lambda _payload: wait(), lease="c.1.1")
+    await until(lambda: ended == ["began"])
+    rig.attempts.lose(["c.1.1"])
+    await until(lambda: ended == ["began", "cancelled"] and rig.attempts.usable == 2)
+    rig.give(lambda _payload: (returns.wait(PATIENCE_S), wait())[1], lease="c.1.2")
+    await asyncio.sleep(0.05)
+    rig.attempts.lose(["c.1.2"])
+    returns.set()
+    await until(lambda: rig.attempts.usable == 2)
+    assert ended == ["began", "cancelled"]
+    assert rig.door.commands == []
 
 
 async def test_a_notice_does_not_stop_a_report(rig: Rig) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ from coordinator.errors import Refused, Unavailable
 from coordinator.runtime.process.group import MARKER
 from coordinator.runtime.process.table import Process, ProcTable, process_table
 from coordinator.runtime.protocol import Observed, RuntimeState
+from tests.descriptors import no_descriptor_left
 from tests.launches import launch
 from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from coordinator.runtime.process.runtime import ProcessRuntime
 
 # Holds 50 MB and a child, uses a fifth of a second of processor time, and says when.
 BUSY = """
@@ -350,3 +354,34 @@ async def test_a_log_that_is_no_text_or_no_file_is_told(root: Path) -> None:
             make(log)
             with pytest.raises(Unavailable, match="cannot be read"):
                 await runtime.logs("a", "7.0", 10)
+
+
+async def test_without_descriptors_a_start_names_the_node_and_nothing_is_reported_lost(root: Path) -> None:
+    """A node that has no descriptor left says so; what runs still runs, what ends is told when it can be read."""
+    async with opened(root) as runtime:
+        await runtime.start(launch("a", "sleep", "300"))
+        await runtime.start(launch("b", "sh", "-c", "exit 7"))
+        await runtime.start(launch("c", "sh", "-c", "read line <go || sleep 0.2; exit 8"))
+        await _exited(runtime, "b")
+        with no_descriptor_left():
+            with pytest.raises(Unavailable, match=r"this node lacks descriptors.*Too many open files"):
+                await runtime.start(launch("d", "sleep", "300"))
+            for _ in range(10):
+                with suppress(Unavailable):
+                    seen = {one.container_id: one for one in await runtime.list()}
+                    assert seen["a"].state is RuntimeState.RUNNING
+                    assert (seen["b"].exit_code, seen["c"].reason) != (None, "lost")
+                with suppress(Unavailable):
+                    await runtime.usage("a", "7.0")
+                await asyncio.sleep(0.05)
+        assert (await _exited(runtime, "c")).exit_code == 8
+        assert {one.container_id for one in await runtime.list()} == {"a", "b", "c"}
+
+
+async def _exited(runtime: ProcessRuntime, container_id: str) -> Observed:
+    async with asyncio.timeout(10):
+        while True:
+            seen = next(one for one in await runtime.list() if one.container_id == container_id)
+            if seen.state is RuntimeState.EXITED:
+                return seen
+            await runtime.wait_change(0.1)
