@@ -22,7 +22,7 @@ from coordinator.commands.acting import acting
 from coordinator.commands.service import NO_PORT, DeregisterService, RegisterService
 from coordinator.ids import TimeOrderedIds
 from coordinator.logs import configure
-from coordinator.own_process import end, first
+from coordinator.own_process import end, first, streams
 from coordinator.stop_signals import stop_on_signals
 from coordinator.task_groups import task_group
 from coordinator.worker import Worker, load_handlers
@@ -223,6 +223,7 @@ async def _deregister(client: Client, place: AgentPlace, service: str) -> None:
 
 def main() -> None:
     """Run the agent described by the environment of this process; exit 1 if it cannot run."""
+    streams.prepare_streams()
     first.fork_if_first()
     configure("info", "json")
     try:

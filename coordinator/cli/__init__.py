@@ -6,8 +6,9 @@ timed out · 7 not permitted · 8 unavailable · 130 interrupted. A long-running
 shutdown, also on Ctrl-C.
 
 Data goes to standard output, or nothing if the command failed. Everything else goes to standard error; an error is one
-line that states what is allowed. A reader that closes the pipe early, such as `head`, is not an error. Control
-characters in received data never reach the terminal.
+line that states what is allowed. A reader that closes the pipe early, such as `head`, is not an error: 0. A full device
+is one: 1. A stream that is closed from the start is as one to the null device, and standard error never changes a code.
+Control characters in received data never reach the terminal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import click
 
 from coordinator.own_process.first import fork_if_first
+from coordinator.own_process.streams import prepare_streams
 from coordinator.version import __version__
 from events.errors import CoordinationError
 
@@ -105,6 +107,7 @@ def cli(ctx: click.Context, config: str | None, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    prepare_streams()
     fork_if_first()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal cannot encode is printed as its number.
@@ -137,12 +140,19 @@ def run_line(argv: list[str]) -> int:
         _discard_output()
         return 0
     except Exception as error:  # noqa: BLE001  # every error is printed as one line
+        if isinstance(error, UnicodeEncodeError) and (wrong := [word for word in argv if not _is_text(word)]):
+            error = click.UsageError(f"argument {os.fsencode(wrong[0])!r} is not text in UTF-8")
         if context is not None and context.params.get("debug"):
             _show_trace(error)
         _discard_output()
         _print_error(_message_of(error))
         return _code_of(error)
     return result if isinstance(result, int) else 0
+
+
+def _is_text(word: str) -> bool:
+    """Return whether *word* is text; a byte that could not be decoded is a surrogate."""
+    return not any("\ud800" <= one <= "\udfff" for one in word)
 
 
 def _code_of(error: Exception) -> int:

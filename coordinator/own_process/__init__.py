@@ -1,1 +1,1 @@
-"""What a process that runs code of users owes the operating system: its end, its forks and its children."""
+"""A process of ours and the operating system: its streams, its forks, its end, and what it does as process 1."""
