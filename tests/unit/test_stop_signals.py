@@ -43,6 +43,7 @@ def under_pythons_own() -> list[bool]:
 
 
 def under_asyncio() -> list[bool]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     told: list[bool] = []
     with suppress(KeyboardInterrupt):
         asyncio.run(main(told))
