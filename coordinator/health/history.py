@@ -25,6 +25,7 @@ from events import codec
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceHealthChanged, ServiceStatus
+from projections.store.database import connect
 from projections.store.sqlite_errors import is_passing
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ async def _opened(path: Path) -> aiosqlite.Connection:
 
 
 async def _connected(path: Path | str) -> aiosqlite.Connection:
-    database = await aiosqlite.connect(path)
+    database = await connect(path)
     try:
         for statement in _SETUP:
             await database.execute(statement)

@@ -20,6 +20,7 @@ import structlog
 
 from events.base import START, Position
 from events.errors import Unavailable
+from projections.store.database import connect
 from projections.store.port import (
     ANOTHER_WRITER,
     KINDS,
@@ -294,7 +295,7 @@ async def _open_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
 async def _try_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
     _make(path)
     with _sqlite_errors_translated(path):
-        writer = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        writer = await connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         try:
             for pragma in PRAGMAS:
                 await writer.execute_fetchall(pragma)
@@ -332,7 +333,7 @@ async def _prepare(path: Path, writer: aiosqlite.Connection) -> None:
 @asynccontextmanager
 async def _connection(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     with _sqlite_errors_translated(path):
-        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        connection = await connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         yield connection
     finally:

@@ -252,6 +252,7 @@ async def run(
 ) -> tuple[int, str, str]:
     """Run a program against the coordinator, or embedded without *url*; return how it ended and what it printed."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COORDINATOR_LOG__LEVEL": "error"}
+    env |= {"PYTHONFAULTHANDLER": "1"}
     env |= {"COORDINATOR_URL": url} if url else {}
     if folder is not None:
         (folder / "program.py").write_text(source)
@@ -324,7 +325,8 @@ async def ended(child, code=0):
             assert os.waitstatus_to_exitcode(status) == code, status
             return
         await asyncio.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
+    os.kill(child, signal.SIGABRT)  # it prints where it is
+    await asyncio.sleep(1.0)
     raise AssertionError("the child does not end")
 
 def await_or_exit():

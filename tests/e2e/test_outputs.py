@@ -26,36 +26,16 @@ CLI = (sys.executable, "-m", "coordinator.cli")
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
-    "help_of_command": ("task", "submit", "--help"),
     "version": ("--version",),
-    "env": ("env",),
     "task_submit": ("task", "submit", "näme", "--payload", '"ü\u2603"'),
     "task_list": ("task", "list"),
-    "task_list_json": ("task", "list", "--json"),
-    "task_get": ("task", "get", "known"),
-    "task_cancel": ("task", "cancel", "cancelled"),
-    "service_list": ("service", "list"),
-    "container_list": ("container", "list"),
-    "inbox_add": ("inbox", "add", "billing"),
-    "inbox_list": ("inbox", "list"),
-    "events_tail": ("events", "tail", "--no-follow"),
     "events_tail_json": ("events", "tail", "--no-follow", "--json"),
-    "silence_list": ("silence", "list"),
     "auth_init": ("auth", "init", "{new}/auth"),
-    "auth_list": ("auth", "list", "--dir", "{auth}"),
-    "auth_check": ("auth", "check", "--dir", "{auth}"),
-    "auth_add": ("auth", "add", "domain", "{name}", "--dir", "{auth}"),
-    "backup_create": ("backup", "create", "{new}/backup"),
-    "backup_verify": ("backup", "verify", "{backup}"),
-    "archive_run": ("archive", "run", "{new}/archive"),
-    "verify": ("verify",),
     "doctor": ("doctor",),
-    "schema_json": ("schema", "json"),
-    "schema_asyncapi": ("schema", "asyncapi"),
-    "unknown_command": ("nothing",),
     "unknown_task": ("task", "get", "unknown"),
     "usage": ("task", "list", "--nothing"),
 }
+"""One of each way to write, and to end."""
 ENCODINGS = {
     "C": {"LANG": "C", "LC_ALL": "C", "TERM": ""},
     "ascii": {"PYTHONIOENCODING": "ascii:strict", "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"},
@@ -74,8 +54,7 @@ class Cluster:
         self._count += 1
         new = self.folder / f"new-{self._count}"
         new.mkdir()
-        places = {"new": new, "auth": self.folder / "auth", "backup": self.folder / "backup", "name": f"u{self._count}"}
-        return [*CLI, *(word.format(**places) if "{" in word else word for word in COMMANDS[name])]
+        return [*CLI, *(word.format(new=new) for word in COMMANDS[name])]
 
     def env(self, **more: str) -> dict[str, str]:
         path = os.pathsep.join(sys.path)
@@ -92,12 +71,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("outputs")
     with up(folder / "home") as running:
         made = Cluster(running, folder)
-        for words in (
-            ("task", "submit", "näme", "--id", "known", "--payload", '"ü\u2603"'),
-            ("task", "submit", "a", "--id", "cancelled"),
-            ("auth", "init", str(folder / "auth")),
-            ("backup", "create", str(folder / "backup")),
-        ):
+        for words in (("task", "submit", "näme", "--id", "known", "--payload", '"ü\u2603"'),):
             done = subprocess.run([*CLI, *words], env=made.env(), capture_output=True, timeout=LIMIT_S, check=False)
             assert done.returncode == 0, done.stderr
         yield made
@@ -219,9 +193,6 @@ def output(kind: str) -> Iterator[tuple[int, str]]:
             os.close(read)
 
 
-OUTPUTS = ("full", "unread", "stuck", "closed")
-
-
 @contextmanager
 def service(cluster: Cluster, kind: str, *words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     with output(kind) as (sink, shell):
@@ -261,7 +232,7 @@ def told(cluster: Cluster) -> str:
     return ask(cluster.env(), "events", "tail", "--no-follow", "--last", "50", "--json")
 
 
-@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("kind", ["full", "unread", "stuck", "closed"])
 def test_up_goes_on(cluster: Cluster, tmp_path: Path, kind: str) -> None:
     """All its processes: a task is submitted and read back from the follower, and SIGTERM ends it with 0."""
     home = tmp_path / "home"
@@ -273,7 +244,7 @@ def test_up_goes_on(cluster: Cluster, tmp_path: Path, kind: str) -> None:
         assert ask(env, "verify")
 
 
-@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("kind", ["stuck", "closed"])
 @pytest.mark.parametrize("role", ["serve", "follow", "node", "worker", "agent"])
 def test_a_service_goes_on(cluster: Cluster, tmp_path: Path, role: str, kind: str) -> None:
     """It does its work until SIGTERM ends it with 0."""
