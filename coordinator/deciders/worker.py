@@ -150,7 +150,7 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     for name in command.task_names:
         check_text("task_names", name, 128, least=1)
     if claimed := world.indexes.claims.get(command.claim_id):
-        if world.tasks[claimed[0]].worker_id == command.worker_id:
+        if world.tasks[next(iter(claimed))].worker_id == command.worker_id:
             return ()
         msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
         raise Refused(msg, reason="id_taken")
