@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from events.resources import NONE
 from events.task import TaskStatus
@@ -24,19 +24,39 @@ if TYPE_CHECKING:
     from projections.pool import Pool
     from projections.ready import Key, Shape
     from projections.service import Service
+    from projections.session import Session
     from projections.task import Task
-    from projections.worker import WorkerState
+    from projections.worker import WorkerState, WorkerStatus
+
+Name = TypeVar("Name")
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 
 
-def _count(counts: dict[str, int], name: str, by: int) -> None:
+def _count(counts: dict[Name, int], name: Name, by: int) -> None:
     """Change the count of a name; names with a count of 0 are removed, because callers may bring ever new names."""
     now = counts.get(name, 0) + by
     if now:
         counts[name] = now
     else:
         del counts[name]
+
+
+def _take(held: dict[str, Resources], holder: str, resources: Resources) -> None:
+    """Add to what a holder has."""
+    if resources != NONE:
+        held[holder] = held.get(holder, NONE) + resources
+
+
+def _give_back(held: dict[str, Resources], holder: str, resources: Resources) -> None:
+    """Remove from what a holder has, and a holder that has nothing."""
+    if resources == NONE:
+        return
+    left = held[holder] - resources
+    if left == NONE:
+        del held[holder]
+    else:
+        held[holder] = left
 
 
 def _remove(ids: list[str], one: str) -> None:
@@ -82,7 +102,9 @@ class Indexes:
         self.services_by_tenant: dict[str, int] = {}
         self.services_by_source: dict[str, int] = {}
         self.held: dict[str, dict[str, None]] = {}
-        self.claims: dict[str, list[str]] = {}
+        self.held_resources: dict[str, Resources] = {}
+        """The sum of the resources of the tasks that each worker holds, if they need any."""
+        self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
@@ -93,7 +115,13 @@ class Indexes:
         self.services_in: dict[str, dict[str, None]] = {}
         self.workers_in: dict[str, dict[str, None]] = {}
         self.containers_on: dict[str, dict[str, None]] = {}
+        self.sessions_of: dict[str, dict[str, None]] = {}
+        """The open sessions of each container."""
         self.container_counts: dict[ContainerStatus, int] = {}
+        self.container_starts = self.container_failures = 0
+        self.node_held: dict[str, Resources] = {}
+        """The sum of what the containers on each node hold, if they hold any."""
+        self.worker_counts: dict[WorkerStatus, int] = {}
         self.pool_held: dict[str, Resources] = {}
         """The sum of the allocations of each pool that has had some."""
         self.rounds: dict[str, float] = {}
@@ -177,10 +205,18 @@ class Indexes:
     def container_changed(self, before: Container | None, after: Container | None) -> None:
         if before is not None:
             self.container_counts[before.status] -= 1
+            self.container_starts -= before.starts
+            self.container_failures -= before.failures
             if not before.is_ended:
                 _drop(self.containers_on, before.node_id, before.container_id)
+            if before.holds:
+                _give_back(self.node_held, before.node_id, before.resources)
         if after is not None:
             self.container_counts[after.status] = self.container_counts.get(after.status, 0) + 1
+            self.container_starts += after.starts
+            self.container_failures += after.failures
+            if after.holds:
+                _take(self.node_held, after.node_id, after.resources)
             if not after.is_ended:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
@@ -194,7 +230,17 @@ class Indexes:
     def released(self, pool_id: str, resources: Resources) -> None:
         self.pool_held[pool_id] -= resources
 
+    def session_changed(self, before: Session | None, after: Session | None) -> None:
+        if before is not None and not before.is_ended:
+            _drop(self.sessions_of, before.container_id, before.session_id)
+        if after is not None and not after.is_ended:
+            self.sessions_of.setdefault(after.container_id, {})[after.session_id] = None
+
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
+        if before is not None:
+            _count(self.worker_counts, before.status, -1)
+        if after is not None:
+            _count(self.worker_counts, after.status, 1)
         if before is not None and before.container_id and not before.is_ended:
             _drop(self.workers_in, before.container_id, before.worker_id)
         if after is not None and after.container_id and not after.is_ended:
@@ -278,7 +324,9 @@ class Indexes:
 
     def _running(self, task: Task) -> None:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None
-        self.claims.setdefault(task.claim_id, []).append(task.task_id)
+        self.claims.setdefault(task.claim_id, {})[task.task_id] = None
+        if task.resources is not NONE:
+            _take(self.held_resources, task.worker_id, task.resources)
         if task.timeout_s is not None and task.started_at is not None:
             deadline = (task.started_at + task.timeout_s, task.attempt, task.task_id)
             self.deadline_members[task.task_id] = deadline
@@ -291,7 +339,6 @@ class Indexes:
         del held[task.task_id]
         if not held:
             del self.held[task.worker_id]
-        claimed = self.claims[task.claim_id]
-        claimed.remove(task.task_id)
-        if not claimed:
-            del self.claims[task.claim_id]
+        if task.resources is not NONE:
+            _give_back(self.held_resources, task.worker_id, task.resources)
+        _drop(self.claims, task.claim_id, task.task_id)

@@ -352,7 +352,7 @@ _TABLES = {
     "workers": ("worker_id", "worker_changed"),
     "nodes": ("node_id", ""),
     "pools": ("pool_id", "pool_changed"),
-    "sessions": ("session_id", ""),
+    "sessions": ("session_id", "session_changed"),
     "inboxes": ("domain", ""),
 }
 

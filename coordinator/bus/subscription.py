@@ -36,6 +36,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     raw_headers: bytes = b""
 
     @property
+    def size(self) -> int:
+        """How many bytes it has, headers included."""
+        return len(self.data) + len(self.raw_headers)
+
+    @property
     def status(self) -> int:
         """The inline status of a server message (100, 404, 408, 409, 503), else 0."""
         digits = self.raw_headers[_STATUS]
@@ -123,11 +128,12 @@ class Subscription:
             log.exception("callback_failed", subject=self.subject, failures=self.failures)
 
     def _enqueue(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if self._waiting.full() or self._waiting_bytes + len(data) > self._limit_bytes:
+        message = Message(subject.decode(), reply.decode(), data, headers or b"")
+        if self._waiting.full() or self._waiting_bytes + message.size > self._limit_bytes:
             self._drop()
             return
-        self._waiting_bytes += len(data)
-        self._waiting.put_nowait(Message(subject.decode(), reply.decode(), data, headers or b""))
+        self._waiting_bytes += message.size
+        self._waiting.put_nowait(message)
 
     def _drop(self) -> None:
         self.dropped += 1
@@ -143,7 +149,7 @@ class Subscription:
         call = cast("Callable[[Message], Awaitable[None]]", self._callback)
         while True:
             message = await self._waiting.get()
-            self._waiting_bytes -= len(message.data)
+            self._waiting_bytes -= message.size
             try:
                 await call(message)
             except Exception:  # one bad message must not end the subscription

@@ -57,6 +57,7 @@ LONGEST_PAUSE_S = 10.0
 """The range of pauses between fetches that fail, or whose table is in doubt again soon."""
 TOO_MANY_PAUSE_S = 60.0
 PENDING_MAX = 10_000
+PENDING_BYTES_MAX = 16 * 1024 * 1024
 """Notices kept while pages are fetched; with more of them the services are fetched again."""
 NAMES_AT_ONCE = 10
 NAME_MAX = 1000
@@ -112,6 +113,7 @@ class ServiceWatch:
         self._fetched_at = 0.0
         self._by_load: set[str] = set()
         self._pending: list[ServiceNotice] | None = None
+        self._pending_bytes = 0
         self._own_loads: dict[str, ServiceLoad] = {}
         self._doubt = asyncio.Event()
         self._spread = False
@@ -186,8 +188,9 @@ class ServiceWatch:
             return
         if self._pending is None:
             self._follow(notice)
-        elif len(self._pending) < PENDING_MAX:
+        elif len(self._pending) < PENDING_MAX and self._pending_bytes + len(message.data) <= PENDING_BYTES_MAX:
             self._pending.append(notice)
+            self._pending_bytes += len(message.data)
         else:
             self._set_doubt()
 
@@ -261,7 +264,7 @@ class ServiceWatch:
         """Fetch all services and fold the notices received during the fetch; return whether the fetch succeeded."""
         self._spread = False
         self._doubt.clear()
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
         self._own_loads.clear()
         try:
             views, answer = await self._pages()

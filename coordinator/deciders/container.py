@@ -67,7 +67,7 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
             return ()
         msg = f"container_id {command.container_id!r} is already used by another container: use a new id"
         raise Refused(msg, reason="id_taken")
-    count = sum(1 for container in world.containers.values() if not container.is_ended)
+    count = len(world.containers) - world.indexes.container_counts.get(_S.DESTROYED, 0)
     if count >= context.rules.max_containers:
         msg = f"there are {count} containers, the limit of container.max_containers: destroy some or raise the limit"
         raise Refused(msg, reason="too_many_containers")
@@ -184,9 +184,8 @@ def destroy(world: World, command: DestroyContainer, context: DecisionContext) -
 def destroyed(world: World, container: Container) -> Events:
     """Return the events that end a container and the sessions it served."""
     closed = (
-        SessionClosed(session_id=session.session_id, reason="its container was destroyed")
-        for session in world.sessions.values()
-        if session.container_id == container.container_id and not session.is_ended
+        SessionClosed(session_id=session_id, reason="its container was destroyed")
+        for session_id in world.indexes.sessions_of.get(container.container_id, ())
     )
     return (ContainerDestroyed(container_id=container.container_id), *closed)
 

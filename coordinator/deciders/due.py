@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.deciders import node, service, silence, supervision, task, worker
+from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependents import with_following
 
 if TYPE_CHECKING:
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
-    """Yield every event that is due; the caller folds each one before it takes the next."""
-    yield from task.due(world, signs, context, heard_now)
-    yield from silence.due(world, signs, context, heard_now)
-    yield from worker.due(world, signs, context, heard_now)
-    yield from service.due(world, signs, context, heard_now)
-    yield from with_following(world, node.due(world, signs, context, heard_now), context)
-    yield from with_following(world, supervision.due(world, signs, context, heard_now), context)
+def due(
+    world: World, signs: Signs, context: DecisionContext, heard_now: float, deadlines: Deadlines | None = None
+) -> Iterator[Event]:
+    """
+    Yield every event that is due; the caller folds each one before it takes the next.
+
+    Without *deadlines*, which must have noted all events since they were made, everything is looked at.
+    """
+    if deadlines is None:
+        deadlines = Deadlines(world)
+    yield from task.due(world, signs, context, heard_now, deadlines.holders)
+    yield from silence.due(world, signs, context, heard_now, deadlines.silences)
+    yield from worker.due(world, signs, context, heard_now, deadlines.workers)
+    yield from service.due(world, signs, context, heard_now, deadlines.services)
+    yield from with_following(world, node.due(world, signs, context, heard_now, deadlines.nodes), context)
+    yield from with_following(world, supervision.due(world, signs, context, heard_now, deadlines.containers), context)

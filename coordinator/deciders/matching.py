@@ -15,7 +15,7 @@ import msgspec
 
 from coordinator.deciders.housing import SERVING
 from events.coordinator import ClaimFilter
-from events.resources import Resources
+from events.resources import NONE, Resources
 from events.task import TaskStarted
 from projections.worker import WorkerStatus
 
@@ -329,12 +329,10 @@ def _capacity(
         return None
     if containers.get(worker.container_id, "running") not in SERVING:
         return None
-    held = world.indexes.held.get(worker_id, {})
-    free = worker.resources
+    indexes, free = world.indexes, worker.resources
     if free is not None:
-        for task_id in held:
-            free -= world.tasks[task_id].resources
-    return _Capacity(worker, len(held), free, loads.get(worker_id, 0.0))
+        free -= indexes.held_resources.get(worker_id, NONE)
+    return _Capacity(worker, len(indexes.held.get(worker_id, ())), free, loads.get(worker_id, 0.0))
 
 
 class _Queue:

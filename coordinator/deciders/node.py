@@ -7,6 +7,7 @@ outdated report does not name does not change either.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ from coordinator.commands.command import Command
 from coordinator.commands.node import CordonNode, DesiredContainer, NodeOrders, RegisterNode, SyncNode, UncordonNode
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.deciders.container import MOST_ENTRIES
+from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import ANSWER_BYTES, Decider, Teller
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.supervision import failed, observed
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from coordinator.commands.node import ObservedContainer
+    from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -256,27 +259,43 @@ def _desired(container: Container, *, launch: bool = True) -> DesiredContainer:
     )
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, nodes: Due) -> Iterator[Event]:
     """Yield what is due for nodes: a silent node is lost, its containers have failed, and it is removed in the end."""
     limit_s, is_spared = patience_s(Watched.NODE, context.rules), is_held(world, Watched.NODE)
-    for node in tuple(world.nodes.values()):
-        if node.is_ended:
-            continue
+
+    def due_for(node_id: str) -> Iterator[Event]:
+        node = world.nodes.get(node_id)
+        if node is None or node.is_ended:
+            return
         if node.status is not NodeStatus.LOST:
-            silent_for_s = signs.silent_for(signs.nodes, node.node_id, heard_now)
+            silent_for_s = signs.silent_for(signs.nodes, node_id, heard_now)
             if silent_for_s <= limit_s or is_spared:
-                continue
-            yield NodeLost(node_id=node.node_id, silent_for_s=silent_for_s, limit_s=limit_s)
-        # Repeated while the node is lost: a commit is limited in size, and a writer may die between two of them.
-        for container_id in tuple(world.indexes.containers_on.get(node.node_id, ())):
-            yield from _cut_off(world, world.containers[container_id], context)
-        lost = world.nodes[node.node_id]
-        if (
-            lost.status is NodeStatus.LOST
-            and context.now - lost.lost_at > context.rules.deregister_after_s
-            and not _holds(world, node.node_id)
-        ):
-            yield NodeRemoved(node_id=node.node_id, reason="lost for too long")
+                return
+            yield NodeLost(node_id=node_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        yield from _due_for_lost(world, node_id, context)
+
+    def next_look(node_id: str) -> tuple[float, float]:
+        node = world.nodes.get(node_id)
+        if node is None or node.is_ended:
+            return NEVER
+        if node.status is NodeStatus.LOST:
+            return inf, node.lost_at + context.rules.deregister_after_s
+        return heard_now - signs.silent_for(signs.nodes, node_id, heard_now) + limit_s, inf
+
+    return nodes.look(heard_now, context.now, due_for, next_look)
+
+
+def _due_for_lost(world: World, node_id: str, context: DecisionContext) -> Iterator[Event]:
+    # Repeated while the node is lost: a commit is limited in size, and a writer may die between two of them.
+    for container_id in tuple(world.indexes.containers_on.get(node_id, ())):
+        yield from _cut_off(world, world.containers[container_id], context)
+    lost = world.nodes[node_id]
+    if (
+        lost.status is NodeStatus.LOST
+        and context.now - lost.lost_at > context.rules.deregister_after_s
+        and not _holds(world, node_id)
+    ):
+        yield NodeRemoved(node_id=node_id, reason="lost for too long")
 
 
 def _holds(world: World, node_id: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from itertools import islice
-from operator import add
 from typing import TYPE_CHECKING
 
 from events.container import ContainerStarting
@@ -66,14 +64,12 @@ def _no_room(container_id: str, resources: Resources, why_not: dict[str, str]) -
 
 def free_on(world: World, node: Node, rules: Rules) -> Resources:
     """Return the free resources of a node: of its memory and GPUs, and of its cores times the overcommit."""
-    containers = (world.containers[one] for one in world.indexes.containers_on.get(node.node_id, ()))
-    held = reduce(add, (one.resources for one in containers if one.holds), NONE)
     offered = Resources(
         cpu_millis=int(node.capacity.cpu_millis * rules.cpu_overcommit),
         memory_bytes=node.capacity.memory_bytes,
         gpus=node.capacity.gpus,
     )
-    return offered - held
+    return offered - world.indexes.node_held.get(node.node_id, NONE)
 
 
 def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
+from math import inf
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from coordinator.commands.service import (
 )
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders import housing
+from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
 from coordinator.deciders.silence import is_held, patience_s
 from events.coordinator import Watched
@@ -32,6 +34,7 @@ from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceReg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -252,27 +255,64 @@ def _changed(service: Service, status: ServiceStatus, rule: str, detail: str) ->
     )
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, services: Due) -> Iterator[Event]:
     """Yield what is due for services: those silent, unchecked, or unhealthy for too long."""
     is_spared = is_held(world, Watched.SERVICE)
-    for service in tuple(world.services.values()):
-        if service.is_ended:
-            continue
-        if service.container_id:
-            event = housing.due_for_service(world, service)
-            if event is not None:
-                yield event
-            if event is not None or housing.is_frozen(world, service.container_id):
-                continue
-        if service.status is ServiceStatus.OFFLINE:
-            if context.now - service.changed_at > context.rules.deregister_after_s:
-                yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
-        elif _is_ill_for_too_long(service, signs, context, heard_now):
-            yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
-        elif service.health_check_url:
-            yield from _unchecked(service, signs, context, heard_now)
-        elif not is_spared:
-            yield from _silent(service, signs, context, heard_now)
+
+    def due_for(service_id: str) -> Iterator[Event]:
+        service = world.services.get(service_id)
+        return iter(()) if service is None else _due(world, service, signs, context, heard_now, is_spared=is_spared)
+
+    def next_look(service_id: str) -> tuple[float, float]:
+        service = world.services.get(service_id)
+        return NEVER if service is None else _next_look(world, service, signs, context, heard_now)
+
+    return services.look(heard_now, context.now, due_for, next_look)
+
+
+def _due(
+    world: World, service: Service, signs: Signs, context: DecisionContext, heard_now: float, *, is_spared: bool
+) -> Iterator[Event]:
+    if service.is_ended:
+        return
+    if service.container_id:
+        event = housing.due_for_service(world, service)
+        if event is not None:
+            yield event
+        if event is not None or housing.is_frozen(world, service.container_id):
+            return
+    if service.status is ServiceStatus.OFFLINE:
+        if context.now - service.changed_at > context.rules.deregister_after_s:
+            yield ServiceDeregistered(service_id=service.service_id, reason="offline for too long")
+    elif _is_ill_for_too_long(service, signs, context, heard_now):
+        yield ServiceDeregistered(service_id=service.service_id, reason="unhealthy for too long")
+    elif service.health_check_url:
+        yield from _unchecked(service, signs, context, heard_now)
+    elif not is_spared:
+        yield from _silent(service, signs, context, heard_now)
+
+
+def _next_look(
+    world: World, service: Service, signs: Signs, context: DecisionContext, heard_now: float
+) -> tuple[float, float]:
+    """Return when something may be due for a service for which nothing is due now, unless it changes or is checked."""
+    if service.is_ended or housing.is_frozen(world, service.container_id):
+        return NEVER
+    rules = context.rules
+    limit_s = rules.heartbeat_timeout_s
+    ends_at = service.changed_at + rules.deregister_after_s
+    if service.status is ServiceStatus.OFFLINE:
+        return inf, ends_at
+    if service.status is not ServiceStatus.UNHEALTHY:
+        ends_at = inf
+    if service.health_check_url:
+        if service.status is not ServiceStatus.HEALTHY:
+            return inf, ends_at
+        checked_s = signs.check_limit_s(service.service_id, limit_s)
+        return heard_now - signs.silent_for(signs.checked, service.service_id, heard_now) + checked_s, ends_at
+    heard_at = heard_now - signs.silent_for(signs.services, service.service_id, heard_now)
+    # Later if a custom check counts, but no later than the limit of a heartbeat that comes now.
+    return min(heard_at + _heartbeat_limit_s(service, signs, context), heard_now + limit_s), ends_at
 
 
 def _is_ill_for_too_long(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> bool:
@@ -306,14 +346,10 @@ def _unchecked(service: Service, signs: Signs, context: DecisionContext, heard_n
 
 def _silent(service: Service, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
     """Yield what is due for a service without health checks: it has sent no heartbeat for too long."""
-    limit_s = patience_s(Watched.SERVICE, context.rules)
     silent_for_s = signs.silent_for(signs.services, service.service_id, heard_now)
-    if silent_for_s <= limit_s:
+    if silent_for_s <= patience_s(Watched.SERVICE, context.rules):
         return
-    # A passed custom check is a heartbeat, and the next one may be further away than the limit.
-    passed = signs.services.get(service.service_id) == signs.checked.get(service.service_id, -1.0)
-    if passed and not signs.is_failing(service.service_id):
-        limit_s = signs.check_limit_s(service.service_id, limit_s)
+    limit_s = _heartbeat_limit_s(service, signs, context)
     if silent_for_s > limit_s:
         yield ServiceHealthChanged(
             service_id=service.service_id,
@@ -323,6 +359,16 @@ def _silent(service: Service, signs: Signs, context: DecisionContext, heard_now:
             silent_for_s=silent_for_s,
             limit_s=limit_s,
         )
+
+
+def _heartbeat_limit_s(service: Service, signs: Signs, context: DecisionContext) -> float:
+    """Return for how long a service without health checks may be silent, at least the limit for silence."""
+    limit_s = patience_s(Watched.SERVICE, context.rules)
+    # A passed custom check is a heartbeat, and the next one may be further away than the limit.
+    passed = signs.services.get(service.service_id) == signs.checked.get(service.service_id, -1.0)
+    if passed and not signs.is_failing(service.service_id):
+        return signs.check_limit_s(service.service_id, limit_s)
+    return limit_s
 
 
 DECIDERS: dict[type[Command], Decider] = {

@@ -36,7 +36,7 @@ def bind_session(world: World, command: BindSession, context: DecisionContext) -
     if len(world.sessions) >= MOST_SESSIONS:
         msg = f"there are {len(world.sessions)} sessions, the maximum: close some"
         raise Refused(msg, reason="too_many")
-    bound = sum(1 for one in world.sessions.values() if one.container_id == command.container_id and not one.is_ended)
+    bound = len(world.indexes.sessions_of.get(command.container_id, ()))
     if bound >= SESSIONS_A_CONTAINER:
         msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"
         raise Refused(msg, reason="too_many")

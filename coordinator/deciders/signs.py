@@ -120,11 +120,11 @@ class Signs:
         The report of a node keeps its `orders_id` only if the node had our last orders at the time of the report.
 
         Raises:
-            Refused: `orders_id` is not an identifier.
+            Refused: `orders_id`, or the id of a worker whose sign would be kept, is not an identifier.
         """
         match command:
             case ClaimTasks(registration=""):
-                self.workers[command.worker_id] = now
+                self.workers[checked(command.worker_id, "worker_id")] = now
             case SyncNode(orders_id=given) if given and checked(given, "orders_id") != self.orders.get(command.node_id):
                 return msgspec.structs.replace(command, orders_id="")
             case _:

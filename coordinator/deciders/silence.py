@@ -8,11 +8,13 @@ heartbeats return or somebody accepts the silence. Leases are excluded: a worker
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from coordinator.commands.cluster import AcceptSilence
 from coordinator.commands.command import Command
 from coordinator.commands.validation import check_text
+from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller
 from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
@@ -21,8 +23,9 @@ from events.service import ServiceStatus
 from projections.node import NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from coordinator.deciders.deadlines import Silent
     from coordinator.deciders.rules import DecisionContext, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -41,7 +44,9 @@ def patience_s(kind: Watched, rules: Rules) -> float:
     return rules.worker_timeout_s if kind is Watched.WORKER else rules.node_lease_s * NODE_LOST_AFTER
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(
+    world: World, signs: Signs, context: DecisionContext, heard_now: float, silences: Mapping[Watched, Silent]
+) -> Iterator[Event]:
     """Yield the beginning of a mass silence of each kind, or its end when heartbeats return."""
     rules = context.rules
     for kind in Watched:
@@ -51,18 +56,18 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
         # A writer that has just begun to listen cannot know yet what is silent.
         if is_accepted or heard_now - signs.since <= limit * SILENT_AFTER:
             continue
-        silences = _silences(kind, world, signs, heard_now)
-        silent = sum(silence > limit * SILENT_AFTER for silence in silences)
-        is_mass = silent >= rules.mass_silence_least and silent > rules.mass_silence_share * len(silences)
+        most_silent_s = _look(kind, silences[kind], world, signs, context.now, heard_now, limit * SILENT_AFTER)
+        silent, alive = len(silences[kind].silent), len(silences[kind].alive)
+        is_mass = silent >= rules.mass_silence_least and silent > rules.mass_silence_share * alive
         if is_held(world, kind):
             if not is_mass:
                 yield CoordinatorMassSilenceEnded(instance=world.leader, kind=kind, silent=silent)
-        elif is_mass and max(silences) > limit:
+        elif is_mass and most_silent_s > limit:
             yield CoordinatorMassSilenceNoticed(
                 instance=world.leader,
                 kind=kind,
                 silent=silent,
-                alive=len(silences),
+                alive=alive,
                 limit_s=limit,
                 most=rules.mass_silence_share,
             )
@@ -93,36 +98,56 @@ def accept(world: World, command: AcceptSilence, context: DecisionContext) -> tu
     )
 
 
-def _silences(kind: Watched, world: World, signs: Signs, heard_now: float) -> list[float]:
-    """
-    Return for how long each live entity of *kind* was silent.
+def _look(
+    kind: Watched, found: Silent, world: World, signs: Signs, now: float, heard_now: float, silent_after_s: float
+) -> float:
+    """Update who is alive and who of them is silent now, and return the longest of these silences; 0 if none is."""
+    heard = {Watched.SERVICE: signs.services, Watched.WORKER: signs.workers, Watched.NODE: signs.nodes}[kind]
+    is_alive = _IS_ALIVE[kind]
+    most_silent_s = 0.0
+    for one in (*found.due.now(heard_now, now), *found.silent):
+        found.silent.pop(one, None)
+        if not is_alive(world, one):
+            found.alive.pop(one, None)
+            found.due.later(one, NEVER)
+            continue
+        found.alive[one] = None
+        silent_for_s = signs.silent_for(heard, one, heard_now)
+        if silent_for_s > silent_after_s:
+            found.silent[one] = None
+            found.due.later(one, NEVER)
+            most_silent_s = max(most_silent_s, silent_for_s)
+        else:
+            found.due.later(one, (heard_now - silent_for_s + silent_after_s, inf))
+    return most_silent_s
 
-    Services with health checks and workers in paused containers are excluded.
-    """
-    if kind is Watched.SERVICE:
-        heard, alive = (
-            signs.services,
-            [
-                one.service_id
-                for one in world.services.values()
-                if not one.is_ended and one.status is not ServiceStatus.OFFLINE and not one.health_check_url
-            ],
-        )
-    elif kind is Watched.WORKER:
-        heard, alive = (
-            signs.workers,
-            [
-                one.worker_id
-                for one in world.workers.values()
-                if not one.is_ended and not (one.container_id and is_frozen(world, one.container_id))
-            ],
-        )
-    else:
-        heard, alive = (
-            signs.nodes,
-            [one.node_id for one in world.nodes.values() if not one.is_ended and one.status is not NodeStatus.LOST],
-        )
-    return [signs.silent_for(heard, entity_id, heard_now) for entity_id in alive]
+
+def _is_service_alive(world: World, service_id: str) -> bool:
+    """Whether a service is expected to send heartbeats: one with health checks is not."""
+    service = world.services.get(service_id)
+    if service is None or service.is_ended or service.status is ServiceStatus.OFFLINE:
+        return False
+    return not service.health_check_url
+
+
+def _is_worker_alive(world: World, worker_id: str) -> bool:
+    """Whether a worker is expected to send heartbeats: one in a paused container is not."""
+    worker = world.workers.get(worker_id)
+    if worker is None or worker.is_ended:
+        return False
+    return not (worker.container_id and is_frozen(world, worker.container_id))
+
+
+def _is_node_alive(world: World, node_id: str) -> bool:
+    node = world.nodes.get(node_id)
+    return node is not None and not node.is_ended and node.status is not NodeStatus.LOST
+
+
+_IS_ALIVE = {
+    Watched.SERVICE: _is_service_alive,
+    Watched.WORKER: _is_worker_alive,
+    Watched.NODE: _is_node_alive,
+}
 
 
 DECIDERS: dict[type[Command], Decider] = {AcceptSilence: accept}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from coordinator.commands.validation import shortened
 from coordinator.deciders.container import destroyed
+from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.placement import starting
 from coordinator.deciders.rules import doubled
 from events.container import (
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from coordinator.commands.node import ObservedContainer
+    from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -119,14 +122,33 @@ def _ran_long(container: Container, until: float, rules: Rules) -> bool:
     return container.started_at is not None and until - container.started_at >= rules.restart_reset_s
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, containers: Due) -> Iterator[Event]:
     """
     Yield what is due for containers: starts that took too long, and restarts whose pause is over.
 
     While no node has room for a restart, it stays due, and why is yielded each time: the engine records it once.
     """
-    for container_id in tuple(world.containers):
-        yield from _due(world, world.containers[container_id], context, heard_now - signs.since)
+
+    def due_for(container_id: str) -> Iterator[Event]:
+        container = world.containers.get(container_id)
+        return iter(()) if container is None else _due(world, container, context, heard_now - signs.since)
+
+    def next_look(container_id: str) -> tuple[float, float]:
+        container = world.containers.get(container_id)
+        return NEVER if container is None else _next_look(container, signs, context)
+
+    return containers.look(heard_now, context.now, due_for, next_look)
+
+
+def _next_look(container: Container, signs: Signs, context: DecisionContext) -> tuple[float, float]:
+    if container.status is ContainerStatus.STARTING and container.starting_at is not None:
+        limit_s = context.rules.container_start_timeout_s
+        if container.starting_at + limit_s > context.now:
+            return inf, container.starting_at + limit_s
+        return signs.since + limit_s, inf
+    if container.status is ContainerStatus.ERROR and container.restart_at is not None:
+        return inf, container.restart_at
+    return NEVER
 
 
 def _due(world: World, container: Container, context: DecisionContext, led_for_s: float) -> Iterator[Event]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
@@ -40,6 +41,7 @@ from projections.world import OUTCOMES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -405,7 +407,7 @@ def check_payload(name: str, payload: Payload | None, rules: Rules) -> None:
         raise Refused(msg, reason="bad_payload")
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, holders: Due) -> Iterator[Event]:
     """Yield what is due for tasks: expired leases, attempts that exceeded their timeout, keys to forget."""
     short = world.memory.count - int(ROOM * context.rules.remembered_max)
     for tenant, through in world.memory.to_forget(short, context.now) if short > 0 else ():
@@ -417,24 +419,34 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
         ran_for_s = context.now - task.started_at
         if ran_for_s >= task.timeout_s:
             yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
+    yield from _due_for_leases(world, signs, context, heard_now, holders)
+
+
+def _due_for_leases(
+    world: World, signs: Signs, context: DecisionContext, heard_now: float, holders: Due
+) -> Iterator[Event]:
     limit_s = context.rules.lease_s
-    for worker_id, held in tuple(world.indexes.held.items()):
+    for worker_id in holders.now(heard_now, context.now):
         worker = world.workers.get(worker_id)
         has_left = worker is not None and worker.status is WorkerStatus.LEFT
         waits = worker is not None and bool(worker.container_id) and is_frozen(world, worker.container_id)
-        for task_id in tuple(held):
+        is_quiet, most_silent_s = True, -inf
+        for task_id in tuple(world.indexes.held.get(worker_id, ())):
             task = world.tasks[task_id]
-            if has_left:
-                yield released(task, "the worker left", context)
-                continue
             # Commit time strictly increases, so no attempt of the current generation starts at exactly that time.
-            if task.started_at is not None and task.started_at <= world.restored_at:
-                yield released(task, "the journal was restored from a backup", context)
+            is_restored = task.started_at is not None and task.started_at <= world.restored_at
+            if has_left or is_restored:
+                is_quiet = False
+                yield released(
+                    task, "the worker left" if has_left else "the journal was restored from a backup", context
+                )
                 continue
             if waits:  # a paused worker cannot renew its leases; nobody else gets its tasks
                 continue
             silent_for_s = signs.silent_for(signs.leases, task.lease, heard_now)
+            most_silent_s = max(most_silent_s, silent_for_s)
             if silent_for_s > limit_s:
+                is_quiet = False
                 yield failed_attempt(
                     task,
                     task.lease,
@@ -445,6 +457,8 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) 
                     silent_for_s=silent_for_s,
                     limit_s=limit_s,
                 )
+        if is_quiet:
+            holders.later(worker_id, (heard_now - most_silent_s + limit_s, inf))
 
 
 def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, done: bool) -> str:

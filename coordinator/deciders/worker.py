@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING
 
 from coordinator.commands.command import Command
@@ -10,6 +11,7 @@ from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawCl
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
+from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.task import released
@@ -22,6 +24,7 @@ from projections.worker import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from coordinator.deciders.deadlines import Due
     from coordinator.deciders.rules import DecisionContext, Events
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -147,7 +150,7 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     for name in command.task_names:
         check_text("task_names", name, 128, least=1)
     if claimed := world.indexes.claims.get(command.claim_id):
-        if world.tasks[claimed[0]].worker_id == command.worker_id:
+        if world.tasks[next(iter(claimed))].worker_id == command.worker_id:
             return ()
         msg = f"claim_id {command.claim_id!r} is already used by another worker: use a new id"
         raise Refused(msg, reason="id_taken")
@@ -198,23 +201,27 @@ def check_room_for_worker(world: World) -> None:
         raise Refused(msg, reason="too_many")
 
 
-def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:
+def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, workers: Due) -> Iterator[Event]:
     """Yield what is due for workers: a silent one without tasks is lost, unless its container is paused."""
     limit_s, is_spared = patience_s(Watched.WORKER, context.rules), is_held(world, Watched.WORKER)
-    for worker in tuple(world.workers.values()):
-        if worker.is_ended:
+    for worker_id in workers.now(heard_now, context.now):
+        worker = world.workers.get(worker_id)
+        if worker is None or worker.is_ended:
+            workers.later(worker_id, NEVER)
             continue
         if worker.container_id:
             event = housing.due_for_worker(world, worker)
             if event is not None:
                 yield event
-            if event is not None or housing.is_frozen(world, worker.container_id):
                 continue
-        if is_spared:
-            continue
-        silent_for_s = signs.silent_for(signs.workers, worker.worker_id, heard_now)
-        if silent_for_s > limit_s and not world.indexes.held.get(worker.worker_id):
-            yield WorkerLost(worker_id=worker.worker_id, silent_for_s=silent_for_s, limit_s=limit_s)
+            if housing.is_frozen(world, worker.container_id):
+                workers.later(worker_id, NEVER)
+                continue
+        silent_for_s = signs.silent_for(signs.workers, worker_id, heard_now)
+        if silent_for_s > limit_s and not is_spared and not world.indexes.held.get(worker_id):
+            yield WorkerLost(worker_id=worker_id, silent_for_s=silent_for_s, limit_s=limit_s)
+        else:
+            workers.later(worker_id, (heard_now - silent_for_s + limit_s, inf))
 
 
 DECIDERS: dict[type[Command], Decider] = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from coordinator.commands import COMMANDS
 from coordinator.commands.caller import Caller
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.plain_secrets import warning_of
@@ -31,7 +32,7 @@ from coordinator.commands.wire import (
 )
 from coordinator.doors.dropped import SHOWN_CHARS, Dropped
 from coordinator.engine.intake import Asked
-from events.errors import CoordinationError, Refused
+from events.errors import CoordinationError, Refused, Unavailable
 from events.ids import checked
 from events.subjects import may_answer
 
@@ -53,7 +54,10 @@ _ONE_WAY = (WithdrawClaim,)
 SMALL_BYTES = 256
 """Room for this much is set aside for each answer of a request: for "ask again", with epoch and position."""
 HELD_BYTES_MOST = 16 * 1024 * 1024
-"""Answers that wait for the others of their request, over all requests."""
+"""Answers that wait for the others of their request, over all requests; a source has half of what others leave."""
+_MAY_WAIT = frozenset((one.KIND, one.VERB) for one in COMMANDS.values() if "wait_s" in one.__struct_fields__)
+_ANSWERED = Refused("")
+"""Instead of a command that was answered."""
 
 
 class RpcDoor:
@@ -68,6 +72,7 @@ class RpcDoor:
         self._unanswerable = Dropped("request_dropped")
         self._last_source = ""
         self._held_bytes = 0
+        self._held_of: dict[str, int] = {}
         self._as_of: tuple[Position | None, str, str] = (None, "", "")
 
     def take(self, message: Message) -> None:
@@ -81,6 +86,11 @@ class RpcDoor:
         wire_commands = decode_request(message.data)
         request = _Request(self, message.reply, source, wire_commands, self._stats.get((kind, verb)))
         size = len(message.data) // len(wire_commands) if wire_commands else 0
+        may_wait = (kind, verb) in _MAY_WAIT and len(wire_commands) > 1
+        if may_wait and any(map(_waits, wire_commands)) and not request.set_aside():
+            for index in range(len(wire_commands)):
+                request.answer(index, None, _no_room_to_wait())
+            return
         put = self._engine.intake.put if self._engine.is_leading() else self._engine.put
         caller = Caller(actor=source)
         for index, wire_command in enumerate(wire_commands):
@@ -122,16 +132,23 @@ class RpcDoor:
         """The most bytes of one message."""
         return self._bus.max_payload_bytes
 
-    def hold(self, size: int) -> bool:
-        """Keep *size* bytes of answers until `release`; return False if there are too many of all requests."""
-        if self._held_bytes + size > HELD_BYTES_MOST:
+    def hold(self, source: str, size: int) -> bool:
+        """Keep *size* bytes of answers until `release`; return False if the source has too many, or all together."""
+        mine = self._held_of.get(source, 0) + size
+        if mine > HELD_BYTES_MOST - self._held_bytes:
             return False
         self._held_bytes += size
+        self._held_of[source] = mine
         return True
 
-    def release(self, size: int) -> None:
+    def release(self, source: str, size: int) -> None:
         """Answers of *size* bytes are kept no longer."""
         self._held_bytes -= size
+        left = self._held_of[source] - size
+        if left:
+            self._held_of[source] = left
+        else:
+            del self._held_of[source]
 
     def encode(self, value: Any, error: CoordinationError | None, command: Command | None, tenant: str = "") -> bytes:
         """Encode one answer, with the epoch and the position it is from; *command* is None if it was unreadable."""
@@ -221,6 +238,14 @@ class _Request:
         if count == 0:
             door.send(to, [])
 
+    def set_aside(self) -> bool:
+        """Keep the small answers too, of a request of which a command may wait; return whether there is room."""
+        size = len(self._answers) * SMALL_BYTES
+        if not self._door.hold(self._source, size):
+            return False
+        self._held += size
+        return True
+
     def alone(self) -> int:
         """How many bytes a value may have in a message of its own."""
         return self._door.message_bytes - SMALL_BYTES - 2
@@ -242,6 +267,7 @@ class _Request:
                 error = ask_again()
                 encoded = door.encode(None, error, command)
         self._answers[index] = encoded
+        self._commands[index] = _ANSWERED  # others of the request may wait long, and this one may be large
         if error is not None:
             # Its traceback keeps the frames that it came through, and these keep it: memory that only the garbage
             # collector returns, which runs seldom here.
@@ -249,14 +275,15 @@ class _Request:
             self._error = error
         self._open -= 1
         if self._open == 0:
-            door.release(self._held)
+            if self._held:
+                door.release(self._source, self._held)
             door.send(self._to, self._answers)
             if self._endpoint is not None:
                 self._endpoint.note(door.now() - self._began, self._error)
 
     def _make_room(self, more: int) -> bool:
         """Take *more* bytes than were set aside, if they are left."""
-        if more > self._left or (self._open > 1 and not self._door.hold(more)):
+        if more > self._left or (self._open > 1 and not self._door.hold(self._source, more)):
             self._is_full = True
             return False
         self._left -= more
@@ -271,3 +298,13 @@ class _Request:
                 return some, None
             self._door.take_back(asked.data, self._source, asked.tenant)
         return None, too_large(asked.data, self.alone())
+
+
+def _waits(asked: WireCommand | Refused) -> bool:
+    """Whether a command may be answered long after the others of its request."""
+    return not isinstance(asked, Refused) and getattr(asked.data, "wait_s", 0.0) > 0
+
+
+def _no_room_to_wait() -> Unavailable:
+    msg = "too many answers wait for the others of their requests: send what waits in a request of its own, or later"
+    return Unavailable(msg, reason="overloaded", retry_after_s=1.0)

@@ -32,6 +32,7 @@ from coordinator.commands.service import ReportCheck, ReportNotChecked
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
 from coordinator.commands.worker import DrainWorker, RegisterWorker
+from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Limits
@@ -123,6 +124,7 @@ class Engine:
             world, most=most, wait_max_s=wait_max_s, ask_again=self.intake.put_back, budget=self._budget
         )
         self._hints = Hints(world, self.signs, self._waiting, notify)
+        self._deadlines = Deadlines(world)
         self._next_tick = 0.0
         self._heard = 0.0
         self._resigning = ""
@@ -448,6 +450,7 @@ class Engine:
             self.signs.accepted(command, self._heard, turn.now, self.world)
         if kind is ReportCheck or kind is ReportNotChecked:
             self._hints.note_check(command.service_id, f"{self.epoch.generation}.{self.epoch.sequence}")
+            self._deadlines.service_changed(command.service_id)
         if kind is ClaimTasks:
             self._claim(turn, asked, command)
             return
@@ -510,7 +513,8 @@ class Engine:
             self.intake.wake()
 
     def _record_due(self, turn: Turn) -> None:
-        heard_now = self._heard
+        heard_now, deadlines = self._heard, self._deadlines
+        deadlines.note(turn.events)
         if heard_now < self._next_tick:
             return
         self.listening.look(heard_now)
@@ -518,12 +522,13 @@ class Engine:
         self.signs.forget(self.world)
         context = DecisionContext(turn.now, self.rules)
         try:
-            for event in due(self.world, self.signs, context, heard_now):
+            for event in due(self.world, self.signs, context, heard_now, deadlines):
                 if not self._refusals.is_news(event, self.world):
                     continue
                 turn.record([event], COORDINATOR)
                 self._refusals.recorded(event, self.world)
                 self._hints.note([event], self._heard)
+                deadlines.note([event])
         except TurnFull:
             self._next_tick = 0.0
             self.intake.wake()

@@ -169,15 +169,16 @@ def view(signs: Signs, service: Service, heard_now: float) -> ServiceView:
 
 def stats(world: World) -> ClusterStats:
     """Return counts of everything in the world."""
+    indexes = world.indexes
     return ClusterStats(
-        containers=_by_status(world.containers.values()),
-        services={status.value: len(ids) for status, ids in world.indexes.service_ids_by_status.items() if ids},
-        tasks={status.value: len(ids) for status, ids in world.indexes.tasks.items()},
-        workers=_by_status(world.workers.values()),
-        nodes=_by_status(world.nodes.values()),
+        containers=_by_name(indexes.container_counts),
+        services={status.value: len(ids) for status, ids in indexes.service_ids_by_status.items() if ids},
+        tasks={status.value: len(ids) for status, ids in indexes.tasks.items()},
+        workers=_by_name(indexes.worker_counts),
+        nodes=dict(Counter(node.status.value for node in world.nodes.values())),
         totals=dict(world.totals),
-        container_starts=sum(one.starts for one in world.containers.values()),
-        container_failures=sum(one.failures for one in world.containers.values()),
+        container_starts=indexes.container_starts,
+        container_failures=indexes.container_failures,
         epoch=f"{world.generation}.{world.epoch}",
         position=str(world.position),
         leader=world.leader,
@@ -185,8 +186,8 @@ def stats(world: World) -> ClusterStats:
     )
 
 
-def _by_status(things: Iterable[Any]) -> dict[str, int]:
-    return dict(Counter(thing.status.value for thing in things))
+def _by_name(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {status.value: count for status, count in counts.items() if count}
 
 
 def one_of(table: dict[str, Any], entity_id: str, kind: str) -> Any:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -79,6 +80,8 @@ class ReadLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     at_once: int = 256
     """Questions answered at a time; further ones are refused with a time to ask again."""
+    at_once_bytes: int = 16 * 1024 * 1024
+    """The bytes of these questions; the first is answered whatever it has."""
     answer_bytes: int = 256 * 1024
     """Size at which a list or page ends, at the latest where a message is full."""
     listed_max: int = 1000
@@ -106,6 +109,7 @@ class ReadDoor:
         self._checks = checks
         self._limits = limits if limits is not None else ReadLimits()
         self._answering: set[asyncio.Task[None]] = set()
+        self._answering_bytes = 0
         self._forged = 0
         self._tasks: asyncio.TaskGroup
 
@@ -126,13 +130,23 @@ class ReadDoor:
         """Answer one message in its own task; called from the connection's read loop."""
         if not self._may_reply(message.reply):
             return
-        if len(self._answering) >= self._limits.at_once:
-            msg = f"this follower already answers {self._limits.at_once} questions, its limit: ask again shortly"
+        size, limits = len(message.data), self._limits
+        is_full = self._answering and self._answering_bytes + size > limits.at_once_bytes
+        if is_full or len(self._answering) >= limits.at_once:
+            msg = (
+                f"this follower already answers {len(self._answering)} questions of {self._answering_bytes} bytes, and "
+                f"its limits are {limits.at_once} and {limits.at_once_bytes}: ask again shortly"
+            )
             self._send(message.reply, None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
             return
         task = self._tasks.create_task(self._answer(message))
         self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._answering_bytes += size
+        task.add_done_callback(partial(self._answered, size))
+
+    def _answered(self, size: int, task: asyncio.Task[None]) -> None:
+        self._answering.discard(task)
+        self._answering_bytes -= size
 
     async def ask(self, verb: str, body: bytes) -> Any:
         """

@@ -43,6 +43,7 @@ ROWS_KEPT = 1_000_000
 """Of all services together: those of services that are gone leave the file by this."""
 WRITE_EVERY_S = 1.0
 WAITING_MAX = 50_000
+OUTCOME_BYTES_MAX = 16 * 1024
 """Outcomes that wait to be written; further ones are lost, which their numbers tell."""
 
 _SETUP = (
@@ -90,7 +91,7 @@ class CheckHistory:
 
     def take(self, message: Message) -> None:
         """Keep one published outcome; what is not one is left out."""
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX or len(message.data) > OUTCOME_BYTES_MAX:
             return
         with suppress(msgspec.MsgspecError, Refused):
             service_id = checked(message.subject.rpartition(".")[2], "service_id")

@@ -125,6 +125,20 @@ async def test_overflow_is_reported(bus: Bus) -> None:
     assert told[-1] == subscription.dropped
 
 
+async def test_waiting_messages_have_a_limit_in_bytes(bus: Bus) -> None:
+    """Their headers count as their data does."""
+
+    async def slow(_: Message) -> None:
+        await asyncio.sleep(60)
+
+    subscription = await bus.subscribe("x", slow, limit_bytes=5000)
+    for _ in range(10):
+        await bus.publish("x", b"x" * 500, headers={"Large": "x" * 500})
+    await bus.flush(2)
+    await asyncio.sleep(0.01)
+    assert subscription.dropped in (10 - 4, 10 - 1 - 4)  # one is handled already, or not yet
+
+
 async def test_queue_group_members_share(bus: Bus) -> None:
     """Each message reaches one subscriber of a queue group."""
     seen: list[str] = []

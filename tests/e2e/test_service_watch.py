@@ -126,6 +126,25 @@ async def test_all_pages_are_fetched_while_services_come_and_go(
             assert watch.fetches == 1
 
 
+async def test_notices_of_too_many_bytes_are_not_kept(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While pages are read: the services are fetched once more instead."""
+    monkeypatch.setattr(watch_module, "PAGE", 3)
+    monkeypatch.setattr(watch_module, "PENDING_BYTES_MAX", 100)
+    for number in range(20):
+        await cluster.client.execute(offer(f"s{number:02}"))
+    async with Client.open(cluster.url) as client, asyncio.TaskGroup() as tasks:
+        changing = tasks.create_task(all_of(cluster, [DeregisterService(service_id=f"s{n:02}") for n in range(19)]))
+        async with watching(client) as watch:
+            await changing
+            await until(lambda: ids(watch) == ["s19"])
+            assert watch.fetches > 1
+
+
+async def all_of(cluster: Cluster, commands: list[DeregisterService]) -> None:
+    for command in commands:
+        await cluster.client.execute(command)
+
+
 async def test_a_lost_notice_is_missed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next notice reveals that one was lost, and a sign of life that the last one was."""
     lose = [False]

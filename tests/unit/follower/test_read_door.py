@@ -313,6 +313,20 @@ async def test_more_questions_than_allowed_are_told_to_come_again(store: MemoryS
     assert wire.sent[0][1]["error"]["retry_after_s"] > 0
 
 
+async def test_questions_answered_at_a_time_have_a_limit_in_bytes(store: MemoryStore) -> None:
+    """One of a megabyte waits as long as a small one; room comes back, and the first is answered whatever it has."""
+    wire = Wire()
+    slow = b'{"position":"99999.0","timeout_s":0.05' + b" " * 1000 + b"}"
+    limits = ReadLimits(at_once_bytes=2500)
+    await through(wire, store, [message("wait", slow) for _ in range(5)], limits)
+    assert [answer["error"]["reason"] for _, answer in wire.sent] == ["overloaded"] * 3 + ["behind"] * 2
+    asking = door(store, ReadLimits(at_once_bytes=10), wire)
+    for _ in range(2):
+        async with asyncio.TaskGroup() as asking._tasks:
+            asking.take(message("wait", slow))
+    assert [answer["error"]["reason"] for _, answer in wire.sent[5:]] == ["behind"] * 2
+
+
 async def test_an_answer_too_large_to_send_is_said_to_be(store: MemoryStore) -> None:
     """An answer that is too large is replaced by a refusal."""
     wire = Wire(limit_bytes=150)

@@ -80,6 +80,15 @@ async def test_a_flood_is_lost_and_not_kept_in_memory(tmp_path: Path, monkeypatc
         assert await numbers(history) == [(1, 0), (2, 0), (5, 2)]
 
 
+async def test_an_outcome_is_small(tmp_path: Path) -> None:
+    """What is larger than any check can be, is none: 50,000 may wait, and a million are kept."""
+    async with history_in(tmp_path) as history:
+        one = told(1)
+        history.take(told(2, data=one.data + b" " * history_module.OUTCOME_BYTES_MAX))
+        history.take(one)
+        assert await numbers(history) == [(1, 0)]
+
+
 async def test_services_that_are_gone_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their ids never come again, so only the number of all rows is a limit."""
     monkeypatch.setattr(history_module, "ROWS_KEPT", 10)

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
-from events.resources import NONE
+from events.resources import NONE, Resources
 from events.task import TaskStatus
 from projections.ready import ORDERINGS, shape_of
 
@@ -66,6 +66,10 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "workers in": {container_id: set(inside) for container_id, inside in indexes.workers_in.items()},
         "containers on": {node_id: set(there) for node_id, there in indexes.containers_on.items()},
         "container counts": {status: count for status, count in indexes.container_counts.items() if count},
+        "container sums": (indexes.container_starts, indexes.container_failures),
+        "sessions of": {container_id: set(open_) for container_id, open_ in indexes.sessions_of.items()},
+        "worker counts": indexes.worker_counts,
+        "held by": (indexes.node_held, indexes.held_resources),
         "pool held": {pool_id: held for pool_id, held in indexes.pool_held.items() if held != NONE},
         "rounds": (indexes.rounds, indexes.round),
     }
@@ -134,6 +138,21 @@ def content_from(world: World) -> dict[str, Any]:
             for status in ContainerStatus
             if (count := sum(container.status is status for container in world.containers.values()))
         },
+        "container sums": (
+            sum(one.starts for one in world.containers.values()),
+            sum(one.failures for one in world.containers.values()),
+        ),
+        "sessions of": {
+            container_id: {one.session_id for one in open_}
+            for container_id, open_ in grouped(
+                (one for one in world.sessions.values() if not one.is_ended), lambda one: one.container_id
+            )
+        },
+        "worker counts": dict(Counter(one.status for one in world.workers.values())),
+        "held by": (
+            sums((one.node_id, one.resources) for one in world.containers.values() if one.holds),
+            sums((task.worker_id, task.resources) for task in running),
+        ),
         "pool held": {pool.pool_id: pool.held for pool in world.pools.values() if pool.held != NONE},
         "rounds": (rounds, max(rounds.values(), default=0.0)),
     }
@@ -143,6 +162,13 @@ def deadline(task: Task) -> tuple[float, int, str]:
     assert task.started_at is not None
     assert task.timeout_s is not None
     return (task.started_at + task.timeout_s, task.attempt, task.task_id)
+
+
+def sums(held: Iterable[tuple[str, Resources]]) -> dict[str, Resources]:
+    found: dict[str, Resources] = {}
+    for holder, resources in held:
+        found[holder] = found.get(holder, NONE) + resources
+    return {holder: resources for holder, resources in found.items() if resources != NONE}
 
 
 def grouped(things: Iterable[Any], by: Callable[[Any], Any]) -> list[tuple[Any, list[Any]]]:
@@ -181,5 +207,6 @@ def assert_bounded(indexes: Indexes) -> None:
     assert all(indexes.containers_on.values())
     assert all(indexes.services_in.values())
     assert all(indexes.workers_in.values())
+    assert all(indexes.sessions_of.values())
     assert all(any(groups.values()) for groups in indexes.services.values())
     assert sum(not shape.members for shape in indexes.ready_tasks.shapes.values()) <= 256
