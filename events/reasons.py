@@ -90,7 +90,7 @@ REASONS = {
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending",
-    "quota": "the source or tenant has as many tasks or services as it may have",
+    "quota": "the source or tenant has as many as it may have, such as tasks, containers or shares of pools",
     "rate_limited": "the source or tenant submits faster than it may",
     "registry_full": "too many services are registered",
     "too_many_containers": "there are as many containers as allowed",

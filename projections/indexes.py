@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from events.resources import NONE
 from events.task import TaskStatus
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
-    from projections.pool import Pool
+    from projections.pool import Allocation, Pool
     from projections.ready import Key, Shape
     from projections.service import Service
+    from projections.session import Session
     from projections.task import Task
     from projections.worker import WorkerState
 
@@ -61,6 +62,50 @@ def _add_own(ready_of: dict[str, ReadyTasks], shape: Shape, task: Task) -> None:
         own.add(own.shape(shape.key), task)
 
 
+class _Thing(Protocol):
+    """Something that a source and a tenant own."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+
+
+class _Mortal(_Thing, Protocol):
+    """One that ends."""
+
+    @property
+    def is_ended(self) -> bool: ...
+
+
+class Owned:
+    """How many things of one kind each source and each tenant has that have not ended; '' owns nothing."""
+
+    __slots__ = ("by_source", "by_tenant")
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, int] = {}
+        self.by_tenant: dict[str, int] = {}
+
+    def count(self, thing: _Thing, by: int) -> None:
+        """Count a thing that came, or one that ended or went with -1."""
+        if thing.source:
+            _count(self.by_source, thing.source, by)
+        if thing.tenant:
+            _count(self.by_tenant, thing.tenant, by)
+
+    def changed(self, before: _Mortal | None, after: _Mortal | None) -> None:
+        """Count a thing with its value before and after, None for absent."""
+        was = before is not None and not before.is_ended and before
+        now = after is not None and not after.is_ended and after
+        if was and now and was.source == now.source and was.tenant == now.tenant:
+            return
+        if was:
+            self.count(was, -1)
+        if now:
+            self.count(now, 1)
+
+
 class Indexes:
     """
     All indexes of one world.
@@ -79,8 +124,12 @@ class Indexes:
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
-        self.services_by_tenant: dict[str, int] = {}
-        self.services_by_source: dict[str, int] = {}
+        self.owned_services = Owned()
+        self.owned_containers = Owned()
+        self.owned_sessions = Owned()
+        self.owned_workers = Owned()
+        self.owned_pools = Owned()
+        self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
         self.claims: dict[str, list[str]] = {}
         self.deadlines: list[Key] = []
@@ -151,9 +200,8 @@ class Indexes:
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
+        self.owned_services.changed(before, after)
         if before is not None and not before.is_ended:
-            _count(self.services_by_tenant, before.tenant, -1)
-            _count(self.services_by_source, before.source, -1)
             if after is None or after.is_ended:
                 _remove(self.service_ids, before.service_id)
             _remove(self.service_ids_by_status[before.status], before.service_id)
@@ -164,8 +212,6 @@ class Indexes:
             if not group and not any(self.services[before.service_name].values()):
                 del self.services[before.service_name]
         if after is not None and not after.is_ended:
-            _count(self.services_by_tenant, after.tenant, 1)
-            _count(self.services_by_source, after.source, 1)
             if before is None or before.is_ended:
                 insort(self.service_ids, after.service_id)
             insort(self.service_ids_by_status.setdefault(after.status, []), after.service_id)
@@ -175,6 +221,7 @@ class Indexes:
             groups.setdefault(after.status, {})[after.service_id] = None
 
     def container_changed(self, before: Container | None, after: Container | None) -> None:
+        self.owned_containers.changed(before, after)
         if before is not None:
             self.container_counts[before.status] -= 1
             if not before.is_ended:
@@ -184,17 +231,25 @@ class Indexes:
             if not after.is_ended:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
+    def session_changed(self, before: Session | None, after: Session | None) -> None:
+        self.owned_sessions.changed(before, after)
+
     def pool_changed(self, _: Pool | None, after: Pool) -> None:
-        """Add up the allocations of a pool; each one that comes or goes has a method of its own."""
-        self.pool_held[after.pool_id] = after.held
+        """Add a pool with its allocations; each one that comes or goes has a method of its own."""
+        self.owned_pools.count(after, 1)
+        for one in after.allocations.values():
+            self.allocated(after.pool_id, one)
 
-    def allocated(self, pool_id: str, resources: Resources) -> None:
-        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + resources
+    def allocated(self, pool_id: str, share: Allocation) -> None:
+        self.owned_allocations.count(share, 1)
+        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + share.resources
 
-    def released(self, pool_id: str, resources: Resources) -> None:
-        self.pool_held[pool_id] -= resources
+    def released(self, pool_id: str, share: Allocation) -> None:
+        self.owned_allocations.count(share, -1)
+        self.pool_held[pool_id] -= share.resources
 
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
+        self.owned_workers.changed(before, after)
         if before is not None and before.container_id and not before.is_ended:
             _drop(self.workers_in, before.container_id, before.worker_id)
         if after is not None and after.container_id and not after.is_ended:

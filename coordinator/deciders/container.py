@@ -85,11 +85,15 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         when_cut_off=agent.when_cut_off,
         stop_grace_s=agent.stop_grace_s,
         traced=bool(context.traceparent),
+        owned=bool(context.actor),
     )
     if not command.session_id:
         return (created,)
     bound = SessionBound(
-        session_id=command.session_id, container_id=command.container_id, traced=bool(context.traceparent)
+        session_id=command.session_id,
+        container_id=command.container_id,
+        traced=bool(context.traceparent),
+        owned=bool(context.actor),
     )
     return (created, bound)
 

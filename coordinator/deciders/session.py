@@ -40,8 +40,13 @@ def bind_session(world: World, command: BindSession, context: DecisionContext) -
     if bound >= SESSIONS_A_CONTAINER:
         msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"
         raise Refused(msg, reason="too_many")
-    traced = bool(context.traceparent)
-    return (SessionBound(session_id=command.session_id, container_id=command.container_id, traced=traced),)
+    to_container = SessionBound(
+        session_id=command.session_id,
+        container_id=command.container_id,
+        traced=bool(context.traceparent),
+        owned=bool(context.actor),
+    )
+    return (to_container,)
 
 
 def close_session(world: World, command: CloseSession, context: DecisionContext) -> Events:

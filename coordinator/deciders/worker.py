@@ -66,8 +66,9 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         handles=command.handles,
         container_id=command.container_id,
         registration=registration,
+        owned=bool(context.actor),
     )
-    if known is not None and known.status is WorkerStatus.ACTIVE and again(known) == offered:
+    if known is not None and known.status is WorkerStatus.ACTIVE and again(known, context) == offered:
         return ()
     if known is None:
         check_room_for_worker(world)
@@ -155,18 +156,19 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     if worker is None:
         check_room_for_worker(world)
         registration = checked(command.registration, "registration") if command.registration else ""
-        return (WorkerRegistered(worker_id=command.worker_id, registration=registration),)
+        owned = bool(context.actor)
+        return (WorkerRegistered(worker_id=command.worker_id, registration=registration, owned=owned),)
     check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is WorkerStatus.DRAINING:
         msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to end that"
         raise Refused(msg, reason="worker_draining")
     if worker.container_id:
         housing.check_open(world, worker.container_id)
-    return () if worker.status is WorkerStatus.ACTIVE else (again(worker),)
+    return () if worker.status is WorkerStatus.ACTIVE else (again(worker, context),)
 
 
-def again(worker: WorkerState) -> WorkerRegistered:
-    """Return the registration of a known worker with its current values."""
+def again(worker: WorkerState, context: DecisionContext) -> WorkerRegistered:
+    """Return the registration of a known worker with its current values, for who asks for it now."""
     return WorkerRegistered(
         worker_id=worker.worker_id,
         slots=worker.slots,
@@ -174,6 +176,7 @@ def again(worker: WorkerState) -> WorkerRegistered:
         handles=worker.handles,
         container_id=worker.container_id,
         registration=worker.registration,
+        owned=bool(context.actor),
     )
 
 
