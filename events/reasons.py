@@ -86,7 +86,7 @@ REASONS = {
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits
-    "memory_full": "no more ids and keys can be remembered for ten minutes",
+    "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending",

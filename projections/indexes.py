@@ -79,13 +79,19 @@ class _Mortal(_Thing, Protocol):
 
 
 class Owned:
-    """How many things of one kind each source and each tenant has that have not ended; '' owns nothing."""
+    """
+    How many things of one kind each source and each tenant has that have not ended; '' owns nothing.
 
-    __slots__ = ("by_source", "by_tenant")
+    `ended` is how many have ended and are still kept, `ended_by_source` how many of them each source had.
+    """
+
+    __slots__ = ("by_source", "by_tenant", "ended", "ended_by_source")
 
     def __init__(self) -> None:
         self.by_source: dict[str, int] = {}
         self.by_tenant: dict[str, int] = {}
+        self.ended = 0
+        self.ended_by_source: dict[str, int] = {}
 
     def count(self, thing: _Thing, by: int) -> None:
         """Count a thing that came, or one that ended or went with -1."""
@@ -102,8 +108,17 @@ class Owned:
             return
         if was:
             self.count(was, -1)
+        elif before is not None:
+            self._count_ended(before, -1)
         if now:
             self.count(now, 1)
+        elif after is not None:
+            self._count_ended(after, 1)
+
+    def _count_ended(self, thing: _Thing, by: int) -> None:
+        self.ended += by
+        if thing.source:
+            _count(self.ended_by_source, thing.source, by)
 
 
 class Indexes:

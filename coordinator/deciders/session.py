@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.session import BindSession, CloseSession
 from coordinator.commands.validation import check_text
-from coordinator.deciders.container import standing_container
+from coordinator.deciders.container import check_room_for_session, standing_container
 from coordinator.deciders.rules import Decider, Teller
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-MOST_SESSIONS = 100_000
 SESSIONS_A_CONTAINER = 500
 """All sessions of a container end with it, in one commit."""
 
@@ -33,9 +32,7 @@ def bind_session(world: World, command: BindSession, context: DecisionContext) -
     known = world.sessions.get(command.session_id)
     if known is not None and not known.is_ended and known.container_id == command.container_id:
         return ()
-    if len(world.sessions) >= MOST_SESSIONS:
-        msg = f"there are {len(world.sessions)} sessions, the maximum: close some"
-        raise Refused(msg, reason="too_many")
+    check_room_for_session(world, command.session_id, context)
     bound = sum(1 for one in world.sessions.values() if one.container_id == command.container_id and not one.is_ended)
     if bound >= SESSIONS_A_CONTAINER:
         msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"

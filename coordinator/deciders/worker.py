@@ -10,7 +10,7 @@ from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawCl
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
-from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
+from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.task import released
 from events.coordinator import Watched
@@ -71,7 +71,7 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
     if known is not None and known.status is WorkerStatus.ACTIVE and again(known, context) == offered:
         return ()
     if known is None:
-        check_room_for_worker(world)
+        check_room_for_worker(world, context)
     return (offered,)
 
 
@@ -154,7 +154,7 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
         raise Refused(msg, reason="id_taken")
     worker = world.workers.get(command.worker_id)
     if worker is None:
-        check_room_for_worker(world)
+        check_room_for_worker(world, context)
         registration = checked(command.registration, "registration") if command.registration else ""
         owned = bool(context.actor)
         return (WorkerRegistered(worker_id=command.worker_id, registration=registration, owned=owned),)
@@ -189,16 +189,17 @@ def withdraw(world: World, command: WithdrawClaim, context: DecisionContext) -> 
     return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))
 
 
-def check_room_for_worker(world: World) -> None:
+def check_room_for_worker(world: World, context: DecisionContext) -> None:
     """
     Accept one more worker.
 
     Raises:
-        Refused: there are too many, recently ended ones included.
+        Refused: there are too many, recently ended ones included. Unavailable: too many of this source have ended.
     """
     if len(world.workers) >= MOST_WORKERS:
         msg = f"there are {len(world.workers)} workers, the maximum: reuse worker ids, or let some leave"
         raise Refused(msg, reason="too_many")
+    check_churn(world, world.indexes.owned_workers, "workers", context)
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float) -> Iterator[Event]:

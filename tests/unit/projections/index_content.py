@@ -52,7 +52,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "owned": {
-            kind: (owned.by_tenant, owned.by_source)
+            kind: (owned.by_tenant, owned.by_source, owned.ended, owned.ended_by_source)
             for kind, owned in (
                 ("services", indexes.owned_services),
                 ("containers", indexes.owned_containers),
@@ -112,10 +112,10 @@ def content_from(world: World) -> dict[str, Any]:
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "owned": {
-            "services": counted(services),
-            "containers": counted(standing),
-            "sessions": counted(one for one in world.sessions.values() if not one.is_ended),
-            "workers": counted(one for one in world.workers.values() if not one.is_ended),
+            "services": counted(world.services.values()),
+            "containers": counted(world.containers.values()),
+            "sessions": counted(world.sessions.values()),
+            "workers": counted(world.workers.values()),
             "pools": counted(world.pools.values()),
             "allocations": counted(one for pool in world.pools.values() for one in pool.allocations.values()),
         },
@@ -156,12 +156,16 @@ def content_from(world: World) -> dict[str, Any]:
     }
 
 
-def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return how many each tenant has, and each source, without what has none."""
+def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int, dict[str, int]]:
+    """Return how many each tenant has, and each source, without what has none; and how many ended, and whose."""
     some = list(things)
+    ended = [one for one in some if getattr(one, "is_ended", False)]
+    living = [one for one in some if not getattr(one, "is_ended", False)]
     return (
-        dict(Counter(one.tenant for one in some if one.tenant)),
-        dict(Counter(one.source for one in some if one.source)),
+        dict(Counter(one.tenant for one in living if one.tenant)),
+        dict(Counter(one.source for one in living if one.source)),
+        len(ended),
+        dict(Counter(one.source for one in ended if one.source)),
     )
 
 
