@@ -75,7 +75,7 @@ class _Mortal(_Thing, Protocol):
     """One that ends."""
 
     @property
-    def is_ended(self) -> bool: ...
+    def ended_at(self) -> float | None: ...
 
 
 class Owned:
@@ -102,20 +102,23 @@ class Owned:
 
     def changed(self, before: _Mortal | None, after: _Mortal | None) -> None:
         """Count a thing with its value before and after, None for absent."""
-        was = before is not None and not before.is_ended and before
-        now = after is not None and not after.is_ended and after
-        if was and now and was.source == now.source and was.tenant == now.tenant:
+        if (
+            before is not None
+            and after is not None
+            and (before.ended_at is None) is (after.ended_at is None)
+            and before.source == after.source
+            and before.tenant == after.tenant
+        ):
             return
-        if was:
-            self.count(was, -1)
-        elif before is not None:
-            self._count_ended(before, -1)
-        if now:
-            self.count(now, 1)
-        elif after is not None:
-            self._count_ended(after, 1)
+        if before is not None:
+            self._count_mortal(before, -1)
+        if after is not None:
+            self._count_mortal(after, 1)
 
-    def _count_ended(self, thing: _Thing, by: int) -> None:
+    def _count_mortal(self, thing: _Mortal, by: int) -> None:
+        if thing.ended_at is None:
+            self.count(thing, by)
+            return
         self.ended += by
         if thing.source:
             _count(self.ended_by_source, thing.source, by)
