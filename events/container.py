@@ -74,11 +74,12 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     """
     A container was placed on a node and its resources are reserved there; nothing runs yet.
 
-    `traced`: see `TaskSubmitted`.
+    `owned` says that it belongs to the `actor` of this event, whose quota it counts against. `traced`: see
+    `TaskSubmitted`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2}
 
     agent_id: str
     agent_type: str
@@ -91,6 +92,7 @@ class ContainerCreated(ContainerEvent, frozen=True, kw_only=True, gc=False, omit
     when_cut_off: str = "stop"
     stop_grace_s: float = 10.0
     traced: bool = False
+    owned: bool = False
 
 
 class ContainerStarting(ContainerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

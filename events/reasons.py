@@ -86,11 +86,11 @@ REASONS = {
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits
-    "memory_full": "no more ids and keys can be remembered for ten minutes",
+    "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
     "queue_full": "too many tasks are pending",
-    "quota": "the source or tenant has as many tasks or services as it may have",
+    "quota": "the source or tenant has as many as it may have, such as tasks, containers or shares of pools",
     "rate_limited": "the source or tenant submits faster than it may",
     "registry_full": "too many services are registered",
     "too_many_containers": "there are as many containers as allowed",

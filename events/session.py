@@ -17,13 +17,14 @@ class SessionEvent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class SessionBound(SessionEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """This container serves the session from now on; `traced`: see `TaskSubmitted`."""
+    """This container serves the session from now on; `traced`: see `TaskSubmitted`, `owned`: see `ContainerCreated`."""
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"traced": 2, "owned": 2}
 
     container_id: str
     traced: bool = False
+    owned: bool = False
 
 
 class SessionClosed(SessionEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

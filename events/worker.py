@@ -21,17 +21,19 @@ class WorkerRegistered(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_de
     """
     A worker was registered; `slots` and `resources` of None mean no limit, no `handles` means every task name.
 
-    `registration` is the id that the program gave to its registration; '' means that it gave none.
+    `registration` is the id that the program gave to its registration; '' means that it gave none. `owned`: see
+    `ContainerCreated`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"registration": 2, "owned": 2}
 
     slots: int | None = None
     resources: Resources | None = None
     handles: tuple[str, ...] = ()
     container_id: str = ""
     registration: str = ""
+    owned: bool = False
 
 
 class WorkerDraining(WorkerEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -80,7 +80,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
 
     `started_at` is the time when that generation was first reported as running, None before; `failed_at` is the time of
     the last failure, of any generation. `cause` is the `ExitCause` of that failure, until the next start; `last_exit`
-    is how it last ended without being told to, and outlives the next start.
+    is how it last ended without being told to, and outlives the next start. `source` is who created it, '' if that is
+    not recorded.
     """
 
     container_id: str
@@ -116,6 +117,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
     ended_at: float | None = None
     ended: Position = START
     last_exit: LastExit | None = None
+    source: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -165,6 +167,7 @@ def _created(event: ContainerCreated, stamp: Stamp) -> Container:
         session_id=event.session_id,
         when_cut_off=event.when_cut_off,
         stop_grace_s=event.stop_grace_s,
+        source=stamp.owner if event.owned else "",
     )
 
 

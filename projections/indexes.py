@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
 from events.task import TaskStatus
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
-    from projections.pool import Pool
+    from projections.pool import Allocation, Pool
     from projections.ready import Key, Shape
     from projections.service import Service
     from projections.session import Session
@@ -81,6 +81,68 @@ def _add_own(ready_of: dict[str, ReadyTasks], shape: Shape, task: Task) -> None:
         own.add(own.shape(shape.key), task)
 
 
+class _Thing(Protocol):
+    """Something that a source and a tenant own."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+
+
+class _Mortal(_Thing, Protocol):
+    """One that ends."""
+
+    @property
+    def ended_at(self) -> float | None: ...
+
+
+class Owned:
+    """
+    How many things of one kind each source and each tenant has that have not ended; '' owns nothing.
+
+    `ended` is how many have ended and are still kept, `ended_by_source` how many of them each source had.
+    """
+
+    __slots__ = ("by_source", "by_tenant", "ended", "ended_by_source")
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, int] = {}
+        self.by_tenant: dict[str, int] = {}
+        self.ended = 0
+        self.ended_by_source: dict[str, int] = {}
+
+    def count(self, thing: _Thing, by: int) -> None:
+        """Count a thing that came, or one that ended or went with -1."""
+        if thing.source:
+            _count(self.by_source, thing.source, by)
+        if thing.tenant:
+            _count(self.by_tenant, thing.tenant, by)
+
+    def changed(self, before: _Mortal | None, after: _Mortal | None) -> None:
+        """Count a thing with its value before and after, None for absent."""
+        if (
+            before is not None
+            and after is not None
+            and (before.ended_at is None) is (after.ended_at is None)
+            and before.source == after.source
+            and before.tenant == after.tenant
+        ):
+            return
+        if before is not None:
+            self._count_mortal(before, -1)
+        if after is not None:
+            self._count_mortal(after, 1)
+
+    def _count_mortal(self, thing: _Mortal, by: int) -> None:
+        if thing.ended_at is None:
+            self.count(thing, by)
+            return
+        self.ended += by
+        if thing.source:
+            _count(self.ended_by_source, thing.source, by)
+
+
 class Indexes:
     """
     All indexes of one world.
@@ -99,8 +161,12 @@ class Indexes:
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
-        self.services_by_tenant: dict[str, int] = {}
-        self.services_by_source: dict[str, int] = {}
+        self.owned_services = Owned()
+        self.owned_containers = Owned()
+        self.owned_sessions = Owned()
+        self.owned_workers = Owned()
+        self.owned_pools = Owned()
+        self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
         self.held_resources: dict[str, Resources] = {}
         """The sum of the resources of the tasks that each worker holds, if they need any."""
@@ -179,9 +245,8 @@ class Indexes:
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
+        self.owned_services.changed(before, after)
         if before is not None and not before.is_ended:
-            _count(self.services_by_tenant, before.tenant, -1)
-            _count(self.services_by_source, before.source, -1)
             if after is None or after.is_ended:
                 _remove(self.service_ids, before.service_id)
             _remove(self.service_ids_by_status[before.status], before.service_id)
@@ -192,8 +257,6 @@ class Indexes:
             if not group and not any(self.services[before.service_name].values()):
                 del self.services[before.service_name]
         if after is not None and not after.is_ended:
-            _count(self.services_by_tenant, after.tenant, 1)
-            _count(self.services_by_source, after.source, 1)
             if before is None or before.is_ended:
                 insort(self.service_ids, after.service_id)
             insort(self.service_ids_by_status.setdefault(after.status, []), after.service_id)
@@ -203,6 +266,7 @@ class Indexes:
             groups.setdefault(after.status, {})[after.service_id] = None
 
     def container_changed(self, before: Container | None, after: Container | None) -> None:
+        self.owned_containers.changed(before, after)
         if before is not None:
             self.container_counts[before.status] -= 1
             self.container_starts -= before.starts
@@ -221,22 +285,28 @@ class Indexes:
                 self.containers_on.setdefault(after.node_id, {})[after.container_id] = None
 
     def pool_changed(self, _: Pool | None, after: Pool) -> None:
-        """Add up the allocations of a pool; each one that comes or goes has a method of its own."""
-        self.pool_held[after.pool_id] = after.held
+        """Add a pool with its allocations; each one that comes or goes has a method of its own."""
+        self.owned_pools.count(after, 1)
+        for one in after.allocations.values():
+            self.allocated(after.pool_id, one)
 
-    def allocated(self, pool_id: str, resources: Resources) -> None:
-        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + resources
+    def allocated(self, pool_id: str, share: Allocation) -> None:
+        self.owned_allocations.count(share, 1)
+        self.pool_held[pool_id] = self.pool_held.get(pool_id, NONE) + share.resources
 
-    def released(self, pool_id: str, resources: Resources) -> None:
-        self.pool_held[pool_id] -= resources
+    def released(self, pool_id: str, share: Allocation) -> None:
+        self.owned_allocations.count(share, -1)
+        self.pool_held[pool_id] -= share.resources
 
     def session_changed(self, before: Session | None, after: Session | None) -> None:
+        self.owned_sessions.changed(before, after)
         if before is not None and not before.is_ended:
             _drop(self.sessions_of, before.container_id, before.session_id)
         if after is not None and not after.is_ended:
             self.sessions_of.setdefault(after.container_id, {})[after.session_id] = None
 
     def worker_changed(self, before: WorkerState | None, after: WorkerState | None) -> None:
+        self.owned_workers.changed(before, after)
         if before is not None:
             _count(self.worker_counts, before.status, -1)
         if after is not None:

@@ -6,7 +6,6 @@ Only changes of health are folded; when a service was last heard is a sign of li
 
 from __future__ import annotations
 
-from sys import intern
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -124,7 +123,7 @@ def _new(event: ServiceRegistered, stamp: Stamp) -> Service:
         registered_at=stamp.time,
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
-        source=intern(stamp.actor),
+        source=stamp.owner,
         health_check_url=event.health_check_url,
         tags=event.tags,
         metadata=event.metadata,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One session and the container that serves it."""
+    """One session and the container that serves it; `source` is who bound it, '' if that is not recorded."""
 
     session_id: str
     container_id: str
@@ -26,6 +26,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     reason: str = ""
     ended_at: float | None = None
     ended: Position = START
+    source: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -44,6 +45,7 @@ def evolve(session: Session | None, event: AnySessionEvent, stamp: Stamp) -> Ses
                 bound_at=stamp.time,
                 tenant=stamp.tenant,
                 traceparent=stamp.traceparent if event.traced else "",
+                source=stamp.owner if event.owned else "",
             )
         case SessionClosed():
             if session is None or session.is_ended:

@@ -39,7 +39,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     One worker; None in `slots` or `resources` means no limit, empty `handles` means every task name.
 
     `rounds` is the round of the rotation in which it last got a task by ROUND_ROBIN or WEIGHTED_ROUND_ROBIN, counted
-    from 1; 0 if it never did. In one round a worker gets as many tasks as its weight.
+    from 1; 0 if it never did. In one round a worker gets as many tasks as its weight. `source` is who registered it, ''
+    if that is not recorded.
     """
 
     worker_id: str
@@ -56,6 +57,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     ended: Position = START
     rounds: float = 0.0
     registration: str = ""
+    source: str = ""
 
     @property
     def registered_as(self) -> str:
@@ -92,6 +94,7 @@ def _registered(event: WorkerRegistered, stamp: Stamp, *, rounds: float) -> Work
         container_id=event.container_id,
         registration=event.registration,
         rounds=rounds,
+        source=stamp.owner if event.owned else "",
     )
 
 

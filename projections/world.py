@@ -400,11 +400,13 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
 
     def fold(event: Any, stamp: Stamp) -> None:
         before = pools.get(event.pool_id)
-        pools[event.pool_id] = pool.evolve(before, event, stamp)
-        if isinstance(event, PoolAllocated):
-            indexes.allocated(event.pool_id, event.resources)
-        elif isinstance(event, PoolReleased) and before is not None:
-            indexes.released(event.pool_id, before.allocations[event.request_id].resources)
+        after = pools[event.pool_id] = pool.evolve(before, event, stamp)
+        if before is None:
+            indexes.pool_changed(None, after)
+        elif isinstance(event, PoolAllocated):
+            indexes.allocated(event.pool_id, after.allocations[event.request_id])
+        elif isinstance(event, PoolReleased):
+            indexes.released(event.pool_id, before.allocations[event.request_id])
 
     return fold
 

@@ -87,7 +87,12 @@ class PoolFacade(Facade):
         return granted
 
     async def release_resources(self, request_id: str) -> bool:
-        """Release the resources that *request_id* holds; return False if it holds none."""
+        """
+        Release the resources that *request_id* holds; return False if it holds none.
+
+        Raises:
+            Forbidden: another source holds them, and this one is no administrator.
+        """
         released: bool = await self.execute(ReleasePool(pool_id=self.POOL, request_id=text("request_id", request_id)))
         return released
 

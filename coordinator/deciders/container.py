@@ -21,7 +21,7 @@ from coordinator.commands.container import (
 )
 from coordinator.commands.validation import check_resources, check_text
 from coordinator.deciders.placement import place, starting
-from coordinator.deciders.rules import Decider, Teller, standing
+from coordinator.deciders.rules import Decider, Teller, check_churn, standing
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _S = ContainerStatus
 MOST_ENTRIES = 256
+MOST_SESSIONS = 100_000
 ENVIRONMENT_CHARS_MAX = 32_768
 ENVIRONMENT_BYTES_MAX = 5 * ENVIRONMENT_CHARS_MAX
 """Bytes of an environment as JSON: enough for so many characters of any text, but not of control characters."""
@@ -71,6 +72,9 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
     if count >= context.rules.max_containers:
         msg = f"there are {count} containers, the limit of container.max_containers: destroy some or raise the limit"
         raise Refused(msg, reason="too_many_containers")
+    check_churn(world, world.indexes.owned_containers, "containers", context)
+    if command.session_id:
+        check_room_for_session(world, command.session_id, context)
     node_id = place(world, command.container_id, command.resources, context.rules)
     created = ContainerCreated(
         container_id=command.container_id,
@@ -85,11 +89,15 @@ def create(world: World, command: CreateContainer, context: DecisionContext) -> 
         when_cut_off=agent.when_cut_off,
         stop_grace_s=agent.stop_grace_s,
         traced=bool(context.traceparent),
+        owned=bool(context.actor),
     )
     if not command.session_id:
         return (created,)
     bound = SessionBound(
-        session_id=command.session_id, container_id=command.container_id, traced=bool(context.traceparent)
+        session_id=command.session_id,
+        container_id=command.container_id,
+        traced=bool(context.traceparent),
+        owned=bool(context.actor),
     )
     return (created, bound)
 
@@ -222,6 +230,21 @@ def standing_container(world: World, container_id: str) -> Container:
         NotFound: it does not exist, or was destroyed long ago.
     """
     return standing(world.containers, checked(container_id, "container_id"), "container")
+
+
+def check_room_for_session(world: World, session_id: str, context: DecisionContext) -> None:
+    """
+    Accept one more session, if it is one.
+
+    Raises:
+        Refused: there are too many, recently ended ones included. Unavailable: too many of this source have ended.
+    """
+    if session_id in world.sessions:
+        return
+    if len(world.sessions) >= MOST_SESSIONS:
+        msg = f"there are {len(world.sessions)} sessions, the maximum: close some"
+        raise Refused(msg, reason="too_many")
+    check_churn(world, world.indexes.owned_sessions, "sessions", context)
 
 
 def _state(world: World, command: StartContainer, context: DecisionContext, done: bool) -> Container:

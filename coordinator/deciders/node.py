@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _S = ContainerStatus
 
+MOST_NODES = 10_000
+"""Recently removed ones included."""
+
 STARTS_A_SYNC = 16
 """A node starts this many containers at a time; the orders name the others once these have started."""
 
@@ -73,6 +76,9 @@ def register_node(world: World, command: RegisterNode, context: DecisionContext)
         node_id=command.node_id, capacity=command.capacity, runtime=command.runtime, labels=command.labels
     )
     known = world.nodes.get(command.node_id)
+    if known is None and len(world.nodes) >= MOST_NODES:
+        msg = f"there are {len(world.nodes)} nodes, the maximum: use the id of a lost node again"
+        raise Refused(msg, reason="too_many")
     if known is None or known.is_ended:
         return (offered,)
     if (known.capacity, known.runtime, known.labels) != (command.capacity, command.runtime, command.labels):

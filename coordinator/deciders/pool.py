@@ -31,7 +31,7 @@ def define(world: World, command: DefinePool, context: DecisionContext) -> Event
     if known is None and len(world.pools) >= MOST_POOLS:
         msg = f"there are {len(world.pools)} pools, the maximum: use an existing pool"
         raise Refused(msg, reason="too_many")
-    return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity),)
+    return (PoolDefined(pool_id=command.pool_id, capacity=command.capacity, owned=bool(context.actor)),)
 
 
 def allocate(world: World, command: AllocatePool, context: DecisionContext) -> Events:
@@ -59,6 +59,7 @@ def allocate(world: World, command: AllocatePool, context: DecisionContext) -> E
         request_id=command.request_id,
         resources=command.resources,
         priority=command.priority,
+        owned=bool(context.actor),
     )
     return (granted,)
 

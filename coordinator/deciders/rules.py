@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from events.base import Event
-from events.errors import NotFound, Refused, shown
+from events.errors import NotFound, Refused, Unavailable, shown
+from projections.indexes import Owned
 from projections.service import Service
 from projections.worker import WorkerState
 from projections.world import World
@@ -28,6 +29,9 @@ BEATS_MISSED = 2.0
 
 ANSWER_BYTES = 1024 * 1024
 """The most bytes of an answer within this process, if it is made as long as fits; a server's max_payload by default."""
+
+ENDED_SPARE = 20_000
+"""So many ended things of one kind a source may have in memory besides `ended_kept`: 30 a second for ten minutes."""
 
 Events = tuple[Event, ...]
 
@@ -139,6 +143,25 @@ def standing(table: Mapping[str, Thing], entity_id: str, kind: str) -> Thing:
 def not_found(entity_id: str, kind: str) -> NotFound:
     """Return the error for an id that is not known."""
     return NotFound(f"{kind} {entity_id!r} not found: it does not exist or ended longer ago than engine.retention_s")
+
+
+def check_churn(world: World, owned: Owned, things: str, context: DecisionContext) -> None:
+    """
+    Accept one more of the *things* that *owned* counts, as far as ended ones go, which stay in memory for ten minutes.
+
+    Their number is bounded, and a source may have half of what the others leave of it.
+
+    Raises:
+        Unavailable: too many that this source created have ended since.
+    """
+    left = 2 * (world.ended_kept + ENDED_SPARE) - owned.ended
+    mine = owned.ended_by_source.get(context.actor, 0)
+    if mine >= left:
+        msg = (
+            f"{mine} {things} of {context.actor} and {owned.ended - mine} of others have ended and are kept for ten "
+            "minutes, as many as may be: use ids again, or create fewer"
+        )
+        raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
 
 
 def check_current(kind: str, entity_id: str, held: WorkerState | Service, registration: str) -> None:

@@ -24,7 +24,7 @@ from coordinator.commands.service import (
 from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
-from coordinator.deciders.rules import Decider, Teller, check_current, check_generation
+from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation
 from coordinator.deciders.silence import is_held, patience_s
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
@@ -87,6 +87,8 @@ def register(world: World, command: RegisterService, context: DecisionContext) -
             f"{living} services are registered, the limit of registry.max_services: deregister some or raise the limit"
         )
         raise Refused(msg, reason="registry_full")
+    if known is None:
+        check_churn(world, world.indexes.owned_services, "services", context)
     return (offered,)
 
 

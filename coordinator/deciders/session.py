@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from coordinator.commands.command import Command
 from coordinator.commands.session import BindSession, CloseSession
 from coordinator.commands.validation import check_text
-from coordinator.deciders.container import standing_container
+from coordinator.deciders.container import check_room_for_session, standing_container
 from coordinator.deciders.rules import Decider, Teller
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from projections.world import World
 
 
-MOST_SESSIONS = 100_000
 SESSIONS_A_CONTAINER = 500
 """All sessions of a container end with it, in one commit."""
 
@@ -33,15 +32,18 @@ def bind_session(world: World, command: BindSession, context: DecisionContext) -
     known = world.sessions.get(command.session_id)
     if known is not None and not known.is_ended and known.container_id == command.container_id:
         return ()
-    if len(world.sessions) >= MOST_SESSIONS:
-        msg = f"there are {len(world.sessions)} sessions, the maximum: close some"
-        raise Refused(msg, reason="too_many")
+    check_room_for_session(world, command.session_id, context)
     bound = len(world.indexes.sessions_of.get(command.container_id, ()))
     if bound >= SESSIONS_A_CONTAINER:
         msg = f"container {command.container_id!r} serves {bound} sessions, the maximum: close some, or use another one"
         raise Refused(msg, reason="too_many")
-    traced = bool(context.traceparent)
-    return (SessionBound(session_id=command.session_id, container_id=command.container_id, traced=traced),)
+    to_container = SessionBound(
+        session_id=command.session_id,
+        container_id=command.container_id,
+        traced=bool(context.traceparent),
+        owned=bool(context.actor),
+    )
+    return (to_container,)
 
 
 def close_session(world: World, command: CloseSession, context: DecisionContext) -> Events:

@@ -12,7 +12,7 @@ from coordinator.commands.validation import check_number, check_resources, check
 from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
-from coordinator.deciders.rules import Decider, Teller, check_current, check_generation, present_s
+from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s
 from coordinator.deciders.task import released
 from events.coordinator import Watched
@@ -69,11 +69,12 @@ def register(world: World, command: RegisterWorker, context: DecisionContext) ->
         handles=command.handles,
         container_id=command.container_id,
         registration=registration,
+        owned=bool(context.actor),
     )
-    if known is not None and known.status is WorkerStatus.ACTIVE and again(known) == offered:
+    if known is not None and known.status is WorkerStatus.ACTIVE and again(known, context) == offered:
         return ()
     if known is None:
-        check_room_for_worker(world)
+        check_room_for_worker(world, context)
     return (offered,)
 
 
@@ -156,20 +157,21 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
         raise Refused(msg, reason="id_taken")
     worker = world.workers.get(command.worker_id)
     if worker is None:
-        check_room_for_worker(world)
+        check_room_for_worker(world, context)
         registration = checked(command.registration, "registration") if command.registration else ""
-        return (WorkerRegistered(worker_id=command.worker_id, registration=registration),)
+        owned = bool(context.actor)
+        return (WorkerRegistered(worker_id=command.worker_id, registration=registration, owned=owned),)
     check_current("worker", worker.worker_id, worker, command.registration)
     if worker.status is WorkerStatus.DRAINING:
         msg = f"worker {worker.worker_id!r} is draining and gets no new tasks: register it again to end that"
         raise Refused(msg, reason="worker_draining")
     if worker.container_id:
         housing.check_open(world, worker.container_id)
-    return () if worker.status is WorkerStatus.ACTIVE else (again(worker),)
+    return () if worker.status is WorkerStatus.ACTIVE else (again(worker, context),)
 
 
-def again(worker: WorkerState) -> WorkerRegistered:
-    """Return the registration of a known worker with its current values."""
+def again(worker: WorkerState, context: DecisionContext) -> WorkerRegistered:
+    """Return the registration of a known worker with its current values, for who asks for it now."""
     return WorkerRegistered(
         worker_id=worker.worker_id,
         slots=worker.slots,
@@ -177,6 +179,7 @@ def again(worker: WorkerState) -> WorkerRegistered:
         handles=worker.handles,
         container_id=worker.container_id,
         registration=worker.registration,
+        owned=bool(context.actor),
     )
 
 
@@ -189,16 +192,17 @@ def withdraw(world: World, command: WithdrawClaim, context: DecisionContext) -> 
     return tuple(released(task, "the claim was withdrawn", context) for task in islice(mine, RELEASED_AT_ONCE))
 
 
-def check_room_for_worker(world: World) -> None:
+def check_room_for_worker(world: World, context: DecisionContext) -> None:
     """
     Accept one more worker.
 
     Raises:
-        Refused: there are too many, recently ended ones included.
+        Refused: there are too many, recently ended ones included. Unavailable: too many of this source have ended.
     """
     if len(world.workers) >= MOST_WORKERS:
         msg = f"there are {len(world.workers)} workers, the maximum: reuse worker ids, or let some leave"
         raise Refused(msg, reason="too_many")
+    check_churn(world, world.indexes.owned_workers, "workers", context)
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, workers: Due) -> Iterator[Event]:

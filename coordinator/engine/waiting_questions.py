@@ -33,6 +33,8 @@ class Waiting:
     """
     Questions that wait until a task has ended or a container has left a status; at most *most* of them.
 
+    A source may have half of the places that the others leave, so there is always one for another.
+
     A question whose wait is over goes to *ask_again* instead of being answered here: the world may contain events of a
     turn that is not committed yet. So do those for which the *budget* of the turn has nothing left.
     """
@@ -46,6 +48,7 @@ class Waiting:
         self._ask_again = ask_again
         self._budget = budget
         self._asked: dict[Subject, dict[Asked, None]] = {}
+        self._of_source: dict[str, int] = {}
         self._count = 0
         # One timer for all of them. Entries of answered questions stay until their time has come, or there are many.
         self._ends: list[tuple[float, int, Asked]] = []
@@ -61,10 +64,18 @@ class Waiting:
 
     def add(self, asked: Asked) -> None:
         """Add a question to those that wait."""
-        if self._count >= self._most:
-            msg = f"{self._most} questions are waiting, the limit of engine.waiting_max: ask later or without wait_s"
+        source, left = asked.caller.actor, self._most - self._count
+        its = self._of_source.get(source, 0)
+        if its >= left:
+            msg = (
+                f"{its} questions of {source} are waiting, half of what others leave of engine.waiting_max"
+                if left > 0
+                else f"{self._most} questions are waiting, the limit of engine.waiting_max"
+            )
+            msg += ": ask later or without wait_s"
             asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
             return
+        self._of_source[source] = its + 1
         question: Any = asked.command
         end = asyncio.get_running_loop().time() + min(question.wait_s, self._wait_max_s)
         self._asked.setdefault(_subject(question), {})[asked] = None
@@ -92,6 +103,7 @@ class Waiting:
         waiting = [asked for same in self._asked.values() for asked in same]
         self._asked.clear()
         self._ends.clear()
+        self._of_source.clear()
         self._count = 0
         self._watch()
         for asked in waiting:
@@ -117,6 +129,10 @@ class Waiting:
         waiting = self._asked[subject]
         del waiting[asked]
         self._count -= 1
+        source = asked.caller.actor
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
         if not waiting:
             del self._asked[subject]
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.app.pool import PoolFacade
 from coordinator.commands.container import GetContainer
-from coordinator.commands.pool import ReleasePool
 from coordinator.commands.task import GetTask
-from events.errors import NotFound
+from events.errors import Forbidden, NotFound
 from events.resources import Resources
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ class ResourceAllocator(PoolFacade):
         """
         Release the allocations whose request id is that of a task or container that has ended. Call it periodically.
 
+        Where there are users or rules, those of other sources stay: only their owner and an administrator release them.
+
         Returns `optimizations_applied`, the number of released allocations, and `actions`, a list of the request ids
         (`released`) and the reasons (`why`).
 
@@ -54,9 +55,15 @@ class ResourceAllocator(PoolFacade):
         actions = []
         for request_id in pool.allocations:
             why = await self._ended(request_id)
-            if why and await self.execute(ReleasePool(pool_id=self.POOL, request_id=request_id)):
+            if why and await self._release_own(request_id):
                 actions.append({"released": request_id, "why": why})
         return {"optimizations_applied": len(actions), "actions": actions}
+
+    async def _release_own(self, request_id: str) -> bool:
+        try:
+            return await self.release_resources(request_id)
+        except Forbidden:
+            return False
 
     async def _ended(self, request_id: str) -> str:
         """Return why the allocation is no longer needed; '' if its owner has not ended or is unknown."""

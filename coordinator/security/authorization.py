@@ -8,18 +8,26 @@ does not need the rules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
+from coordinator.commands.container import CreateContainer
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.service import RegisterService
-from coordinator.commands.task import CompleteTask, FailTask, SubmitTask
+from coordinator.commands.session import BindSession
+from coordinator.commands.task import ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.commands.worker import RegisterWorker
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.errors import Forbidden, Refused, Unavailable, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from projections.indexes import Indexes, Owned
     from projections.world import World
 
 QUEUE_RETRY_S = 5.0
@@ -31,6 +39,11 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     max_pending_tasks: int | None = None
     max_services: int | None = None
+    max_containers: int | None = None
+    max_sessions: int | None = None
+    max_workers: int | None = None
+    max_pools: int | None = None
+    max_allocations: int | None = None
     submits_per_s: float | None = None
     submit_burst: int = 100
     """How many submits may come at once after a pause."""
@@ -64,20 +77,27 @@ class AccessRules(msgspec.Struct, frozen=True, kw_only=True):
 _OWN_FIELD = {"worker": "worker_id", "node": "node_id"}
 _NEED_LEASE = frozenset({"worker", "agents"})
 """The roles of those who execute tasks: what they report on was given to them."""
+_OVER_ALL = frozenset({"admin", "coordinator"})
+"""The roles that may also release what another source holds."""
 
 
 def rule_of(rules: AccessRules, source: str) -> Rule:
-    """Return the rule of *source*: its own, that of the role in its name, or the default."""
+    """
+    Return the rule of *source*: its own, that of the role in its name, or the default.
+
+    One of its own changes nothing about whom its role acts as: a worker that has a quota is no other worker for that.
+    """
     named = rules.sources.get(source)
-    if named is not None:
-        return named
     role, _, name = source.partition("-")
     if role not in ROLES or role == "domain":
-        return rules.default
+        return rules.default if named is None else named
     field = _OWN_FIELD.get(role)
     own = (field, name) if field is not None and name else None
+    needs_lease = role in _NEED_LEASE
+    if named is not None:
+        return msgspec.structs.replace(named, own=own, needs_lease=needs_lease)
     may = commands_of(role) if role != "coordinator" else None
-    return Rule(may=may, own=own, needs_lease=role in _NEED_LEASE)
+    return Rule(may=may, own=own, needs_lease=needs_lease)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -86,6 +106,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     why: str = ""
     own: tuple[str, str] | None = None
     needs_lease: bool = False
+    only_of: str = ""
+    """The source that a share of a pool must belong to."""
     quotas: tuple[tuple[str, str, Quota], ...] = ()
     """Whose quota (`source` or `tenant`), the name, and the quota."""
 
@@ -98,12 +120,12 @@ def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]
     if rule.tenants is not None and tenant not in rule.tenants:
         allowed = ", ".join(sorted(rule.tenants)) or "none"
         return Verdict(why=f"{source} may not act for tenant {tenant!r}: its tenants are {allowed}")
-    quotas: tuple[tuple[str, str, Quota], ...] = ()
-    if command is SubmitTask or command is RegisterService:
-        both = ("source", source, rule.quota), ("tenant", tenant, rules.tenants.get(tenant, FREE))
-        quotas = tuple(one for one in both if one[2] != FREE)
+    both = ("source", source, rule.quota), ("tenant", tenant, rules.tenants.get(tenant, FREE))
+    limits = _LIMITS_OF.get(command, ())
+    quotas = tuple(one for one in both if any(getattr(one[2], limit) is not None for limit in limits))
     needs_lease = rule.needs_lease and command in (CompleteTask, FailTask)
-    return Verdict(own=rule.own, needs_lease=needs_lease, quotas=quotas)
+    only_of = source if command is ReleasePool and source.partition("-")[0] not in _OVER_ALL else ""
+    return Verdict(own=rule.own, needs_lease=needs_lease, only_of=only_of, quotas=quotas)
 
 
 def _not_among(source: str, command: type[Command], may: frozenset[type[Command]]) -> str:
@@ -130,12 +152,27 @@ def check(world: World, found: Verdict, command: Command) -> None:
     if found.needs_lease and isinstance(command, (CompleteTask, FailTask)) and not command.lease:
         task = shown(command.task_id)
         raise Forbidden(f"the lease of task {task} is missing: these credentials are only for whom it was given to")
-    if found.quotas and isinstance(command, SubmitTask) and not world.knows_task(command.task_id):
-        _check_pending(world, found)
-    if found.quotas and isinstance(command, RegisterService):
-        known = world.services.get(command.service_id)
-        if known is None or known.is_ended:
-            _check_services(world, found)
+    if found.only_of and isinstance(command, ReleasePool):
+        _check_owner(world, found.only_of, command)
+    if not found.quotas:
+        return
+    if isinstance(command, SubmitTask):
+        if not world.knows_task(command.task_id):
+            _check_pending(world, found)
+        return
+    creates = _CREATES[type(command)]
+    for whose, name, quota in found.quotas:
+        for kind in creates(world, command, whose, name):
+            _check_count(world.indexes, kind, whose, name, quota)
+
+
+def _check_owner(world: World, source: str, command: ReleasePool) -> None:
+    pool = world.pools.get(command.pool_id)
+    share = None if pool is None else pool.allocations.get(command.request_id)
+    # Nobody is recorded as the owner of what an older release allocated.
+    if share is not None and share.source not in ("", source):
+        held = f"the share {shown(command.request_id)} of pool {shown(command.pool_id)} belongs to {share.source}"
+        raise Forbidden(f"{held}, not to {source}: only its owner or an administrator may release it")
 
 
 def _check_pending(world: World, found: Verdict) -> None:
@@ -147,13 +184,102 @@ def _check_pending(world: World, found: Verdict) -> None:
             raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
 
 
-def _check_services(world: World, found: Verdict) -> None:
-    indexes = world.indexes
-    for whose, name, quota in found.quotas:
-        counts = indexes.services_by_source if whose == "source" else indexes.services_by_tenant
-        if quota.max_services is not None and counts.get(name, 0) >= quota.max_services:
-            msg = f"{whose} {name} has {quota.max_services} services, the most it may have: deregister one first"
-            raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+class _Kind(msgspec.Struct, frozen=True, gc=False):
+    """A kind of thing of which a source or a tenant may have so many."""
+
+    limit: str
+    """The field of `Quota`."""
+    plural: str
+    instead: str
+    owned: Callable[[Indexes], Owned]
+
+
+_SERVICES = _Kind("max_services", "services", "deregister one first", attrgetter("owned_services"))
+_CONTAINERS = _Kind("max_containers", "containers", "destroy one first", attrgetter("owned_containers"))
+_SESSIONS = _Kind("max_sessions", "sessions", "close one first", attrgetter("owned_sessions"))
+_WORKERS = _Kind("max_workers", "workers", "stop one first", attrgetter("owned_workers"))
+_POOLS = _Kind("max_pools", "pools", "use one of them", attrgetter("owned_pools"))
+_SHARES = _Kind("max_allocations", "shares of pools", "release one first", attrgetter("owned_allocations"))
+
+
+def _check_count(indexes: Indexes, kind: _Kind, whose: str, name: str, quota: Quota) -> None:
+    most: int | None = getattr(quota, kind.limit)
+    if most is None:
+        return
+    owned = kind.owned(indexes)
+    count = (owned.by_source if whose == "source" else owned.by_tenant).get(name, 0)
+    if count >= most:
+        msg = f"{whose} {name} has {count} {kind.plural}, of at most {most}: {kind.instead}"
+        raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
+
+
+def _is_new(known: Any, whose: str, name: str) -> bool:
+    """Return whether what is registered again counts for another source or tenant than before, or did not live."""
+    if known is None or known.is_ended:
+        return True
+    owner = known.source if whose == "source" else known.tenant
+    return bool(owner) and owner != name
+
+
+def _new_service(world: World, command: RegisterService, whose: str, name: str) -> tuple[_Kind, ...]:
+    return (_SERVICES,) if _is_new(world.services.get(command.service_id), whose, name) else ()
+
+
+def _new_container(world: World, command: CreateContainer, whose: str, name: str) -> tuple[_Kind, ...]:
+    if command.container_id in world.containers:
+        return ()
+    is_bound = command.session_id and _is_new(world.sessions.get(command.session_id), whose, name)
+    return (_CONTAINERS, _SESSIONS) if is_bound else (_CONTAINERS,)
+
+
+def _new_session(world: World, command: BindSession, whose: str, name: str) -> tuple[_Kind, ...]:
+    return (_SESSIONS,) if _is_new(world.sessions.get(command.session_id), whose, name) else ()
+
+
+def _new_worker(world: World, command: RegisterWorker, whose: str, name: str) -> tuple[_Kind, ...]:
+    return (_WORKERS,) if _is_new(world.workers.get(command.worker_id), whose, name) else ()
+
+
+def _claiming_worker(world: World, command: ClaimTasks, *_: str) -> tuple[_Kind, ...]:
+    """A claim registers a worker that is not, and changes nothing about one that is."""
+    known = world.workers.get(command.worker_id)
+    return (_WORKERS,) if known is None or known.is_ended else ()
+
+
+def _new_pool(world: World, command: DefinePool, *_: str) -> tuple[_Kind, ...]:
+    return () if command.pool_id in world.pools else (_POOLS,)
+
+
+def _new_share(world: World, command: AllocatePool, *_: str) -> tuple[_Kind, ...]:
+    pool = world.pools.get(command.pool_id)
+    return () if pool is None or command.request_id in pool.allocations else (_SHARES,)
+
+
+_CREATES: dict[type[Command], Callable[[World, Any, str, str], tuple[_Kind, ...]]] = {
+    RegisterService: _new_service,
+    CreateContainer: _new_container,
+    BindSession: _new_session,
+    RegisterWorker: _new_worker,
+    ClaimTasks: _claiming_worker,
+    DefinePool: _new_pool,
+    AllocatePool: _new_share,
+}
+"""What a command would add to what the named source or tenant has."""
+
+_LIMITS_OF: dict[type[Command], tuple[str, ...]] = {
+    SubmitTask: ("max_pending_tasks", "submits_per_s"),
+    RegisterService: ("max_services",),
+    CreateContainer: ("max_containers", "max_sessions"),
+    BindSession: ("max_sessions",),
+    RegisterWorker: ("max_workers",),
+    ClaimTasks: ("max_workers",),
+    DefinePool: ("max_pools",),
+    AllocatePool: ("max_allocations",),
+}
+"""The limits that a command may reach: without any of them, nothing is looked up for it."""
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,11 @@ class QuotaSettings(Section):
 
     max_pending_tasks: int | None = _bound(10_000_000, "tasks that may be pending at a time")
     max_services: int | None = _bound(1_000_000, "services that may be registered at a time")
+    max_containers: int | None = _bound(100_000, "containers that may stand at a time")
+    max_sessions: int | None = _bound(100_000, "sessions that may be open at a time")
+    max_workers: int | None = _bound(100_000, "workers that may be registered at a time")
+    max_pools: int | None = _bound(1000, "resource pools that it may define")
+    max_allocations: int | None = _bound(5_000_000, "shares of pools that it may hold at a time")
     submits_per_s: float | None = Field(
         default=None, ge=0.001, le=1_000_000, description="tasks submitted per second over RPC; not set means no limit"
     )
@@ -73,15 +78,19 @@ class QuotaSettings(Section):
         """Return it as decisions use it."""
         from coordinator.security.authorization import FREE, Quota
 
-        bounds = self.max_pending_tasks, self.max_services, self.submits_per_s
-        if bounds == (None, None, None):
-            return FREE
-        return Quota(
+        quota = Quota(
             max_pending_tasks=self.max_pending_tasks,
             max_services=self.max_services,
+            max_containers=self.max_containers,
+            max_sessions=self.max_sessions,
+            max_workers=self.max_workers,
+            max_pools=self.max_pools,
+            max_allocations=self.max_allocations,
             submits_per_s=self.submits_per_s,
             submit_burst=self.submit_burst,
         )
+        is_bound = quota != Quota(submit_burst=self.submit_burst)
+        return quota if is_bound else FREE
 
 
 class SourceSettings(QuotaSettings):

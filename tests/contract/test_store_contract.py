@@ -132,7 +132,7 @@ async def test_the_last_state_replaces_the_one_before(store: Store) -> None:
 
 async def test_every_kind_has_its_rows(store: Store) -> None:
     """Kinds without status, name or tenant are listed too, and found by the fields they have."""
-    pool = Pool(pool_id="pool-1", capacity=Resources(cpu_millis=5), defined=Position(1, 0))
+    pool = Pool(pool_id="pool-1", capacity=Resources(cpu_millis=5), defined=Position(1, 0), allocations={})
     node = Node(node_id="node-1", status=NodeStatus.READY, registered=Position(1, 1), registered_at=1.0)
     bound = Session(session_id="s-1", container_id="c-1", bound=Position(1, 2), bound_at=1.0)
     closed = Session(session_id="s-2", container_id="c-1", bound=Position(1, 3), bound_at=1.0, ended_at=2.0)

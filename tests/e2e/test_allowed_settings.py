@@ -74,7 +74,8 @@ ALL = extremes()
 MEANT = {
     "nats.replicas=5": "use nats.replicas 1, or a cluster",
     "security.default.max_pending_tasks=0": "0 tasks of source",
-    "security.default.max_services=0": "has 0 services, the most it may have",
+    "security.default.max_services=0": "has 0 services, of at most 0",
+    "security.default.max_containers=0": "has 0 containers, of at most 0",
 }
 """What stops the main job on purpose, and how the refusal begins."""
 

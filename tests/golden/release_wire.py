@@ -62,8 +62,17 @@ GAINED = {
     "causationid": "which event caused an event",
     "last_exit": "how a container last ended",
     "latest": "of a task: the event that the next one about it names as its cause",
+    "owned": "whether what an event creates belongs to its actor",
 }
 """Fields that answers have gained since; a client of that release skips them."""
+GAINED_BY = {
+    ("container_id", "created_at"): ("source",),
+    ("session_id", "bound_at"): ("source",),
+    ("worker_id", "registered_at"): ("source",),
+    ("pool_id", "defined"): ("source", "tenant"),
+    ("request_id", "allocated_at"): ("source", "tenant"),
+}
+"""Fields that only some things have gained: whose they are. Tasks and services had theirs."""
 ECHOED = ("lease", "generation", "orders_id")
 """Values that a later request repeats from an answer: replaced by those that the present coordinator returned."""
 
@@ -358,6 +367,13 @@ def _named(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             yield from _named(inner, names)
 
 
+def _gained_by(value: dict[str, Any]) -> tuple[str, ...]:
+    """Return the fields that the thing *value* has gained, told by two that it always had."""
+    if "service_id" in value:
+        return ()
+    return next((gained for has, gained in GAINED_BY.items() if has[0] in value and has[1] in value), ())
+
+
 def _mask(value: Any, name: str = "") -> Any:
     if (name in MASKED or name.endswith("_at")) and not (name == "error" and isinstance(value, dict)):
         if name == "id" and not _is_position(str(value)):
@@ -366,7 +382,8 @@ def _mask(value: Any, name: str = "") -> Any:
             return value
         return "null" if value is None else f"<{name}>"
     if isinstance(value, dict):
-        return {key: _mask(inner, key) for key, inner in value.items() if key not in GAINED}
+        gained = {*GAINED, *_gained_by(value)}
+        return {key: _mask(inner, key) for key, inner in value.items() if key not in gained}
     if isinstance(value, list):
         is_position = len(value) == 2 and all(type(inner) is int for inner in value)
         return "<position>" if is_position else [_mask(inner) for inner in value]

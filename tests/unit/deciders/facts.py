@@ -91,7 +91,7 @@ def fail(lease: str = "c.1.1", task_id: str = "t", **others: Any) -> FailTask:
 
 
 def worker(worker_id: str = "w", **others: Any) -> WorkerRegistered:
-    return WorkerRegistered(worker_id=worker_id, **others)
+    return WorkerRegistered(**{"worker_id": worker_id, "owned": True, **others})
 
 
 # --- services ---------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def create(container_id: str = "k", **others: Any) -> CreateContainer:
 
 
 def created(container_id: str = "k", **others: Any) -> ContainerCreated:
-    usual = {"agent_id": "a", "agent_type": "task_agent", "node_id": "n", "command": TASK_AGENT}
+    usual = {"agent_id": "a", "agent_type": "task_agent", "node_id": "n", "command": TASK_AGENT, "owned": True}
     return ContainerCreated(**{"container_id": container_id, **usual, **others})
 
 

@@ -219,7 +219,7 @@ def test_a_container_cannot_ask_for_less_than_nothing(asked: object) -> None:
 
 def test_a_container_may_serve_a_session_from_the_start() -> None:
     """One commit records both events."""
-    bound = SessionBound(session_id="z", container_id="k")
+    bound = SessionBound(session_id="z", container_id="k", owned=True)
     given(node()).when(create(session_id="z")).then(created(session_id="z"), bound)
 
 
@@ -367,12 +367,12 @@ def test_the_sessions_of_a_container_end_with_it() -> None:
     facts = (
         node(),
         created(session_id="first"),
-        SessionBound(session_id="first", container_id="k"),
-        SessionBound(session_id="later", container_id="k"),
-        SessionBound(session_id="over", container_id="k"),
+        SessionBound(session_id="first", container_id="k", owned=True),
+        SessionBound(session_id="later", container_id="k", owned=True),
+        SessionBound(session_id="over", container_id="k", owned=True),
         SessionClosed(session_id="over"),
         created("other"),
-        SessionBound(session_id="elsewhere", container_id="other"),
+        SessionBound(session_id="elsewhere", container_id="other", owned=True),
     )
     why = "its container was destroyed"
     ends = [SessionClosed(session_id=name, reason=why) for name in ("first", "later")]
@@ -381,7 +381,10 @@ def test_the_sessions_of_a_container_end_with_it() -> None:
 
 def test_a_session_that_has_moved_on_does_not_end() -> None:
     """A session that was bound to another container stays open."""
-    moved = (SessionBound(session_id="z", container_id="k"), SessionBound(session_id="z", container_id="other"))
+    moved = (
+        SessionBound(session_id="z", container_id="k", owned=True),
+        SessionBound(session_id="z", container_id="other", owned=True),
+    )
     given(node(), created(session_id="z"), created("other"), *moved).when(DESTROY).then(GONE)
 
 
@@ -438,7 +441,7 @@ def test_reasons_are_printable(text: str) -> None:
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 BIND = BindSession(session_id="z", container_id="k")
-BOUND = SessionBound(session_id="z", container_id="k")
+BOUND = SessionBound(session_id="z", container_id="k", owned=True)
 CLOSED = SessionClosed(session_id="z")
 
 
@@ -447,7 +450,7 @@ def test_a_session_is_bound_once() -> None:
     facts = (node(), created(), created("other"))
     given(*facts).when(BIND).then(BOUND).then_answers(None)
     given(*facts, BOUND).when(BIND).then_nothing()
-    given(*facts, SessionBound(session_id="z", container_id="other")).when(BIND).then(BOUND)
+    given(*facts, SessionBound(session_id="z", container_id="other", owned=True)).when(BIND).then(BOUND)
     given(*facts, BOUND, CLOSED).when(BIND).then(BOUND)
 
 
@@ -490,10 +493,13 @@ def test_an_environment_has_a_size_in_all() -> None:
 
 def test_there_are_not_more_sessions_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit per cluster and one per container, because all sessions of a container end in one commit."""
-    facts = (*a_container("running"), SessionBound(session_id="a", container_id="k"))
+    facts = (*a_container("running"), SessionBound(session_id="a", container_id="k", owned=True))
     bind = BindSession(session_id="b", container_id="k")
-    given(*facts).when(bind).then(SessionBound(session_id="b", container_id="k"))
+    given(*facts).when(bind).then(SessionBound(session_id="b", container_id="k", owned=True))
     monkeypatch.setattr("coordinator.deciders.session.SESSIONS_A_CONTAINER", 1)
     given(*facts).when(bind).then_refused("too_many", "serves 1")
-    monkeypatch.setattr("coordinator.deciders.session.MOST_SESSIONS", 1)
+    monkeypatch.setattr("coordinator.deciders.container.MOST_SESSIONS", 1)
     given(*facts).when(bind).then_refused("too_many", "there are 1 sessions")
+    given(*facts).when(create("m", session_id="b")).then_refused("too_many", "there are 1 sessions")
+    moved = SessionBound(session_id="a", container_id="m", owned=True)
+    given(node(), *facts).when(create("m", session_id="a")).then(created("m", session_id="a"), moved)

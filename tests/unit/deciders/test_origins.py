@@ -62,7 +62,7 @@ def test_what_a_command_creates_has_the_trace_of_the_command(trace: str) -> None
     """The event that creates it says so; a repeat with another trace changes nothing."""
     traced = bool(trace)
     again = "00-" + "3" * 32 + "-" + "4" * 16 + "-00"
-    bound = SessionBound(session_id="u", container_id="k", traced=traced)
+    bound = SessionBound(session_id="u", container_id="k", traced=traced, owned=True)
     closed = SessionClosed(session_id="u")
     for facts, command, events in (
         ((), submit(), (submitted(traced=traced),)),

@@ -14,7 +14,7 @@ from events.resources import Resources
 from tests.specification import given
 from tests.unit.deciders.facts import ABSURD, HOSTILE_IDS, INFINITY, NAN, resources
 
-POOL = PoolDefined(pool_id="p", capacity=resources(cpu=4000, memory=100, gpus=1))
+POOL = PoolDefined(pool_id="p", capacity=resources(cpu=4000, memory=100, gpus=1), owned=True)
 
 
 def allocate(request_id: str = "r", cpu: int = 1000, **others: int) -> AllocatePool:
@@ -22,7 +22,7 @@ def allocate(request_id: str = "r", cpu: int = 1000, **others: int) -> AllocateP
 
 
 def allocated(request_id: str = "r", cpu: int = 1000) -> PoolAllocated:
-    return PoolAllocated(pool_id="p", request_id=request_id, resources=resources(cpu=cpu))
+    return PoolAllocated(pool_id="p", request_id=request_id, resources=resources(cpu=cpu), owned=True)
 
 
 def test_a_pool_is_defined_and_told() -> None:
@@ -39,7 +39,7 @@ def test_the_same_definition_again_is_already_so() -> None:
 
 def test_another_capacity_leaves_what_was_granted() -> None:
     """The capacity may become smaller than the allocations; nothing more is allocated then."""
-    smaller = PoolDefined(pool_id="p", capacity=resources(cpu=500))
+    smaller = PoolDefined(pool_id="p", capacity=resources(cpu=500), owned=True)
     world = given(POOL, allocated()).when(DefinePool(pool_id="p", capacity=smaller.capacity)).then(smaller).world
     assert world.pools["p"].held == resources(cpu=1000)
     given(POOL, allocated(), smaller).when(allocate("s", cpu=1)).then_nothing().then_answers(False)
@@ -48,7 +48,7 @@ def test_another_capacity_leaves_what_was_granted() -> None:
 def test_what_fits_is_granted() -> None:
     """A pool is allocated down to the last unit."""
     order = AllocatePool(pool_id="p", request_id="r", resources=resources(cpu=4000, memory=100, gpus=1), priority=10)
-    wanted = PoolAllocated(pool_id="p", request_id="r", resources=POOL.capacity, priority=10)
+    wanted = PoolAllocated(pool_id="p", request_id="r", resources=POOL.capacity, priority=10, owned=True)
     given(POOL).when(order).then(wanted).then_answers(True)
 
 
@@ -131,7 +131,9 @@ def test_there_are_not_more_pools_than_there_may_be(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("coordinator.deciders.pool.MOST_POOLS", 1)
     given(POOL).when(DefinePool(pool_id="q", capacity=POOL.capacity)).then_refused("too_many")
     larger = resources(cpu=8000)
-    given(POOL).when(DefinePool(pool_id="p", capacity=larger)).then(PoolDefined(pool_id="p", capacity=larger))
+    given(POOL).when(DefinePool(pool_id="p", capacity=larger)).then(
+        PoolDefined(pool_id="p", capacity=larger, owned=True)
+    )
 
 
 def test_a_pool_has_not_more_allocations_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

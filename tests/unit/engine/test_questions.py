@@ -434,7 +434,7 @@ async def test_an_event_on_the_way_does_not_make_the_wait_longer() -> None:
 
 async def test_an_event_that_ends_no_wait_costs_those_who_wait_nothing() -> None:
     """A task may move many times while thousands wait for its end."""
-    line = Line(submitted(), most=10_000)
+    line = Line(submitted(), most=20_000)
     looked = []
 
     def must_wait(question: Command, value: Any) -> bool:
@@ -512,6 +512,25 @@ async def test_only_so_many_wait() -> None:
     line.ask(GetTask(task_id="u", wait_s=60.0))
     assert line.waiting.touched("u")
     line.waiting.refuse_all(Unavailable("over"))
+
+
+async def test_a_source_that_waits_for_much_leaves_room_for_others() -> None:
+    """It has half of what the others leave; what was answered makes room again."""
+    line = Line(submitted(), submitted("u"), most=10)
+    for _ in range(10):
+        line.ask(WAIT)
+    assert {error.reason for error in line.told} == {"overloaded"}
+    assert "5 questions of tester are waiting, half of what others leave of engine.waiting_max" in line.told[0].message
+    assert len(line.told) == 5
+    for actor in ("ann", "bob"):
+        line.waiting.add(Asked(GetTask(task_id="u", wait_s=60.0), Caller(actor=actor), lambda *_: None))
+    line.told.clear()
+    line.happens(started(), completed())
+    assert [one.status for one in line.told] == [TaskStatus.COMPLETED] * 5
+    line.ask(GetTask(task_id="u", wait_s=60.0))
+    assert len(line.told) == 5
+    line.waiting.refuse_all(Unavailable("over"))
+    assert not line.waiting._of_source
 
 
 async def test_everyone_who_waits_can_be_refused() -> None:

@@ -116,6 +116,10 @@ class Historian:
         """Draw one of *count* ids of a kind."""
         return f"{ids}{self.random.randint(1, count)}"
 
+    def _is_owned(self) -> bool:
+        """Draw whether the event says so: those of older releases do not."""
+        return self.random.random() < 0.7
+
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def submit(self) -> Event | None:
@@ -189,7 +193,9 @@ class Historian:
         worker_id = self.pick("w", 4)
         worker = self.world.workers.get(worker_id)
         status = worker.status if worker is not None else None
-        possible: list[Event] = [WorkerRegistered(worker_id=worker_id, slots=self.random.choice((None, 1, 8)))]
+        possible: list[Event] = [
+            WorkerRegistered(worker_id=worker_id, slots=self.random.choice((None, 1, 8)), owned=self._is_owned())
+        ]
         if status is WorkerStatus.ACTIVE:
             possible.append(WorkerDraining(worker_id=worker_id, reason="r"))
         if status in {WorkerStatus.ACTIVE, WorkerStatus.DRAINING}:
@@ -218,6 +224,7 @@ class Historian:
             return ContainerCreated(
                 container_id=container_id, agent_id="a", agent_type="t", node_id=self.pick("n", 3),
                 resources=self.random.choice(_SIZES), session_id=self.random.choice(("", "s1")),
+                owned=self._is_owned(),
             )  # fmt: skip
         possible = self._possible(container)
         return self.random.choice(possible) if possible else None
@@ -276,7 +283,9 @@ class Historian:
     def change_session(self) -> Event | None:
         session_id = self.pick("s", 3)
         session = self.world.sessions.get(session_id)
-        possible: list[Event] = [SessionBound(session_id=session_id, container_id=self.pick("c", 6))]
+        possible: list[Event] = [
+            SessionBound(session_id=session_id, container_id=self.pick("c", 6), owned=self._is_owned())
+        ]
         if session is not None and not session.is_ended:
             possible.append(SessionClosed(session_id=session_id, reason="r"))
         return self.random.choice(possible)
@@ -285,10 +294,11 @@ class Historian:
         pool_id, request_id = self.pick("p", 2), self.pick("r", 4)
         pool = self.world.pools.get(pool_id)
         if pool is None or self.random.random() < 0.2:
-            return PoolDefined(pool_id=pool_id, capacity=self.random.choice(_SIZES))
+            return PoolDefined(pool_id=pool_id, capacity=self.random.choice(_SIZES), owned=self._is_owned())
         if request_id in pool.allocations:
             return PoolReleased(pool_id=pool_id, request_id=request_id)
-        return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=self.random.choice(_SIZES))
+        share = self.random.choice(_SIZES)
+        return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=share, owned=self._is_owned())
 
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)

@@ -51,7 +51,17 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "parked": indexes.parked_members,
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
-        "services by": (indexes.services_by_tenant, indexes.services_by_source),
+        "owned": {
+            kind: (owned.by_tenant, owned.by_source, owned.ended, owned.ended_by_source)
+            for kind, owned in (
+                ("services", indexes.owned_services),
+                ("containers", indexes.owned_containers),
+                ("sessions", indexes.owned_sessions),
+                ("workers", indexes.owned_workers),
+                ("pools", indexes.owned_pools),
+                ("allocations", indexes.owned_allocations),
+            )
+        },
         "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
         "claims": {claim_id: sorted(claimed) for claim_id, claimed in indexes.claims.items()},
         "overdue": list(indexes.overdue(float("inf"))),
@@ -105,7 +115,14 @@ def content_from(world: World) -> dict[str, Any]:
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
-        "services by": (dict(Counter(s.tenant for s in services)), dict(Counter(s.source for s in services))),
+        "owned": {
+            "services": counted(world.services.values()),
+            "containers": counted(world.containers.values()),
+            "sessions": counted(world.sessions.values()),
+            "workers": counted(world.workers.values()),
+            "pools": counted(world.pools.values()),
+            "allocations": counted(one for pool in world.pools.values() for one in pool.allocations.values()),
+        },
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
         "claims": {
             claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)
@@ -156,6 +173,19 @@ def content_from(world: World) -> dict[str, Any]:
         "pool held": {pool.pool_id: pool.held for pool in world.pools.values() if pool.held != NONE},
         "rounds": (rounds, max(rounds.values(), default=0.0)),
     }
+
+
+def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int, dict[str, int]]:
+    """Return how many each tenant has, and each source, without what has none; and how many ended, and whose."""
+    some = list(things)
+    ended = [one for one in some if getattr(one, "is_ended", False)]
+    living = [one for one in some if not getattr(one, "is_ended", False)]
+    return (
+        dict(Counter(one.tenant for one in living if one.tenant)),
+        dict(Counter(one.source for one in living if one.source)),
+        len(ended),
+        dict(Counter(one.source for one in ended if one.source)),
+    )
 
 
 def deadline(task: Task) -> tuple[float, int, str]:

@@ -6,8 +6,10 @@ import pytest
 
 from events.base import Event
 from events.container import ContainerCreated, ContainerDestroyed, ContainerStarting
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
+from events.session import SessionBound, SessionClosed
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -16,6 +18,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
 )
+from events.worker import WorkerLeft, WorkerRegistered
 from projections.indexes import Indexes
 from projections.ready import ORDERINGS, ShapeKey, priority_key, walk
 from projections.world import World
@@ -228,6 +231,70 @@ def test_containers_are_known_by_their_node_while_they_stand() -> None:
     scribe.commit(said(submit("a"), at=BEGIN + 1000))
     assert "d" not in scribe.world.containers
     assert {status.value for status in content_of(indexes)["container counts"]} == {"starting"}
+
+
+# --- what is whose ----------------------------------------------------------------------------------------------------
+
+
+def test_who_owns_how_many_is_known_until_they_end() -> None:
+    """Of each kind; what comes back under another source is that one's; older events name no source."""
+    made: list[tuple[str, Event, Event]] = [
+        (
+            "owned_containers",
+            ContainerCreated(container_id="x", agent_id="a", agent_type="t", node_id="n", owned=True),
+            ContainerDestroyed(container_id="x"),
+        ),
+        (
+            "owned_sessions",
+            SessionBound(session_id="x", container_id="k", owned=True),
+            SessionClosed(session_id="x"),
+        ),
+        ("owned_workers", WorkerRegistered(worker_id="x", owned=True), WorkerLeft(worker_id="x")),
+        ("owned_services", service("x", "n"), ServiceDeregistered(service_id="x")),
+        (
+            "owned_allocations",
+            PoolAllocated(pool_id="p", request_id="x", owned=True),
+            PoolReleased(pool_id="p", request_id="x"),
+        ),
+    ]
+    for name, begins, ends in made:
+        scribe = write(PoolDefined(pool_id="p", capacity=Resources()), said(begins, actor="ann", tenant="blue"))
+        owned = getattr(scribe.world.indexes, name)
+        assert (owned.by_source, owned.by_tenant) == ({"ann": 1}, {"blue": 1}), name
+        if name in {"owned_sessions", "owned_workers", "owned_services"}:
+            scribe.commit(said(begins, actor="bob", tenant="red"))
+            assert (owned.by_source, owned.by_tenant) == ({"bob": 1}, {"red": 1}), name
+        scribe.commit(ends)
+        assert (owned.by_source, owned.by_tenant) == ({}, {}), name
+
+
+def test_a_pool_is_counted_for_who_defined_it() -> None:
+    """For ever, as a pool is never removed; a new capacity is no further pool."""
+    defined = PoolDefined(pool_id="p", capacity=Resources(), owned=True)
+    more = PoolDefined(pool_id="p", capacity=Resources(gpus=1), owned=True)
+    owned = fold(said(defined, actor="ann", tenant="blue"), said(more, actor="bob", tenant="red")).indexes.owned_pools
+    assert (owned.by_source, owned.by_tenant) == ({"ann": 1}, {"blue": 1})
+
+
+def test_what_older_releases_recorded_is_nobodys() -> None:
+    """Their events do not say that it belongs to the source of the command; of the tenant they always did."""
+    world = fold(
+        *(
+            said(one, actor="ann", tenant="blue")
+            for one in (
+                ContainerCreated(container_id="k", agent_id="a", agent_type="t", node_id="n"),
+                SessionBound(session_id="z", container_id="k"),
+                WorkerRegistered(worker_id="w"),
+                PoolDefined(pool_id="p", capacity=Resources()),
+                PoolAllocated(pool_id="p", request_id="r"),
+            )
+        )
+    )
+    indexes = world.indexes
+    for owned in (indexes.owned_containers, indexes.owned_sessions, indexes.owned_workers):
+        assert (owned.by_source, owned.by_tenant) == ({}, {"blue": 1})
+    for owned in (indexes.owned_pools, indexes.owned_allocations):
+        assert (owned.by_source, owned.by_tenant) == ({}, {})
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

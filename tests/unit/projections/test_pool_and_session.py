@@ -30,7 +30,7 @@ RELEASED = PoolReleased(pool_id="p", request_id="r")
 
 def test_a_pool_grants_and_takes_back() -> None:
     """The held amount is the sum of the grants; the free amount is the rest."""
-    empty = Pool(pool_id="p", capacity=MUCH, defined=Position(1, 0))
+    empty = Pool(pool_id="p", capacity=MUCH, defined=Position(1, 0), allocations={})
     assert fold(DEFINED).pools["p"] == empty
     granted = fold(DEFINED, ALLOCATED).pools["p"]
     held = Allocation(request_id="r", resources=SOME, allocated_at=BEGIN + 1, priority=5)
@@ -47,6 +47,28 @@ def test_a_pool_defined_anew_keeps_what_is_granted() -> None:
     assert set(pool.allocations) == {"r"}
     assert (pool.capacity, pool.defined) == (NONE, Position(3, 0))
     assert pool.free == NONE - SOME
+
+
+def test_a_pool_and_its_shares_belong_to_who_asked_for_them() -> None:
+    """A pool stays with who defined it first; events of earlier releases do not say whose it is, and so nobody's."""
+    owned = msgspec.structs.replace(DEFINED, owned=True), msgspec.structs.replace(ALLOCATED, owned=True)
+    first, share = (said(one, actor=actor, tenant="blue") for one, actor in zip(owned, ("ann", "bob"), strict=True))
+    pool = fold(first, share, said(owned[0], actor="eve", tenant="red")).pools["p"]
+    assert (pool.source, pool.tenant) == ("ann", "blue")
+    assert (pool.allocations["r"].source, pool.allocations["r"].tenant) == ("bob", "blue")
+    before = fold(said(DEFINED, actor="ann"), said(ALLOCATED, actor="bob"), first).pools["p"]
+    assert (before.source, before.tenant) == ("", "")
+    assert (before.allocations["r"].source, before.allocations["r"].tenant) == ("", "")
+
+
+def test_what_has_no_owner_is_written_as_by_earlier_releases() -> None:
+    """So the digests of their snapshots stay what they are, and they can read ours."""
+    for facts, shares in (((DEFINED,), {}), ((DEFINED, ALLOCATED), {"r"})):
+        pool = fold(*facts).pools["p"]
+        written = msgspec.msgpack.decode(msgspec.msgpack.encode(pool))
+        assert list(written) == ["pool_id", "capacity", "defined", "allocations"]
+        assert set(written["allocations"]) == set(shares)
+        assert all("source" not in one and "tenant" not in one for one in written["allocations"].values())
 
 
 @pytest.mark.parametrize(

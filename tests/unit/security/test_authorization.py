@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -11,36 +11,61 @@ from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
+from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.service import DeregisterService, FindServices
+from coordinator.commands.session import BindSession
 from coordinator.commands.task import CancelTask, GetTask, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits
 from coordinator.engine.refusals import PAUSE_S
 from coordinator.errors import Forbidden, Refused, Unavailable
-from coordinator.security.authorization import FREE, AccessRules, Bucket, Quota, Rule, check, poured, rule_of, verdict
+from coordinator.security.authorization import (
+    FREE,
+    QUEUE_RETRY_S,
+    AccessRules,
+    Bucket,
+    Quota,
+    Rule,
+    check,
+    poured,
+    rule_of,
+    verdict,
+)
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
+from events.container import ContainerDestroyed
 from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
+from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.service import ServiceDeregistered
+from events.session import SessionBound, SessionClosed
 from events.task import TaskStatus
+from events.worker import WorkerLeft, WorkerLost
 from projections.world import World
-from tests.specification import BEGIN, fold, said
+from tests.specification import BEGIN, fold, said, write
 from tests.unit.deciders.facts import (
     claim,
     complete,
     completed,
+    create,
+    created,
     fail,
     payload,
     register_service,
+    resources,
     service,
     started,
     submit,
     submitted,
+    worker,
 )
 from tests.unit.engine.engine_rig import TICK_S, leading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from coordinator.commands.command import Command
+    from events.base import Event
 
 TASKS = Rule(may=frozenset({SubmitTask, CancelTask}), tenants=frozenset({"blue"}))
 RULES = AccessRules(default=Rule(may=frozenset({GetStats})), sources={"execution": TASKS})
@@ -88,7 +113,8 @@ def test_a_role_in_a_name_brings_what_the_role_may(source: str) -> None:
 
 def test_a_name_that_is_given_a_rule_goes_by_that_alone() -> None:
     """Even one named like a role; the coordinator itself may do everything; no domain has such a name."""
-    assert rule_of(AccessRules(sources={"worker-w1": TASKS}), "worker-w1") is TASKS
+    assert rule_of(AccessRules(sources={"worker-w1": TASKS}), "worker-w1").may is TASKS.may
+    assert rule_of(AccessRules(sources={"domain-x": TASKS}), "domain-x") is TASKS
     assert rule_of(RULES, "coordinator").may is None
     assert rule_of(RULES, "domain-x") is RULES.default
 
@@ -106,6 +132,18 @@ def test_a_worker_or_node_speaks_for_itself_alone(source: str, good: Command, ba
     judged(RULES, good, source=source)
     with pytest.raises(Forbidden, match=r"_id is '.2': these credentials are only for '.1'"):
         judged(RULES, bad, source=source)
+
+
+@pytest.mark.parametrize("source", ["worker-w1", "agents-n1"])
+def test_a_quota_for_a_worker_takes_no_other_limit_away(source: str) -> None:
+    """It still acts only as itself, and reports only on what it was given."""
+    rules = AccessRules(sources={source: Rule(quota=Quota(max_workers=5))})
+    assert rule_of(rules, source).quota.max_workers == 5
+    with pytest.raises(Forbidden, match="lease of task 't' is missing"):
+        judged(rules, complete("", worker_id="w1"), source=source)
+    if source == "worker-w1":
+        with pytest.raises(Forbidden, match="only for 'w1'"):
+            judged(rules, RegisterWorker(worker_id="w2"), source=source)
 
 
 @pytest.mark.parametrize("source", ["worker-w", "agents-n1"])
@@ -174,7 +212,9 @@ class TestQuotas:
     def test_services(self) -> None:
         """Of a source and of a tenant; registering one again is no further one."""
         world = fold(said(service("a"), actor="execution", tenant="x"))
-        assert "source execution has 1 services" in self.refused(world, register_service("b"))
+        assert "source execution has 1 services, of at most 1: deregister one first" in self.refused(
+            world, register_service("b")
+        )
         assert not self.refused(world, register_service("a"))
         world = fold(*(said(service(one), actor=one, tenant="blue") for one in ("a", "b")))
         assert "tenant blue has 2 services" in self.refused(world, register_service("c"), source="other")
@@ -186,6 +226,184 @@ class TestQuotas:
         only_rate = AccessRules(default=Rule(quota=Quota(submits_per_s=1.0)))
         check(World(), verdict(only_rate, "a", "b", SubmitTask), submit())
         check(World(), verdict(only_rate, "a", "b", type(register_service())), register_service())
+
+
+class Kind(NamedTuple):
+    """A kind of thing that is counted: its limit, what creates the thing *one*, what is recorded then, and its end."""
+
+    limit: str
+    plural: str
+    create: Callable[[str], Command]
+    created: Callable[[str], Event]
+    ended: Callable[[str], Event] | None
+
+
+POOL = PoolDefined(pool_id="p", capacity=resources(cpu=9))
+KINDS = [
+    Kind(
+        "max_services",
+        "services",
+        register_service,
+        service,
+        lambda one: ServiceDeregistered(service_id=one),
+    ),
+    Kind(
+        "max_containers",
+        "containers",
+        create,
+        created,
+        lambda one: ContainerDestroyed(container_id=one),
+    ),
+    Kind(
+        "max_sessions",
+        "sessions",
+        lambda one: BindSession(session_id=one, container_id="k"),
+        lambda one: SessionBound(session_id=one, container_id="k", owned=True),
+        lambda one: SessionClosed(session_id=one),
+    ),
+    Kind(
+        "max_sessions",
+        "sessions",
+        lambda one: create(f"in-{one}", session_id=one),
+        lambda one: SessionBound(session_id=one, container_id=f"in-{one}", owned=True),
+        lambda one: SessionClosed(session_id=one),
+    ),
+    Kind(
+        "max_workers",
+        "workers",
+        lambda one: RegisterWorker(worker_id=one),
+        worker,
+        lambda one: WorkerLeft(worker_id=one),
+    ),
+    Kind(
+        "max_workers",
+        "workers",
+        lambda one: claim(worker_id=one),
+        worker,
+        lambda one: WorkerLost(worker_id=one, silent_for_s=61.0, limit_s=60.0),
+    ),
+    Kind(
+        "max_pools",
+        "pools",
+        lambda one: DefinePool(pool_id=one, capacity=POOL.capacity),
+        lambda one: PoolDefined(pool_id=one, capacity=POOL.capacity, owned=True),
+        None,
+    ),
+    Kind(
+        "max_allocations",
+        "shares of pools",
+        lambda one: AllocatePool(pool_id="p", request_id=one, resources=resources(cpu=1)),
+        lambda one: PoolAllocated(pool_id="p", request_id=one, owned=True),
+        lambda one: PoolReleased(pool_id="p", request_id=one),
+    ),
+]
+
+
+class TestCounts:
+    """How many of each kind one source, and one tenant, may have."""
+
+    def refused(self, world: World, command: Command, source: str, tenant: str, **quotas: Quota) -> str:
+        rules = AccessRules(
+            sources={"ann": Rule(quota=quotas.get("ann", FREE))}, tenants={"blue": quotas.get("blue", FREE)}
+        )
+        try:
+            check(world, verdict(rules, source, tenant, type(command)), command)
+        except Refused as error:
+            is_told = (error.reason, error.code, error.retry_after_s) == ("quota", "refused", QUEUE_RETRY_S)
+            return error.message if is_told else f"another error: {error}"
+        return ""
+
+    @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.limit} {type(kind.create('x')).__name__}")
+    @pytest.mark.parametrize("whose", ["source ann", "tenant blue"])
+    def test_the_third_is_refused_until_one_ends(self, kind: Kind, whose: str) -> None:
+        """By name and number; a repeat of the others is not, nor is another source's; what has ended makes room."""
+        name = whose.split()[1]
+        scribe = write(POOL, *(said(kind.created(one), actor="ann", tenant="blue") for one in "ab"))
+
+        def refused(one: str, source: str = "ann", tenant: str = "blue") -> str:
+            quota = {name: Quota(**{kind.limit: 2})}
+            return self.refused(scribe.world, kind.create(one), source, tenant, **quota)
+
+        assert f"{whose} has 2 {kind.plural}, of at most 2: " in refused("c")
+        assert not refused("a")
+        assert not refused("c", "bob", "red")
+        if kind.ended is None:
+            return
+        scribe.commit(kind.ended("a"))
+        assert not refused("c")
+        scribe.commit(said(kind.created("c"), actor="ann", tenant="blue"))
+        assert refused("d")
+
+    @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.limit} {type(kind.create('x')).__name__}")
+    def test_a_quota_of_another_kind_costs_nothing(self, kind: Kind) -> None:
+        """Only what bounds this command is looked up for it."""
+        others = {one.limit: 0 for one in KINDS if one.limit not in (kind.limit, "max_containers", "max_sessions")}
+        rules = AccessRules(default=Rule(quota=Quota(**others)))
+        assert not verdict(rules, "ann", "blue", type(kind.create("x"))).quotas
+
+    @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2], KINDS[4]], ids=lambda kind: kind.plural)
+    def test_what_is_taken_over_counts_for_who_takes_it(self, kind: Kind) -> None:
+        """Else a source could have more than its quota: all that others registered before."""
+        both = [said(kind.created(one), actor=actor, tenant="blue") for one, actor in (("a", "ann"), ("b", "bob"))]
+        quota = Quota(**{kind.limit: 1})
+        assert "source ann has 1" in self.refused(fold(*both), kind.create("b"), "ann", "blue", ann=quota)
+        assert not self.refused(fold(*both), kind.create("b"), "bob", "blue", ann=quota)
+
+    def test_what_an_older_release_recorded_is_nobodys(self) -> None:
+        """It takes no place, and its owner's repeat is not refused for want of one."""
+        old = (said(worker(one, owned=False), actor="ann", tenant="blue") for one in "ab")
+        world, quota = fold(*old), Quota(max_workers=0)
+        assert not self.refused(world, RegisterWorker(worker_id="a"), "ann", "blue", ann=quota)
+        assert not self.refused(world, RegisterWorker(worker_id="c"), "ann", "blue", ann=Quota(max_workers=1))
+        assert "source ann has 0 workers, of at most 0" in self.refused(
+            world, RegisterWorker(worker_id="c"), "ann", "blue", ann=quota
+        )
+
+    def test_a_share_of_a_pool_that_is_not_there_is_not_counted(self) -> None:
+        """The decider says what is wrong."""
+        asked = AllocatePool(pool_id="nowhere", request_id="r", resources=resources(cpu=1))
+        assert not self.refused(World(), asked, "ann", "blue", ann=Quota(max_allocations=0))
+
+
+class TestShares:
+    """Who may release a share of a pool."""
+
+    WORLD = (POOL, said(PoolAllocated(pool_id="p", request_id="r", owned=True), actor="ann"))
+    RELEASE = ReleasePool(pool_id="p", request_id="r")
+
+    @pytest.mark.parametrize("source", ["ann", "admin", "admin-eve", "coordinator"])
+    def test_its_owner_and_an_administrator_release_it(self, source: str) -> None:
+        """A rule of its own changes nothing of that."""
+        for rules in (AccessRules(), AccessRules(sources={source: Rule()})):
+            check(fold(*self.WORLD), verdict(rules, source, "", ReleasePool), self.RELEASE)
+
+    @pytest.mark.parametrize("source", ["bob", "local-ann", "adminx"])
+    def test_nobody_else_does(self, source: str) -> None:
+        """The message says whose it is and who may."""
+        found = verdict(AccessRules(), source, "", ReleasePool)
+        with pytest.raises(
+            Forbidden, match=f"'r' of pool 'p' belongs to ann, not to {source}: only its owner or an ad"
+        ):
+            check(fold(*self.WORLD), found, self.RELEASE)
+
+    def test_what_has_no_owner_is_released_by_anybody(self) -> None:
+        """That is what earlier releases allocated; and to release nothing is no error."""
+        old = said(PoolAllocated(pool_id="p", request_id="r"), actor="ann")
+        for facts in ((POOL, old), (POOL,), ()):
+            check(fold(*facts), verdict(AccessRules(), "bob", "", ReleasePool), self.RELEASE)
+
+    async def test_in_the_writer(self) -> None:
+        """The share stays, that it was refused is recorded, and the owner can still release it."""
+        async with leading(access=AccessRules()) as rig:
+            await rig.order(DefinePool(pool_id="p", capacity=POOL.capacity), actor="admin")
+            await rig.order(AllocatePool(pool_id="p", request_id="r", resources=resources(cpu=1)), actor="ann")
+            with pytest.raises(Forbidden):
+                await rig.order(self.RELEASE, actor="bob")
+            assert set(rig.world.pools["p"].allocations) == {"r"}
+            assert await rig.order(self.RELEASE, actor="ann") is True
+            assert not rig.world.pools["p"].allocations
+            (refused,) = [event for event in rig.events() if isinstance(event, CoordinatorCommandRefused)]
+            assert (refused.command, refused.reason) == ("pool.release", "forbidden")
 
 
 class TestRates:
