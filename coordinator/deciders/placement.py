@@ -22,13 +22,19 @@ NODES_NAMED = 5
 """A refusal says of this many nodes why they have no room."""
 
 
-def place(world: World, container_id: str, resources: Resources, rules: Rules) -> str:
+NoRoom = dict[Resources, dict[str, str]]
+"""Why no node has room for some resources: who places many looks at the nodes once, until one may have more."""
+
+
+def place(world: World, container_id: str, resources: Resources, rules: Rules, no_room: NoRoom | None = None) -> str:
     """
     Return the node with room for *resources* that holds the fewest containers.
 
     Raises:
-        Refused: no node has room; its facts say why.
+        Refused: no node has room, now or by *no_room*; its facts say why.
     """
+    if no_room is not None and resources in no_room:
+        raise _no_room(container_id, resources, no_room[resources])
     best: tuple[int, str] | None = None
     why_not: dict[str, str] = {}
     for node in world.nodes.values():
@@ -42,6 +48,8 @@ def place(world: World, container_id: str, resources: Resources, rules: Rules) -
         found = (len(world.indexes.containers_on.get(node.node_id, ())), node.node_id)
         best = found if best is None else min(best, found)
     if best is None:
+        if no_room is not None:
+            no_room[resources] = why_not
         raise _no_room(container_id, resources, why_not)
     return best[1]
 
@@ -72,7 +80,9 @@ def free_on(world: World, node: Node, rules: Rules) -> Resources:
     return offered - world.indexes.node_held.get(node.node_id, NONE)
 
 
-def starting(world: World, container: Container, rules: Rules, reason: str, *, restarts: int) -> Events:
+def starting(
+    world: World, container: Container, rules: Rules, reason: str, *, restarts: int, no_room: NoRoom | None = None
+) -> Events:
     """
     Return the event that starts a container, on its node if that has room, else on another.
 
@@ -88,5 +98,5 @@ def starting(world: World, container: Container, rules: Rules, reason: str, *, r
                     container_id=container.container_id, node_id=node.node_id, reason=reason, restarts=restarts
                 ),
             )
-    node_id = place(world, container.container_id, container.resources, rules)
+    node_id = place(world, container.container_id, container.resources, rules, no_room)
     return (ContainerStarting(container_id=container.container_id, node_id=node_id, reason=reason, restarts=restarts),)

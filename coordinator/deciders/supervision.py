@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from coordinator.commands.node import ObservedContainer
     from coordinator.deciders.deadlines import Due
+    from coordinator.deciders.placement import NoRoom
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
@@ -105,12 +106,12 @@ def failed(
     )
 
 
-def restart(world: World, container: Container, context: DecisionContext) -> Events:
+def restart(world: World, container: Container, context: DecisionContext, no_room: NoRoom) -> Events:
     """Restart a failed container; the restart of one that ran and ended by no fault of its own is not counted."""
     failed_at = container.failed_at if container.failed_at is not None else context.now
     restarts = 0 if _ran_long(container, failed_at, context.rules) else container.restarts
     counted = not _ended_without_fault(container, container.cause)
-    return starting(world, container, context.rules, "restart", restarts=restarts + counted)
+    return starting(world, container, context.rules, "restart", restarts=restarts + counted, no_room=no_room)
 
 
 def _ended_without_fault(container: Container, cause: str) -> bool:
@@ -128,10 +129,16 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
 
     While no node has room for a restart, it stays due, and why is yielded each time: the engine records it once.
     """
+    no_room: NoRoom = {}
 
     def due_for(container_id: str) -> Iterator[Event]:
         container = world.containers.get(container_id)
-        return iter(()) if container is None else _due(world, container, context, heard_now - signs.since)
+        if container is None:
+            return
+        for event in _due(world, container, context, heard_now - signs.since, no_room):
+            if type(event) is ContainerFailed:  # it gives back what it held
+                no_room.clear()
+            yield event
 
     def next_look(container_id: str) -> tuple[float, float]:
         container = world.containers.get(container_id)
@@ -151,7 +158,9 @@ def _next_look(container: Container, signs: Signs, context: DecisionContext) -> 
     return NEVER
 
 
-def _due(world: World, container: Container, context: DecisionContext, led_for_s: float) -> Iterator[Event]:
+def _due(
+    world: World, container: Container, context: DecisionContext, led_for_s: float, no_room: NoRoom
+) -> Iterator[Event]:
     if container.status is ContainerStatus.STARTING and container.starting_at is not None:
         limit_s = context.rules.container_start_timeout_s
         # The node must have had the time to report to this writer that the container runs.
@@ -164,6 +173,6 @@ def _due(world: World, container: Container, context: DecisionContext, led_for_s
         and container.restart_at <= context.now
     ):
         try:
-            yield from restart(world, container, context)
+            yield from restart(world, container, context, no_room)
         except Refused as error:
             yield from error.facts

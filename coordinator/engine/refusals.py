@@ -93,7 +93,8 @@ class Refusals:
     def recorded(self, event: Event, world: World) -> None:
         """Remember a due event that was recorded, if it would be yielded again."""
         if type(event) is CoordinatorPlacementRefused:
-            self._waiting = {one: at for one, at in self._waiting.items() if one in world.containers}
+            if len(self._waiting) > len(world.containers):
+                self._waiting = {one: at for one, at in self._waiting.items() if one in world.containers}
             self._waiting[event.container_id] = world.containers[event.container_id].failed_at
 
     def due(self, heard_now: float) -> Iterator[tuple[Event, Caller]]:

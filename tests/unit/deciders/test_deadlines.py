@@ -317,6 +317,18 @@ def test_nothing_is_looked_at_before_its_time() -> None:
     assert look(49.0)[0] == 1
 
 
+def test_what_left_the_world_is_looked_for_once() -> None:
+    """What ended long ago is forgotten by the world, while its deadline may still come."""
+    world, signs = World(), Signs()
+    deadlines = Deadlines(world)
+    silences = [one.due for one in deadlines.silences.values()]
+    kinds = [deadlines.holders, deadlines.workers, deadlines.services, deadlines.nodes, deadlines.containers, *silences]
+    for kind in kinds:
+        kind.changed("gone")
+    assert list(due(world, signs, DecisionContext(BEGIN, RULES), 1e6, deadlines)) == []
+    assert [kind.now(1e9, 1e9) for kind in kinds] == [()] * len(kinds)
+
+
 def test_one_thing_has_one_deadline() -> None:
     """An earlier one replaces it, a later one waits for the earlier, and what begins needs none if it has one."""
     kept = Due(())

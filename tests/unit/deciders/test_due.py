@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.commands.service import ReportCheck, ServiceLoad
+from coordinator.deciders import placement
 from coordinator.deciders.due import due
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
@@ -15,11 +16,13 @@ from events.container import ContainerDestroyed, ContainerFailed, ContainerPausi
 from events.coordinator import CoordinatorPlacementRefused
 from events.idempotency import IdempotencyForgotten
 from events.node import NodeCordoned, NodeLost, NodeRemoved, NodeReturned
+from events.resources import Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import TaskAttemptFailed, TaskTimedOut
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost
 from projections.container import Desired
+from projections.node import Node
 from projections.world import World
 from tests.specification import Said, fold, said, write
 from tests.unit.deciders.facts import (
@@ -399,6 +402,53 @@ def test_what_was_paused_comes_back_paused() -> None:
     (event,) = owed(*facts, now=1e6)
     assert event == starting(reason="restart", restarts=1)
     assert fold(*facts, event).containers["k"].desired is Desired.PAUSED
+
+
+def waiting_for_room(container_id: str) -> tuple[Event, ...]:
+    return (
+        created(container_id, node_id="other", resources=FULL),
+        starting(container_id, "other"),
+        crashed(container_id, generation="", restart_at=BEGIN),
+    )
+
+
+def test_room_that_comes_back_is_used_at_once() -> None:
+    """A container found none; another one gives its own back; the next that needs as much gets it."""
+    signs = Signs()
+    signs.nodes |= {"n": 100.0, "other": 100.0}
+    small = node(capacity=resources(cpu=1000, memory=4096))
+    other = node("other", capacity=resources(cpu=1))
+    facts = (small, other, *waiting_for_room("a"), *waiting_for_room("c"), created("b", resources=FULL), starting("b"))
+    assert [type(event) for event in owed(*facts, now=1e6, silent_s=100.0, signs=signs)] == [
+        CoordinatorPlacementRefused,
+        CoordinatorPlacementRefused,
+        ContainerFailed,
+    ]
+    facts = (small, other, *waiting_for_room("a"), created("b", resources=FULL), starting("b"), *waiting_for_room("c"))
+    assert [type(event) for event in owed(*facts, now=1e6, silent_s=100.0, signs=signs)] == [
+        CoordinatorPlacementRefused,
+        ContainerFailed,
+        ContainerStarting,
+    ]
+
+
+def test_many_that_wait_for_room_look_at_the_nodes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says why there is none, as for one alone."""
+    looked: list[str] = []
+    free_on = placement.free_on
+
+    def counted(world: World, one: Node, rules: Rules) -> Resources:
+        looked.append(one.node_id)
+        return free_on(world, one, rules)
+
+    monkeypatch.setattr(placement, "free_on", counted)
+    ids = [f"k{number}" for number in range(20)]
+    facts = [event for one in ids for event in waiting_for_room(one)]
+    events = owed(*(node(f"n{number}", capacity=resources(cpu=1)) for number in range(10)), *facts, now=1e6)
+    assert [event.container_id for event in events if isinstance(event, CoordinatorPlacementRefused)] == ids
+    why = [(event.nodes, event.others) for event in events if isinstance(event, CoordinatorPlacementRefused)]
+    assert why == [why[0]] * len(ids)
+    assert len(looked) <= 10 + 2 * len(ids)
 
 
 def test_a_cluster_heals_by_itself() -> None:
