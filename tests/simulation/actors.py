@@ -436,18 +436,31 @@ class ContainerUser(Actor):
 
 
 class PoolUser(Actor):
-    """Allocates shares of a pool that is too small for all users, and releases them."""
+    """Allocates shares of a pool that is too small for all users, two at a time, and releases them."""
 
     async def run(self) -> None:
         await self.ask(DefinePool(pool_id="pool", capacity=POOL))
         for _ in range(3):
             await self.sleep(0.0, 5.0)
-            request_id = self.sim.new_id("request")
-            asked = AllocatePool(pool_id="pool", request_id=request_id, resources=Resources(cpu_millis=400))
-            if await self.ask(asked):
+            held = [
+                one for one in (self.sim.new_id("request"), self.sim.new_id("request")) if await self._allocate(one)
+            ]
+            if held:
                 # Longer than a message can be late: a request of that id that arrives after the release is a new one.
                 await self.sleep(LATE_S, LATE_S + 3.0)
+            for request_id in held:
                 await self.ask(ReleasePool(pool_id="pool", request_id=request_id))
+
+    async def _allocate(self, request_id: str) -> bool:
+        asked = AllocatePool(pool_id="pool", request_id=request_id, resources=Resources(cpu_millis=400))
+        try:
+            is_granted: bool = await self.ask(asked)
+        except Refused as error:
+            if error.reason != "quota":
+                raise
+            self.sim.dice.fired["over_quota"] += 1
+            return False
+        return is_granted
 
 
 class Domain(Actor):

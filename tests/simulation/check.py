@@ -47,7 +47,7 @@ from projections.store.port import KINDS
 from projections.world import World
 from tests.derivation import Derivation
 from tests.simulation.actors import NAMESPACE, POOL, SLOTS
-from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING
+from tests.simulation.cluster import MEMORY_BYTES, MOST_PENDING, MOST_SHARES
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
@@ -136,6 +136,7 @@ class History:
         self._claims: dict[str, tuple[int, set[str]]] = {}
         self._claim_of: dict[str, set[str]] = {}
         self._shares: dict[str, int] = {}
+        self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
         self._places: dict[str, str] = {}
         self.lost: Counter[str] = Counter()
@@ -254,11 +255,17 @@ class History:
     def _other(self, event: Any, envelope: Envelope) -> None:
         self.others.append((event, envelope.subject))
         if isinstance(event, PoolAllocated):
+            owners = [*self._owners.values(), envelope.actor]
+            if self.sim.plan.has_access and owners.count("pooluser0") > MOST_SHARES:
+                _broken(Promise.QUOTA, f"pooluser0 holds {self._owners} and got {event.request_id}")
+            self._owners[event.request_id] = envelope.actor
             self._shares[event.request_id] = event.resources.cpu_millis
             if sum(self._shares.values()) > POOL.cpu_millis:
                 _broken(Promise.CAPACITY, f"{self._shares} is allocated from a pool of {POOL.cpu_millis}")
         elif isinstance(event, PoolReleased):
             self._shares.pop(event.request_id, None)
+            if self._owners.pop(event.request_id) != envelope.actor:
+                _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
         elif isinstance(event, WorkerLost):
             self.lost[event.worker_id] += 1
 

@@ -75,11 +75,13 @@ FORGETTING_BOUND_S = 300.0
 MEMORY_BYTES = 3 * MIB
 LEASE_FRESH_S = 3.0
 MOST_PENDING = 6
+MOST_SHARES = 1
 QUOTA = Quota(max_pending_tasks=MOST_PENDING, submits_per_s=3.0, submit_burst=5)
 ACCESS = AccessRules(
     sources={
         "worker0": Rule(may=commands_of("worker"), own=("worker_id", "worker0"), needs_lease=True),
         "client0": Rule(quota=QUOTA),
+        "pooluser0": Rule(quota=Quota(max_allocations=MOST_SHARES)),
         "stranger0": Rule(may=frozenset({GetTask})),
     }
 )

@@ -301,7 +301,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 FOUND_FROM = {
     "capacity_freed_twice": 24,
     "lease_never_minded": 90,
-    "old_reign_believed": 340,
+    "old_reign_believed": 600,
     "position_outside_transaction": 12,
     "twin_by_grace": 20,
 }
