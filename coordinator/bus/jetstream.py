@@ -24,6 +24,11 @@ WRONG_LAST_SEQUENCE = 10071
 UNDECIDED = frozenset({10158, 10163, 10164})
 SERVER_TROUBLE = 500
 """Statuses from here on are faults of the server."""
+NOTHING_STORED = (
+    "NATS answers, but acknowledges nothing that is to be stored: its disk is full, read-only or broken, or its "
+    "servers have no majority. Its log and /healthz say which. Mend that, then restart nats-server: it keeps the error"
+)
+"""What it means that a connection is alive, and what was published on it is not acknowledged."""
 
 
 class ApiError(CoordinationError):

@@ -8,8 +8,8 @@ It only reads: nothing is created, changed or written. What it may not read is r
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import shutil
 import stat
 import time
 from datetime import datetime
@@ -46,8 +46,11 @@ LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
 
 _SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
+_SYSTEM_HEALTH = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 5 * 1024**3, 512 * 1024**2
+INODES_WARN, INODES_FAIL = 10_000, 500
+"""Free inodes: each container, snapshot and block of a stream needs some files."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PRIVATE = (
     "running.json",
@@ -72,6 +75,7 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
         ("server version", lambda: _server(client)),
         ("max_payload", lambda: _payload(client, settings)),
         ("fsync", lambda: _fsync(client, monitor)),
+        ("writes", lambda: _writes(client, monitor)),
         ("streams", lambda: _streams(client, settings)),
         ("clock", lambda: _clock(client)),
         ("leader", lambda: _leader(client)),
@@ -149,13 +153,47 @@ async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | No
     return data
 
 
-async def _get(monitor: str, url: str) -> dict[str, Any]:
-    """Read a JSON object; the addresses of the host are tried as browsers do it, all within one time-out."""
+async def _writes(client: Client, monitor: str) -> list[Finding]:
+    """Check that the server keeps no write error: with one it acknowledges nothing until it is restarted."""
+    reported = await _health(client, monitor)
+    if reported is None:
+        do = "use --monitor http://host:port, or read /healthz of the server's monitoring"
+        return [unknown("writes", "the server's health cannot be read with these credentials", do)]
+    error = str(reported.get("error", ""))
+    if reported.get("status") == "ok" or not error:
+        return [ok("writes", "the server reports no error")]
+    do = (
+        "mend its disk (room, inodes, mounted read-only?); a server that 'coordinator up' started is then restarted by "
+    )
+    return [fail("writes", error, f"{do}it, restart any other yourself")]
+
+
+async def _health(client: Client, monitor: str) -> dict[str, Any] | None:
+    """Return what the server says of its health, over HTTP or as its system account; None if neither is available."""
+    if monitor:
+        return await _get(monitor, f"{monitor.rstrip('/')}/healthz", may_fail=True)
+    try:
+        raw = await client.bus.request(_SYSTEM_HEALTH, b"{}", timeout_s=1.0)
+    except Unavailable:
+        return None
+    answer: dict[str, Any] = msgspec.json.decode(raw)
+    data: dict[str, Any] | None = answer.get("data")
+    return data
+
+
+async def _get(monitor: str, url: str, *, may_fail: bool = False) -> dict[str, Any]:
+    """
+    Read a JSON object; the addresses of the host are tried as browsers do it, all within one time-out.
+
+    *may_fail*: an answer with an error status is one, too.
+    """
     import httpx2  # a tenth of a second, which `look_here` does not need
 
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S), httpx2.AsyncClient() as http:
-            answer = (await http.get(url)).raise_for_status()
+            answer = await http.get(url)
+            if not may_fail:
+                answer.raise_for_status()
             reported: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, msgspec.MsgspecError) as error:
         why = str(error) or type(error).__name__
@@ -308,12 +346,18 @@ def _is_open(path: Path) -> bool:
 
 
 def _disk(home: Path) -> Finding:
-    free = shutil.disk_usage(home).free
-    seen = f"{free / 1024**3:.1f} GiB free under {home}"
+    has = os.statvfs(home)
+    if has.f_flag & os.ST_RDONLY:
+        do = "find out why ('dmesg' tells of disk errors), repair it and mount it writable: nothing can be stored"
+        return fail("disk", f"the file system of {home} is mounted read-only", do)
+    free, inodes = has.f_bavail * has.f_frsize, has.f_favail
+    is_counted = has.f_files > 0  # some file systems make inodes as they need them
+    seen = f"{free / 1024**3:.1f} GiB" + (f" and {inodes} inodes" if is_counted else "") + f" free under {home}"
     do = "make room: a full disk stops the journal, and with it the coordinator"
-    if free < DISK_FAIL_BYTES:
+    if free < DISK_FAIL_BYTES or (is_counted and inodes < INODES_FAIL):
         return fail("disk", seen, do)
-    return warn("disk", seen, do) if free < DISK_WARN_BYTES else ok("disk", seen)
+    is_low = free < DISK_WARN_BYTES or (is_counted and inodes < INODES_WARN)
+    return warn("disk", seen, do) if is_low else ok("disk", seen)
 
 
 def _settings(settings: Settings) -> list[Finding]:

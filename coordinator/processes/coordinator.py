@@ -87,6 +87,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         url=url,
         name=name,
         seen_file=str(home.path / FILE) if home is not None else "",
+        nats_store=str(home.nats_store) if home is not None else "",
         store_file=str(home.state_db) if home is not None else "",
         archive=str(settings.follower.archive) if settings.follower.archive is not None else "",
         version=__version__,

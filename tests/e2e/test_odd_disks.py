@@ -1,0 +1,95 @@
+"""
+`coordinator up` on a disk that is full, out of inodes or read-only, and is mended while it runs.
+
+What cannot be stored is refused with the reason; once there is room everything goes on without a restart of `up`, and
+everything that was acknowledged is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.client.client import Client
+from coordinator.client.reads import ask_follower
+from coordinator.commands.cluster import GetStats
+from coordinator.commands.task import GetTask, SubmitTask
+from events.errors import Unavailable
+from tests.commands import run, up
+from tests.disks import MIB, small_disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+REFUSED_WITHIN_S = 10.0
+RECOVERED_WITHIN_S = 30.0
+
+
+async def submit_until_refused(client: Client, most: int) -> tuple[list[str], Unavailable]:
+    """Submit one task after the other; return those that were acknowledged, and the error of the one that was not."""
+    acknowledged: list[str] = []
+    for number in range(most):
+        try:
+            name = f"t{number}"
+            await client.execute(SubmitTask(task_id=name, task_name="n" * 60), timeout_s=REFUSED_WITHIN_S)
+        except Unavailable as error:
+            return acknowledged, error
+        acknowledged.append(name)
+    raise AssertionError(f"the disk took {most} tasks")
+
+
+async def goes_on(client: Client, acknowledged: list[str]) -> float:
+    """Submit a task, look for all that were acknowledged before, and wait for the read model; return the seconds."""
+    began = time.monotonic()
+    await client.execute(SubmitTask(task_id="after", task_name="n"), timeout_s=RECOVERED_WITHIN_S)
+    took_s = time.monotonic() - began
+    for name in acknowledged:
+        assert (await client.execute(GetTask(task_id=name))).task_id == name
+    stats = await client.execute(GetStats())
+    await ask_follower(client, "wait", {"position": stats.position, "timeout_s": 10.0}, timeout_s=20.0)
+    return took_s
+
+
+def test_a_full_disk_that_is_emptied(tmp_path: Path) -> None:
+    """Submits are refused with the cause; doctor, env and the log name it; 30 s after there is room all is well."""
+    home = tmp_path / "home"
+    with small_disk(home, 64 * MIB) as disk, up(home) as started:
+
+        async def live() -> None:
+            async with Client.open(started.url, source="other") as client:
+                before = [f"before{number}" for number in range(20)]
+                for name in before:
+                    await client.execute(SubmitTask(task_id=name, task_name="n"))
+                disk.fill(but_bytes=64 * 1024)
+                acknowledged, error = await submit_until_refused(client, 10_000)
+                assert acknowledged
+                assert error.reason == "nothing_stored"
+                assert "no space left on device" in error.message
+                assert str(home) in error.message
+                await asyncio.to_thread(told)
+                disk.empty()
+                took_s = await goes_on(client, before + acknowledged)
+                print(f"{len(acknowledged)} acknowledged while full; a submit went through {took_s:.1f} s after")
+
+        def told() -> None:
+            started.until_written("nats_server_cannot_write")
+            findings = run("doctor", "--json", COORDINATOR_HOME=str(home))
+            failed = {one["check"]: one["seen"] for one in json.loads(findings.out) if one["state"] == "fail"}
+            assert "no space left on device" in failed["writes"]
+            assert "0.0 GiB" in failed["disk"]
+            assert "no space left on device" in failed["leader"]
+            assert findings.code == 1
+            env = run("env", COORDINATOR_HOME=str(home))
+            assert "no space left on device" in env.err
+            assert env.out.startswith("export COORDINATOR_URL=")
+
+        asyncio.run(live())
+        assert "nats_server_restarting" in started.written
+        started.until_written("nats_stores_again")
+        assert started.stop() == 0
