@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -83,6 +84,17 @@ def small_disk(folder: Path, size_bytes: int, *, inodes: int = 4096) -> Iterator
         yield disk
     finally:
         disk.unmount()
+
+
+@contextmanager
+def no_file_above(size_bytes: int) -> Iterator[None]:
+    """Limit the size of files that this process writes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _run(*command: str) -> None:

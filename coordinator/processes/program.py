@@ -109,8 +109,8 @@ class Program:
         """Run it once; return its exit code, or None when it could not be started."""
         self.starts += 1
         with ExitStack() as files:
-            sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
             try:
+                sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
                 child = await spawn(self._argv, env=self._env, stdout=sink, stderr=sink, grace_s=STOP_GRACE_S)
             except OSError as error:
                 log.warning("program_not_started", program=self.name, why=str(error))

@@ -8,8 +8,12 @@ everything that was acknowledged is there.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
+import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +21,13 @@ import pytest
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.commands.task import GetTask, SubmitTask
+from events.container import ContainerStatus
 from events.errors import Unavailable
+from events.task import Payload
 from tests.commands import run, up
+from tests.conftest import living_in
 from tests.disks import MIB, small_disk
 
 if TYPE_CHECKING:
@@ -29,15 +37,19 @@ pytestmark = pytest.mark.e2e
 
 REFUSED_WITHIN_S = 10.0
 RECOVERED_WITHIN_S = 30.0
+PATIENCE_S = 25.0
 
 
-async def submit_until_refused(client: Client, most: int) -> tuple[list[str], Unavailable]:
+async def submit_until_refused(
+    client: Client, most: int, payload: Payload | None = None
+) -> tuple[list[str], Unavailable]:
     """Submit one task after the other; return those that were acknowledged, and the error of the one that was not."""
     acknowledged: list[str] = []
     for number in range(most):
         try:
             name = f"t{number}"
-            await client.execute(SubmitTask(task_id=name, task_name="n" * 60), timeout_s=REFUSED_WITHIN_S)
+            task = SubmitTask(task_id=name, task_name="n" * 60, payload=payload)
+            await client.execute(task, timeout_s=REFUSED_WITHIN_S)
         except Unavailable as error:
             return acknowledged, error
         acknowledged.append(name)
@@ -93,3 +105,75 @@ def test_a_full_disk_that_is_emptied(tmp_path: Path) -> None:
         assert "nats_server_restarting" in started.written
         started.until_written("nats_stores_again")
         assert started.stop() == 0
+
+
+def test_programs_that_are_killed_while_the_disk_is_full(tmp_path: Path) -> None:
+    """Each program dies on the full disk: `up` waits, says so, and all of them work once there is room."""
+    home = tmp_path / "home"
+    with small_disk(home, 64 * MIB) as disk, up(home) as started:
+
+        async def live() -> None:
+            async with Client.open(started.url, source="other") as client:
+                for number in range(5):
+                    await client.execute(SubmitTask(task_id=f"t{number}", task_name="n"))
+                disk.fill()
+                killed = [process for process in living_in(home) if process.pid != started.pid]
+                for process in killed:
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+                await asyncio.to_thread(started.until_written, "nats_server_awaits_room")
+                await asyncio.sleep(6.0)
+                disk.empty()
+                took_s = await goes_on(client, [f"t{number}" for number in range(5)])
+                print(f"a submit went through {took_s:.1f} s after there was room")
+
+        asyncio.run(live())
+        assert started.stop() == 0
+
+
+def test_a_disk_without_inodes(tmp_path: Path) -> None:
+    """No file can be created, so no stream can grow and no container start: both are said, and go on with inodes."""
+    home = tmp_path / "home"
+    data = "x" * 60_000
+    payload = Payload(encoding="text", digest=hashlib.sha256(data.encode()).hexdigest(), data=data)
+    with small_disk(home, 96 * MIB, inodes=256) as disk, up(home) as started:
+
+        async def live() -> None:
+            async with Client.open(started.url, source="other") as client:
+                disk.fill_inodes()
+                await client.execute(CreateContainer(container_id="box", agent_id="a", agent_type="task_agent"))
+                await client.execute(StartContainer(container_id="box"))
+                question = GetContainer(container_id="box", unless=(ContainerStatus.STARTING,), wait_s=PATIENCE_S)
+                assert "No space left on device" in (await client.execute(question)).reason
+                acknowledged, error = await submit_until_refused(client, 400, payload)
+                assert error.reason == "nothing_stored"
+                assert "no space left on device" in error.message
+                doctor = await asyncio.to_thread(run, "doctor", "--json", COORDINATOR_HOME=str(home))
+                seen = {one["check"]: one["seen"] for one in json.loads(doctor.out) if one["state"] == "fail"}
+                assert " 0 inodes free" in seen["disk"]
+                disk.empty_inodes()
+                took_s = await goes_on(client, acknowledged)
+                print(f"{len(acknowledged)} acknowledged without inodes; {took_s:.1f} s after there were some")
+                question = GetContainer(
+                    container_id="box", unless=(ContainerStatus.STARTING, ContainerStatus.ERROR), wait_s=PATIENCE_S
+                )
+                assert (await client.execute(question)).status is ContainerStatus.RUNNING
+
+        asyncio.run(live())
+        assert started.stop() == 0
+
+
+def test_a_disk_that_is_mounted_read_only(tmp_path: Path) -> None:
+    """`up` refuses at once with the folder and the cause, and `doctor` says what to do."""
+    home = tmp_path / "home"
+    with small_disk(home, 32 * MIB) as disk:
+        with up(home) as started:
+            assert started.stop() == 0
+        disk.unmount()
+        disk.mount("ro")
+        said = run("up", "--port", "0", COORDINATOR_HOME=str(home))
+        assert said.code == 5
+        assert "Read-only file system" in said.err
+        assert str(home) in said.err
+        findings = json.loads(run("doctor", "--json", COORDINATOR_HOME=str(home)).out)
+        assert "read-only" in next(one["seen"] for one in findings if one["check"] == "disk")
