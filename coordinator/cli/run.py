@@ -215,12 +215,14 @@ def worker_run(
 ) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
     from coordinator.own_process import end
+    from coordinator.own_process.memory import WORKER, be_expendable
     from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
     collect_seldom()
+    be_expendable(WORKER)
 
     resources = {name: amount for name, amount in amounts.items() if amount is not None}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.nats_server.health import room_error, write_error
+from coordinator.own_process.memory import kills_for_memory, why_ended
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 
@@ -47,7 +48,7 @@ async def _until_in_need(server: EmbeddedServer) -> None:
     """Wait until the server has ended, or reports a write error and its disk has room."""
     async with task_group() as tasks:
         exiting = tasks.create_task(server.wait_exit())
-        error = ""
+        error, kills = "", kills_for_memory()
         while not (await asyncio.wait([exiting], timeout=LOOK_EVERY_S))[0]:
             told, error = error, error or await write_error(server.store)
             if not error:
@@ -60,7 +61,9 @@ async def _until_in_need(server: EmbeddedServer) -> None:
                 log.warning("nats_server_restarting", store=str(server.store), why="there is room on its disk again")
                 exiting.cancel()
                 return
-        log.warning("program_ended", program="nats-server", code=exiting.result(), again_in_s=RESTART_PAUSE_S)
+        code = exiting.result()
+        why = why_ended(code, kills)
+        log.warning("program_ended", program="nats-server", code=code, why=why, again_in_s=RESTART_PAUSE_S)
 
 
 async def _until_room(store: Path) -> None:
