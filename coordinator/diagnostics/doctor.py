@@ -20,7 +20,7 @@ import msgspec
 from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import drift, stream_info
 from coordinator.client.client import Client
-from coordinator.clock import SystemClock
+from coordinator.clock import EARLIEST, SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
@@ -31,6 +31,7 @@ from coordinator.journal.stream import HEADER_BYTES, NatsJournal, stream_config
 from coordinator.leadership.lease import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.processes.follower import feed_limits
+from events.codec import rfc3339
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S = 5.0
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
 """Leases and deadlines tolerate a clock that is off by one second; at ten, the recorded times are misleading."""
+NTP = "synchronise the clocks of all machines (NTP)"
 LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
 
@@ -265,6 +267,8 @@ async def _clock(client: Client) -> list[Finding]:
     # The server answered at some moment between the two readings: only a time outside of them proves an offset.
     off_s = min(0.0, reported - before) + max(0.0, reported - after)
     found = [_off("clock", off_s, "the server's clock and this machine's are {:.3f} s apart")]
+    if after < EARLIEST:
+        found = [fail("clock", f"this machine's clock shows {rfc3339(after)}, before this program was written", NTP)]
     last = info["state"]["last_seq"]
     if info["state"]["messages"]:
         journal = NatsJournal(client.bus, client.subjects)
@@ -272,13 +276,14 @@ async def _clock(client: Client) -> list[Finding]:
             record = await journal.slot(sequence)
             if record is not None and record.kind == "commit":
                 ahead_s = max(0.0, time_of(record) - after)
-                found.append(_off("commit time", ahead_s, "the last commit is {:.3f} s ahead of this machine's clock"))
+                seen = "the last commit is {:.3f} s ahead of this machine's clock"
+                do = f"{NTP}; if they are right now, one was ahead: recorded times stay ahead, durations are right"
+                found.append(_off("commit time", ahead_s, seen, do))
                 break
     return found
 
 
-def _off(check: str, off_s: float, seen: str) -> Finding:
-    do = "synchronise the clocks of all machines (NTP)"
+def _off(check: str, off_s: float, seen: str, do: str = NTP) -> Finding:
     text = seen.format(abs(off_s))
     if abs(off_s) >= CLOCK_FAIL_S:
         return fail(check, text, do)
