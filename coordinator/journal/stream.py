@@ -16,7 +16,6 @@ from coordinator.bus.jetstream import (
     NO_MESSAGE,
     NO_STREAM,
     NOTHING_STORED,
-    SERVER_TROUBLE,
     UNDECIDED,
     WRONG_LAST_SEQUENCE,
     ApiError,
@@ -155,8 +154,8 @@ class NatsJournal:
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 return WrongLast()
-            if error.err_code in UNDECIDED or error.status >= SERVER_TROUBLE:
-                self.trouble = error.message if error.status >= SERVER_TROUBLE else ""
+            if error.err_code in UNDECIDED or error.may_pass:
+                self.trouble = error.message if error.may_pass else ""
                 return Undecided(error.message)
             msg = f"JetStream refuses {draft.kind} {draft.message_id} for the journal: {error.message}"
             raise Refused(msg, reason="journal_refused") from error

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,21 +23,28 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
 from coordinator.commands.task import GetTask, SubmitTask
+from coordinator.leadership.coordinator import Coordinator
+from coordinator.leadership.instance import Instance
+from coordinator.task_groups import task_group
 from events.container import ContainerStatus
 from events.errors import Unavailable
 from events.task import Payload
 from tests.commands import run, up
 from tests.conftest import living_in
 from tests.disks import MIB, small_disk
+from tests.real_server import TOKEN, RealServer, real_server
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
-REFUSED_WITHIN_S = 10.0
+REFUSED_WITHIN_S = 8.0
 RECOVERED_WITHIN_S = 30.0
 PATIENCE_S = 25.0
+_TEXT = "x" * 60_000
+LARGE = Payload(encoding="text", digest=hashlib.sha256(_TEXT.encode()).hexdigest(), data=_TEXT)
 
 
 async def submit_until_refused(
@@ -56,13 +63,15 @@ async def submit_until_refused(
     raise AssertionError(f"the disk took {most} tasks")
 
 
-async def goes_on(client: Client, acknowledged: list[str]) -> float:
+async def goes_on(client: Client, acknowledged: list[str], *, has_follower: bool = True) -> float:
     """Submit a task, look for all that were acknowledged before, and wait for the read model; return the seconds."""
     began = time.monotonic()
     await client.execute(SubmitTask(task_id="after", task_name="n"), timeout_s=RECOVERED_WITHIN_S)
     took_s = time.monotonic() - began
     for name in acknowledged:
         assert (await client.execute(GetTask(task_id=name))).task_id == name
+    if not has_follower:
+        return took_s
     stats = await client.execute(GetStats())
     await ask_follower(client, "wait", {"position": stats.position, "timeout_s": 10.0}, timeout_s=20.0)
     return took_s
@@ -107,6 +116,70 @@ def test_a_full_disk_that_is_emptied(tmp_path: Path) -> None:
         assert started.stop() == 0
 
 
+class LimitedServer(RealServer):
+    """A server with a limit of what it may store, for all or for the account of its users."""
+
+    limit = "4GB"
+    is_of_account = False
+
+    def conf(self) -> str:
+        if not self.is_of_account:
+            return super().conf().replace("4GB", self.limit)
+        account = f"jetstream {{ max_mem: 10MB, max_file: {self.limit} }}, users [ {{ user: u, password: p }} ]"
+        return super().conf().replace(f'authorization {{ token: "{TOKEN}" }}', f"accounts {{ A {{ {account} }} }}")
+
+    @property
+    def url(self) -> str:
+        return f"nats://u:p@127.0.0.1:{self.port}" if self.is_of_account else super().url
+
+
+@asynccontextmanager
+async def led(server: RealServer) -> AsyncIterator[Client]:
+    """Run a coordinator on a server that is not ours while the block runs."""
+    async with task_group() as tasks:
+        coordinator = Coordinator(Instance(url=server.url, name="tested", version="0"))
+        serving = tasks.create_task(coordinator.run())
+        async with Client.open(server.url, name="test") as client:
+            await asyncio.wait([serving, tasks.create_task(coordinator.leading.wait())], return_when="FIRST_COMPLETED")
+            yield client
+            assert not serving.done()
+        coordinator.stop("the test is over")
+        await serving
+
+
+async def test_a_full_disk_of_a_server_that_is_not_ours(tmp_path: Path) -> None:
+    """Calls say to restart it, because it keeps its error; then everything that was acknowledged is there."""
+    with small_disk(tmp_path / "nats", 64 * MIB) as disk:
+        async with real_server(disk.folder) as server, led(server) as client:
+            disk.fill(but_bytes=64 * 1024)
+            acknowledged, error = await submit_until_refused(client, 10_000)
+            assert error.reason == "nothing_stored"
+            assert "restart nats-server" in error.message
+            disk.empty()
+            await server.stop()
+            await server.start()
+            await goes_on(client, acknowledged, has_follower=False)
+
+
+@pytest.mark.parametrize("is_of_account", [False, True])
+async def test_the_limit_of_a_server_or_an_account(tmp_path: Path, is_of_account: bool) -> None:
+    """What to raise is said, the coordinator stays, and it goes on with a higher limit."""
+    server = LimitedServer(tmp_path)
+    server.limit, server.is_of_account = "4MB", is_of_account
+    await server.start()
+    try:
+        async with led(server) as client:
+            acknowledged, error = await submit_until_refused(client, 400, LARGE)
+            assert error.reason == "nothing_stored"
+            assert "raise max_file" in error.message
+            server.limit = "40MB"
+            await server.stop()
+            await server.start()
+            await goes_on(client, acknowledged, has_follower=False)
+    finally:
+        await server.kill()
+
+
 def test_programs_that_are_killed_while_the_disk_is_full(tmp_path: Path) -> None:
     """Each program dies on the full disk: `up` waits, says so, and all of them work once there is room."""
     home = tmp_path / "home"
@@ -134,8 +207,6 @@ def test_programs_that_are_killed_while_the_disk_is_full(tmp_path: Path) -> None
 def test_a_disk_without_inodes(tmp_path: Path) -> None:
     """No file can be created, so no stream can grow and no container start: both are said, and go on with inodes."""
     home = tmp_path / "home"
-    data = "x" * 60_000
-    payload = Payload(encoding="text", digest=hashlib.sha256(data.encode()).hexdigest(), data=data)
     with small_disk(home, 96 * MIB, inodes=256) as disk, up(home) as started:
 
         async def live() -> None:
@@ -145,7 +216,7 @@ def test_a_disk_without_inodes(tmp_path: Path) -> None:
                 await client.execute(StartContainer(container_id="box"))
                 question = GetContainer(container_id="box", unless=(ContainerStatus.STARTING,), wait_s=PATIENCE_S)
                 assert "No space left on device" in (await client.execute(question)).reason
-                acknowledged, error = await submit_until_refused(client, 400, payload)
+                acknowledged, error = await submit_until_refused(client, 400, LARGE)
                 assert error.reason == "nothing_stored"
                 assert "no space left on device" in error.message
                 doctor = await asyncio.to_thread(run, "doctor", "--json", COORDINATOR_HOME=str(home))
