@@ -59,6 +59,14 @@ class Disk:
         """Mount it, with options as `mount -o` takes them."""
         _run("mount", "-o", ",".join(("loop", *options)), str(self._image), str(self.folder))
 
+    def abort(self) -> None:
+        """Let the file system become read-only while it is in use, as after an error of the disk."""
+        _run("mount", "-o", "remount,abort", str(self.folder))
+
+    def repair(self) -> None:
+        """Repair the file system, which is not mounted."""
+        subprocess.run(["e2fsck", "-fy", str(self._image)], check=False, capture_output=True, timeout=30)
+
     def unmount(self) -> None:
         """Unmount it as soon as nobody uses it any more."""
         _run("umount", "-l", str(self.folder))

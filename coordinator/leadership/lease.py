@@ -197,11 +197,12 @@ class Lease:
     async def _try_to_take(self, may: Callable[[Holding | None], bool]) -> bool:
         try:
             revision, held = await self._look()
-            self._is_unreadable = False
-            if not (held == self._ours or may(held)):
+            is_free = held == self._ours or may(held)
+            if not is_free:
                 self.trouble = ""  # another instance holds it: what kept this one from it is over
-                return False
-            if not await self._put(revision):
+            is_ours = is_free and await self._put(revision)
+            self._is_unreadable = False
+            if not is_ours:
                 return False
         except Unavailable as error:
             if not self._is_unreadable:  # logged once: while NATS does not answer it is tried twice a second

@@ -234,17 +234,36 @@ def test_a_disk_without_inodes(tmp_path: Path) -> None:
         assert started.stop() == 0
 
 
-def test_a_disk_that_is_mounted_read_only(tmp_path: Path) -> None:
-    """`up` refuses at once with the folder and the cause, and `doctor` says what to do."""
+def test_a_disk_that_becomes_read_only(tmp_path: Path) -> None:
+    """Calls say it, `up` stops in order, refuses to start on it, and after a repair has all that was acknowledged."""
     home = tmp_path / "home"
-    with small_disk(home, 32 * MIB) as disk:
+
+    async def submit(url: str) -> tuple[list[str], Unavailable]:
+        async with Client.open(url, source="other") as client:
+            await client.execute(SubmitTask(task_id="before", task_name="n"))
+            disk.abort()
+            return await submit_until_refused(client, 1000)
+
+    async def look(url: str, acknowledged: list[str]) -> None:
+        async with Client.open(url, source="other") as client:
+            await goes_on(client, acknowledged)
+
+    with small_disk(home, 64 * MIB) as disk:
         with up(home) as started:
+            acknowledged, error = asyncio.run(submit(started.url))
+            assert error.reason == "nothing_stored"
+            assert "read-only file system" in error.message
             assert started.stop() == 0
         disk.unmount()
+        disk.repair()
         disk.mount("ro")
         said = run("up", "--port", "0", COORDINATOR_HOME=str(home))
         assert said.code == 5
-        assert "Read-only file system" in said.err
-        assert str(home) in said.err
+        assert f"{home} is not writable: Read-only file system" in said.err
         findings = json.loads(run("doctor", "--json", COORDINATOR_HOME=str(home)).out)
-        assert "read-only" in next(one["seen"] for one in findings if one["check"] == "disk")
+        assert "is mounted read-only" in next(one["seen"] for one in findings if one["check"] == "disk")
+        disk.unmount()
+        disk.mount()
+        with up(home) as started:
+            asyncio.run(look(started.url, ["before", *acknowledged]))
+            assert started.stop() == 0
