@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -55,16 +56,23 @@ class Disk:
             file.unlink()
         folder.rmdir()
 
-    def mount(self, *options: str) -> None:
-        """Mount it, with options as `mount -o` takes them."""
-        _run("mount", "-o", ",".join(("loop", *options)), str(self._image), str(self.folder))
+    def mount(self) -> None:
+        """Mount it."""
+        _run("mount", "-o", "loop", str(self._image), str(self.folder))
 
     def abort(self) -> None:
         """Let the file system become read-only while it is in use, as after an error of the disk."""
-        _run("mount", "-o", "remount,abort", str(self.folder))
+        self.remount("abort")
+
+    def remount(self, option: str) -> None:
+        """Change how it is mounted."""
+        _run("mount", "-o", f"remount,{option}", str(self.folder))
 
     def repair(self) -> None:
-        """Repair the file system, which is not mounted."""
+        """Repair a copy of the unmounted file system, and use that from here on: the old one may still be held open."""
+        repaired = self._image.with_suffix(".repaired")
+        shutil.copy(self._image, repaired)
+        self._image = repaired
         subprocess.run(["e2fsck", "-fy", str(self._image)], check=False, capture_output=True, timeout=30)
 
     def unmount(self) -> None:
@@ -91,7 +99,8 @@ def small_disk(folder: Path, size_bytes: int, *, inodes: int = 4096) -> Iterator
     try:
         yield disk
     finally:
-        disk.unmount()
+        if folder.is_mount():
+            disk.unmount()
 
 
 @contextmanager

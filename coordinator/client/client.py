@@ -340,8 +340,7 @@ class Client:
         """Raise the reason why nobody can lead instead of *error*, a call's that ends without an answer, if known."""
         trouble, until = self._trouble
         if trouble and isinstance(error, Unavailable) and asyncio.get_running_loop().time() < until:
-            msg = f"nobody leads, nothing is accepted: {trouble} ({error.message})"
-            raise Unavailable(msg, reason="nothing_stored") from error
+            raise nothing_stored(trouble, error) from error
 
     def _leader_changed(self, message: Message) -> None:
         """Send outstanding requests to the new leader at once; a repeated announcement of a known reign is ignored."""
@@ -361,6 +360,11 @@ class Client:
         for lane in self._lanes.values():
             lane.close()
         self._interrupt()
+
+
+def nothing_stored(trouble: str, error: Unavailable) -> Unavailable:
+    """Return the error of a call that ended with *error* while *trouble* keeps everybody from leading."""
+    return Unavailable(f"nobody leads, nothing is accepted: {trouble} ({error.message})", reason="nothing_stored")
 
 
 def _wait_of(command: Command) -> float:

@@ -64,6 +64,8 @@ class Coordinator:
     def __init__(self, instance: Instance, *, clock: Clock | None = None) -> None:
         self.engine: Engine | None = None
         self.leading = asyncio.Event()
+        self.trouble = ""
+        """Why nothing is stored now although NATS answers; '' while it is."""
         self._instance = instance
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
@@ -193,17 +195,16 @@ class Coordinator:
 
     async def _keep_telling(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
         """While NATS does not store the lease or a record, log and publish why nobody can lead; callers hear of it."""
-        trouble = ""
         while True:
             await asyncio.sleep(NOTICE_EVERY_S)
             if seen := lease.trouble or journal.trouble:
-                told, trouble = trouble, await self._write_error() or seen
-                if trouble != told:
-                    log.error("nats_stores_nothing", instance=self._instance.name, why=trouble)
+                told, self.trouble = self.trouble, await self._write_error() or seen
+                if self.trouble != told:
+                    log.error("nats_stores_nothing", instance=self._instance.name, why=self.trouble)
                 epoch = str(Epoch(self._world.generation, self._world.epoch))
-                doors.send(self._subjects.leader, msgspec.json.encode(Announcement(epoch=epoch, trouble=trouble)))
-            elif trouble:
-                trouble = ""
+                doors.send(self._subjects.leader, msgspec.json.encode(Announcement(epoch=epoch, trouble=self.trouble)))
+            elif self.trouble:
+                self.trouble = ""
                 log.info("nats_stores_again", instance=self._instance.name)
 
     async def _write_error(self) -> str:
