@@ -111,6 +111,7 @@ REASONS = {
     "not_leading": "this instance does not lead",
     "not_permitted": "the NATS permissions of the credentials do not allow it",
     "not_stored": "the server did not store the message",
+    "nothing_stored": "NATS answers, but stores nothing: its disk is full, read-only or broken, or it has no majority",
     "overtaken": "another feeder wrote first",
     "program_fails": "a process of `coordinator up` ends again and again",
     "stale_replica": "a replica of the server is behind",
@@ -140,6 +141,7 @@ REASONS = {
     "wrong_kind": "the directory holds something else",
     "wrong_namespace": "the archive or backup is of another namespace",
     # this machine and its programs
+    "disk_unwritable": "the disk has no room, or cannot be written",
     "empty": "there is nothing to back up",
     "exists": "the directory exists already",
     "home_in_use": "another process uses the home directory",

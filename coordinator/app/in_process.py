@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.app.sender import sender
-from coordinator.client.client import CALL_TIMEOUT_S
+from coordinator.client.client import CALL_TIMEOUT_S, nothing_stored
 from coordinator.commands.acting import current
 from coordinator.commands.caller import Caller
 from coordinator.commands.service import FindServices
@@ -29,6 +29,11 @@ class Leader(Protocol):
 
     @property
     def engine(self) -> Engine | None: ...
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is stored now, so that nobody can lead; '' while it is."""
+        ...
 
 
 class InProcess:
@@ -69,6 +74,8 @@ class InProcess:
                         last = error
                         await asyncio.sleep(error.retry_after_s or POLL_S)
         except TimeoutError:
+            if trouble := self._leader.trouble:
+                raise nothing_stored(trouble, last) from last
             msg = f"{type(command).__name__} was not answered within {wait_s:g} s: {last.message}"
             raise Unavailable(msg, reason="timeout") from last
         raise last

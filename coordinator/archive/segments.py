@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
 from coordinator.archive.manifest import Segment, damaged, inside
-from coordinator.atomic_files import private_file
+from coordinator.atomic_files import naming, private_file
 from events.codec import UNREADABLE
 from events.errors import Corrupt
 from projections.source import Record, chain_after
@@ -121,9 +122,10 @@ class _File:
 
     def end(self, last: int, chain: bytes) -> Segment:
         self._out(self._packing.flush())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         name = f"{self._first:012}-{last:012}.records.gz"
         self._path.replace(self._folder / name)
         return Segment(
@@ -137,12 +139,16 @@ class _File:
         )
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is left in its buffer has no room on a full disk
+            self._file.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def _out(self, data: bytes) -> None:
         self._size_bytes += len(data)
         self._hashing.update(data)
-        self._file.write(data)
+        with naming(self._path):
+            self._file.write(data)
 
 
 def read_records(folder: Path, contents: Contents, after: int = 0) -> Iterator[list[Record]]:

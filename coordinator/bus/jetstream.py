@@ -24,6 +24,13 @@ WRONG_LAST_SEQUENCE = 10071
 UNDECIDED = frozenset({10158, 10163, 10164})
 SERVER_TROUBLE = 500
 """Statuses from here on are faults of the server."""
+NO_ROOM = frozenset({10002, 10023, 10028, 10047})
+"""The limit of an account or of the server (`max_file`) is reached; the first has the status of a wrong request."""
+NOTHING_STORED = (
+    "NATS answers, but acknowledges nothing that is to be stored: its disk is full, read-only or broken, or its "
+    "servers have no majority. Its log and /healthz say which. Mend that, then restart nats-server: it keeps the error"
+)
+"""What it means that a connection is alive, and what was published on it is not acknowledged."""
 
 
 class ApiError(CoordinationError):
@@ -32,10 +39,16 @@ class ApiError(CoordinationError):
     code = "api_error"
 
     def __init__(self, status: int, err_code: int, description: str) -> None:
-        super().__init__(f"JetStream answered {status} ({err_code}): {description}")
+        do = "; raise max_file or the limit of the account, or archive old commits" if err_code in NO_ROOM else ""
+        super().__init__(f"JetStream answered {status} ({err_code}): {description}{do}")
         self.status = status
         self.err_code = err_code
         self.description = description
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed later: a fault of the server, or no room."""
+        return self.status >= SERVER_TROUBLE or self.err_code in NO_ROOM
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_CLUSTER, NO_STREAM, SERVER_TROUBLE, ApiError
+from coordinator.bus.jetstream import NAME_IN_USE, NANOSECONDS, NO_CLUSTER, NO_STREAM, ApiError
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -168,6 +168,6 @@ def _trouble(name: str, error: ApiError) -> Refused | Unavailable:
     if error.err_code == NO_CLUSTER:
         msg = f"{message}: use nats.replicas 1, or a cluster of at least as many NATS servers"
         return Refused(msg, reason="stream_refused")
-    if error.status >= SERVER_TROUBLE:
+    if error.may_pass:
         return Unavailable(message)
     return Refused(message, reason="stream_refused")

@@ -106,6 +106,8 @@ def env(ctx: click.Context) -> None:
     settings = load_settings(ctx, log_level="warning")
     for name, value in asyncio.run(_variables(settings)).items():
         click.echo(f"export {name}={shlex.quote(value)}")
+    if trouble := asyncio.run(_trouble(settings)):
+        click.echo(f"coordinator: nobody leads, nothing is accepted: {trouble}", err=True)
 
 
 async def _variables(settings: Settings) -> dict[str, str]:
@@ -120,6 +122,14 @@ async def _variables(settings: Settings) -> dict[str, str]:
         "COORDINATOR_NATS__TLS_CA": login["tls_ca"],
     }
     return {name: value for name, value in found.items() if value}
+
+
+async def _trouble(settings: Settings) -> str:
+    """Return why the nats-server of a `coordinator up` here cannot write; '' if it can, or is elsewhere."""
+    from coordinator.home import Home
+    from coordinator.nats_server.health import write_error
+
+    return await write_error(Home(settings.home_path()).nats_store)
 
 
 @click.command()
@@ -205,12 +215,14 @@ def worker_run(
 ) -> None:
     """Run a worker with the task handlers of MODULE, a dotted name or a file."""
     from coordinator.own_process import end
+    from coordinator.own_process.memory import WORKER, be_expendable
     from coordinator.processes.credentials import credentials, patience
     from coordinator.processes.program import collect_seldom
     from coordinator.worker.worker import BEAT_S, run_worker
 
     settings = load_settings(ctx)
     collect_seldom()
+    be_expendable(WORKER)
 
     resources = {name: amount for name, amount in amounts.items() if amount is not None}
 

@@ -46,6 +46,8 @@ log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 30.0
 ATTEMPT_TIMEOUT_S = 2.0
 RETRY_PAUSE_S = 0.05
+TROUBLE_S = 5.0
+"""How long an announcement that nobody can lead is believed; it is repeated every second."""
 
 _ids = TimeOrderedIds()
 
@@ -96,6 +98,7 @@ class Client:
         self._attempts: set[asyncio.Timeout] = set()
         self._reign = START
         self._announced = START
+        self._trouble = "", 0.0
         self._is_closed = False
         self._clock = SystemClock()
         self.position = START
@@ -182,8 +185,9 @@ class Client:
                     if wait_s > 0
                     else lane.ride(encoded, deadline)
                 )
-            except (asyncio.CancelledError, CoordinationError):
+            except (asyncio.CancelledError, CoordinationError) as error:
                 self._withdraw(command)
+                self._raise_trouble(error)
                 raise
             if answer.warning:
                 log.warning("command_warning", command=type(command).__name__, why=answer.warning)
@@ -193,6 +197,7 @@ class Client:
             pause_s = answer.error.retry_after_s or RETRY_PAUSE_S
             if loop.time() + pause_s >= deadline:
                 self._withdraw(command)
+                self._raise_trouble(Unavailable(answer.error.message))
                 return answer
             await asyncio.sleep(pause_s)
 
@@ -331,13 +336,21 @@ class Client:
                 self.position = max(self.position, Position.parse(position))
         return True
 
+    def _raise_trouble(self, error: BaseException) -> None:
+        """Raise the reason why nobody can lead instead of *error*, a call's that ends without an answer, if known."""
+        trouble, until = self._trouble
+        if trouble and isinstance(error, Unavailable) and asyncio.get_running_loop().time() < until:
+            raise nothing_stored(trouble, error) from error
+
     def _leader_changed(self, message: Message) -> None:
         """Send outstanding requests to the new leader at once; a repeated announcement of a known reign is ignored."""
         try:
-            reign = Position.parse(msgspec.json.decode(message.data, type=Announcement).epoch)
+            announced = msgspec.json.decode(message.data, type=Announcement)
+            reign = Position.parse(announced.epoch)
         except (*UNREADABLE, CoordinationError) as error:
             log.warning("announcement_unreadable", why=str(error)[:200])
             return
+        self._trouble = announced.trouble, asyncio.get_running_loop().time() + TROUBLE_S
         if reign > max(self._announced, self._reign):
             self._announced = reign
             self._interrupt()
@@ -347,6 +360,11 @@ class Client:
         for lane in self._lanes.values():
             lane.close()
         self._interrupt()
+
+
+def nothing_stored(trouble: str, error: Unavailable) -> Unavailable:
+    """Return the error of a call that ended with *error* while *trouble* keeps everybody from leading."""
+    return Unavailable(f"nobody leads, nothing is accepted: {trouble} ({error.message})", reason="nothing_stored")
 
 
 def _wait_of(command: Command) -> float:

@@ -8,10 +8,15 @@ NOTICE_EVERY_S = 1.0
 """Time between two notices of services; one is sent even if nothing changed."""
 
 
-class Announcement(msgspec.Struct, frozen=True):
-    """The announcement of a new writer."""
+class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    The announcement of a new writer; with `trouble`, that nobody can lead now, and why.
+
+    While the trouble lasts it is repeated every `NOTICE_EVERY_S`, with the last epoch that was seen.
+    """
 
     epoch: str
+    trouble: str = ""
 
 
 class LostLeases(msgspec.Struct, omit_defaults=True):

@@ -8,8 +8,8 @@ It only reads: nothing is created, changed or written. What it may not read is r
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import shutil
 import stat
 import time
 from datetime import datetime
@@ -20,7 +20,7 @@ import msgspec
 from coordinator.bus.jetstream import NO_STREAM, ApiError
 from coordinator.bus.streams import drift, stream_info
 from coordinator.client.client import Client
-from coordinator.clock import SystemClock
+from coordinator.clock import EARLIEST, SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
@@ -31,6 +31,7 @@ from coordinator.journal.stream import HEADER_BYTES, NatsJournal, stream_config
 from coordinator.leadership.lease import lease_config
 from coordinator.nats_server.find import MINIMUM_VERSION, TESTED_VERSION
 from coordinator.processes.follower import feed_limits
+from events.codec import rfc3339
 from events.errors import CoordinationError, Unavailable
 
 if TYPE_CHECKING:
@@ -42,12 +43,16 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S = 5.0
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
 """Leases and deadlines tolerate a clock that is off by one second; at ten, the recorded times are misleading."""
+NTP = "synchronise the clocks of all machines (NTP)"
 LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
 
 _SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
+_SYSTEM_HEALTH = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 5 * 1024**3, 512 * 1024**2
+INODES_WARN, INODES_FAIL = 10_000, 500
+"""Free inodes: each container, snapshot and block of a stream needs some files."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PRIVATE = (
     "running.json",
@@ -72,6 +77,7 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
         ("server version", lambda: _server(client)),
         ("max_payload", lambda: _payload(client, settings)),
         ("fsync", lambda: _fsync(client, monitor)),
+        ("writes", lambda: _writes(client, monitor)),
         ("streams", lambda: _streams(client, settings)),
         ("clock", lambda: _clock(client)),
         ("leader", lambda: _leader(client)),
@@ -149,13 +155,47 @@ async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | No
     return data
 
 
-async def _get(monitor: str, url: str) -> dict[str, Any]:
-    """Read a JSON object; the addresses of the host are tried as browsers do it, all within one time-out."""
+async def _writes(client: Client, monitor: str) -> list[Finding]:
+    """Check that the server keeps no write error: with one it acknowledges nothing until it is restarted."""
+    reported = await _health(client, monitor)
+    if reported is None:
+        do = "use --monitor http://host:port, or read /healthz of the server's monitoring"
+        return [unknown("writes", "the server's health cannot be read with these credentials", do)]
+    error = str(reported.get("error", ""))
+    if reported.get("status") == "ok" or not error:
+        return [ok("writes", "the server reports no error")]
+    do = (
+        "mend its disk (room, inodes, mounted read-only?); a server that 'coordinator up' started is then restarted by "
+    )
+    return [fail("writes", error, f"{do}it, restart any other yourself")]
+
+
+async def _health(client: Client, monitor: str) -> dict[str, Any] | None:
+    """Return what the server says of its health, over HTTP or as its system account; None if neither is available."""
+    if monitor:
+        return await _get(monitor, f"{monitor.rstrip('/')}/healthz", may_fail=True)
+    try:
+        raw = await client.bus.request(_SYSTEM_HEALTH, b"{}", timeout_s=1.0)
+    except Unavailable:
+        return None
+    answer: dict[str, Any] = msgspec.json.decode(raw)
+    data: dict[str, Any] | None = answer.get("data")
+    return data
+
+
+async def _get(monitor: str, url: str, *, may_fail: bool = False) -> dict[str, Any]:
+    """
+    Read a JSON object; the addresses of the host are tried as browsers do it, all within one time-out.
+
+    *may_fail*: an answer with an error status is one, too.
+    """
     import httpx2  # a tenth of a second, which `look_here` does not need
 
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S), httpx2.AsyncClient() as http:
-            answer = (await http.get(url)).raise_for_status()
+            answer = await http.get(url)
+            if not may_fail:
+                answer.raise_for_status()
             reported: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, msgspec.MsgspecError) as error:
         why = str(error) or type(error).__name__
@@ -227,6 +267,8 @@ async def _clock(client: Client) -> list[Finding]:
     # The server answered at some moment between the two readings: only a time outside of them proves an offset.
     off_s = min(0.0, reported - before) + max(0.0, reported - after)
     found = [_off("clock", off_s, "the server's clock and this machine's are {:.3f} s apart")]
+    if after < EARLIEST:
+        found = [fail("clock", f"this machine's clock shows {rfc3339(after)}, before this program was written", NTP)]
     last = info["state"]["last_seq"]
     if info["state"]["messages"]:
         journal = NatsJournal(client.bus, client.subjects)
@@ -234,13 +276,14 @@ async def _clock(client: Client) -> list[Finding]:
             record = await journal.slot(sequence)
             if record is not None and record.kind == "commit":
                 ahead_s = max(0.0, time_of(record) - after)
-                found.append(_off("commit time", ahead_s, "the last commit is {:.3f} s ahead of this machine's clock"))
+                seen = "the last commit is {:.3f} s ahead of this machine's clock"
+                do = f"{NTP}; if they are right now, one was ahead: recorded times stay ahead, durations are right"
+                found.append(_off("commit time", ahead_s, seen, do))
                 break
     return found
 
 
-def _off(check: str, off_s: float, seen: str) -> Finding:
-    do = "synchronise the clocks of all machines (NTP)"
+def _off(check: str, off_s: float, seen: str, do: str = NTP) -> Finding:
     text = seen.format(abs(off_s))
     if abs(off_s) >= CLOCK_FAIL_S:
         return fail(check, text, do)
@@ -308,12 +351,18 @@ def _is_open(path: Path) -> bool:
 
 
 def _disk(home: Path) -> Finding:
-    free = shutil.disk_usage(home).free
-    seen = f"{free / 1024**3:.1f} GiB free under {home}"
+    has = os.statvfs(home)
+    if has.f_flag & os.ST_RDONLY:
+        do = "find out why ('dmesg' tells of disk errors), repair it and mount it writable: nothing can be stored"
+        return fail("disk", f"the file system of {home} is mounted read-only", do)
+    free, inodes = has.f_bavail * has.f_frsize, has.f_favail
+    is_counted = has.f_files > 0  # some file systems make inodes as they need them
+    seen = f"{free / 1024**3:.1f} GiB" + (f" and {inodes} inodes" if is_counted else "") + f" free under {home}"
     do = "make room: a full disk stops the journal, and with it the coordinator"
-    if free < DISK_FAIL_BYTES:
+    if free < DISK_FAIL_BYTES or (is_counted and inodes < INODES_FAIL):
         return fail("disk", seen, do)
-    return warn("disk", seen, do) if free < DISK_WARN_BYTES else ok("disk", seen)
+    is_low = free < DISK_WARN_BYTES or (is_counted and inodes < INODES_WARN)
+    return warn("disk", seen, do) if is_low else ok("disk", seen)
 
 
 def _settings(settings: Settings) -> list[Finding]:

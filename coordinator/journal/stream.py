@@ -15,7 +15,7 @@ from coordinator.bus.jetstream import (
     NANOSECONDS,
     NO_MESSAGE,
     NO_STREAM,
-    SERVER_TROUBLE,
+    NOTHING_STORED,
     UNDECIDED,
     WRONG_LAST_SEQUENCE,
     ApiError,
@@ -90,6 +90,8 @@ class NatsJournal:
         ids: Ids | None = None,
     ) -> None:
         doubt_s = STALE_LEADER_S if replicas > 1 else 0.0
+        self.trouble = ""
+        """Why NATS, which answers, does not store a record now; '' while it does."""
         self._bus = bus
         self._subjects = subjects
         self._stream = subjects.stream_journal
@@ -152,14 +154,16 @@ class NatsJournal:
         except ApiError as error:
             if error.err_code == WRONG_LAST_SEQUENCE:
                 return WrongLast()
-            if error.err_code in UNDECIDED or error.status >= SERVER_TROUBLE:
+            if error.err_code in UNDECIDED or error.may_pass:
+                self.trouble = error.message if error.may_pass else ""
                 return Undecided(error.message)
             msg = f"JetStream refuses {draft.kind} {draft.message_id} for the journal: {error.message}"
             raise Refused(msg, reason="journal_refused") from error
         except Unavailable as error:
-            if error.reason == "timeout":
-                await self._bus.probe(PROBE_TIMEOUT_S)
+            answers = error.reason == "timeout" and await self._bus.probe(PROBE_TIMEOUT_S)
+            self.trouble = NOTHING_STORED if answers else ""
             return Undecided(error.message)
+        self.trouble = ""
         if ack.stream != self._stream:
             msg = (
                 f"{subject} is stored by stream {ack.stream}, not {self._stream}: another stream takes the journal's "

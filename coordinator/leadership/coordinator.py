@@ -15,22 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from coordinator.bus.connection import Bus
 from coordinator.bus.streams import ensure_stream
 from coordinator.clock import SystemClock
+from coordinator.commands.notices import NOTICE_EVERY_S, Announcement
 from coordinator.doors.heartbeats import heartbeat_stream
 from coordinator.doors.micro import Standing, open_service_api
 from coordinator.engine.engine import Engine
 from coordinator.engine.turn import FoldFailed
 from coordinator.journal.high_water import HighWater
+from coordinator.journal.slots import Epoch
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal, check_max_payload
 from coordinator.leadership.catch_up import BRANCHED, CatchUp, remembering
 from coordinator.leadership.instance import Instance
 from coordinator.leadership.lease import Lease
 from coordinator.leadership.reign import Reign
+from coordinator.nats_server.health import write_error
 from coordinator.task_groups import task_group
 from events.errors import Unavailable
 from events.subjects import Subjects
@@ -60,6 +64,8 @@ class Coordinator:
     def __init__(self, instance: Instance, *, clock: Clock | None = None) -> None:
         self.engine: Engine | None = None
         self.leading = asyncio.Event()
+        self.trouble = ""
+        """Why nothing is stored now although NATS answers; '' while it is."""
         self._instance = instance
         self._subjects = Subjects(instance.namespace)
         self._clock = clock if clock is not None else SystemClock()
@@ -112,26 +118,36 @@ class Coordinator:
             if prepared is None:
                 return
             journal, catch_up, lease = prepared
-            pause_s = FIRST_PAUSE_S
-            while not self._stopped.is_set():
-                began = self._clock.heard()
-                try:
-                    await self._reign(journal, catch_up, lease, doors, api.stats)
-                except FoldFailed as error:  # nothing was committed: begin a new reign and refuse the command at fault
-                    if not error.culprit or error.culprit in self._spoiled:
-                        raise
-                    log.exception("fold_failed", instance=instance.name, culprit=error.culprit)
-                    self._spoiled[error.culprit] = None
-                    if len(self._spoiled) > SPOILED_KEPT:
-                        del self._spoiled[next(iter(self._spoiled))]
-                except Unavailable as error:  # deposed, or NATS does not answer: go back to standby
-                    log.warning("leadership_lost", instance=instance.name, why=error.message)
-                finally:
-                    self.engine = None
-                    self.leading.clear()
-                pause_s = FIRST_PAUSE_S if self._clock.heard() - began > LONGEST_PAUSE_S else pause_s
-                await self._stopped_within(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            async with task_group() as tasks:
+                telling = tasks.create_task(self._keep_telling(journal, lease, doors))
+                await self._lead_on(journal, catch_up, lease, doors, api.stats)
+                telling.cancel()
+
+    async def _lead_on(
+        self, journal: NatsJournal, catch_up: CatchUp, lease: Lease, doors: Bus, stats: RequestStats
+    ) -> None:
+        """Reign again and again, until `stop`."""
+        pause_s = FIRST_PAUSE_S
+        while not self._stopped.is_set():
+            began = self._clock.heard()
+            try:
+                await self._reign(journal, catch_up, lease, doors, stats)
+            except FoldFailed as error:  # nothing was committed: begin a new reign and refuse the command at fault
+                if not error.culprit or error.culprit in self._spoiled:
+                    raise
+                log.exception("fold_failed", instance=self._instance.name, culprit=error.culprit)
+                self._spoiled[error.culprit] = None
+                if len(self._spoiled) > SPOILED_KEPT:
+                    del self._spoiled[next(iter(self._spoiled))]
+            except Unavailable as error:  # deposed, or NATS does not answer: go back to standby
+                log.warning("leadership_lost", instance=self._instance.name, why=error.message)
+            finally:
+                self.engine = None
+                self.leading.clear()
+                journal.trouble = ""  # the lease tells from here on; another instance may write by now
+            pause_s = FIRST_PAUSE_S if self._clock.heard() - began > LONGEST_PAUSE_S else pause_s
+            await self._stopped_within(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _prepared(
         self, writer: Bus, doors: Bus, high_water: HighWater
@@ -176,6 +192,24 @@ class Coordinator:
         )
         await lease.prepare()
         return journal, catch_up, lease
+
+    async def _keep_telling(self, journal: NatsJournal, lease: Lease, doors: Bus) -> None:
+        """While NATS does not store the lease or a record, log and publish why nobody can lead; callers hear of it."""
+        while True:
+            await asyncio.sleep(NOTICE_EVERY_S)
+            if seen := lease.trouble or journal.trouble:
+                told, self.trouble = self.trouble, await self._write_error() or seen
+                if self.trouble != told:
+                    log.error("nats_stores_nothing", instance=self._instance.name, why=self.trouble)
+                epoch = str(Epoch(self._world.generation, self._world.epoch))
+                doors.send(self._subjects.leader, msgspec.json.encode(Announcement(epoch=epoch, trouble=self.trouble)))
+            elif self.trouble:
+                self.trouble = ""
+                log.info("nats_stores_again", instance=self._instance.name)
+
+    async def _write_error(self) -> str:
+        store = self._instance.nats_store
+        return await write_error(Path(store)) if store else ""
 
     def stop(self, reason: str) -> None:
         """Resign, or stop waiting to lead; `run` then returns."""

@@ -33,6 +33,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """None: 0.8 of `lease_ttl_s`."""
     seen_file: str = ""
     """File of the high-water mark; '': the mark is kept in memory only."""
+    nats_store: str = ""
+    """Directory where a nats-server of this machine has its store, which is asked why it cannot write; may be ''."""
     store_file: str = ""
     """File of a read model, which is a second witness of how far the journal was seen."""
     archive: str = ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from coordinator.bus.jetstream import NO_MESSAGE, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
+from coordinator.bus.jetstream import NO_MESSAGE, NOTHING_STORED, WRONG_LAST_SEQUENCE, ApiError, key_stream, key_subject
 from coordinator.bus.streams import ensure_stream, stored_message
 from coordinator.bus.subscription import Message
 from coordinator.clock import SystemClock
@@ -110,6 +110,8 @@ class Lease:
         self.stop_s = stop_s if stop_s is not None else ttl_s * STOP_S / TTL_S
         self.granted_at: float | None = None
         """When the last granted renewal was sent, by the clock; None while we do not hold the lease."""
+        self.trouble = ""
+        """Why NATS, which answers, does not store the lease now; '' while it does."""
         self._bus = bus
         self._config = lease_config(subjects, replicas=replicas)
         self._subject = key_subject(subjects.bucket_lease, "writer")
@@ -195,8 +197,12 @@ class Lease:
     async def _try_to_take(self, may: Callable[[Holding | None], bool]) -> bool:
         try:
             revision, held = await self._look()
+            is_free = held == self._ours or may(held)
+            if not is_free:
+                self.trouble = ""  # another instance holds it: what kept this one from it is over
+            is_ours = is_free and await self._put(revision)
             self._is_unreadable = False
-            if not (held == self._ours or may(held)) or not await self._put(revision):
+            if not is_ours:
                 return False
         except Unavailable as error:
             if not self._is_unreadable:  # logged once: while NATS does not answer it is tried twice a second
@@ -216,6 +222,7 @@ class Lease:
             )
         except ApiError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
+                self.trouble = error.message
                 raise Unavailable(error.message) from error
             # An earlier attempt without an answer may have been granted: then count from when it was sent.
             revision, held = await self._look()
@@ -227,12 +234,14 @@ class Lease:
                 msg = f"the lease has revision {revision}, but {expected} was granted before: a replica lags"
                 raise Unavailable(msg, reason="stale_replica") from error
             sent_at = self._unanswered_at if self._unanswered_at is not None else sent_at
-        except Unavailable:
+        except Unavailable as error:
             self._unanswered_at = sent_at if self._unanswered_at is None else self._unanswered_at
-            await self._bus.probe(ANSWER_TIMEOUT_S / 2)
+            answers = await self._bus.probe(ANSWER_TIMEOUT_S / 2)
+            self.trouble = NOTHING_STORED if answers and error.reason == "timeout" else ""
             raise
         else:
             revision = ack.sequence
+        self.trouble = ""
         self._revision, self.granted_at, self._unanswered_at = revision, sent_at, None
         return True
 

@@ -26,13 +26,12 @@ import structlog
 
 from coordinator import guard
 from coordinator.nats_server.find import Version, dotted, find_server, server_version
+from coordinator.nats_server.health import HOST, is_enabled, room_error
+from coordinator.nats_server.ports import ServerPorts, remove_left, running_on
 from events.errors import Refused, Unavailable
 
 log = structlog.get_logger(__name__)
 
-RESTART_PAUSE_S = 0.2
-
-_HOST = "127.0.0.1"
 _NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
 _LAST_PORT = 65535
 _POLL_S = 0.005
@@ -55,7 +54,8 @@ class EmbeddedServer:
 
     Raises:
         Refused: there is no usable nats-server, an argument is not valid, or the store is in use.
-        Unavailable: the server did not start; the message ends with the last lines of its log.
+        Unavailable: its disk has no room, or the server did not start; then the message ends with the last lines of
+            its log.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class EmbeddedServer:
         self._version: Version = (0, 0, 0)
         self._lock_fd: int | None = None
         self._child: guard.Child | None = None
-        self._running: _Running | None = None
+        self._running: ServerPorts | None = None
 
     @property
     def port(self) -> int:
@@ -103,7 +103,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where clients connect, the secret token included: never log it."""
-        return f"nats://{self.token}@{_HOST}:{self.port}"
+        return f"nats://{self.token}@{HOST}:{self.port}"
 
     async def wait_exit(self) -> int:
         """
@@ -128,6 +128,8 @@ class EmbeddedServer:
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = await _lock(self.store / "lock", patience_s=self._stop_grace_s)
         try:
+            if why := await asyncio.to_thread(room_error, self.store):
+                raise Unavailable(f"{why}; make room, or use another directory", reason="disk_unwritable")
             await self._launch_on_free_port()
         except BaseException:
             self._unlock()
@@ -148,7 +150,7 @@ class EmbeddedServer:
         return self._child
 
     @property
-    def _known(self) -> _Running:
+    def _known(self) -> ServerPorts:
         if self._running is None:
             raise Unavailable(_NOT_ENTERED)
         return self._running
@@ -179,8 +181,11 @@ class EmbeddedServer:
         began = time.monotonic()
         if self._fixed_port is not None:
             await _until_free(self._fixed_port)
-        log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
-        self._child = child = await self._spawn()
+        try:
+            log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+            self._child = child = await self._spawn()
+        except OSError as error:
+            raise Unavailable(f"nats-server cannot be started: {error}", reason="nats_server_not_ready") from error
         try:
             async with asyncio.timeout(self._ready_timeout_s):
                 running = await self._ready(child)
@@ -197,9 +202,7 @@ class EmbeddedServer:
         log.info("nats_server_started", **msgspec.structs.asdict(running), version=self.version, took_ms=took_ms)
 
     async def _spawn(self) -> guard.Child:
-        # A killed server leaves its file behind, which names the old ports.
-        for stale in self.store.glob("*.ports"):
-            stale.unlink(missing_ok=True)
+        remove_left(self.store)
         store, output = str(self.store), str(self.log_file)
         command = [self._binary, "-c", str(find_config()), "--ports_file_dir", store, "--log", output]
         env = {
@@ -217,11 +220,11 @@ class EmbeddedServer:
         finally:
             os.close(sink)
 
-    async def _ready(self, child: guard.Child) -> _Running | None:
+    async def _ready(self, child: guard.Child) -> ServerPorts | None:
         """Wait until the server has written its ports and enabled JetStream; return None if it has ended instead."""
         while child.returncode is None:
-            running = _running(self.store)
-            if running is not None and await _healthy(running.monitor_port):
+            running = running_on(self.store)
+            if running is not None and await is_enabled(running.monitor_port):
                 return running
             await asyncio.sleep(_POLL_S)
         return None
@@ -241,8 +244,8 @@ class EmbeddedServer:
 
 def monitor_of(store: Path) -> str:
     """Return the monitoring URL of the server that runs on *store*; empty if no server has written its ports."""
-    running = _running(store)
-    return "" if running is None else f"http://{_HOST}:{running.monitor_port}"
+    running = running_on(store)
+    return "" if running is None else f"http://{HOST}:{running.monitor_port}"
 
 
 def new_token() -> str:
@@ -265,62 +268,6 @@ def find_config() -> Path:
     raise Refused(f"nats.conf is missing; it must be at {packaged} or {checkout}", reason="nats_config_not_found")
 
 
-async def keep_serving(server: EmbeddedServer) -> None:
-    """Restart the nats-server, on its port and store, whenever it ends."""
-    pause_s = RESTART_PAUSE_S
-    while True:
-        code = await server.wait_exit()
-        log.warning("program_ended", program="nats-server", code=code, again_in_s=pause_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await server.restart()
-                break
-            except Unavailable as error:
-                log.warning("program_not_started", program="nats-server", why=error.message)
-
-
-class _Running(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the server reports in its ports file."""
-
-    pid: int
-    port: int
-    monitor_port: int
-
-
-class _Ports(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The ports file, as the server writes it."""
-
-    nats: list[str]
-    monitoring: list[str]
-
-
-def _running(store: Path) -> _Running | None:
-    """Read `<program>_<pid>.ports`; return None while it is missing or half written."""
-    for path in store.glob("*.ports"):
-        with suppress(msgspec.DecodeError, FileNotFoundError):
-            ports = msgspec.json.decode(path.read_bytes(), type=_Ports)
-            port, monitor_port = (int(urls[0].rpartition(":")[2]) for urls in (ports.nats, ports.monitoring))
-            return _Running(pid=int(path.stem.rpartition("_")[2]), port=port, monitor_port=monitor_port)
-    return None
-
-
-async def _healthy(monitor_port: int) -> bool:
-    """Return whether the server reports that JetStream is enabled."""
-    try:
-        reader, writer = await asyncio.open_connection(_HOST, monitor_port)
-        try:
-            writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
-            status = await reader.readline()
-        finally:
-            # Not awaited here: an error of a broken connection would replace, and so swallow, a cancellation.
-            writer.close()
-        await writer.wait_closed()
-    except OSError:
-        return False
-    return b" 200 " in status
-
-
 async def _until_free(port: int) -> None:
     """Wait until *port* is free: a client that connected to itself may hold it for a moment."""
     give_up_at = time.monotonic() + _PORT_PATIENCE_S
@@ -335,7 +282,7 @@ def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, port))
+            probe.bind((HOST, port))
             probe.listen(1)
         except OSError:
             return False

@@ -47,7 +47,9 @@ class _Unfailing(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         given = bytes(data)
-        if self._lost and self._send(b"%d writes before this line were lost: nobody read them\n" % self._lost):
+        if self._lost and self._send(
+            b"%d writes before this line were lost: nobody read them, or they had no room\n" % self._lost
+        ):
             self._lost = 0
         if self._lost or not self._send(given):
             self._lost += 1

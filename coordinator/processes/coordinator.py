@@ -19,6 +19,7 @@ from coordinator.home import Home
 from coordinator.journal.high_water import FILE
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
+from coordinator.own_process.memory import COORDINATOR, be_expendable
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
@@ -87,6 +88,7 @@ def instance_of(settings: Settings, *, url: str, name: str, home: Home | None = 
         url=url,
         name=name,
         seen_file=str(home.path / FILE) if home is not None else "",
+        nats_store=str(home.nats_store) if home is not None else "",
         store_file=str(home.state_db) if home is not None else "",
         archive=str(settings.follower.archive) if settings.follower.archive is not None else "",
         version=__version__,
@@ -119,6 +121,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
         CoordinationError: another coordinator holds the home, or `Coordinator.run` ended with an error.
     """
     collect_seldom()
+    be_expendable(COORDINATOR)
     log_without_effect(settings)
     home = Home(settings.home_path())
     with home.lock("coordinator", HANDOVER_S):

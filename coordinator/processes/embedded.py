@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from coordinator.client.client import Client
 from coordinator.home import Home
 from coordinator.leadership.coordinator import Coordinator
-from coordinator.nats_server.server import EmbeddedServer, keep_serving
+from coordinator.nats_server.keep import keep_serving
+from coordinator.nats_server.server import EmbeddedServer
 from coordinator.processes.coordinator import instance_of, log_without_effect
 from coordinator.processes.credentials import patience
 from coordinator.processes.follower import open_follower

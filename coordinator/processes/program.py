@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coordinator.guard import Child, spawn
+from coordinator.own_process.memory import kills_for_memory, why_ended
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Program:
         loop = asyncio.get_running_loop()
         pause_s, failures = FIRST_PAUSE_S, 0
         while not self._stopping.is_set():
-            began = loop.time()
+            began, kills = loop.time(), kills_for_memory()
             code = await self._run()
             if loop.time() - began > STEADY_S:
                 pause_s, failures = FIRST_PAUSE_S, 0
@@ -94,7 +95,8 @@ class Program:
                 where = f"see {self._log_file}" if self._log_file else "see its output above"
                 msg = f"the {self.name} failed {failures} times in a row, now with exit code {code}: {where}"
                 raise Unavailable(msg, reason="program_fails")
-            log.warning("program_ended", program=self.name, code=code, again_in_s=pause_s)
+            why = why_ended(code, kills)
+            log.warning("program_ended", program=self.name, code=code, why=why, again_in_s=pause_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -109,8 +111,8 @@ class Program:
         """Run it once; return its exit code, or None when it could not be started."""
         self.starts += 1
         with ExitStack() as files:
-            sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
             try:
+                sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
                 child = await spawn(self._argv, env=self._env, stdout=sink, stderr=sink, grace_s=STOP_GRACE_S)
             except OSError as error:
                 log.warning("program_not_started", program=self.name, why=str(error))

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from coordinator.client.client import Client
 from coordinator.commands.cluster import GetStats
-from coordinator.nats_server.server import EmbeddedServer, keep_serving, new_token
+from coordinator.nats_server.keep import keep_serving
+from coordinator.nats_server.server import EmbeddedServer, new_token
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.node import check_node, sweep
 from coordinator.processes.program import FAILURES_MOST, STOP_GRACE_S, Program

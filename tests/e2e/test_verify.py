@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sqlite3
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,11 +28,11 @@ from coordinator.settings.load import load
 from events.base import Position
 from events.subjects import Subjects
 from tests.commands import run
+from tests.disks import no_file_above
 from tests.journals import a_bit_of_everything, folded, leading
 from tests.real_server import RealServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.e2e
@@ -106,17 +104,6 @@ async def test_a_read_model_that_is_none_is_found(bus: Bus, store: Path) -> None
     spoil(store)
     report = await verify(bus, SUBJECTS, Files(store=store))
     assert of(report.findings, "read model").state is State.FAIL
-
-
-@contextmanager
-def no_file_above(size_bytes: int) -> Iterator[None]:
-    """Limit the size of files that this process writes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 async def test_without_room_for_copies_nothing_is_blamed(

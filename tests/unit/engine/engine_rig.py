@@ -109,6 +109,8 @@ class Told:
 class Rig:
     """A running engine; `run` is its task."""
 
+    trouble = ""
+
     def __init__(self, engine: Engine, stream: MemoryStream, hands: Hands, network: Network) -> None:
         self.engine = engine
         self.stream = stream
