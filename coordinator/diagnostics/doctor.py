@@ -24,6 +24,8 @@ from coordinator.clock import SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
+from coordinator.doors.inbox import find_inboxes
+from coordinator.doors.room import KEEPS_UNREAD
 from coordinator.follower.feed import feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
@@ -73,6 +75,7 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
         ("max_payload", lambda: _payload(client, settings)),
         ("fsync", lambda: _fsync(client, monitor)),
         ("streams", lambda: _streams(client, settings)),
+        ("inboxes", lambda: _inboxes(client)),
         ("clock", lambda: _clock(client)),
         ("leader", lambda: _leader(client)),
         ("follower", lambda: _follower(client)),
@@ -210,6 +213,22 @@ async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) ->
     return ok(
         check, f"configured as expected, {replicas} replica{'s' * (replicas > 1)}, {info['state']['messages']} messages"
     )
+
+
+async def _inboxes(client: Client) -> list[Finding]:
+    """Check which inboxes let go of unread messages or have little room; those in order share one finding."""
+    streams = await find_inboxes(client.bus, client.subjects)
+    found = []
+    for domain, name in sorted(streams.items()):
+        check, info = f"inbox {domain}", await stream_info(client.bus, name, timeout_s=ANSWER_TIMEOUT_S)
+        used, bound = info["state"]["bytes"], info["config"]["max_bytes"]
+        if any(info["config"].get(field) != value for field, value in KEEPS_UNREAD.items()):
+            do = "start a coordinator of this release; on a secured cluster run 'coordinator auth init' again before"
+            found.append(warn(check, "it drops messages by age or size, even unread ones", do))
+        if 0 < bound * FULL_WARN < used:
+            do = "see in 'coordinator inbox list' whether it is read; raise max_bytes of its stream with the NATS tools"
+            found.append(warn(check, f"{_gib(used)} of {_gib(bound)} are used; a full inbox refuses its publisher", do))
+    return found or ([ok("inboxes", f"{len(streams)} with room, none drops unread messages")] if streams else [])
 
 
 # --- clocks, leader and follower --------------------------------------------------------------------------------------

@@ -294,9 +294,11 @@ class InboxSettings(Section):
     """The inboxes of other domains; limits of a stream apply when `coordinator inbox add` creates it."""
 
     max_bytes: int = number(
-        1024**3, 1024**2, 1024**4, "bytes that one inbox keeps; above it the oldest messages are removed"
+        1024**3, 1024**2, 1024**4, "bytes that one inbox holds; when it is full, the publisher is refused"
     )
-    max_age_s: float = number(7 * DAY_S, 60.0, 365 * DAY_S, "messages older than this are removed, even unread ones")
+    max_age_s: float = number(
+        120.0, 0.0, 365 * DAY_S, "a message that was read is removed after this time; one that was not is kept"
+    )
     max_msg_size_bytes: int = number(512 * 1024, 1024, 960 * 1024, "largest message that an inbox accepts")
     waiting_max: int = number(_LIMITS.inbox_max, 100, 1_000_000, "events of one inbox that may wait for the writer")
     discover_s: float = number(2.0, 0.05, 3600.0, "interval between two checks for new inboxes")
