@@ -185,7 +185,7 @@ class Follower:
                 async with SqliteStore.open(self._path) as store:
                     await self._follow(store)
             except StoreUnfit as error:
-                why = self._set_aside(error.message)
+                why = await self._set_aside(error.message)
             except Unavailable as error:
                 why = error.message
             if loop.time() - began > self._limits.longest_pause_s:
@@ -227,9 +227,9 @@ class Follower:
         stored = store.position().position.sequence
         return None if stored <= 1 or self.begins is None else await self.begins(stored)
 
-    def _set_aside(self, reason: str) -> str:
+    async def _set_aside(self, reason: str) -> str:
         try:
-            set_aside(self._path, reason)
+            await asyncio.to_thread(set_aside, self._path, reason)
         except Unavailable as error:
             return error.message
         return reason

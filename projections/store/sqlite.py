@@ -8,6 +8,7 @@ file that is damaged, or has another schema or fold version, is moved aside; the
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
@@ -287,7 +288,7 @@ async def _open_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
     try:
         return await _try_writer(path)
     except StoreUnfit as error:
-        set_aside(path, error.message)
+        await asyncio.to_thread(set_aside, path, error.message)  # deleting a large file takes long
     return await _try_writer(path)
 
 
