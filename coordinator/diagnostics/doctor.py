@@ -46,6 +46,7 @@ CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
 """Leases and deadlines tolerate a clock that is off by one second; at ten, the recorded times are misleading."""
 LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
+GROWTH_WARN_DAYS = 14.0
 
 _SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
 
@@ -287,7 +288,24 @@ async def _follower(client: Client) -> list[Finding]:
     answer: dict[str, Any] = msgspec.json.decode(raw)
     if "ok" not in answer:
         return [unknown("follower", str(answer.get("error", {}).get("message", answer)))]
-    return [_behind(name, answer["ok"].get(key)) for name, key in (("read model", "store"), ("feed", "feed"))]
+    told = answer["ok"]
+    behind = [_behind(name, told.get(key)) for name, key in (("read model", "store"), ("feed", "feed"))]
+    return [*behind, _store_size(told.get("size"))]
+
+
+def _store_size(size: dict[str, Any] | None) -> Finding:
+    check = "read model size"
+    if size is None:
+        return unknown(check, "the follower that answered does not tell it")
+    grows = size["bytes_a_day"]
+    seen = f"{_gib(size['bytes'])}, {_gib(size['free_bytes'])} free on its disk"
+    if grows is None:
+        return ok(check, seen)
+    seen = f"{seen}, grows by {_gib(round(max(0.0, grows)))} a day"
+    if grows * GROWTH_WARN_DAYS > size["free_bytes"]:
+        do = "bound it with follower.keep_days or follower.keep_events, or make room"
+        return warn(check, f"{seen}: full in {max(0.0, size['free_bytes'] / grows):.1f} days", do)
+    return ok(check, seen)
 
 
 def _behind(check: str, behind: dict[str, Any] | None) -> Finding:

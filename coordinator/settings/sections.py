@@ -284,6 +284,10 @@ class FollowerSettings(Section):
     snapshot_events: int = number(100_000, 0, 10**9, "events between two snapshots; 0 writes no snapshots")
     snapshot_pause_s: float = number(30.0, 0.0, DAY_S, "seconds at least between two snapshots")
     snapshots_kept: int = number(3, 1, 50, "number of snapshots kept; older ones are removed")
+    keep_days: float = number(
+        0.0, 0.0, 36_500.0, "events, and tasks that ended, leave the read model after so many days; 0 keeps all"
+    )
+    keep_events: int = number(0, 0, 10**12, "the read model keeps so many events, the newest; 0 keeps all")
     niceness: int = number(
         5, 0, 19, "nice value: higher yields CPU to other processes; the follower then lags and catches up later"
     )
