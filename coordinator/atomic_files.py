@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, even if the power fails."""
+"""Files that are written whole or not at all, even if the power fails, and that are private whatever the umask is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ if TYPE_CHECKING:
 def private_file(path: Path) -> BinaryIO:
     """Open a new file that only its owner may read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+def private_folder(path: Path) -> None:
+    """
+    Create a directory that only its owner may enter, and what is missing above it; what exists stays as it is.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        if path.parent == path:
+            raise
+        # `parents=True` would make those by the umask, and whoever may write there could replace this one.
+        private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -57,6 +57,7 @@ _PRIVATE = (
     "token",
     "state.db",
     "state.db-wal",
+    "checks.db",
     "nats",
     "nats.log",
     "secrets",

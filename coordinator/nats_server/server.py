@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from coordinator import guard
+from coordinator.atomic_files import private_folder
 from coordinator.nats_server.find import Version, dotted, find_server, server_version
 from events.errors import Refused, Unavailable
 
@@ -34,6 +35,7 @@ RESTART_PAUSE_S = 0.2
 
 _HOST = "127.0.0.1"
 _NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
+_ONLY_OWNER = 0o077
 _LAST_PORT = 65535
 _POLL_S = 0.005
 _PORT_PATIENCE_S = 5.0
@@ -125,7 +127,7 @@ class EmbeddedServer:
     async def __aenter__(self) -> Self:
         self._binary = find_server()
         self._version = await server_version(self._binary)
-        self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.store)
         self._lock_fd = await _lock(self.store / "lock", patience_s=self._stop_grace_s)
         try:
             await self._launch_on_free_port()
@@ -213,7 +215,9 @@ class EmbeddedServer:
         sink = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             grace_s = self._stop_grace_s
-            return await guard.spawn_foreign(command, env=env, pass_fds=lock, stdout=sink, stderr=sink, grace_s=grace_s)
+            return await guard.spawn_foreign(
+                command, env=env, pass_fds=lock, stdout=sink, stderr=sink, grace_s=grace_s, umask=_ONLY_OWNER
+            )
         finally:
             os.close(sink)
 

@@ -26,6 +26,7 @@ from typing import Self
 
 import structlog
 
+from coordinator.atomic_files import private_folder
 from coordinator.clock import Clock, SystemClock
 from coordinator.runtime.launch_checks import (
     check_grace,
@@ -363,7 +364,7 @@ def _program(program: str, path: str) -> str:
 
 def _locked(root: Path) -> int:
     """Lock a root until this process ends; raises `Unavailable` when another process holds the lock."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(root)
     descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
