@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, even if the power fails."""
+"""Files that are written whole or not at all, even if the power fails, and that are private whatever the umask is."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def private_folder(path: Path) -> None:
+    """
+    Create a directory that only its owner may enter, and what is missing above it; what exists stays as it is.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        if path.parent == path:
+            raise
+        # `parents=True` would make those by the umask, and whoever may write there could replace this one.
+        private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -184,6 +184,7 @@ async def spawn(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     grace_s: float = _GRACE_S,
+    umask: int = -1,
 ) -> Child:
     """
     Start one of our own programs, which must await `watch_parent`.
@@ -203,6 +204,7 @@ async def spawn(
             env={**(os.environ if env is None else env), PARENT_FD: str(read_end)},
             pass_fds=(read_end, *pass_fds),
             start_new_session=True,
+            umask=umask,
         )
     except BaseException:
         os.close(write_end)
@@ -220,16 +222,19 @@ async def spawn_foreign(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     grace_s: float = _GRACE_S,
+    umask: int = -1,
 ) -> Child:
     """
-    Start a foreign program under a watcher; the program inherits *pass_fds*.
+    Start a foreign program under a watcher; the program inherits *pass_fds*, and this process's umask by default.
 
     It is sent SIGTERM when this process dies or calls `Child.terminate`, and SIGKILL *grace_s* seconds later. A program
     that cannot be started ends with code 127 and one line on *stderr*.
     """
     watcher = [sys.executable, "-ISE", __file__, "--grace-s", str(grace_s), "--", *argv]
     patience_s = grace_s + _WATCHER_MARGIN_S
-    return await spawn(watcher, env=env, pass_fds=pass_fds, stdout=stdout, stderr=stderr, grace_s=patience_s)
+    return await spawn(
+        watcher, env=env, pass_fds=pass_fds, stdout=stdout, stderr=stderr, grace_s=patience_s, umask=umask
+    )
 
 
 async def watch_parent() -> None:

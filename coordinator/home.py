@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.atomic_files import write_whole
+from coordinator.atomic_files import private_folder, write_whole
 from coordinator.ids import TimeOrderedIds
 from events.codec import UNREADABLE
 from events.errors import Refused
@@ -54,7 +54,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(path)
         except OSError as error:
             msg = f"the state directory {path} cannot be created: {error.strerror}; set COORDINATOR_HOME to another"
             raise Refused(msg, reason="bad_home") from error

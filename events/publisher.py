@@ -54,6 +54,8 @@ BATCH_BYTES = 256 * 1024
 """By default an inbox accepts messages of up to 512 KiB."""
 
 _SERVER_TROUBLE = 500
+_NO_ROOM = 10077
+"""The stream has reached its bound of bytes or messages."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -88,6 +90,7 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 class _Fault(msgspec.Struct, frozen=True, gc=False):
     code: int = 0
+    err_code: int = 0
     description: str = ""
 
 
@@ -99,7 +102,7 @@ class _Ack(msgspec.Struct, frozen=True, gc=False):
 class _Sent:
     """A message that is not acknowledged yet."""
 
-    __slots__ = ("again_at", "body", "done", "give_up_at", "headers", "subject", "why")
+    __slots__ = ("again_at", "body", "done", "give_up_at", "headers", "is_full", "subject", "why")
 
     def __init__(self, subject: str, body: bytes, headers: dict[str, str], again_at: float, give_up_at: float) -> None:
         self.subject = subject
@@ -109,6 +112,7 @@ class _Sent:
         self.give_up_at = give_up_at
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.why = "no acknowledgement was received"
+        self.is_full = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -189,7 +193,8 @@ class EventPublisher:
 
         Raises:
             Refused: it is malformed, too large, or this domain may not publish it.
-            Unavailable: it was not acknowledged in time; it may still be stored: repeat it with the same id.
+            Unavailable: it was not acknowledged in time; it may still be stored: repeat it with the same id. Reason
+            `inbox_full`: the inbox holds as much as it may.
         """
         one = Outgoing(
             type=type,
@@ -288,8 +293,14 @@ class EventPublisher:
             return
         if ack.error is None:
             sent.done.set_result(None)
+        elif ack.error.err_code == _NO_ROOM:
+            sent.is_full = True
+            sent.why = (
+                f"the inbox of {self.domain!r} is full ({ack.error.description}): keep the event and publish it again "
+                "with the same id; 'coordinator inbox list' shows whether the inbox is read"
+            )
         elif ack.error.code >= _SERVER_TROUBLE:
-            sent.why = ack.error.description
+            sent.why, sent.is_full = ack.error.description, False
         else:
             msg = f"the server refused the event: {ack.error.description}"
             sent.done.set_exception(Refused(msg, reason="stream_refused"))
@@ -315,7 +326,7 @@ class EventPublisher:
                     continue
                 if now >= sent.give_up_at:
                     msg = f"{sent.subject} was not acknowledged within {self._timeout_s:g} s: {sent.why}"
-                    sent.done.set_exception(Unavailable(msg, reason="timeout"))
+                    sent.done.set_exception(Unavailable(msg, reason="inbox_full" if sent.is_full else "timeout"))
                 elif now >= sent.again_at and self._client.is_connected:
                     sent.again_at = now + ACK_TIMEOUT_S
                     await self._put(token, sent)

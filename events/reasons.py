@@ -118,6 +118,7 @@ REASONS = {
     "starting": "the process is not ready yet",
     "stopped": "the process follows the journal no more",
     "store_busy": "the read model cannot be written now",
+    "inbox_full": "the inbox holds as many bytes as it may: publish the event again later, with the same id",
     "stream_drift": "the stream exists with another configuration",
     "stream_refused": "the server refuses the stream or the message",
     "timeout": "no answer in time",

@@ -37,12 +37,19 @@ async def stop_all(root: Path) -> None:
             await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)
 
 
-async def exited(runtime: ProcessRuntime) -> Observed:
+async def exited(runtime: ProcessRuntime, timeout_s: float = 10.0) -> Observed:
     """Wait for the only container to exit."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(timeout_s):
         while (seen := (await runtime.list())[0]).state is not RuntimeState.EXITED:
             await runtime.wait_change(1)
     return seen
+
+
+async def until_no_remains(root: Path) -> None:
+    """Wait until nothing is being deleted any more."""
+    async with asyncio.timeout(60):
+        while list(root.glob(".gone-*")) or list(root.glob(".new-*")):  # noqa: ASYNC110 - a disk sends no notification
+            await asyncio.sleep(0.02)
 
 
 async def until(path: Path) -> str:

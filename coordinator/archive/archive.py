@@ -21,6 +21,7 @@ import structlog
 
 from coordinator.archive.manifest import Contents, read_contents, read_snapshot, write_contents, write_snapshot
 from coordinator.archive.segments import SegmentWriter, read_records
+from coordinator.atomic_files import private_folder
 from coordinator.bus.jetstream import ApiError
 from coordinator.bus.streams import purge_stream
 from coordinator.clock import SystemClock
@@ -285,7 +286,7 @@ def _remove_strays(folder: Path, contents: Contents) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock the directory against other processes; the kernel releases the lock when the process ends."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ import structlog
 
 from coordinator.archive.manifest import Contents, write_contents, write_snapshot
 from coordinator.archive.segments import SegmentWriter
-from coordinator.atomic_files import sync_folder
+from coordinator.atomic_files import private_folder, sync_folder
 from coordinator.clock import SystemClock
 from coordinator.journal.replay import check_archived
 from coordinator.journal.snapshots import Snapshots
@@ -62,7 +62,7 @@ def _begin(folder: Path) -> Path:
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)  # left by a backup that was cut off
-    partial.mkdir(mode=0o700, parents=True)
+    private_folder(partial)
     return partial
 
 

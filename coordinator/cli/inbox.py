@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 class ListedInbox(msgspec.Struct, frozen=True, kw_only=True):
-    """One inbox: the size of its stream, the position read, and the counts of messages recorded, refused and missed."""
+    """
+    One inbox: the size of its stream, the position read, and the counts of messages recorded, refused and missed.
+
+    `max_bytes` is how much the stream holds; -1 if it has no bound.
+    """
 
     domain: str
     stream: str
     messages: int
     bytes: int
+    max_bytes: int
     read: int
     lag: int
     recorded: int
@@ -34,6 +39,7 @@ _COLUMNS = (
     ("domain", lambda i: i.domain),
     ("messages", lambda i: i.messages),
     ("bytes", lambda i: i.bytes),
+    ("max bytes", lambda i: i.max_bytes),
     ("read to", lambda i: i.read),
     ("lag", lambda i: i.lag),
     ("recorded", lambda i: i.recorded),
@@ -58,14 +64,13 @@ def inbox_add(ctx: click.Context, domain: str, url: str | None) -> None:
 
     The coordinator finds the inbox by itself. An existing inbox is kept.
     """
-    from coordinator.bus.streams import ensure_stream
-    from coordinator.doors.inbox import inbox_stream
+    from coordinator.doors.inbox import ensure_inbox
     from coordinator.processes.coordinator import inbox_limits_of
 
     limits = inbox_limits_of(load_settings(ctx, log_level="warning"))
 
     async def add(client: Client) -> str:
-        await ensure_stream(client.bus, inbox_stream(client.subjects, domain, limits))
+        await ensure_inbox(client.bus, client.subjects, domain, limits)
         return client.subjects.inbox_all(domain)
 
     click.echo(asking(ctx, url, add))
@@ -89,7 +94,7 @@ async def _listed(client: Client) -> list[ListedInbox]:
     streams = await find_inboxes(client.bus, client.subjects)
     listed = []
     for domain in sorted({*known, *streams}):
-        info: dict[str, Any] = {"created": "", "state": {"messages": 0, "bytes": 0, "last_seq": 0}}
+        info: dict[str, Any] = {"created": "", "config": {}, "state": {"messages": 0, "bytes": 0, "last_seq": 0}}
         if domain in streams:
             info = await stream_info(client.bus, streams[domain], timeout_s=ANSWER_TIMEOUT_S)
         listed.append(_one(domain, streams.get(domain, ""), info, known.get(domain)))
@@ -104,6 +109,7 @@ def _one(domain: str, stream: str, info: dict[str, Any], known: Inbox | None) ->
         stream=stream,
         messages=state["messages"],
         bytes=state["bytes"],
+        max_bytes=info["config"].get("max_bytes", 0),
         read=read,
         # Messages deleted before they were read do not count.
         lag=min(state["messages"], max(0, state["last_seq"] - read)),

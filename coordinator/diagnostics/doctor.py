@@ -24,6 +24,8 @@ from coordinator.clock import EARLIEST, SystemClock
 from coordinator.commands.cluster import GetStats
 from coordinator.diagnostics.findings import Finding, fail, ok, unknown, warn
 from coordinator.doors.heartbeats import heartbeat_stream
+from coordinator.doors.inbox import find_inboxes
+from coordinator.doors.room import KEEPS_UNREAD
 from coordinator.follower.feed import feed_stream
 from coordinator.journal.search import time_of
 from coordinator.journal.snapshots import snapshot_stream
@@ -46,6 +48,7 @@ CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 10.0
 NTP = "synchronise the clocks of all machines (NTP)"
 LAG_WARN_S = 30.0
 FULL_WARN, FULL_FAIL = 0.8, 0.95
+GROWTH_WARN_DAYS = 14.0
 
 _SYSTEM = "$SYS.REQ.SERVER.PING.JSZ"
 _SYSTEM_HEALTH = "$SYS.REQ.SERVER.PING.HEALTHZ"
@@ -59,6 +62,7 @@ _PRIVATE = (
     "token",
     "state.db",
     "state.db-wal",
+    "checks.db",
     "nats",
     "nats.log",
     "secrets",
@@ -79,6 +83,7 @@ async def look(client: Client, settings: Settings, *, monitor: str = "") -> list
         ("fsync", lambda: _fsync(client, monitor)),
         ("writes", lambda: _writes(client, monitor)),
         ("streams", lambda: _streams(client, settings)),
+        ("inboxes", lambda: _inboxes(client)),
         ("clock", lambda: _clock(client)),
         ("leader", lambda: _leader(client)),
         ("follower", lambda: _follower(client)),
@@ -252,6 +257,22 @@ async def _stream(client: Client, wanted: dict[str, Any], *, is_needed: bool) ->
     )
 
 
+async def _inboxes(client: Client) -> list[Finding]:
+    """Check which inboxes let go of unread messages or have little room; those in order share one finding."""
+    streams = await find_inboxes(client.bus, client.subjects)
+    found = []
+    for domain, name in sorted(streams.items()):
+        check, info = f"inbox {domain}", await stream_info(client.bus, name, timeout_s=ANSWER_TIMEOUT_S)
+        used, bound = info["state"]["bytes"], info["config"]["max_bytes"]
+        if any(info["config"].get(field) != value for field, value in KEEPS_UNREAD.items()):
+            do = "start a coordinator of this release; on a secured cluster run 'coordinator auth init' again before"
+            found.append(warn(check, "it drops messages by age or size, even unread ones", do))
+        if 0 < bound * FULL_WARN < used:
+            do = "see in 'coordinator inbox list' whether it is read; raise max_bytes of its stream with the NATS tools"
+            found.append(warn(check, f"{_gib(used)} of {_gib(bound)} are used; a full inbox refuses its publisher", do))
+    return found or ([ok("inboxes", f"{len(streams)} with room, none drops unread messages")] if streams else [])
+
+
 # --- clocks, leader and follower --------------------------------------------------------------------------------------
 
 
@@ -311,7 +332,24 @@ async def _follower(client: Client) -> list[Finding]:
     answer: dict[str, Any] = msgspec.json.decode(raw)
     if "ok" not in answer:
         return [unknown("follower", str(answer.get("error", {}).get("message", answer)))]
-    return [_behind(name, answer["ok"].get(key)) for name, key in (("read model", "store"), ("feed", "feed"))]
+    told = answer["ok"]
+    behind = [_behind(name, told.get(key)) for name, key in (("read model", "store"), ("feed", "feed"))]
+    return [*behind, _store_size(told.get("size"))]
+
+
+def _store_size(size: dict[str, Any] | None) -> Finding:
+    check = "read model size"
+    if size is None:
+        return unknown(check, "the follower that answered does not tell it")
+    grows = size["bytes_a_day"]
+    seen = f"{_gib(size['bytes'])}, {_gib(size['free_bytes'])} free on its disk"
+    if grows is None:
+        return ok(check, seen)
+    seen = f"{seen}, grows by {_gib(round(max(0.0, grows)))} a day"
+    if grows * GROWTH_WARN_DAYS > size["free_bytes"]:
+        do = "bound it with follower.keep_days or follower.keep_events, or make room"
+        return warn(check, f"{seen}: full in {max(0.0, size['free_bytes'] / grows):.1f} days", do)
+    return ok(check, seen)
 
 
 def _behind(check: str, behind: dict[str, Any] | None) -> Finding:

@@ -18,6 +18,7 @@ from coordinator.journal.witnesses import seen_by_store
 from events.errors import Corrupt, Unavailable
 from projections.projector import Projector, ProjectorLimits
 from projections.store.port import KINDS, STORE_BUSY
+from projections.store.retention import SWEPT, Removed
 from projections.store.sqlite import SqliteStore
 from projections.store.sqlite_errors import is_passing
 from projections.upgrade import FOLD_VERSION, READABLE
@@ -35,6 +36,7 @@ _TABLES = ("events", "position", *(kind.table for kind in KINDS.values()))
 _ATTACH = "ATTACH DATABASE ? AS other"
 # A read model that an older release wrote is continued by this one: its rows must be the same.
 _SAME_FOLD = f"UPDATE other.position SET fold_version = ? WHERE fold_version IN ({', '.join('?' * len(READABLE))})"  # noqa: S608
+_BOUNDED = "SELECT count(*) FROM other.sqlite_master WHERE name = 'removed'"
 _INTACT = "PRAGMA integrity_check(1)"
 # The names are constants of this module; a table's name cannot be a parameter.
 _MISSING = {
@@ -126,6 +128,8 @@ def _differences(built: Path, copy: Path) -> list[str]:
     try:
         connection.execute(_ATTACH, (str(copy),))
         connection.execute(_SAME_FOLD, (FOLD_VERSION, *sorted(READABLE)))
+        if connection.execute(_BOUNDED).fetchone()[0]:
+            _remove_old(connection)
         found = []
         [(intact,)] = connection.execute(_INTACT.replace("integrity", "other.integrity")).fetchall()
         if intact != "ok":
@@ -138,3 +142,14 @@ def _differences(built: Path, copy: Path) -> list[str]:
         return found
     finally:
         connection.close()
+
+
+def _remove_old(connection: sqlite3.Connection) -> None:
+    """Remove from both copies what the read model, which is bounded, may have removed."""
+    row = connection.execute("SELECT place, created, ended FROM other.removed").fetchone()
+    removed = Removed(*row) if row is not None else Removed()
+    for side in ("main", "other"):
+        connection.execute(f"DELETE FROM {side}.events WHERE place < ?", (removed.place,))  # noqa: S608  # constants
+        for table in SWEPT.values():
+            old = f"DELETE FROM {side}.{table} WHERE created < ? AND ended_at < ?"  # noqa: S608  # constants
+            connection.execute(old, (removed.created, removed.ended))

@@ -4,12 +4,13 @@ Reads the inboxes of other domains for the leader: each in order, from the place
 Every inbox has its own stream and its own reader; new inboxes are found by listing the streams. A reader hands over
 what it read and waits until the writer has taken it, so the number of waiting messages is bounded. It stores nothing:
 only the journal holds the place to continue from. Messages removed before they were read are reported as a gap, never
-skipped silently. No content of a message stops the ones after it.
+skipped silently. No content of a message stops the ones after it. What was read is removed by `room`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,9 +18,10 @@ import structlog
 
 from coordinator.bus.jetstream import NANOSECONDS, NO_MESSAGE, NO_STREAM, ApiError
 from coordinator.bus.pull_consumer import Interrupted, PullLimits, open_consumer
-from coordinator.bus.streams import stored_message, stream_info, stream_names
+from coordinator.bus.streams import ensure_stream, stored_message, stream_info, stream_names
 from coordinator.commands.inbox import Item
 from coordinator.doors.inbox_messages import Incoming, items_of
+from coordinator.doors.room import KEEPS_UNREAD, InboxRoom, keep_unread
 from coordinator.engine.inboxes import InboxPlace
 from events.errors import Refused, Unavailable
 from events.inbox import InboxGap
@@ -38,6 +40,7 @@ LONGEST_PAUSE_S = 2.0
 DOUBT_S = 5.0
 """How long a stream must end before the last message read until that counts as lost messages: a replica may lag."""
 
+ROOM_EVERY_S = 2.0
 MOST_STREAMS = 1000
 DUPLICATE_WINDOW_S = 120
 _PARSED_AT_ONCE = 100
@@ -45,10 +48,10 @@ _PARSED_AT_ONCE = 100
 
 
 class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of an inbox's stream and of its reader; times in seconds."""
+    """Limits of an inbox's stream and of its reader; times in seconds; *kept_s* is after a message was read."""
 
     max_bytes: int = 1024**3
-    max_age_s: float = 7 * 86_400.0
+    kept_s: float = 120.0
     max_msg_size_bytes: int = 512 * 1024
     replicas: int = 1
     discover_s: float = 2.0
@@ -57,7 +60,9 @@ class InboxLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[str, Any]:
     """
-    Return the configuration of the inbox stream of *domain*: bounded; no publisher can remove or replace messages.
+    Return the configuration of the inbox stream of *domain*.
+
+    It is bounded and refuses what does not fit; neither time nor a publisher removes or replaces messages.
 
     Raises:
         Refused: *domain* is not a valid name.
@@ -67,13 +72,27 @@ def inbox_stream(subjects: Subjects, domain: str, limits: InboxLimits) -> dict[s
         "subjects": [subjects.inbox_all(domain)],
         "retention": "limits",
         "storage": "file",
-        "discard": "old",
         "num_replicas": limits.replicas,
         "max_bytes": limits.max_bytes,
-        "max_age": int(limits.max_age_s * NANOSECONDS),
         "max_msg_size": limits.max_msg_size_bytes,
         "duplicate_window": DUPLICATE_WINDOW_S * NANOSECONDS,
+        **KEEPS_UNREAD,
     }
+
+
+async def ensure_inbox(bus: Bus, subjects: Subjects, domain: str, limits: InboxLimits) -> None:
+    """
+    Create the inbox of *domain* unless it exists; one of an earlier release is set right.
+
+    Raises:
+        Refused: *domain* is not a valid name, or its stream has another configuration. Unavailable: as `ensure_stream`.
+    """
+    wanted = inbox_stream(subjects, domain, limits)
+    with suppress(ApiError):  # it does not exist, or `ensure_stream` tells what differs
+        info = await stream_info(bus, wanted["name"], timeout_s=ANSWER_TIMEOUT_S)
+        if info["config"]["subjects"] == wanted["subjects"]:
+            await keep_unread(bus, info["config"])
+    await ensure_stream(bus, wanted)
 
 
 async def find_inboxes(bus: Bus, subjects: Subjects) -> dict[str, str]:
@@ -104,10 +123,12 @@ class InboxReaders:
         self._subjects = subjects
         self._limits = limits
         self._reading: dict[str, asyncio.Task[None]] = {}
+        self._rooms: dict[str, tuple[str, InboxRoom]] = {}
 
     async def run(self) -> None:
         """Read all inboxes, also those created later, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._make_room())
             while True:
                 try:
                     found = await find_inboxes(self._bus, self._subjects)
@@ -115,10 +136,20 @@ class InboxReaders:
                     log.warning("inbox_listing_failed", why=error.message)
                 else:
                     for domain, stream in found.items():
+                        if domain not in self._rooms:
+                            subject = self._subjects.inbox_all(domain)
+                            room = InboxRoom(self._turns, self._bus, subject, domain, self._limits.kept_s)
+                            self._rooms[domain] = stream, room
                         if domain not in self._reading or self._reading[domain].done():
                             reader = InboxReader(self._turns, self._bus, self._subjects, self._limits, domain, stream)
                             self._reading[domain] = tasks.create_task(reader.run())
                 await asyncio.sleep(self._limits.discover_s)
+
+    async def _make_room(self) -> None:
+        while True:
+            for stream, room in tuple(self._rooms.values()):
+                await room.make(stream)
+            await asyncio.sleep(min(self._limits.discover_s, ROOM_EVERY_S))
 
 
 class InboxReader:

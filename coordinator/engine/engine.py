@@ -537,6 +537,7 @@ class Engine:
         before, body = turn.seal()
         await self._journal.commit(turn.sequence, self.epoch, before, body)
         self.committed = self.world.position
+        self.inboxes.settle()
 
     def _stop(self, error: Unavailable) -> None:
         self.listening.end()

@@ -94,6 +94,8 @@ class InboxTurns:
         self._spoiled = spoiled
         self._queues: dict[str, _Queue] = {}
         self._stands_back = False
+        self._settled = {one.domain: (one.stream_created, one.sequence) for one in world.inboxes.values()}
+        self._closing: dict[str, tuple[str, int]] = {}
 
     def reached(self, domain: str) -> InboxPlace:
         """Return the place after which the next item of *domain* belongs: after the waiting items, or the read ones."""
@@ -103,6 +105,15 @@ class InboxTurns:
         if queue is not None and queue.reached is not None:
             return queue.reached
         return InboxPlace("", 0, 0) if inbox is None else InboxPlace(inbox.stream_created, inbox.sequence, inbox.index)
+
+    def settled(self, domain: str) -> tuple[str, int]:
+        """Return the stream of *domain*, and the last of its messages that an acknowledged commit accounts for."""
+        return self._settled.get(domain, ("", 0))
+
+    def settle(self) -> None:
+        """Note that the commit of the turn that was closed last is acknowledged."""
+        self._settled |= self._closing
+        self._closing.clear()
 
     def put(self, domain: str, stream_created: str, items: Iterable[Item]) -> None:
         """Queue the next items of the inbox of *domain*."""
@@ -147,6 +158,7 @@ class InboxTurns:
         for queue in self._queues.values():
             if queue.reached is not None:
                 (created, sequence, index), queue.reached = queue.reached, None
+                self._closing[queue.domain] = created, sequence
                 turn.record(
                     [InboxRead(domain=queue.domain, stream_created=created, sequence=sequence, index=index)], READER
                 )

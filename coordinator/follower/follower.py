@@ -22,6 +22,7 @@ from coordinator.follower.feed import Feed
 from coordinator.follower.lag import lag
 from coordinator.follower.read_door import ReadDoor, ReadLimits
 from coordinator.follower.snapshotter import SnapshotLimits, Snapshotter
+from coordinator.follower.store_size import measure, size_of
 from coordinator.health.history import CheckHistory
 from coordinator.journal.snapshots import Snapshots
 from coordinator.journal.stream import NatsJournal
@@ -30,6 +31,7 @@ from events.errors import CoordinationError, Unavailable
 from events.subjects import Subjects
 from projections.projector import Projector, ProjectorLimits
 from projections.store.port import StoreUnfit
+from projections.store.retention import Retention
 from projections.store.sqlite import SqliteStore, set_aside
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class FollowerLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_pause_s: float = 0.1
     longest_pause_s: float = 10.0
     """Pauses between attempts while the journal or the store cannot be used."""
+    keep: Retention = Retention()
+    sweep_s: float = 10.0
 
 
 class Follower:
@@ -68,6 +72,8 @@ class Follower:
         self.begins: Callable[[int], Awaitable[bytes | None]] | None = None
         """Returns the newest snapshot of the journal before a slot."""
         self.snapshotter: Snapshotter | None = None
+        self.measured = measure(path)
+        """The size of the store at the beginning."""
         self._source = source
         self._path = path
         self._limits = limits if limits is not None else FollowerLimits()
@@ -128,7 +134,7 @@ class Follower:
                 subjects,
                 lambda: follower.store,
                 follower._limits.reads,
-                lag=lambda: lag(journal, follower.store, follower.feed),
+                lag=lambda: lag(journal, follower.store, follower.feed, size_of(path, follower.measured)),
                 checks=history,
             )
             async with follower.following(), door.opened():
@@ -185,7 +191,7 @@ class Follower:
                 async with SqliteStore.open(self._path) as store:
                     await self._follow(store)
             except StoreUnfit as error:
-                why = self._set_aside(error.message)
+                why = await self._set_aside(error.message)
             except Unavailable as error:
                 why = error.message
             if loop.time() - began > self._limits.longest_pause_s:
@@ -202,7 +208,12 @@ class Follower:
             self.projector = Projector(
                 self._source, store, snapshot=await self._snapshot(store), limits=self._limits.projector
             )
-            await self.projector.run()
+            async with task_group() as tasks:
+                sweeping = tasks.create_task(self._keep_bounded(store))
+                try:
+                    await self.projector.run()
+                finally:
+                    sweeping.cancel()
         except Unavailable:
             raise
         except CoordinationError as error:
@@ -218,6 +229,17 @@ class Follower:
             log.info("follower_stopped", path=str(self._path), position=str(store.position().position))
         raise AssertionError
 
+    async def _keep_bounded(self, store: SqliteStore) -> None:
+        while self._limits.keep.is_bounded:
+            try:
+                removed = await store.sweep(self._limits.keep)
+            except (Unavailable, OSError) as error:  # the projector meets what is wrong with the store, too
+                log.warning("store_sweep_failed", path=str(self._path), reason=str(error))
+            else:
+                if removed:
+                    log.info("store_swept", path=str(self._path), rows=removed, begins=str(store.begins()))
+            await asyncio.sleep(self._limits.sweep_s)
+
     async def _snapshot(self, store: Store) -> bytes | None:
         """
         Return a snapshot to start with, or None if none helps.
@@ -227,9 +249,9 @@ class Follower:
         stored = store.position().position.sequence
         return None if stored <= 1 or self.begins is None else await self.begins(stored)
 
-    def _set_aside(self, reason: str) -> str:
+    async def _set_aside(self, reason: str) -> str:
         try:
-            set_aside(self._path, reason)
+            await asyncio.to_thread(set_aside, self._path, reason)
         except Unavailable as error:
             return error.message
         return reason

@@ -15,6 +15,7 @@ from coordinator.journal.search import time_of
 
 if TYPE_CHECKING:
     from coordinator.follower.feed import Feed
+    from coordinator.follower.store_size import StoreSize
     from coordinator.journal.search import SearchableJournal
     from projections.source import Record
     from projections.store.port import Store
@@ -34,14 +35,15 @@ class Behind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The last slot of the journal, and the lag of this follower's store and feed; None if it does not have one."""
+    """The last slot of the journal; the lag of this follower's store and feed, and the store's size, if it has one."""
 
     journal: int
     store: Behind | None
     feed: Behind | None
+    size: StoreSize | None = None
 
 
-async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None) -> Lag:
+async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None, size: StoreSize | None = None) -> Lag:
     """
     Return how far *store* and *feed* are behind *journal*.
 
@@ -54,6 +56,7 @@ async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None
     last = (await journal.bounds()).last
     return Lag(
         journal=last,
+        size=size,
         store=None if stored is None else await _behind(journal, stored, last, now),
         feed=None
         if feed is None or fed is None

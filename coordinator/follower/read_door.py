@@ -22,7 +22,8 @@ is a kind, or the beginning of an event type that contains the whole kind. With 
 `events` wait a moment for that position and otherwise fail as `unavailable`, reason `behind`: they never answer from an
 older state. To continue a list, pass `next` of the last answer as `before`; to continue events, pass it as `after`.
 `next` of a list is null at its end; `next` of events is where new ones will appear. Answers may be shorter than
-`limit`.
+`limit`. Of a read model that is bounded, `events` answers with `begins` too: earlier events were removed; after a
+position before it they are refused.
 
 This door reads and never writes. Its input is untrusted: everything that is not a question is refused.
 """
@@ -185,7 +186,7 @@ class ReadDoor:
             case Get():
                 found = await store.get(question.kind, checked(question.id))
                 if found is None:
-                    raise NotFound(f"{question.kind} {question.id!r} not found: it never existed")
+                    raise NotFound(f"{question.kind} {question.id!r} not found: {_why_not_found(store)}")
                 return msgspec.Raw(found.state)
             case List():
                 return await self._list(store, question)
@@ -238,6 +239,12 @@ class ReadDoor:
             limit=int(bounded("limit", question.limit, 1, self._limits.listed_max)),
             limit_bytes=self._limits.answer_bytes,
         )
+        begins = store.begins()  # taken after reading: nothing that was removed before it may be missed in silence
+        if question.after is not None and after < begins:
+            msg = (
+                f"the events after {after} are removed from the read model, which begins at {begins}: read the journal"
+            )
+            raise Refused(msg, reason="bad_position")
         items = found.items[: self._fitting(one.body for one in found.items)]
         more = found.more or len(items) < len(found.items)
         last = items[-1].position if items else after
@@ -245,6 +252,7 @@ class ReadDoor:
             "events": [msgspec.Raw(one.body) for one in items],
             "next": str(last if more else max(last, known)),
             "more": more,
+            **({"begins": str(begins)} if begins > START else {}),
         }
 
     def _fitting(self, parts: Iterable[bytes]) -> int:
@@ -287,3 +295,8 @@ class ReadDoor:
             if self._forged & (self._forged - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood must not fill the log
                 log.warning("forged_reply_rejected", reply=reply[:200], count=self._forged)
         return may
+
+
+def _why_not_found(store: Store) -> str:
+    begins = store.begins()
+    return "it never existed" if begins == START else f"it never existed, or ended before {begins} and was removed"

@@ -157,7 +157,14 @@ def _missing(after: CheckOutcome, before: CheckOutcome) -> int:
     return after.number - 1 - (before.number if after.reign == before.reign else 0)
 
 
+def _make(path: Path) -> None:
+    """Create the file before SQLite does, which would make it by the umask."""
+    with suppress(OSError):  # SQLite meets it, too
+        path.touch(mode=0o600)
+
+
 async def _opened(path: Path) -> aiosqlite.Connection:
+    _make(path)
     try:
         return await _connected(path)
     except sqlite3.DatabaseError as error:
@@ -167,6 +174,7 @@ async def _opened(path: Path) -> aiosqlite.Connection:
         log.warning("checks_file_replaced", path=str(path), reason=str(error))
         for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             name.unlink(missing_ok=True)
+        _make(path)
         return await _connected(path)
 
 

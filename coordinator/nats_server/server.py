@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from coordinator import guard
+from coordinator.atomic_files import private_folder
 from coordinator.nats_server.find import Version, dotted, find_server, server_version
 from coordinator.nats_server.health import HOST, is_enabled, room_error
 from coordinator.nats_server.ports import ServerPorts, remove_left, running_on
@@ -33,6 +34,7 @@ from events.errors import Refused, Unavailable
 log = structlog.get_logger(__name__)
 
 _NOT_ENTERED = "the nats-server has not been started; enter the EmbeddedServer first"
+_ONLY_OWNER = 0o077
 _LAST_PORT = 65535
 _POLL_S = 0.005
 _PORT_PATIENCE_S = 5.0
@@ -125,7 +127,7 @@ class EmbeddedServer:
     async def __aenter__(self) -> Self:
         self._binary = find_server()
         self._version = await server_version(self._binary)
-        self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.store)
         self._lock_fd = await _lock(self.store / "lock", patience_s=self._stop_grace_s)
         try:
             if why := await asyncio.to_thread(room_error, self.store):
@@ -216,7 +218,9 @@ class EmbeddedServer:
         sink = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             grace_s = self._stop_grace_s
-            return await guard.spawn_foreign(command, env=env, pass_fds=lock, stdout=sink, stderr=sink, grace_s=grace_s)
+            return await guard.spawn_foreign(
+                command, env=env, pass_fds=lock, stdout=sink, stderr=sink, grace_s=grace_s, umask=_ONLY_OWNER
+            )
         finally:
             os.close(sink)
 

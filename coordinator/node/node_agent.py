@@ -58,6 +58,8 @@ SYNC_TIMEOUT_S = 3.0
 PAUSE_LEASES_MOST = 1 / SYNCS_A_LEASE - SYNC_TIMEOUT_LEASES
 CUT_OFF_POLL_LEASES = 0.05
 STOP_POLL_S = 0.02
+END_S = 1.0
+"""How long actions may still take when the agent ends. What is cut off is finished by the next agent."""
 FAILED_KEPT = 1000
 REASON_CHARS = 1024
 """A longer reason is cut before it is reported."""
@@ -105,6 +107,7 @@ class NodeAgent:
         self._epoch = (0, 0)
         self._in_parts = True
         self._busy: set[tuple[str, str, bool]] = set()
+        self._acting: set[asyncio.Task[None]] = set()
         self._remains: set[_Key] = set()
         self._failed: dict[_Key, str] = {}
         self._closing = False
@@ -129,6 +132,23 @@ class NodeAgent:
                 noticing.cancel()
                 minding.cancel()
                 await noticed.unsubscribe()
+                await agent._cut_off_actions()
+
+    async def _cut_off_actions(self) -> None:
+        """
+        Leave to the next agent what takes long: a container may have an hour to stop.
+
+        Why it is to end is on disk before the first signal, so the next agent goes on with it, orders or not.
+        """
+        if not self._acting:
+            return
+        _, late = await asyncio.wait(self._acting, timeout=END_S)
+        for task in late:
+            task.cancel()
+        if late:
+            log.info(
+                "actions_left_to_next_agent", node_id=self.node_id, containers=sorted({k for k, _, _ in self._busy})
+            )
 
     async def stop_all(self) -> None:
         """
@@ -362,7 +382,9 @@ class NodeAgent:
             _discard(action)
             return
         self._busy.add(mark)
-        self._tasks.create_task(self._finish(mark, action))
+        acting = self._tasks.create_task(self._finish(mark, action))
+        self._acting.add(acting)
+        acting.add_done_callback(self._acting.discard)
 
     async def _finish(self, mark: tuple[str, str, bool], action: Awaitable[None]) -> None:
         try:

@@ -63,7 +63,7 @@ def inbox_limits_of(settings: Settings) -> InboxLimits:
     inbox = settings.inbox
     return InboxLimits(
         max_bytes=inbox.max_bytes,
-        max_age_s=inbox.max_age_s,
+        kept_s=inbox.max_age_s,
         max_msg_size_bytes=inbox.max_msg_size_bytes,
         replicas=settings.nats.replicas,
         discover_s=inbox.discover_s,

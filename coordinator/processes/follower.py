@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.client.client import Client
 from coordinator.follower.feed import FeedLimits
 from coordinator.follower.feed_chain import ChainLimits
-from coordinator.follower.follower import Follower
+from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
@@ -24,11 +24,14 @@ from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S, collect_seldom
 from coordinator.stop_signals import stop_signal
 from coordinator.task_groups import task_group
+from projections.store.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from coordinator.settings.model import Settings
+
+DAY_S = 86_400.0
 
 
 def feed_limits(settings: Settings) -> FeedLimits | None:
@@ -55,6 +58,11 @@ def snapshot_limits(settings: Settings) -> SnapshotLimits | None:
     )
 
 
+def retention_of(settings: Settings) -> Retention:
+    """Return how much the read model keeps."""
+    return Retention(keep_s=settings.follower.keep_days * DAY_S, events=settings.follower.keep_events)
+
+
 def checks_of(settings: Settings) -> dict[str, Any]:
     """Return what `run_health_checks` goes by, as keyword arguments."""
     registry = settings.registry
@@ -77,6 +85,7 @@ async def open_follower(
             url,
             home.state_db,
             namespace=settings.namespace,
+            limits=FollowerLimits(keep=retention_of(settings)),
             feed=feed_limits(settings),
             snapshots=snapshot_limits(settings),
             archive=archive,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from events.errors import Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
 
 log = structlog.get_logger(__name__)
@@ -112,7 +114,7 @@ class Program:
         self.starts += 1
         with ExitStack() as files:
             try:
-                sink = files.enter_context(self._log_file.open("ab")) if self._log_file is not None else None
+                sink = files.enter_context(_appended(self._log_file)) if self._log_file is not None else None
                 child = await spawn(self._argv, env=self._env, stdout=sink, stderr=sink, grace_s=STOP_GRACE_S)
             except OSError as error:
                 log.warning("program_not_started", program=self.name, why=str(error))
@@ -122,6 +124,10 @@ class Program:
             if self._stopping.is_set():  # `stop` came while it was being started, and had nothing to end
                 return await child.terminate()
             return await child.wait()
+
+
+def _appended(log_file: Path) -> BinaryIO:
+    return os.fdopen(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def collect_seldom() -> None:

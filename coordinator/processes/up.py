@@ -105,7 +105,8 @@ async def run_cluster(
                 home.remove_running()
                 try:
                     # The node goes first: its containers can then deregister while the coordinator still answers.
-                    await programs["node"].stop(STOP_GRACE_S + longest_grace_s(home.containers))
+                    grace_s = await asyncio.to_thread(longest_grace_s, home.containers)
+                    await programs["node"].stop(STOP_GRACE_S + grace_s)
                     await sweep(settings, home)
                 finally:
                     for name in ("follower", "coordinator"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from coordinator.atomic_files import write_whole
+from coordinator.atomic_files import private_folder, write_whole
 from coordinator.security.permissions import NAMED, user_of
 from coordinator.security.server_config import Known, accounts_conf, server_conf, tls_conf
 from events.codec import UNREADABLE
@@ -111,7 +111,7 @@ class AuthDirectory:
         """
         try:
             for folder in (self.path, self.path / "creds"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(folder)
         except OSError as error:
             msg = f"{error.filename} cannot be created: {error.strerror}; use another directory"
             raise Refused(msg, reason="bad_directory") from None

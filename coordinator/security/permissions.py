@@ -141,7 +141,8 @@ def _writes(subjects: Subjects, domains: Iterable[str]) -> list[str]:
         *(_api(verb, subjects.stream_snapshots) for verb in (*_SNAPSHOTS, "STREAM.MSG.DELETE")),
     ]
     for domain in domains:
-        asked += _reads_stream(subjects.stream_inbox(domain))
+        inbox = subjects.stream_inbox(domain)
+        asked += [*_reads_stream(inbox), *(_api(verb, inbox) for verb in ("STREAM.UPDATE", "STREAM.PURGE"))]
     return [
         *(subjects.journal, subjects.epoch, subjects.leader, subjects.services, subjects.notices_all),
         *(subjects.snapshot_chunk, subjects.snapshot_manifest, subjects.archive),

@@ -284,6 +284,10 @@ class FollowerSettings(Section):
     snapshot_events: int = number(100_000, 0, 10**9, "events between two snapshots; 0 writes no snapshots")
     snapshot_pause_s: float = number(30.0, 0.0, DAY_S, "seconds at least between two snapshots")
     snapshots_kept: int = number(3, 1, 50, "number of snapshots kept; older ones are removed")
+    keep_days: float = number(
+        0.0, 0.0, 36_500.0, "events, and tasks that ended, leave the read model after so many days; 0 keeps all"
+    )
+    keep_events: int = number(0, 0, 10**12, "the read model keeps so many events, the newest; 0 keeps all")
     niceness: int = number(
         5, 0, 19, "nice value: higher yields CPU to other processes; the follower then lags and catches up later"
     )
@@ -294,9 +298,11 @@ class InboxSettings(Section):
     """The inboxes of other domains; limits of a stream apply when `coordinator inbox add` creates it."""
 
     max_bytes: int = number(
-        1024**3, 1024**2, 1024**4, "bytes that one inbox keeps; above it the oldest messages are removed"
+        1024**3, 1024**2, 1024**4, "bytes that one inbox holds; when it is full, the publisher is refused"
     )
-    max_age_s: float = number(7 * DAY_S, 60.0, 365 * DAY_S, "messages older than this are removed, even unread ones")
+    max_age_s: float = number(
+        120.0, 0.0, 365 * DAY_S, "a message that was read is removed after this time; one that was not is kept"
+    )
     max_msg_size_bytes: int = number(512 * 1024, 1024, 960 * 1024, "largest message that an inbox accepts")
     waiting_max: int = number(_LIMITS.inbox_max, 100, 1_000_000, "events of one inbox that may wait for the writer")
     discover_s: float = number(2.0, 0.05, 3600.0, "interval between two checks for new inboxes")

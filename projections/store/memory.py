@@ -48,6 +48,10 @@ class MemoryStore(Waits):
         self._events: list[EventRow] = []
         self._rows: dict[str, dict[str, StateRow]] = {kind: {} for kind in KINDS}
 
+    def begins(self) -> Position:
+        """See `Store.begins`."""
+        return START
+
     async def write(self, batch: Batch) -> None:
         """See `Store.write`."""
         at = self._mark.position

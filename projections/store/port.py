@@ -158,6 +158,10 @@ class Store(Protocol):
         """Return the mark up to which the store contains the journal."""
         ...
 
+    def begins(self) -> Position:
+        """Return the position from which on every event is kept; what ended before it may be gone, too."""
+        ...
+
     async def write(self, batch: Batch) -> None:
         """
         Write a batch, all of it or nothing; a batch that was written already changes nothing.

@@ -1,7 +1,8 @@
 -- The read model. All of it follows from the journal: it may be deleted at any time and is then rebuilt.
 --
 -- A place in the journal is one integer here, sequence * 1048576 + index, so that the order of rows is the order of
--- events and every index contains it by itself. Any change below needs a higher SCHEMA_VERSION in sqlite.py.
+-- events and every index contains it by itself. Any change below needs a higher SCHEMA_VERSION in sqlite.py. A read model
+-- that is bounded has one more table, `removed`: see retention.py.
 
 BEGIN;
 

@@ -8,6 +8,7 @@ file that is damaged, or has another schema or fold version, is moved aside; the
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
@@ -42,11 +43,15 @@ from projections.store.port import (
     position_of,
     state_rows,
 )
+from projections.store.retention import COUNT as COUNT_EVENTS
+from projections.store.retention import MAKE, Removed, Sweep, read_removed
 from projections.store.sqlite_errors import is_damage, is_passing
 from projections.upgrade import FOLD_VERSION, READABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from projections.store.retention import Retention
 
 log = structlog.get_logger(__name__)
 
@@ -117,6 +122,9 @@ class SqliteStore(Waits):
         self._reader = reader
         self._file = _identity(path)
         self._is_open = True
+        self._writing = asyncio.Lock()
+        self._removed = Removed()
+        self._events = -1
 
     @classmethod
     @asynccontextmanager
@@ -133,6 +141,7 @@ class SqliteStore(Waits):
                 await reader.execute_fetchall(ONLY_READ)
                 await _read_mark(reader)  # opens the WAL too, so that reads still work when the file is deleted
                 store = cls(path, writer, reader, mark)
+                store._removed = await read_removed(reader)
                 try:
                     yield store
                 finally:
@@ -144,20 +153,63 @@ class SqliteStore(Waits):
         """See `Store.write`."""
         with self._translated():
             self._check_in_place()
-            writer = self._writer
-            try:
-                await writer.execute_fetchall(BEGIN)
+            async with self._transaction() as writer:
                 if not await self._has(batch):
                     # One hop to the thread of the connection per statement, not per row.
                     await writer.executemany(ADD_EVENT, batch.events)
                     for kind, states in batch.states.items():
                         await writer.executemany(PUT_ONE[kind], state_rows(kind, states.values()))
                     await writer.execute_fetchall(PUT_MARK, _columns(batch.after))
+        if self._events >= 0:
+            self._events += len(batch.events)
+        self.move(batch.after)
+
+    def begins(self) -> Position:
+        """See `Store.begins`."""
+        return position_of(self._removed.place)
+
+    async def sweep(self, keep: Retention) -> int:
+        """
+        Remove what is beyond the bounds of *keep*, in small transactions; return how many rows those were.
+
+        Raises:
+            Unavailable, StoreUnfit: as `write`.
+        """
+        if not keep.is_bounded:
+            return 0
+        with self._translated():
+            self._check_in_place()
+            async with _connection(self.path) as seeker:
+                if keep.events and self._events < 0:
+                    [(self._events,)] = await seeker.execute_fetchall(COUNT_EVENTS)
+                sweep = Sweep(seeker, self._remove, keep, self.position().time)
+                await sweep.run(self._events)
+        return sweep.rows
+
+    async def _remove(self, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
+        async with self._transaction() as writer:
+            await writer.execute_fetchall(MAKE)
+            before = writer.total_changes
+            for statement, rows in statements:
+                await writer.executemany(statement, rows)
+            removed = await read_removed(writer)
+            gone = writer.total_changes - before - 1
+        if self._events >= 0 and removed.place != self._removed.place:
+            self._events -= gone
+        self._removed = removed
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Run the block in one transaction; a batch and a removal never share one."""
+        async with self._writing:
+            writer = self._writer
+            try:
+                await writer.execute_fetchall(BEGIN)
+                yield writer
                 await writer.execute_fetchall(COMMIT)
             except BaseException:
                 await writer.rollback()
                 raise
-        self.move(batch.after)
 
     async def get(self, kind: str, entity_id: str) -> Thing | None:
         """See `Store.get`."""
@@ -288,7 +340,7 @@ async def _open_writer(path: Path) -> tuple[aiosqlite.Connection, Mark]:
     try:
         return await _try_writer(path)
     except StoreUnfit as error:
-        set_aside(path, error.message)
+        await asyncio.to_thread(set_aside, path, error.message)  # deleting a large file takes long
     return await _try_writer(path)
 
 

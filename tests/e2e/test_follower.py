@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from coordinator.bus.connection import Bus
+from coordinator.diagnostics.findings import State
+from coordinator.diagnostics.read_model import compare_store
 from coordinator.errors import Corrupt, Unavailable
 from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.guard import Child, spawn
 from coordinator.journal.stream import NatsJournal
 from events.base import Position
 from events.subjects import Subjects
+from events.task import TaskStatus
 from projections.history import world_at
 from projections.projector import ProjectorLimits
 from projections.store.memory import MemoryStore
@@ -57,9 +61,9 @@ async def journal(server: RealServer) -> AsyncIterator[NatsJournal]:
 
 
 @asynccontextmanager
-async def follower_process(server: RealServer, home: Path) -> AsyncIterator[Child]:
+async def follower_process(server: RealServer, home: Path, **environment: str) -> AsyncIterator[Child]:
     """Run `coordinator follow` over the state directory *home*."""
-    env = {**os.environ, "COORDINATOR_HOME": str(home), "COORDINATOR_URL": server.url}
+    env = {**os.environ, "COORDINATOR_HOME": str(home), "COORDINATOR_URL": server.url, **environment}
     async with await spawn([sys.executable, "-m", "coordinator.cli", "follow"], env=env) as child:
         yield child
 
@@ -284,3 +288,39 @@ async def test_many_questions_at_once_are_all_answered(
 
 def _delete(path: Path) -> None:
     path.unlink()
+
+
+async def test_a_bounded_read_model_says_what_it_removed_and_can_be_verified(
+    server: RealServer, bus: Bus, engine: Engine, journal: NatsJournal, tmp_path: Path
+) -> None:
+    """Its events have a beginning, before which they are refused, not skipped; what lives is there."""
+    home = tmp_path / "home"
+    for number in range(8):
+        await some_tasks(engine, f"k{number}", 20)
+    bounded = {"COORDINATOR_FOLLOWER__KEEP_EVENTS": "60"}
+    async with follower_process(server, home, **bounded):
+        await wait_for(bus, engine.committed)
+        async with asyncio.timeout(PATIENCE_S):
+            while "begins" not in (page := (await ask(bus, "events", limit=1000))["ok"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        begins = page["begins"]
+        assert len(page["events"]) <= 60
+        assert Position.parse(page["events"][0]["id"]) >= Position.parse(begins)
+        refused = await ask(bus, "events", after="0.0")
+        assert (refused["error"]["reason"], begins in refused["error"]["message"]) == ("bad_position", True)
+        gone = await ask(bus, "get", kind="task", id="k0-task-0")
+        assert "ended before" in gone["error"]["message"]
+        pending = (await ask(bus, "list", kind="task", status="pending", limit=1000))["ok"]["items"]
+        assert len(pending) == sum(
+            one.status is TaskStatus.PENDING for one in (await world_at(journal, engine.committed)).tasks.values()
+        )
+        size = (await ask(bus, "lag"))["ok"]["size"]
+        assert size["bytes"] >= (home / "state.db").stat().st_size - 2**20
+        assert size["free_bytes"] > 0
+    last = (await journal.bounds()).last
+    found = await compare_store(home / "state.db", journal, last)
+    assert found.state is State.OK, found.seen
+    with closing(sqlite3.connect(home / "state.db")) as connection:
+        connection.execute("DELETE FROM events WHERE place = (SELECT max(place) FROM events)")
+        connection.commit()
+    assert (await compare_store(home / "state.db", journal, last)).state is State.FAIL

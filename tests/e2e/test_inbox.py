@@ -10,13 +10,16 @@ import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import nats
 import pytest
 
 from coordinator.bus.streams import ensure_stream
 from coordinator.commands.task import GetTask, SubmitTask
-from coordinator.doors.inbox import InboxLimits, find_inboxes, inbox_stream
-from coordinator.errors import NotFound, Refused
+from coordinator.diagnostics import doctor
+from coordinator.diagnostics.findings import State
+from coordinator.doors.inbox import InboxLimits, ensure_inbox, find_inboxes, inbox_stream
+from coordinator.errors import NotFound, Refused, Unavailable
 from coordinator.journal.stream import NatsJournal
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.publisher import EventPublisher
@@ -337,3 +340,123 @@ async def test_what_the_fold_cannot_take_stops_nobody(cluster: Cluster, monkeypa
     await cluster.client.execute(SubmitTask(task_id="d", task_name="n"))
     assert [one.task_id for one in of(await journal(cluster), TaskSubmitted)] == ["a", "b", "c", "d"]
     assert [(one.sequence, one.reason) for one in of(events, InboxRefused)] == [(2, "internal"), (4, "internal")]
+
+
+async def with_limits(cluster: Cluster, limits: InboxLimits) -> None:
+    """Let the next coordinator of the cluster keep what was read for another time."""
+    await cluster.stop()
+    cluster._instance = msgspec.structs.replace(cluster._instance, inbox=limits)
+
+
+async def stream_of(cluster: Cluster) -> dict[str, Any]:
+    """Return the info of the inbox's stream."""
+    info: dict[str, Any] = await cluster.client.bus.js_request(f"STREAM.INFO.{STREAM}", timeout_s=20)
+    return info
+
+
+async def until_messages(cluster: Cluster, most: int) -> dict[str, Any]:
+    """Wait until the inbox's stream has at most so many messages; return its info."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (info := await stream_of(cluster))["state"]["messages"] > most:  # noqa: ASYNC110  # the server tells nobody
+            await asyncio.sleep(0.1)
+    return info
+
+
+async def test_an_inbox_of_an_earlier_release_keeps_what_is_unread_from_the_first_start_on(cluster: Cluster) -> None:
+    """It let go of messages by age and by size; what is in it is read whole, and `inbox add` accepts it too."""
+    await cluster.stop()
+    for domain, name in (("execution", STREAM), ("other", "COORDINATION_INBOX_OTHER")):
+        wanted = inbox_stream(cluster.client.subjects, domain, InboxLimits(max_bytes=64 * 1024**2))
+        before = wanted | {"discard": "old", "max_age": 7 * 86_400 * 10**9}
+        await cluster.client.bus.js_request(f"STREAM.CREATE.{name}", before, timeout_s=20)
+    async with stranger(cluster) as client:
+        for n in range(20):
+            await client.jetstream().publish(f"{INBOX}.robot.moved", b"%d" % n)
+    await ensure_inbox(cluster.client.bus, cluster.client.subjects, "other", InboxLimits(max_bytes=64 * 1024**2))
+    other = await cluster.client.bus.js_request("STREAM.INFO.COORDINATION_INBOX_OTHER", timeout_s=20)
+    assert (other["config"]["discard"], other["config"]["max_age"]) == ("new", 0)
+    assert (await stream_of(cluster))["config"]["discard"] == "old"
+    (found,) = await doctor._inboxes(cluster.client)
+    assert (found.check, found.state) == ("inbox execution", State.WARN)
+    await cluster.start()
+    events = await until_read(cluster, 20)
+    assert [bytes(one.data) for one in of(events, InboxRecorded)] == [b"%d" % n for n in range(20)]
+    assert of(events, InboxGap) == []
+    async with asyncio.timeout(PATIENCE_S):
+        while (info := await stream_of(cluster))["config"]["discard"] != "new":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert (info["config"]["max_age"], info["config"]["max_bytes"]) == (0, 64 * 1024**2)
+    (found,) = await doctor._inboxes(cluster.client)
+    assert (found.check, found.state) == ("inboxes", State.OK)
+
+
+async def test_a_full_inbox_refuses_its_publisher_and_loses_nothing(cluster: Cluster) -> None:
+    """Nobody reads: the publisher hears it and keeps his event. Once it is read there is room, and all is in order."""
+    await add_inbox(cluster, limits=InboxLimits(max_bytes=1024**2))
+    await with_limits(cluster, InboxLimits(kept_s=0, discover_s=0.1))
+    stored = 0
+
+    async def fill(publisher: EventPublisher) -> None:
+        nonlocal stored
+        while True:
+            await publisher.publish("robot.moved", {"n": stored, "text": "x" * 50_000}, event_id=f"e{stored}")
+            stored += 1
+
+    async with EventPublisher.open(cluster.url, domain="execution", timeout_s=1.0) as publisher:
+        with pytest.raises(Unavailable, match=r"inbox of 'execution' is full .*again with the same id") as told:
+            await fill(publisher)
+        assert told.value.reason == "inbox_full"
+        assert 15 < stored < 25
+        (found,) = await doctor._inboxes(cluster.client)
+        assert found.state is State.WARN
+        assert "refuses its publisher" in found.seen
+        await cluster.start()
+        await until_messages(cluster, 0)
+        await publisher.publish("robot.moved", {"n": stored}, event_id=f"e{stored}")
+    events = await until_read(cluster, stored + 1)
+    assert [one.event_id for one in of(events, InboxRecorded)] == [f"e{n}" for n in range(stored + 1)]
+    assert of(events, InboxGap) == []
+
+
+async def test_what_was_read_is_removed_and_is_still_known(cluster: Cluster) -> None:
+    """Only up to what a commit accounts for: over crashes nothing is missed. A repeat is still recognised."""
+    await add_inbox(cluster)
+    await with_limits(cluster, InboxLimits(kept_s=0, discover_s=0.05))
+    await cluster.start()
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        for n in range(300):
+            await js.publish(f"{INBOX}.robot.moved", b"%d" % n, headers={"Nats-Msg-Id": f"e{n}"})
+            if n in (100, 200):
+                await cluster.crash()
+                await cluster.start()
+        await until_read(cluster, 300)
+        await until_messages(cluster, 0)
+        assert (await js.publish(f"{INBOX}.robot.moved", b"299", headers={"Nats-Msg-Id": "e299"})).duplicate
+        await cluster.stop()
+        await js.publish(f"{INBOX}.robot.moved", b"300")
+        await asyncio.sleep(0.3)
+        assert (await stream_of(cluster))["state"]["messages"] == 1
+    await cluster.start()
+    events = await until_read(cluster, 301)
+    assert [bytes(one.data) for one in of(events, InboxRecorded)] == [b"%d" % n for n in range(301)]
+    assert of(events, InboxGap) == []
+
+
+async def test_what_was_read_a_moment_ago_is_kept_for_repeats(cluster: Cluster) -> None:
+    """A nats-server that starts again knows a repeat by the messages it holds; a full inbox needs their room sooner."""
+    await add_inbox(cluster, limits=InboxLimits(max_bytes=1024**2))
+    async with stranger(cluster) as client:
+        js = client.jetstream()
+        await js.publish(f"{INBOX}.robot.moved", b"1", headers={"Nats-Msg-Id": "e1"})
+        await until_read(cluster, 1)
+        await asyncio.sleep(2.5)
+        await cluster.restart_nats()
+        assert await cluster.client.bus.until_connected(PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while not client.is_connected:  # noqa: ASYNC110  # nats-py tells nobody
+                await asyncio.sleep(0.1)
+        assert (await js.publish(f"{INBOX}.robot.moved", b"1", headers={"Nats-Msg-Id": "e1"})).duplicate
+        for n in range(12):
+            await js.publish(f"{INBOX}.robot.moved", b'"' + b"%d" % n + b"x" * 50_000 + b'"')
+    await until_messages(cluster, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pytest
 from coordinator.client.client import Client
 from coordinator.client.nodes import ask_node
 from coordinator.clock import SystemClock
+from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer, StopContainer
 from coordinator.commands.node import DEAD_AFTER, NodeQuestion
 from coordinator.deciders.rules import AgentType, Rules
@@ -22,7 +24,7 @@ from coordinator.runtime.fake import DEAF, FakeRuntime, OnStop
 from coordinator.runtime.protocol import RuntimeState
 from events.container import ContainerStatus, ExitCause
 from events.errors import Refused
-from tests.commands import up
+from tests.commands import running, up
 from tests.nodes import serving
 
 if TYPE_CHECKING:
@@ -301,3 +303,55 @@ def asked_until_running(url: str, after: str = "") -> Container:
 def test_the_times_add_up() -> None:
     """What must not run is dead for a sixth of that time before it is started elsewhere."""
     assert 1 < DEAD_AFTER <= NODE_LOST_AFTER * 5 / 6
+
+
+STUBBORN = "trap 'echo term >>signals' TERM; echo up >>signals; while [ ! -e go ]; do sleep 0.05; done"
+ITS_RULES = Rules(agents={"stubborn": AgentType(command=("sh", "-c", STUBBORN), stop_grace_s=3600.0)})
+END_MOST_S = 8.0
+"""What it takes to start and end a Python on a busy machine, and much less than a stop may take."""
+
+
+@pytest.mark.parametrize("cluster", [ITS_RULES], indirect=True)
+@pytest.mark.parametrize("ends", ["between the agents", "with the next agent"])
+async def test_an_agent_ends_at_once_and_the_next_one_finishes_the_stops_under_way(
+    cluster: Cluster, tmp_path: Path, ends: str
+) -> None:
+    """A container may take an hour to stop: its agent does not wait for it, and the stop is not forgotten."""
+    home = tmp_path / "home"
+    told = {
+        "COORDINATOR_HOME": str(home),
+        "COORDINATOR_NATS__URL": cluster.url,
+        "COORDINATOR_NODE__SYNC_INTERVAL_S": "0.1",
+    }
+    agent = partial(running, "node", "run", "--id", "n", written=tmp_path / "log", **told)
+
+    def signals() -> list[str]:
+        return [line for file in home.glob("containers/*/*/signals") for line in file.read_text().split()]
+
+    async def until_signals(wanted: list[str]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while signals() != wanted:  # noqa: ASYNC110  # a file tells nobody
+                await asyncio.sleep(0.02)
+
+    with agent() as first:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await cluster.client.execute(GetStats())).nodes.get("ready"):  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.05)
+        before = await started(cluster, "c", "stubborn")
+        await until_signals(["up"])
+        await cluster.client.execute(StopContainer(container_id="c"))
+        await until_signals(["up", "term"])
+        began = time.monotonic()
+        assert await asyncio.to_thread(first.stop) == 0
+        assert time.monotonic() - began < END_MOST_S
+        assert "actions_left_to_next_agent" in first.written
+    (work,) = (file.parent for file in home.glob("containers/*/*/signals"))
+    if ends == "between the agents":
+        (work / "go").touch()
+    with agent() as second:
+        if ends == "with the next agent":
+            await until_signals(["up", "term", "term"])
+            (work / "go").touch()
+        after = await until(cluster, "c", lambda one: one.status is ContainerStatus.STOPPED)
+        assert (after.failures, after.generation) == (0, before.generation)
+        assert await asyncio.to_thread(second.stop) == 0

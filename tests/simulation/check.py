@@ -356,7 +356,7 @@ def _check_inboxes(sim: Sim, history: History) -> None:
         domain = name.rpartition("_")[2].lower()
         facts: list[str] = []
         nonsense: list[tuple[int, int]] = []
-        for one in stream.messages.values():
+        for one in (*stream.purged, *stream.messages.values()):
             if one.subject.endswith("weather.noted"):
                 facts += [event["id"] for event in msgspec.json.decode(one.data)]
             elif one.data == b"nonsense":

@@ -336,7 +336,7 @@ class Sim:
             rules=self._rules,
             limits=self._limits,
             access=ACCESS if plan.has_access else None,
-            inbox=InboxLimits(discover_s=2.0),
+            inbox=InboxLimits(discover_s=2.0, kept_s=1.0),
             seen_file=f"{process.name}/journal.seen",
             lease_ttl_s=6,
             lease_renew_s=1.5,

@@ -64,6 +64,8 @@ class Stream:
         self.patterns = [pattern.split(".") for pattern in config["subjects"]]
         self.created = f"2026-11-24T00:00:00.{_now():012.6f}Z".replace(" ", "0")
         self.messages: dict[int, Stored] = {}
+        self.purged: list[Stored] = []
+        """What was purged, for the check at the end."""
         self.last = 0
         self.consumers: dict[str, Consumer] = {}
         self.checked: Callable[[bytes, bytes], None] = lambda *_: None
@@ -123,14 +125,18 @@ class Stream:
             for one in self.messages.values()
             if one.sequence < below and matches(tokens, one.subject.split("."))
         ]
-        for sequence in gone:
-            del self.messages[sequence]
+        self.purged += [self.messages.pop(sequence) for sequence in gone]
         return len(gone)
 
     def info(self) -> dict[str, Any]:
         """Describe the stream as STREAM.INFO does."""
         first = next(iter(self.messages), 0)
-        state = {"messages": len(self.messages), "first_seq": first or self.last + 1, "last_seq": self.last}
+        state = {
+            "messages": len(self.messages),
+            "bytes": sum(len(one.data) + len(one.headers) for one in self.messages.values()),
+            "first_seq": first or self.last + 1,
+            "last_seq": self.last,
+        }
         return {"config": self.config, "created": self.created, "state": state}
 
     def _living(self, sequence: int) -> Stored | None:

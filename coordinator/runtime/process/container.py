@@ -176,7 +176,7 @@ class ProcessContainer:
                 return
             if self.void or (never and self._give_up()):
                 await self._end_shim()
-                words = " ".join(tail(self.directory, _LAST_WORDS)) or "its log is empty"
+                words = " ".join(await asyncio.to_thread(tail, self.directory, _LAST_WORDS)) or "its log is empty"
                 raise Unavailable(f"container {self.record.name} did not begin within {timeout_s:g} s: {words}")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)

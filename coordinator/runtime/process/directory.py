@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,21 +106,52 @@ def create(root: Path, launch: Launch, started_at: float) -> tuple[Path, LaunchR
 
 
 def directories(root: Path) -> Iterator[Path]:
-    """Delete half-created and half-deleted directories; yield those that hold a record, ordered by name."""
+    """Yield the directories that hold a record, ordered by name."""
     for path in sorted(root.iterdir()):
-        if path.name.startswith((_UNFINISHED, _DISCARDED)):
-            shutil.rmtree(path, ignore_errors=True)
-        elif not path.is_symlink() and (path / _RECORD).is_file():
+        if not path.name.startswith((_UNFINISHED, _DISCARDED)) and not path.is_symlink() and (path / _RECORD).is_file():
             yield path
 
 
-def discard(directory: Path) -> None:
-    """Delete a container's directory; if interrupted, the rest is deleted at the next opening."""
-    gone = directory.with_name(f"{_DISCARDED}{directory.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        directory.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+def leftovers(root: Path) -> Iterator[Path]:
+    """Put away half-created directories, and yield them and the half-deleted ones, to be deleted."""
+    for path in sorted(root.iterdir()):
+        if path.name.startswith(_DISCARDED):
+            yield path
+        elif path.name.startswith(_UNFINISHED) and (gone := put_away(path)) is not None:
+            yield gone
+
+
+def put_away(directory: Path) -> Path | None:
+    """
+    Take a container's directory out of the way and return where it is to be deleted; None when it is gone already.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    gone = Path(tempfile.mkdtemp(prefix=_DISCARDED, dir=directory.parent))  # of a new name: an empty one is replaced
+    try:
+        return directory.rename(gone)
+    except OSError as error:
+        gone.rmdir()
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
+
+
+def delete(directory: Path) -> bool:
+    """Delete a directory that was put away, whatever is in it; return whether it is gone. Takes as long as it takes."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if not directory.exists():
+        return True
+    # Nobody but root may list or empty a folder without its owner's permission, as caches of some tools are.
+    directory.chmod(0o700)
+    for folder, names, _ in os.walk(directory):
+        for path in (Path(folder, name) for name in names):
+            if not path.is_symlink():
+                with suppress(OSError):
+                    path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
 
 
 def read_record(directory: Path) -> LaunchRecord | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from coordinator.atomic_files import private_file
 from coordinator.clock import Clock
 from coordinator.runtime.process.table import boot_id
 
@@ -46,7 +47,8 @@ class Grants:
         line = f"{self._boot()} {self.shown(until)}".ljust(_LINE_BYTES - 1) + "\n"
         new = self._file.with_name(f"{self.name}.new")
         try:
-            new.write_text(line)
+            with private_file(new) as file:
+                file.write(line.encode())
             new.rename(self._file)
         except OSError:
             # A full disk must not end every container of the node. All lines have the same length, so this needs no

@@ -18,7 +18,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from typing import Self
 
 import structlog
 
+from coordinator.atomic_files import private_folder
 from coordinator.clock import Clock, SystemClock
 from coordinator.runtime.launch_checks import (
     check_grace,
@@ -40,6 +41,7 @@ from coordinator.runtime.process.container import ProcessContainer
 from coordinator.runtime.process.grants import Grants
 from coordinator.runtime.process.group import MARKER, ProcessGroup
 from coordinator.runtime.process.log import create_log, rotate, tail
+from coordinator.runtime.process.removal import Removal
 from coordinator.runtime.process.shim import spawn
 from coordinator.runtime.process.table import ProcessTable, process_table
 from coordinator.runtime.protocol import Launch, Lines, Observed, RuntimeState, Usage
@@ -96,12 +98,16 @@ class ProcessRuntime:
         self._lock: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._logs_due = 0.0
+        self._removal = Removal()
+        self._rotating: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         if self._lock is not None:
             raise Unavailable(f"the process runtime of {self._root} is already open: open it only once")
         try:
             self._lock = _locked(self._root)
+            for directory in on_disk.leftovers(self._root):
+                self._removal.add(directory)
             for directory in on_disk.directories(self._root):
                 self._adopt(directory)
         except OSError as error:
@@ -116,7 +122,11 @@ class ProcessRuntime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._release()
+        try:
+            with suppress(TimeoutError):
+                await self._removal.settle()
+        finally:
+            self._release()
 
     async def list(self) -> list[Observed]:
         self._check_open()
@@ -227,7 +237,7 @@ class ProcessRuntime:
             until = "" if launch.until is None else self._grants.shown(launch.until)
             shim = self._spawn(directory, command, environment, until)
         except OSError as error:
-            on_disk.discard(directory)
+            self._discard(directory)
             raise Unavailable(f"container {launch.name} cannot be started: {_why(error)}") from error
         container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set, shim=shim)
         self._containers[launch.name] = container
@@ -261,7 +271,7 @@ class ProcessRuntime:
         identity = on_disk.read_identity(directory)
         if identity is None:
             if on_disk.declare_void(directory):
-                on_disk.discard(directory)
+                self._discard(directory)
                 log.info("container_start_discarded", name=directory.name)
                 return
             identity = on_disk.read_identity(directory)
@@ -272,7 +282,7 @@ class ProcessRuntime:
                 group = ProcessGroup(self._table, identity, directory.name)
                 group.signal(signal.SIGKILL)
                 group.end_stragglers()
-            on_disk.discard(directory)
+            self._discard(directory)
             return
         container = ProcessContainer(directory, record, table=self._table, on_exit=self._changed.set)
         self._containers[record.name] = container
@@ -284,9 +294,13 @@ class ProcessRuntime:
         # Another waiter may have removed it already, and a new start may have taken its name since.
         if self._containers.get(container.record.name) is container:
             del self._containers[container.record.name]
-            on_disk.discard(container.directory)
+            self._discard(container.directory)
+
+    def _discard(self, directory: Path) -> None:
+        self._removal.add(on_disk.put_away(directory))
 
     def _release(self) -> None:
+        self._removal.close()
         for container in self._containers.values():
             container.unfollow()
         self._containers.clear()
@@ -301,20 +315,27 @@ class ProcessRuntime:
         """Check what the system does not report: exits without a pidfd, and the size of logs."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(min(self._poll_s, self._log_check_s), self._check_all)
-        check_logs = loop.time() >= self._logs_due
-        if check_logs:
-            self._logs_due = loop.time() + self._log_check_s
         for container in list(self._containers.values()):
-            self._check_one(container, check_logs=check_logs)
-
-    def _check_one(self, container: ProcessContainer, *, check_logs: bool) -> None:
-        try:
             if not container.watched:
-                container.settle()
-            if check_logs:
-                rotate(container.directory, self._max_log_bytes)
-        except (CoordinationError, OSError) as error:
-            log.warning("container_check_failed", name=container.record.name, error=str(error))
+                try:
+                    container.settle()
+                except (CoordinationError, OSError) as error:
+                    log.warning("container_check_failed", name=container.record.name, error=str(error))
+        if loop.time() >= self._logs_due and (self._rotating is None or self._rotating.done()):
+            self._logs_due = loop.time() + self._log_check_s
+            directories = [container.directory for container in self._containers.values()]
+            with suppress(RuntimeError):  # no further thread: with the next check
+                self._rotating = loop.run_in_executor(None, _rotate_all, directories, self._max_log_bytes)
+
+
+def _rotate_all(directories: Iterable[Path], max_bytes: int) -> None:
+    """Rotate the logs that are full; a log may be copied, which takes long."""
+    for directory in directories:
+        try:
+            rotate(directory, max_bytes)
+        except OSError as error:
+            if directory.exists():  # it may have been removed meanwhile
+                log.warning("container_check_failed", name=directory.name, error=str(error))
 
 
 def _why(error: OSError) -> str:
@@ -343,7 +364,7 @@ def _program(program: str, path: str) -> str:
 
 def _locked(root: Path) -> int:
     """Lock a root until this process ends; raises `Unavailable` when another process holds the lock."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(root)
     descriptor = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -123,11 +123,12 @@ if [ "$4" ]; then
   (may_begin "$1" "$4") || (expired)
   trap '' HUP INT QUIT TERM
   (watch "$1" "$4" "$5") >/dev/null &
-  echo "$!" >watch
+  watcher=$!
+  (umask 077 && echo "$watcher" >watch)
   trap told HUP INT QUIT TERM
 fi
 (
-  echo >begun
+  (umask 077 && echo >begun)
   cd -- "$2" || exit 126
   unset OLDPWD
   [ "$1" = ps ] || echo 500 2>/dev/null >/proc/self/oom_score_adj

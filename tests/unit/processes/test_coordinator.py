@@ -24,8 +24,9 @@ def test_each_setting_reaches_the_stream_or_its_reader() -> None:
     limits = inbox_limits_of(settings)
     config = inbox_stream(Subjects("test"), "execution", limits)
     assert (config["name"], config["subjects"]) == ("TEST_INBOX_EXECUTION", ["test.inbox.execution.*.*"])
-    assert (config["max_bytes"], config["max_age"], config["max_msg_size"]) == (2_000_000, 90 * 10**9, 2048)
-    assert (config["num_replicas"], config["storage"], config["discard"]) == (3, "file", "old")
+    assert (config["max_bytes"], config["max_age"], config["max_msg_size"]) == (2_000_000, 0, 2048)
+    assert (config["num_replicas"], config["storage"], config["discard"]) == (3, "file", "new")
+    assert limits.kept_s == 90
     assert (limits.discover_s, limits_of(settings).inbox_max) == (0.5, 777)
 
 

@@ -21,7 +21,7 @@ from coordinator.runtime.process.table import Process, ProcTable, process_table
 from coordinator.runtime.protocol import Observed, RuntimeState
 from tests.descriptors import no_descriptor_left
 from tests.launches import launch
-from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
+from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until, until_no_remains
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -163,6 +163,7 @@ async def test_a_start_that_takes_too_long_leaves_nothing(root: Path) -> None:
         assert any(isinstance(outcome, Unavailable) for outcome in outcomes)
         running = [outcome for outcome in outcomes if isinstance(outcome, Observed)]
         assert await runtime.list() == sorted(running, key=lambda seen: seen.name)
+        await until_no_remains(root)
         assert {path.name for path in root.iterdir()} == {".lock", *(seen.name for seen in running)}
         for seen in running:
             await runtime.stop(seen.container_id, seen.generation, grace_s=0, force=True)

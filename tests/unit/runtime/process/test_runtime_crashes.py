@@ -28,7 +28,7 @@ from coordinator.runtime.process.table import process_table
 from coordinator.runtime.protocol import Launch, RuntimeState
 from events.container import ExitCause
 from tests.launches import CLUSTER, launch
-from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until
+from tests.process_runtimes import exited, lives, needs_proc, opened, stop_all, until, until_no_remains
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -71,7 +71,7 @@ async def main():
         case "kill marked":
             on_disk.mark_killed = after(on_disk.mark_killed)
         case "discarded":
-            on_disk.discard = lambda directory: directory.rename(directory.with_name(f".gone-{directory.name}"))
+            on_disk.put_away = after(on_disk.put_away)
     async with ProcessRuntime(Path(root), cluster=launch.cluster) as runtime:
         await runtime.start(launch)
         if point in ("cause marked", "kill marked", "discarded"):
@@ -163,6 +163,7 @@ async def test_what_never_began_or_was_removed_is_cleaned_up(root: Path, point: 
     run_agent(point, launch(), root)
     async with opened(root) as runtime:
         assert await runtime.list() == []
+        await until_no_remains(root)
         assert [path.name for path in root.iterdir()] == [".lock"]
         assert (await runtime.start(launch())).state is RuntimeState.RUNNING
 
