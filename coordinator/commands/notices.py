@@ -8,10 +8,11 @@ NOTICE_EVERY_S = 1.0
 """Time between two notices of services; one is sent even if nothing changed."""
 
 
-class Announcement(msgspec.Struct, frozen=True):
-    """The announcement of a new writer."""
+class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The announcement of a new writer, or that the writer of `epoch` is reached again, for the `opened`-th time."""
 
     epoch: str
+    opened: int = 1
 
 
 class LostLeases(msgspec.Struct, omit_defaults=True):
