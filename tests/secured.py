@@ -38,6 +38,11 @@ class Secured:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int | None:
+        """Return its process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
     def authority(self) -> str | None:
         """Return the CA that clients trust."""
         found = self.directory.authority_or_none()

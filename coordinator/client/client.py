@@ -97,7 +97,7 @@ class Client:
         self._lanes: dict[type[Command], Lane] = {}
         self._attempts: set[asyncio.Timeout] = set()
         self._reign = START
-        self._announced = START
+        self._announced = START, 1
         self._trouble = "", 0.0
         self._is_closed = False
         self._clock = SystemClock()
@@ -291,7 +291,7 @@ class Client:
                         subject, body, timeout_s=max(0.001, min(left_s, wait_s + self.attempt_timeout_s))
                     )
             except TimeoutError:
-                continue  # another instance leads now: send to it at once
+                continue  # another instance leads now, or this one did not get it: send at once
             except Unavailable as error:
                 if loop.time() + RETRY_PAUSE_S >= deadline:
                     raise
@@ -343,16 +343,20 @@ class Client:
             raise nothing_stored(trouble, error) from error
 
     def _leader_changed(self, message: Message) -> None:
-        """Send outstanding requests to the new leader at once; a repeated announcement of a known reign is ignored."""
+        """
+        Send outstanding requests again at once: to a new leader, or to one that lost its connection and is there again.
+
+        An announcement that is no news is ignored.
+        """
         try:
-            announced = msgspec.json.decode(message.data, type=Announcement)
-            reign = Position.parse(announced.epoch)
+            announcement = msgspec.json.decode(message.data, type=Announcement)
+            announced = Position.parse(announcement.epoch), announcement.opened
         except (*UNREADABLE, CoordinationError) as error:
             log.warning("announcement_unreadable", why=str(error)[:200])
             return
-        self._trouble = announced.trouble, asyncio.get_running_loop().time() + TROUBLE_S
-        if reign > max(self._announced, self._reign):
-            self._announced = reign
+        self._trouble = announcement.trouble, asyncio.get_running_loop().time() + TROUBLE_S
+        if announced > max(self._announced, (self._reign, 1)):
+            self._announced = announced
             self._interrupt()
 
     def _close(self) -> None:

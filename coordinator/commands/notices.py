@@ -10,13 +10,15 @@ NOTICE_EVERY_S = 1.0
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    The announcement of a new writer; with `trouble`, that nobody can lead now, and why.
+    The announcement of a new writer, or that the writer of `epoch` is reached again, for the `opened`-th time.
 
-    While the trouble lasts it is repeated every `NOTICE_EVERY_S`, with the last epoch that was seen.
+    With `trouble`, that nobody can lead now, and why: while that lasts it is repeated every `NOTICE_EVERY_S`, with the
+    last epoch that was seen.
     """
 
     epoch: str
     trouble: str = ""
+    opened: int = 1
 
 
 class LostLeases(msgspec.Struct, omit_defaults=True):

@@ -26,7 +26,8 @@ NAMES_MOST = 10
 
 _word = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+").findall
 # Linear in the value, which is a caller's and may be long: it begins with fixed characters, and ends at the next slash.
-_has_password = re.compile(r"(?<=[A-Za-z0-9+.-])://[^\s/@]+@").search
+# They come before the look-behind, which would otherwise be tried at each character: 14 ms for 700 KB.
+_has_password = re.compile(r"://(?<=[A-Za-z0-9+.-]://)[^\s/@]+@").search
 
 
 def plain_secrets(environment: Mapping[str, str | Secret]) -> list[str]:

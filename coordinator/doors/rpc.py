@@ -161,7 +161,7 @@ class RpcDoor:
             if type(command) is SubmitTask and command.idempotency_key:
                 until = self._engine.world.key_holds_until(tenant, command.idempotency_key)
                 return encode_answer(value, error, epoch, position, until)
-            if type(command) is CreateContainer:
+            if type(command) is CreateContainer and error is None:
                 return encode_answer(value, error, epoch, position, warning=warning_of(command.environment))
             return encode_answer(value, error, epoch, position)
         except (TypeError, ValueError, OverflowError) as unwritable:

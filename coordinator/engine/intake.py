@@ -31,6 +31,9 @@ COMMAND_BYTES_MOST = 128 * 1024 * 1024
 COMMANDS_IN_A_ROW = 32
 """So many commands of one source are taken before it is another one's turn."""
 
+BYTES_A_COMMAND = 1024
+"""One that is larger counts as several: a commit has room for few of them, and others would wait for many commits."""
+
 
 class Reply(Protocol):
     """Receives the outcome of one command, exactly once."""
@@ -232,11 +235,11 @@ class _BySource:
         line.size -= size
         self._room += 1
         self._room_bytes += size
-        self._left -= 1
+        self._left -= 1 + size // BYTES_A_COMMAND
         if not line:
             del self.lines[line.source]
             self._left = self._in_a_row
-        elif not self._left:
+        elif self._left <= 0:
             self.lines.move_to_end(line.source)
             self._left = self._in_a_row
         return asked

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -47,7 +48,16 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: RequestStats) -> AsyncIterator[None]:
-    """Accept commands and heartbeats for *engine* while the block runs, and announce that it leads."""
+    """
+    Accept commands and heartbeats for *engine* while the block runs, and announce that it leads.
+
+    When the connection was lost and is there again this is announced too: requests that were on their way are lost.
+    """
+    opened = count(1)
+
+    def announce() -> None:
+        bus.send(subjects.leader, msgspec.json.encode(Announcement(epoch=str(engine.epoch), opened=next(opened))))
+
     rpc = RpcDoor(engine, bus, subjects, stats)
     heartbeats = HeartbeatDoor(engine.listening, subjects)
     subscriptions = [
@@ -56,10 +66,13 @@ async def open_doors(engine: Engine, bus: Bus, subjects: Subjects, stats: Reques
     ]
     try:
         await bus.flush()
-        bus.send(subjects.leader, msgspec.json.encode(Announcement(epoch=str(engine.epoch))))
+        announce()
+        bus.on_reconnect.append(announce)
         await recall_heartbeats(bus, subjects, heartbeats.recall)
         yield
     finally:
+        if announce in bus.on_reconnect:  # not if it could not be flushed above
+            bus.on_reconnect.remove(announce)
         for subscription in subscriptions:
             await subscription.unsubscribe()
 

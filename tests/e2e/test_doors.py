@@ -28,9 +28,11 @@ from coordinator.commands.service import FindServices, RegisterService
 from coordinator.commands.task import ClaimTasks, GetTask, ListTasks, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.deciders.rules import Limits
+from coordinator.doors.micro import RequestStats
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
+from coordinator.leadership.reign import open_doors
 from coordinator.nats_server.server import EmbeddedServer
 from coordinator.task_groups import task_group
 from events.codec import encode, envelope
@@ -269,15 +271,20 @@ async def test_plain_secrets_are_warned_of(cluster: Cluster) -> None:
     subject = SUBJECTS.rpc("stranger", "container", "create")
     orders = [
         {"type": "create_container", "data": data | {"container_id": name, "environment": environment}}
-        for name, environment in (("plain", plain), ("fine", {"ENV": "test"}))
+        for name, environment in (
+            ("plain", plain),
+            ("fine", {"ENV": "test"}),
+            ("refused", plain | {"HUGE": "x" * 40_000}),
+        )
     ]
     async with stranger_at(cluster) as stranger:
         with capture_logs() as logs:
             await cluster.client.execute(RegisterNode(node_id="n", capacity=Resources(cpu_millis=1000), runtime="fake"))
-            warned, fine = await stranger.ask(orders, subject)
+            warned, fine, refused = await stranger.ask(orders, subject)
     assert (warned["ok"], fine["ok"]) == ("plain", "fine")
     assert warned["warning"].startswith("DB_PASSWORD in the environment look like secrets with plain values")
     assert "warning" not in fine
+    assert (refused["error"]["reason"], "warning" in refused) == ("bad_environment", False)
     told = [one for one in logs if one["event"] == "plain_secrets"]
     assert [(one["container_id"], one["actor"], one["why"]) for one in told] == [
         ("plain", "stranger", warned["warning"])
@@ -362,6 +369,27 @@ async def test_headers_change_nothing(cluster: Cluster) -> None:
         body = msgspec.json.encode([submit(task_id="t")])
         answer = await stranger.bus.request(SUBMIT, body, timeout_s=PATIENCE_S, headers=tricks)
         assert json.loads(answer)[0]["ok"] == "t"
+
+
+async def test_doors_that_are_reached_again_are_announced(cluster: Cluster) -> None:
+    """What was on its way when their connection was cut is lost: whoever waits for an answer hears to send it again."""
+    engine = cluster.coordinator.engine
+    assert engine is not None
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    async with (
+        Bus.open(cluster.url, name="listener") as listener,
+        Bus.open(cluster.url, name="doors", buffered=False) as doors,
+    ):
+        await listener.subscribe(SUBJECTS.leader, lambda message: heard.put_nowait(json.loads(message.data)))
+        await listener.flush()
+        async with open_doors(engine, doors, SUBJECTS, RequestStats()), asyncio.timeout(PATIENCE_S):
+            assert await heard.get() == {"epoch": str(engine.epoch)}
+            for opened in (2, 3):
+                doors._client.abort()
+                assert await heard.get() == {"epoch": str(engine.epoch), "opened": opened}
+        doors._client.abort()
+        await asyncio.sleep(0.5)
+        assert heard.empty(), "closed doors are announced"
 
 
 # --- heartbeats -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import pytest
 from tests.faults import handover, kills, outage, steady, stopped_writer, takeover, twins
 from tests.faults.instances import lease_of
 from tests.faults.outcome import MUST_BE_NONE
+from tests.faults.strangers import scenario as strangers
+from tests.faults.strangers.hostile import KINDS
 
 pytestmark = pytest.mark.e2e
 
@@ -168,3 +170,14 @@ def test_every_judge_can_say_no(scenario: Any, kept: dict[str, Any], broken: lis
     assert scenario.is_kept(CALLED | kept)
     for one in [*broken, {"calls": 0}, *({name: 1} for name in MUST_BE_NONE)]:
         assert not scenario.is_kept(CALLED | kept | one), one
+
+
+@pytest.mark.timeout(300)
+def test_no_hostile_client_makes_a_call_of_an_honest_one_fail() -> None:
+    """Beside each for a second: every call is answered, every task starts, its service stays healthy."""
+    result = asyncio.run(strangers.run(seconds=1))
+    print(result)
+    assert result["beside"].keys() == KINDS.keys()
+    assert {name: one for name, one in result["beside"].items() if not one["requests"]} == {}
+    assert (result["failures"], result["unhealthy"]) == ([], {})
+    assert result["memory_mb"]["coordinator"]["grown"] * 1e6 <= strangers.MEMORY_MOST

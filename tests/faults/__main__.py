@@ -35,6 +35,7 @@ from tests.faults import (
     takeover,
     twins,
 )
+from tests.faults.strangers import scenario as strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -87,6 +88,7 @@ SCENARIOS = {
     "damage": Scenario(damage.run, damage.is_kept, {"count": 30, "seed": 1}),
     "powercut": Scenario(powercut.run, powercut.is_kept, {"cuts": 20, "acknowledged": 2000, "control": 3}),
     "replicas": Scenario(replicas.run, replicas.is_kept, {"kills": 5, "freezes": 2, "losses": 2}),
+    "strangers": Scenario(strangers.run, strangers.is_kept, {"seconds": 10, "per_s": 2000, "only": 0}),
     "takeover_r3": Scenario(replicas_takeover.run, replicas_takeover.is_kept, {"takeovers": 20}),
 }
 

@@ -279,6 +279,22 @@ async def test_a_new_leader_is_asked_at_once(server: RealServer) -> None:
             assert await waiting == []
 
 
+async def test_a_leader_that_is_reached_again_is_asked_at_once(server: RealServer) -> None:
+    """A writer whose connection was cut announces its reign again: what was on its way is lost, and is sent again."""
+    async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
+        client.attempt_timeout_s = 60.0
+        await client.execute(task(0))
+        for opened in (2, 3):
+            writer.held = True
+            waiting = calls.create_task(client.execute(ClaimTasks(claim_id=f"c{opened}", worker_id="w", wait_s=30.0)))
+            await writer.until_asked(len(writer.requests) + 1)
+            writer.forget()
+            writer.answer = lambda _: {"ok": []}
+            writer._bus.send(SUBJECTS.leader, b'{"epoch": "%b", "opened": %d}' % (writer.epoch.encode(), opened))
+            async with asyncio.timeout(SOON_S):
+                assert await waiting == []
+
+
 async def test_announcements_that_are_no_news_are_ignored(server: RealServer) -> None:
     """Announcements of an old or the same reign, and garbage, cause no retries: they cannot trigger a flood."""
     async with writer_at(server.url) as writer, Client.open(server.url) as client, asyncio.TaskGroup() as calls:
@@ -286,7 +302,14 @@ async def test_announcements_that_are_no_news_are_ignored(server: RealServer) ->
         writer.held = True
         call = calls.create_task(client.execute(task(1)))
         await writer.until_asked(2)
-        for announced in (b'{"epoch": "1.7"}', b'{"epoch": "1.3"}', b"\xff", b'{"epoch": "*"}', b"[" * 100_000, b"{}"):
+        for announced in (
+            b'{"epoch": "1.7"}',
+            b'{"epoch": "1.3", "opened": 9}',
+            b"\xff",
+            b'{"epoch": "*"}',
+            b"[" * 100_000,
+            b"{}",
+        ):
             writer._bus.send(SUBJECTS.leader, announced)
         await writer._bus.flush()
         await asyncio.sleep(0.05)

@@ -49,6 +49,18 @@ async def test_commands_are_taken_in_the_order_they_came() -> None:
     assert [intake.take(), intake.take(), intake.take()] == [first, second, None]
 
 
+async def test_large_commands_count_as_several() -> None:
+    """One source's commands of 60 KB, of which a commit has room for few, do not stand before another's small ones."""
+    intake = Intake(10_000)
+    giants = [asked(source="giant", size=60_000) for _ in range(100)]
+    small = [asked(source="small", size=200) for _ in range(50)]
+    for one in (*giants, *small):
+        intake.put(one)
+    taken = [intake.take() for _ in range(52)]
+    assert taken == [giants[0], *small[:COMMANDS_IN_A_ROW], giants[1], *small[COMMANDS_IN_A_ROW:]]
+    assert [intake.take() for _ in range(99)] == [*giants[2:], None]
+
+
 async def test_sources_order_in_turn() -> None:
     """Those of one in the order they came; a flood of one neither refuses nor holds up the other."""
     told: list[Any] = []
