@@ -142,6 +142,7 @@ async def filled_from(store: SqliteStore, first: int, last: int) -> None:
         await store.write(day(store, number))
 
 
+@pytest.mark.alone
 async def test_neither_questions_nor_the_projector_wait_for_a_sweep(path: Path) -> None:
     """While 40,000 rows go, each question and each batch takes as long as ever."""
     async with SqliteStore.open(path) as store:

@@ -13,6 +13,8 @@ from tests.simulation import digests
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.alone
+
 
 def simulate(*arguments: str) -> tuple[int, str]:
     """Run the simulation as a user does."""

@@ -12,6 +12,8 @@ from tests.simulation.faults import Plan, plan_of
 from tests.simulation.planted import PLANTED
 from tests.simulation.play import play, play_safely, quiet, shrink
 
+pytestmark = pytest.mark.alone
+
 SEEDS = 100
 """With at least this many seeds, each kind of fault must strike."""
 

@@ -12,6 +12,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.launches import launch
 from tests.process_runtimes import exited, opened, until_no_remains
 
@@ -53,6 +55,7 @@ async def held_up() -> AsyncIterator[list[float]]:
         beating.cancel()
 
 
+@pytest.mark.alone
 async def test_removing_many_files_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     """They are out of the way when the removal returns, and a container of the same name may start at once."""
     async with opened(tmp_path) as runtime:
@@ -68,6 +71,7 @@ async def test_removing_many_files_does_not_hold_up_the_loop(tmp_path: Path) -> 
         await runtime.stop("a", "7.0", grace_s=0, force=True)
 
 
+@pytest.mark.alone
 async def test_what_a_crash_left_to_delete_is_deleted_at_the_next_opening_without_a_hold_up(tmp_path: Path) -> None:
     """Half deleted, half created: both go, and the agent serves meanwhile."""
     for name in (".gone-x", ".new-coordination-a-7.0"):
@@ -142,6 +146,7 @@ print(on_disk.delete(pathlib.Path({str(gone)!r})))
     assert outside.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.alone
 async def test_full_logs_do_not_hold_up_the_loop(tmp_path: Path) -> None:
     """Each is copied when it is rotated, up to 32 MiB; many containers may write at once."""
     write = "import sys; line = 'x' * 999 + '\\n'\nfor _ in range(20_000): sys.stdout.write(line)"
