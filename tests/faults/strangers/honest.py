@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class Phase:
         self.starts: list[float] = []
         self.sent_at: dict[int, float] = {}
         self.failures: list[str] = []
-        self.unhealthy = 0
+        self.unhealthy: Counter[str] = Counter()
 
 
 class Honest:
@@ -112,7 +113,8 @@ class Honest:
         except CoordinationError as error:
             phase.failures.append(error.reason or error.code)
         else:
-            phase.unhealthy += view.service.status in (ServiceStatus.UNHEALTHY, ServiceStatus.OFFLINE)
+            if view.service.status in (ServiceStatus.UNHEALTHY, ServiceStatus.OFFLINE):
+                phase.unhealthy[f"{view.service.health_rule}: {view.service.health_detail}"] += 1
 
     async def _beat(self) -> None:
         while True:
