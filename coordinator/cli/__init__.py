@@ -141,7 +141,7 @@ def run_line(argv: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001  # every error is printed as one line
         if isinstance(error, UnicodeEncodeError) and (wrong := [word for word in argv if not _is_text(word)]):
-            error = click.UsageError(f"argument {os.fsencode(wrong[0])!r} is not text in UTF-8")
+            error = click.UsageError(f"{wrong[0]!a} holds bytes that are not UTF-8: use UTF-8")
         if context is not None and context.params.get("debug"):
             _show_trace(error)
         _discard_output()
