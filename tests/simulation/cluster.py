@@ -23,6 +23,7 @@ from coordinator.bus.jetstream import key_stream, key_subject
 from coordinator.clock import SystemClock
 from coordinator.commands.node import NodeOrders, SyncNode
 from coordinator.commands.task import GetTask
+from coordinator.deciders.due import due as find_due
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.doors.inbox import InboxLimits
 from coordinator.engine.engine import Engine
@@ -41,6 +42,7 @@ from coordinator.node.node_agent import NodeAgent
 from coordinator.security.authorization import AccessRules, Quota, Rule
 from coordinator.security.permissions import commands_of
 from coordinator.task_groups import task_group
+from events.coordinator import CoordinatorPlacementRefused
 from events.errors import Unavailable
 from events.resources import Resources
 from events.subjects import Subjects
@@ -64,7 +66,11 @@ if TYPE_CHECKING:
 
     from coordinator.client.client import Client
     from coordinator.commands.command import Command
+    from coordinator.deciders.deadlines import Deadlines
+    from coordinator.deciders.rules import DecisionContext
+    from coordinator.deciders.signs import Signs
     from coordinator.engine.turn import Turn
+    from events.base import Event
     from projections.store.port import Batch
 
 LOOK_S = 3.0
@@ -431,7 +437,16 @@ class Sim:
             assert process is not None
             return process
 
+        def due(now: World, signs: Signs, context: DecisionContext, heard: float, found: Deadlines) -> Iterator[Event]:
+            is_quiet = True
+            for event in find_due(now, signs, context, heard, found):
+                is_quiet &= type(event) is CoordinatorPlacementRefused  # it is yielded in each look
+                yield event
+            if is_quiet:
+                self.watch.looked(find_due(now, signs, context, heard))
+
         with (
+            mock.patch("coordinator.engine.engine.due", due),
             mock.patch.object(bus, "NatsClient", Connection),
             mock.patch.object(high_water, "os", self.disk),
             mock.patch.object(TimeOrderedIds, "new", lambda _, prefix: self.new_id(prefix)),

@@ -1,5 +1,5 @@
 """
-Twenty bugs that are patched into the production code during a run; the simulation must find each.
+Twenty-two bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -17,6 +17,7 @@ import msgspec
 from coordinator.client.client import Client
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
+from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.signs import Signs
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
@@ -271,6 +272,26 @@ def load_unrecorded() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def change_not_looked_at() -> Iterator[None]:
+    """What changes is not looked at again to find what is due."""
+    with mock.patch.object(Deadlines, "note"):
+        yield
+
+
+@contextmanager
+def unread_removed() -> Iterator[None]:
+    """Inbox messages are removed before the commit that accounts for them."""
+    original = InboxTurns.settled
+
+    def settled(self: InboxTurns, domain: str) -> tuple[str, int]:
+        created, sequence = original(self, domain)
+        return created, sequence + 2
+
+    with mock.patch.object(InboxTurns, "settled", settled):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -294,6 +315,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         tombstones_forgotten,
         twin_by_grace,
         load_unrecorded,
+        change_not_looked_at,
+        unread_removed,
     )
 }
 """Every bug by its name."""

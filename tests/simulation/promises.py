@@ -20,6 +20,7 @@ class Promise(Enum):
     STORE = "the read model equals a replay"
     INBOX = "each inbox message has its effect once, in order"
     GRACE = "nothing is declared lost before its limit"
+    DUE = "what is due is found"
     CLAIM = "a commit names the claim of its writer"
     IN_TIME = "everything ends within its bound after faults stop"
     REMEMBERED = "a repeat gets its first answer, also after the task was evicted"

@@ -18,7 +18,7 @@ from coordinator.runtime.fake import DEAF, OBEDIENT, FakeRuntime, OnStop
 from coordinator.runtime.protocol import EXITED, Launch, RuntimeState
 from events import codec
 from events.base import START, Position
-from events.coordinator import CoordinatorStarted
+from events.coordinator import CoordinatorPlacementRefused, CoordinatorStarted
 from events.node import NodeLost
 from events.service import ServiceHealthChanged
 from events.task import TaskAttemptFailed, TaskFailed, TaskStarted
@@ -27,9 +27,12 @@ from tests.simulation.promises import Promise, Violation
 from tests.simulation.streams import header_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from coordinator.commands.command import Command
     from coordinator.commands.wire import Answer
     from coordinator.runtime.fake import _Container
+    from events.base import Event
     from tests.simulation.broker import Connection
     from tests.simulation.faults import Dice
     from tests.simulation.loop import Process
@@ -160,6 +163,12 @@ class Watch:
     def opened(self, process: Process) -> None:
         """Note that a writer opens a turn."""
         self._opened[process] = _now()
+
+    def looked(self, due: Iterable[Event]) -> None:
+        """Check that a look at everything finds nothing that is due, where one at what may be due has found nothing."""
+        for event in due:
+            if type(event) is not CoordinatorPlacementRefused:
+                self.violate(Promise.DUE, f"{event} is due and was not found")
 
     def _answered(self, process: Process, inbox: str, data: bytes) -> None:
         sync = self._syncs.pop((process, inbox), None)
