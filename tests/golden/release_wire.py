@@ -71,8 +71,9 @@ GAINED_BY = {
     ("worker_id", "registered_at"): ("source",),
     ("pool_id", "defined"): ("source", "tenant"),
     ("request_id", "allocated_at"): ("source", "tenant"),
+    ("journal", "store"): ("size",),
 }
-"""Fields that only some things have gained: whose they are. Tasks and services had theirs."""
+"""Fields that only some things have gained: whose they are, which tasks and services had; how large a store is."""
 ECHOED = ("lease", "generation", "orders_id")
 """Values that a later request repeats from an answer: replaced by those that the present coordinator returned."""
 
