@@ -54,6 +54,17 @@ def coordinator_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     _expect_none(lambda: _since(before, home), "this test")
 
 
+@pytest.fixture(autouse=True)
+def expendable() -> Iterator[None]:
+    """Restore how expendable this process is to the kernel: a command that runs in it makes it more so."""
+    score = _PROC / "self/oom_score_adj"
+    before = score.read_text() if score.exists() else ""
+    yield
+    if before and score.read_text() != before:
+        with suppress(PermissionError):
+            score.write_text(before)
+
+
 def children() -> list[Process]:
     """Return our running child processes; empty on systems without `/proc`."""
     pids: set[int] = set()

@@ -88,7 +88,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     turn_bytes: int = 512 * 1024
     intake_max: int = 20_000
     inbox_max: int = 4000
-    waiting_max: int = 10_000
+    waiting_max: int = 20_000
     wait_max_s: float = 60.0
     tick_s: float = 0.5
     blind_after_s: float = 2.0

@@ -140,7 +140,7 @@ class EngineSettings(Section):
         _LIMITS.intake_max, 1, 1_000_000, "commands that may wait for a turn, and questions; further ones are refused"
     )
     waiting_max: int = number(
-        _LIMITS.waiting_max, 1, 1_000_000, "questions that may wait for their condition to become true"
+        _LIMITS.waiting_max, 1, 1_000_000, "claims that may wait, and questions; a source has half of what others leave"
     )
     wait_max_s: float = number(_LIMITS.wait_max_s, 0.05, 3600.0, "how long a question may wait")
     tick_s: float = number(_LIMITS.tick_s, 0.01, 60.0, "interval between two checks of deadlines and timeouts")
