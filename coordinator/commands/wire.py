@@ -156,7 +156,9 @@ def request_of(commands: list[bytes]) -> bytes:
 
 def decode_request(body: bytes) -> list[WireCommand | Refused]:
     """Decode a request; a command that cannot be read is replaced by its error."""
-    if len(body) > COUNTED_BYTES and body.count(b'"type"') > MOST_COMMANDS:
+    # Each command has a brace, and one character is found ten times as fast as several.
+    is_long = len(body) > COUNTED_BYTES and body.count(b"{") > MOST_COMMANDS
+    if is_long and body.count(b'"type"') > MOST_COMMANDS:
         return _decode_one_by_one(body)  # it counts before it decodes
     try:
         commands: list[WireCommand | Refused] = _request_decoder.decode(body)

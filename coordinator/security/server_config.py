@@ -128,6 +128,8 @@ feature_flags {{ js_ack_fc_v2: false }}
 
 max_payload: 1MB                  # a commit is at most 512 KiB
 max_pending: 64MB
+no_fast_producer_stall: true      # who does not read loses messages; otherwise all who send to it are held up, as the
+                                  # coordinator with the answers of everybody
 max_connections: 4096
 max_subscriptions: 4096           # per connection
 max_control_line: 4KB

@@ -4,7 +4,7 @@ Strangers: one honest client beside each of twelve hostile ones, one after the o
 The cluster is that of `coordinator up` on a server with users: each hostile client has its own, as a domain, a worker,
 a container's program and a node. No setting limits them. The honest client submits 50 tasks a second, which its own
 worker executes. Beside no hostile client may the 99th percentile of its submits, or of its starts, be more than ten
-times that of the quiet phases of the same run; none of its calls may fail, and its service must stay healthy. The
+times that of the first, quiet phase of the same run; none of its calls may fail, and its service must stay healthy. The
 coordinator's memory must not grow by more than 256 MB.
 """
 
@@ -180,11 +180,9 @@ class _Play:
     def told(self) -> dict[str, Any]:
         """Return the figures of all phases."""
         quiet = [one for one in self.phases if one.name == "quiet"]
-        submit = _figures([took for one in quiet for took in one.submits])
-        start = _figures([took for one in quiet for took in one.starts])
+        submit, start = _figures(quiet[0].submits), _figures(quiet[0].starts)  # later ones work off what was left
         return {
             "quiet": {"submit_ms": submit, "start_ms": start, "cpu": self._cpu["quiet"]},
-            "quiet_first": {"submit_ms": _figures(quiet[0].submits), "start_ms": _figures(quiet[0].starts)},
             "beside": {
                 one.name: self._beside(one, submit["p99"], start["p99"])
                 for one in self.phases
