@@ -13,9 +13,9 @@ help: ## list the targets
 demo: venv ## run the demo on this machine, with a real nats-server; under a minute
 	@$(PY) -m coordinator.cli demo $(ARGS)
 
-test: venv-dev ## run all tests and check the coverage; about 20 minutes on two cores
+test: venv-dev ## run all tests and check the coverage; under 25 minutes on two cores
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest -m "not alone" --numprocesses=auto --maxprocesses=4 --dist=loadfile --session-timeout=3000 $(ARGS)
+	$(PY) -m coverage run -m pytest -m "not alone" --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --session-timeout=3000 $(ARGS)
 	$(PY) -m coverage run -m pytest -m alone --session-timeout=3000 $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@echo "coverage of all code, with branches: at least 90 %"
