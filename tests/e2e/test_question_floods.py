@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.real_server import RealServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SERVICES = 5000
 PENDING = 20_000
