@@ -10,10 +10,9 @@ its request; one timer, set to the earliest deadline, fails the calls that are l
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import deque
 from copy import copy
-from itertools import count
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from coordinator.commands.wire import ASK_AGAIN
@@ -30,7 +29,8 @@ ENOUGH = 100
 """Waiting calls from which a further request is sent while one is in flight."""
 REQUEST_BYTES = 400_000
 """Bytes of commands in one request; a single command larger than this is sent alone."""
-SPARE_ENDS = 4 * MOST_TOGETHER
+LOOK_AGAIN_S = 0.05
+"""How late a call may learn that its deadline has passed."""
 
 
 class Send(Protocol):
@@ -68,9 +68,6 @@ class Lane:
         self._in_flight: dict[asyncio.Task[None] | None, list[_Call]] = {}
         self._senders: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
-        # Entries of answered calls stay until their time has come, or there are many.
-        self._ends: list[tuple[float, int, _Call]] = []
-        self._numbers = count()
         self._most_together = MOST_TOGETHER
 
     def ride(self, encoded: bytes, deadline: float) -> asyncio.Future[Answer]:
@@ -81,7 +78,6 @@ class Lane:
         """
         call = _Call(encoded, deadline, self._loop.create_future())
         self._waiting.append(call)
-        heapq.heappush(self._ends, (deadline, next(self._numbers), call))
         # With enough calls, a further request is sent while the first is in flight, so that client and coordinator
         # work in parallel.
         if not self._senders or (len(self._waiting) >= ENOUGH and len(self._senders) < MOST_UNDER_WAY):
@@ -104,18 +100,14 @@ class Lane:
     def _fail_late(self) -> None:
         """Fail the calls whose deadline has passed, and set the timer to the next deadline."""
         self._late = None
-        now, ends = self._loop.time(), self._ends
-        while ends and (ends[0][0] <= now or ends[0][2].answer.done()):
-            heapq.heappop(ends)[2].fail(too_late(self.subject))
-        if ends:
-            self._watch(ends[0][0])
-
-    def _forget_answered(self) -> None:
-        """Drop the ends of answered calls if they are most of all."""
-        ends = self._ends
-        if len(ends) > 2 * (len(self._waiting) + sum(map(len, self._in_flight.values()))) + SPARE_ENDS:
-            ends[:] = [end for end in ends if not end[2].answer.done()]
-            heapq.heapify(ends)
+        now = self._loop.time()
+        left = [call for call in (*chain(*self._in_flight.values()), *self._waiting) if not call.answer.done()]
+        for call in left:
+            if call.deadline <= now:
+                call.fail(too_late(self.subject))
+        deadlines = [call.deadline for call in left if call.deadline > now]
+        if deadlines:  # with a pause: calls whose deadlines follow each other closely are looked through together
+            self._watch(max(min(deadlines), now + LOOK_AGAIN_S))
 
     async def _send_requests(self) -> None:
         me = asyncio.current_task()
@@ -124,7 +116,6 @@ class Lane:
             while taken := self._take_batch():
                 self._in_flight[me] = taken
                 await self._send_batch(taken)
-                self._forget_answered()
         finally:
             self._in_flight.pop(me, None)
             self._senders.discard(me)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from coordinator.client.lane import MOST_TOGETHER, SPARE_ENDS, Lane
+from coordinator.client.lane import Lane
 from events.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ APART_S = 0.0005
 async def never(subject: str, encoded: list[bytes], deadline: float) -> list[Answer]:
     await asyncio.sleep(3600)
     raise AssertionError
-
-
-async def at_once(subject: str, encoded: list[bytes], deadline: float) -> list[Any]:
-    return [SimpleNamespace(error=None) for _ in encoded]
 
 
 async def seconds_to_give_up(count: int) -> float:
@@ -57,13 +53,3 @@ async def test_a_call_fails_at_its_deadline_not_at_that_of_another() -> None:
         lane.close()
         await asyncio.wait([late])
         assert (late.exception().reason, answered.exception()) == ("closed", None)  # type: ignore[union-attr]
-
-
-async def test_the_ends_of_answered_calls_are_not_kept() -> None:
-    """However many were answered long before their deadlines."""
-    async with asyncio.TaskGroup() as tasks:
-        lane, end = Lane("s", at_once, tasks), asyncio.get_running_loop().time() + 3600.0
-        for _ in range(40):
-            await asyncio.gather(*(lane.ride(b"x", end) for _ in range(MOST_TOGETHER)))
-        assert len(lane._ends) <= SPARE_ENDS + 2 * MOST_TOGETHER  # what it holds is what this is about
-        lane.close()
