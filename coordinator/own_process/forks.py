@@ -26,6 +26,14 @@ _protected: WeakKeyDictionary[asyncio.AbstractEventLoop, Callable[[], object] | 
 _inherited: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
+_forks = 0
+
+
+def depth() -> int:
+    """Return how many forks made this process since ours was started; unlike `os.getpid`, it asks nobody."""
+    return _forks
+
+
 def protect(loop: asyncio.AbstractEventLoop, then: Callable[[], object] | None = None) -> None:
     """Let nothing that *loop* has to run at a fork run in the child; if the loop goes on there, it calls *then*."""
     _protected[loop] = then or _protected.get(loop)
@@ -37,6 +45,8 @@ def was_inherited(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603  # it is of the process
+    _forks += 1
     loops = list(_protected.items())
     _protected.clear()
     for loop, then in loops:

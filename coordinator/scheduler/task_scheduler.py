@@ -167,7 +167,7 @@ class TaskScheduler(Facade):
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         app = await self.opened()
-        submitted: str = await self.execute(
+        submitted: str = await app.execute(
             SubmitTask(
                 task_id=new_id("task") if task_id is None else text("task_id", task_id),
                 task_name=text("task_name", task_name),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import sys
 import time
 from collections import deque
@@ -25,6 +24,7 @@ import structlog
 from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_span
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
+from coordinator.own_process.forks import depth
 from coordinator.stop_signals import is_from_signal
 from coordinator.task_groups import is_aborting, leave_behind
 from coordinator.worker.containment import contain, contained, contained_by, end_if_forked
@@ -115,7 +115,7 @@ class Attempts:
         self._queued: deque[Attempt] = deque()
         self._running: set[Attempt] = set()
         self._left: set[Attempt] = set()
-        self._pid = os.getpid()
+        self._depth = depth()
         self._stray = 0
         self._changed = asyncio.Event()
 
@@ -328,7 +328,7 @@ class Attempts:
                 value = await (call() if handler.is_async else self._threads.run(call, attempt))
                 return await self._awaited(attempt, value) if hasattr(value, "__await__") else value
         finally:
-            end_if_forked(self._pid, sys.exception())
+            end_if_forked(self._depth, sys.exception())
             acting.var.reset(acting)
             containing.var.reset(containing)
 

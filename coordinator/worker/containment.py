@@ -19,7 +19,7 @@ from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from coordinator.own_process.forks import protect
+from coordinator.own_process.forks import depth, protect
 from coordinator.stop_signals import is_from_signal
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def contained(loop: asyncio.AbstractEventLoop, end: End) -> list[asyncio.Task[An
     return [task for task, work in works if isinstance(work, _Contained) and work.end == end]
 
 
-def end_if_forked(worker_pid: int, error: BaseException | None) -> None:
-    """End this process if it is not that of the worker: with 0, or as Python ends one that raised *error*."""
-    if os.getpid() != worker_pid:
+def end_if_forked(worker_depth: int, error: BaseException | None) -> None:
+    """End this process if it is a fork of the worker's: with 0, or as Python ends one that raised *error*."""
+    if depth() != worker_depth:
         _end_fork(error)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import threading
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from coordinator.own_process.forks import depth
 from coordinator.worker.containment import end_if_forked
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._pid = os.getpid()
+        self._depth = depth()
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._count = 0
@@ -69,7 +69,7 @@ class Threads:
                     outcome = call(), None
                 except BaseException as error:  # noqa: BLE001  # raised again where the call is awaited
                     outcome = None, error
-                end_if_forked(self._pid, outcome[1])
+                end_if_forked(self._depth, outcome[1])
                 self._loop.call_soon_threadsafe(self._done, future, outcome, whom)
                 del job, call, future, outcome, whom  # an idle thread must not keep references to its last job
 
