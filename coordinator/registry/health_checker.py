@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,6 +73,7 @@ class HealthChecker(Facade):
         self._interval_s = None if interval_s is None else _seconds("interval_s", interval_s)
         self._timeout_s = _seconds("timeout_s", timeout_s)
         self._checks: dict[str, _Registered] = {}
+        self._replacing = threading.Lock()
         self._clock = SystemClock()
 
     async def register_custom_health_check(self, service_name: str, check: Check) -> None:
@@ -99,10 +101,11 @@ class HealthChecker(Facade):
         interval_s = self._interval_s if self._interval_s is not None else app.settings.registry.health_check_interval
         due_at = asyncio.get_running_loop().time() + interval_s
         await self._check_all(app, name, check, every_s=interval_s)
-        before = self._checks.pop(name, None)
+        registered = _Registered(check, app.start(self._keep_checking(app, name, check, due_at, interval_s)))
+        with self._replacing:  # threads with loops of their own may register at once; there is a check all the time
+            before, self._checks[name] = self._checks.get(name), registered
         if before is not None:
             _cancel(before.task)
-        self._checks[name] = _Registered(check, app.start(self._keep_checking(app, name, check, due_at, interval_s)))
 
     async def check_service(self, service_id: str) -> CheckOutcome:
         """
