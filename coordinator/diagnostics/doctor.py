@@ -124,7 +124,7 @@ async def _payload(client: Client, settings: Settings) -> list[Finding]:
 
 
 async def _fsync(client: Client, monitor: str) -> list[Finding]:
-    reported = await _jetstream_config(client, monitor)
+    reported = await _reported(client, monitor, "jsz?config=1", _SYSTEM, b'{"config":true}')
     if reported is None:
         seen = "the server's configuration cannot be read with these credentials"
         do = "use --monitor http://host:port, or check the server's configuration for 'sync_interval: always'"
@@ -147,12 +147,14 @@ async def _fsync(client: Client, monitor: str) -> list[Finding]:
     ]
 
 
-async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | None:
-    """Return the server's JetStream configuration, over HTTP or as its system account; None if neither is available."""
+async def _reported(
+    client: Client, monitor: str, path: str, subject: str, asked: bytes, *, may_fail: bool = False
+) -> dict[str, Any] | None:
+    """Return what the server reports, over HTTP or as its system account; None if neither is available."""
     if monitor:
-        return await _get(monitor, f"{monitor.rstrip('/')}/jsz?config=1")
+        return await _get(monitor, f"{monitor.rstrip('/')}/{path}", may_fail=may_fail)
     try:
-        raw = await client.bus.request(_SYSTEM, b'{"config":true}', timeout_s=1.0)
+        raw = await client.bus.request(subject, asked, timeout_s=1.0)
     except Unavailable:
         return None
     answer: dict[str, Any] = msgspec.json.decode(raw)
@@ -162,30 +164,15 @@ async def _jetstream_config(client: Client, monitor: str) -> dict[str, Any] | No
 
 async def _writes(client: Client, monitor: str) -> list[Finding]:
     """Check that the server keeps no write error: with one it acknowledges nothing until it is restarted."""
-    reported = await _health(client, monitor)
+    reported = await _reported(client, monitor, "healthz", _SYSTEM_HEALTH, b"{}", may_fail=True)
     if reported is None:
         do = "use --monitor http://host:port, or read /healthz of the server's monitoring"
         return [unknown("writes", "the server's health cannot be read with these credentials", do)]
     error = str(reported.get("error", ""))
     if reported.get("status") == "ok" or not error:
         return [ok("writes", "the server reports no error")]
-    do = (
-        "mend its disk (room, inodes, mounted read-only?); a server that 'coordinator up' started is then restarted by "
-    )
-    return [fail("writes", error, f"{do}it, restart any other yourself")]
-
-
-async def _health(client: Client, monitor: str) -> dict[str, Any] | None:
-    """Return what the server says of its health, over HTTP or as its system account; None if neither is available."""
-    if monitor:
-        return await _get(monitor, f"{monitor.rstrip('/')}/healthz", may_fail=True)
-    try:
-        raw = await client.bus.request(_SYSTEM_HEALTH, b"{}", timeout_s=1.0)
-    except Unavailable:
-        return None
-    answer: dict[str, Any] = msgspec.json.decode(raw)
-    data: dict[str, Any] | None = answer.get("data")
-    return data
+    do = "mend its disk (room, inodes, mounted read-only?); 'coordinator up' then restarts its own, restart any other"
+    return [fail("writes", error, do)]
 
 
 async def _get(monitor: str, url: str, *, may_fail: bool = False) -> dict[str, Any]:

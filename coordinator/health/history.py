@@ -43,8 +43,9 @@ ROWS_KEPT = 1_000_000
 """Of all services together: those of services that are gone leave the file by this."""
 WRITE_EVERY_S = 1.0
 WAITING_MAX = 50_000
-OUTCOME_BYTES_MAX = 16 * 1024
 """Outcomes that wait to be written; further ones are lost, which their numbers tell."""
+OUTCOME_BYTES_MAX = 16 * 1024
+"""A larger one is left out."""
 
 _SETUP = (
     "PRAGMA journal_mode = WAL",

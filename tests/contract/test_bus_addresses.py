@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +19,10 @@ from coordinator.doors.inbox import InboxLimits, inbox_stream
 from coordinator.errors import Unavailable
 from events.publisher import EventPublisher
 from events.subjects import Subjects
+from tests.listeners import deaf
 from tests.real_server import TOKEN, Server6, real_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from coordinator.bus.subscription import Message
@@ -47,18 +46,6 @@ def many(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
     return addresses
-
-
-@contextmanager
-def deaf(host: str, port: int) -> Iterator[None]:
-    """Listen with a full queue of connections, so that a further one is neither accepted nor refused."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((host, port), backlog=0))
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield
 
 
 async def _echo(url: str) -> float:

@@ -14,11 +14,10 @@ from coordinator.commands.container import CreateContainer, GetContainer, StartC
 from coordinator.commands.node import NodeQuestion
 from coordinator.deciders.rules import AgentType, Rules
 from coordinator.node.answers import KEPT
-from coordinator.node.node_agent import NodeAgent
 from coordinator.runtime.process.runtime import ProcessRuntime
 from events.container import ContainerStatus
 from events.errors import Refused, Unavailable
-from events.resources import Resources
+from tests.nodes import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,17 +45,8 @@ async def written(cluster: Cluster, folder: Path) -> AsyncIterator[None]:
     """Run a container that has written its lines while the block runs."""
     async with (
         ProcessRuntime(folder, cluster="coordination") as machine,
-        NodeAgent.open(
-            cluster.client,
-            machine,
-            node_id="n",
-            capacity=Resources(cpu_millis=4000, memory_bytes=2**30),
-            reach={},
-            secrets=folder,
-            interval_s=0.1,
-        ) as agent,
+        serving(cluster.client, machine, secrets=folder) as agent,
     ):
-        await agent.ready.wait()
         await cluster.client.execute(CreateContainer(container_id="k", agent_id="a", agent_type="writer"))
         await cluster.client.execute(StartContainer(container_id="k"))
         await cluster.client.execute(

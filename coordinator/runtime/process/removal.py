@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -54,8 +55,9 @@ class Removal:
 
     def close(self) -> None:
         """Delete nothing more after the directory that is being deleted."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with suppress(queue.Empty):  # asked for without waiting: the thread may take the last one just now
+            while True:
+                self._waiting.get_nowait()
         self._waiting.put(None)
         self._thread = None
 

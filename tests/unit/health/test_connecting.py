@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +18,10 @@ from coordinator.health.probes import Prober
 from coordinator.runtime.shortage import is_shortage
 from events.errors import Unavailable
 from tests.descriptors import no_descriptor_left
+from tests.listeners import deaf
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 
@@ -38,18 +38,6 @@ async def serving(host: str, port: int = 0) -> AsyncIterator[int]:
     async with await asyncio.start_server(_answer, host, port) as server:
         yield server.sockets[0].getsockname()[1]
         await asyncio.sleep(0.05)  # until the connections that were accepted last are closed here, too
-
-
-@contextmanager
-def deaf(host: str, port: int) -> Iterator[None]:
-    """Listen, with the queue of connections full: a further one is neither accepted nor refused."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((host, port), backlog=0))
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield
 
 
 def prober(addresses: Sequence[str], *, timeout_s: float = 2.0) -> Prober:
