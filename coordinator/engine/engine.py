@@ -113,7 +113,7 @@ class Engine:
         self._is_fresh = is_fresh
         self._is_over = is_over
         self._is_crowded = is_crowded
-        self.intake = Intake(self._limits.intake_max)
+        self.intake = Intake(self._limits.intake_max, clock)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
         self._refusals = Refusals(instance)

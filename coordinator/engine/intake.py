@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from coordinator.clock import SystemClock
 from coordinator.commands.caller import COORDINATOR, Caller
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
+    from coordinator.clock import Clock
     from coordinator.commands.command import Command
     from events.errors import CoordinationError
-
 
 QUESTION_BYTES_MOST = 16 * 1024 * 1024
 COMMAND_BYTES_MOST = 128 * 1024 * 1024
@@ -33,6 +34,10 @@ COMMANDS_IN_A_ROW = 32
 
 BYTES_A_COMMAND = 1024
 """One that is larger counts as several: a commit has room for few of them, and others would wait for many commits."""
+
+QUESTION_WAITS_S = 5.0
+"""A question that waited for longer is refused; our clients ask again after two seconds."""
+REFUSED_AT_ONCE = 100
 
 
 class Reply(Protocol):
@@ -58,10 +63,11 @@ class Asked:
     One command on its way, its caller, and the receiver of its outcome; without *reply* the outcome is dropped.
 
     With a *room* the value of a question is encoded for the wire as it is made, and made no longer than what fits.
-    *size* is the length of the command in bytes, 0 if it came from this process. `number` is set when it is queued.
+    *size* is the length of the command in bytes, 0 if it came from this process. `number` is set when it is queued, and
+    `since`, a time of the clock, for a question.
     """
 
-    __slots__ = ("caller", "command", "number", "reply", "room", "size", "wants_answer")
+    __slots__ = ("caller", "command", "number", "reply", "room", "since", "size", "wants_answer")
 
     def __init__(
         self, command: Command, caller: Caller, reply: Reply | None = None, room: Room | None = None, size: int = 0
@@ -73,6 +79,7 @@ class Asked:
         self.room = room
         self.size = size
         self.number = 0
+        self.since = 0.0
 
 
 def _drop(value: Any, error: CoordinationError | None) -> None:  # the signature of `Reply`
@@ -98,8 +105,9 @@ def typed(command: Command) -> Command:
 class Intake:
     """A queue of at most *most* commands, and one of as many questions; a full one refuses with a time to retry."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, clock: Clock | None = None) -> None:
         self._most = most
+        self._now = (clock if clock is not None else SystemClock()).heard
         self._commands = _BySource(most, COMMAND_BYTES_MOST, in_a_row=COMMANDS_IN_A_ROW)
         self._questions = _BySource(most, QUESTION_BYTES_MOST, in_a_row=1)
         self.by_source = self._questions.lines
@@ -113,7 +121,12 @@ class Intake:
     def put(self, asked: Asked) -> None:
         """Queue a command or a question, or refuse it at once."""
         asked.number = next(self._numbers)
-        if (self._questions if asked.command.IS_QUESTION else self._commands).add(asked):
+        if asked.command.IS_QUESTION:
+            asked.since = self._now()
+            is_taken = self._questions.add(asked)
+        else:
+            is_taken = self._commands.add(asked)
+        if is_taken:
             self._wake.set()
             return
         what = "questions" if asked.command.IS_QUESTION else "commands"
@@ -124,7 +137,8 @@ class Intake:
         asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
 
     def put_back(self, asked: Asked) -> None:
-        """Put back what did not fit into the turn; it is the first of the next turn."""
+        """Put back what did not fit into the turn, or has ended its wait; it is the first of the next turn."""
+        asked.since = self._now()
         (self._questions if asked.command.IS_QUESTION else self._commands).put_back(asked)
         self._wake.set()
 
@@ -136,13 +150,22 @@ class Intake:
         """
         Return and remove the next question: the oldest of the source whose turn it is; None when there is none.
 
-        If *is_ordered*, only one that came before the commands of its source.
+        If *is_ordered*, only one that came before the commands of its source. Those that have waited for too long are
+        refused: whoever asked has asked again since, or has gone.
         """
-        if not self._questions:
-            return None
-        if is_ordered and (not self._commands or self._commands.has_before(self._questions.first)):
-            return None
-        return self._questions.take()
+        oldest = self._now() - QUESTION_WAITS_S
+        for _ in range(REFUSED_AT_ONCE):
+            if not self._questions:
+                return None
+            if is_ordered and (not self._commands or self._commands.has_before(self._questions.first)):
+                return None
+            asked = self._questions.take()
+            if asked.since >= oldest:
+                return asked
+            whose = asked.caller.actor
+            msg = f"the questions of {whose} wait for longer than {QUESTION_WAITS_S:g} s: ask fewer at a time"
+            asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
+        return None
 
     @property
     def has_questions(self) -> bool:

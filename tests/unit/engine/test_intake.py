@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.clock import SystemClock
 from coordinator.commands.caller import Caller
 from coordinator.commands.command import Command
 from coordinator.commands.container import CreateContainer
@@ -16,6 +17,8 @@ from coordinator.engine.intake import (
     COMMAND_BYTES_MOST,
     COMMANDS_IN_A_ROW,
     QUESTION_BYTES_MOST,
+    QUESTION_WAITS_S,
+    REFUSED_AT_ONCE,
     Asked,
     Intake,
     typed,
@@ -75,6 +78,38 @@ async def test_sources_order_in_turn() -> None:
         intake.put(one)
     first, rest = flood[:COMMANDS_IN_A_ROW], flood[COMMANDS_IN_A_ROW : 2 * COMMANDS_IN_A_ROW]
     assert [intake.take() for _ in range(2 * COMMANDS_IN_A_ROW + 3)] == [*first, *honest, *rest]
+
+
+class Hands(SystemClock):
+    """A clock that is set by hand."""
+
+    at = 100.0
+
+    def heard(self) -> float:
+        return self.at
+
+
+async def test_a_question_that_waited_for_too_long_is_refused() -> None:
+    """A flood that its sender left behind costs no answers; what has ended its own wait has just come."""
+    told: list[Any] = []
+    clock = Hands()
+    intake = Intake(10_000, clock)
+    left = [asked(ListTasks(), told) for _ in range(2 * REFUSED_AT_ONCE)]
+    for one in left:
+        intake.put(one)
+    clock.at += QUESTION_WAITS_S
+    assert intake.take_question() is left[0]
+    clock.at += 0.1
+    fresh, ended = asked(ListTasks()), asked(ListTasks())
+    intake.put(fresh)
+    intake.put_back(ended)
+    assert intake.take_question() is ended
+    assert intake.take_question() is None
+    assert len(told) == REFUSED_AT_ONCE
+    assert intake.has_questions
+    assert intake.take_question() is fresh
+    assert (len(told), len(intake)) == (2 * REFUSED_AT_ONCE - 1, 0)
+    assert all("wait for longer than 5 s" in error.message for error in told)
 
 
 async def test_commands_are_bounded_in_bytes() -> None:
