@@ -39,6 +39,12 @@ MEMORY_MOST = 64 * 1024 * 1024
 MEASURED = 150
 
 
+@pytest.fixture(autouse=True)
+def _not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes run without coverage, whose tracing would be most of what is measured."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def request(name: str, count: int, **data: Any) -> bytes:
     return json.dumps([{"type": name, "data": data}] * count).encode()
 
