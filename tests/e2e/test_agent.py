@@ -91,6 +91,7 @@ async def run_task(cluster: Cluster, task_id: str, payload: object, name: str = 
     await cluster.client.execute(SubmitTask(task_id=task_id, task_name=name, payload=payload_of(payload)))
 
 
+@pytest.mark.alone
 async def test_an_agent_is_offered_soon_and_withdrawn_at_its_end(
     cluster: Cluster, record_property: Callable[[str, object], None]
 ) -> None:

@@ -150,6 +150,7 @@ async def failure(store: Path, **options: Any) -> CoordinationError:
     return caught.value
 
 
+@pytest.mark.alone
 async def test_it_is_ready_when_the_block_is_entered(store: Path) -> None:
     """JetStream answers at once, in well under a second, and the server is gone after the block."""
     began = time.monotonic()

@@ -7,6 +7,8 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from coordinator.client.lane import Lane
 from events.errors import Unavailable
 
@@ -35,10 +37,12 @@ async def seconds_to_give_up(count: int) -> float:
     return took_s
 
 
+@pytest.mark.alone
 async def test_each_call_that_gives_up_costs_the_same() -> None:
     """Ten times as many that nobody answers take about ten times as long, not a hundred times."""
-    few, many = await seconds_to_give_up(500), await seconds_to_give_up(5000)
-    assert many < 20 * few, (few, many)
+    few = min([await seconds_to_give_up(500) for _ in range(3)])
+    many = min([await seconds_to_give_up(5000) for _ in range(3)])
+    assert many < 30 * few, (few, many)
 
 
 async def test_a_call_fails_at_its_deadline_not_at_that_of_another() -> None:

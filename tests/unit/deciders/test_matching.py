@@ -98,6 +98,7 @@ def test_tasks_go_by_age() -> None:
     assert dealt(world, waiting(slots=9)) == [("b", "w"), ("a", "w"), ("c", "w")]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("strategy", ["fifo", "priority"])
 @pytest.mark.parametrize(
     "wanted",

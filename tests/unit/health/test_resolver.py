@@ -123,6 +123,7 @@ async def test_a_name_is_looked_up_once_at_a_time(names: Names) -> None:
     assert names.asked == ["slow.test"] * 2
 
 
+@pytest.mark.alone
 async def test_the_executor_of_the_loop_is_not_needed(names: Names) -> None:
     """While all threads of the event loop's executor are taken, names are resolved."""
     loop = asyncio.get_running_loop()
