@@ -1,14 +1,15 @@
 """
 The tasks that wait only for a worker, grouped by *shape*: everything that decides which workers may run them.
 
-Each shape has one lazily cleaned heap per ordering, and the shapes have one of their first tasks, so that the first
-tasks of all are found without looking at every shape. To read a heap in order removes only what is not ready any more,
-before the first task, so deciders may read as far as they need.
+Each shape has the keys of its tasks in each order that is used, and the shapes have a heap of their first tasks, so that
+the first tasks of all are found without looking at every shape. To read in order removes only what is not ready any
+more, before the first task, so deciders may read as far as they need.
 """
 
 from __future__ import annotations
 
 import heapq
+from heapq import merge
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,44 +56,110 @@ def shape_of(task: Task) -> ShapeKey:
     return ShapeKey(task.task_name, task.task_type, task.resources)
 
 
-class Shape:
-    """The ready tasks of one shape, with a heap for each ordering that was used."""
+class _Order:
+    """
+    The keys of the ready tasks of one shape, in one order, and a few of tasks that are not ready any more.
 
-    __slots__ = ("heaps", "key", "members")
+    Most tasks come in order and go in order: their keys are a list, whose first `_gone` have gone. The others are a
+    heap.
+    """
+
+    __slots__ = ("_gone", "_is_live", "_late", "_run")
+
+    def __init__(self, keys: list[Key], is_live: Callable[[Key], bool]) -> None:
+        self._run = keys
+        self._gone = 0
+        self._late: list[Key] = []
+        self._is_live = is_live
+
+    def __len__(self) -> int:
+        return len(self._run) - self._gone + len(self._late)
+
+    def add(self, key: Key) -> bool:
+        """Add the key of a task that became ready; return whether it is the first here."""
+        run, gone, late = self._run, self._gone, self._late
+        if not run or run[-1] < key:
+            run.append(key)
+            return len(run) == gone + 1 and not (late and late[0] < key)
+        heapq.heappush(late, key)
+        return late[0] is key and not (gone < len(run) and run[gone] < key)
+
+    def removed(self, task_id: str, living: int) -> None:
+        """Drop the key of a task if it is the first, and all that are not live once they are most of *living* tasks."""
+        run, gone = self._run, self._gone
+        if gone < len(run) and run[gone][-1] == task_id:
+            self._gone = gone + 1
+        if len(run) + len(self._late) > 2 * living + _SPARE_ENTRIES:
+            self._drop_gone()
+            if len(self) > 2 * living + _SPARE_ENTRIES:
+                self._run = sorted(filter(self._is_live, self))
+                self._late.clear()
+                self._gone = 0
+
+    def clean(self) -> None:
+        """Drop what is not live before the first that is."""
+        run, gone, is_live, late = self._run, self._gone, self._is_live, self._late
+        while gone < len(run) and not is_live(run[gone]):
+            gone += 1
+        self._gone = gone
+        self._drop_gone()
+        while late and not is_live(late[0]):
+            heapq.heappop(late)
+
+    def first(self) -> Key | None:
+        """Return the first key, None if there is none; it is that of a ready task after `clean`."""
+        return next(iter(self), None)
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield the keys in order; nothing may be added or removed meanwhile."""
+        run = self._run
+        in_order = map(run.__getitem__, range(self._gone, len(run)))
+        return merge(in_order, walk(self._late)) if self._late else in_order
+
+    def _drop_gone(self) -> None:
+        """Return the memory of the keys that have gone, once they are half of the list."""
+        if 2 * self._gone > len(self._run):
+            del self._run[: self._gone]
+            self._gone = 0
+
+
+class Shape:
+    """The ready tasks of one shape, with their keys in each order that was used."""
+
+    __slots__ = ("key", "members", "orders")
 
     def __init__(self, key: ShapeKey, orderings: Iterable[str] = ()) -> None:
         self.key = key
         self.members: dict[str, Task] = {}
-        self.heaps: dict[str, list[Key]] = {ordering: [] for ordering in orderings}
+        self.orders: dict[str, _Order] = {ordering: _Order([], self._is_live) for ordering in orderings}
 
     def remove(self, task_id: str) -> None:
         members = self.members
         del members[task_id]
-        for heap in self.heaps.values():
-            if len(heap) > 2 * len(members) + _SPARE_ENTRIES:
-                prune(heap, self._is_live, len(members))
+        for order in self.orders.values():
+            order.removed(task_id, len(members))
 
     def first(self, ordering: str) -> Key | None:
         """Return the key of the first ready task, None if there is none."""
-        heap = self._cleaned(ordering)
-        return heap[0] if heap else None
+        return self._cleaned(ordering).first()
 
     def ordered(self, ordering: str) -> Iterator[tuple[Key, Task]]:
-        """Yield the ready tasks in order; what is ready does not change the heap meanwhile."""
+        """Yield the ready tasks in order; what is ready does not change meanwhile."""
         members = self.members
-        for key in walk(self._cleaned(ordering)):
+        for key in self._cleaned(ordering):
             task = members.get(str(key[-1]))
             if task is not None and is_of(task, key):
                 yield key, task
 
-    def _cleaned(self, ordering: str) -> list[Key]:
-        """Return the heap of an ordering, which begins with a ready task if there is one."""
-        heap = self.heaps.get(ordering)
-        if heap is None:
-            heap = self.heaps[ordering] = sorted(map(ORDERINGS[ordering], self.members.values()))
+    def _cleaned(self, ordering: str) -> _Order:
+        """Return the keys in an order, which begin with that of a ready task if there is one."""
+        order = self.orders.get(ordering)
+        if order is None:
+            keys = sorted(map(ORDERINGS[ordering], self.members.values()))
+            order = self.orders[ordering] = _Order(keys, self._is_live)
         else:
-            prune(heap, self._is_live, len(self.members))
-        return heap
+            order.clean()
+        return order
 
     def _is_live(self, key: Key) -> bool:
         task = self.members.get(str(key[-1]))
@@ -183,10 +250,9 @@ class ReadyTasks:
     def add(self, shape: Shape, task: Task) -> None:
         """Add a task to its shape."""
         shape.members[task.task_id] = task
-        for ordering, heap in shape.heaps.items():
+        for ordering, order in shape.orders.items():
             key = ORDERINGS[ordering](task)
-            heapq.heappush(heap, key)
-            if heap[0] is key and (firsts := self._firsts.get(ordering)) is not None:
+            if order.add(key) and (firsts := self._firsts.get(ordering)) is not None:
                 firsts.note(shape, key)
 
     def discard(self, shape: Shape) -> None:

@@ -225,8 +225,9 @@ def found_in_order(ready: ReadyTasks, ordering: str) -> set[ShapeKey]:
 def assert_bounded(indexes: Indexes) -> None:
     """Assert that no heap holds more than its bound of stale entries, and no empty group is kept."""
     for shape in indexes.ready_tasks.shapes.values():
-        for heap in shape.heaps.values():
-            assert len(heap) <= 2 * len(shape.members) + SPARE
+        for order in shape.orders.values():
+            assert len(order) <= 2 * len(shape.members) + SPARE
+            assert len(order._run) <= 2 * (2 * len(shape.members) + SPARE)
     for firsts in indexes.ready_tasks._firsts.values():
         assert len(firsts._entries) <= 2 * len(indexes.ready_tasks.shapes) + SPARE
         assert len(firsts._entry_of) <= len(indexes.ready_tasks.shapes)
