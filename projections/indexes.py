@@ -147,7 +147,7 @@ class Indexes:
     """
     All indexes of one world.
 
-    Each `…_changed` gets the value before and after, None for absent; evicted tasks have a method of their own.
+    Each `…_changed` gets the value before and after, None for absent; of evicted tasks only `tasks` has something.
     """
 
     def __init__(self) -> None:
@@ -238,10 +238,6 @@ class Indexes:
             self._pending(after)
         elif now is _RUNNING:
             self._running(after)
-
-    def task_evicted(self, task: Task) -> None:
-        """Remove an ended task."""
-        del self.tasks[task.status][task.task_id]
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, pairwise, repeat
 from struct import error as StructError  # noqa: N812  # the name of a class
 from struct import pack, unpack_from
 from typing import TYPE_CHECKING
@@ -97,9 +97,8 @@ class _Open(msgspec.Struct):
 
     def sealed(self, texts: list[str], *, is_open: bool = False) -> Slice:
         """Return the slice as bytes, sorted like its names *texts*; equal entries give equal bytes."""
-        values = self.values
-        count, names = len(texts), [text.encode() for text in texts]
-        parts = [name + values[text] for name, text in zip(names, texts, strict=True)]
+        count, names = len(texts), list(map(str.encode, texts))
+        parts = list(map(bytes.__add__, names, map(self.values.__getitem__, texts)))
         return Slice(
             kind=self.kind,
             owner=self.owner,
@@ -270,9 +269,8 @@ class Memory:
         """Keep a sealed slice, whose *names* are in its order."""
         self._number += 1
         self._sealed[self._number] = one
-        owner = one.owner
         # `_hash`, without a call for each.
-        hashes = [hash((owner, name)) & _HASH for name in names] if owner else [hash(name) & _HASH for name in names]
+        hashes = map(hash, zip(repeat(one.owner), names)) if one.owner else map(hash, names)
         self._indexes[one.kind].add(self._number, hashes, self._sealed)
 
     def _drop(self, numbers: list[int]) -> None:
@@ -299,16 +297,15 @@ def _next_period(time: float) -> float:
 
 
 def _hash(name: str, owner: str) -> int:
-    """Return a hash of 61 bits that nobody outside this process can foresee."""
-    return (hash((owner, name)) if owner else hash(name)) & _HASH
+    """Return a hash of 64 bits that nobody outside this process can foresee."""
+    return hash((owner, name)) if owner else hash(name)
 
 
-_HASH = (1 << 61) - 1
 _ENTRY_BITS, _NUMBER_BITS = 13, 27
 _PLACE_BITS = _ENTRY_BITS + _NUMBER_BITS
 _ENTRY, _PLACE = (1 << _ENTRY_BITS) - 1, (1 << _PLACE_BITS) - 1
-_TAG = 61 - (64 - _PLACE_BITS)
-"""The highest 24 of the 61 bits of a hash are its tag."""
+_TAG = (1 << 64) - (1 << _PLACE_BITS)
+"""The highest 24 of the 64 bits of a hash are its tag."""
 _FAN, _LEVELS = 4, 10
 _MERGED_MOST = 131_072
 
@@ -327,19 +324,18 @@ class _Index:
 
     def find(self, hashed: int) -> Iterator[int]:
         """Yield the places of entries that may have this hash: number of the slice, shifted, and entry in it."""
-        tag = hashed >> _TAG
-        least = tag << _PLACE_BITS
+        least = hashed & _TAG
         for level in self._levels:
             for slots, _ in level:
                 at = bisect_left(slots, least)
-                while at < len(slots) and slots[at] >> _PLACE_BITS == tag:
+                while at < len(slots) and slots[at] & _TAG == least:
                     yield slots[at] & _PLACE
                     at += 1
 
-    def add(self, number: int, hashes: list[int], kept: Container[int]) -> None:
+    def add(self, number: int, hashes: Iterable[int], kept: Container[int]) -> None:
         """Add the entries of slice *number*; those of slices that are not in *kept* may go."""
         place = number << _ENTRY_BITS
-        made = [hashed >> _TAG << _PLACE_BITS | entry for entry, hashed in enumerate(hashes, place)]
+        made = [hashed & _TAG | entry for entry, hashed in enumerate(hashes, place)]
         self._levels[0].append((array("Q", sorted(made)), (number,)))
         for level, above in pairwise(self._levels):
             small = [run for run in level if len(run[0]) <= _MERGED_MOST // _FAN]

@@ -1,9 +1,9 @@
 """
 The tasks that wait only for a worker, grouped by *shape*: everything that decides which workers may run them.
 
-Each shape has the keys of its tasks in each order that is used, and the shapes have a heap of their first tasks, so that
-the first tasks of all are found without looking at every shape. To read in order removes only what is not ready any
-more, before the first task, so deciders may read as far as they need.
+Each shape has the keys of its tasks in each order that is used, and the shapes have a heap of their first tasks, so
+that the first tasks of all are found without looking at every shape. To read in order removes only what is not ready
+any more, before the first task, so deciders may read as far as they need.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
         source=intern(stamp.actor),
-        program=intern(event.program),
+        program=intern(event.program) if event.program else "",
         priority=event.priority,
         timeout_s=event.timeout_s,
         max_retries=event.max_retries,

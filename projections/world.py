@@ -316,12 +316,12 @@ class World:
     def _evict_tasks(self, ended: OrderedDict[str, float], time: float) -> None:
         """Evict ended tasks; those that ended a short time ago are remembered."""
         pop, pack, oldest = self.tasks.pop, task.EndedTask.packed, time - self.retention_s
-        unindex = self.indexes.task_evicted
+        indexed = self.indexes.tasks
         noted: dict[str, bytes] = {}
         while len(ended) > self.ended_kept or (ended and next(iter(ended.values())) < oldest):
             task_id, ended_at = ended.popitem(last=False)
             value = pop(task_id)
-            unindex(value)
+            del indexed[value.status][task_id]
             if time - ended_at <= HARD_S:
                 noted[task_id] = pack(value)
         if noted:
@@ -415,6 +415,7 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
     table, evolve, update_index = world.tasks, task.evolve, world.indexes.task_changed
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
+    names = {status: f"tasks_{status.value}" for status in TaskStatus}
 
     def fold(event: Any, stamp: Stamp) -> None:
         task_id = event.task_id
@@ -428,7 +429,7 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
                 world.memory.note(KEY, after.idempotency_key, known, stamp.time, after.tenant)
         elif status is not before.status and status is not pending and status is not running:
             ended[task_id] = stamp.time
-            name = f"tasks_{status.value}"
+            name = names[status]
             totals[name] = totals.get(name, 0) + 1
 
     return fold

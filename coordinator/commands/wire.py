@@ -12,8 +12,9 @@ trusted: an error quotes a limited part of it, and nothing in it may stop the re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from coordinator.commands.command import Command
 from events.codec import UNREADABLE
 from events.errors import CoordinationError, Refused, Unavailable, error_of, shown
 from events.ids import DEFAULT_TENANT, checked
-from events.resources import Resources
+from events.resources import NONE, Resources
 
 MOST_COMMANDS = 1000
 """How many commands one request may have."""
@@ -164,7 +165,7 @@ def decode_request(body: bytes) -> list[WireCommand | Refused]:
         commands: list[WireCommand | Refused] = _request_decoder.decode(body)
     except UNREADABLE:
         return _decode_one_by_one(body)
-    if _may_name_amounts(body) and not _amounts_are_known(body):
+    if _names_amounts(commands) and not _amounts_are_known(body):
         return _decode_one_by_one(body)
     return commands if len(commands) <= MOST_COMMANDS else [_too_many(len(commands))]
 
@@ -183,6 +184,21 @@ class _AmountedCommand(msgspec.Struct, gc=False):
 
 
 _amounts_decoder = msgspec.json.Decoder(list[_AmountedCommand])
+_amounts_of: dict[type[Command], Callable[[Any], Any]] = {
+    command: attrgetter(name)
+    for command in COMMANDS.values()
+    for name in _Amounted.__struct_fields__
+    if name in command.__struct_fields__
+}
+
+
+def _names_amounts(commands: list[Any]) -> bool:
+    """Whether any command names amounts; to look for them in the bytes takes half as long as to decode these."""
+    for one in commands:
+        amounts_of = _amounts_of.get(type(one.data))
+        if amounts_of is not None and amounts_of(one.data) is not NONE:
+            return True
+    return False
 
 
 def _amounts_are_known(body: bytes) -> bool:

@@ -73,7 +73,7 @@ class RpcDoor:
         self._last_source = ""
         self._held_bytes = 0
         self._held_of: dict[str, int] = {}
-        self._as_of: tuple[Position | None, str, str] = (None, "", "")
+        self._as_of: tuple[Position | None, str, str, bytes] = (None, "", "", b"")
 
     def take(self, message: Message) -> None:
         """Pass every command of a request to the engine; the answers are sent together, when the last is known."""
@@ -152,11 +152,14 @@ class RpcDoor:
 
     def encode(self, value: Any, error: CoordinationError | None, command: Command | None, tenant: str = "") -> bytes:
         """Encode one answer, with the epoch and the position it is from; *command* is None if it was unreadable."""
-        committed, epoch, position = self._as_of
+        committed, epoch, position, done = self._as_of
         if committed is not self._engine.committed:
             # The same for all answers of a turn.
             committed, epoch, position = self._engine.committed, str(self._engine.epoch), str(self._engine.committed)
-            self._as_of = (committed, epoch, position)
+            done = encode_answer(None, None, epoch, position)
+            self._as_of = (committed, epoch, position, done)
+        if value is None and error is None and type(command) is not CreateContainer:
+            return done
         try:
             if type(command) is SubmitTask and command.idempotency_key:
                 until = self._engine.world.key_holds_until(tenant, command.idempotency_key)
