@@ -50,7 +50,7 @@ def _of_task(world: World, event: Any, said: Said) -> Origin:
     if not cause:
         # In this order: of most tasks these two are all that is needed.
         latest = task.latest if task.ended_at is None else task.ended
-        cause = str(latest if latest != START else task.submitted)
+        cause = "%d.%d" % (latest if latest != START else task.submitted)  # noqa: UP031  # as `Position` does
     return (task.tenant, task.traceparent, cause)
 
 
