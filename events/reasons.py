@@ -89,7 +89,7 @@ REASONS = {
     "memory_full": "no more ids and keys, or no more ended things of a kind, can be kept for ten minutes",
     "no_room": "no node has enough free resources",
     "overloaded": "too many requests wait",
-    "queue_full": "too many tasks are pending",
+    "queue_full": "too many tasks are pending, or their payloads have too many bytes",
     "quota": "the source or tenant has as many as it may have, such as tasks, containers or shares of pools",
     "rate_limited": "the source or tenant submits faster than it may",
     "registry_full": "too many services are registered",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from events.resources import NONE
 from events.task import TaskStatus
 from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
+from projections.task import SMALL_CHARS, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,6 +162,9 @@ class Indexes:
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
+        self.payload_bytes = 0
+        """Of all tasks that have not ended, without payloads of at most `SMALL_CHARS`."""
+        self.owned_payload_bytes = Owned()
         self.owned_services = Owned()
         self.owned_containers = Owned()
         self.owned_sessions = Owned()
@@ -233,6 +237,10 @@ class Indexes:
                 self._not_pending(before)
             else:  # what has ended does not change any more
                 self._not_running(before)
+            if after.payload is None and (payload := before.payload) is not None and len(payload.data) > SMALL_CHARS:
+                self._count_bytes(before, -bytes_of(payload))
+        elif (payload := after.payload) is not None and len(payload.data) > SMALL_CHARS:
+            self._count_bytes(after, bytes_of(payload))
         self.tasks[now][after.task_id] = None
         if now is _PENDING:
             self._pending(after)
@@ -332,6 +340,10 @@ class Indexes:
 
     def _is_running(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
+
+    def _count_bytes(self, task: Task, by: int) -> None:
+        self.payload_bytes += by
+        self.owned_payload_bytes.count(task, by)
 
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):

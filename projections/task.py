@@ -98,6 +98,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         return self.status in ENDED
 
 
+SMALL_CHARS = 256
+"""A payload of so many characters takes no more memory than its task, whose number is bounded: it is not counted."""
+
+
+def bytes_of(payload: Payload) -> int:
+    """Return the size of a payload's data in bytes of UTF-8."""
+    data = payload.data
+    return len(data) if data.isascii() else len(data.encode(errors="replace"))
+
+
 def digest_of(payload: Payload | None) -> str:
     """Return what identifies the content of a payload; "" for no payload."""
     return "" if payload is None else f"{payload.encoding}:{payload.digest}"

@@ -54,6 +54,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_containers: int = 100
     max_services: int = 10_000
     max_pending_tasks: int = 1_000_000
+    max_pending_bytes: int = 256 * 1024 * 1024
     max_concurrent_tasks: int = 100_000
     max_retries: int = 3
     poison_after: int = 3

@@ -33,7 +33,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
-from projections.task import ENDED, checksum, content_of, digest_of
+from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
 
@@ -92,7 +92,28 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         most = context.rules.max_pending_tasks
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
+    if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
+        _check_bytes(world, bytes_of(command.payload), context)
     return (submitted,)
+
+
+def _check_bytes(world: World, size: int, context: DecisionContext) -> None:
+    """
+    Accept *size* more bytes of payloads: a source may have half of what the others leave.
+
+    Raises:
+        Refused: the tasks that have not ended have too many.
+    """
+    most, indexes = context.rules.max_pending_bytes, world.indexes
+    mine = indexes.owned_payload_bytes.by_source.get(context.actor, 0)
+    others = indexes.payload_bytes - mine
+    if 2 * (mine + size) > most - others:
+        msg = (
+            f"this payload has {size} bytes; those of {context.actor}'s tasks that have not ended have {mine}, those "
+            f"of others {others}: a source may have half of what the others leave of {most}, the limit of "
+            "scheduler.max_pending_bytes: submit later or raise the limit"
+        )
+        raise Refused(msg, reason="queue_full", retry_after_s=5.0)
 
 
 def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:

@@ -164,8 +164,8 @@ class Engine:
                 await self.intake.wait()
                 if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
                     raise _not_leading()
-                await self._turn()
-                if self.intake.has_questions:
+                committed = await self._turn()
+                if self.intake.has_questions or (not committed and self.intake.has_commands):
                     await self._let_others_run()
             self.listening.end()
             await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
@@ -175,7 +175,7 @@ class Engine:
             )
 
     async def _let_others_run(self) -> None:
-        """Let commands come in before the next turn: a turn of questions alone waits for nothing."""
+        """Let commands come in before the next turn: one of questions, or of what is refused, waits for nothing."""
         if self._is_crowded():
             await asyncio.sleep(CROWDED_PAUSE_S)
             return
@@ -261,7 +261,8 @@ class Engine:
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
-    async def _turn(self, about_itself: CoordinatorEvent | None = None) -> None:
+    async def _turn(self, about_itself: CoordinatorEvent | None = None) -> bool:
+        """Take one turn; return whether it committed something."""
         turn = self._open_turn()
         try:
             if self._resigning:
@@ -286,6 +287,7 @@ class Engine:
         finally:
             turn.answer_all()
         self._hints.tell(self._clock.heard())
+        return bool(turn.events)
 
     def _turn_id(self) -> str:
         return f"{self.epoch.generation}-{self.epoch.sequence}-{self.turns}"
@@ -296,6 +298,7 @@ class Engine:
         turn = Turn(self.world, now=self._commit_clock.now(), bytes_max=self._limits.turn_bytes)
         self.world.indexes.advance(turn.now)
         self._budget.refill()
+        self.intake.refill()
         return turn
 
     def _take(self, turn: Turn) -> None:

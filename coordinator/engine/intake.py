@@ -4,7 +4,8 @@ The queues of commands and of questions that wait for a turn: bounded; a full qu
 Every door puts its commands here; the engine takes them turn by turn, some of each source in turn, those of one source
 in order of arrival. A source gets at most half of the room that the others leave, so there is always some for another.
 Questions have a queue of their own, so that no number of them refuses or delays a command. The order of one source's
-commands and questions is kept while its questions do not have to wait for another turn.
+commands and questions is kept while its questions do not have to wait for another turn. A large request of a source
+that has much waiting is queued or refused as it came: it is decoded when its turn comes, some of them in each turn.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from coordinator.commands.caller import COORDINATOR, Caller
 from events.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from coordinator.clock import Clock
     from coordinator.commands.command import Command
     from events.errors import CoordinationError
 
 QUESTION_BYTES_MOST = 16 * 1024 * 1024
-COMMAND_BYTES_MOST = 128 * 1024 * 1024
-"""The bytes of all questions and commands that wait, as they came in."""
+COMMAND_BYTES_MOST = 32 * 1024 * 1024
+"""The bytes of all questions and commands that wait, as they came in. The engine takes 20 to 50 MB a second."""
+
+AT_ONCE_BYTES = 1024 * 1024
+"""A large request of a source that has more waiting, with it, is not decoded as it comes in."""
+TURN_READ_BYTES = 256 * 1024
+"""So much of what was not decoded is decoded in a turn, and one request more: as much as a commit has room for."""
 
 COMMANDS_IN_A_ROW = 32
 """So many commands of one source are taken before it is another one's turn."""
@@ -67,17 +75,40 @@ class Asked:
     `since`, a time of the clock, for a question.
     """
 
-    __slots__ = ("caller", "command", "number", "reply", "room", "since", "size", "wants_answer")
+    __slots__ = ("caller", "command", "is_question", "number", "reply", "room", "since", "size", "wants_answer")
 
     def __init__(
         self, command: Command, caller: Caller, reply: Reply | None = None, room: Room | None = None, size: int = 0
     ) -> None:
         self.command = command
+        self.is_question = command.IS_QUESTION
         self.caller = caller
         self.reply: Reply = reply if reply is not None else _drop
         self.wants_answer = reply is not None
         self.room = room
         self.size = size
+        self.number = 0
+        self.since = 0.0
+
+
+class Unread:
+    """
+    A request that was not decoded, of *size* bytes; the other fields are those of `Asked`.
+
+    *read* decodes it and returns its commands, without those that are answered with that: all are questions, or none
+    is. *reply* answers the request as a whole instead; one of both is called, once.
+    """
+
+    __slots__ = ("caller", "is_question", "number", "read", "reply", "since", "size")
+
+    def __init__(
+        self, caller: Caller, reply: Reply, size: int, *, is_question: bool, read: Callable[[], list[Asked]]
+    ) -> None:
+        self.caller = caller
+        self.reply = reply
+        self.size = size
+        self.is_question = is_question
+        self.read = read
         self.number = 0
         self.since = 0.0
 
@@ -113,42 +144,62 @@ class Intake:
         self.by_source = self._questions.lines
         """The waiting questions, by source."""
         self._numbers = count(1)
+        self._read_left = TURN_READ_BYTES
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._commands) + len(self._questions)
 
-    def put(self, asked: Asked) -> None:
-        """Queue a command or a question, or refuse it at once."""
+    def refill(self) -> None:
+        """Begin a turn: some requests may be decoded again."""
+        self._read_left = TURN_READ_BYTES
+
+    def put_off(self, unread: Unread) -> bool:
+        """Queue a large request, or refuse it at once; return False if it is to be decoded now, and put then."""
+        queue = self._questions if unread.is_question else self._commands
+        if queue.is_little(unread):
+            return False
+        self.put(unread)
+        return True
+
+    def put(self, asked: Asked | Unread) -> None:
+        """Queue a command, a question or a request, or refuse it at once."""
         asked.number = next(self._numbers)
-        if asked.command.IS_QUESTION:
+        if asked.is_question:
             asked.since = self._now()
-            is_taken = self._questions.add(asked)
+            queue = self._questions
         else:
-            is_taken = self._commands.add(asked)
-        if is_taken:
+            queue = self._commands
+        if queue.add(asked):
             self._wake.set()
             return
-        what = "questions" if asked.command.IS_QUESTION else "commands"
+        what = "questions" if asked.is_question else "commands"
         msg = (
             f"too many {what} are waiting; one source may have half of what the others leave of {self._most}, "
-            "the limit of engine.intake_max: try again shortly"
+            f"the limit of engine.intake_max, and of {queue.most_bytes} bytes: try again shortly"
         )
         asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=0.5))
 
     def put_back(self, asked: Asked) -> None:
         """Put back what did not fit into the turn, or has ended its wait; it is the first of the next turn."""
         asked.since = self._now()
-        (self._questions if asked.command.IS_QUESTION else self._commands).put_back(asked)
+        (self._questions if asked.is_question else self._commands).put_back(asked)
         self._wake.set()
 
     def take(self) -> Asked | None:
-        """Return and remove the oldest command of the source whose turn it is; None when there is none."""
-        return self._commands.take() if self._commands.lines else None
+        """Return and remove the oldest command of the source whose turn it is; None when this turn has no more."""
+        commands = self._commands
+        while commands.lines:
+            asked = commands.take()
+            if not isinstance(asked, Unread):
+                return asked
+            if not self._open(commands, asked):
+                return None
+        return None
 
     def take_question(self, *, is_ordered: bool = False) -> Asked | None:
         """
-        Return and remove the next question: the oldest of the source whose turn it is; None when there is none.
+        Return and remove the next question: the oldest of the source whose turn it is; None when this turn has no more.
 
         If *is_ordered*, only one that came before the commands of its source. Those that have waited for too long are
         refused: whoever asked has asked again since, or has gone.
@@ -161,11 +212,31 @@ class Intake:
                 return None
             asked = self._questions.take()
             if asked.since >= oldest:
-                return asked
+                if not isinstance(asked, Unread):
+                    return asked
+                if not self._open(self._questions, asked):
+                    return None
+                continue
             whose = asked.caller.actor
             msg = f"the questions of {whose} wait for longer than {QUESTION_WAITS_S:g} s: ask fewer at a time"
             asked.reply(None, Unavailable(msg, reason="overloaded", retry_after_s=1.0))
         return None
+
+    def _open(self, queue: _BySource, unread: Unread) -> bool:
+        """Put the commands of a request in its place; return False if this turn has decoded enough."""
+        if self._read_left <= 0:
+            queue.put_back(unread)
+            return False
+        self._read_left -= unread.size
+        for asked in reversed(unread.read()):
+            asked.number, asked.since = unread.number, unread.since
+            queue.put_back(asked)
+        return True
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether a command waits."""
+        return bool(self._commands.lines)
 
     @property
     def has_questions(self) -> bool:
@@ -189,7 +260,7 @@ class Intake:
                 queue.take().reply(None, error)
 
 
-class _Line(deque[Asked]):
+class _Line(deque[Asked | Unread]):
     """What one source has waiting, and its bytes."""
 
     __slots__ = ("size", "source")
@@ -206,13 +277,20 @@ class _BySource:
     def __init__(self, most: int, most_bytes: int, *, in_a_row: int) -> None:
         self.lines: OrderedDict[str, _Line] = OrderedDict()
         self._room = self._most = most
-        self._room_bytes = most_bytes
+        self._room_bytes = self.most_bytes = most_bytes
         self._in_a_row = self._left = in_a_row
 
     def __len__(self) -> int:
         return self._most - self._room
 
-    def add(self, asked: Asked) -> bool:
+    def is_little(self, unread: Unread) -> bool:
+        """Whether there is room for a request, and its source has not much waiting."""
+        line = self.lines.get(unread.caller.actor)
+        if line is None:
+            return self._room >= 1 and unread.size <= self._room_bytes
+        return len(line) < self._room and line.size + unread.size <= min(AT_ONCE_BYTES, self._room_bytes)
+
+    def add(self, asked: Asked | Unread) -> bool:
         """Add one; return whether there was room for it."""
         source, size, room = asked.caller.actor, asked.size, self._room
         line = self.lines.get(source)
@@ -228,7 +306,7 @@ class _BySource:
         self._room_bytes -= size
         return True
 
-    def put_back(self, asked: Asked) -> None:
+    def put_back(self, asked: Asked | Unread) -> None:
         """Add one as the next."""
         source = asked.caller.actor
         line = self.lines.get(source)
@@ -241,16 +319,16 @@ class _BySource:
         self._room_bytes -= asked.size
 
     @property
-    def first(self) -> Asked:
+    def first(self) -> Asked | Unread:
         """The one that `take` returns; there must be one."""
         return next(iter(self.lines.values()))[0]
 
-    def has_before(self, asked: Asked) -> bool:
+    def has_before(self, asked: Asked | Unread) -> bool:
         """Whether something of the same source, or of the coordinator itself, came before *asked*."""
         found = (self.lines.get(source) for source in (asked.caller.actor, COORDINATOR.actor))
         return any(line is not None and line[0].number < asked.number for line in found)
 
-    def take(self) -> Asked:
+    def take(self) -> Asked | Unread:
         """Return and remove the first of the source whose turn it is; there must be one."""
         line = next(iter(self.lines.values()))
         asked = line.popleft()

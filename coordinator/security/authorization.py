@@ -23,10 +23,12 @@ from coordinator.commands.task import ClaimTasks, CompleteTask, FailTask, Submit
 from coordinator.commands.worker import RegisterWorker
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
 from events.errors import Forbidden, Refused, Unavailable, shown
+from projections.task import SMALL_CHARS, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from events.task import Payload
     from projections.indexes import Indexes, Owned
     from projections.world import World
 
@@ -38,6 +40,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Limits of a source or a tenant; None means no limit."""
 
     max_pending_tasks: int | None = None
+    max_pending_bytes: int | None = None
     max_services: int | None = None
     max_containers: int | None = None
     max_sessions: int | None = None
@@ -158,7 +161,7 @@ def check(world: World, found: Verdict, command: Command) -> None:
         return
     if isinstance(command, SubmitTask):
         if not world.knows_task(command.task_id):
-            _check_pending(world, found)
+            _check_pending(world, found, command)
         return
     creates = _CREATES[type(command)]
     for whose, name, quota in found.quotas:
@@ -175,13 +178,28 @@ def _check_owner(world: World, source: str, command: ReleasePool) -> None:
         raise Forbidden(f"{held}, not to {source}: only its owner or an administrator may release it")
 
 
-def _check_pending(world: World, found: Verdict) -> None:
+def _check_pending(world: World, found: Verdict, command: SubmitTask) -> None:
     indexes = world.indexes
     for whose, name, quota in found.quotas:
         counts = indexes.pending_by_source if whose == "source" else indexes.pending_by_tenant
         if quota.max_pending_tasks is not None and counts.get(name, 0) >= quota.max_pending_tasks:
             msg = f"{quota.max_pending_tasks} tasks of {whose} {name} are pending, the most it may have: submit later"
             raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
+        if quota.max_pending_bytes is not None and command.payload is not None:
+            _check_bytes(indexes, command.payload, whose, name, quota.max_pending_bytes)
+
+
+def _check_bytes(indexes: Indexes, payload: Payload, whose: str, name: str, most: int) -> None:
+    if len(payload.data) <= SMALL_CHARS:
+        return
+    owned, size = indexes.owned_payload_bytes, bytes_of(payload)
+    held = (owned.by_source if whose == "source" else owned.by_tenant).get(name, 0)
+    if held + size > most:
+        msg = (
+            f"{whose} {name} has {held} bytes of payloads in tasks that have not ended, of at most {most}, and this "
+            f"one has {size}: submit later"
+        )
+        raise Refused(msg, reason="quota", retry_after_s=QUEUE_RETRY_S)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
@@ -270,7 +288,7 @@ _CREATES: dict[type[Command], Callable[[World, Any, str, str], tuple[_Kind, ...]
 """What a command would add to what the named source or tenant has."""
 
 _LIMITS_OF: dict[type[Command], tuple[str, ...]] = {
-    SubmitTask: ("max_pending_tasks", "submits_per_s"),
+    SubmitTask: ("max_pending_tasks", "max_pending_bytes", "submits_per_s"),
     RegisterService: ("max_services",),
     CreateContainer: ("max_containers", "max_sessions"),
     BindSession: ("max_sessions",),

@@ -112,6 +112,13 @@ class SchedulerSettings(Section):
         _RULES.worker_timeout_s, 0.05, DAY_S, "a worker without a heartbeat for this long is lost"
     )
     max_pending_tasks: int = number(_RULES.max_pending_tasks, 1, 10_000_000, "tasks that may be pending at a time")
+    max_pending_bytes: int = number(
+        _RULES.max_pending_bytes,
+        1024 * 1024,
+        8 * 1024 * 1024 * 1024,
+        "bytes of the payloads of tasks that have not ended, without those of up to 256 characters; a source has half "
+        "of what others leave",
+    )
     payload_bytes_max: int = number(
         _RULES.payload_bytes_max, 1024, 256 * 1024, "largest payload or result kept in the journal itself"
     )

@@ -61,6 +61,9 @@ class QuotaSettings(Section):
     """Limits of one source or tenant."""
 
     max_pending_tasks: int | None = _bound(10_000_000, "tasks that may be pending at a time")
+    max_pending_bytes: int | None = _bound(
+        8 * 1024 * 1024 * 1024, "bytes of the payloads, of more than 256 characters, of tasks that have not ended"
+    )
     max_services: int | None = _bound(1_000_000, "services that may be registered at a time")
     max_containers: int | None = _bound(100_000, "containers that may stand at a time")
     max_sessions: int | None = _bound(100_000, "sessions that may be open at a time")
@@ -80,6 +83,7 @@ class QuotaSettings(Section):
 
         quota = Quota(
             max_pending_tasks=self.max_pending_tasks,
+            max_pending_bytes=self.max_pending_bytes,
             max_services=self.max_services,
             max_containers=self.max_containers,
             max_sessions=self.max_sessions,

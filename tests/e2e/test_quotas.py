@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from coordinator.commands.acting import acting
+from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, DestroyContainer, GetContainer
+from coordinator.commands.payloads import payload_of
 from coordinator.commands.pool import AllocatePool, DefinePool, GetPool, ReleasePool
 from coordinator.commands.service import DeregisterService, RegisterService
 from coordinator.commands.session import BindSession, CloseSession
@@ -225,3 +228,43 @@ async def test_optimizing_leaves_the_shares_of_others(tmp_path: Path, monkeypatc
             assert set((await allocator.get_resource_status())["allocations"]) == {"theirs"}
             with pytest.raises(Forbidden, match="belongs to monitoring"):
                 await allocator.release_resources("theirs")
+
+
+async def test_the_bytes_of_payloads_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large payloads of one source leave room for another's, also after a restart; what ends makes room."""
+    monkeypatch.setenv("COORDINATOR_SCHEDULER__MAX_PENDING_BYTES", str(1024 * 1024))
+    large = payload_of("x" * 60_000)
+
+    async def until_full(client: Client, name: str) -> int:
+        """Submit until it is refused; return how many were accepted."""
+        accepted = count()
+
+        async def fill() -> None:
+            for number in accepted:
+                await client.execute(SubmitTask(task_id=f"{name}{number}", task_name="n", payload=large))
+
+        with pytest.raises(Refused, match=r"scheduler.max_pending_bytes") as refused:
+            await fill()
+        assert refused.value.reason == "queue_full"
+        return next(accepted) - 1
+
+    async with secured(tmp_path / "auth", USERS) as server:
+        async with leading(server, tmp_path, monkeypatch), server.client(*EXECUTION) as client:
+            assert await until_full(client, "e") == 8
+            assert (await client.execute(GetStats())).pending_bytes == 8 * 60_002
+        async with (
+            leading(server, tmp_path, monkeypatch),
+            server.client(*EXECUTION) as client,
+            server.client(*MONITORING) as other,
+        ):
+            assert await until_full(client, "f") == 0
+            await client.execute(SubmitTask(task_id="e0", task_name="n", payload=large))
+            await client.execute(SubmitTask(task_id="small", task_name="n", payload=payload_of(1)))
+            assert await until_full(other, "m") == 4
+            await client.execute(CancelTask(task_id="e0"))
+            assert await until_full(client, "g") == 0
+            for number in range(1, 5):
+                await client.execute(CancelTask(task_id=f"e{number}"))
+            assert await until_full(client, "h") == 3
+            await client.execute(CancelTask(task_id="h0"))
+            assert (await client.execute(GetStats())).pending_bytes == 9 * 60_002

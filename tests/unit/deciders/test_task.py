@@ -16,6 +16,7 @@ from coordinator.deciders.task import backoff_s
 from events.base import Event
 from events.coordinator import CoordinatorStarted
 from events.task import (
+    Payload,
     TaskAttemptFailed,
     TaskCancelled,
     TaskFailed,
@@ -147,6 +148,35 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     error = world.when(submit("d"), rules=rules).then_refused("queue_full", "1 tasks", "max_pending_tasks")
     assert error.retry_after_s is not None
     world.when(submit("b"), rules=rules).then_nothing()
+
+
+def large(size: int, letter: str = "x") -> Payload:
+    return payload(letter * size, encoding="text")
+
+
+def test_the_bytes_of_payloads_are_bounded() -> None:
+    """A source has half of what the others leave, of what has not ended; small payloads and repeats do not count."""
+    rules, none = Rules(max_pending_bytes=10_000), Rules(max_pending_bytes=1)
+    four = [said(submitted(one, payload=large(1000)), actor="ann") for one in "abcd"]
+    world = given(*four, started("a"))
+    assert world.when(submit("e", payload=large(1000)), rules=rules, actor="ann").events
+    told = ("1001 bytes", "ann", "4000", "others 0", "10000", "scheduler.max_pending_bytes")
+    error = world.when(submit("e", payload=large(1001)), rules=rules, actor="ann").then_refused("queue_full", *told)
+    assert error.retry_after_s is not None
+    assert world.when(submit("e", payload=large(256)), rules=none, actor="ann").events
+    world.when(submit("d", payload=large(1000)), rules=none, actor="ann").then_nothing()
+    assert world.when(submit("e", payload=large(3000)), rules=rules, actor="bob").events
+    world.when(submit("e", payload=large(3001)), rules=rules, actor="bob").then_refused("queue_full", "others 4000")
+    world = given(*four, started("a"), completed("a"))
+    assert world.when(submit("e", payload=large(2000)), rules=rules, actor="ann").events
+
+
+def test_bytes_of_payloads_are_those_of_utf_8() -> None:
+    """Where characters have several."""
+    world = given(said(submitted("a", payload=large(1000, "é")), actor="ann"))
+    rules = Rules(max_pending_bytes=6000)
+    assert world.when(submit("b", payload=large(500, "é")), rules=rules, actor="ann").events
+    world.when(submit("b", payload=large(501, "é")), rules=rules, actor="ann").then_refused("queue_full", "1002 bytes")
 
 
 @pytest.mark.parametrize("task_id", HOSTILE_IDS)

@@ -14,13 +14,16 @@ from coordinator.commands.container import CreateContainer
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import ListTasks
 from coordinator.engine.intake import (
+    AT_ONCE_BYTES,
     COMMAND_BYTES_MOST,
     COMMANDS_IN_A_ROW,
     QUESTION_BYTES_MOST,
     QUESTION_WAITS_S,
     REFUSED_AT_ONCE,
+    TURN_READ_BYTES,
     Asked,
     Intake,
+    Unread,
     typed,
 )
 from events.container import Secret
@@ -307,3 +310,129 @@ async def test_questions_that_wait_are_refused_with_the_rest() -> None:
     over = Unavailable("over")
     intake.refuse_all(over)
     assert told == [over, over]
+
+
+# --- large requests ---------------------------------------------------------------------------------------------------
+
+
+class Large:
+    """A large request of which it is known whether it was decoded, and what it was told."""
+
+    def __init__(self, *inside: Asked, source: str = "tester", size: int = AT_ONCE_BYTES, of: bool = False) -> None:
+        self.inside = list(inside)
+        self.is_read = False
+        self.told: list[Any] = []
+        self.unread = Unread(Caller(actor=source), self._reply, size, is_question=of, read=self._read)
+
+    def _read(self) -> list[Asked]:
+        assert not self.is_read, "decoded twice"
+        self.is_read = True
+        return self.inside
+
+    def _reply(self, value: Any, error: CoordinationError | None) -> None:
+        assert not self.is_read, "answered as a whole, and its commands too"
+        self.told.append(error if error is not None else value)
+
+
+async def test_a_large_request_is_decoded_at_once_while_little_of_its_source_waits() -> None:
+    """Whoever put it decodes it, and puts its commands."""
+    intake = Intake(100)
+    assert not intake.put_off(Large(size=5 * AT_ONCE_BYTES).unread)
+    intake.put(asked(size=AT_ONCE_BYTES // 2))
+    assert not intake.put_off(Large(size=AT_ONCE_BYTES // 2).unread)
+    assert intake.put_off(Large(size=AT_ONCE_BYTES // 2 + 1).unread)
+    assert not intake.put_off(Large(source="another").unread)
+    assert not intake.put_off(Large(of=True).unread)
+    assert len(intake) == 2
+
+
+async def test_a_large_request_is_decoded_when_its_turn_comes() -> None:
+    """In the order of its source, and others are taken in turn."""
+    intake = Intake(100)
+    first, last, inside = asked(size=AT_ONCE_BYTES), asked(), [asked(), asked()]
+    large = Large(*inside)
+    intake.put(first)
+    assert intake.put_off(large.unread)
+    intake.put(last)
+    others = asked(source="another")
+    intake.put(others)
+    assert [intake.take(), intake.take()] == [first, others]
+    assert (large.is_read, len(intake)) == (False, 2)
+    assert [intake.take() for _ in range(4)] == [*inside, last, None]
+    assert (large.told, len(intake)) == ([], 0)
+
+
+async def test_a_turn_decodes_some_large_requests() -> None:
+    """One more when it has decoded enough; those of other sources wait for the next turn too."""
+    intake = Intake(100)
+    ones = [Large(asked(), size=TURN_READ_BYTES // 2 + 1) for _ in range(3)]
+    intake.put(asked(size=AT_ONCE_BYTES))
+    for one in ones:
+        assert intake.put_off(one.unread)
+    assert intake.take() is not None
+    assert [intake.take() for _ in range(3)] == [*ones[0].inside, *ones[1].inside, None]
+    assert [one.is_read for one in ones] == [True, True, False]
+    assert intake.has_commands
+    assert intake.take() is None
+    intake.refill()
+    assert [intake.take(), intake.take()] == [*ones[2].inside, None]
+    assert not intake.has_commands
+
+
+async def test_a_large_request_without_room_is_refused_undecoded() -> None:
+    """For want of bytes or of places; of its source, and of all."""
+    intake = Intake(1000)
+    for _ in range(COMMAND_BYTES_MOST // AT_ONCE_BYTES // 2):
+        intake.put(asked(size=AT_ONCE_BYTES))
+    mine = Large()
+    assert intake.put_off(mine.unread)
+    anothers = Large(source="another", size=COMMAND_BYTES_MOST)
+    assert intake.put_off(anothers.unread)
+    few = Intake(2)
+    few.put(asked())
+    third = Large(size=1)
+    assert few.put_off(third.unread)
+    few.put(asked(source="another"))
+    fourth = Large(size=1, source="fourth")
+    assert few.put_off(fourth.unread)
+    for one in (mine, anothers, third, fourth):
+        assert [(error.reason, error.retry_after_s) for error in one.told] == [("overloaded", 0.5)]
+        assert not one.is_read
+    assert f"{COMMAND_BYTES_MOST} bytes" in mine.told[0].message
+
+
+async def test_large_questions_are_decoded_in_their_turn() -> None:
+    """Not before what their source ordered before them; not when they waited for too long."""
+    clock = Hands()
+    intake = Intake(100, clock)
+    intake.put(question(size=AT_ONCE_BYTES))
+    before, inside = asked(), [question(), question()]
+    intake.put(before)
+    large, late = Large(*inside, of=True), Large(of=True)
+    assert intake.put_off(large.unread)
+    assert intake.take_question(is_ordered=True) is not None
+    intake.put(asked())
+    assert intake.take_question(is_ordered=True) is None
+    assert intake.take() is before
+    assert [intake.take_question(is_ordered=True) for _ in range(3)] == [*inside, None]
+    intake.put(question(size=AT_ONCE_BYTES))
+    assert intake.put_off(late.unread)
+    assert intake.take_question() is not None
+    assert intake.take_question() is None
+    assert not late.is_read
+    intake.refill()
+    clock.at += QUESTION_WAITS_S + 0.1
+    assert intake.take_question() is None
+    assert [error.reason for error in late.told] == ["overloaded"]
+    assert not late.is_read
+
+
+async def test_large_requests_that_wait_are_refused_with_the_rest() -> None:
+    """Undecoded."""
+    intake = Intake(10)
+    intake.put(asked(told=[], size=AT_ONCE_BYTES))
+    large = Large()
+    assert intake.put_off(large.unread)
+    over = Unavailable("over")
+    intake.refuse_all(over)
+    assert large.told == [over]

@@ -45,6 +45,7 @@ from events.resources import NONE, Resources
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
+    Payload,
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
@@ -70,6 +71,11 @@ if TYPE_CHECKING:
     from projections.world import World
 
 _C = ContainerStatus
+_PAYLOADS = (
+    None,
+    Payload(encoding="text", data="x" * 256, digest="0" * 64),
+    Payload(encoding="text", data="é" * 257, digest="1" * 64),
+)
 _SIZES = (Resources(), Resources(cpu_millis=500), Resources(memory_bytes=1 << 30, gpus=1))
 
 
@@ -137,6 +143,7 @@ class Historian:
             resources=self.random.choice(_SIZES),
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
+            payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:

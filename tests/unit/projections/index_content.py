@@ -51,6 +51,11 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "parked": indexes.parked_members,
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
+        "payload bytes": (
+            indexes.payload_bytes,
+            indexes.owned_payload_bytes.by_tenant,
+            indexes.owned_payload_bytes.by_source,
+        ),
         "owned": {
             kind: (owned.by_tenant, owned.by_source, owned.ended, owned.ended_by_source)
             for kind, owned in (
@@ -115,6 +120,11 @@ def content_from(world: World) -> dict[str, Any]:
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
+        "payload bytes": (
+            sum(map(large_bytes, tasks)),
+            summed((task.tenant, large_bytes(task)) for task in tasks),
+            summed((task.source, large_bytes(task)) for task in tasks),
+        ),
         "owned": {
             "services": counted(world.services.values()),
             "containers": counted(world.containers.values()),
@@ -186,6 +196,19 @@ def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int,
         len(ended),
         dict(Counter(one.source for one in ended if one.source)),
     )
+
+
+def large_bytes(task: Task) -> int:
+    """Return the bytes of the payload that the task holds, 0 if it has no more than 256 characters."""
+    data = "" if task.payload is None else task.payload.data
+    return len(data.encode()) if len(data) > 256 else 0
+
+
+def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for name, size in sizes:
+        found[name] += size
+    return {name: size for name, size in found.items() if name and size}
 
 
 def deadline(task: Task) -> tuple[float, int, str]:

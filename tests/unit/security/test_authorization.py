@@ -39,7 +39,7 @@ from events.inbox import InboxRefused
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.service import ServiceDeregistered
 from events.session import SessionBound, SessionClosed
-from events.task import TaskStatus
+from events.task import Payload, TaskStatus
 from events.worker import WorkerLeft, WorkerLost
 from projections.world import World
 from tests.specification import BEGIN, fold, said, write
@@ -208,6 +208,33 @@ class TestQuotas:
         world = fold(*(said(submitted(one), actor=one, tenant="blue") for one in ("a", "b", "c")))
         assert "3 tasks of tenant blue are pending" in self.refused(world, submit("d"))
         assert not self.refused(world, submit("d"), tenant="red")
+
+    def test_bytes_of_payloads(self) -> None:
+        """Of a source and of a tenant, of tasks that have not ended; small ones and repeats do not count."""
+        rules = AccessRules(
+            sources={"execution": Rule(quota=Quota(max_pending_bytes=2000))},
+            tenants={"blue": Quota(max_pending_bytes=3000)},
+        )
+
+        def refused(world: World, command: Command, source: str = "execution") -> str:
+            try:
+                check(world, verdict(rules, source, "blue", SubmitTask), command)
+            except Refused as error:
+                return error.message if error.reason == "quota" else "another error"
+            return ""
+
+        def large(size: int) -> Payload:
+            return payload("x" * size, encoding="text")
+
+        one = said(submitted("a", payload=large(1500)), actor="execution", tenant="blue")
+        world = fold(one, said(submitted("b", payload=large(1000)), actor="other", tenant="blue"))
+        assert not refused(world, submit("c", payload=large(500)))
+        assert not refused(world, submit("c", payload=large(256)))
+        assert not refused(world, submit("a", payload=large(1500)))
+        assert "source execution has 1500 bytes" in refused(world, submit("c", payload=large(501)))
+        assert not refused(world, submit("c", payload=large(500)), source="other")
+        assert "tenant blue has 2500 bytes" in refused(world, submit("c", payload=large(501)), source="other")
+        assert not refused(fold(one, started("a"), completed("a")), submit("c", payload=large(2000)))
 
     def test_services(self) -> None:
         """Of a source and of a tenant; registering one again is no further one."""

@@ -64,6 +64,7 @@ RULES: list[tuple[str, Any, str]] = [
     ("registry.check_rise", 7, "check_rise"),
     ("registry.check_fall", 7, "check_fall"),
     ("scheduler.max_pending_tasks", 7, "max_pending_tasks"),
+    ("scheduler.max_pending_bytes", 7_777_777, "max_pending_bytes"),
     ("scheduler.max_concurrent_tasks", 7, "max_concurrent_tasks"),
     ("scheduler.max_retries", 7, "max_retries"),
     ("scheduler.poison_after", 7, "poison_after"),
