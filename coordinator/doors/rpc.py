@@ -22,6 +22,7 @@ from coordinator.commands.plain_secrets import warning_of
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import ClaimTasks, ReleaseTask, SubmitTask, WithdrawClaim
 from coordinator.commands.wire import (
+    WIRE_COMMANDS,
     WireCommand,
     ask_again,
     check_command,
@@ -33,7 +34,7 @@ from coordinator.commands.wire import (
 from coordinator.doors.dropped import SHOWN_CHARS, Dropped
 from coordinator.engine.intake import Asked, Unread
 from events.errors import CoordinationError, Refused, Unavailable
-from events.ids import checked
+from events.ids import DEFAULT_TENANT, checked
 from events.subjects import may_answer
 
 if TYPE_CHECKING:
@@ -134,26 +135,32 @@ class RpcDoor:
             for index in range(len(wire_commands)):
                 request.answer(index, None, _no_room_to_wait())
             return
-        caller = Caller(actor=source)
-        for index, wire_command in enumerate(wire_commands):
-            reply = partial(request.answer, index)
-            try:
-                taken = self._checked(wire_command, source, kind, verb, message)
-            except Refused as error:
-                reply(None, error)
-                continue
-            # Usually all are from the same caller.
-            if (
-                taken.id != caller.command_id
-                or taken.tenant != caller.tenant
-                or taken.traceparent != caller.traceparent
-            ):
-                caller = Caller(actor=source, tenant=taken.tenant, command_id=taken.id, traceparent=taken.traceparent)
+        last = plain = Caller(actor=source)
+        usual = self._usual(source, kind, verb, message)
+        for index, taken in enumerate(wire_commands):
+            reply, caller = partial(request.answer, index), plain
+            if type(taken) is not usual or taken.id or taken.traceparent or taken.tenant != DEFAULT_TENANT:
+                try:
+                    taken = self._checked(taken, source, kind, verb, message)  # noqa: PLW2901  # the same
+                except Refused as error:
+                    reply(None, error)
+                    continue
+                # Usually all are from the same caller.
+                if taken.id != last.command_id or taken.tenant != last.tenant or taken.traceparent != last.traceparent:
+                    last = Caller(actor=source, tenant=taken.tenant, command_id=taken.id, traceparent=taken.traceparent)
+                caller = last
             asked = Asked(taken.data, caller, reply, request, size)
             if type(taken.data) is FindServices and began is None:
                 self._engine.discover(asked)
             else:
                 put(asked)
+
+    def _usual(self, source: str, kind: str, verb: str, message: Message) -> type[WireCommand] | None:
+        """Return the class of the commands in which only id, trace and tenant are left to check; None if none is."""
+        if source != self._last_source or not message.reply:
+            return None
+        command = BY_SUBJECT.get((kind, verb))
+        return None if command is None else WIRE_COMMANDS[command]
 
     def _checked(
         self, wire_command: WireCommand | Refused, source: str, kind: str, verb: str, message: Message

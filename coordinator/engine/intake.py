@@ -191,7 +191,7 @@ class Intake:
         commands = self._commands
         while commands.lines:
             asked = commands.take()
-            if not isinstance(asked, Unread):
+            if isinstance(asked, Asked):
                 return asked
             if not self._open(commands, asked):
                 return None
@@ -279,6 +279,8 @@ class _BySource:
         self._room = self._most = most
         self._room_bytes = self.most_bytes = most_bytes
         self._in_a_row = self._left = in_a_row
+        self._now: _Line | None = None
+        """The first line, if it is known."""
 
     def __len__(self) -> int:
         return self._most - self._room
@@ -315,6 +317,7 @@ class _BySource:
         line.appendleft(asked)
         line.size += asked.size
         self.lines.move_to_end(source, last=False)
+        self._now = None
         self._room -= 1
         self._room_bytes -= asked.size
 
@@ -330,17 +333,21 @@ class _BySource:
 
     def take(self) -> Asked | Unread:
         """Return and remove the first of the source whose turn it is; there must be one."""
-        line = next(iter(self.lines.values()))
+        line = self._now
+        if line is None:
+            line = self._now = next(iter(self.lines.values()))
         asked = line.popleft()
         size = asked.size
         line.size -= size
         self._room += 1
         self._room_bytes += size
-        self._left -= 1 + size // BYTES_A_COMMAND
-        if not line:
-            del self.lines[line.source]
-            self._left = self._in_a_row
-        elif self._left <= 0:
+        self._left -= 1 if size < BYTES_A_COMMAND else 1 + size // BYTES_A_COMMAND
+        if line and self._left > 0:
+            return asked
+        self._now = None
+        self._left = self._in_a_row
+        if line:
             self.lines.move_to_end(line.source)
-            self._left = self._in_a_row
+        else:
+            del self.lines[line.source]
         return asked
