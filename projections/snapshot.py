@@ -17,8 +17,8 @@ from projections.memory import Slice
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PIECE = 1000
-"""Values in a piece; to encode them takes about a millisecond."""
+PIECE, PIECE_BYTES = 1000, 256 * 1024
+"""A piece has so many values, and ends with the one that makes it as large; to encode it takes about a millisecond."""
 
 
 class SealedPiece(bytes):
@@ -70,7 +70,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     latest: dict[str, str] = {}
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+_encode, _encode_into = _encoder.encode, _encoder.encode_into
 
 
 def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
@@ -82,11 +83,11 @@ def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
         yield _encode(name)
         if isinstance(value, list):
             yield _head(len(value), _ARRAY)
-            step = 1 if name == "memory" else size  # a slice is itself as large as a piece
-            for at in range(0, len(value), step):
-                part = value[at : at + step]
-                piece = _encode(part)[len(_head(len(part), _ARRAY)) :]
-                yield SealedPiece(piece) if name == "memory" and not part[0].is_open else piece
+            if name == "memory":  # a slice is itself as large as a piece
+                for one in value:
+                    yield _encode(one) if one.is_open else SealedPiece(_encode(one))
+            else:
+                yield from _pieces_of(value, size)
         elif isinstance(value, dict):
             yield _head(len(value), _MAP)
             items = list(value.items())
@@ -95,6 +96,18 @@ def pieces(snapshot: Snapshot, size: int = PIECE) -> Iterator[bytes]:
                 yield _encode(some)[len(_head(len(some), _MAP)) :]
         else:
             yield _encode(value)
+
+
+def _pieces_of(values: list[Any], size: int) -> Iterator[bytes]:
+    """Encode *values* in pieces; a task may have a payload of 64 KiB."""
+    piece = bytearray()
+    for number, value in enumerate(values, 1):
+        _encode_into(value, piece, -1)
+        if number % size == 0 or len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 _ARRAY = (0x90, 0xDC, 0xDD)

@@ -2,11 +2,11 @@
 nats-py with its pitfalls removed: only `bus` may import this.
 
 The pitfalls of nats-py 2.16: it passes every message through a queue and a task, and drops messages when the queue is
-full. Its read loop ends silently on any exception, and one late PONG is enough. Its `flush` overtakes messages
-published just before. After a reconnect it sends what the broken connection left unsent, although the caller has
-already got an error. It loses cancellations (see `heeded`). It closes for good on most `-ERR`. `NatsClient` replaces
-the methods concerned, each with the reason in a comment. They are private methods, so the version is pinned to the
-minor release, and `tests/contract/test_bus.py` tests each of them.
+full. It copies every message three times (see `nats_parser`). Its read loop ends silently on any exception, and one
+late PONG is enough. Its `flush` overtakes messages published just before. After a reconnect it sends what the broken
+connection left unsent, although the caller has already got an error. It loses cancellations (see `heeded`). It closes
+for good on most `-ERR`. `NatsClient` replaces the methods concerned, each with the reason in a comment. They are
+private methods, so the version is pinned to the minor release, and `tests/contract/test_bus.py` tests each of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import structlog
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from coordinator.bus.nats_parser import MessageParser
 from coordinator.guard import withhold
 from events.cancellation import heeded
 from events.errors import Refused
@@ -54,6 +55,7 @@ class NatsClient(RacingClient):
         self._buffered = buffered
         self._on_disconnect = disconnected
         self._deliver: dict[int, Deliver] = {}
+        self._ps = MessageParser(self, self._take)
         withhold(self)  # else the server would see this connection as open while a fork of this process lives
 
     def descriptors(self) -> Collection[int]:
@@ -115,7 +117,7 @@ class NatsClient(RacingClient):
         if writer is not None:
             writer.transport.abort()
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         # No header parsing, no queue that could overflow, no task switch: two to three times as fast.
         deliver = self._deliver.get(sid)
         if deliver is not None:

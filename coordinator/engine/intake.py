@@ -34,8 +34,8 @@ COMMAND_BYTES_MOST = 32 * 1024 * 1024
 
 AT_ONCE_BYTES = 1024 * 1024
 """A large request of a source that has more waiting, with it, is not decoded as it comes in."""
-TURN_READ_BYTES = 256 * 1024
-"""So much of what was not decoded is decoded in a turn, and one request more: as much as a commit has room for."""
+TURN_READ_BYTES = 64 * 1024
+"""So much of what was not decoded is decoded in a turn, and one request more; a commit has room for about as much."""
 
 COMMANDS_IN_A_ROW = 32
 """So many commands of one source are taken before it is another one's turn."""

@@ -19,7 +19,7 @@ from coordinator.home import Home
 from coordinator.journal.high_water import FILE
 from coordinator.leadership.coordinator import Coordinator
 from coordinator.leadership.instance import Instance
-from coordinator.own_process.memory import COORDINATOR, be_expendable
+from coordinator.own_process.memory import COORDINATOR, be_expendable, keep_freed
 from coordinator.processes.credentials import credentials
 from coordinator.processes.program import HANDOVER_S, Program, collect_seldom
 from coordinator.security.authorization import AccessRules
@@ -121,6 +121,7 @@ async def serve(settings: Settings, url: str, *, without_follower: bool = False)
         CoordinationError: another coordinator holds the home, or `Coordinator.run` ended with an error.
     """
     collect_seldom()
+    keep_freed()
     be_expendable(COORDINATOR)
     log_without_effect(settings)
     home = Home(settings.home_path())

@@ -19,7 +19,7 @@ from coordinator.follower.follower import Follower, FollowerLimits
 from coordinator.follower.snapshotter import SnapshotLimits
 from coordinator.health.check_worker import run_health_checks
 from coordinator.home import Home
-from coordinator.own_process.memory import FOLLOWER, be_expendable
+from coordinator.own_process.memory import FOLLOWER, be_expendable, keep_freed
 from coordinator.processes.credentials import credentials, patience
 from coordinator.processes.program import HANDOVER_S, collect_seldom
 from coordinator.stop_signals import stop_signal
@@ -113,6 +113,7 @@ async def follow(settings: Settings, url: str) -> None:
     home = Home(settings.home_path())
     login = credentials(settings, "follower")
     collect_seldom()
+    keep_freed()
     be_expendable(FOLLOWER)
     _lower_priority(settings.follower.niceness)
     with home.lock("follower", HANDOVER_S):

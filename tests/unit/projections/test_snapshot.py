@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from projections.snapshot import Snapshot, pieces
+from events.task import Payload
+from projections.snapshot import PIECE_BYTES, Snapshot, pieces
 from projections.upgrade import decoded
 from projections.world import World
 from tests.specification import BEGIN, Scribe, fold
@@ -34,6 +35,18 @@ def test_any_number_of_things_can_be_written(count: int) -> None:
     world.totals.update((str(number), 1) for number in range(count))
     snapshot = world.frozen()
     assert b"".join(pieces(snapshot)) == whole(snapshot)
+
+
+def test_large_values_make_no_large_pieces() -> None:
+    """To encode a thousand tasks with large payloads at once would hold up what else its process does."""
+    world = World()
+    large = Payload(encoding="text", data="x" * 64 * 1024, digest="0" * 64)
+    one = fold(submitted(payload=large)).tasks["t"]
+    world.tasks.update((str(number), one) for number in range(1000))
+    snapshot = world.frozen()
+    found = list(pieces(snapshot))
+    assert max(map(len, found)) < PIECE_BYTES + 2 * len(large.data)
+    assert b"".join(found) == whole(snapshot)
 
 
 def test_what_was_frozen_stays_as_it_was() -> None:
