@@ -16,6 +16,8 @@ import msgspec
 import structlog
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.operations import answer_of, fields_of, refusals_of, roles_of, summary_of
+from coordinator.commands.wire import WIRE_COMMANDS
 from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Refused
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 NAME = "coordinator"
 DESCRIPTION = "Coordinates containers, services and tasks; docs/protocol.md describes the protocol."
+SCHEMAS = "#/components/schemas"
+"""Where the AsyncAPI document has the schemas of requests: `coordinator schema asyncapi`."""
 TYPE = "io.nats.micro.v1.{}_response"
 VERBS = ("PING", "INFO", "STATS")
 _ERROR_CHARS = 200
@@ -152,9 +156,18 @@ class ServiceApi:
 
 def _described(name: str) -> dict[str, Any]:
     command = COMMANDS[name]
-    about = (command.__doc__ or "").strip().partition("\n")[0]
-    waits = "wait_s" in command.__struct_fields__
-    return {"metadata": {"kind": "question" if command.IS_QUESTION else "command", "about": about, "waits": str(waits)}}
+    metadata = {
+        "kind": "question" if command.IS_QUESTION else "command",
+        "operation": command.NAME,
+        "about": summary_of(command),
+        "roles": ",".join(roles_of(command)),
+        "fields": ",".join(one.name if one.is_required else f"{one.name}?" for one in fields_of(command)),
+        "answer": answer_of(command),
+        "errors": ",".join(refusals_of(command)),
+        "schema": f"{SCHEMAS}/{WIRE_COMMANDS[command].__name__}",
+        "waits": str("wait_s" in command.__struct_fields__),
+    }
+    return {"metadata": metadata}
 
 
 @asynccontextmanager
