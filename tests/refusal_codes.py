@@ -49,7 +49,7 @@ def reasons_of(operation: type[Operation]) -> frozenset[str]:
     """Return the reasons that the code answering *operation* gives, without those of its door."""
     found: set[str] = set()
     seen: set[Place] = set(READS)
-    waiting = [*_beginnings(operation.__name__)]
+    waiting = [*beginnings(operation.__name__)]
     while waiting:
         module, node, owner = waiting.pop()
         own = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
@@ -70,7 +70,7 @@ def _further(operation: type[Operation]) -> set[str]:
     return quota | ({"rate_limited"} if operation is SubmitTask else set())
 
 
-def _beginnings(name: str) -> Iterator[tuple[str, ast.AST, str]]:
+def beginnings(name: str) -> Iterator[tuple[str, ast.AST, str]]:
     """Yield the code that answers the operation of this class name: module, syntax, and the class around it."""
     for module in _modules():
         if module.startswith("coordinator.deciders."):

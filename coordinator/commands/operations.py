@@ -50,7 +50,9 @@ def operation_of(name: str) -> type[Operation]:
     found = OPERATIONS.get(name)
     if found is None:
         near = nearest_names(name)
-        right = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(OPERATIONS)}"
+        right = (
+            f"did you mean {' or '.join(near)}?" if near else "no name is like it; `coordinator operations` lists all"
+        )
         raise NotFound(f"operation {shown(name)} does not exist: {right}", reason="unknown_command")
     return found
 
@@ -62,11 +64,8 @@ def nearest_names(given: str) -> list[str]:
     if plain in by_type:
         return [by_type[plain]]
     verbs = [name for name in OPERATIONS if name.rpartition(".")[2] == plain]
-    return verbs[:3] or get_close_matches(plain, OPERATIONS, n=3) or [by_type[one] for one in _close(plain, by_type)]
-
-
-def _close(given: str, known: dict[str, str]) -> list[str]:
-    return get_close_matches(given, known, n=3)
+    close = get_close_matches(plain, OPERATIONS, n=3, cutoff=0.7)
+    return verbs[:3] or close or [by_type[one] for one in get_close_matches(plain, by_type, n=3)]
 
 
 def summary_of(operation: type[Operation]) -> str:

@@ -116,7 +116,7 @@ class ServiceApi:
             "metadata": self._metadata(standing),
         }
         if verb == "INFO":
-            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
+            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, described)}
         elif verb == "STATS":
             answer |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
         return answer
@@ -154,7 +154,8 @@ class ServiceApi:
         }
 
 
-def _described(name: str) -> dict[str, Any]:
+def described(name: str) -> dict[str, Any]:
+    """Return what INFO says of a command, by its type on the wire."""
     command = COMMANDS[name]
     metadata = {
         "kind": "question" if command.IS_QUESTION else "command",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_type
+import asyncio
+import json
+import shlex
+from typing import TYPE_CHECKING, Any, assert_type
 
+import msgspec
 import pytest
 
+from coordinator.cli.operations import call_line
 from coordinator.client.client import Client
 from coordinator.commands.cluster import ClusterStats, GetStats
 from coordinator.commands.operations import OPERATIONS
@@ -15,13 +20,13 @@ from events.resources import Resources
 from events.task import TaskStatus
 from projections.pool import Pool
 from projections.task import Task
-from tests.commands import running
-from tests.examples import DOMAIN, STORY, differences, play
+from tests.commands import Said, call, running
+from tests.examples import DOMAIN, STORY, ask, differences, play
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from coordinator.commands.command import Command
+    from coordinator.commands.command import Command, Operation
     from tests.e2e.conftest import Cluster
     from tests.real_server import RealServer
 
@@ -34,8 +39,11 @@ def test_every_operation_has_its_place_in_the_story() -> None:
     assert sorted(played) == sorted(OPERATIONS), "add the new operation to STORY in tests/examples.py"
 
 
-async def test_every_example_succeeds_and_gets_an_answer_of_its_shape(server: RealServer, tmp_path: Path) -> None:
-    """What the reference shows is what a coordinator does; its numbers and times may be others."""
+@pytest.mark.parametrize("face", ["client", "command line"])
+async def test_every_example_succeeds_and_gets_an_answer_of_its_shape(
+    server: RealServer, tmp_path: Path, face: str
+) -> None:
+    """What the reference shows is what a coordinator does, on each face; its numbers and times may be others."""
     environment = {
         "COORDINATOR_HOME": str(tmp_path / "home"),
         "COORDINATOR_URL": server.url,
@@ -44,7 +52,17 @@ async def test_every_example_succeeds_and_gets_an_answer_of_its_shape(server: Re
     }
     with running("serve", written=tmp_path / "serve.out", **environment):
         async with Client.open(server.url, source=DOMAIN) as client:
-            told = await play(client)
+
+            async def by_client(operation: Operation[Any]) -> Any:
+                return msgspec.json.decode(msgspec.json.encode(await ask(client, operation)))
+
+            async def by_command_line(operation: Operation[Any]) -> Any:
+                words = shlex.split(call_line(type(operation)).replace("\\\n", ""))  # as a shell does
+                said = await asyncio.to_thread(call, *words[1:], "--url", server.url, "-o", "json")
+                assert (said.code, said.err) == (0, ""), words
+                return json.loads(said.out)
+
+            told = await play(client, by_client if face == "client" else by_command_line)
     found = {
         name: wrong
         for name, operation in OPERATIONS.items()
@@ -73,3 +91,33 @@ async def test_an_answer_has_the_type_that_the_operation_says(cluster: Cluster) 
     assert_type(several, list[object])
     found = [type(one) for one in (submitted, tasks[0], task, status, pool, is_granted, *several)]
     assert found == [str, Task, Task, TaskStatus, Pool, bool, str, ClusterStats]
+
+
+async def test_a_request_is_json_or_options_or_both(cluster: Cluster) -> None:
+    """Options take precedence; the answer is for people, or JSON; errors have the exit codes of other commands."""
+
+    async def said(*words: str) -> Said:
+        return await asyncio.to_thread(call, "call", *words, "--url", cluster.url)
+
+    both = '{"task_id": "a", "task_name": "add", "priority": 7}'
+    assert await said("task.submit", both, "--task-id", "b", "--resources", '{"cpu_millis": 500}') == (0, "b\n", "")
+    task = json.loads((await said("task.get", '{"task_id": "b"}', "--json")).out)
+    assert (task["task_id"], task["priority"], task["resources"]) == ("b", 7, {"cpu_millis": 500})
+    shown = (await said("task.get", "--task-id", "b")).out
+    assert "\nstatus        pending\n" in shown
+    assert '\nresources     {"cpu_millis": 500}\n' in shown
+    heads, row = (await said("task.list")).out.splitlines()
+    assert heads.split()[:3] == ["TASK_ID", "TASK_NAME", "STATUS"]
+    assert row.split()[:3] == ["b", "add", "pending"]
+    await said("worker.register", "--worker-id", "w", "--handles", "add", "--handles", "sub")
+    worker = json.loads((await said("worker.list", "-o", "json")).out)
+    assert worker[0]["handles"] == ["add", "sub"]
+    assert await said("worker.drain", "--worker-id", "w") == (0, "", "")
+    assert (
+        '\ncapacity     {"gpus": 1}\n' in (await said("pool.define", "--pool-id", "p", "--capacity", '{"gpus": 1}')).out
+    )
+    assert (await said("pool.release", "--pool-id", "p", "--request-id", "r")).out == "false\n"
+    assert (await said("task.get", "--task-id", "none")).code == 4
+    refused = await said("task.submit", "--task-id", "b", "--task-name", "other")
+    assert (refused.code, refused.out) == (5, "")
+    assert "task_id 'b' is already used by a task with another task_name" in refused.err

@@ -134,5 +134,7 @@ def test_fields_have_types_defaults_and_choices_in_words() -> None:
 def test_a_wrong_name_gets_the_nearest(given: str, near: list[str]) -> None:
     """Whatever the spelling."""
     assert nearest_names(given)[:1] == near
-    with pytest.raises(NotFound, match=f"did you mean {near[0]}" if near else "use one of task.submit"):
+    with pytest.raises(
+        NotFound, match=f"did you mean {near[0]}" if near else "no name is like it; `coordinator operations` lists all"
+    ):
         operation_of(given)
