@@ -3,7 +3,7 @@ The reasons that each operation can be refused with, found in the syntax of the 
 
 It begins at the decider and the teller of a command, or at the case of a question, and follows every name that is used
 there to the function, the method or the value that it stands for. That is a little more than what can happen, never
-less; what is called through a table or an object that has no name in the code is listed in `FURTHER`.
+less; what is called through a table or an object that has no name in the code is added by `_further`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import ast
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from coordinator.commands.command import Command
 from coordinator.commands.operations import OPERATIONS
+from coordinator.commands.reads import HowFarBehind, ReadQuestion
 from coordinator.commands.task import ClaimTasks, SubmitTask
 from coordinator.security.authorization import _LIMITS_OF
 from events.errors import ERRORS
@@ -24,12 +26,38 @@ if TYPE_CHECKING:
     from coordinator.commands.command import Operation
 
 PACKAGES = ("events", "projections", "coordinator/commands", "coordinator/deciders", "coordinator/engine")
-FILES = ("coordinator/follower/read_door.py", "coordinator/security/authorization.py")
+FILES = (
+    *("coordinator/follower/read_door.py", "coordinator/follower/follower.py", "coordinator/bus/nats_client.py"),
+    *("coordinator/security/authorization.py", "coordinator/doors/rpc.py"),
+)
 QUESTIONS = ("coordinator.engine.questions", "ask")
 READS = (("coordinator.follower.read_door", "ReadDoor.ask"), ("coordinator.follower.read_door", "ReadDoor._read"))
 CLAIMS = ("coordinator.engine.waiting_claims", "SchedulingWorker.add")
 OBJECTS = {"store": ("projections.store.sqlite", "SqliteStore")}
 """Objects by the name that they always have in the code, with their class."""
+
+DOORS: dict[type[Operation], tuple[str, ...]] = {
+    Command: (
+        *("coordinator.doors.rpc", "coordinator.commands.wire", "coordinator.security.authorization", "events.ids"),
+        *("coordinator.engine.engine", "coordinator.engine.intake", "coordinator.engine.turn"),
+        *("coordinator.engine.waiting_questions", "coordinator.engine.waiting_claims"),
+    ),
+    ReadQuestion: (
+        *("coordinator.follower.read_door", "coordinator.commands.reads", "projections.store.sqlite"),
+        *("coordinator.bus.nats_client", "coordinator.follower.follower"),
+    ),
+}
+"""What every operation of a door goes through."""
+NOT_TOLD = {
+    "refused": "the placeholder for a command that was answered",
+    "error": "the client's, of an answer that it cannot read",
+    "bad_answer": "as above",
+    "bad_subject": "of a reply subject that is no inbox, which gets no answer at all",
+    "bad_header": "of messages with headers; an answer has none",
+}
+"""Reasons in these files that no answer has."""
+JOURNAL_READ = frozenset({"bad_answer", "corrupt", "disconnected", "no_responders", "timeout"})
+"""Why the journal cannot be read now; it is asked over NATS."""
 
 _CODES = {error.__name__: code for code, error in ERRORS.items()}
 
@@ -66,8 +94,17 @@ def reasons_of(operation: type[Operation]) -> frozenset[str]:
 
 
 def _further(operation: type[Operation]) -> set[str]:
-    quota = {"quota"} if operation in _LIMITS_OF else set()
-    return quota | ({"rate_limited"} if operation is SubmitTask else set())
+    found = {"quota"} if operation in _LIMITS_OF else set()
+    if operation is SubmitTask:
+        found.add("rate_limited")
+    return found | JOURNAL_READ if operation is HowFarBehind else found
+
+
+def reasons_of_door(door: type[Operation]) -> frozenset[str]:
+    """Return the reasons that the code around every operation of a door gives, and that no operation has as its own."""
+    own = {code for one in OPERATIONS.values() if issubclass(one, door) for code in one.REFUSALS}
+    found = {code for module in DOORS[door] for node in ast.walk(_tree(module)) for code in _codes(node, module)}
+    return frozenset(found - own - set(NOT_TOLD))
 
 
 def beginnings(name: str) -> Iterator[tuple[str, ast.AST, str]]:
@@ -151,8 +188,13 @@ def _modules() -> dict[str, str]:
 
 
 @cache
+def _tree(name: str) -> ast.Module:
+    return ast.parse((ROOT / _modules()[name]).read_text(encoding="utf-8"))
+
+
+@cache
 def _module(name: str) -> Module:
-    tree = ast.parse((ROOT / _modules()[name]).read_text(encoding="utf-8"))
+    tree = _tree(name)
     nodes: dict[str, ast.AST] = {}
     names: dict[str, Place] = {}
     bases: dict[str, list[str]] = {}

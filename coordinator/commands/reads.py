@@ -32,8 +32,8 @@ class ReadQuestion(Operation[Told_co], Generic[Told_co], frozen=True, kw_only=Tr
     FOR = frozenset({"domain", "monitor"})
     ALWAYS = frozenset(
         {
-            *("another_writer", "bad_question", "bad_verb", "closed", "internal", "overloaded", "refused"),
-            *("starting", "store_busy", "unavailable"),
+            *("another_writer", "bad_question", "bad_verb", "closed", "internal", "overloaded", "starting"),
+            *("store_busy", "too_large", "unavailable"),
         }
     )
 
@@ -168,7 +168,7 @@ class HowFarBehind(ReadQuestion[Lag], frozen=True, kw_only=True, gc=False):
     """Get how far the store and the feed are behind the journal."""
 
     VERB = "lag"
-    REFUSALS = frozenset({"no_journal"})
+    REFUSALS = frozenset({"bad_answer", "corrupt", "disconnected", "no_journal", "no_responders", "timeout"})
     EXAMPLE = Example({}, LAG)
 
 

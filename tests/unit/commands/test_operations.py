@@ -17,12 +17,12 @@ from coordinator.commands.operations import (
     operation_of,
     summary_of,
 )
-from coordinator.commands.reads import VERBS
+from coordinator.commands.reads import VERBS, ReadQuestion
 from coordinator.commands.task import ClaimTasks, GetTask, SubmitTask
 from events.errors import NotFound
 from events.reasons import REASONS
 from projections.task import Task
-from tests.refusal_codes import reasons_of
+from tests.refusal_codes import reasons_of, reasons_of_door
 
 BY_NAME = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
@@ -72,6 +72,12 @@ def test_the_refusals_of_an_operation_are_those_that_its_code_gives(operation: t
     assert reasons_of(operation) - impossible == operation.REFUSALS
     assert not operation.REFUSALS & operation.ALWAYS
     assert set(REASONS) >= operation.REFUSALS | operation.ALWAYS
+
+
+@pytest.mark.parametrize("door", [Command, ReadQuestion])
+def test_the_reasons_of_a_door_are_those_that_its_code_gives(door: type[Operation]) -> None:
+    """Those that any operation may have are declared once; each is one that the door can give."""
+    assert reasons_of_door(door) == door.ALWAYS
 
 
 def test_what_cannot_happen_is_still_in_the_code() -> None:
