@@ -34,6 +34,7 @@ from coordinator.commands.operations import (
 )
 from coordinator.commands.reads import ReadQuestion, decode_question
 from coordinator.commands.wire import decode_command
+from coordinator.terminal import clean
 from events.codec import UNREADABLE
 from events.errors import NotFound, Refused
 
@@ -129,7 +130,7 @@ def command_of(operation: type[Operation]) -> click.Command:
 
     def run(ctx: click.Context, /, url: str | None, **options: Any) -> None:
         request = _asked(operation, _request(fields, options, _given(ctx)))
-        tenant, traceparent = options.get("for_tenant"), options.get("traceparent")
+        tenant, traceparent = options.get("tenant"), options.get("traceparent")
         answer = asking(ctx, url, lambda client: _answer(client, request), tenant=tenant, traceparent=traceparent)
         _show(answer, output=options["output"], as_json=options["as_json"])
 
@@ -215,14 +216,16 @@ def _request(fields: tuple[Field, ...], options: dict[str, Any], were_given: set
 
 def _asked(operation: type[Operation], request: dict[str, Any]) -> Operation[Any]:
     """Return the operation with these fields, checked as its door checks them."""
-    body = msgspec.json.encode(request)
     try:
+        body = msgspec.json.encode(request)
         if issubclass(operation, ReadQuestion):
             return decode_question(operation.VERB, body)
         assert issubclass(operation, Command)
         return decode_command(command_type(operation), body)
     except Refused as error:
         raise click.UsageError(error.message) from error
+    except (OverflowError, RecursionError) as error:
+        raise click.UsageError(f"the request cannot be written as JSON: {error}") from error
 
 
 async def _answer(client: Client, operation: Operation[Any]) -> Any:
@@ -256,7 +259,7 @@ def _show(answer: Any, *, output: str, as_json: bool) -> None:
     elif _is_table(plain):
         _show_rows(plain)
     else:
-        click.echo(plain if isinstance(plain, str) else _shown(plain))
+        click.echo(clean(plain) if isinstance(plain, str) else clean(_shown(plain)))
 
 
 _AS_TEXT: dict[str, Any] = {"output": "table", "as_json": False}

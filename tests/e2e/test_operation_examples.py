@@ -117,7 +117,12 @@ async def test_a_request_is_json_or_options_or_both(cluster: Cluster) -> None:
         '\ncapacity     {"gpus": 1}\n' in (await said("pool.define", "--pool-id", "p", "--capacity", '{"gpus": 1}')).out
     )
     assert (await said("pool.release", "--pool-id", "p", "--request-id", "r")).out == "false\n"
+    assert (await said("task.submit", "--task-id", "c", "--task-name", "n", "--tenant", "blue")).out == "c\n"
+    assert json.loads((await said("task.get", "--task-id", "c", "--json")).out)["tenant"] == "blue"
+    assert (await said("read.list", "--kind", "task", "--tenant", "blue")).code == 8, "there is no follower here"
     assert (await said("task.get", "--task-id", "none")).code == 4
+    large = await said("task.submit", "--task-id", "d", "--task-name", "n", "--priority", "9" * 40)
+    assert (large.code, "priority" in large.err) == (5, True), large
     refused = await said("task.submit", "--task-id", "b", "--task-name", "other")
     assert (refused.code, refused.out) == (5, "")
     assert "task_id 'b' is already used by a task with another task_name" in refused.err
