@@ -12,7 +12,8 @@ The language for tests of pure code: given these facts, when this command is dec
 
 Each fact is one commit, a second apart from `BEGIN` on, by `ACTOR` of `TENANT`; `said(event, at=…)` changes these
 values. `when` decides like the writer, by default one second after the last fact, and checks what is true of every
-decider: it does not change the world, and deciding again gives the same result. `then` folds the decided events, so
+decider: it does not change the world, deciding again gives the same result, and a refusal is one that the command
+declares. `then` folds the decided events, so
 that no decider can return events that the reducers refuse.
 """
 
@@ -265,4 +266,7 @@ def _decide(
     try:
         return decide(world, command, context), None
     except CoordinationError as error:
-        return (), error
+        refused = error
+    declared = command.REFUSALS | command.ALWAYS
+    assert refused.reason in declared, f"{command.NAME} does not declare {refused.reason}: {refused.message}"
+    return (), refused

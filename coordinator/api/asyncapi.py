@@ -8,13 +8,22 @@ is what it publishes, `receive` what it consumes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.command import Command
 from coordinator.commands.node import NodeQuestion
-from coordinator.commands.reads import VERBS
+from coordinator.commands.operations import (
+    OPERATIONS,
+    always_of,
+    description_of,
+    refusals_of,
+    roles_of,
+    summary_of,
+)
+from coordinator.commands.reads import VERBS, ReadQuestion
 from coordinator.commands.wire import MOST_COMMANDS, WIRE_COMMANDS, WireError
 from coordinator.doors.inbox_messages import MOST_EVENTS
 from coordinator.version import __version__
@@ -23,6 +32,9 @@ from events.coordinator import EpochClaim
 from events.ids import PATTERN
 from events.schema import IN_JOURNAL, components, event_schemas, reference
 from events.subjects import Subjects
+
+if TYPE_CHECKING:
+    from coordinator.commands.command import Operation
 
 SHARED = "#/components/schemas/{name}"
 JSON = "application/json"
@@ -56,7 +68,9 @@ class _Paper:
     def channel(self, name: str, address: str | None, about: str, messages: Document, **more: Any) -> None:
         self.channels[name] = {"address": address, "description": about, "messages": messages, **more}
 
-    def operation(self, name: str, action: str, channel: str, about: str, *, reply: list[str] | None = None) -> None:
+    def operation(
+        self, name: str, action: str, channel: str, about: str, *, reply: list[str] | None = None, **more: Any
+    ) -> None:
         """Add an operation of the coordinator on a channel; *reply* has the names of the possible replies."""
         messages = [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in self.channels[channel]["messages"]]
         self.operations[name] = {
@@ -64,6 +78,7 @@ class _Paper:
             "channel": {"$ref": f"#/channels/{channel}"},
             "summary": about,
             "messages": messages,
+            **more,
         }
         if reply is not None:
             answers = [{"$ref": f"#/channels/answers/messages/{name}"} for name in reply]
@@ -91,6 +106,7 @@ def asyncapi(namespace: str = "coordination") -> Document:
         },
         "defaultContentType": JSON,
         "servers": {"nats": {"host": "127.0.0.1:4222", "protocol": "nats", "description": "The cluster's NATS."}},
+        "x-reasons": _reasons(),
         "channels": paper.channels,
         "operations": paper.operations,
         "components": {
@@ -218,31 +234,38 @@ def _hints(paper: _Paper, subjects: Subjects) -> None:
 
 
 def _answers(paper: _Paper) -> None:
-    titles = {"read": "Answer of a follower", "node": "Answer of a node"}
-    one = _answer({})
-    messages = {name: _message(title, JSON, one, "A value or an error.") for name, title in titles.items()}
+    messages = {"node": _message("Answer of a node", JSON, _answer({}), "A value or an error.")}
+    for verb, question in VERBS.items():
+        schema = _answer(_value_of(question.Answer))
+        messages[f"read.{verb}"] = _message(f"Answer to read {verb}", JSON, schema, "A value or an error.") | _example(
+            question.NAME, {"ok": question.EXAMPLE.answer}
+        )
     for name, command in COMMANDS.items():
         schema = _batch(_answer(_value_of(command.Answer), fields=command.__struct_fields__))
         messages[name] = _message(f"Answers to {name}", JSON, schema, "One answer per command, in the same order.")
+        messages[name] |= _example(command.NAME, [{"ok": command.EXAMPLE.answer}])
     paper.channel("answers", None, "The reply subject of the request.", messages)
 
 
 def _commands(paper: _Paper, subjects: Subjects) -> None:
     for name, command in COMMANDS.items():
-        request = _message(name, JSON, _batch(_shared(WIRE_COMMANDS[command].__name__)), _first_line(command))
+        request = _message(name, JSON, _batch(_shared(WIRE_COMMANDS[command].__name__)), summary_of(command))
+        request |= _example(command.NAME, [{"type": name, "data": command.EXAMPLE.request}])
         address = subjects.rpc(_PLACE, command.KIND, command.VERB).replace(_PLACE, "{source}")
-        about = f"{_first_line(command)} Request and reply."
+        about = f"{summary_of(command)} Request and reply."
         paper.channel(f"rpc.{name}", address, about, {name: request}, parameters=_SOURCE)
-        paper.operation(name, "receive", f"rpc.{name}", _first_line(command), reply=[name])
+        paper.operation(name, "receive", f"rpc.{name}", summary_of(command), reply=[name], **_said_of(command))
 
 
 def _questions(paper: _Paper, subjects: Subjects) -> None:
     for verb, question in VERBS.items():
-        asked = _message(f"read {verb}", JSON, _shared(f"Read{question.__name__}"), _first_line(question))
+        asked = _message(f"read {verb}", JSON, _shared(f"Read{question.__name__}"), summary_of(question))
+        asked |= _example(question.NAME, question.EXAMPLE.request)
         address = subjects.read(_PLACE, verb).replace(_PLACE, "{source}")
-        about = f"{_first_line(question)} Answered by followers."
+        about = f"{summary_of(question)} Answered by followers."
         paper.channel(f"read.{verb}", address, about, {"question": asked}, parameters=_SOURCE)
-        paper.operation(f"read.{verb}", "receive", f"read.{verb}", _first_line(question), reply=["read"])
+        more = _said_of(question)
+        paper.operation(f"read.{verb}", "receive", f"read.{verb}", summary_of(question), reply=[f"read.{verb}"], **more)
     for verb in NODE_VERBS:
         asked = _message(f"node {verb}", JSON, _shared("NodeQuestion"), _first_line(NodeQuestion))
         address = subjects.node(_PLACE, verb).replace(_PLACE, "{node_id}")
@@ -252,12 +275,37 @@ def _questions(paper: _Paper, subjects: Subjects) -> None:
         paper.operation(f"node.{verb}", "receive", f"node.{verb}", about, reply=["node"])
 
 
+def _said_of(operation: type[Operation]) -> Document:
+    """Return what the class of an operation says and AsyncAPI has no field for, under names of its own."""
+    return {
+        "title": operation.NAME,
+        "description": description_of(operation),
+        "x-roles": list(roles_of(operation)),
+        "x-reasons": list(refusals_of(operation)),
+    }
+
+
+def _reasons() -> Document:
+    """Return what the reasons of refusals mean, and those that every operation of a door may have."""
+    meanings: dict[str, str] = {}
+    for operation in OPERATIONS.values():
+        meanings |= refusals_of(operation) | always_of(operation)
+    return {
+        "meaning": dict(sorted(meanings.items())),
+        "always": {"writer": sorted(Command.ALWAYS), "follower": sorted(ReadQuestion.ALWAYS)},
+    }
+
+
+def _example(name: str, payload: Any) -> Document:
+    return {"examples": [{"name": name, "payload": payload}]}
+
+
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
 def _schemas() -> Document:
     """Return every schema by name: events, commands, answers, questions and their components."""
-    answers = [command.Answer for command in COMMANDS.values() if command.Answer is not None]
+    answers = [one.Answer for one in OPERATIONS.values() if one.Answer is not None]
     questions = {f"Read{one.__name__}": components([one], SHARED)[one.__name__] for one in VERBS.values()}
     commit = {"type": "array", "minItems": 1, "items": {"oneOf": [_shared(name) for name in IN_JOURNAL]}}
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from coordinator.app.sender import sender
 from coordinator.client.client import CALL_TIMEOUT_S, nothing_stored
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from coordinator.engine.engine import Engine
 
 POLL_S = 0.02
+
+T = TypeVar("T")
 
 _ids = TimeOrderedIds()
 
@@ -46,11 +48,12 @@ class InProcess:
         self._actor = sender("local")
         self._is_closed = False
 
-    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+    async def execute(self, command: Command[T], *, timeout_s: float | None = None) -> T:
         engine = self._leader.engine
         if engine is not None and isinstance(command, FindServices):
             with suppress(Unavailable):  # after a standstill of this machine; the loop below retries
-                return engine.ask_now(command)
+                found: T = engine.ask_now(command)
+                return found
         acting = current()
         caller = Caller(
             actor=self._actor,
@@ -69,10 +72,12 @@ class InProcess:
                         continue
                     try:
                         # A retry after a take-over uses the same ids, so that the command takes effect only once.
-                        return await engine.execute(command, caller)
+                        told: T = await engine.execute(command, caller)
                     except Unavailable as error:
                         last = error
                         await asyncio.sleep(error.retry_after_s or POLL_S)
+                    else:
+                        return told
         except TimeoutError:
             if trouble := self._leader.trouble:
                 raise nothing_stored(trouble, last) from last

@@ -17,6 +17,7 @@ from coordinator.bench.measure import cpu_seconds, machine, measured_cluster
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.reads import Behind, HowFarBehind
 from coordinator.guard import spawn
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ async def _lags(client: Client, until: int, ended: float) -> dict[str, float]:
     lags: dict[str, float] = {}
     async with asyncio.timeout(LAG_MOST_S):
         while len(lags) < len(FOLLOWING):
-            lag = await ask_follower(client, "lag", {}, timeout_s=ANSWER_S)
+            lag = await ask_follower(client, HowFarBehind(), timeout_s=ANSWER_S)
             for name in FOLLOWING:
-                if lag[name]["through"] >= until:
+                behind: Behind | None = getattr(lag, name)
+                if behind is not None and behind.through >= until:
                     lags.setdefault(f"{name}_lag_s", max(0.0, time.monotonic() - ended))
             await asyncio.sleep(LOOK_S)
     return lags

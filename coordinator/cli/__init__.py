@@ -60,6 +60,8 @@ _COMMANDS = {
     "container": ("coordinator.cli.query", "container", "List containers and print their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Add and list inboxes of other domains."),
     "events": ("coordinator.cli.query", "events", "Print events from the journal."),
+    "call": ("coordinator.cli.call", "call", "Call any operation, with its fields as options."),
+    "operations": ("coordinator.cli.operations", "operations", "List and describe all operations."),
     "silence": ("coordinator.cli.silence", "silence", "List and accept mass silence."),
     "auth": ("coordinator.cli.auth", "auth", "Create and check NATS users and permissions."),
     "backup": ("coordinator.cli.backup", "backup", "Back up and restore the journal."),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 CALL_TIMEOUT_S = 30.0
 ATTEMPT_TIMEOUT_S = 2.0
 RETRY_PAUSE_S = 0.05
@@ -68,9 +70,9 @@ def _name_as(role: str, user: str) -> str:
 class Door(Protocol):
     """Executes commands: the RPC client, or the engine in this process."""
 
-    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+    async def execute(self, command: Command[T], *, timeout_s: float | None = None) -> T:
         """
-        Execute a command or a question; return a value of its `Answer` type.
+        Execute a command or a question; return its answer, which has the type that the command says.
 
         Args:
             command: the command.
@@ -161,7 +163,7 @@ class Client:
         """Return the name that the credentials allow a *role*, such as "node", to use; '' if they are not for it."""
         return _name_as(role, self.bus.user)
 
-    async def execute(self, command: Command, *, timeout_s: float | None = None) -> Any:
+    async def execute(self, command: Command[T], *, timeout_s: float | None = None) -> T:
         """Execute a command or a question and return its value; see `Door.execute`."""
         return value_of(await self.answer(command, timeout_s=timeout_s), command)
 

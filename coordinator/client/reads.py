@@ -8,10 +8,11 @@ position that the read model must have reached.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from coordinator.commands.reads import Get, ReadQuestion, Wait
 from coordinator.commands.task import GetTask
 from coordinator.commands.wire import Answer
 from events.codec import UNREADABLE
@@ -19,9 +20,9 @@ from events.errors import CoordinationError, NotFound, Unavailable, error_of
 from projections.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from coordinator.client.client import Client
+
+T = TypeVar("T")
 
 READ_TIMEOUT_S = 5.0
 ATTEMPT_S = 2.0
@@ -30,17 +31,13 @@ WAIT_S = 10.0
 AGAIN_S = 0.1
 
 
-async def ask_follower(
-    client: Client, verb: str, question: Mapping[str, Any], *, type: Any = Any, timeout_s: float = READ_TIMEOUT_S
-) -> Any:
+async def ask_follower(client: Client, question: ReadQuestion[T], *, timeout_s: float = READ_TIMEOUT_S) -> T:
     """
-    Ask a follower, retrying while it is not ready, and return its answer as *type*.
+    Ask a follower, retrying while it is not ready, and return its answer, which has the type that the question says.
 
     Args:
         client: the connection.
-        verb: the question's name, such as "get".
-        question: its arguments; `at_least` is a position that the read model must have reached.
-        type: the type to decode the answer as.
+        question: the question; its `at_least` is a position that the read model must have reached.
         timeout_s: seconds until the last attempt.
 
     Raises:
@@ -51,15 +48,14 @@ async def ask_follower(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     body = msgspec.json.encode(question)
-    subject = client.subjects.read(client.source, verb)
+    subject = client.subjects.read(client.source, question.VERB)
     # A question received by a follower that was then killed is never answered: ask again once the answer is overdue.
-    waits_s = question.get("timeout_s", WAIT_S) if verb == "wait" or "at_least" in question else 0.0
-    attempt_most_s = waits_s + ATTEMPT_S
+    attempt_most_s = _wait_of(question) + ATTEMPT_S
     while True:
         try:
             attempt_s = min(attempt_most_s, deadline - loop.time())
             raw = await client.bus.request(subject, body, timeout_s=max(0.001, attempt_s))
-            return _value_of(raw, type)
+            return _value_of(raw, question)
         except Unavailable as error:
             pause_s = error.retry_after_s or AGAIN_S
             if loop.time() + pause_s >= deadline:
@@ -80,25 +76,34 @@ async def find_task(client: Client, task_id: str, *, timeout_s: float = READ_TIM
         NotFound: no such task ever existed; or the writer does not have it and no follower answers.
     """
     try:
-        living: Task = await client.execute(GetTask(task_id=task_id))
+        living = await client.execute(GetTask(task_id=task_id))
     except NotFound as error:
-        question = {"kind": "task", "id": task_id, "at_least": str(client.position)}
+        question = Get(kind="task", id=task_id, at_least=str(client.position))
         try:
-            ended: Task = await ask_follower(client, "get", question, type=Task, timeout_s=timeout_s)
+            ended = await ask_follower(client, question, timeout_s=timeout_s)
         except Unavailable as unanswered:
             msg = f"{error.message}; no follower answers for older tasks: {unanswered.message}"
             raise NotFound(msg) from unanswered
-        return ended
+        return msgspec.convert(ended, Task)
     return living
 
 
-def _value_of(raw: bytes, type: Any) -> Any:
+def _wait_of(question: ReadQuestion[Any]) -> float:
+    """Return how long a follower may wait for a position before it answers, in seconds."""
+    if isinstance(question, Wait):
+        return question.timeout_s
+    return WAIT_S if getattr(question, "at_least", None) is not None else 0.0
+
+
+def _value_of(raw: bytes, question: ReadQuestion[T]) -> T:
     try:
         answer = msgspec.json.decode(raw, type=Answer)
         if answer.error is not None:
             error = answer.error
             raise error_of(error.code, error.message, reason=error.reason, retry_after_s=error.retry_after_s)
-        return None if answer.ok is msgspec.UNSET else msgspec.json.decode(answer.ok, type=type)
+        body = b"null" if answer.ok is msgspec.UNSET else answer.ok
+        value: T = msgspec.json.decode(body, type=question.Answer)
     except UNREADABLE as error:
         msg = f"a follower's answer is unreadable ({error}): {raw[:80]!r}"
         raise CoordinationError(msg, reason="bad_answer") from error
+    return value

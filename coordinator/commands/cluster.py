@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import PAGES, Command, Question
+from coordinator.commands.command import PAGES, Command, Example, Question
+from coordinator.commands.examples import INBOX, STATS
 from events.coordinator import Watched
 from projections.inbox import Inbox
 
 
-class ListInboxes(Question, frozen=True, kw_only=True, gc=False):
+class ListInboxes(Question[list[Inbox]], frozen=True, kw_only=True, gc=False):
     """List the inboxes of other domains, and how far each is read; with `after`, only those after that domain."""
 
-    KIND, VERB, Answer = "inbox", "list", list[Inbox]
+    KIND, VERB = "inbox", "list"
     INSTEAD = PAGES
+    REFUSALS = frozenset({"bad_cursor", "bad_number"})
+    EXAMPLE = Example({}, [INBOX])
 
     limit: int = 1000
     after: str = ""
@@ -40,18 +43,21 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of the payloads of tasks that have not ended, without those of up to 256 characters."""
 
 
-class GetStats(Question, frozen=True, kw_only=True, gc=False):
+class GetStats(Question[ClusterStats], frozen=True, kw_only=True, gc=False):
     """Get the counts of the cluster."""
 
-    KIND, VERB, Answer = "coordinator", "stats", ClusterStats
+    KIND, VERB = "coordinator", "stats"
     FOR = frozenset({"domain", "monitor", "coordinator", "follower", "worker", "agents", "node"})
+    EXAMPLE = Example({}, STATS)
 
 
-class AcceptSilence(Command, frozen=True, kw_only=True, gc=False):
+class AcceptSilence(Command[None], frozen=True, kw_only=True, gc=False):
     """Accept a mass silence: the silent ones of this kind are declared lost now."""
 
     KIND, VERB = "coordinator", "accept_silence"
     FOR = frozenset()
+    REFUSALS = frozenset({"bad_text", "not_found"})
+    EXAMPLE = Example({"kind": "worker", "reason": "rack 7 was switched off"})
 
     kind: Watched
     reason: str = ""

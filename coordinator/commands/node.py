@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import PAGES, Command, Question
+from coordinator.commands.command import PAGES, Command, Example, Question
+from coordinator.commands.examples import NODE, ORDERS
 from events.container import Secret
 from events.resources import NONE, Resources
 from projections.node import Node
@@ -21,11 +22,15 @@ SYNCS_A_LEASE = 2
 """So many syncs, each with its pause and its time-out, fit into a lease: a lost message does not cut the node off."""
 
 
-class RegisterNode(Command, frozen=True, kw_only=True, gc=False):
+class RegisterNode(Command[None], frozen=True, kw_only=True, gc=False):
     """Register a node; registering again replaces its properties. `labels` are only shown, by `list_nodes`."""
 
     KIND, VERB = "node", "register"
     FOR = frozenset({"node"})
+    REFUSALS = frozenset({"bad_number", "bad_text", "too_many"})
+    EXAMPLE = Example(
+        {"node_id": "node_1", "capacity": {"cpu_millis": 4000, "memory_bytes": 8589934592}, "runtime": "process"}
+    )
 
     node_id: str
     capacity: Resources
@@ -87,7 +92,7 @@ class NodeOrders(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     until: str = ""
 
 
-class SyncNode(Command, frozen=True, kw_only=True, gc=False):
+class SyncNode(Command[NodeOrders], frozen=True, kw_only=True, gc=False):
     """
     Report all containers of a node and receive its orders; sent every second and on each notice.
 
@@ -98,8 +103,10 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
     `after`, and up to `until` if it is set. Each part has the `orders_id` of the answer before it.
     """
 
-    KIND, VERB, Answer = "node", "sync", NodeOrders
+    KIND, VERB = "node", "sync"
     FOR = frozenset({"node"})
+    REFUSALS = frozenset({"bad_number", "not_found"})
+    EXAMPLE = Example({"node_id": "node_1"}, ORDERS)
 
     node_id: str
     observed: tuple[ObservedContainer, ...] = ()
@@ -113,30 +120,36 @@ class SyncNode(Command, frozen=True, kw_only=True, gc=False):
         return container_id > self.after and (not self.until or container_id <= self.until)
 
 
-class CordonNode(Command, frozen=True, kw_only=True, gc=False):
+class CordonNode(Command[None], frozen=True, kw_only=True, gc=False):
     """Cordon a node: place no new containers on it."""
 
     KIND, VERB = "node", "cordon"
     FOR = frozenset()
+    REFUSALS = frozenset({"bad_text", "not_found"})
+    EXAMPLE = Example({"node_id": "node_1", "reason": "maintenance"})
 
     node_id: str
     reason: str = ""
 
 
-class UncordonNode(Command, frozen=True, kw_only=True, gc=False):
+class UncordonNode(Command[None], frozen=True, kw_only=True, gc=False):
     """Uncordon a node: place containers on it again."""
 
     KIND, VERB = "node", "uncordon"
     FOR = frozenset()
+    REFUSALS = frozenset({"not_found"})
+    EXAMPLE = Example({"node_id": "node_1"})
 
     node_id: str
 
 
-class ListNodes(Question, frozen=True, kw_only=True, gc=False):
+class ListNodes(Question[list[Node]], frozen=True, kw_only=True, gc=False):
     """List nodes, newest first; with `after`, only those after that node."""
 
-    KIND, VERB, Answer = "node", "list", list[Node]
+    KIND, VERB = "node", "list"
     INSTEAD = PAGES
+    REFUSALS = frozenset({"bad_cursor", "bad_number"})
+    EXAMPLE = Example({"limit": 10}, [NODE])
 
     limit: int = 100
     after: str = ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import PAGES, Command, Question
+from coordinator.commands.command import PAGES, Command, Example, Question
+from coordinator.commands.examples import CHECKS, SERVICE_FOUND
 from events.service import ServiceStatus
 from projections.service import Service
 
@@ -12,7 +13,7 @@ NO_PORT = 0
 """The port of a service that nobody can connect to, such as the built-in agent: discovery never chooses it."""
 
 
-class RegisterService(Command, frozen=True, kw_only=True, gc=False):
+class RegisterService(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Register a service instance; registering again replaces its properties and its registration.
 
@@ -20,8 +21,16 @@ class RegisterService(Command, frozen=True, kw_only=True, gc=False):
     nothing once another one has registered. `generation` is that of its container; an earlier one is refused.
     """
 
-    KIND, VERB, Answer = "service", "register", str
+    KIND, VERB = "service", "register"
     FOR = frozenset({"domain", "agents"})
+    REFUSALS = frozenset({
+        "bad_host", "bad_number", "bad_text", "bad_url", "container_not_running", "memory_full", "quota",
+        "registry_full", "replaced", "too_many",
+    })  # fmt: skip
+    EXAMPLE = Example(
+        {"service_id": "service_1", "service_name": "search", "service_type": "api", "host": "127.0.0.1", "port": 8080},
+        "service_1",
+    )
 
     service_id: str
     service_name: str
@@ -38,18 +47,20 @@ class RegisterService(Command, frozen=True, kw_only=True, gc=False):
     generation: str = ""
 
 
-class DeregisterService(Command, frozen=True, kw_only=True, gc=False):
+class DeregisterService(Command[None], frozen=True, kw_only=True, gc=False):
     """Deregister a service instance; refused if it names a registration that is not the current one."""
 
     KIND, VERB = "service", "deregister"
     FOR = frozenset({"domain", "agents"})
+    REFUSALS = frozenset({"bad_text", "not_found", "replaced"})
+    EXAMPLE = Example({"service_id": "service_1"})
 
     service_id: str
     reason: str = "requested"
     registration: str = ""
 
 
-class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
+class HeartbeatService(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Send a heartbeat of a service instance; it enters the journal only if its health changes.
 
@@ -58,6 +69,8 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "service", "heartbeat"
     FOR = frozenset({"domain", "agents"})
+    REFUSALS = frozenset({"bad_number", "not_found", "replaced"})
+    EXAMPLE = Example({"service_id": "service_1", "load": 0.25, "connections": 3})
 
     service_id: str
     load: float = 0.0
@@ -66,7 +79,7 @@ class HeartbeatService(Command, frozen=True, kw_only=True, gc=False):
     registration: str = ""
 
 
-class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
+class ReportCheck(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report the outcome of one health check; the coordinator decides what it means.
 
@@ -75,6 +88,8 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "service", "check"
     FOR = frozenset({"domain", "follower"})
+    REFUSALS = frozenset({"bad_number", "bad_text", "not_found"})
+    EXAMPLE = Example({"service_id": "service_1", "ok": True, "check": "http", "latency_ms": 12.5})
 
     service_id: str
     ok: bool
@@ -84,7 +99,7 @@ class ReportCheck(Command, frozen=True, kw_only=True, gc=False):
     every_s: float | None = None
 
 
-class ReportNotChecked(Command, frozen=True, kw_only=True, gc=False):
+class ReportNotChecked(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report that a health check could not be made, and why; it changes nothing, and is shown with the service.
 
@@ -93,6 +108,8 @@ class ReportNotChecked(Command, frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "service", "not_checked"
     FOR = frozenset({"domain", "follower"})
+    REFUSALS = frozenset({"bad_text", "not_found"})
+    EXAMPLE = Example({"service_id": "service_1", "check": "http", "detail": "the resolver does not answer"})
 
     service_id: str
     check: str
@@ -122,16 +139,18 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     not_checked: str = ""
 
 
-class FindServices(Question, frozen=True, kw_only=True, gc=False):
+class FindServices(Question[list[ServiceView]], frozen=True, kw_only=True, gc=False):
     """
     Find service instances by name, type and status.
 
     With `after` they are sorted by id and begin after that id: use it to read all of them page by page.
     """
 
-    KIND, VERB, Answer = "service", "find", list[ServiceView]
+    KIND, VERB = "service", "find"
     INSTEAD = PAGES
     FOR = frozenset({"domain", "monitor", "agents", "follower"})
+    REFUSALS = frozenset({"bad_number"})
+    EXAMPLE = Example({"service_name": "search", "status": "healthy"}, [SERVICE_FOUND])
 
     service_name: str = ""
     service_type: str = ""
@@ -141,11 +160,13 @@ class FindServices(Question, frozen=True, kw_only=True, gc=False):
     after: str | None = None
 
 
-class GetService(Question, frozen=True, kw_only=True, gc=False):
+class GetService(Question[ServiceView], frozen=True, kw_only=True, gc=False):
     """Get one service instance."""
 
-    KIND, VERB, Answer = "service", "get", ServiceView
+    KIND, VERB = "service", "get"
     FOR = frozenset({"domain", "monitor", "agents", "follower"})
+    REFUSALS = frozenset({"not_found"})
+    EXAMPLE = Example({"service_id": "service_1"}, SERVICE_FOUND)
 
     service_id: str
 
@@ -173,16 +194,18 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_def
     could_not: bool = False
 
 
-class GetHealthHistory(Question, frozen=True, kw_only=True, gc=False):
+class GetHealthHistory(Question[list[CheckOutcome]], frozen=True, kw_only=True, gc=False):
     """
     List the last outcome of a service's health checks and the last change of its health, newest first.
 
     A follower has those before: ask it for `checks`.
     """
 
-    KIND, VERB, Answer = "service", "history", list[CheckOutcome]
+    KIND, VERB = "service", "history"
     INSTEAD = "use a lower limit="
     FOR = frozenset({"domain", "monitor", "agents"})
+    REFUSALS = frozenset({"bad_number", "not_found"})
+    EXAMPLE = Example({"service_id": "service_1", "limit": 10}, CHECKS)
 
     service_id: str
     limit: int = 50

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from enum import Enum
 
-from coordinator.commands.command import PAGES, Command, Question
+from coordinator.commands.command import PAGES, Command, Example, Question
+from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from projections.task import Task
 
 
-class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
+class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
     `program` names the program that submits it, for claims that ask only for tasks of certain programs.
     """
 
-    KIND, VERB, Answer = "task", "submit", str
+    KIND, VERB = "task", "submit"
+    REFUSALS = frozenset({
+        "bad_number", "bad_payload", "bad_text", "id_taken", "memory_full", "payload_too_large", "queue_full",
+        "quota", "rate_limited",
+    })  # fmt: skip
+    EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
     task_id: str
     task_name: str
@@ -31,7 +37,7 @@ class SubmitTask(Command, frozen=True, kw_only=True, gc=False):
     program: str = ""
 
 
-class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
+class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     """
     Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
 
@@ -39,8 +45,13 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     names. Refused if it names a registration of the worker that is not the current one.
     """
 
-    KIND, VERB, Answer = "task", "claim", list[Task]
+    KIND, VERB = "task", "claim"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({
+        "bad_number", "bad_strategy", "bad_text", "container_not_running", "id_taken", "memory_full", "quota",
+        "replaced", "too_many", "worker_draining",
+    })  # fmt: skip
+    EXAMPLE = Example({"claim_id": "claim_1", "worker_id": "worker_1", "wait_s": 5.0}, [TASK_RUNNING])
 
     claim_id: str
     worker_id: str
@@ -52,21 +63,26 @@ class ClaimTasks(Command, frozen=True, kw_only=True, gc=False):
     task_names: tuple[str, ...] = ()
 
 
-class WithdrawClaim(Command, frozen=True, kw_only=True, gc=False):
+class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
     """Withdraw a claim whose answer is no longer awaited; tasks given to it return to the queue."""
 
     KIND, VERB = "task", "withdraw"
     FOR = frozenset({"domain", "worker", "agents"})
+    EXAMPLE = Example({"claim_id": "claim_2", "worker_id": "worker_1"})
 
     claim_id: str
     worker_id: str
 
 
-class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
+class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     """Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one."""
 
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({
+        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "stale_lease",
+    })  # fmt: skip
+    EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
     task_id: str
     lease: str = ""
@@ -75,11 +91,13 @@ class CompleteTask(Command, frozen=True, kw_only=True, gc=False):
     result: Payload | None = None
 
 
-class FailTask(Command, frozen=True, kw_only=True, gc=False):
+class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     """Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true."""
 
-    KIND, VERB, Answer, REMEMBERED = "task", "fail", TaskStatus, True
+    KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"already_ended", "bad_text", "not_found", "stale_lease"})
+    EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
     error: str
@@ -88,22 +106,26 @@ class FailTask(Command, frozen=True, kw_only=True, gc=False):
     retry: bool = True
 
 
-class ReleaseTask(Command, frozen=True, kw_only=True, gc=False):
+class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
     """Return a task without executing it; the attempt does not count against the retries."""
 
     KIND, VERB, REMEMBERED = "task", "release", True
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_text", "not_found", "stale_lease"})
+    EXAMPLE = Example({"task_id": "task_3", "lease": "claim_4.1.1", "reason": "the worker stops"})
 
     task_id: str
     lease: str
     reason: str = ""
 
 
-class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
+class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
     """Report the progress of the attempt under `lease`, 0 to 1."""
 
     KIND, VERB = "task", "progress"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_text", "not_found", "stale_lease"})
+    EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "progress": 0.5, "message": "5 of 10 pages"})
 
     task_id: str
     lease: str
@@ -111,33 +133,39 @@ class ProgressTask(Command, frozen=True, kw_only=True, gc=False):
     message: str = ""
 
 
-class CancelTask(Command, frozen=True, kw_only=True, gc=False):
+class CancelTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     """Cancel a pending or running task."""
 
-    KIND, VERB, Answer = "task", "cancel", TaskStatus
+    KIND, VERB = "task", "cancel"
+    REFUSALS = frozenset({"already_ended", "bad_text", "not_found"})
+    EXAMPLE = Example({"task_id": "task_4", "reason": "not needed any more"}, "cancelled")
 
     task_id: str
     reason: str = ""
 
 
-class GetTask(Question, frozen=True, kw_only=True, gc=False):
+class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):
     """Get one task; with `wait_s`, wait that long at most until it has ended."""
 
-    KIND, VERB, Answer = "task", "get", Task
+    KIND, VERB = "task", "get"
+    REFUSALS = frozenset({"not_found"})
+    EXAMPLE = Example({"task_id": "task_1", "wait_s": 5.0}, TASK_COMPLETED)
 
     task_id: str
     wait_s: float = 0.0
 
 
-class ListTasks(Question, frozen=True, kw_only=True, gc=False):
+class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     """
     List tasks, newest first, without their payloads and results.
 
     With `status`, those that came to it last are first. With `after`, the id of a task, the list begins after that one.
     """
 
-    KIND, VERB, Answer = "task", "list", list[Task]
+    KIND, VERB = "task", "list"
     INSTEAD = PAGES
+    REFUSALS = frozenset({"bad_cursor", "bad_number"})
+    EXAMPLE = Example({"status": "cancelled", "limit": 10}, [TASK_CANCELLED])
 
     status: TaskStatus | None = None
     limit: int = 100

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -36,6 +36,8 @@ ASK_AGAIN = "ask_again"
 """The reason of an answer that had no room in its message: repeated in a smaller request, it gets the same outcome."""
 TRACEPARENT_CHARS_MOST = 64
 """W3C Trace Context has 55."""
+
+T = TypeVar("T")
 
 _place = re.compile(r"(.*) - at `(?:key in )?\$([^`]*)`", re.DOTALL).fullmatch
 _steps = re.compile(r"\.(\w+)|\[(\d+)\]|(.)", re.DOTALL).findall
@@ -85,6 +87,7 @@ class _Head(msgspec.Struct):
 
 _head_decoder = msgspec.json.Decoder(_Head)
 _encoder = msgspec.json.Encoder()
+_nothing: Any = None
 
 
 class WireError(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -447,7 +450,7 @@ def decode_answers(body: bytes) -> list[Answer]:
         raise CoordinationError(msg) from error
 
 
-def value_of(answer: Answer, command: Command) -> Any:
+def value_of(answer: Answer, command: Command[T]) -> T:
     """
     Return the value of the answer to *command*.
 
@@ -458,13 +461,12 @@ def value_of(answer: Answer, command: Command) -> Any:
         error = answer.error
         raise error_of(error.code, error.message, reason=error.reason, retry_after_s=error.retry_after_s)
     decoder = _answer_decoders[type(command)]
-    if answer.ok is msgspec.UNSET or decoder is None:
-        return None
     try:
-        return decoder.decode(answer.ok)
+        value: T = _nothing if answer.ok is msgspec.UNSET or decoder is None else decoder.decode(answer.ok)
     except UNREADABLE as error:
         msg = (
             f"the answer to {type(command).__name__} has the wrong type ({error}):"
             " use the same version of client and coordinator"
         )
         raise CoordinationError(msg, reason="bad_answer") from error
+    return value

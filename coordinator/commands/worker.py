@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.commands.command import PAGES, Command, Question
+from coordinator.commands.command import PAGES, Command, Example, Question
+from coordinator.commands.examples import WORKER
 from events.resources import Resources
 from projections.worker import WorkerState
 
@@ -25,7 +26,7 @@ class WorkerTerms(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     claim_wait_max_s: float | None = None
 
 
-class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
+class RegisterWorker(Command[WorkerTerms], frozen=True, kw_only=True, gc=False):
     """
     Register a worker; registering again replaces its limits.
 
@@ -35,8 +36,16 @@ class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
     and an earlier one is refused.
     """
 
-    KIND, VERB, Answer = "worker", "register", WorkerTerms
+    KIND, VERB = "worker", "register"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({
+        "bad_number", "bad_text", "container_not_running", "id_in_use", "memory_full", "quota", "replaced",
+        "too_many",
+    })  # fmt: skip
+    EXAMPLE = Example(
+        {"worker_id": "worker_1", "slots": 4, "handles": ["add"], "registration": "start_1"},
+        {"lease_s": 5.0, "registration": "start_1"},
+    )
 
     worker_id: str
     slots: int | None = None
@@ -47,18 +56,20 @@ class RegisterWorker(Command, frozen=True, kw_only=True, gc=False):
     generation: str = ""
 
 
-class DrainWorker(Command, frozen=True, kw_only=True, gc=False):
+class DrainWorker(Command[None], frozen=True, kw_only=True, gc=False):
     """Drain a worker: give it no new tasks; refused if it names a registration that is not the current one."""
 
     KIND, VERB = "worker", "drain"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_text", "not_found", "replaced"})
+    EXAMPLE = Example({"worker_id": "worker_1", "reason": "maintenance", "registration": "start_1"})
 
     worker_id: str
     reason: str = ""
     registration: str = ""
 
 
-class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
+class LeaveWorker(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report that a worker has stopped; the tasks it still holds return to the queue.
 
@@ -67,17 +78,21 @@ class LeaveWorker(Command, frozen=True, kw_only=True, gc=False):
 
     KIND, VERB = "worker", "leave"
     FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_text", "not_found", "replaced"})
+    EXAMPLE = Example({"worker_id": "worker_1", "registration": "start_1"})
 
     worker_id: str
     reason: str = ""
     registration: str = ""
 
 
-class ListWorkers(Question, frozen=True, kw_only=True, gc=False):
+class ListWorkers(Question[list[WorkerState]], frozen=True, kw_only=True, gc=False):
     """List workers, newest first; with `after`, only those after that worker."""
 
-    KIND, VERB, Answer = "worker", "list", list[WorkerState]
+    KIND, VERB = "worker", "list"
     INSTEAD = PAGES
+    REFUSALS = frozenset({"bad_cursor", "bad_number"})
+    EXAMPLE = Example({"limit": 10}, [WORKER])
 
     limit: int = 100
     after: str = ""

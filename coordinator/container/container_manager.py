@@ -28,6 +28,7 @@ from coordinator.commands.container import (
     StopContainer,
 )
 from coordinator.commands.node import NodeQuestion
+from coordinator.commands.reads import CountAll
 from events.container import ContainerStatus, Secret
 from events.errors import Refused, Unavailable, shown
 from events.resources import Resources
@@ -251,13 +252,12 @@ class ContainerManager(Facade):
     async def _counted(self, position: str) -> Counts | None:
         """Return the counts of a follower at or after *position*; None if none answers."""
         client = (await self.opened()).client
-        question = {"kind": "container", "at_least": position}
+        question = CountAll(kind="container", at_least=position)
         try:
-            found: Counts = await ask_follower(client, "count", question, type=Counts, timeout_s=COUNT_TIMEOUT_S)
+            return await ask_follower(client, question, timeout_s=COUNT_TIMEOUT_S)
         except (Unavailable, Refused) as error:  # an older follower does not know the question
             log.warning("followers_not_asked", why=error.message)
             return None
-        return found
 
     async def _until_not(self, container_id: str, unless: tuple[_S, ...]) -> ContainerStatus:
         """Wait while the status is one of *unless*, at most `container.default_timeout` seconds; return the status."""

@@ -20,6 +20,7 @@ import click
 
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
+from coordinator.commands.reads import Wait
 from coordinator.demo.show import Show, say
 from coordinator.home import Home
 from coordinator.journal.stream import NatsJournal
@@ -176,7 +177,7 @@ async def _sum_up(client: Client, cluster: Cluster, show: Show) -> None:
     restarts = ", ".join(f"{name} {one.starts - 1}" for name, one in cluster.programs.items())
     _table("what happened", [*rows, ("programs restarted", restarts)])
     events = sum(show.types.values())
-    await ask_follower(client, "wait", {"position": str(show.position), "timeout_s": READ_MODEL_S}, type=str)
+    await ask_follower(client, Wait(position=str(show.position), timeout_s=READ_MODEL_S))
     _table(
         "where each event went",
         [

@@ -16,6 +16,8 @@ import msgspec
 import structlog
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.operations import answer_of, fields_of, refusals_of, roles_of, summary_of
+from coordinator.commands.wire import WIRE_COMMANDS
 from coordinator.version import __version__
 from events.codec import rfc3339
 from events.errors import Refused
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 NAME = "coordinator"
 DESCRIPTION = "Coordinates containers, services and tasks; docs/protocol.md describes the protocol."
+SCHEMAS = "#/components/schemas"
+"""Where the AsyncAPI document has the schemas of requests: `coordinator schema asyncapi`."""
 TYPE = "io.nats.micro.v1.{}_response"
 VERBS = ("PING", "INFO", "STATS")
 _ERROR_CHARS = 200
@@ -112,7 +116,7 @@ class ServiceApi:
             "metadata": self._metadata(standing),
         }
         if verb == "INFO":
-            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, _described)}
+            answer |= {"description": DESCRIPTION, "endpoints": self._endpoints(standing, described)}
         elif verb == "STATS":
             answer |= {"started": self._started, "endpoints": self._endpoints(standing, self._counted)}
         return answer
@@ -150,11 +154,21 @@ class ServiceApi:
         }
 
 
-def _described(name: str) -> dict[str, Any]:
+def described(name: str) -> dict[str, Any]:
+    """Return what INFO says of a command, by its type on the wire."""
     command = COMMANDS[name]
-    about = (command.__doc__ or "").strip().partition("\n")[0]
-    waits = "wait_s" in command.__struct_fields__
-    return {"metadata": {"kind": "question" if command.IS_QUESTION else "command", "about": about, "waits": str(waits)}}
+    metadata = {
+        "kind": "question" if command.IS_QUESTION else "command",
+        "operation": command.NAME,
+        "about": summary_of(command),
+        "roles": ",".join(roles_of(command)),
+        "fields": ",".join(one.name if one.is_required else f"{one.name}?" for one in fields_of(command)),
+        "answer": answer_of(command),
+        "errors": ",".join(refusals_of(command)),
+        "schema": f"{SCHEMAS}/{WIRE_COMMANDS[command].__name__}",
+        "waits": str("wait_s" in command.__struct_fields__),
+    }
+    return {"metadata": metadata}
 
 
 @asynccontextmanager

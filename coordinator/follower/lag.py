@@ -11,36 +11,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.clock import SystemClock
+from coordinator.commands.reads import Behind, Lag
 from coordinator.journal.search import time_of
 
 if TYPE_CHECKING:
+    from coordinator.commands.reads import StoreSize
     from coordinator.follower.feed import Feed
-    from coordinator.follower.store_size import StoreSize
     from coordinator.journal.search import SearchableJournal
     from projections.source import Record
     from projections.store.port import Store
 
 LOOK_AHEAD = 32
 """How many slots are read to find the oldest commit that was not processed yet; claims among them are skipped."""
-
-
-class Behind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How many records are not processed yet, and the age in seconds of the oldest commit among them."""
-
-    through: int
-    behind: int
-    behind_s: float
-    state: str = ""
-    reason: str = ""
-
-
-class Lag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The last slot of the journal; the lag of this follower's store and feed, and the store's size, if it has one."""
-
-    journal: int
-    store: Behind | None
-    feed: Behind | None
-    size: StoreSize | None = None
 
 
 async def lag(journal: SearchableJournal, store: Store | None, feed: Feed | None, size: StoreSize | None = None) -> Lag:

@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
     from coordinator.bus.connection import Bus
     from coordinator.bus.subscription import Message
+    from coordinator.commands.reads import Lag
     from coordinator.commands.service import CheckOutcome
-    from coordinator.follower.lag import Lag
     from coordinator.health.history import CheckHistory
     from events.subjects import Subjects
     from projections.store.port import Store

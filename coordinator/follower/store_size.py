@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from coordinator.clock import SystemClock
+from coordinator.commands.reads import StoreSize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,14 +14,6 @@ if TYPE_CHECKING:
 DAY_S = 86_400.0
 LEAST_S = 60.0
 """A growth over less than this is not told: it says nothing about a day."""
-
-
-class StoreSize(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Bytes of the file with its WAL, bytes that it grows by in a day (None: not known yet), bytes free on its disk."""
-
-    bytes: int
-    bytes_a_day: float | None
-    free_bytes: int
 
 
 class Measured(NamedTuple):

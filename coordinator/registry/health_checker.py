@@ -22,6 +22,7 @@ from coordinator.client.reads import ask_follower
 from coordinator.client.service_list import list_services
 from coordinator.clock import SystemClock
 from coordinator.commands.arguments import number, text, wanted, whole
+from coordinator.commands.reads import CheckOutcomes
 from coordinator.commands.service import CheckOutcome, GetHealthHistory, GetService, ReportCheck, ReportNotChecked
 from coordinator.commands.validation import shortened
 from coordinator.health.outcome import could_not_check, kind_of, not_checked_report_of, one_line, told
@@ -174,13 +175,11 @@ class HealthChecker(Facade):
     async def _kept(self, question: GetHealthHistory, *, since: float) -> list[CheckOutcome]:
         """Return what a follower knows; it is given a moment to hear of the outcome at *since*."""
         client = (await self.opened()).client
-        asked = {"id": question.service_id, "limit": question.limit}
+        asked = CheckOutcomes(id=question.service_id, limit=question.limit)
         loop = asyncio.get_running_loop()
         patient_until = loop.time() + HEARS_WITHIN_S
         while True:
-            kept: list[CheckOutcome] = await ask_follower(
-                client, "checks", asked, type=list[CheckOutcome], timeout_s=FOLLOWER_S
-            )
+            kept = await ask_follower(client, asked, timeout_s=FOLLOWER_S)
             if not since or (kept and kept[0].at >= since) or loop.time() >= patient_until:
                 return kept
             await asyncio.sleep(HEARS_WITHIN_S / 10)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator.commands import COMMANDS
+from coordinator.commands.reads import VERBS
 from events.errors import Refused, shown
 from events.ids import checked
 from events.subjects import OWN_NAME, checked_domain
@@ -39,6 +40,8 @@ COMMANDS_OF: dict[str, frozenset[str]] = {
     role: frozenset(name for name, command in COMMANDS.items() if role in {"admin", *command.FOR}) for role in ROLES
 }
 """The commands each role may send; the settings in `security` can restrict single users further."""
+READERS = frozenset({"admin"}.union(*(question.FOR for question in VERBS.values())))
+"""The roles that may ask followers."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -91,6 +94,8 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
     publish = [subjects.rpc(token, COMMANDS[one].KIND, COMMANDS[one].VERB) for one in sorted(COMMANDS_OF[user.role])]
     if user.role == "admin":
         publish = [subjects.rpc_from(token)]
+    if user.role in READERS:
+        publish.append(subjects.read_from(token))
     subscribe = [f"_INBOX.{token}.>", subjects.leader]
     never: tuple[str, ...] = ()
     answers = False
@@ -105,11 +110,11 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
             publish += [*_reads_stream(subjects.stream_journal), _api("STREAM.PURGE", subjects.stream_journal)]
             publish += [*_keeps_snapshots(subjects), subjects.archive]
         case "admin":
-            publish += [subjects.read_from(token), subjects.nodes_all, "$JS.API.>", "$JS.SNAPSHOT.>"]
+            publish += [subjects.nodes_all, "$JS.API.>", "$JS.SNAPSHOT.>"]
             subscribe += [subjects.events_all, subjects.services]
             never = (_api("STREAM.PURGE", subjects.stream_journal),)
         case "domain":
-            publish += [subjects.read_from(token), subjects.inbox_all(user.name), subjects.heartbeats_of("service")]
+            publish += [subjects.inbox_all(user.name), subjects.heartbeats_of("service")]
             subscribe += [subjects.events_all, subjects.services]
         case "worker":
             publish.append(subjects.heartbeat("worker", user.name))
@@ -121,7 +126,6 @@ def grant_of(user: User, subjects: Subjects, domains: Iterable[str] = ()) -> Gra
             subscribe += [subjects.node_all(user.name), subjects.notice("node", user.name)]
             answers = True
         case _:
-            publish.append(subjects.read_from(token))
             subscribe += [subjects.events_all, subjects.services]
     return Grant(publish=tuple(publish), subscribe=tuple(subscribe), publish_never=never, answers=answers)
 

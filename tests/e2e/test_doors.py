@@ -438,7 +438,9 @@ async def test_heartbeats_that_are_none_are_dropped(cluster: Cluster) -> None:
         await stranger.bus.publish(SUBJECTS.heartbeat("service", "s"), beat(true))
         await stranger.bus.flush()
         views = {view.service.service_id: view for view in await cluster.client.execute(FindServices())}
-        assert (views["s"].reported.load, views["s"].reported.connections) == (0.5, 3)
+        reported = views["s"].reported
+        assert reported is not None
+        assert (reported.load, reported.connections) == (0.5, 3)
         assert views["victim"].reported is None
         assert await stranger.recorded() == before
     assert set(engine.signs.loads) == {"s"}

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from coordinator.app.app import embedded
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
+from coordinator.commands.reads import CheckOutcomes
 from coordinator.commands.service import (
     CheckOutcome,
     FindServices,
@@ -150,7 +151,7 @@ async def test_health_follows_what_the_server_says(cluster: Cluster, tmp_path: P
         assert ill.health_detail == "answered 503"
         health.status = 204
         assert (await until(client, "s", ServiceStatus.HEALTHY)).health_rule == "2 http checks in a row passed"
-        history = await ask_follower(client, "checks", {"id": "s"}, type=list[CheckOutcome])
+        history = await ask_follower(client, CheckOutcomes(id="s"))
     said = [one.detail for one in reversed(history)]
     assert said[0] == "answered 200"
     assert {"answered 200", "answered 503", "answered 204"} == set(said)
@@ -245,7 +246,7 @@ async def test_the_history_outlives_the_coordinator(cluster: Cluster, tmp_path: 
     async def kept(count: int) -> list[CheckOutcome]:
         async with asyncio.timeout(20):
             while True:
-                found: list[CheckOutcome] = await ask_follower(client, "checks", {"id": "s"}, type=list[CheckOutcome])
+                found = await ask_follower(client, CheckOutcomes(id="s"))
                 if len(found) == count:
                     return found
                 await asyncio.sleep(0.05)
@@ -267,7 +268,7 @@ async def test_the_history_outlives_the_coordinator(cluster: Cluster, tmp_path: 
     async with follower():
         await report(ok=True, count=1)
         assert [(one.number, one.lost) for one in await kept(8)][:2] == [(7, 4), (2, 0)]
-        assert await ask_follower(client, "checks", {"id": "nobody"}) == []
+        assert await ask_follower(client, CheckOutcomes(id="nobody")) == []
     (tmp_path / "checks.db").write_bytes(b"no database" * 1000)
     with capture_logs() as logs:
         async with follower():
@@ -290,16 +291,16 @@ async def test_a_hundred_outcomes_of_each_service_are_kept(cluster: Cluster, tmp
             await client.execute(ReportCheck(service_id="s", ok=True, check="http", detail=str(number)))
         await client.execute(ReportCheck(service_id="other", ok=True, check="http"))
         async with asyncio.timeout(20):
-            while not (await ask_follower(client, "checks", {"id": "other"})):  # noqa: ASYNC110  # it tells nobody
+            while not (await ask_follower(client, CheckOutcomes(id="other"))):  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.05)
-        listed = await ask_follower(client, "checks", {"id": "s", "limit": 1000}, type=list[CheckOutcome])
+        listed = await ask_follower(client, CheckOutcomes(id="s", limit=1000))
         *found, change = listed
         assert change.is_change
         assert [one.detail for one in found] == [str(number) for number in range(129, 29, -1)]
         assert not any(one.lost for one in found)
-        assert len(await ask_follower(client, "checks", {"id": "s", "limit": 3})) == 3
+        assert len(await ask_follower(client, CheckOutcomes(id="s", limit=3))) == 3
         with pytest.raises(Refused, match="limit"):
-            await ask_follower(client, "checks", {"id": "s", "limit": 0})
+            await ask_follower(client, CheckOutcomes(id="s", limit=0))
 
 
 class Deaf:

@@ -71,6 +71,8 @@ async def test_loads_are_known_at_once_after_a_take_over(cluster: Cluster) -> No
     assert engine is not None
     found = await client.execute(FindServices(service_name="s"))
     loads = {one.service.service_id: one.reported for one in found}
+    assert loads["busy"] is not None
+    assert loads["idle"] is not None
     assert (loads["busy"].load, loads["busy"].connections, loads["idle"].load) == (0.9, 7, 0.1)
     assert loads["quiet"] is None
     assert engine.signs.worker_loads == {"worker": 0.7}

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.cli import cli
+from coordinator.commands.operations import OPERATIONS
 from tests.commands import Said, call, run, up
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ class Line(NamedTuple):
     options: dict[str, str] = {}  # never changed
 
 
+CALLED = ("service.register", "service.check", "pool.define", "node.sync", "task.list", "read.list", "read.wait")
+"""Operations with a field of each type: the options of all are made by the same function."""
+
 COMMANDS: dict[str, Line] = {
+    **{f"call {name}": Line((json.dumps(OPERATIONS[name].EXAMPLE.request),)) for name in CALLED},
+    "operations": Line(("task.submit",)),
     "up": Line(()),
     "env": Line(()),
     "serve": Line((), {"--nats": NOBODY}),
@@ -128,7 +134,11 @@ def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple
             yield " ".join((*before, name)), found
 
 
-ALL = dict(commands(cli))
+ALL = {
+    command: found
+    for command, found in commands(cli)
+    if not command.startswith("call ") or command.removeprefix("call ") in CALLED
+}
 
 
 def places() -> Iterator[Place]:

@@ -23,6 +23,7 @@ from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, GetContainer, StartContainer
+from coordinator.commands.reads import Wait
 from coordinator.commands.task import GetTask, SubmitTask
 from coordinator.diagnostics.doctor import look_here
 from coordinator.diagnostics.findings import State
@@ -83,7 +84,7 @@ async def goes_on(client: Door, acknowledged: list[str]) -> float:
 async def read_model_follows(client: Client) -> None:
     """Wait until the read model has reached the current end of the journal."""
     stats = await client.execute(GetStats())
-    await ask_follower(client, "wait", {"position": stats.position, "timeout_s": 10.0}, timeout_s=20.0)
+    await ask_follower(client, Wait(position=stats.position, timeout_s=10.0), timeout_s=20.0)
 
 
 def failed_here(home: Path) -> dict[str, str]:

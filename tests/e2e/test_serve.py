@@ -20,6 +20,7 @@ from coordinator.bus.connection import Bus
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.reads import Wait
 from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.journal.stream import NatsJournal, stream_config
 from coordinator.leadership.lease import Lease
@@ -199,8 +200,8 @@ async def test_the_same_home_leads_again_at_once_and_stops_in_good_order(server:
             async with Client.open(server.url) as client:
                 await client.execute(SubmitTask(task_id="t", task_name="n"))
                 position = (await client.execute(GetStats())).position
-                question = {"position": position, "timeout_s": PATIENCE_S}
-                assert await ask_follower(client, "wait", question, timeout_s=PATIENCE_S) == position
+                question = Wait(position=position, timeout_s=PATIENCE_S)
+                assert await ask_follower(client, question, timeout_s=PATIENCE_S) == position
             second = await asyncio.to_thread(run, "serve", COORDINATOR_HOME=str(home), COORDINATOR_URL=server.url)
             assert second.code == 5
             assert f"in use by the coordinator of process {again.pid}: stop it, or set COORDINATOR_HOME" in second.err

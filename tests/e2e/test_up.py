@@ -21,6 +21,7 @@ from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.container import CreateContainer, GetContainer, ListContainers, StartContainer
+from coordinator.commands.reads import Wait
 from coordinator.commands.service import FindServices
 from coordinator.commands.task import ListTasks, SubmitTask
 from coordinator.home import Home
@@ -102,8 +103,7 @@ async def read_model_follows(client: Client) -> None:
     """Wait until the read model has reached the current end of the journal."""
     stats = await client.execute(GetStats(), timeout_s=PATIENCE_S)
     # A follower that was just killed may have received the question: it must be asked again in time.
-    question = {"position": stats.position, "timeout_s": 2.0}
-    await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
+    await ask_follower(client, Wait(position=stats.position, timeout_s=2.0), timeout_s=PATIENCE_S)
 
 
 async def node_answers(client: Client) -> None:

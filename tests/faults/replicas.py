@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.client.client import Client
 from coordinator.client.reads import ask_follower
+from coordinator.commands.reads import Wait
 from events.base import Position
 from tests.faults.replicated import (
     JOURNAL,
@@ -63,8 +64,8 @@ async def run(*, kills: int = 5, freezes: int = 2, losses: int = 2) -> dict[str,
                 for number in range(losses):
                     await faults.lose(f"new_{number}" if number % 2 else "")
             await judge.until_ended(submitters.acknowledged)
-            question = {"position": f"{judge.world.position.sequence}.0", "timeout_s": READ_MODEL_S}
-            read_model = await ask_follower(client, "wait", question, timeout_s=PATIENCE_S)
+            question = Wait(position=f"{judge.world.position.sequence}.0", timeout_s=READ_MODEL_S)
+            read_model = await ask_follower(client, question, timeout_s=PATIENCE_S)
             return {
                 "kills": kills,
                 "freezes": freezes,

@@ -1,5 +1,5 @@
 """
-Twenty-two bugs that are patched into the production code during a run; the simulation must find each.
+Twenty-three bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -15,6 +15,7 @@ from unittest import mock
 import msgspec
 
 from coordinator.client.client import Client
+from coordinator.commands.task import SubmitTask
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
@@ -292,6 +293,13 @@ def unread_removed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reason_undeclared() -> Iterator[None]:
+    """Tasks are refused for a reason that their command does not declare."""
+    with mock.patch.object(SubmitTask, "REFUSALS", SubmitTask.REFUSALS - {"quota"}):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -317,6 +325,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         load_unrecorded,
         change_not_looked_at,
         unread_removed,
+        reason_undeclared,
     )
 }
 """Every bug by its name."""

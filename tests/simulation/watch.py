@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.commands import COMMANDS
 from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import value_of
 from coordinator.runtime.fake import DEAF, OBEDIENT, FakeRuntime, OnStop
@@ -181,6 +182,7 @@ class Watch:
             self._hear(process, "node", *sync)
         for order, answer in zip(orders, answers, strict=False):
             asked = msgspec.json.decode(order)
+            self._is_declared(asked["type"], answer.get("error"))
             if asked["type"].startswith(("get_", "list_", "find_")):
                 if "ok" in answer and asked["type"] != "find_services":  # discovery may be a little behind
                     self._is_fresh(process, asked, came_at)
@@ -196,6 +198,11 @@ class Watch:
                 self._fired["memory_full"] += 1
             elif error["code"] != "unavailable" and error.get("reason") not in _FOR_NOW:
                 self._definite(asked_on, order, asked, error["code"], None)
+
+    def _is_declared(self, name: str, error: dict[str, Any] | None) -> None:
+        reason = "" if error is None else error.get("reason", "")
+        if reason and reason not in COMMANDS[name].REFUSALS | COMMANDS[name].ALWAYS:
+            self.violate(Promise.DECLARED, f"{name} was refused as {reason}, which it does not declare: {error}")
 
     def _definite(self, subject: str, order: bytes, asked: dict[str, Any], code: str, value: Any) -> None:
         name = asked["type"]

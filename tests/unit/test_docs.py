@@ -12,7 +12,7 @@ from coordinator.cli import cli
 from coordinator.commands import COMMANDS
 from coordinator.settings.model import KNOWN_KEYS
 from events import codec
-from tools import event_reference, schemas, settings_reference
+from tools import event_reference, operation_reference, schemas, settings_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -78,6 +78,24 @@ def test_a_page_that_was_changed_is_caught(tmp_path: Path, monkeypatch: pytest.M
     assert event_reference.outdated() == ["docs/states.md"]
 
 
+def test_the_reference_of_operations_is_up_to_date() -> None:
+    """It is what `python -m tools.operation_reference` would write."""
+    assert not operation_reference.is_outdated(), "run python -m tools.operation_reference"
+
+
+def test_a_changed_reference_of_operations_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--check` fails on a page that is missing or differs in one character; writing puts that right."""
+    monkeypatch.setattr(operation_reference, "PAGE", tmp_path / "operation-reference.md")
+    assert operation_reference.main(["--check"]) == 1
+    assert operation_reference.main([]) == 0
+    assert operation_reference.main(["--check"]) == 0
+    operation_reference.PAGE.write_text(operation_reference.PAGE.read_text().replace("required", "requird", 1))
+    assert operation_reference.main(["--check"]) == 1
+    assert "operation-reference.md is out of date: run python -m tools.operation_reference" in capsys.readouterr().out
+
+
 def test_a_changed_table_of_settings_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands between the marks is compared and rewritten; what stands around them is left alone."""
     page = tmp_path / "settings.md"
@@ -100,7 +118,9 @@ def test_the_protocol_names_every_command() -> None:
 
 
 def options_of(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Give each command with each of its options, the groups' own included."""
+    """Give each command with each of its options, the groups' own included, but for those made from operations."""
+    if path == ("call",):
+        return []
     own = [
         (" ".join(path), option)
         for parameter in command.params

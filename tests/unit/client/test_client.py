@@ -17,6 +17,7 @@ from coordinator.client.lane import MOST_TOGETHER, MOST_UNDER_WAY, REQUEST_BYTES
 from coordinator.client.reads import ask_follower, find_task
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of
+from coordinator.commands.reads import HowFarBehind, WhichPosition
 from coordinator.commands.task import ClaimTasks, GetTask, SubmitTask
 from events.errors import CoordinationError, NotFound, Refused, Unavailable
 from events.subjects import Subjects
@@ -480,10 +481,10 @@ async def test_a_follower_that_is_not_ready_is_asked_again(server: RealServer) -
 
         await bus.subscribe(SUBJECTS.read_all, answer)
         await bus.flush()
-        assert await ask_follower(client, "position", {}) == "17.0"
+        assert await ask_follower(client, WhichPosition()) == "17.0"
         assert asked == [b"{}"] * 3
         with pytest.raises(CoordinationError, match="unreadable"):
-            await ask_follower(client, "position", {}, type=int)
+            await ask_follower(client, HowFarBehind())
 
 
 async def test_a_task_nobody_knows_is_not_found_even_without_followers(server: RealServer) -> None:

@@ -80,11 +80,14 @@ class Network:
 class Told:
     """The answer that a caller got; an error is raised by `outcome`."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Command) -> None:
+        self._command = command
         self._outcome: asyncio.Future[tuple[Any, CoordinationError | None]] = asyncio.get_running_loop().create_future()
 
     def __call__(self, value: Any, error: CoordinationError | None) -> None:
         assert not self._outcome.done(), "a command was answered twice"
+        declared = self._command.REFUSALS | self._command.ALWAYS
+        assert error is None or error.reason in declared, f"{self._command.NAME} does not declare {error.reason}"
         self._outcome.set_result((value, error))
 
     @property
@@ -126,7 +129,7 @@ class Rig:
 
     def ask(self, command: Command, **caller: str) -> Told:
         """Submit a command to the engine, as a door does."""
-        told = Told()
+        told = Told(command)
         self.asked.append(told)
         self.engine.put(Asked(command, Caller(**{"actor": "tester", **caller}), told))
         return told

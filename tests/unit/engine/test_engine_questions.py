@@ -35,7 +35,7 @@ class Message:
 
 def ask(rig: Rig, question: Command, *, left: int = 10_000, most: int = 10_000, actor: str = "far") -> Told:
     """Submit a question as a door does that sends its answer away."""
-    told = Told()
+    told = Told(question)
     rig.asked.append(told)
     asked = Asked(question, Caller(actor=actor), told, Message(left, most))
     if isinstance(question, FindServices):

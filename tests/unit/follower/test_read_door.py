@@ -68,8 +68,13 @@ async def store(journal: MemoryJournal) -> MemoryStore:
 
 
 async def ask(door: ReadDoor, verb: str, **question: Any) -> Any:
-    """Ask as a client does: JSON in, JSON out."""
-    return msgspec.json.decode(msgspec.json.encode(await door.ask(verb, msgspec.json.encode(question))))
+    """Ask as a client does: JSON in, JSON out; a refusal is one that the question declares."""
+    try:
+        told = await door.ask(verb, msgspec.json.encode(question))
+    except CoordinationError as error:
+        assert error.reason in VERBS[verb].REFUSALS | VERBS[verb].ALWAYS  # noqa: PT017  # it is raised again
+        raise
+    return msgspec.json.decode(msgspec.json.encode(told))
 
 
 async def test_containers_are_counted(store: MemoryStore, journal: MemoryJournal) -> None:

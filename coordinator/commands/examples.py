@@ -1,0 +1,286 @@
+"""
+The answers of the examples, as a running coordinator gave them: only for people, never read to answer anything.
+
+A test sends each request to a coordinator again and compares; `tests/examples.py` has the order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PAYLOAD = {
+    "encoding": "json",
+    "data": "[1,2]",
+    "digest": "49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+}
+
+RESULT = {"encoding": "json", "data": "3", "digest": "4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce"}
+
+TASK_RUNNING: dict[str, Any] = {
+    "task_id": "task_1",
+    "task_name": "add",
+    "status": "running",
+    "submitted": [20, 0],
+    "submitted_at": 1795967531.633,
+    "latest": [21, 0],
+    "tenant": "default",
+    "source": "planning",
+    "priority": 5,
+    "max_retries": 3,
+    "payload": {
+        "encoding": "json",
+        "digest": "49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+        "data": "[1,2]",
+    },
+    "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+    "attempt": 1,
+    "lease": "claim_1.1.1",
+    "claim_id": "claim_1",
+    "worker_id": "worker_1",
+    "started_at": 1795967531.635,
+}
+
+TASK_COMPLETED: dict[str, Any] = {
+    "task_id": "task_1",
+    "task_name": "add",
+    "status": "completed",
+    "submitted": [20, 0],
+    "submitted_at": 1795967531.633,
+    "latest": [21, 0],
+    "tenant": "default",
+    "source": "planning",
+    "priority": 5,
+    "max_retries": 3,
+    "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+    "attempt": 1,
+    "lease": "claim_1.1.1",
+    "claim_id": "claim_1",
+    "worker_id": "worker_1",
+    "started_at": 1795967531.635,
+    "ended_at": 1795967531.638,
+    "ended": [23, 0],
+    "ended_by": "planning",
+    "execution_time_s": 0.2,
+    "result": {
+        "encoding": "json",
+        "digest": "4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce",
+        "data": "3",
+    },
+    "progress": 0.5,
+    "progress_message": "5 of 10 pages",
+}
+
+TASK_CANCELLED: dict[str, Any] = {
+    "task_id": "task_4",
+    "task_name": "add",
+    "status": "cancelled",
+    "submitted": [32, 0],
+    "submitted_at": 1795967531.65,
+    "tenant": "default",
+    "source": "planning",
+    "max_retries": 3,
+    "ended_at": 1795967531.651,
+    "ended": [33, 0],
+    "ended_by": "planning",
+    "error": "not needed any more",
+}
+
+_CONTAINER: dict[str, Any] = {
+    "container_id": "container_1",
+    "agent_id": "agent_1",
+    "agent_type": "task_agent",
+    "node_id": "node_1",
+    "created": [7, 0],
+    "created_at": 1795967531.61,
+    "tenant": "default",
+    "resources": {"cpu_millis": 500, "memory_bytes": 268435456},
+    "command": ["python", "-m", "coordinator.agent"],
+    "stop_grace_s": 10.0,
+    "generation": "9.0",
+    "starts": 1,
+    "starting_at": 1795967531.614,
+    "source": "planning",
+}
+
+_STARTED: dict[str, Any] = {**_CONTAINER, "pid": 4711, "started_at": 1795967531.617}
+
+CONTAINER_STARTING = {**_CONTAINER, "status": "starting", "desired": "running", "reason": "requested"}
+
+CONTAINER_RUNNING = {**_STARTED, "status": "running", "desired": "running"}
+
+CONTAINER_PAUSING = {**_STARTED, "status": "running", "desired": "paused"}
+
+CONTAINER_RESUMING = {**_STARTED, "status": "paused", "desired": "running"}
+
+CONTAINER_STOPPING = {**_STARTED, "status": "stopping", "reason": "maintenance"}
+
+CONTAINER_DESTROYED = {
+    **_CONTAINER,
+    "started_at": 1795967531.617,
+    "status": "destroyed",
+    "desired": "destroyed",
+    "exit_code": 0,
+    "reason": "maintenance",
+    "ended_at": 1795967531.631,
+    "ended": [18, 0],
+}
+
+NODE: dict[str, Any] = {
+    "node_id": "node_1",
+    "status": "ready",
+    "registered": [4, 0],
+    "registered_at": 1795967531.604,
+    "capacity": {"cpu_millis": 4000, "memory_bytes": 8589934592},
+    "runtime": "process",
+}
+
+ORDERS: dict[str, Any] = {
+    "containers": [
+        {
+            "container_id": "container_1",
+            "generation": "9.0",
+            "desired": "running",
+            "agent_type": "task_agent",
+            "command": ["python", "-m", "coordinator.agent"],
+            "resources": {"cpu_millis": 500, "memory_bytes": 268435456},
+            "stop_grace_s": 10.0,
+        }
+    ],
+    "node_lease_s": 15.0,
+    "epoch": [1, 1],
+    "orders_id": "1-1-12",
+}
+
+SESSION: dict[str, Any] = {
+    "session_id": "session_1",
+    "container_id": "container_1",
+    "bound": [8, 0],
+    "bound_at": 1795967531.612,
+    "tenant": "default",
+    "source": "planning",
+}
+
+WORKER: dict[str, Any] = {
+    "worker_id": "worker_1",
+    "status": "active",
+    "registered": [19, 0],
+    "registered_at": 1795967531.632,
+    "tenant": "default",
+    "slots": 4,
+    "handles": ["add"],
+    "registration": "start_1",
+    "source": "planning",
+}
+
+SERVICE_FOUND: dict[str, Any] = {
+    "service": {
+        "service_id": "service_1",
+        "service_name": "search",
+        "service_type": "api",
+        "host": "127.0.0.1",
+        "port": 8080,
+        "status": "healthy",
+        "registered": [36, 0],
+        "registered_at": 1795967531.656,
+        "tenant": "default",
+        "source": "planning",
+        "health_rule": "registered",
+        "changed_at": 1795967531.656,
+    },
+    "reported": {"heard_s_ago": 0.002, "load": 0.25, "connections": 3},
+    "check_ms": 12.5,
+    "not_checked": "the resolver does not answer",
+}
+
+CHECKS: list[dict[str, Any]] = [
+    {
+        "at": 1795967531.659,
+        "ok": False,
+        "check": "http",
+        "status": "healthy",
+        "detail": "the resolver does not answer",
+        "number": 2,
+        "could_not": True,
+    },
+    {"at": 1795967531.658, "ok": True, "check": "http", "status": "healthy", "latency_ms": 12.5, "number": 1},
+]
+
+CHECKS_KEPT: list[dict[str, Any]] = [{**one, "reign": "1.1"} for one in CHECKS]
+
+POOL_EMPTY: dict[str, Any] = {
+    "pool_id": "pool_1",
+    "capacity": {"cpu_millis": 8000, "gpus": 2},
+    "defined": [37, 0],
+    "allocations": {},
+    "source": "planning",
+    "tenant": "default",
+}
+
+POOL: dict[str, Any] = {
+    "pool_id": "pool_1",
+    "capacity": {"cpu_millis": 8000, "gpus": 2},
+    "defined": [37, 0],
+    "allocations": {
+        "request_1": {
+            "request_id": "request_1",
+            "resources": {"gpus": 1},
+            "allocated_at": 1795967531.664,
+            "source": "planning",
+            "tenant": "default",
+        }
+    },
+    "source": "planning",
+    "tenant": "default",
+}
+
+INBOX: dict[str, Any] = {
+    "domain": "planning",
+    "stream_created": "2026-11-29T15:52:10.93563196Z",
+    "sequence": 1,
+    "read_at": 1795967531.578,
+    "recorded": 1,
+}
+
+STATS: dict[str, Any] = {
+    "containers": {"destroyed": 1},
+    "services": {"healthy": 1},
+    "tasks": {"pending": 2, "running": 0, "completed": 1, "failed": 0, "cancelled": 1, "timeout": 0},
+    "workers": {"left": 1},
+    "nodes": {"ready": 1},
+    "totals": {"tasks_placed": 4, "tasks_completed": 1, "tasks_cancelled": 1},
+    "container_starts": 1,
+    "container_failures": 0,
+    "epoch": "1.1",
+    "position": "39.0",
+    "leader": "coordinator_01m8m03eg6jd6zxd0xpdy5esnh",
+    "mass_silence": {},
+}
+
+EVENT_PAGE: dict[str, Any] = {
+    "events": [
+        {
+            "type": "task.cancelled",
+            "specversion": "1.0",
+            "id": "33.0",
+            "source": "/coordination/1",
+            "subject": "task_4",
+            "time": "2026-11-29T15:52:11.651042Z",
+            "dataversion": 1,
+            "data": {"task_id": "task_4", "reason": "not needed any more"},
+            "tenant": "default",
+            "actor": "planning",
+            "causationid": "32.0",
+        }
+    ],
+    "next": "39.0",
+    "more": False,
+}
+
+COUNTS: dict[str, Any] = {"by_status": {"destroyed": 1}, "sums": {"starts": 1, "failures": 0}}
+
+LAG: dict[str, Any] = {
+    "journal": 39,
+    "store": {"through": 39, "behind": 0, "behind_s": 0.0, "state": "", "reason": ""},
+    "feed": {"through": 39, "behind": 0, "behind_s": 0.0, "state": "feeding", "reason": ""},
+    "size": {"bytes": 476536, "bytes_a_day": None, "free_bytes": 82369208320},
+}
