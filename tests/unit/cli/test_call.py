@@ -59,7 +59,7 @@ def test_the_list_for_programs_has_everything() -> None:
         "required": True,
         "default": None,
     }
-    assert submit["refusals"]["queue_full"] == "too many tasks are pending"
+    assert submit["refusals"]["queue_full"] == "too many tasks are pending, or their payloads have too many bytes"
     assert (submit["type"], submit["answer"], submit["roles"]) == ("submit_task", "text", ["admin", "domain"])
 
 
