@@ -186,7 +186,10 @@ async def test_the_log_and_the_exit_of_a_crash_outlive_the_restart(embedded_app:
     assert found.last_exit is not None
     assert (found.last_exit.exit_code, found.last_exit.cause, found.cause) == (2, "exited", "")
     assert found.last_exit.generation != found.generation
-    assert await manager.get_container_logs(container_id) == ["run 3"]
+    async with asyncio.timeout(20):
+        while (lines := await manager.get_container_logs(container_id)) == []:  # noqa: ASYNC110  # it has just started
+            await asyncio.sleep(0.02)
+    assert lines == ["run 3"]
     assert await manager.get_container_logs(container_id, previous=True) == ["run 2"]
     container = AgentContainer(container_id, CONFIG, embedded_app)
     assert await container.get_logs(previous=True) == ["run 2"]
