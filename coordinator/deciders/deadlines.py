@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from events.codec import EVENTS
 from events.container import ContainerEvent
-from events.coordinator import Watched
+from events.coordinator import CoordinatorMassSilenceEnded, Watched
 from events.node import NodeEvent
 from events.service import ServiceEvent
 from events.task import TaskStarted
@@ -123,8 +123,20 @@ class Deadlines:
             kind = type(event)
             if kind is TaskStarted:
                 self.holders.began(event.worker_id)  # type: ignore[attr-defined]  # it is one
+            elif kind is CoordinatorMassSilenceEnded:
+                self._no_longer_spared(event.kind)  # type: ignore[attr-defined]  # likewise
             elif kind in followings:
                 followings[kind](event.subject)
+
+    def _no_longer_spared(self, kind: Watched) -> None:
+        """Look again at everything of a kind: what is overdue was not looked at while it was spared."""
+        due, things = {
+            Watched.SERVICE: (self.services, self._world.services),
+            Watched.WORKER: (self.workers, self._world.workers),
+            Watched.NODE: (self.nodes, self._world.nodes),
+        }[kind]
+        for one in things:
+            due.changed(one)
 
     def service_changed(self, service_id: str) -> None:
         """Look again at a service: it changed, or one of its checks was reported, which may shorten its time."""

@@ -18,7 +18,7 @@ from coordinator.commands.validation import check_number, check_resources, check
 from coordinator.deciders.container import MOST_ENTRIES
 from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import ANSWER_BYTES, Decider, Teller
-from coordinator.deciders.silence import is_held, patience_s
+from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from coordinator.deciders.supervision import failed, observed
 from events.container import ContainerStatus, ExitCause
 from events.coordinator import Watched
@@ -286,7 +286,8 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
             return NEVER
         if node.status is NodeStatus.LOST:
             return inf, node.lost_at + context.rules.deregister_after_s
-        return heard_now - signs.silent_for(signs.nodes, node_id, heard_now) + limit_s, inf
+        at = heard_now - signs.silent_for(signs.nodes, node_id, heard_now) + limit_s
+        return unless_spared(at, heard_now, is_spared=is_spared), inf
 
     return nodes.look(heard_now, context.now, due_for, next_look)
 

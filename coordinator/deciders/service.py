@@ -25,7 +25,7 @@ from coordinator.commands.validation import check_number, check_text
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation
-from coordinator.deciders.silence import is_held, patience_s
+from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
 from events.ids import checked
@@ -267,7 +267,10 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
 
     def next_look(service_id: str) -> tuple[float, float]:
         service = world.services.get(service_id)
-        return NEVER if service is None else _next_look(world, service, signs, context, heard_now)
+        if service is None:
+            return NEVER
+        by_clock, by_commit_time = _next_look(world, service, signs, context, heard_now)
+        return unless_spared(by_clock, heard_now, is_spared=is_spared), by_commit_time
 
     return services.look(heard_now, context.now, due_for, next_look)
 

@@ -56,13 +56,13 @@ def due(
         # A writer that has just begun to listen cannot know yet what is silent.
         if is_accepted or heard_now - signs.since <= limit * SILENT_AFTER:
             continue
-        most_silent_s = _look(kind, silences[kind], world, signs, context.now, heard_now, limit * SILENT_AFTER)
+        _look(kind, silences[kind], world, signs, context.now, heard_now, limit * SILENT_AFTER)
         silent, alive = len(silences[kind].silent), len(silences[kind].alive)
         is_mass = silent >= rules.mass_silence_least and silent > rules.mass_silence_share * alive
         if is_held(world, kind):
             if not is_mass:
                 yield CoordinatorMassSilenceEnded(instance=world.leader, kind=kind, silent=silent)
-        elif is_mass and most_silent_s > limit:
+        elif is_mass and _most_silent_s(kind, silences[kind], signs, heard_now) > limit:
             yield CoordinatorMassSilenceNoticed(
                 instance=world.leader,
                 kind=kind,
@@ -77,6 +77,15 @@ def is_held(world: World, kind: Watched) -> bool:
     """Return whether a mass silence now keeps every entity of *kind* from being declared lost."""
     standing = world.silences.get(kind)
     return standing is not None and not standing.accepted
+
+
+def unless_spared(at: float, heard_now: float, *, is_spared: bool) -> float:
+    """
+    Return when to look again at what may be lost at the time *at*, by the clock of *heard_now*.
+
+    What a mass silence spares is looked at when that ends (`Deadlines`), not again and again until then.
+    """
+    return inf if is_spared and at <= heard_now else at
 
 
 def accept(world: World, command: AcceptSilence, context: DecisionContext) -> tuple[Event, ...]:
@@ -98,14 +107,25 @@ def accept(world: World, command: AcceptSilence, context: DecisionContext) -> tu
     )
 
 
+def _heard(kind: Watched, signs: Signs) -> dict[str, float]:
+    return {Watched.SERVICE: signs.services, Watched.WORKER: signs.workers, Watched.NODE: signs.nodes}[kind]
+
+
+def _most_silent_s(kind: Watched, found: Silent, signs: Signs, heard_now: float) -> float:
+    """Return the longest of the silences."""
+    heard = _heard(kind, signs)
+    return max(signs.silent_for(heard, one, heard_now) for one in found.silent)
+
+
 def _look(
     kind: Watched, found: Silent, world: World, signs: Signs, now: float, heard_now: float, silent_after_s: float
-) -> float:
-    """Update who is alive and who of them is silent now, and return the longest of these silences; 0 if none is."""
-    heard = {Watched.SERVICE: signs.services, Watched.WORKER: signs.workers, Watched.NODE: signs.nodes}[kind]
+) -> None:
+    """Update who is alive and who of them is silent now."""
+    heard, since = _heard(kind, signs), signs.since
     is_alive = _IS_ALIVE[kind]
-    most_silent_s = 0.0
-    for one in (*found.due.now(heard_now, now), *found.silent):
+    # Each tick looks at all that are silent, who may be many: only at who was heard since, then.
+    back = [one for one in found.silent if heard_now - max(heard.get(one, since), since) <= silent_after_s]
+    for one in (*found.due.now(heard_now, now), *back):
         found.silent.pop(one, None)
         if not is_alive(world, one):
             found.alive.pop(one, None)
@@ -116,10 +136,8 @@ def _look(
         if silent_for_s > silent_after_s:
             found.silent[one] = None
             found.due.later(one, NEVER)
-            most_silent_s = max(most_silent_s, silent_for_s)
         else:
             found.due.later(one, (heard_now - silent_for_s + silent_after_s, inf))
-    return most_silent_s
 
 
 def _is_service_alive(world: World, service_id: str) -> bool:

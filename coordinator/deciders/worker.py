@@ -13,7 +13,7 @@ from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWork
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
 from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
-from coordinator.deciders.silence import is_held, patience_s
+from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from coordinator.deciders.task import released
 from events.coordinator import Watched
 from events.errors import NotFound, Refused
@@ -225,7 +225,8 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
         if silent_for_s > limit_s and not is_spared and not world.indexes.held.get(worker_id):
             yield WorkerLost(worker_id=worker_id, silent_for_s=silent_for_s, limit_s=limit_s)
         else:
-            workers.later(worker_id, (heard_now - silent_for_s + limit_s, inf))
+            at = heard_now - silent_for_s + limit_s
+            workers.later(worker_id, (unless_spared(at, heard_now, is_spared=is_spared), inf))
 
 
 DECIDERS: dict[type[Command], Decider] = {

@@ -36,7 +36,7 @@ from coordinator.deciders.housing import SERVING, said_of
 from coordinator.deciders.rules import DecisionContext, Rules
 from coordinator.deciders.signs import Signs
 from events.container import ContainerStarting, ContainerStatus
-from events.coordinator import Watched
+from events.coordinator import CoordinatorMassSilenceEnded, CoordinatorMassSilenceNoticed, Watched
 from events.errors import CoordinationError
 from events.task import TaskStatus
 from events.worker import WorkerLeft
@@ -108,6 +108,12 @@ class Fleet:
         by_all = list(due(self.world, self.signs, self.context(), self.heard))
         by_deadline = list(due(self.world, self.signs, self.context(), self.heard, self.deadlines))
         assert sorted(map(repr, by_deadline)) == sorted(map(repr, by_all))
+
+    def record_due_of(self, kind: type[Event]) -> None:
+        """Fold the events of one type that are due."""
+        for event in list(due(self.world, self.signs, self.context(), self.heard, self.deadlines)):
+            if isinstance(event, kind):
+                self.fold(event)
 
     def record_due(self) -> None:
         """Fold what is due, one event after the other, or only some of it, as when a turn is full."""
@@ -315,6 +321,23 @@ def test_nothing_is_looked_at_before_its_time() -> None:
     assert look(30.5) == (1, 50)  # each lease is looked at again once in its time
     assert look(31.0) == (1, 1)
     assert look(49.0)[0] == 1
+
+
+def test_what_a_mass_silence_spares_is_looked_at_when_it_ends() -> None:
+    """Not at each look until then, however many are silent; and all that is silent then is found."""
+    fleet = Fleet(0)
+    fleet.fold(*(worker(f"w{number}") for number in range(50)), *(service(f"s{number}") for number in range(50)))
+    fleet.heard += 20.0
+    fleet.record_due_of(CoordinatorMassSilenceNoticed)
+    fleet.check()
+    kinds = [fleet.deadlines.services, fleet.deadlines.workers]
+    assert [kind.now(fleet.heard + 1.0, fleet.time) for kind in kinds] == [(), ()]
+    for number in range(40):
+        fleet.signs.services[f"s{number}"] = fleet.signs.workers[f"w{number}"] = fleet.heard
+    fleet.record_due_of(CoordinatorMassSilenceEnded)
+    fleet.check()
+    lost = list(due(fleet.world, fleet.signs, fleet.context(), fleet.heard, fleet.deadlines))
+    assert len(lost) == 20
 
 
 def test_what_left_the_world_is_looked_for_once() -> None:
