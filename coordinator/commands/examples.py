@@ -254,7 +254,6 @@ STATS: dict[str, Any] = {
     "position": "39.0",
     "leader": "coordinator_01m8m03eg6jd6zxd0xpdy5esnh",
     "mass_silence": {},
-    "pending_bytes": 0,
 }
 
 EVENT_PAGE: dict[str, Any] = {

@@ -103,7 +103,7 @@ def fields_of(operation: type[Operation]) -> tuple[Field, ...]:
             name=one.name,
             type=type_name(hints[one.name]),
             is_required=one.required,
-            default=None if one.required else msgspec.to_builtins(_default(one)),
+            default=None if one.required or one.default is msgspec.UNSET else msgspec.to_builtins(_default(one)),
             choices=choices_of(hints[one.name]),
             hint=hints[one.name],
         )
@@ -132,7 +132,7 @@ def type_name(hint: Any) -> str:
     if origin is dict:
         return f"object of {type_name(given[1])}"
     if given:
-        return " or ".join(dict.fromkeys(map(type_name, given)))
+        return " or ".join(dict.fromkeys(type_name(one) for one in given if one is not msgspec.UnsetType))
     return "text" if issubclass(hint, Enum) else str(hint.__name__)
 
 

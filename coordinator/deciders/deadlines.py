@@ -130,12 +130,14 @@ class Deadlines:
 
     def _no_longer_spared(self, kind: Watched) -> None:
         """Look again at everything of a kind: what is overdue was not looked at while it was spared."""
-        due, things = {
-            Watched.SERVICE: (self.services, self._world.services),
-            Watched.WORKER: (self.workers, self._world.workers),
-            Watched.NODE: (self.nodes, self._world.nodes),
-        }[kind]
-        for one in things:
+        world = self._world
+        of_kind: dict[Watched, tuple[Due, Iterable[str]]] = {
+            Watched.SERVICE: (self.services, world.services),
+            Watched.WORKER: (self.workers, world.workers),
+            Watched.NODE: (self.nodes, world.nodes),
+        }
+        due, ids = of_kind[kind]
+        for one in ids:
             due.changed(one)
 
     def service_changed(self, service_id: str) -> None:

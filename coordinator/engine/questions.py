@@ -183,7 +183,7 @@ def stats(world: World) -> ClusterStats:
         position=str(world.position),
         leader=world.leader,
         mass_silence={kind: one.silent for kind, one in world.silences.items() if not one.accepted},
-        pending_bytes=indexes.payload_bytes,
+        pending_bytes=indexes.payload_bytes or msgspec.UNSET,
     )
 
 
