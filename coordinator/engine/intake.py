@@ -279,8 +279,8 @@ class _BySource:
         self._room = self._most = most
         self._room_bytes = self.most_bytes = most_bytes
         self._in_a_row = self._left = in_a_row
-        self._now: _Line | None = None
-        """The first line, if it is known."""
+        self._first: _Line | None = None
+        """The line whose turn it is, None if it must be looked up."""
 
     def __len__(self) -> int:
         return self._most - self._room
@@ -317,7 +317,7 @@ class _BySource:
         line.appendleft(asked)
         line.size += asked.size
         self.lines.move_to_end(source, last=False)
-        self._now = None
+        self._first = None
         self._room -= 1
         self._room_bytes -= asked.size
 
@@ -333,9 +333,9 @@ class _BySource:
 
     def take(self) -> Asked | Unread:
         """Return and remove the first of the source whose turn it is; there must be one."""
-        line = self._now
+        line = self._first
         if line is None:
-            line = self._now = next(iter(self.lines.values()))
+            line = self._first = next(iter(self.lines.values()))
         asked = line.popleft()
         size = asked.size
         line.size -= size
@@ -344,7 +344,7 @@ class _BySource:
         self._left -= 1 if size < BYTES_A_COMMAND else 1 + size // BYTES_A_COMMAND
         if line and self._left > 0:
             return asked
-        self._now = None
+        self._first = None
         self._left = self._in_a_row
         if line:
             self.lines.move_to_end(line.source)

@@ -346,3 +346,9 @@ def test_a_request_of_far_too_many_commands_is_not_decoded() -> None:
     register = {"service_id": "s", "service_name": "s", "service_type": "t", "host": "h", "port": 1}
     several = [{"type": "register_service", "data": {**register, "metadata": metadata}}] * 600
     assert all(isinstance(one, WireCommand) for one in decode_request(msgspec.json.encode(several)))
+
+
+def test_a_command_names_amounts_in_one_field_at_most() -> None:
+    """The reader looks at one of them for each command, to know whether unknown amounts are to be looked for."""
+    for command in COMMANDS.values():
+        assert len({"resources", "capacity"} & set(command.__struct_fields__)) <= 1
