@@ -10,6 +10,7 @@ import msgspec
 
 from events.base import Event
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 
 
 class TaskStatus(Enum):
@@ -53,11 +54,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start.
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
-    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it.
+    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `retry`
+    says how it is retried; without it, as the settings of the time say.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "retry": 3}
 
     task_name: str
     task_type: str = ""
@@ -69,6 +71,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     idempotency_key: str = ""
     program: str = ""
     traced: bool = False
+    retry: RetryPolicy | None = None
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
@@ -102,11 +105,15 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
 
     `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself) or
     `released`; a released attempt does not count against `max_retries`.
-    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
+    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease. `attempt` is
+    the number of the attempt, `error_type` the type of the error (`package.module.Name`), `retry_after_s` how long the
+    handler asked to wait before the retry.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "worker_ended": 2, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
+    }  # fmt: skip
 
     lease: str
     error: str
@@ -115,20 +122,32 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     silent_for_s: float | None = None
     limit_s: float | None = None
     worker_ended: bool = False
+    attempt: int = 0
+    error_type: str = ""
+    retry_after_s: float | None = None
+    traceback: str = ""
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The task failed: its retries are used up, or it must not be retried.
 
-    `reason` is `failed`, `lease_expired`, or `poison`: too many workers ended while they ran it.
+    `reason` is `failed`, `lease_expired`, `container_failed`, `non_retryable` (the task says that errors of this type
+    end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
+    `task.attempt_failed`.
     """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "error_type": 2, "traceback": 2}
 
     lease: str
     error: str
     reason: str
     silent_for_s: float | None = None
     limit_s: float | None = None
+    attempt: int = 0
+    error_type: str = ""
+    traceback: str = ""
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -137,12 +156,16 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     reason: str = ""
 
 
-class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """An attempt ran longer than the task's `timeout_s`; the task has ended."""
+class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """Attempt number `attempt` ran longer than the task's `timeout_s`; the task has ended."""
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
+    attempt: int = 0
 
 
 class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -6,6 +6,7 @@ A task is PENDING until a worker gets it, RUNNING under exactly one lease, and e
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from sys import intern
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ import msgspec
 from events.base import START, Position
 from events.errors import Corrupt
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.task import (
     Payload,
     TaskAttemptFailed,
@@ -48,12 +50,29 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 }
 
 
+class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """An attempt that failed: its number, its worker, commit times in seconds, and why, as in its last event."""
+
+    attempt: int
+    worker_id: str
+    started_at: float
+    ended_at: float
+    reason: str
+    error: str = ""
+    error_type: str = ""
+
+
+ATTEMPTS_KEPT = 10
+ATTEMPT_ERROR_CHARS = 1024
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     One task; times are commit times in seconds.
 
     `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
-    last start or failure of an attempt, if that event names its cause: the next event names this one.
+    last start or failure of an attempt, if that event names its cause: the next event names this one. `attempts` are
+    the last ones that failed, at most 10, without those that older releases recorded.
     """
 
     task_id: str
@@ -91,6 +110,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
+    retry: RetryPolicy | None = None
+    error_type: str = ""
+    attempts: tuple[FailedAttempt, ...] = ()
 
     @property
     def is_ended(self) -> bool:
@@ -169,6 +191,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+    if task.retry is not None:
+        text += f"\0retry{msgspec.structs.astuple(task.retry)}"
     return crc32(text.encode())
 
 
@@ -215,7 +239,14 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
+        retry=None if event.retry is None else _shared(event.retry),
     )
+
+
+@lru_cache(maxsize=1024)
+def _shared(policy: RetryPolicy) -> RetryPolicy:
+    """Return a policy equal to *policy*: the same object for all tasks that have it, as far as possible."""
+    return policy
 
 
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
@@ -248,6 +279,7 @@ def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
         execution_time_s=event.execution_time_s,
         result=event.result,
         error="",
+        error_type="",
     )
 
 
@@ -262,7 +294,29 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, stamp: Stamp) -> Task:
         claim_id="",
         retry_at=event.retry_at,
         error=event.error,
+        error_type=event.error_type,
+        attempts=task.attempts
+        if event.reason == "released"
+        else _with_attempt(task, event.attempt, event.reason, event.error, event.error_type, stamp),
     )
+
+
+def _with_attempt(
+    task: Task, attempt: int, reason: str, error: str, error_type: str, stamp: Stamp
+) -> tuple[FailedAttempt, ...]:
+    """Return the attempts of *task* with the one that failed now; older releases did not record its number."""
+    if not attempt:
+        return task.attempts
+    failed = FailedAttempt(
+        attempt=attempt,
+        worker_id=task.worker_id,
+        started_at=stamp.time if task.started_at is None else task.started_at,
+        ended_at=stamp.time,
+        reason=reason,
+        error=error[:ATTEMPT_ERROR_CHARS],
+        error_type=error_type,
+    )
+    return (*task.attempts, failed)[-ATTEMPTS_KEPT:]
 
 
 def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
@@ -273,6 +327,8 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
         failures=task.failures + 1,
         lapses=task.lapses + (event.reason == "poison"),
         error=event.error,
+        error_type=event.error_type,
+        attempts=_with_attempt(task, event.attempt, event.reason, event.error, event.error_type, stamp),
     )
 
 
@@ -282,7 +338,8 @@ def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:
 
 def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
     error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
-    return _ended(task, stamp, status=TaskStatus.TIMEOUT, error=error)
+    attempts = _with_attempt(task, event.attempt, "timeout", error, "", stamp)
+    return _ended(task, stamp, status=TaskStatus.TIMEOUT, error=error, error_type="", attempts=attempts)
 
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:

@@ -13,6 +13,7 @@ import msgspec
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
 from coordinator.cli.output import Number, moment, output_options, show, show_json, show_one
+from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
@@ -77,6 +78,7 @@ _TASK_FACTS = (
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
     ("failures", lambda t: f"{t.failures} of at most {t.max_retries + 1}" if t.failures else ""),
     ("error", lambda t: t.error),
+    *RETRY_FACTS,
     ("ended by", lambda t: t.ended_by),
     ("result", lambda t: t.result.data if t.result is not None else ""),
 )
@@ -96,6 +98,7 @@ def task() -> None:
 )
 @click.option("--timeout", type=Number(0.001, 366 * 86_400, SECONDS), help="Time limit of one attempt in seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
+@retry_options
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
@@ -120,7 +123,7 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
         else:
             click.echo(made)
         return 0
-    show_one(made, _TASK_FACTS, output=options["output"], as_json=options["as_json"])
+    show_one(made, (*_TASK_FACTS, *attempt_facts(made)), output=options["output"], as_json=options["as_json"])
     return _outcome(made)
 
 
@@ -148,6 +151,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
         payload=payload,
+        retry=retry_of(options),
     )
 
 
@@ -195,7 +199,7 @@ def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, out
     from coordinator.client.reads import find_task
 
     found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
-    show_one(found, _TASK_FACTS, output=output, as_json=as_json)
+    show_one(found, (*_TASK_FACTS, *attempt_facts(found)), output=output, as_json=as_json)
     return _outcome(found) if wait else 0
 
 

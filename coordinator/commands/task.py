@@ -7,6 +7,7 @@ from enum import Enum
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus
 from projections.task import Task
 
@@ -15,13 +16,14 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
-    `program` names the program that submits it, for claims that ask only for tasks of certain programs.
+    `program` names the program that submits it, for claims that ask only for tasks of certain programs. `retry` says
+    how it is retried; without it, as the settings say.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_text", "id_taken", "memory_full", "payload_too_large", "queue_full",
-        "quota", "rate_limited",
+        "bad_number", "bad_payload", "bad_retry", "bad_text", "id_taken", "memory_full", "payload_too_large",
+        "queue_full", "quota", "rate_limited", "too_many",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -35,6 +37,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     payload: Payload | None = None
     idempotency_key: str = ""
     program: str = ""
+    retry: RetryPolicy | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -92,11 +95,17 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true."""
+    """
+    Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true.
+
+    `error_type` is the type of the error, `package.module.Name`: the task's retry policy may name types that are not
+    retried. The retry begins `retry_after_s` from now at the earliest. A longer `traceback` keeps its last 4,096
+    characters.
+    """
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_text", "not_found", "stale_lease"})
+    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "stale_lease"})
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
@@ -104,6 +113,9 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     lease: str = ""
     worker_id: str = ""
     retry: bool = True
+    error_type: str = ""
+    retry_after_s: float | None = None
+    traceback: str = ""
 
 
 class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
@@ -157,7 +169,7 @@ class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):
 
 class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     """
-    List tasks, newest first, without their payloads and results.
+    List tasks, newest first, without their payloads, results and failed attempts.
 
     With `status`, those that came to it last are first. With `after`, the id of a task, the list begins after that one.
     """

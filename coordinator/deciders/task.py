@@ -10,17 +10,20 @@ from __future__ import annotations
 from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
-from zlib import crc32
+
+from msgspec.structs import replace
 
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
-from coordinator.commands.validation import check_number, check_resources, check_text, shortened
+from coordinator.commands.validation import check_number, check_resources, check_text, shortened, shortened_begin
 from coordinator.deciders.housing import is_frozen
-from coordinator.deciders.rules import Decider, Teller, doubled, not_found
+from coordinator.deciders.retries import backoff_s, check_policy, is_final
+from coordinator.deciders.rules import Decider, Teller, not_found
 from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.resources import NONE
+from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -60,6 +63,10 @@ LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
 
+_CONTENT = (
+    "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "retry",
+)  # fmt: skip
+"""What a repeat of a submission must say again, besides its payload."""
 _SHA256_DIGITS = 64
 _checked_again = lru_cache(maxsize=1024)(checked)
 """For identifiers that come again and again."""
@@ -134,6 +141,8 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         check_number("timeout_s", command.timeout_s, 0.001, 366 * 86_400)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
+    if command.retry is not None:
+        check_policy(command.retry)
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -146,6 +155,7 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         idempotency_key=command.idempotency_key,
         program=command.program,
         traced=bool(context.traceparent),
+        retry=command.retry,
     )
 
 
@@ -169,11 +179,7 @@ def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -
 
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
-    differs = [
-        name
-        for name in ("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key")
-        if getattr(task, name) != getattr(event, name)
-    ]
+    differs = [name for name in _CONTENT if getattr(task, name) != getattr(event, name)]
     if command.max_retries is None and "max_retries" in differs:
         differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
     if task.payload_digest != digest_of(event.payload):
@@ -242,11 +248,29 @@ def _evicted_since(ended: EndedTask, task_id: str, lease: str) -> StaleLease:
 def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = shortened(command.error, context.rules.text_chars_max)
+    if command.error_type:
+        check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
+    if command.retry_after_s is not None:
+        check_number("retry_after_s", command.retry_after_s, 0, PAUSE_MAX_S)
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
     started, lease = _reported(task, command.lease, command.worker_id, "failed")
-    return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
+    if started:
+        task = replace(task, attempt=task.attempt + 1)
+    ended = failed_attempt(
+        task,
+        lease,
+        error,
+        "failed",
+        context.now,
+        context.rules,
+        retry=command.retry,
+        error_type=command.error_type,
+        retry_after_s=command.retry_after_s,
+        traceback=shortened_begin(command.traceback, TRACEBACK_CHARS_MAX),
+    )
+    return (*started, ended)
 
 
 def failed_attempt(
@@ -260,42 +284,49 @@ def failed_attempt(
     retry: bool = True,
     silent_for_s: float | None = None,
     limit_s: float | None = None,
+    error_type: str = "",
+    retry_after_s: float | None = None,
+    traceback: str = "",
 ) -> TaskAttemptFailed | TaskFailed:
     """
     Return what follows a failed attempt: a retry after a pause, or the failure of the task.
 
-    A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well.
+    A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well. So
+    does one whose retry policy names the type of the error.
     """
     worker_ended = reason in ("lease_expired", "container_failed")
     if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False
+    elif retry and is_final(task, error_type):
+        reason = "non_retryable"
+        retry = False
     if retry and task.failures < task.max_retries:
         return TaskAttemptFailed(
             task_id=task.task_id,
             lease=lease,
             error=error,
             reason=reason,
-            retry_at=now + backoff_s(task, rules),
+            retry_at=now + max(backoff_s(task, rules), retry_after_s or 0.0),
             silent_for_s=silent_for_s,
             limit_s=limit_s,
             worker_ended=worker_ended,
+            attempt=task.attempt,
+            error_type=error_type,
+            retry_after_s=retry_after_s,
+            traceback=traceback,
         )
     return TaskFailed(
-        task_id=task.task_id, lease=lease, error=error, reason=reason, silent_for_s=silent_for_s, limit_s=limit_s
+        task_id=task.task_id,
+        lease=lease,
+        error=error,
+        reason=reason,
+        silent_for_s=silent_for_s,
+        limit_s=limit_s,
+        attempt=task.attempt,
+        error_type=error_type,
+        traceback=traceback,
     )
-
-
-def backoff_s(task: Task, rules: Rules) -> float:
-    """
-    Return the pause before a retry: doubling from `retry_backoff_s`, minus a jitter of up to half.
-
-    The jitter spreads the retries of tasks that failed together. It is derived from the task id, so that a replay of
-    the decision gets the same pause.
-    """
-    most = doubled(rules.retry_backoff_s, task.failures, rules.retry_backoff_max_s)
-    drawn = crc32(f"{task.task_id}/{task.attempt}".encode()) / 2**32
-    return float(most * (1.0 - drawn / 2))
 
 
 def release(world: World, command: ReleaseTask, context: DecisionContext) -> Events:
@@ -447,7 +478,9 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
             continue
         ran_for_s = context.now - task.started_at
         if ran_for_s >= task.timeout_s:
-            yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
+            yield TaskTimedOut(
+                task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s, attempt=task.attempt
+            )
     yield from _due_for_leases(world, signs, context, heard_now, holders)
 
 

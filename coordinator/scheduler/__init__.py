@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.retry import RetryPolicy
     from events.task import TaskStatus
 
 __all__ = [
     "PolicyType",
     "ResourceAllocator",
+    "RetryPolicy",
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
@@ -26,6 +28,7 @@ __getattr__ = lazy_exports(
     {
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
+        "RetryPolicy": "events.retry",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",

@@ -16,7 +16,7 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, number, text, texts, whole
+from coordinator.commands.arguments import flag, member, number, retry_policy, text, texts, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
+    from events.retry import RetryPolicy
     from events.task import Payload
-    from projections.task import Task
+    from projections.task import FailedAttempt, Task
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +63,8 @@ class TaskInfo:
     A task as callers see it.
 
     `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
-    `progress` is 0 to 1, and `lease` is '' unless the task is running.
+    `progress` is 0 to 1, and `lease` is '' unless the task is running. `error` and `error_type` are those of the last
+    attempt that failed, `attempts` the last 10 of these; a list of tasks is without them.
     """
 
     task_id: str
@@ -85,6 +87,9 @@ class TaskInfo:
     error: str
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
+    error_type: str = ""
+    attempts: tuple[FailedAttempt, ...] = ()
+    retry: RetryPolicy | None = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
@@ -129,6 +134,9 @@ def task_info(task: Task) -> TaskInfo:
         error=task.error,
         sent_payload=task.payload,
         sent_result=task.result,
+        error_type=task.error_type,
+        attempts=task.attempts,
+        retry=task.retry,
     )
 
 
@@ -147,6 +155,7 @@ class TaskScheduler(Facade):
         max_retries: int | None = None,
         idempotency_key: str = "",
         task_id: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -161,6 +170,8 @@ class TaskScheduler(Facade):
             max_retries: how many failed attempts are retried; by default `scheduler.max_retries`.
             idempotency_key: submitting with the same key again creates no second task and returns the id of the first.
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
+            retry: how long it waits before each retry, which errors end it at once, and what follows the last retry; by
+                default `scheduler.retry_backoff_s` and `scheduler.retry_backoff_max_s`, and the task fails.
 
         Raises:
             Refused: an argument is invalid, or the queue is full.
@@ -179,6 +190,7 @@ class TaskScheduler(Facade):
                 payload=payload_of(payload),
                 idempotency_key=text("idempotency_key", idempotency_key),
                 program=app.program,
+                retry=None if retry is None else retry_policy("retry", retry),
             )
         )
         return submitted
@@ -289,7 +301,17 @@ class TaskScheduler(Facade):
         )
         await self._report(task_id, command)
 
-    async def fail_task(self, task_id: str, error: str, *, lease: str | None = None, retry: bool = True) -> TaskStatus:
+    async def fail_task(
+        self,
+        task_id: str,
+        error: str,
+        *,
+        lease: str | None = None,
+        retry: bool = True,
+        retry_after: float | None = None,
+        error_type: str = "",
+        traceback: str = "",
+    ) -> TaskStatus:
         """
         Report that an attempt failed; return the task's new status: PENDING if it will be retried, or FAILED.
 
@@ -298,6 +320,9 @@ class TaskScheduler(Facade):
             error: what went wrong; beyond `engine.text_chars_max` characters it is cut, and says how many it had.
             lease: the lease of the attempt; by default the one that this process claimed.
             retry: False ends the task as FAILED even if retries are left.
+            retry_after: seconds that the retry must wait at least.
+            error_type: the type of the error, as `package.module.Name`; a task may name types that are not retried.
+            traceback: where it went wrong; of a longer one the last 4,096 characters are kept.
 
         Raises:
             StaleLease: the lease is no longer held: another attempt holds the task.
@@ -309,6 +334,9 @@ class TaskScheduler(Facade):
             error=text("error", error),
             lease=await self._lease(task_id, lease),
             retry=flag("retry", retry),
+            error_type=text("error_type", error_type),
+            retry_after_s=None if retry_after is None else number("retry_after", retry_after),
+            traceback=text("traceback", traceback),
         )
         status: TaskStatus = await self._report(task_id, command)
         return status

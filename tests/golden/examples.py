@@ -57,6 +57,7 @@ from events.node import (
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
+from events.retry import RetryPolicy
 from events.service import (
     ServiceDeregistered,
     ServiceHealthChanged,
@@ -84,6 +85,15 @@ if TYPE_CHECKING:
 
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
+_RETRY = RetryPolicy(
+    backoff="linear",
+    first_s=2.5,
+    most_s=60.0,
+    factor=3.0,
+    jitter=0.25,
+    non_retryable=("ValueError", "service.Gone"),
+    when_exhausted="pause",
+)
 
 EXAMPLES: dict[str, Event] = {
     # containers
@@ -255,6 +265,20 @@ EXAMPLES: dict[str, Event] = {
         program="report-0f3c9a1b2d4e",
         traced=True,
     ),
+    "task.submitted.v3": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        task_type="batch",
+        priority=5,
+        timeout_s=12.5,
+        max_retries=3,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order-7",
+        program="report-0f3c9a1b2d4e",
+        traced=True,
+        retry=_RETRY,
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
@@ -279,6 +303,17 @@ EXAMPLES: dict[str, Event] = {
         limit_s=30.0,
         worker_ended=True,
     ),
+    "task.attempt_failed.v3": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="TooMany: 429",
+        reason="failed",
+        retry_at=1_795_455_300.5,
+        attempt=2,
+        error_type="service.TooMany",
+        retry_after_s=30.0,
+        traceback="Traceback (most recent call last):\n…\nservice.TooMany: 429\n",
+    ),
     "task.failed.v1": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -287,8 +322,18 @@ EXAMPLES: dict[str, Event] = {
         silent_for_s=31.0,
         limit_s=30.0,
     ),
+    "task.failed.v2": TaskFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="non_retryable",
+        attempt=2,
+        error_type="ValueError",
+        traceback="Traceback (most recent call last):\n…\nValueError: no\n",
+    ),
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
+    "task.timed_out.v2": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5, attempt=2),
     "task.report_refused.v1": TaskReportRefused(
         task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
     ),

@@ -24,6 +24,7 @@ from coordinator.worker.handlers import handler_of
 from coordinator.worker.worker import Worker
 from events import codec
 from events.resources import Resources
+from events.retry import RetryPolicy
 from events.task import Payload
 from tests.facades import opened_here
 from tests.oddities import VALUES, is_same
@@ -121,7 +122,7 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "submit_task": Method({"task_name": "n"}, fields={"timeout": "timeout_s", "resources": ""}),
         "get_next_task": Method({"worker_id": "w", "task_names": ["n"]}, a_task_waits, {"wait_s": ""}),
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
-        "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": ""}),
+        "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": "", "retry": ""}),
         "report_progress": Method({"progress": 0.5}, a_claimed_task),
         "cancel_task": Method({}, a_task),
         "get_task": Method({}, a_task),
@@ -255,6 +256,9 @@ def parts() -> Iterator[Place]:
         ("key", as_key),
     ):
         yield Place(f"payload {where}", submits("payload", wrap), ("payload",), "payload", wrap)
+    for name in RetryPolicy.__struct_fields__:
+        held = policy(name, tuple if name == "non_retryable" else lambda value: value)
+        yield Place(f"retry.{name}", submits("retry", policy(name)), ("retry", name), "retry", held)
     claims = call_of(TaskScheduler, "get_next_task", "task_names", entry("n", of=list))
     yield Place("task_names[…]", claims, ("task_names", "task_name"))
 
@@ -266,6 +270,10 @@ def entry(first: Any, *, of: type[Any] = dict) -> Callable[[Any], Any]:
 
 def configured(name: str, wrap: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], ContainerConfig]:
     return lambda value: config(**{name: wrap(value)})
+
+
+def policy(name: str, wrap: Callable[[Any], Any] = lambda value: value) -> Callable[[Any], RetryPolicy]:
+    return lambda value: RetryPolicy(**{name: wrap(value)})
 
 
 def limited(name: str) -> Callable[[Any], ResourceLimits]:
@@ -428,6 +436,8 @@ def changes(here: Here, before: int, place: Place, name: str, given: Any, spare:
         return "" if wanted.is_in(carried) else f"changed to {carried}"
     if place.name.endswith("fail_task(error)") and isinstance(carried, str) and carried.endswith(" characters)"):
         return "" if wanted.startswith(carried.rpartition("…")[0]) else "cut elsewhere"
+    if place.name.endswith("fail_task(traceback)") and isinstance(carried, str) and carried.startswith("("):
+        return "" if wanted.endswith(carried.partition("…")[2]) else "cut elsewhere"
     if isinstance(wanted, set | frozenset):
         wanted, carried = sorted(wanted), sorted(carried)
     return "" if is_same(wanted, carried) else f"changed to {carried!r}"[:200]

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from coordinator.commands.task import CancelTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.deciders.dispatch import answer
+from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.rules import DecisionContext, Rules
-from coordinator.deciders.task import backoff_s
 from events.base import Event
 from events.coordinator import CoordinatorStarted
 from events.task import (

@@ -1,0 +1,122 @@
+"""Retries with a real cluster, a real worker and the command line: policies, pauses, what is kept of each failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.scheduler import RetryPolicy, TaskInfo, TaskScheduler, TaskStatus
+from tests.commands import Up, call, running, up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_S = 30.0
+HANDLERS = """
+from coordinator.worker import Context, RetryAfter, task
+
+class Gone(LookupError):
+    pass
+
+@task("fail")
+def fail(payload):
+    raise ValueError(payload)
+
+@task("gone")
+async def gone(payload):
+    raise Gone(payload)
+
+@task("limited")
+async def limited(context: Context, payload):
+    if context.attempt == 1:
+        raise RetryAfter(payload, "429")
+    return context.attempt
+
+@task("only")
+async def only(payload):
+    if payload != "good":
+        raise ValueError(f"{payload} is not good")
+    return payload
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One cluster for all tests here, with short pauses, which evicts ended tasks early; and one worker."""
+    folder = tmp_path_factory.mktemp("retries")
+    handlers = folder / "handlers_of_retries.py"
+    handlers.write_text(HANDLERS)
+    with up(
+        folder / "home", COORDINATOR_SCHEDULER__RETRY_BACKOFF_S="0.05", COORDINATOR_ENGINE__ENDED_KEPT="3"
+    ) as started:
+        words = ("worker", "run", str(handlers), "--id", "w", "--slots", "4")
+        with running(*words, written=folder / "worker.out", COORDINATOR_URL=started.url) as worker:
+            worker.until_written("worker_registered")
+            yield started
+
+
+@pytest.fixture(autouse=True)
+def _talk_to_it(cluster: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COORDINATOR_URL", cluster.url)
+
+
+async def _ended(scheduler: TaskScheduler, task_id: str) -> TaskInfo:
+    task = await scheduler.wait_for_task(task_id, PATIENCE_S)
+    assert task.ended_at is not None, task
+    return task
+
+
+async def test_every_attempt_is_kept_with_its_error() -> None:
+    """A task that failed three times tells of each: when, where, what was raised."""
+    async with TaskScheduler() as scheduler:
+        policy = RetryPolicy(backoff="fixed", first_s=0.2, jitter=0.0)
+        task = await _ended(scheduler, await scheduler.submit_task("fail", payload="no", max_retries=2, retry=policy))
+    assert (task.status, task.error, task.error_type) == (TaskStatus.FAILED, "ValueError: no", "ValueError")
+    assert [(one.attempt, one.worker_id, one.error) for one in task.attempts] == [
+        (number, "w", "ValueError: no") for number in (1, 2, 3)
+    ]
+    pauses = [two.started_at - one.ended_at for one, two in zip(task.attempts, task.attempts[1:], strict=False)]
+    assert all(0.2 <= pause_s < 5.0 for pause_s in pauses), pauses
+    shown = await asyncio.to_thread(call, "task", "get", task.task_id)
+    assert shown.code == 0
+    assert shown.out.count("failed on w: ValueError: no") == 3
+    shown = await asyncio.to_thread(call, "task", "get", task.task_id, "--json")
+    assert [one["attempt"] for one in json.loads(shown.out)["attempts"]] == [1, 2, 3]
+
+
+async def test_an_error_that_is_not_retried_ends_the_task() -> None:
+    """By the name of its class, or of one that it is a kind of."""
+    async with TaskScheduler() as scheduler:
+        for name in ("handlers_of_retries.Gone", "Gone", "LookupError"):
+            policy = RetryPolicy(non_retryable=(name,))
+            task = await _ended(scheduler, await scheduler.submit_task("gone", payload="x", retry=policy))
+            assert (task.status, task.attempt) == (TaskStatus.FAILED, 1)
+            assert task.error_type == "handlers_of_retries.Gone"
+
+
+async def test_a_handler_says_when_to_retry() -> None:
+    """The second attempt begins no sooner, although the pause of the settings is shorter."""
+    async with TaskScheduler() as scheduler:
+        task = await _ended(scheduler, await scheduler.submit_task("limited", payload=1.0))
+    assert (task.status, task.result) == (TaskStatus.COMPLETED, 2)
+    assert task.started_at is not None
+    assert task.started_at - task.attempts[0].ended_at >= 1.0
+
+
+def test_the_command_line_sets_a_policy() -> None:
+    """Each option is a field of the policy; one that contradicts itself is refused."""
+    words = ("--backoff", "linear", "--backoff-first", "0.1", "--backoff-most", "0.3", "--jitter", "0")
+    done = call("task", "submit", "gone", *words, "--non-retryable", "Gone", "--payload", "1", "--wait", "20", "--json")
+    task = json.loads(done.out)
+    assert (done.code, task["status"], task["attempt"]) == (1, "failed", 1)
+    assert task["retry"] == {
+        "backoff": "linear", "first_s": 0.1, "most_s": 0.3, "jitter": 0.0, "non_retryable": ["Gone"],
+    }  # fmt: skip
+    refused = call("task", "submit", "gone", "--backoff-first", "5", "--backoff-most", "1")
+    assert refused.code == 5
+    assert "retry.most_s 1 is less than retry.first_s 5" in refused.err
