@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
 from events.task import TaskStatus
-from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
+from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, fifo_key, is_of, prune, shape_of, walk
 from projections.task import SMALL_CHARS, bytes_of
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class Indexes:
         self._ready_of: dict[str, ReadyTasks] | None = None
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
+        self.paused: dict[str, None] = {}
+        """The pending tasks that no worker gets until they are resumed."""
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
@@ -214,7 +216,7 @@ class Indexes:
     @property
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
-        return len(self.tasks[_PENDING]) - len(self.parked_members)
+        return len(self.tasks[_PENDING]) - len(self.parked_members) - len(self.paused)
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -230,7 +232,7 @@ class Indexes:
             was = before.status
             if was is now:
                 if now is _PENDING:
-                    self._still_pending(after)
+                    self._still_pending(before, after)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
@@ -341,6 +343,11 @@ class Indexes:
     def _is_running(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
 
+    def _count_large(self, task: Task, by: int) -> None:
+        """Count the payload of a task, or count it no longer, if it is one that is counted."""
+        if (payload := task.payload) is not None and len(payload.data) > SMALL_CHARS:
+            self._count_bytes(task, by * bytes_of(payload))
+
     def _count_bytes(self, task: Task, by: int) -> None:
         self.payload_bytes += by
         self.owned_payload_bytes.count(task, by)
@@ -348,14 +355,29 @@ class Indexes:
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
-        if task.retry_at > self.now:
+        self._wait(task)
+
+    def _wait(self, task: Task) -> None:
+        """Add a pending task where it waits."""
+        if task.paused_at is not None:
+            self.paused[task.task_id] = None
+        elif task.retry_at > self.now:
             self.parked_members[task.task_id] = task
-            heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
+            heapq.heappush(self.parked, (task.retry_at, *fifo_key(task)))
         else:
             self._ready(task)
 
-    def _still_pending(self, task: Task) -> None:
+    def _still_pending(self, before: Task, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
+        if task.paused_at != before.paused_at:
+            self._no_longer_wait(before)
+            self._wait(task)
+            if task.payload is not before.payload:
+                self._count_large(before, -1)
+                self._count_large(task, 1)
+            return
+        if task.paused_at is not None:
+            return
         if task.task_id in self.parked_members:
             self.parked_members[task.task_id] = task
             return
@@ -382,6 +404,13 @@ class Indexes:
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
         _count(self.pending_by_source, task.source, -1)
+        self._no_longer_wait(task)
+
+    def _no_longer_wait(self, task: Task) -> None:
+        """Remove a task from where it waits."""
+        if task.paused_at is not None:
+            del self.paused[task.task_id]
+            return
         if self.parked_members.pop(task.task_id, None) is not None:
             prune(self.parked, self._is_parked, len(self.parked_members))
             return

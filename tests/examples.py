@@ -65,6 +65,7 @@ STORY: tuple[Step, ...] = (
     *("worker.register", "task.submit", "task.claim", "task.progress", "task.complete", "task.get"),
     *(_submitted(2), _claimed("claim_3"), "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
+    *("task.pause", "task.resume"),
     *(_submitted(4), "task.cancel", "task.list", "worker.list", "worker.drain", "worker.leave"),
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),

@@ -66,10 +66,11 @@ def retry_of(options: dict[str, Any]) -> RetryPolicy | None:
 
 
 RETRY_FACTS = (
+    ("paused", lambda t: f"since {moment(t.paused_at)}: {t.pause_reason}" if t.is_paused else ""),
     ("error type", lambda t: t.error_type),
     ("not retried", lambda t: ", ".join(t.retry.non_retryable) if t.retry is not None else ""),
 )
-"""What `task get` says about retries, besides the attempts that failed."""
+"""What `task get` says about retries and pauses, besides the attempts that failed."""
 
 
 def attempt_facts(task: Task) -> tuple[tuple[str, Callable[[Any], str]], ...]:

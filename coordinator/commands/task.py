@@ -83,7 +83,8 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "stale_lease",
+        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "paused", "payload_too_large",
+        "stale_lease",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
@@ -105,7 +106,7 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "stale_lease"})
+    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "paused", "stale_lease"})
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
@@ -172,6 +173,7 @@ class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     List tasks, newest first, without their payloads, results and failed attempts.
 
     With `status`, those that came to it last are first. With `after`, the id of a task, the list begins after that one.
+    With `paused`, only those that are paused, which are pending too.
     """
 
     KIND, VERB = "task", "list"
@@ -182,6 +184,7 @@ class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
     status: TaskStatus | None = None
     limit: int = 100
     after: str = ""
+    paused: bool = False
 
 
 class SchedulingStrategy(Enum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -23,7 +23,7 @@ from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
 from events.resources import NONE
-from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
+from events.retry import ERROR_TYPE_CHARS_MAX, PAUSE, PAUSE_MAX_S, TRACEBACK_CHARS_MAX
 from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
@@ -36,6 +36,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
@@ -100,11 +101,11 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
     if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
-        _check_bytes(world, bytes_of(command.payload), context)
+        check_bytes(world, bytes_of(command.payload), context)
     return (submitted,)
 
 
-def _check_bytes(world: World, size: int, context: DecisionContext) -> None:
+def check_bytes(world: World, size: int, context: DecisionContext) -> None:
     """
     Accept *size* more bytes of payloads: a source may have half of what the others leave.
 
@@ -228,7 +229,7 @@ def _has_ended_as(world: World, command: CompleteTask | FailTask, status: TaskSt
             raise _evicted_since(ended, command.task_id, command.lease)
         found = ended.status
     if found is not status:
-        _already_ended(command.task_id, found, outcome)
+        already_ended(command.task_id, found, outcome)
     return True
 
 
@@ -287,9 +288,9 @@ def failed_attempt(
     error_type: str = "",
     retry_after_s: float | None = None,
     traceback: str = "",
-) -> TaskAttemptFailed | TaskFailed:
+) -> TaskAttemptFailed | TaskFailed | TaskPaused:
     """
-    Return what follows a failed attempt: a retry after a pause, or the failure of the task.
+    Return what follows a failed attempt: a retry after a pause, or the failure of the task, or that it is paused.
 
     A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well. So
     does one whose retry policy names the type of the error.
@@ -301,32 +302,27 @@ def failed_attempt(
     elif retry and is_final(task, error_type):
         reason = "non_retryable"
         retry = False
-    if retry and task.failures < task.max_retries:
+    known: dict[str, Any] = {
+        "task_id": task.task_id,
+        "lease": lease,
+        "error": error,
+        "silent_for_s": silent_for_s,
+        "limit_s": limit_s,
+        "attempt": task.attempt,
+        "error_type": error_type,
+        "traceback": traceback,
+    }
+    if retry and task.failures < task.retries_most:
         return TaskAttemptFailed(
-            task_id=task.task_id,
-            lease=lease,
-            error=error,
+            **known,
             reason=reason,
             retry_at=now + max(backoff_s(task, rules), retry_after_s or 0.0),
-            silent_for_s=silent_for_s,
-            limit_s=limit_s,
             worker_ended=worker_ended,
-            attempt=task.attempt,
-            error_type=error_type,
             retry_after_s=retry_after_s,
-            traceback=traceback,
         )
-    return TaskFailed(
-        task_id=task.task_id,
-        lease=lease,
-        error=error,
-        reason=reason,
-        silent_for_s=silent_for_s,
-        limit_s=limit_s,
-        attempt=task.attempt,
-        error_type=error_type,
-        traceback=traceback,
-    )
+    if retry and task.retry is not None and task.retry.when_exhausted == PAUSE:
+        return TaskPaused(**known, reason="retries_exhausted", cause=reason, worker_ended=worker_ended)
+    return TaskFailed(**known, reason=reason)
 
 
 def release(world: World, command: ReleaseTask, context: DecisionContext) -> Events:
@@ -357,11 +353,11 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
     """Cancel a task."""
     check_text("reason", command.reason, context.rules.text_chars_max)
-    status = _status_of(world, checked(command.task_id, "task_id"))
+    status = status_of(world, checked(command.task_id, "task_id"))
     if status is TaskStatus.CANCELLED:
         return ()
     if status in ENDED:
-        _already_ended(command.task_id, status, "cancelled")
+        already_ended(command.task_id, status, "cancelled")
     return (TaskCancelled(task_id=command.task_id, reason=command.reason),)
 
 
@@ -373,13 +369,14 @@ def _attempted(world: World, task_id: str, lease: str) -> Task:
     return task
 
 
-def _status_of(world: World, task_id: str) -> TaskStatus:
+def status_of(world: World, task_id: str) -> TaskStatus:
     """Return the status of a task, also of one that was evicted a short time ago."""
     task = world.tasks.get(task_id)
     return _evicted(world, task_id).status if task is None else task.status
 
 
-def _already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
+def already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
+    """Refuse to change a task that has ended as *status*; *outcome* is what it cannot be any more."""
     msg = f"task {task_id!r} has already ended as {status.value}: it cannot be {outcome} any more"
     raise Refused(msg, reason="already_ended")
 
@@ -391,6 +388,9 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Eve
     The outcome of a pending task may be reported without a lease: this is an attempt that starts and ends at once.
     """
     if task.status is TaskStatus.PENDING and not lease:
+        if task.is_paused:
+            msg = f"task {task.task_id!r} is paused: resume it before it is {outcome}, or cancel it"
+            raise Refused(msg, reason="paused")
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT
@@ -533,7 +533,7 @@ def _submitted_id(world: World, command: SubmitTask, context: DecisionContext, d
 
 def _status(world: World, command: FailTask | CancelTask, context: DecisionContext, done: bool) -> TaskStatus:
     first = _FIRST_STATUS.get(context.outcome)
-    return first if first is not None else _status_of(world, command.task_id)
+    return first if first is not None else status_of(world, command.task_id)
 
 
 _FIRST_STATUS = {OUTCOMES[TaskAttemptFailed]: TaskStatus.PENDING, OUTCOMES[TaskFailed]: TaskStatus.FAILED}

@@ -30,6 +30,7 @@ from coordinator.commands.task import (
     SchedulingStrategy,
     SubmitTask,
 )
+from coordinator.commands.task_pause import PauseTask, ResumeTask
 from events.errors import CoordinationError, NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus
@@ -63,8 +64,9 @@ class TaskInfo:
     A task as callers see it.
 
     `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
-    `progress` is 0 to 1, and `lease` is '' unless the task is running. `error` and `error_type` are those of the last
-    attempt that failed, `attempts` the last 10 of these; a list of tasks is without them.
+    `progress` is 0 to 1, and `lease` is '' unless the task is running. A paused task is PENDING too. `error` and
+    `error_type` are those of the last attempt that failed, `attempts` the last 10 of these; a list of tasks is without
+    them.
     """
 
     task_id: str
@@ -90,6 +92,8 @@ class TaskInfo:
     error_type: str = ""
     attempts: tuple[FailedAttempt, ...] = ()
     retry: RetryPolicy | None = None
+    is_paused: bool = False
+    pause_reason: str = ""
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
@@ -125,7 +129,7 @@ def task_info(task: Task) -> TaskInfo:
         lease=task.lease if task.status is TaskStatus.RUNNING else "",
         attempt=task.attempt,
         retry_count=task.failures,
-        max_retries=task.max_retries,
+        max_retries=task.retries_most,
         submitted_at=task.submitted_at,
         started_at=task.started_at,
         ended_at=task.ended_at,
@@ -137,6 +141,8 @@ def task_info(task: Task) -> TaskInfo:
         error_type=task.error_type,
         attempts=task.attempts,
         retry=task.retry,
+        is_paused=task.is_paused,
+        pause_reason=task.pause_reason,
     )
 
 
@@ -375,6 +381,39 @@ class TaskScheduler(Facade):
         """
         await self._report(task_id, CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
 
+    async def pause_task(self, task_id: str, reason: str = "") -> None:
+        """
+        Pause a pending task: no worker gets it until it is resumed. Pausing it again changes nothing.
+
+        Raises:
+            Refused: the task is running or has ended.
+            NotFound: the task does not exist.
+        """
+        await self.execute(PauseTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
+
+    async def resume_task(self, task_id: str, reason: str = "", *, payload: Any = None, more_retries: int = 0) -> None:
+        """
+        Resume a paused task.
+
+        Args:
+            task_id: the task.
+            reason: why, kept in the journal.
+            payload: any JSON value, or bytes, instead of the payload it had; None keeps that.
+            more_retries: how many retries it gets in addition to those it had.
+
+        Raises:
+            Refused: the task is not paused, or an argument is invalid.
+            NotFound: the task does not exist.
+        """
+        await self.execute(
+            ResumeTask(
+                task_id=text("task_id", task_id),
+                reason=text("reason", reason),
+                payload=payload_of(payload),
+                more_retries=whole("more_retries", more_retries),
+            )
+        )
+
     async def get_task(self, task_id: str) -> TaskInfo:
         """Return a task with all its fields; raise `NotFound` if it does not exist or was evicted."""
         return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))))
@@ -394,16 +433,20 @@ class TaskScheduler(Facade):
             if task.is_ended or left_s <= 0:
                 return task_info(task)
 
-    async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskInfo]:
+    async def list_tasks(
+        self, status: TaskStatus | str | None = None, limit: int = 100, *, paused: bool = False
+    ) -> list[TaskInfo]:
         """
         Return at most *limit* tasks, newest first: pending, running and recently ended ones.
 
         Args:
             status: return only tasks with this status.
             limit: how many tasks.
+            paused: return only tasks that are paused.
         """
         chosen = None if status is None else member("status", status, TaskStatus)
-        tasks: list[Task] = await listed(self, ListTasks(status=chosen, limit=whole("limit", limit)))
+        question = ListTasks(status=chosen, limit=whole("limit", limit), paused=flag("paused", paused))
+        tasks: list[Task] = await listed(self, question)
         return [task_info(task) for task in tasks]
 
     async def get_scheduler_stats(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from coordinator.scheduler import RetryPolicy, TaskInfo, TaskScheduler, TaskStat
 from tests.commands import Up, call, running, up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.e2e
 
@@ -120,3 +121,51 @@ def test_the_command_line_sets_a_policy() -> None:
     refused = call("task", "submit", "gone", "--backoff-first", "5", "--backoff-most", "1")
     assert refused.code == 5
     assert "retry.most_s 1 is less than retry.first_s 5" in refused.err
+
+
+# --- pause and resume -------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_paused_instead_of_failed_and_resumed_with_another_payload() -> None:
+    """No worker gets it meanwhile; it is listed as paused; with a payload that is right it completes."""
+    async with TaskScheduler() as scheduler:
+        policy = RetryPolicy(backoff="fixed", first_s=0.05, when_exhausted="pause")
+        task_id = await scheduler.submit_task("only", payload="bad", max_retries=1, retry=policy)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (task := await scheduler.get_task(task_id)).is_paused:  # noqa: ASYNC110  # polled
+                await asyncio.sleep(0.05)
+        assert (task.status, task.attempt, task.pause_reason) == (TaskStatus.PENDING, 2, "retries_exhausted")
+        assert [one.task_id for one in await scheduler.list_tasks(paused=True)] == [task_id]
+        assert await scheduler.get_next_task("v", task_names=["only"], wait_s=0.5) is None
+        shown = await asyncio.to_thread(call, "task", "get", task_id)
+        assert "retries_exhausted" in shown.out
+        assert "status      paused" in shown.out
+        listed = await asyncio.to_thread(call, "task", "list", "--paused")
+        assert task_id in listed.out
+        await scheduler.resume_task(task_id, "found it", payload="good")
+        task = await _ended(scheduler, task_id)
+    assert (task.status, task.result, task.attempt, task.is_paused) == (TaskStatus.COMPLETED, "good", 3, False)
+
+
+def test_an_operator_pauses_and_resumes() -> None:
+    """A task that waits for its retry is held back, until it is resumed with more retries."""
+    words = ("--backoff-first", "0.5", "--max-retries", "1", "--when-exhausted", "pause", "--payload", '"bad"')
+    task_id = call("task", "submit", "only", *words).out.strip()
+
+    def status() -> str:
+        found = json.loads(call("task", "get", task_id, "--json").out)
+        return "paused" if "paused_at" in found else str(found["status"])
+
+    _until(lambda: status() == "paused")
+    assert call("task", "resume", task_id, "--more-retries", "3").code == 0
+    _until(lambda: json.loads(call("task", "get", task_id, "--json").out).get("attempt", 0) >= 3)
+    assert call("task", "pause", task_id, "--reason", "enough").code in (0, 5)
+    assert call("task", "resume", "unknown").code == 4
+    assert call("task", "cancel", task_id).code == 0
+
+
+def _until(true: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < PATIENCE_S
+        time.sleep(0.05)

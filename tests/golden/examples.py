@@ -78,6 +78,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -334,6 +335,20 @@ EXAMPLES: dict[str, Event] = {
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
     "task.timed_out.v2": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5, attempt=2),
+    "task.paused.v1": TaskPaused(
+        task_id="task_1",
+        reason="retries_exhausted",
+        lease="claim_1.2",
+        cause="lease_expired",
+        error="worker wrk_1 did not renew its lease",
+        attempt=2,
+        error_type="OSError",
+        traceback="Traceback (most recent call last):\n…\nOSError: no\n",
+        silent_for_s=31.0,
+        limit_s=30.0,
+        worker_ended=True,
+    ),
+    "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
     "task.report_refused.v1": TaskReportRefused(
         task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
     ),

@@ -72,6 +72,12 @@ async def a_task(here: Here) -> Valid:
     return {"task_id": await TaskScheduler(here.app).submit_task("n", task_type="pending")}
 
 
+async def a_paused_task(here: Here) -> Valid:
+    task = await a_task(here)
+    await TaskScheduler(here.app).pause_task(task["task_id"])
+    return task
+
+
 async def a_claimed_task(here: Here) -> Valid:
     scheduler = TaskScheduler(here.app)
     await scheduler.submit_task("n")
@@ -124,6 +130,8 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
         "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": "", "retry": ""}),
         "report_progress": Method({"progress": 0.5}, a_claimed_task),
+        "pause_task": Method({}, a_task),
+        "resume_task": Method({}, a_paused_task),
         "cancel_task": Method({}, a_task),
         "get_task": Method({}, a_task),
         "wait_for_task": Method({}, an_ended_task),

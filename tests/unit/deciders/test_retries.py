@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.rules import Rules
+from events.coordinator import CoordinatorStarted
 from events.retry import BACKOFFS, PAUSE_MAX_S, RetryPolicy
 from events.task import TaskAttemptFailed, TaskFailed, TaskStatus
 from projections.task import ATTEMPTS_KEPT, Task
@@ -114,8 +115,6 @@ def test_another_policy_is_another_content_after_the_eviction_too() -> None:
 
 
 def _evicting() -> tuple[Any, ...]:
-    from events.coordinator import CoordinatorStarted
-
     return (CoordinatorStarted(instance="i", version="0", retention_s=60.0, ended_kept=0), submitted("other"))
 
 

@@ -42,6 +42,7 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -57,6 +58,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
@@ -144,6 +146,7 @@ class Historian:
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
+            retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
@@ -152,7 +155,7 @@ class Historian:
 
     def start_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING)
-        if task is None:
+        if task is None or task.is_paused:
             return None
         attempt, claim_id = task.attempt + 1, self.pick("claim", 12)
         return TaskStarted(
@@ -176,12 +179,32 @@ class Historian:
                 error="e",
                 reason=self.random.choice(("failed", "lease_expired", "released")),
                 retry_at=self.world.time + pause_s,
+                attempt=self.random.choice((0, task.attempt)),
+                error_type=self.random.choice(("", "ValueError")),
             ),
             TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
-            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
+            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed", attempt=task.attempt),
+            TaskPaused(
+                task_id=task_id,
+                reason="retries_exhausted",
+                lease=lease,
+                cause="failed",
+                error="e",
+                attempt=task.attempt,
+                worker_ended=self.random.random() < 0.5,
+            ),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
             TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
         ))  # fmt: skip
+
+    def pause_or_resume_task(self) -> Event | None:
+        task = self._some_task(TaskStatus.PENDING)
+        if task is None:
+            return None
+        if not task.is_paused:
+            return TaskPaused(task_id=task.task_id, reason="r")
+        payload = self.random.choice((None, *_PAYLOADS))
+        return TaskResumed(task_id=task.task_id, payload=payload, more_retries=self.random.randint(0, 2))
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
@@ -370,6 +393,7 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.start_task,
     Historian.end_attempt,
     Historian.cancel_task,
+    Historian.pause_or_resume_task,
     Historian.refuse_report,
     Historian.change_worker,
     Historian.change_node,
@@ -381,4 +405,4 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 2, 0.5, 0.5)
