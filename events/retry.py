@@ -40,5 +40,5 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 def is_named(error_type: str, names: tuple[str, ...]) -> bool:
-    """Return whether one of *names* is an error's type, `package.module.Name`, or the last part of it."""
-    return bool(error_type) and (error_type in names or error_type.rpartition(".")[2] in names)
+    """Return whether one of *names* is an error's type, `package.module.Name`, or its last parts, such as `Name`."""
+    return bool(error_type) and any(error_type == one or error_type.endswith(f".{one}") for one in names)

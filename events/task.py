@@ -55,11 +55,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `retry`
-    says how it is retried; without it, as the settings of the time say.
+    says how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
+    again.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "retry": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "retry": 3, "requeued_from": 3}
 
     task_name: str
     task_type: str = ""
@@ -72,6 +73,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     program: str = ""
     traced: bool = False
     retry: RetryPolicy | None = None
+    requeued_from: str = ""
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -74,7 +74,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
     last start or failure of an attempt, if that event names its cause: the next event names this one. `attempts` are
     the last ones that failed, at most 10, without those that older releases recorded. A task is paused from `paused_at`
-    on; it was resumed `resumes` times, with `more_retries` in addition to `max_retries`.
+    on; it was resumed `resumes` times, with `more_retries` in addition to `max_retries`. `requeued_from` is the ended
+    task that it does again.
     """
 
     task_id: str
@@ -119,6 +120,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     pause_reason: str = ""
     more_retries: int = 0
     resumes: int = 0
+    requeued_from: str = ""
 
     @property
     def is_paused(self) -> bool:
@@ -209,6 +211,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
     if task.retry is not None:
         text += f"\0retry{msgspec.structs.astuple(task.retry)}"
+    if task.requeued_from:
+        text += f"\0requeued{task.requeued_from}"
     return crc32(text.encode())
 
 
@@ -254,6 +258,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
         retry=None if event.retry is None else _shared(event.retry),
+        requeued_from=event.requeued_from,
     )
 
 

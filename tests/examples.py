@@ -17,6 +17,7 @@ from coordinator.client.reads import ask_follower
 from coordinator.commands.cluster import GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer
+from coordinator.commands.examples import PAYLOAD
 from coordinator.commands.operations import OPERATIONS
 from coordinator.commands.reads import CheckOutcomes, ReadQuestion, Wait, WhichPosition
 from coordinator.commands.worker import RegisterWorker
@@ -55,6 +56,21 @@ def _claimed(claim_id: str) -> Step:
     return "task.claim", {"claim_id": claim_id, "worker_id": "worker_1"}
 
 
+_FAILING: Step = (
+    "task.submit",
+    {"task_id": "task_5", "task_name": "add", "max_retries": 0, "payload": PAYLOAD},
+)
+_FAILED: Step = (
+    "task.fail",
+    {
+        "task_id": "task_5",
+        "error": "the page was not found",
+        "error_type": "web.NotFound",
+        "traceback": "Traceback (most recent call last): ...",
+    },
+)
+
+
 STORY: tuple[Step, ...] = (
     *("node.register", "node.cordon", "node.uncordon", "node.list"),
     *("container.create", "session.bind", "session.get", "container.start", "node.sync"),
@@ -70,7 +86,19 @@ STORY: tuple[Step, ...] = (
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),
     *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
-    *("read.position", "read.wait", "read.get", "read.list", "read.count", "read.events", "read.checks", "read.lag"),
+    *(_FAILING, _FAILED),
+    *(
+        "read.position",
+        "read.wait",
+        "read.get",
+        "read.list",
+        "read.dead",
+        "read.dead_letter",
+        "read.count",
+        "read.events",
+        "read.checks",
+        "read.lag",
+    ),
     *("service.deregister", "coordinator.accept_silence"),
 )
 """The names of the operations whose examples are sent, and what else is."""

@@ -17,7 +17,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
     `program` names the program that submits it, for claims that ask only for tasks of certain programs. `retry` says
-    how it is retried; without it, as the settings say.
+    how it is retried; without it, as the settings say. `requeued_from` names the ended task that it does again.
     """
 
     KIND, VERB = "task", "submit"
@@ -38,6 +38,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     idempotency_key: str = ""
     program: str = ""
     retry: RetryPolicy | None = None
+    requeued_from: str = ""
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):

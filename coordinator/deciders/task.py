@@ -66,6 +66,7 @@ LEASE_CHARS_MAX = 80
 
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "retry",
+    "requeued_from",
 )  # fmt: skip
 """What a repeat of a submission must say again, besides its payload."""
 _SHA256_DIGITS = 64
@@ -144,6 +145,8 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         check_number("max_retries", command.max_retries, 0, 1000)
     if command.retry is not None:
         check_policy(command.retry)
+    if command.requeued_from:
+        checked(command.requeued_from, "requeued_from")
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -157,6 +160,7 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         program=command.program,
         traced=bool(context.traceparent),
         retry=command.retry,
+        requeued_from=command.requeued_from,
     )
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coordinator.app.facade import Facade, new_id
+from coordinator.client.dead_letters import RATE_PER_S, REQUEUED_MAX, list_dead, requeue, requeue_each
 from coordinator.client.paging import listed
 from coordinator.commands.arguments import flag, member, number, retry_policy, text, texts, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.reads import ListDead
 from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
@@ -31,6 +33,7 @@ from coordinator.commands.task import (
     SubmitTask,
 )
 from coordinator.commands.task_pause import PauseTask, ResumeTask
+from coordinator.commands.validation import check_number
 from events.errors import CoordinationError, NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus
@@ -94,6 +97,9 @@ class TaskInfo:
     retry: RetryPolicy | None = None
     is_paused: bool = False
     pause_reason: str = ""
+    requeued_from: str = ""
+    requeued_as: str = ""
+    """The task that does this one again; only in a list of dead tasks."""
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
@@ -143,6 +149,16 @@ def task_info(task: Task) -> TaskInfo:
         retry=task.retry,
         is_paused=task.is_paused,
         pause_reason=task.pause_reason,
+        requeued_from=task.requeued_from,
+    )
+
+
+def _which_dead(task_name: str | None, tenant: str | None, error_type: str | None, since: float | None) -> ListDead:
+    return ListDead(
+        name=None if task_name is None else text("task_name", task_name),
+        tenant=None if tenant is None else text("tenant", tenant),
+        error_type=None if error_type is None else text("error_type", error_type),
+        since=None if since is None else number("since", since),
     )
 
 
@@ -448,6 +464,83 @@ class TaskScheduler(Facade):
         question = ListTasks(status=chosen, limit=whole("limit", limit), paused=flag("paused", paused))
         tasks: list[Task] = await listed(self, question)
         return [task_info(task) for task in tasks]
+
+    async def list_dead_tasks(
+        self,
+        task_name: str | None = None,
+        *,
+        tenant: str | None = None,
+        error_type: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[TaskInfo]:
+        """
+        Return at most *limit* tasks that failed or timed out, newest first, however long ago: from the read model.
+
+        Args:
+            task_name: return only tasks of this name.
+            tenant: return only tasks of this tenant.
+            error_type: return only tasks whose last error was of this type: `package.module.Name`, or its last parts.
+            since: return only tasks that ended at this time or later, in seconds since 1970.
+            limit: how many tasks, up to 10,000.
+
+        Raises:
+            Unavailable: no follower answers.
+        """
+        question = _which_dead(task_name, tenant, error_type, since)
+        most = whole("limit", limit)
+        check_number("limit", most, 1, REQUEUED_MAX)
+        dead = await list_dead((await self.opened()).client, question, most)
+        return [replace(task_info(one.task), requeued_as=one.requeued_as) for one in dead]
+
+    async def requeue_task(self, task_id: str) -> str:
+        """
+        Submit a task that failed or timed out again, as a new task with the same content, and return the id of that.
+
+        The new task is `<id>-r1`, and `<id>-r2` the one that does that again; `requeued_from` names the one before.
+        Calling it again returns the same id and submits nothing.
+
+        Raises:
+            NotFound: the task does not exist.
+            Refused: it has not failed, or the queue is full.
+            Unavailable: no follower answers, or the coordinator does not.
+        """
+        return await requeue((await self.opened()).client, text("task_id", task_id))
+
+    async def requeue_tasks(
+        self,
+        task_name: str | None = None,
+        *,
+        tenant: str | None = None,
+        error_type: str | None = None,
+        since: float | None = None,
+        most: int = REQUEUED_MAX,
+        rate: float = RATE_PER_S,
+    ) -> list[str]:
+        """
+        Requeue the tasks that match, oldest first, and return the ids of the new ones; see `list_dead_tasks`.
+
+        Those that were requeued before are left out.
+
+        Args:
+            task_name: as for `list_dead_tasks`.
+            tenant: as for `list_dead_tasks`.
+            error_type: as for `list_dead_tasks`.
+            since: as for `list_dead_tasks`.
+            most: how many of them, the newest, up to 10,000.
+            rate: how many in a second at most.
+
+        Raises:
+            Refused, Unavailable: as `requeue_task`; the tasks before that one are requeued.
+        """
+        question = _which_dead(task_name, tenant, error_type, since)
+        limit, rate_per_s = whole("most", most), number("rate", rate)
+        check_number("most", limit, 1, REQUEUED_MAX)
+        check_number("rate", rate_per_s, 0.001, 1000)
+        client = (await self.opened()).client
+        dead = await list_dead(client, question, limit)
+        ids = [one.task.task_id for one in reversed(dead) if not one.requeued_as]
+        return [made async for _, made in requeue_each(client, ids, rate_per_s=rate_per_s)]
 
     async def get_scheduler_stats(self) -> dict[str, Any]:
         """

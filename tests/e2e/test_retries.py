@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.errors import NotFound
 from coordinator.scheduler import RetryPolicy, TaskInfo, TaskScheduler, TaskStatus
 from tests.commands import Up, call, running, up
 
@@ -169,3 +170,77 @@ def _until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() - began < PATIENCE_S
         time.sleep(0.05)
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+async def test_dead_tasks_are_listed_shown_and_requeued() -> None:
+    """From the read model, after the writer evicted them; a repeat makes no second task."""
+    async with TaskScheduler() as scheduler:
+        began = time.time() - 1.0
+        dead = [
+            await scheduler.submit_task("only", payload=f"bad {n}", max_retries=0, idempotency_key=f"key {n}")
+            for n in range(5)
+        ]
+        other = await scheduler.submit_task("gone", payload="x", max_retries=0)
+        for task_id in (*dead, other):
+            await _dead_one(scheduler, task_id)
+        with pytest.raises(NotFound):  # all but three of those that ended have left the writer
+            await scheduler.get_task(dead[0])
+        found = await scheduler.list_dead_tasks("only", error_type="ValueError", since=began)
+        assert [one.task_id for one in found] == [*reversed(dead)]
+        assert found[-1].attempts[0].error == "ValueError: bad 0 is not good"
+        assert [one.task_id for one in await scheduler.list_dead_tasks(error_type="Gone", since=began)] == [other]
+        assert await scheduler.list_dead_tasks("only", error_type="Gone") == []
+        assert len(await scheduler.list_dead_tasks("only", limit=2)) == 2
+
+        again = await scheduler.requeue_task(dead[0])
+        assert again == f"{dead[0]}-r1" == await scheduler.requeue_task(dead[0])
+        task = await _dead_one(scheduler, again)
+        assert (task.requeued_from, task.error) == (dead[0], "ValueError: bad 0 is not good")
+        assert await scheduler.requeue_task(again) == f"{dead[0]}-r2"
+        listed = {one.task_id: one.requeued_as for one in await scheduler.list_dead_tasks("only", since=began)}
+        assert (listed[dead[0]], listed[again], listed[dead[1]]) == (again, f"{dead[0]}-r2", "")
+
+        await _dead_one(scheduler, f"{dead[0]}-r2")
+        start = time.monotonic()
+        made = await scheduler.requeue_tasks("only", since=began, most=6, rate=10)
+        assert made == [*(f"{one}-r1" for one in dead[1:]), f"{dead[0]}-r3"]
+        assert time.monotonic() - start >= 0.1 * (len(made) - 1)
+        with pytest.raises(NotFound):
+            await scheduler.requeue_task("unknown")
+
+
+async def _dead_one(scheduler: TaskScheduler, task_id: str) -> TaskInfo:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for one in await scheduler.list_dead_tasks():
+                if one.task_id == task_id:
+                    return one
+            await asyncio.sleep(0.05)
+
+
+def test_the_command_line_lists_shows_and_requeues_dead_tasks() -> None:
+    """`show` has the payload, every attempt and the traceback; `requeue` prints the new ids."""
+    words = ("--payload", '{"rows": 7}', "--max-retries", "1", "--backoff-first", "0.01", "--wait", "20", "--json")
+    task_id = json.loads(call("task", "submit", "fail", *words).out)["task_id"]
+    listed = call("dead", "list", "--name", "fail", "--error-type", "ValueError")
+    assert (listed.code, listed.err) == (0, "")
+    assert task_id in listed.out
+    shown = call("dead", "show", task_id)
+    assert shown.code == 0
+    assert '{"rows": 7}' in shown.out or '{"rows":7}' in shown.out
+    assert "attempt 2" in shown.out
+    assert "Traceback (most recent call last):" in shown.out
+    assert json.loads(call("dead", "show", task_id, "--json").out)["submitted"]["task_name"] == "fail"
+    assert call("dead", "requeue", task_id).out == f"{task_id}-r1\n"
+    assert call("dead", "requeue", task_id).out == f"{task_id}-r1\n"
+    alive = call("task", "submit", "nobody").out.strip()
+    refused = call("dead", "requeue", alive)
+    assert refused.code == 5
+    assert "is pending: only one that failed or timed out" in refused.err
+    assert call("dead", "requeue").code == 2
+    assert call("dead", "requeue", "--all", "--name", "x").code == 2
+    assert call("dead", "list", "--since", "yesterday").code == 2
+    assert call("task", "cancel", alive).code == 0

@@ -279,6 +279,7 @@ EXAMPLES: dict[str, Event] = {
         program="report-0f3c9a1b2d4e",
         traced=True,
         retry=_RETRY,
+        requeued_from="task_0",
     ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
