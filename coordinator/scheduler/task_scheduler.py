@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -34,12 +34,12 @@ from coordinator.commands.task import (
 )
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number
-from events.errors import CoordinationError, NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused, StaleLease
 from events.resources import Resources
 from events.task import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
@@ -55,8 +55,10 @@ LOOKED_AT = 200
 NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
+RETRY_ASKED_FOR = "the program that held it asked for a retry"
 PAUSE_S = 0.5
 """The pause before the next question where one may hardly wait."""
+_DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -69,7 +71,7 @@ class TaskInfo:
     `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
     `progress` is 0 to 1, and `lease` is '' unless the task is running. A paused task is PENDING too. `error` and
     `error_type` are those of the last attempt that failed, `attempts` the last 10 of these; a list of tasks is without
-    them.
+    them. `retry_count` says how often the task was retried because an attempt failed, of at most `max_retries`.
     """
 
     task_id: str
@@ -100,6 +102,7 @@ class TaskInfo:
     requeued_from: str = ""
     requeued_as: str = ""
     """The task that does this one again; only in a list of dead tasks."""
+    start_retry: InitVar[Callable[[TaskInfo], asyncio.Future[str]] | None] = None
 
     # Decoded on access: a damaged payload must not hide its task, nor the other tasks of a list.
     @property
@@ -112,17 +115,47 @@ class TaskInfo:
         """The result of the task, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
         return value_of(self.sent_result)
 
+    def __post_init__(self, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None) -> None:
+        self._start_retry = start_retry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: it is of no scheduler."""
+        return {name: value for name, value in vars(self).items() if name != "_start_retry"}
+
     def can_retry(self) -> bool:
-        """Return whether the task would be retried after another failure."""
-        return self.retry_count < self.max_retries
+        """Return whether the task has not completed, was not cancelled, and has a retry left."""
+        return self.retry_count < self.max_retries and self.status not in _DONE
 
-    def increment_retry(self) -> None:
-        """Add one failure to this object. Only `fail_task` changes the count of the coordinator."""
+    def increment_retry(self) -> asyncio.Future[str]:
+        """
+        Put the task back into the queue, and count the retry in this object.
+
+        A task that this program holds fails this attempt, and is retried after its pause. One that failed or timed out
+        is requeued as a new task; see `TaskScheduler.requeue_task`. One that is in the queue already stays there.
+
+        Returns at once, while the event loop sends the command; a failure is logged. To await what it returns gives the
+        id of the task that is in the queue then, or that failure.
+
+        Raises:
+            Refused: `can_retry()` is False; no event loop runs here; or this is a copy, or that of another loop.
+        """
+        if not self.can_retry():
+            told = f"is {self.status.value} and was retried {self.retry_count} times of at most {self.max_retries}"
+            msg = f"task {self.task_id!r} {told}: requeue_task() submits one that failed again"
+            raise Refused(msg, reason="retries_exhausted")
+        start_retry = getattr(self, "_start_retry", None)
+        if start_retry is None:
+            msg = f"this TaskInfo of {self.task_id!r} is of no TaskScheduler: use one that get_task() returns"
+            raise Refused(msg, reason="other_loop")
+        made: asyncio.Future[str] = start_retry(self)
         self.retry_count += 1
+        return made
 
 
-def task_info(task: Task) -> TaskInfo:
-    """Convert a folded task to a `TaskInfo`."""
+def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]] | None = None) -> TaskInfo:
+    """Convert a folded task to a `TaskInfo`; *start_retry* begins what `increment_retry` of it asks for."""
+    # The last failure of a task that failed, or that is paused as no retry is left, led to no retry.
+    is_over = task.status is TaskStatus.FAILED or (task.is_paused and task.failures > task.retries_most)
     return TaskInfo(
         task_id=task.task_id,
         task_name=task.task_name,
@@ -134,7 +167,7 @@ def task_info(task: Task) -> TaskInfo:
         worker_id=task.worker_id,
         lease=task.lease if task.status is TaskStatus.RUNNING else "",
         attempt=task.attempt,
-        retry_count=task.failures,
+        retry_count=task.failures - is_over,
         max_retries=task.retries_most,
         submitted_at=task.submitted_at,
         started_at=task.started_at,
@@ -150,6 +183,7 @@ def task_info(task: Task) -> TaskInfo:
         is_paused=task.is_paused,
         pause_reason=task.pause_reason,
         requeued_from=task.requeued_from,
+        start_retry=start_retry,
     )
 
 
@@ -266,7 +300,7 @@ class TaskScheduler(Facade):
             left_s -= portion_s
             if tasks:
                 app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
-                return task_info(tasks[0])
+                return task_info(tasks[0], self._start_retry)
             if left_s <= 0:
                 if not names:
                     await self._tell_what_waits(app)
@@ -432,7 +466,7 @@ class TaskScheduler(Facade):
 
     async def get_task(self, task_id: str) -> TaskInfo:
         """Return a task with all its fields; raise `NotFound` if it does not exist or was evicted."""
-        return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))))
+        return task_info(await self.execute(GetTask(task_id=text("task_id", task_id))), self._start_retry)
 
     async def wait_for_task(self, task_id: str, wait_s: float = 60.0) -> TaskInfo:
         """
@@ -447,7 +481,7 @@ class TaskScheduler(Facade):
             task: Task = await self.execute(GetTask(task_id=text("task_id", task_id), wait_s=portion_s))
             left_s -= portion_s
             if task.is_ended or left_s <= 0:
-                return task_info(task)
+                return task_info(task, self._start_retry)
 
     async def list_tasks(
         self, status: TaskStatus | str | None = None, limit: int = 100, *, paused: bool = False
@@ -463,7 +497,7 @@ class TaskScheduler(Facade):
         chosen = None if status is None else member("status", status, TaskStatus)
         question = ListTasks(status=chosen, limit=whole("limit", limit), paused=flag("paused", paused))
         tasks: list[Task] = await listed(self, question)
-        return [task_info(task) for task in tasks]
+        return [task_info(task, self._start_retry) for task in tasks]
 
     async def list_dead_tasks(
         self,
@@ -491,7 +525,10 @@ class TaskScheduler(Facade):
         most = whole("limit", limit)
         check_number("limit", most, 1, REQUEUED_MAX)
         dead = await list_dead((await self.opened()).client, question, most)
-        return [replace(task_info(one.task), requeued_as=one.requeued_as) for one in dead]
+        found = [task_info(one.task, self._start_retry) for one in dead]
+        for info, one in zip(found, dead, strict=True):
+            info.requeued_as = one.requeued_as
+        return found
 
     async def requeue_task(self, task_id: str) -> str:
         """
@@ -563,6 +600,56 @@ class TaskScheduler(Facade):
             "workers": sum(stats.workers.values()),
             "success_rate": ended[TaskStatus.COMPLETED] / run if run else 1.0,
         }
+
+    def _start_retry(self, info: TaskInfo) -> asyncio.Future[str]:
+        """Begin to put a task back into the queue; see `TaskInfo.increment_retry`."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            msg = "increment_retry() sends a command: call it where an event loop runs, as in an async function"
+            raise Refused(msg, reason="other_loop") from None
+        app = self._app
+        if app is None or not app.is_open or app.loop is not loop:
+            msg = "the TaskScheduler of this TaskInfo is closed, or belongs to another event loop: get the task again"
+            raise Refused(msg, reason="other_loop")
+        made: asyncio.Future[str] = loop.create_future()
+        working = app.start(self._retry_into(made, info))
+        working.add_done_callback(lambda _: made.cancel())  # without effect unless the app closed meanwhile
+        return made
+
+    async def _retry_into(self, made: asyncio.Future[str], info: TaskInfo) -> None:
+        try:
+            task_id = await self._retry(info)
+        except CoordinationError as error:
+            log.warning("task_not_retried", task_id=info.task_id, code=error.reason, why=error.message)
+            if not made.done():
+                made.set_exception(error)
+                made.exception()  # it is logged: nobody has to await it
+            return
+        if not made.done():
+            made.set_result(task_id)
+
+    async def _retry(self, info: TaskInfo) -> str:
+        """Put a task back into the queue, and return the id of the task that is in it then."""
+        task_id = info.task_id
+        if info.lease and (await self.opened()).held.lease(task_id) == info.lease:
+            try:
+                status = await self.fail_task(task_id, RETRY_ASKED_FOR)
+            except StaleLease:
+                log.debug("lease_lost_before_retry", task_id=task_id)
+            else:
+                if status is TaskStatus.PENDING:
+                    return task_id
+        try:
+            now = await self.get_task(task_id)
+        except NotFound:  # it has left the writer, but not the read model
+            return await self.requeue_task(task_id)
+        if now.status is TaskStatus.RUNNING and now.attempt == info.attempt:
+            msg = f"task {task_id!r} is held by worker {now.worker_id!r}: only the program that claimed it can fail it"
+            raise StaleLease(msg)
+        if now.ended_at is None:
+            return task_id
+        return await self.requeue_task(task_id)
 
     async def _lease(self, task_id: str, lease: str | None) -> str:
         if lease is not None:

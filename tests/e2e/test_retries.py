@@ -244,3 +244,28 @@ def test_the_command_line_lists_shows_and_requeues_dead_tasks() -> None:
     assert call("dead", "requeue", "--all", "--name", "x").code == 2
     assert call("dead", "list", "--since", "yesterday").code == 2
     assert call("task", "cancel", alive).code == 0
+
+
+# --- the sample of the requirements -----------------------------------------------------------------------------------
+
+
+async def test_a_program_retries_what_it_holds_and_what_failed() -> None:
+    """`if task_info.can_retry(): task_info.increment_retry()` acts on the queue, whatever became of the task."""
+    async with TaskScheduler() as scheduler:
+        task_id = await scheduler.submit_task("held", max_retries=2)
+        task_info = await scheduler.get_next_task("v", task_names=["held"], wait_s=5)
+        assert task_info is not None
+        if task_info.can_retry():
+            task_info.increment_retry()
+        again = await scheduler.get_next_task("v", task_names=["held"], wait_s=10)
+        assert again is not None
+        assert (again.task_id, again.attempt, again.retry_count) == (task_id, 2, 1)
+        await scheduler.fail_task(task_id, "no use", retry=False)
+        task_info = await scheduler.get_task(task_id)
+        assert (task_info.status, task_info.retry_count) == (TaskStatus.FAILED, 1)
+        if task_info.can_retry():
+            task_info.increment_retry()
+        requeued = await scheduler.get_next_task("v", task_names=["held"], wait_s=10)
+        assert requeued is not None
+        assert (requeued.task_id, requeued.requeued_from) == (f"{task_id}-r1", task_id)
+        await scheduler.complete_task(requeued.task_id)
