@@ -22,7 +22,8 @@ class ResumeTask(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Resume a paused task, at choice with another payload, and with `more_retries` than it had.
 
-    One that was paused because no retry was left is tried once more, and then as often as `more_retries` says.
+    One that was paused because no retry was left is tried once at least, and then counts on: with `more_retries` of 2,
+    it is tried twice before it is paused again.
     """
 
     KIND, VERB, REMEMBERED = "task", "resume", True

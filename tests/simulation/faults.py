@@ -29,7 +29,7 @@ KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
-    "memory_full", "switched_off", "snapshot_used",
+    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued",
 )  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (
@@ -37,7 +37,7 @@ EVENTS = (
     "container.resumed", "coordinator.command_refused", "coordinator.stopped", "fed", "idempotency.forgotten",
     "inbox.read", "inbox.recorded", "inbox.refused", "node.lost", "node.returned", "pool.allocated",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed", "task.progressed",
-    "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 

@@ -1,5 +1,5 @@
 """
-Twenty-three bugs that are patched into the production code during a run; the simulation must find each.
+Twenty-five bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -28,9 +28,11 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
-from events.task import TaskStatus
+from events.task import TaskAttemptFailed, TaskStatus
 from projections import container
+from projections import task as projected
 from projections.considered import Considered
+from projections.indexes import Indexes
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -300,6 +302,43 @@ def reason_undeclared() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def paused_is_ready() -> Iterator[None]:
+    """A paused task waits like any other, and a worker gets it."""
+    original = Indexes._wait
+
+    def wait(self: Indexes, task: Task) -> None:
+        original(self, msgspec.structs.replace(task, paused_at=None))
+
+    def no_longer_wait(self: Indexes, task: Task) -> None:
+        no_longer(self, msgspec.structs.replace(task, paused_at=None))
+
+    no_longer = Indexes._no_longer_wait
+    with (
+        mock.patch.object(Indexes, "_wait", wait),
+        mock.patch.object(Indexes, "_no_longer_wait", no_longer_wait),
+        mock.patch.object(projected, "_wrongly"),
+    ):
+        yield
+
+
+@contextmanager
+def retry_not_awaited() -> Iterator[None]:
+    """What a handler says about when to retry is recorded, and not done."""
+    original = decide.backoff_s
+
+    def failed_attempt(task: Task, *given: Any, **more: Any) -> Any:
+        event = decided(task, *given, **more)
+        if not isinstance(event, TaskAttemptFailed):
+            return event
+        now, rules = given[3], given[4]
+        return msgspec.structs.replace(event, retry_at=now + original(task, rules))
+
+    decided = decide.failed_attempt
+    with mock.patch.object(decide, "failed_attempt", failed_attempt):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -326,6 +365,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         change_not_looked_at,
         unread_removed,
         reason_undeclared,
+        paused_is_ready,
+        retry_not_awaited,
     )
 }
 """Every bug by its name."""
@@ -333,9 +374,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 FOUND_FROM = {
     "capacity_freed_twice": 30,
     "lease_never_minded": 96,
-    "old_reign_believed": 646,
+    "old_reign_believed": 860,
     "position_outside_transaction": 12,
-    "twin_by_grace": 90,
+    "twin_by_grace": 120,
     "unread_removed": 20,
     "withdrawal_ignored": 32,
 }

@@ -133,7 +133,7 @@ def test_a_repeat_of_the_report_gets_its_first_answer() -> None:
     assert world.world.outcome_of("tester", "cmd") == b"p"
 
 
-def test_a_resumed_task_is_tried_once_more_and_then_as_often_as_granted() -> None:
+def test_a_resumed_task_is_tried_as_often_as_it_was_granted() -> None:
     """Its own limit stays that of its submission, so that a repeat of that is recognised."""
     resumed = TaskResumed(task_id="t", payload=OTHER, more_retries=2)
     facts: list[Any] = [submitted(retry=PAUSES, max_retries=0, payload=payload()), started(), exhausted()]
