@@ -19,6 +19,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
+from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.signs import Signs
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
@@ -325,14 +326,13 @@ def paused_is_ready() -> Iterator[None]:
 @contextmanager
 def retry_not_awaited() -> Iterator[None]:
     """What a handler says about when to retry is recorded, and not done."""
-    original = decide.backoff_s
 
     def failed_attempt(task: Task, *given: Any, **more: Any) -> Any:
         event = decided(task, *given, **more)
         if not isinstance(event, TaskAttemptFailed):
             return event
         now, rules = given[3], given[4]
-        return msgspec.structs.replace(event, retry_at=now + original(task, rules))
+        return msgspec.structs.replace(event, retry_at=now + backoff_s(task, rules))
 
     decided = decide.failed_attempt
     with mock.patch.object(decide, "failed_attempt", failed_attempt):

@@ -114,6 +114,16 @@ def test_another_policy_is_another_content_after_the_eviction_too() -> None:
     world.when(submit()).then_refused("id_taken")
 
 
+def test_a_task_says_which_one_it_does_again() -> None:
+    """That is a part of its content, also after its eviction; what is no id is refused."""
+    decided = given().when(submit(requeued_from="a")).then(submitted(requeued_from="a"))
+    assert decided.world.tasks["t"].requeued_from == "a"
+    world = given(submitted(requeued_from="a"), started(), failed(), *_evicting())
+    world.when(submit(requeued_from="a")).then_nothing()
+    world.when(submit(requeued_from="b")).then_refused("id_taken")
+    given().when(submit(requeued_from="a b")).then_refused("bad_id", "requeued_from")
+
+
 def _evicting() -> tuple[Any, ...]:
     return (CoordinatorStarted(instance="i", version="0", retention_s=60.0, ended_kept=0), submitted("other"))
 

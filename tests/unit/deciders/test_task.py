@@ -108,6 +108,7 @@ def test_submitting_the_same_task_again_is_already_so(later: tuple[Event, ...]) 
         ({"resources": resources(cpu=1)}, "resources"),
         ({"payload": payload("[1]")}, "payload"),
         ({"idempotency_key": "k"}, "idempotency_key"),
+        ({"requeued_from": "a"}, "requeued_from"),
     ],
 )
 def test_another_task_under_the_same_id_is_refused(difference: dict[str, Any], named: str) -> None:

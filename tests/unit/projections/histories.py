@@ -147,6 +147,7 @@ class Historian:
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
+            requeued_from=self.random.choice(("", "", "t0")),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
