@@ -85,6 +85,18 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class _NumberOrName(click.ParamType[int | str]):
+    """A whole number, or a name that stands for one."""
+
+    name = "number or name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:  # noqa: ARG002
+        try:
+            return int(value)
+        except ValueError:
+            return str(value)
+
+
 class _Operations(click.Group):
     """A group with a command for each operation, made when it is asked for."""
 
@@ -163,7 +175,9 @@ def _option(field: Field) -> Callable[..., Any]:
     if choices:
         more["type"] = click.Choice(choices)
     else:
-        more["type"] = {str: click.STRING, int: click.INT, float: _Number()}.get(given, _Json())
+        more["type"] = {str: click.STRING, int: click.INT, float: _Number(), int | str: _NumberOrName()}.get(
+            given, _Json()
+        )
     is_list = several and not isinstance(more["type"], _Json)
     return click.option(name, f"field_{field.name}", multiple=is_list, **(more | ({"default": ()} if is_list else {})))
 
@@ -177,7 +191,7 @@ def _plain(hint: Any) -> Any:
     """Return the type of a field without null; an object if it is one of several."""
     if get_origin(hint) in (Union, UnionType):
         kinds = [one for one in get_args(hint) if one is not NoneType]
-        return kinds[0] if len(kinds) == 1 else dict
+        return kinds[0] if len(kinds) == 1 else hint if hint == int | str else dict
     return hint
 
 

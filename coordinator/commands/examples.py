@@ -284,3 +284,9 @@ LAG: dict[str, Any] = {
     "feed": {"through": 39, "behind": 0, "behind_s": 0.0, "state": "feeding", "reason": ""},
     "size": {"bytes": 476536, "bytes_a_day": None, "free_bytes": 82369208320},
 }
+
+QUEUE: dict[str, Any] = {"queue_id": "reports", "defined": [40, 0], "weight": 2.0}
+
+QUEUE_DEFAULT: dict[str, Any] = {"queue_id": "default", "defined": [2, 1]}
+
+QUEUE_FAIR: dict[str, Any] = {"queue_id": "default", "defined": [2, 1]}

@@ -12,6 +12,7 @@ from coordinator.commands.validation import check_number, check_resources, check
 from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
+from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from coordinator.deciders.task import released
@@ -140,12 +141,14 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
             f"strategy {command.strategy[:40]!r} is not known: use {', '.join(one.value for one in SchedulingStrategy)}"
         )
         raise Refused(msg, reason="bad_strategy")
-    if len(command.programs) > MOST_IN_A_FILTER or len(command.task_names) > MOST_IN_A_FILTER:
+    if max(len(command.programs), len(command.task_names), len(command.queues)) > MOST_IN_A_FILTER:
         msg = (
-            f"the claim names {len(command.programs)} programs and {len(command.task_names)} task_names: "
-            f"use at most {MOST_IN_A_FILTER} of each"
+            f"the claim names {len(command.programs)} programs, {len(command.task_names)} task_names and "
+            f"{len(command.queues)} queues: use at most {MOST_IN_A_FILTER} of each"
         )
         raise Refused(msg, reason="too_many")
+    for queue_id in command.queues:
+        check_queue(world, checked(queue_id, "queues"))
     for program in command.programs:
         checked(program, "programs")
     for name in command.task_names:

@@ -14,12 +14,14 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
+from coordinator.commands.queue import GetQueue, ListQueues
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks
 from coordinator.commands.worker import ListWorkers
 from coordinator.deciders.rules import standing
 from coordinator.deciders.service import living
+from coordinator.engine.queue_views import queue_view, queues_of
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
@@ -77,6 +79,12 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
+        case GetQueue():
+            return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
+        case ListQueues():
+            queues = queues_of(world)
+            found = _page(queues, iter(queues), question)
+            return (queue_view(world, queue, with_sharers=False) for queue in found)
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetStats():

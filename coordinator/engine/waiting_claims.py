@@ -112,8 +112,7 @@ class SchedulingWorker:
             self._forget(command.claim_id, keeps_place=True)
         else:
             self._check_room(command.worker_id, asked.caller.actor)
-        strategy = command.strategy or self._rules.default_strategy
-        claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
+        claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, command.strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
         self._of_worker.setdefault(command.worker_id, {})[command.claim_id] = None
         self._of_source[waiting.source] = self._of_source.get(waiting.source, 0) + 1
@@ -318,8 +317,8 @@ class _Waiting:
         self.source = asked.caller.actor
         self.filter: ClaimFilter | None = None
         self.filter_bytes = 0
-        if command.programs or command.task_names:
-            self.filter = ClaimFilter(command.programs, command.task_names)
+        if command.programs or command.task_names or command.queues:
+            self.filter = ClaimFilter(command.programs, command.task_names, command.queues)
             self.filter_bytes = len(_encode({claim.claim_id: self.filter}))
         self.timer: asyncio.TimerHandle | None = None
         self._asked = asked

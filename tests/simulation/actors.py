@@ -195,7 +195,7 @@ class Submitter(Actor):
         if command.idempotency_key:
             await self._same(msgspec.structs.replace(command, task_id=f"{task_id}-again"), first, ended_at)
         if self._is_remembered(ended_at):
-            other = msgspec.structs.replace(command, priority=command.priority + 1)
+            other = msgspec.structs.replace(command, priority=int(command.priority) + 1)
             await self.must_be_refused(other, Refused, "id_taken", since=ended_at)
         cancel = CancelTask(task_id=task_id, reason="again")
         if status is TaskStatus.COMPLETED:
