@@ -57,6 +57,12 @@ class Lanes:
                 self._shapes[task.task_name] = shape
         return shape
 
+    def has(self, task: Task) -> bool:
+        """Return whether a task is ready."""
+        group = self.of.get(self.lane_of(task))
+        shape = None if group is None else group.shapes.get(shape_of(task))
+        return shape is not None and task.task_id in shape.members
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no lane but the usual one, and not even an empty shape in that."""

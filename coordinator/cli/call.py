@@ -19,7 +19,7 @@ import msgspec
 from click.core import ParameterSource
 
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import moment, output_options, show, show_json, show_one
+from coordinator.cli.output import NumberOrName, moment, output_options, show, show_json, show_one
 from coordinator.commands import command_type
 from coordinator.commands.command import Command
 from coordinator.commands.operations import (
@@ -83,18 +83,6 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("an object has a key twice")
     return found
-
-
-class _NumberOrName(click.ParamType[int | str]):
-    """A whole number, or a name that stands for one."""
-
-    name = "number or name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:  # noqa: ARG002
-        try:
-            return int(value)
-        except ValueError:
-            return str(value)
 
 
 class _Operations(click.Group):
@@ -175,7 +163,7 @@ def _option(field: Field) -> Callable[..., Any]:
     if choices:
         more["type"] = click.Choice(choices)
     else:
-        more["type"] = {str: click.STRING, int: click.INT, float: _Number(), int | str: _NumberOrName()}.get(
+        more["type"] = {str: click.STRING, int: click.INT, float: _Number(), int | str: NumberOrName()}.get(
             given, _Json()
         )
     is_list = several and not isinstance(more["type"], _Json)

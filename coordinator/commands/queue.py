@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from coordinator.commands.command import PAGES, Command, Example, Question
-from coordinator.commands.examples import QUEUE, QUEUE_DEFAULT, QUEUE_FAIR
+from coordinator.commands.examples import QUEUE, QUEUE_FAIR, QUEUE_PAUSED
 from coordinator.commands.task import SchedulingStrategy
 from events.queue import DEFAULT, Policy
 from projections.queue import Queue
@@ -88,7 +88,7 @@ class PauseQueue(Command[Queue], frozen=True, kw_only=True, gc=False):
     KIND, VERB = "queue", "pause"
     FOR = frozenset()
     REFUSALS = frozenset({"bad_text", "not_found"})
-    EXAMPLE = Example({"queue_id": "default", "reason": "the model is down"}, QUEUE_DEFAULT)
+    EXAMPLE = Example({"queue_id": "default", "reason": "the model is down"}, QUEUE_PAUSED)
 
     queue_id: str
     reason: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from coordinator.commands.command import PAGES, Command, Example, Question
-from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
+from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus, TaskUsage
 from projections.task import Task
@@ -46,8 +46,9 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
 
     With `programs` it takes only tasks that one of these programs submitted, with `task_names` only tasks of these
-    names, with `queues` only those of these queues. Without a `strategy`, the policies of the queues say which task is
-    next. Refused if it names a registration of the worker that is not the current one.
+    names, with `queues` only those of these queues, with `task_ids` only these, in this order. Without a `strategy`,
+    the policies of the queues say which task is next. Refused if it names a registration of the worker that is not the
+    current one.
     """
 
     KIND, VERB = "task", "claim"
@@ -67,6 +68,7 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     programs: tuple[str, ...] = ()
     task_names: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
 
 
 class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
@@ -169,6 +171,26 @@ class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):
 
     task_id: str
     wait_s: float = 0.0
+
+
+class OfferTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
+    """
+    List the ready tasks that a claim of this worker would get now, the first ones first, without their payloads.
+
+    The fields are those of a claim. To get one of these tasks, claim it by its id: it may be gone by then.
+    """
+
+    KIND, VERB = "task", "offer"
+    FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_strategy", "bad_text", "too_many", "unknown_queue"})
+    EXAMPLE = Example({"worker_id": "worker_1", "slots": 5}, [TASK_OFFERED])
+
+    worker_id: str
+    slots: int = 100
+    strategy: str = ""
+    programs: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
 
 
 class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator.deciders.housing import SERVING
 from coordinator.deciders.sources import Sources
-from events.coordinator import ClaimFilter
+from events.coordinator import ANY, ClaimFilter
 from events.resources import NONE, Resources
 from events.task import TaskStarted
 from projections.queue import policy_of
@@ -36,7 +36,6 @@ CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
 _TASK_BYTES = 680
 """Size of an encoded task without its ids, texts and payload, with every number at its longest."""
-_ANY = ClaimFilter()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,7 +74,7 @@ def schedule(
         candidate = one.next()
         source = candidate.source
         if source is None:
-            wanted = filters.get(candidate.claim.claim_id, _ANY)
+            wanted = filters.get(candidate.claim.claim_id, ANY)
             source = candidate.source = sources.of(candidate.claim.strategy, candidate.capacity.worker.handles, wanted)
         task = source.take(candidate, taken) if candidate and not source.has_no_fit(candidate) else None
         if task is None:
@@ -87,6 +86,40 @@ def schedule(
         yield candidate.assign(task)
         one.note_assigned()
         heapq.heapreplace(candidates, (one.score(), number, one))
+
+
+def offered(
+    world: World, worker_id: str, wanted: ClaimFilter, strategy: str, *, most: int, containers: Mapping[str, str]
+) -> Iterator[Task]:
+    """
+    Yield up to *most* ready tasks that a claim of this worker could get now, each on its own, the first ones first.
+
+    A worker that is not known has no limits. What is yielded is not assigned.
+    """
+    worker = world.workers.get(worker_id)
+    free: Resources | None = None
+    handles: tuple[str, ...] = ()
+    if worker is not None:
+        capacity = _capacity(world, worker_id, {}, containers)
+        if capacity is None:
+            return
+        free, handles = capacity.free, worker.handles
+    sources = Sources(world)
+    source, onlooker, taken = sources.of(strategy, handles, wanted), _Onlooker(free), set[str]()
+    while len(taken) < most and (task := source.take(onlooker, taken)) is not None:
+        taken.add(task.task_id)
+        sources.note(task)
+        yield task
+
+
+class _Onlooker:
+    """Whom tasks are offered to: each must fit on its own."""
+
+    def __init__(self, free: Resources | None) -> None:
+        self.free = free
+
+    def fits(self, task: Task) -> bool:
+        return self.free is None or task.resources.fits_in(self.free)
 
 
 def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence[TaskStarted]) -> dict[str, float]:

@@ -89,6 +89,8 @@ class Sources:
             if handles and wanted.task_names:
                 names.intersection_update(wanted.task_names)
         queues = self._grouped(lanes, wanted.queues)
+        if wanted.task_ids:
+            return _Named(self._world, wanted.task_ids, lanes, queues, names)
         made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
         if len(made) == 1:
             return next(iter(made.values()))
@@ -211,6 +213,39 @@ class _Later:
         if self._line is None:
             self._line = Line(*self._of)
         return self._line.take(candidate, taken)
+
+
+class _Named:
+    """Tasks that a claim names, as far as they are ready and it may take them, in the order in which it names them."""
+
+    def __init__(
+        self,
+        world: World,
+        task_ids: Sequence[str],
+        lanes: Sequence[Lanes],
+        queues: Collection[str],
+        names: Collection[str] | None,
+    ) -> None:
+        known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
+        self._tasks = [
+            task
+            for task in known
+            if task.queue in queues
+            and (names is None or task.task_name in names)
+            and any(one.has(task) for one in lanes)
+        ]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tasks
+
+    def has_no_fit(self, _: Candidate) -> bool:
+        """Return False: there are few."""
+        return False
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        """Take the first one that fits the claim and was not given to another."""
+        return next((task for task in self._tasks if task.task_id not in taken and candidate.fits(task)), None)
 
 
 def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:

@@ -17,11 +17,15 @@ from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
-from coordinator.commands.task import GetTask, ListTasks
+from coordinator.commands.task import GetTask, ListTasks, OfferTasks
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.housing import said_of
+from coordinator.deciders.matching import offered
 from coordinator.deciders.rules import standing
 from coordinator.deciders.service import living
+from coordinator.deciders.worker import check_wanted
 from coordinator.engine.queue_views import queue_view, queues_of
+from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.signs import Signs
     from projections.pool import Pool
     from projections.service import Service
+    from projections.task import Task
     from projections.world import World
 
 Thing = TypeVar("Thing")
@@ -79,6 +84,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
+        case OfferTasks():
+            return _offered(world, question)
         case GetQueue():
             return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
         case ListQueues():
@@ -106,6 +113,18 @@ def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iter
             )
             raise Refused(msg, reason="bad_cursor")
     return map(table.__getitem__, islice(ids, limit))
+
+
+def _offered(world: World, question: OfferTasks) -> Iterator[Task]:
+    """Return the tasks that a claim would get, as far as nobody else is faster."""
+    check_wanted(world, question)
+    most = _limit(question.slots)
+    worker = world.workers.get(checked(question.worker_id, "worker_id"))
+    container_id = "" if worker is None else worker.container_id
+    containers = {container_id: said_of(world, container_id)} if container_id else {}
+    wanted = ClaimFilter(question.programs, question.task_names, question.queues)
+    found = offered(world, question.worker_id, wanted, question.strategy, most=most, containers=containers)
+    return (msgspec.structs.replace(task, payload=None) for task in found)
 
 
 def _pool(pool: Pool, question: GetPool) -> Pool:

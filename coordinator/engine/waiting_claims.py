@@ -17,7 +17,7 @@ from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
-from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
+from events.coordinator import ANY, ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus
 from projections.considered import Considered
@@ -317,8 +317,9 @@ class _Waiting:
         self.source = asked.caller.actor
         self.filter: ClaimFilter | None = None
         self.filter_bytes = 0
-        if command.programs or command.task_names or command.queues:
-            self.filter = ClaimFilter(command.programs, command.task_names, command.queues)
+        wanted = ClaimFilter(command.programs, command.task_names, command.queues, command.task_ids)
+        if wanted != ANY:
+            self.filter = wanted
             self.filter_bytes = len(_encode({claim.claim_id: self.filter}))
         self.timer: asyncio.TimerHandle | None = None
         self._asked = asked

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from events.queue import DEFAULT, FairShare, Policy, QueuePolicySet
+from events.errors import Corrupt
+from events.queue import DEFAULT, FairShare, Policy, QueueDeleted, QueuePolicySet
 from projections import shares
 from projections.shares import Account
 from tests.specification import Said, fold, write
@@ -64,3 +65,9 @@ def test_accounts_that_count_something_else_are_dropped() -> None:
     assert set(fold(fair(), *facts, fair(by="key")).accounts) == {""}
     assert set(fold(fair(), *facts, fair(cost="tokens")).accounts) == set()
     assert set(fold(fair(), *facts, QueuePolicySet(queue_id=DEFAULT)).accounts) == {""}
+
+
+def test_the_default_queue_is_never_deleted() -> None:
+    """No coordinator writes such an event."""
+    with pytest.raises(Corrupt, match="deletes the queue 'default', which always exists"):
+        fold(fair(), QueueDeleted(queue_id=DEFAULT))
