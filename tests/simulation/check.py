@@ -15,6 +15,7 @@ from coordinator.commands.container import CreateContainer
 from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.deciders.task import DIRECT
 from events import codec
 from events.codec import seconds_of
 from events.container import (
@@ -29,6 +30,7 @@ from events.container import (
 from events.coordinator import CoordinatorCommandRefused
 from events.inbox import InboxRecorded, InboxRefused
 from events.pool import PoolAllocated, PoolReleased
+from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
 from events.subjects import Subjects
 from events.task import (
     TaskAttemptFailed,
@@ -129,6 +131,8 @@ class History:
         self._pending: dict[str, set[str]] = defaultdict(set)
         """Waiting tasks, by who submitted them."""
         self._submitter: dict[str, str] = {}
+        self._queues: dict[str, str] = {}
+        self._paused: set[str] = set()
         self._not_running: set[str] = set()
         self._generations: dict[str, str] = {}
         self._position = ""
@@ -159,6 +163,10 @@ class History:
             self._task(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
+        elif isinstance(event, QueuePaused):
+            self._paused.add(event.queue_id)
+        elif isinstance(event, QueueResumed | QueueDeleted):
+            self._paused.discard(event.queue_id)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -178,6 +186,7 @@ class History:
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
+            self._queues[task_id] = event.queue or DEFAULT
             waiting.add(task_id)
             return
         if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
@@ -197,6 +206,8 @@ class History:
             if held:
                 _broken(Promise.LEASE, f"{event.task_id} was started under {event.lease} while {held} was held")
             self._leases[event.task_id] = event.lease
+            if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
+                _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
             if event.lease != held:

@@ -58,6 +58,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.loop import PROCESS, Process, SeededLoop
+from tests.simulation.operator import Operator
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.watch import Machine, Watch
 
@@ -281,6 +282,8 @@ class Sim:
         for number in range(plan.clients):
             users[f"client{number}"] = self._act(actors.Submitter)
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
+        if plan.has_queues:
+            users["operator0"] = self._act(Operator)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
         for number in range(plan.domains):

@@ -1,5 +1,5 @@
 """
-Twenty-three bugs that are patched into the production code during a run; the simulation must find each.
+Twenty-five bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -20,6 +20,7 @@ from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.signs import Signs
+from coordinator.deciders.sources import Sources
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.turn import Turn
@@ -300,6 +301,36 @@ def reason_undeclared() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def pause_ignored() -> Iterator[None]:
+    """Claims that name no queue get tasks of paused ones, too."""
+    original = Sources._grouped
+
+    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...]) -> Any:
+        queues = original(self, lanes, wanted)
+        if not wanted:
+            for lane, group in ((lane, group) for one in lanes for lane, group in one.of.items()):
+                queues.setdefault(lane.queue, {}).setdefault(lane, [group])
+        return queues
+
+    with mock.patch.object(Sources, "_grouped", grouped):
+        yield
+
+
+@contextmanager
+def shares_forgotten() -> Iterator[None]:
+    """An instance that begins with a snapshot does not know what was used before."""
+    original = World.restore
+
+    def restore(data: bytes) -> World:
+        world = original(data)
+        world.accounts.clear()
+        return world
+
+    with mock.patch("tests.simulation.cluster._restore", restore):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -326,6 +357,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         change_not_looked_at,
         unread_removed,
         reason_undeclared,
+        pause_ignored,
+        shares_forgotten,
     )
 }
 """Every bug by its name."""
