@@ -1,5 +1,5 @@
 """
-Twenty-three bugs that are patched into the production code during a run; the simulation must find each.
+Twenty-four bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -281,6 +281,13 @@ def change_not_looked_at() -> Iterator[None]:
 
 
 @contextmanager
+def spared_forgotten() -> Iterator[None]:
+    """What a mass silence spared is not looked at again when that ends."""
+    with mock.patch.object(Deadlines, "_no_longer_spared"):
+        yield
+
+
+@contextmanager
 def unread_removed() -> Iterator[None]:
     """Inbox messages are removed before the commit that accounts for them."""
     original = InboxTurns.settled
@@ -324,6 +331,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         twin_by_grace,
         load_unrecorded,
         change_not_looked_at,
+        spared_forgotten,
         unread_removed,
         reason_undeclared,
     )
@@ -335,6 +343,7 @@ FOUND_FROM = {
     "lease_never_minded": 96,
     "old_reign_believed": 646,
     "position_outside_transaction": 12,
+    "spared_forgotten": 32,
     "twin_by_grace": 90,
     "unread_removed": 20,
     "withdrawal_ignored": 32,
