@@ -27,10 +27,12 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorCommandRefused
+from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
 from events.inbox import InboxRecorded, InboxRefused
+from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
 from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
+from events.service import ServiceHealthChanged
 from events.subjects import Subjects
 from events.task import (
     TaskAttemptFailed,
@@ -58,6 +60,11 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Sim
 
 _NOT_RUNNING = (ContainerStopping, ContainerFailed)
+_LOST: dict[type[Any], Watched] = {
+    ServiceHealthChanged: Watched.SERVICE,
+    WorkerLost: Watched.WORKER,
+    NodeLost: Watched.NODE,
+}
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
@@ -143,7 +150,8 @@ class History:
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
         self._places: dict[str, str] = {}
-        self.lost: Counter[str] = Counter()
+        self._noticed: dict[Watched, float] = {}
+        """When the last mass silence of a kind was noticed."""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -277,8 +285,12 @@ class History:
             self._shares.pop(event.request_id, None)
             if self._owners.pop(event.request_id) != envelope.actor:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
-        elif isinstance(event, WorkerLost):
-            self.lost[event.worker_id] += 1
+        elif isinstance(event, CoordinatorMassSilenceNoticed):
+            self._noticed[event.kind] = seconds_of(envelope.time)
+        elif (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
+            # Silent since before a mass silence of its kind, so it was spared until that ended.
+            since = seconds_of(envelope.time) - event.silent_for_s
+            self.kinds["lost_after_mass_silence"] += since < self._noticed.get(kind, 0.0)
 
     def check(self) -> None:
         """Check the acknowledged answers against the journal."""

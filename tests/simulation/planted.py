@@ -1,5 +1,5 @@
 """
-Twenty-five bugs that are patched into the production code during a run; the simulation must find each.
+Bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -282,6 +282,13 @@ def change_not_looked_at() -> Iterator[None]:
 
 
 @contextmanager
+def spared_forgotten() -> Iterator[None]:
+    """What a mass silence spared is not looked at again when that ends."""
+    with mock.patch.object(Deadlines, "_no_longer_spared"):
+        yield
+
+
+@contextmanager
 def unread_removed() -> Iterator[None]:
     """Inbox messages are removed before the commit that accounts for them."""
     original = InboxTurns.settled
@@ -355,6 +362,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         twin_by_grace,
         load_unrecorded,
         change_not_looked_at,
+        spared_forgotten,
         unread_removed,
         reason_undeclared,
         pause_ignored,
@@ -364,12 +372,22 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
 """Every bug by its name."""
 
 FOUND_FROM = {
-    "capacity_freed_twice": 30,
-    "lease_never_minded": 96,
-    "old_reign_believed": 646,
-    "position_outside_transaction": 12,
-    "twin_by_grace": 90,
-    "unread_removed": 20,
-    "withdrawal_ignored": 32,
+    "pause_ignored": 1,
+    "shares_forgotten": 4,
+    "capacity_freed_twice": 32,
+    "eviction_by_wall_clock": 14,
+    "freshness_unchecked": 5,
+    "lease_never_minded": 106,
+    "load_unrecorded": 12,
+    "nothing_withheld": 5,
+    "old_reign_believed": 650,
+    "older_epoch_obeyed": 12,
+    "position_outside_transaction": 16,
+    "reason_forgotten": 3,
+    "spared_forgotten": 35,
+    "tombstones_forgotten": 1,
+    "twin_by_grace": 93,
+    "unread_removed": 22,
+    "withdrawal_ignored": 34,
 }
-"""Where to begin the search for a bug, if not at seed 0: few seeds show it."""
+"""Where to begin the search for a bug, if not at seed 0: the seed that showed it last."""
