@@ -118,7 +118,7 @@ def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iter
 def _offered(world: World, question: OfferTasks) -> Iterator[Task]:
     """Return the tasks that a claim would get, as far as nobody else is faster."""
     check_wanted(world, question)
-    most = _limit(question.slots)
+    most = _limit(question.slots, name="slots")
     worker = world.workers.get(checked(question.worker_id, "worker_id"))
     container_id = "" if worker is None else worker.container_id
     containers = {container_id: said_of(world, container_id)} if container_id else {}
@@ -223,8 +223,8 @@ def one_of(table: dict[str, Any], entity_id: str, kind: str) -> Any:
     return standing(table, checked(entity_id, f"{kind}_id"), kind)
 
 
-def _limit(limit: int, most: int = MOST_LISTED) -> int:
+def _limit(limit: int, most: int = MOST_LISTED, *, name: str = "limit") -> int:
     if not 1 <= limit <= most:
-        msg = f"limit {limit!r} is out of range: use 1 to {most}"
+        msg = f"{name} {limit!r} is out of range: use 1 to {most}"
         raise Refused(msg, reason="bad_number")
     return limit

@@ -16,6 +16,7 @@ from coordinator.scheduler import (
     TaskUsage,
 )
 from coordinator.settings.model import Settings
+from coordinator.settings.sections import NodeSettings
 from events.errors import NotFound, Refused
 from tests.facades import in_one_task, logs_as_before
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[App]:
     """Yield an embedded coordinator with its own nats-server."""
-    async with in_one_task(embedded(tmp_path, Settings(node={"runtime": "fake"}))) as opened:
+    async with in_one_task(embedded(tmp_path, Settings(node=NodeSettings(runtime="fake")))) as opened:
         yield opened
 
 
