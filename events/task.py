@@ -41,6 +41,21 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     ref: str = ""
 
 
+class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    money_micros: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens: those read, from a cache or not, and those written, as reasoning or not."""
+        return self.input_tokens + self.cached_tokens + self.output_tokens + self.reasoning_tokens
+
+
 class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one task."""
 
@@ -54,13 +69,16 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start.
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
-    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `retry`
-    says how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
+    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
+    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`. `retry` says
+    how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
     again.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "retry": 3, "requeued_from": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "program": 2, "traced": 2, "queue": 3, "fairness_key": 3, "retry": 3, "requeued_from": 3,
+    }  # fmt: skip
 
     task_name: str
     task_type: str = ""
@@ -72,6 +90,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     idempotency_key: str = ""
     program: str = ""
     traced: bool = False
+    queue: str = ""
+    fairness_key: str = ""
     retry: RetryPolicy | None = None
     requeued_from: str = ""
 
@@ -94,11 +114,15 @@ class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaul
 
 
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task succeeded."""
+    """The task succeeded; `usage` is what its worker says that the attempt used."""
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
 
     lease: str
     execution_time_s: float | None = None
     result: Payload | None = None
+    usage: TaskUsage | None = None
 
 
 class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -114,7 +138,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
 
     VERSION = 3
     SINCE: ClassVar[Mapping[str, int]] = {
-        "worker_ended": 2, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
+        "worker_ended": 2, "usage": 3, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
     }  # fmt: skip
 
     lease: str
@@ -124,6 +148,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     silent_for_s: float | None = None
     limit_s: float | None = None
     worker_ended: bool = False
+    usage: TaskUsage | None = None
     attempt: int = 0
     error_type: str = ""
     retry_after_s: float | None = None
@@ -140,13 +165,14 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2, "error_type": 2, "traceback": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "attempt": 2, "error_type": 2, "traceback": 2}
 
     lease: str
     error: str
     reason: str
     silent_for_s: float | None = None
     limit_s: float | None = None
+    usage: TaskUsage | None = None
     attempt: int = 0
     error_type: str = ""
     traceback: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from events.task import Payload, TaskEvent
+from events.task import Payload, TaskEvent, TaskUsage
 
 
 class TaskPaused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -24,6 +24,7 @@ class TaskPaused(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     silent_for_s: float | None = None
     limit_s: float | None = None
     worker_ended: bool = False
+    usage: TaskUsage | None = None
 
 
 class TaskResumed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -113,6 +113,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
+    queue: str = ""
+    fairness_key: str = ""
     retry: RetryPolicy | None = None
     error_type: str = ""
     attempts: tuple[FailedAttempt, ...] = ()
@@ -209,6 +211,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+    if task.queue or task.fairness_key:
+        text += f"\0{task.queue}\0{task.fairness_key}"
     if task.retry is not None:
         text += f"\0retry{msgspec.structs.astuple(task.retry)}"
     if task.requeued_from:
@@ -257,6 +261,8 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
+        queue=intern(event.queue) if event.queue else "",
+        fairness_key=intern(event.fairness_key) if event.fairness_key else "",
         retry=None if event.retry is None else _shared(event.retry),
         requeued_from=event.requeued_from,
     )

@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Number, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Number, NumberOrName, moment, output_options, show, show_json, show_one
 from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_options
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
@@ -74,6 +74,8 @@ _TASK_COLUMNS = (
 _TASK_FACTS = (
     *_TASK_COLUMNS,
     ("type", lambda t: t.task_type),
+    ("queue", lambda t: t.queue),
+    ("key", lambda t: t.fairness_key),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -96,8 +98,11 @@ def task() -> None:
 @click.option("--payload", help="JSON passed to the handler.")
 @click.option("--type", "task_type", default="", help="Task type.")
 @click.option(
-    "--priority", type=int, default=0, show_default=True, help="A higher number runs first (strategy PRIORITY)."
-)
+    "--priority", type=NumberOrName(), default=0, show_default=True,
+    help="A number, or a name such as high; higher runs first, by the policies priority and fair.",
+)  # fmt: skip
+@click.option("--queue", default="", help="Queue; by default that named `default`.")
+@click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it.")
 @click.option("--timeout", type=Number(0.001, 366 * 86_400, SECONDS), help="Time limit of one attempt in seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @retry_options
@@ -143,6 +148,8 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
         payload=_payload_of(options["payload"]),
+        queue=options["queue"],
+        fairness_key=options["key"],
         retry=retry_of(options),
     )
 

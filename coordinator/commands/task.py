@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 
 from coordinator.commands.command import PAGES, Command, Example, Question
-from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
+from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
-from events.task import Payload, TaskStatus
+from events.task import Payload, TaskStatus, TaskUsage
 from projections.task import Task
 
 
@@ -16,27 +16,31 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
-    `program` names the program that submits it, for claims that ask only for tasks of certain programs. `retry` says
-    how it is retried; without it, as the settings say. `requeued_from` names the ended task that it does again.
+    `program` names the program that submits it, for claims that ask only for tasks of certain programs. `priority` is a
+    number, or a name that the policy of its queue knows: `high`, `medium` and `low` by default. Where keys share a
+    queue, the task takes of the share of its `fairness_key`. `retry` says how it is retried; without it, as the
+    settings say. `requeued_from` names the ended task that it does again.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_retry", "bad_text", "id_taken", "memory_full", "payload_too_large",
-        "queue_full", "quota", "rate_limited", "too_many",
+        "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "id_taken", "memory_full",
+        "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
     task_id: str
     task_name: str
     task_type: str = ""
-    priority: int = 0
+    priority: int | str = 0
     timeout_s: float | None = None
     max_retries: int | None = None
     resources: Resources = NONE
     payload: Payload | None = None
     idempotency_key: str = ""
     program: str = ""
+    queue: str = ""
+    fairness_key: str = ""
     retry: RetryPolicy | None = None
     requeued_from: str = ""
 
@@ -46,14 +50,16 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
 
     With `programs` it takes only tasks that one of these programs submitted, with `task_names` only tasks of these
-    names. Refused if it names a registration of the worker that is not the current one.
+    names, with `queues` only those of these queues, with `task_ids` only these, in this order. Without a `strategy`,
+    the policies of the queues say which task is next. Refused if it names a registration of the worker that is not the
+    current one.
     """
 
     KIND, VERB = "task", "claim"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
         "bad_number", "bad_strategy", "bad_text", "container_not_running", "id_taken", "memory_full", "quota",
-        "replaced", "too_many", "worker_draining",
+        "replaced", "too_many", "unknown_queue", "worker_draining",
     })  # fmt: skip
     EXAMPLE = Example({"claim_id": "claim_1", "worker_id": "worker_1", "wait_s": 5.0}, [TASK_RUNNING])
 
@@ -65,6 +71,8 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     registration: str = ""
     programs: tuple[str, ...] = ()
     task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
 
 
 class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
@@ -79,7 +87,11 @@ class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one."""
+    """
+    Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one.
+
+    `usage` is what the attempt used of tokens and money.
+    """
 
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -94,6 +106,7 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     worker_id: str = ""
     execution_time_s: float | None = None
     result: Payload | None = None
+    usage: TaskUsage | None = None
 
 
 class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
@@ -102,7 +115,8 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
 
     `error_type` is the type of the error, `package.module.Name`: the task's retry policy may name types that are not
     retried. The retry begins `retry_after_s` from now at the earliest. A longer `traceback` keeps its last 4,096
-    characters.
+    characters. `usage` is what the attempt used of
+    tokens and money.
     """
 
     KIND, VERB, REMEMBERED = "task", "fail", True
@@ -115,6 +129,7 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     lease: str = ""
     worker_id: str = ""
     retry: bool = True
+    usage: TaskUsage | None = None
     error_type: str = ""
     retry_after_s: float | None = None
     traceback: str = ""
@@ -167,6 +182,26 @@ class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):
 
     task_id: str
     wait_s: float = 0.0
+
+
+class OfferTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
+    """
+    List the ready tasks that a claim of this worker would get now, the first ones first, without their payloads.
+
+    The fields are those of a claim. To get one of these tasks, claim it by its id: it may be gone by then.
+    """
+
+    KIND, VERB = "task", "offer"
+    FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_strategy", "bad_text", "too_many", "unknown_queue"})
+    EXAMPLE = Example({"worker_id": "worker_1", "slots": 5}, [TASK_OFFERED])
+
+    worker_id: str
+    slots: int = 100
+    strategy: str = ""
+    programs: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
 
 
 class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders import container, node, pool, service, session, silence, task, task_pause, worker
+from coordinator.deciders import (
+    container,
+    node,
+    pool,
+    queue,
+    service,
+    session,
+    silence,
+    task,
+    task_pause,
+    worker,
+)
 from coordinator.deciders.dependents import following
 
 if TYPE_CHECKING:
@@ -37,6 +48,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **session.DECIDERS,
     **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
+    **queue.DECIDERS,
     **silence.DECIDERS,
 }
 _TELLERS: dict[type[Command], Teller] = {
@@ -47,6 +59,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **session.TELLERS,
     **node.TELLERS,
     **pool.TELLERS,
+    **queue.TELLERS,
     **silence.TELLERS,
 }
 

@@ -15,8 +15,16 @@ from msgspec.structs import replace
 
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
-from coordinator.commands.validation import check_number, check_resources, check_text, shortened, shortened_begin
+from coordinator.commands.validation import (
+    AMOUNT_MAX,
+    check_number,
+    check_resources,
+    check_text,
+    shortened,
+    shortened_begin,
+)
 from coordinator.deciders.housing import is_frozen
+from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
 from coordinator.deciders.retries import backoff_s, check_policy, is_final
 from coordinator.deciders.rules import Decider, Teller, not_found
 from events.errors import Refused, StaleLease, Unavailable, shown
@@ -37,6 +45,7 @@ from events.task import (
     TaskTimedOut,
 )
 from events.task_pause import TaskPaused
+from projections.queue import name_of
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
@@ -48,7 +57,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from events.task import Payload
+    from events.task import Payload, TaskUsage
     from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
@@ -65,10 +74,10 @@ LEASE_CHARS_MAX = 80
 
 
 _CONTENT = (
-    "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "retry",
-    "requeued_from",
+    "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
+    "fairness_key", "retry", "requeued_from",
 )  # fmt: skip
-"""What a repeat of a submission must say again, besides its payload."""
+"""What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
 _checked_again = lru_cache(maxsize=1024)(checked)
 """For identifiers that come again and again."""
@@ -78,7 +87,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
-    submitted = _submitted(command, context)
+    submitted = _submitted(world, command, context)
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
@@ -91,6 +100,8 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         if keyed is not None:
             _same_key(world, keyed, command, submitted)
             return ()
+    if submitted.queue:
+        check_queue(world, submitted.queue)
     if world.memory.count >= context.rules.remembered_max:
         msg = (
             f"{world.memory.count} ended tasks, commands and idempotency keys are remembered, the limit of "
@@ -125,8 +136,13 @@ def check_bytes(world: World, size: int, context: DecisionContext) -> None:
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
 
 
-def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
-    rules = context.rules
+def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+    rules, queue, priority = context.rules, command.queue, command.priority
+    if queue:
+        queue = name_of(checked(queue, "queue"))
+    if isinstance(priority, str):
+        known = world.tasks.get(command.task_id)
+        priority = priority_of(world, queue, priority) if known is None else known.priority
     check_text("task_name", command.task_name, 128, least=1)
     if command.task_type:
         check_text("task_type", command.task_type, 128)
@@ -134,8 +150,10 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         check_text("idempotency_key", command.idempotency_key, 256)
     if command.program:
         _checked_again(command.program, "program")
-    if command.priority:
-        check_number("priority", command.priority, -1_000_000, 1_000_000)
+    if priority:
+        check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
+    if command.fairness_key:
+        check_text("fairness_key", command.fairness_key, 128)
     if command.resources is not NONE:
         check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
@@ -151,7 +169,7 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         task_id=command.task_id,
         task_name=command.task_name,
         task_type=command.task_type,
-        priority=command.priority,
+        priority=priority,
         timeout_s=command.timeout_s,
         max_retries=rules.max_retries if command.max_retries is None else command.max_retries,
         resources=command.resources,
@@ -159,6 +177,8 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         idempotency_key=command.idempotency_key,
         program=command.program,
         traced=bool(context.traceparent),
+        queue=queue,
+        fairness_key=command.fairness_key,
         retry=command.retry,
         requeued_from=command.requeued_from,
     )
@@ -199,6 +219,8 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
+    if command.usage is not None:
+        _check_usage(command.usage)
     task = world.tasks.get(command.task_id)
     if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
         if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
@@ -208,7 +230,11 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
-        task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
+        task_id=task.task_id,
+        lease=lease,
+        execution_time_s=command.execution_time_s,
+        result=command.result,
+        usage=command.usage,
     )
     return (*started, completed)
 
@@ -253,6 +279,8 @@ def _evicted_since(ended: EndedTask, task_id: str, lease: str) -> StaleLease:
 def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = shortened(command.error, context.rules.text_chars_max)
+    if command.usage is not None:
+        _check_usage(command.usage)
     if command.error_type:
         check_text("error_type", command.error_type, ERROR_TYPE_CHARS_MAX)
     if command.retry_after_s is not None:
@@ -275,7 +303,12 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
         retry_after_s=command.retry_after_s,
         traceback=shortened_begin(command.traceback, TRACEBACK_CHARS_MAX),
     )
-    return (*started, ended)
+    return (*started, ended if command.usage is None else replace(ended, usage=command.usage))
+
+
+def _check_usage(usage: TaskUsage) -> None:
+    for name in usage.__struct_fields__:
+        check_number(f"usage.{name}", getattr(usage, name), 0, AMOUNT_MAX)
 
 
 def failed_attempt(

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from coordinator.commands.task import SchedulingStrategy
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.retry import RetryPolicy
-    from events.task import TaskStatus
+    from events.task import TaskStatus, TaskUsage
 
 __all__ = [
     "PolicyType",
@@ -19,8 +20,10 @@ __all__ = [
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
+    "TaskQueues",
     "TaskScheduler",
     "TaskStatus",
+    "TaskUsage",
 ]
 
 __getattr__ = lazy_exports(
@@ -32,7 +35,9 @@ __getattr__ = lazy_exports(
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
+        "TaskQueues": "coordinator.scheduler.task_queues",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
+        "TaskUsage": "events.task",
     },
 )

@@ -56,6 +56,15 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.queue import (
+    FairShare,
+    Policy,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicySet,
+    QueueResumed,
+)
 from events.resources import Resources
 from events.retry import RetryPolicy
 from events.service import (
@@ -77,6 +86,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
@@ -85,6 +95,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Event
 
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
+_USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
 _RETRY = RetryPolicy(
     backoff="linear",
@@ -269,6 +280,21 @@ EXAMPLES: dict[str, Event] = {
     "task.submitted.v3": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
+        task_type="text",
+        priority=-7,
+        timeout_s=12.5,
+        max_retries=2,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order/42",
+        program="report-0f3c9a1b2d4e",
+        traced=True,
+        queue="reports",
+        fairness_key="customer-7",
+    ),
+    "task.submitted.v3.2": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
         task_type="batch",
         priority=5,
         timeout_s=12.5,
@@ -286,6 +312,9 @@ EXAMPLES: dict[str, Event] = {
     ),
     "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
     "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
+    "task.completed.v2": TaskCompleted(
+        task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE, usage=_USAGE
+    ),
     "task.attempt_failed.v1": TaskAttemptFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -308,6 +337,17 @@ EXAMPLES: dict[str, Event] = {
     "task.attempt_failed.v3": TaskAttemptFailed(
         task_id="task_1",
         lease="claim_1.2",
+        error="worker wrk_1 did not renew its lease",
+        reason="lease_expired",
+        retry_at=1_795_455_300.5,
+        silent_for_s=31.0,
+        limit_s=30.0,
+        worker_ended=True,
+        usage=_USAGE,
+    ),
+    "task.attempt_failed.v3.2": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
         error="TooMany: 429",
         reason="failed",
         retry_at=1_795_455_300.5,
@@ -325,6 +365,15 @@ EXAMPLES: dict[str, Event] = {
         limit_s=30.0,
     ),
     "task.failed.v2": TaskFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="failed",
+        silent_for_s=31.0,
+        limit_s=30.0,
+        usage=_USAGE,
+    ),
+    "task.failed.v2.2": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",
         error="ValueError: no",
@@ -348,6 +397,7 @@ EXAMPLES: dict[str, Event] = {
         silent_for_s=31.0,
         limit_s=30.0,
         worker_ended=True,
+        usage=_USAGE,
     ),
     "task.resumed.v1": TaskResumed(task_id="task_1", reason="it is open again", payload=_INLINE, more_retries=2),
     "task.report_refused.v1": TaskReportRefused(
@@ -395,6 +445,22 @@ EXAMPLES: dict[str, Event] = {
     "pool.allocated.v1": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9),
     "pool.allocated.v2": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9, owned=True),
     "pool.released.v1": PoolReleased(pool_id="pool_1", request_id="req_1", reason="finished"),
+    # queues
+    "queue.defined.v1": QueueDefined(queue_id="reports", weight=2.5),
+    "queue.policy_set.v1": QueuePolicySet(
+        queue_id="reports",
+        policy=Policy(
+            strategy="fair",
+            ageing_s=30.0,
+            priority_weights={"urgent": 9},
+            fair=FairShare(by="key", cost="tokens", half_life_s=60.0, weights={"customer-7": 3.0}),
+        ),
+        reason="the large customer pays for more",
+        by_settings=True,
+    ),
+    "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
+    "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
+    "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.bound.v2": SessionBound(session_id="session_1", container_id="ctr_1", traced=True),

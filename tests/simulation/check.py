@@ -16,6 +16,7 @@ from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
+from coordinator.deciders.task import DIRECT
 from events import codec
 from events.codec import seconds_of
 from events.container import (
@@ -27,9 +28,12 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorCommandRefused
+from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
 from events.inbox import InboxRecorded, InboxRefused
+from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
+from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
+from events.service import ServiceHealthChanged
 from events.subjects import Subjects
 from events.task import (
     TaskAttemptFailed,
@@ -58,6 +62,11 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Sim
 
 _NOT_RUNNING = (ContainerStopping, ContainerFailed)
+_LOST: dict[type[Any], Watched] = {
+    ServiceHealthChanged: Watched.SERVICE,
+    WorkerLost: Watched.WORKER,
+    NodeLost: Watched.NODE,
+}
 CLOCKS_S = 0.001
 """What a time in the journal, in microseconds, may be off."""
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
@@ -133,6 +142,8 @@ class History:
         self._pending: dict[str, set[str]] = defaultdict(set)
         """Waiting tasks, by who submitted them."""
         self._submitter: dict[str, str] = {}
+        self._queues: dict[str, str] = {}
+        self._paused: set[str] = set()
         self._not_running: set[str] = set()
         self._generations: dict[str, str] = {}
         self._position = ""
@@ -143,6 +154,8 @@ class History:
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
         self._places: dict[str, str] = {}
+        self._noticed: dict[Watched, float] = {}
+        """When the last mass silence of a kind was noticed."""
         self.lost: Counter[str] = Counter()
         self._retries = Retries()
 
@@ -165,6 +178,10 @@ class History:
             self._task(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
+        elif isinstance(event, QueuePaused):
+            self._paused.add(event.queue_id)
+        elif isinstance(event, QueueResumed | QueueDeleted):
+            self._paused.discard(event.queue_id)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -184,6 +201,7 @@ class History:
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
+            self._queues[task_id] = event.queue or DEFAULT
             waiting.add(task_id)
             return
         if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
@@ -203,6 +221,8 @@ class History:
             if held:
                 _broken(Promise.LEASE, f"{event.task_id} was started under {event.lease} while {held} was held")
             self._leases[event.task_id] = event.lease
+            if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
+                _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)) or (
             isinstance(event, TaskPaused) and event.lease
@@ -274,8 +294,12 @@ class History:
             self._shares.pop(event.request_id, None)
             if self._owners.pop(event.request_id) != envelope.actor:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
-        elif isinstance(event, WorkerLost):
-            self.lost[event.worker_id] += 1
+        elif isinstance(event, CoordinatorMassSilenceNoticed):
+            self._noticed[event.kind] = seconds_of(envelope.time)
+        elif (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
+            # Silent since before a mass silence of its kind, so it was spared until that ended.
+            since = seconds_of(envelope.time) - event.silent_for_s
+            self.kinds["lost_after_mass_silence"] += since < self._noticed.get(kind, 0.0)
 
     def check(self) -> None:
         """Check the acknowledged answers against the journal."""
@@ -344,7 +368,7 @@ class Retries:
                 self._not_before.pop(task_id, None)
             case TaskStarted():
                 if task_id in self._paused:
-                    _broken(Promise.PAUSED, f"{event} came while {task_id} was paused")
+                    _broken(Promise.TASK_PAUSED, f"{event} came while {task_id} was paused")
                 if time < self._not_before.get(task_id, time):
                     _broken(Promise.RETRIES, f"{event} came at {time}, before {self._not_before[task_id]}")
             case TaskAttemptFailed():
@@ -365,7 +389,7 @@ class Retries:
                 self._paused.add(task_id)
             case TaskResumed():
                 if task_id not in self._paused:
-                    _broken(Promise.PAUSED, f"{event} came while {task_id} was not paused")
+                    _broken(Promise.TASK_PAUSED, f"{event} came while {task_id} was not paused")
                 self._most[task_id] += event.more_retries
                 self._paused.discard(task_id)
             case _:

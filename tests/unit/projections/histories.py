@@ -41,6 +41,16 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.queue import (
+    DEFAULT,
+    FairShare,
+    Policy,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicySet,
+    QueueResumed,
+)
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
@@ -62,6 +72,7 @@ from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
+from projections.queue import name_of
 from projections.worker import WorkerStatus
 from tests.specification import BEGIN, Said, Scribe
 
@@ -146,6 +157,8 @@ class Historian:
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
+            queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
+            fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
         )
@@ -331,6 +344,32 @@ class Historian:
         share = self.random.choice(_SIZES)
         return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=share, owned=self._is_owned())
 
+    def change_queue(self) -> Event | None:
+        queue_id = self.random.choice((DEFAULT, self.pick("q", 3)))
+        weight = self.random.choice((0.5, 1.0, 3.0))
+        if queue_id not in self.world.queues and queue_id != DEFAULT:
+            return QueueDefined(queue_id=queue_id, weight=weight)
+        fair = FairShare(
+            by=self.random.choice(("tenant", "key")),
+            cost=self.random.choice(("seconds", "tokens", "money")),
+            half_life_s=self.random.choice((10.0, 300.0)),
+            weights={"acme": 2.0},
+        )
+        policy = self.random.choice((
+            None, Policy(), Policy(strategy="priority", ageing_s=60.0), Policy(strategy="fair", fair=fair),
+        ))  # fmt: skip
+        possible: list[Event] = [
+            QueueDefined(queue_id=queue_id, weight=weight),
+            QueuePolicySet(queue_id=queue_id, policy=policy),
+            QueuePaused(queue_id=queue_id, reason="r"),
+            QueueResumed(queue_id=queue_id),
+        ]
+        if queue_id != DEFAULT and not any(
+            task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
+        ):
+            possible.append(QueueDeleted(queue_id=queue_id))
+        return self.random.choice(possible)
+
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
         known = self.world.inboxes.get(domain)
@@ -402,8 +441,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_service,
     Historian.change_session,
     Historian.change_pool,
+    Historian.change_queue,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)
