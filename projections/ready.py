@@ -87,10 +87,11 @@ class _Order:
     heap.
     """
 
-    __slots__ = ("_gone", "_is_live", "_late", "_run")
+    __slots__ = ("_gone", "_is_live", "_late", "_run", "key_of")
 
-    def __init__(self, keys: list[Key], is_live: Callable[[Key], bool]) -> None:
+    def __init__(self, keys: list[Key], key_of: Callable[[Task], Key], is_live: Callable[[Key], bool]) -> None:
         self._run = keys
+        self.key_of = key_of
         self._gone = 0
         self._late: list[Key] = []
         self._is_live = is_live
@@ -155,7 +156,9 @@ class Shape:
         self.key = key
         self.group = group
         self.members: dict[str, Task] = {}
-        self.orders: dict[str, _Order] = {ordering: _Order([], self._is_live) for ordering in group.orderings}
+        self.orders: dict[str, _Order] = {
+            ordering: _Order([], key_in(ordering), self._is_live) for ordering in group.orderings
+        }
 
     def remove(self, task_id: str) -> None:
         members = self.members
@@ -179,8 +182,8 @@ class Shape:
         """Return the keys in an order, which begin with that of a ready task if there is one."""
         order = self.orders.get(ordering)
         if order is None:
-            keys = sorted(map(key_in(ordering), self.members.values()))
-            order = self.orders[ordering] = _Order(keys, self._is_live)
+            key_of = key_in(ordering)
+            order = self.orders[ordering] = _Order(sorted(map(key_of, self.members.values())), key_of, self._is_live)
         else:
             order.clean()
         return order
@@ -285,7 +288,7 @@ class ReadyTasks:
         """Add a task to its shape."""
         shape.members[task.task_id] = task
         for ordering, order in shape.orders.items():
-            key = key_in(ordering)(task)
+            key = order.key_of(task)
             if order.add(key) and (firsts := self._firsts.get(ordering)) is not None:
                 firsts.note(shape, key)
 

@@ -73,9 +73,8 @@ class Sources:
         return found
 
     def note(self, task: Task) -> None:
-        """Count a task that was given to a claim in the share it takes of."""
-        if self._world.indexes.is_accounted:
-            self._usage.note(task)
+        """Count a task that was given to a claim in the share it takes of, if there are any."""
+        self._usage.note(task)
 
     def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
         indexes = self._world.indexes
@@ -249,6 +248,8 @@ class _Named:
 
 
 def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
+    if not no_fit:
+        return False
     free = candidate.free
     return free is not None and any(free.fits_in(one) for one in no_fit)
 
