@@ -9,9 +9,10 @@ any more, before the first task, so deciders may read as far as they need.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from functools import lru_cache
 from heapq import merge
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=tuple[Any, ...])
 _SPARE_ENTRIES = 64
 EMPTY_SHAPES_KEPT = 256
+EXACT = 5000
+"""So many tasks before another one are counted one by one."""
 
 
 def fifo_key(task: Task) -> Key:
@@ -130,6 +133,22 @@ class _Order:
         while late and not is_live(late[0]):
             heapq.heappop(late)
 
+    def before(self, key: Key, living: int) -> int:
+        """
+        Return how many live keys come before *key*, of *living* ones.
+
+        Beyond `EXACT` the number may be too low by that of the keys that are not live any more.
+        """
+        gone = self._gone
+        found = bisect_left(self._run, key, gone) - gone
+        late = [one for one in self._late if one < key]
+        dead = len(self) - living
+        if not dead:
+            return found + len(late)
+        if found + len(late) > EXACT:
+            return found + len(late) - dead
+        return sum(map(self._is_live, chain(self._run[gone : gone + found], late)))
+
     def first(self) -> Key | None:
         """Return the first key, None if there is none; it is that of a ready task after `clean`."""
         return next(iter(self), None)
@@ -177,6 +196,13 @@ class Shape:
             task = members.get(str(key[-1]))
             if task is not None and is_of(task, key):
                 yield key, task
+
+    def ahead_of(self, task: Task, ordering: str) -> int:
+        """Return how many ready tasks here come before *task*, which may be one of another shape."""
+        if not self.members:
+            return 0
+        order = self._cleaned(ordering)
+        return order.before(order.key_of(task), len(self.members))
 
     def _cleaned(self, ordering: str) -> _Order:
         """Return the keys in an order, which begin with that of a ready task if there is one."""

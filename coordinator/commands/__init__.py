@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from coordinator.commands import cluster, container, node, pool, queue, service, session, task, worker
+from coordinator.commands import cluster, container, explain, node, pool, queue, service, session, task, worker
 from coordinator.commands.command import Command
 
-KINDS = (task, queue, worker, service, container, session, node, pool, cluster)
+KINDS = (task, explain, queue, worker, service, container, session, node, pool, cluster)
 
 
 def command_type(command: type[Command]) -> str:
