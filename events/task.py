@@ -10,6 +10,7 @@ import msgspec
 
 from events.base import Event
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 
 
 class TaskStatus(Enum):
@@ -69,11 +70,15 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
-    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`.
+    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`. `retry` says
+    how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
+    again.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "queue": 3, "fairness_key": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "program": 2, "traced": 2, "queue": 3, "fairness_key": 3, "retry": 3, "requeued_from": 3,
+    }  # fmt: skip
 
     task_name: str
     task_type: str = ""
@@ -87,6 +92,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     traced: bool = False
     queue: str = ""
     fairness_key: str = ""
+    retry: RetryPolicy | None = None
+    requeued_from: str = ""
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
@@ -124,11 +131,15 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
 
     `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself) or
     `released`; a released attempt does not count against `max_retries`.
-    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
+    `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease. `attempt` is
+    the number of the attempt, `error_type` the type of the error (`package.module.Name`), `retry_after_s` how long the
+    handler asked to wait before the retry.
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2, "usage": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "worker_ended": 2, "usage": 3, "attempt": 3, "error_type": 3, "retry_after_s": 3, "traceback": 3,
+    }  # fmt: skip
 
     lease: str
     error: str
@@ -138,17 +149,23 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     limit_s: float | None = None
     worker_ended: bool = False
     usage: TaskUsage | None = None
+    attempt: int = 0
+    error_type: str = ""
+    retry_after_s: float | None = None
+    traceback: str = ""
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """
     The task failed: its retries are used up, or it must not be retried.
 
-    `reason` is `failed`, `lease_expired`, or `poison`: too many workers ended while they ran it.
+    `reason` is `failed`, `lease_expired`, `container_failed`, `non_retryable` (the task says that errors of this type
+    end it), or `poison`: too many workers ended while they ran it. `attempt` and `error_type` are as in
+    `task.attempt_failed`.
     """
 
     VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2, "attempt": 2, "error_type": 2, "traceback": 2}
 
     lease: str
     error: str
@@ -156,6 +173,9 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     silent_for_s: float | None = None
     limit_s: float | None = None
     usage: TaskUsage | None = None
+    attempt: int = 0
+    error_type: str = ""
+    traceback: str = ""
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -164,12 +184,16 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     reason: str = ""
 
 
-class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """An attempt ran longer than the task's `timeout_s`; the task has ended."""
+class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """Attempt number `attempt` ran longer than the task's `timeout_s`; the task has ended."""
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"attempt": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
+    attempt: int = 0
 
 
 class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):

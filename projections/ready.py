@@ -34,14 +34,19 @@ EXACT = 5000
 """So many tasks before another one are counted one by one."""
 
 
+def turn_of(task: Task) -> float:
+    """Return what tells the attempt that a task waits for from others, and from the same one before a pause."""
+    return task.attempt + task.resumes / 2**20
+
+
 def fifo_key(task: Task) -> Key:
-    """Order by submission; every key ends like this one, which identifies the task and its attempt."""
-    return (*task.submitted, task.attempt, task.task_id)
+    """Order by submission; every key ends like this one, which identifies the task and its attempt, see `turn_of`."""
+    return (*task.submitted, task.attempt if not task.resumes else turn_of(task), task.task_id)
 
 
 def priority_key(task: Task) -> Key:
     """Order by priority, highest first; equal priorities by submission."""
-    return (-task.priority, *task.submitted, task.attempt, task.task_id)
+    return (-task.priority, *task.submitted, task.attempt if not task.resumes else turn_of(task), task.task_id)
 
 
 FIFO, PRIORITY = "fifo", "priority"
@@ -64,7 +69,7 @@ def key_in(ordering: str) -> Callable[[Task], Key]:
 
     def aged_key(task: Task) -> Key:
         # Both ages grow alike, so it is as good to say how old a task of priority 0 would be that is due as soon.
-        return (task.submitted_at - task.priority * ageing_s, *task.submitted, task.attempt, task.task_id)
+        return (task.submitted_at - task.priority * ageing_s, *fifo_key(task))
 
     return aged_key
 
@@ -354,7 +359,8 @@ _NONE: Mapping[ShapeKey, Shape] = {}
 
 def is_of(task: Task, key: Key) -> bool:
     """Whether *key* belongs to this task and attempt: an id may be used again after its first task was evicted."""
-    return task.attempt == key[-2] and task.submitted == key[-4:-2]
+    attempt = task.attempt if not task.resumes else turn_of(task)
+    return attempt == key[-2] and task.submitted == key[-4:-2]
 
 
 def prune(heap: list[Key], is_live: Callable[[Key], bool], living: int) -> None:

@@ -37,6 +37,7 @@ from events.queue import QueueEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
+from events.task_pause import TaskPaused
 from events.worker import WorkerEvent
 from projections import container, inbox, node, pool, queue, service, session, shares, task, worker
 from projections.indexes import Indexes
@@ -346,7 +347,7 @@ _SCALARS = (
 _MAPS = ("totals", "silences", "latest")
 
 _NO_OUTCOME = b"-"
-OUTCOMES = {TaskAttemptFailed: b"p", TaskFailed: b"f"}
+OUTCOMES = {TaskAttemptFailed: b"p", TaskPaused: b"p", TaskFailed: b"f"}
 """What is remembered of a command besides that it was carried out: the status of its task, if it failed an attempt."""
 
 _TABLES = {

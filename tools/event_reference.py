@@ -67,6 +67,9 @@ RECORDED: dict[str, str] = {
     "task.completed": "when the lease holder reports success, or anyone does for a task that is not claimed.",
     "task.attempt_failed": "when an attempt fails while retries are left, its lease expires, or it is released.",
     "task.failed": "when an attempt fails and no retry is left, or the report says not to retry.",
+    "task.paused": "when `pause_task` is called on a pending task, or an attempt fails, no retry is left, and the "
+    "retry policy of the task says `pause`.",
+    "task.resumed": "when `resume_task` is called on a paused task.",
     "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
     "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
     "task.report_refused": "when a report names a lease that is not held; once for consecutive reports of one lease.",

@@ -148,6 +148,15 @@ def _against(
 
 def _of_task(world: World, task: Task) -> Iterator[Reason]:
     now = world.indexes.now
+    if task.paused_at is not None:
+        why = f": {task.pause_reason}" if task.pause_reason else ""
+        yield Reason(
+            code="task_paused",
+            tier=Tier.OPERATOR,
+            text=f"the task was paused{why}",
+            blockers=[Blocker(kind="task", id=task.task_id, for_s=now - task.paused_at)],
+            change=f"coordinator task resume {task.task_id}",
+        )
     if task.retry_at > now and task.task_id in world.indexes.parked_members:
         yield Reason(
             code="back_off",

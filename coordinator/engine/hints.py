@@ -30,6 +30,7 @@ from events.task import (
     TaskStarted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -63,7 +64,7 @@ class Hints:
         self._checked: list[tuple[str, CheckOutcome]] = []
         self._followings: dict[type[Event], Callable[[Any, float], None]] = {
             TaskStarted: self._started,
-            **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed), self._lease_ended),
+            **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed, TaskPaused), self._lease_ended),
             TaskTimedOut: self._timed_out,
             TaskCancelled: self._cancelled,
             **dict.fromkeys(_CHANGES_NODE, self._node_changed),
@@ -110,7 +111,9 @@ class Hints:
         self._signs.leases[event.lease] = heard_now
         self._begun.append(event.lease)
 
-    def _lease_ended(self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut, _: float) -> None:
+    def _lease_ended(
+        self, event: TaskCompleted | TaskFailed | TaskAttemptFailed | TaskTimedOut | TaskPaused, _: float
+    ) -> None:
         self._signs.leases.pop(event.lease, None)
 
     def _timed_out(self, event: TaskTimedOut, heard_now: float) -> None:

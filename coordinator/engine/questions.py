@@ -31,6 +31,7 @@ from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
+from events.task import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -72,10 +73,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            of_status = None if question.status is None else world.indexes.tasks[question.status]
-            newest = reversed(world.tasks) if of_status is None else reversed(of_status)
-            tasks = _page(world.tasks, newest, question)
-            return (msgspec.structs.replace(task, payload=None, result=None) for task in tasks)
+            tasks = _page(world.tasks, _newest_tasks(world, question), question)
+            return (msgspec.structs.replace(task, payload=None, result=None, attempts=()) for task in tasks)
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)
@@ -104,6 +103,12 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case _:
             msg = f"{type(question).__name__} is not a question"
             raise Refused(msg)
+
+
+def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:
+    if question.paused:
+        return iter(()) if question.status not in (None, TaskStatus.PENDING) else reversed(world.indexes.paused)
+    return reversed(world.tasks if question.status is None else world.indexes.tasks[question.status])
 
 
 def _page(table: Mapping[str, Thing], ids: Iterator[str], question: Any) -> Iterator[Thing]:
@@ -216,6 +221,7 @@ def stats(world: World) -> ClusterStats:
         leader=world.leader,
         mass_silence={kind: one.silent for kind, one in world.silences.items() if not one.accepted},
         pending_bytes=indexes.payload_bytes or msgspec.UNSET,
+        paused_tasks=len(indexes.paused) or msgspec.UNSET,
     )
 
 

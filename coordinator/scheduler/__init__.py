@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.retry import RetryPolicy
     from events.task import TaskStatus, TaskUsage
 
 __all__ = [
     "PolicyType",
     "ResourceAllocator",
+    "RetryPolicy",
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
@@ -29,6 +31,7 @@ __getattr__ = lazy_exports(
     {
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
+        "RetryPolicy": "events.retry",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",

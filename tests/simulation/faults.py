@@ -35,7 +35,7 @@ ENDS_REIGNS = (
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
-    "memory_full", "switched_off", "snapshot_used",
+    "memory_full", "switched_off", "snapshot_used", "paused", "resumed", "requeued",
 )  # fmt: skip
 """Effects that users see, counted with the faults."""
 EVENTS = (
@@ -44,7 +44,7 @@ EVENTS = (
     "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "idempotency.forgotten", "inbox.read",
     "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed", "task.progressed",
-    "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "task.paused", "task.report_refused", "task.resumed", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 

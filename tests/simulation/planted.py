@@ -19,6 +19,7 @@ from coordinator.commands.task import SubmitTask
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
+from coordinator.deciders.retries import backoff_s
 from coordinator.deciders.signs import Signs
 from coordinator.deciders.sources import Sources
 from coordinator.engine.engine import Engine
@@ -29,9 +30,11 @@ from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
-from events.task import TaskStatus
+from events.task import TaskAttemptFailed, TaskStatus
 from projections import container
+from projections import task as projected
 from projections.considered import Considered
+from projections.indexes import Indexes
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
 from projections.world import World
@@ -325,6 +328,26 @@ def pause_ignored() -> Iterator[None]:
 
 
 @contextmanager
+def paused_is_ready() -> Iterator[None]:
+    """A paused task waits like any other, and a worker gets it."""
+    original = Indexes._wait
+
+    def wait(self: Indexes, task: Task) -> None:
+        original(self, msgspec.structs.replace(task, paused_at=None))
+
+    def no_longer_wait(self: Indexes, task: Task) -> None:
+        no_longer(self, msgspec.structs.replace(task, paused_at=None))
+
+    no_longer = Indexes._no_longer_wait
+    with (
+        mock.patch.object(Indexes, "_wait", wait),
+        mock.patch.object(Indexes, "_no_longer_wait", no_longer_wait),
+        mock.patch.object(projected, "_wrongly"),
+    ):
+        yield
+
+
+@contextmanager
 def shares_forgotten() -> Iterator[None]:
     """An instance that begins with a snapshot does not know what was used before."""
     original = World.restore
@@ -335,6 +358,22 @@ def shares_forgotten() -> Iterator[None]:
         return world
 
     with mock.patch("tests.simulation.cluster._restore", restore):
+        yield
+
+
+@contextmanager
+def retry_not_awaited() -> Iterator[None]:
+    """What a handler says about when to retry is recorded, and not done."""
+
+    def failed_attempt(task: Task, *given: Any, **more: Any) -> Any:
+        event = decided(task, *given, **more)
+        if not isinstance(event, TaskAttemptFailed):
+            return event
+        now, rules = given[3], given[4]
+        return msgspec.structs.replace(event, retry_at=now + backoff_s(task, rules))
+
+    decided = decide.failed_attempt
+    with mock.patch.object(decide, "failed_attempt", failed_attempt):
         yield
 
 
@@ -367,6 +406,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         reason_undeclared,
         pause_ignored,
         shares_forgotten,
+        paused_is_ready,
+        retry_not_awaited,
     )
 }
 """Every bug by its name."""

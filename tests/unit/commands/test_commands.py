@@ -55,6 +55,8 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "PauseContainer",
         "ResumeContainer",
         "FailTask",
+        "PauseTask",
+        "ResumeTask",
         "ReleaseTask",
         "ReleasePool",
     }

@@ -14,6 +14,7 @@ from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
 from events.task import TaskStatus
+from events.task_pause import TaskPaused
 from events.worker import WorkerDraining, WorkerLeft
 from projections.world import World
 from tests.specification import BEGIN, fold
@@ -89,6 +90,14 @@ def test_a_paused_queue_needs_an_operator() -> None:
     assert found.reasons[0].change == "coordinator queue resume q"
     assert [(one.kind, one.id) for one in found.reasons[0].blockers] == [("queue", "q")]
     assert told(worker(), submitted(), QueuePaused(queue_id=DEFAULT)).summary == "queue default was paused by tester"
+
+
+def test_a_paused_task_needs_an_operator() -> None:
+    """Whatever else there is."""
+    found = told(worker(), submitted(), TaskPaused(task_id="t", reason="wait for the fix"))
+    assert codes(found) == [("task_paused", Tier.OPERATOR)]
+    assert found.summary == "the task was paused: wait for the fix"
+    assert (found.reasons[0].change, found.ahead) == ("coordinator task resume t", None)
 
 
 def test_a_retry_waits_for_its_time() -> None:

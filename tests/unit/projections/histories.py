@@ -52,6 +52,7 @@ from events.queue import (
     QueueResumed,
 )
 from events.resources import NONE, Resources
+from events.retry import RetryPolicy
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -67,6 +68,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
@@ -157,6 +159,8 @@ class Historian:
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
             queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
+            retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
+            requeued_from=self.random.choice(("", "", "t0")),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
@@ -165,7 +169,7 @@ class Historian:
 
     def start_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING)
-        if task is None:
+        if task is None or task.is_paused:
             return None
         attempt, claim_id = task.attempt + 1, self.pick("claim", 12)
         return TaskStarted(
@@ -189,12 +193,32 @@ class Historian:
                 error="e",
                 reason=self.random.choice(("failed", "lease_expired", "released")),
                 retry_at=self.world.time + pause_s,
+                attempt=self.random.choice((0, task.attempt)),
+                error_type=self.random.choice(("", "ValueError")),
             ),
             TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
-            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
+            TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed", attempt=task.attempt),
+            TaskPaused(
+                task_id=task_id,
+                reason="retries_exhausted",
+                lease=lease,
+                cause="failed",
+                error="e",
+                attempt=task.attempt,
+                worker_ended=self.random.random() < 0.5,
+            ),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
             TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
         ))  # fmt: skip
+
+    def pause_or_resume_task(self) -> Event | None:
+        task = self._some_task(TaskStatus.PENDING)
+        if task is None:
+            return None
+        if not task.is_paused:
+            return TaskPaused(task_id=task.task_id, reason="r")
+        payload = self.random.choice((None, *_PAYLOADS))
+        return TaskResumed(task_id=task.task_id, payload=payload, more_retries=self.random.randint(0, 2))
 
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
@@ -409,6 +433,7 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.start_task,
     Historian.end_attempt,
     Historian.cancel_task,
+    Historian.pause_or_resume_task,
     Historian.refuse_report,
     Historian.change_worker,
     Historian.change_node,
@@ -421,4 +446,4 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)

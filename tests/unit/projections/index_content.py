@@ -62,6 +62,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "is accounted": indexes.is_accounted,
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
+        "paused": set(indexes.paused),
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "payload bytes": (
@@ -108,7 +109,7 @@ def content_from(world: World) -> dict[str, Any]:
     tasks, now = list(world.tasks.values()), world.indexes.now
     pending = [task for task in tasks if task.status is TaskStatus.PENDING]
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
-    ready = [task for task in pending if task.retry_at <= now]
+    ready = [task for task in pending if task.retry_at <= now and not task.is_paused]
     services = [service for service in world.services.values() if not service.is_ended]
     rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
@@ -156,7 +157,8 @@ def content_from(world: World) -> dict[str, Any]:
         "running in": dict(Counter(one for task in running for one in accounts_of(task))) if is_accounted else {},
         "is accounted": is_accounted,
         "ready count": len(ready),
-        "parked": {task.task_id: task for task in pending if task.retry_at > now},
+        "parked": {task.task_id: task for task in pending if task.retry_at > now and not task.is_paused},
+        "paused": {task.task_id for task in pending if task.is_paused},
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "payload bytes": (
