@@ -35,7 +35,7 @@ REPORTED_CHECKS = 2
 DOMAIN = "planning"
 """A domain with an inbox, from which one event was recorded."""
 
-VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by"})
+VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by", "summary"})
 """Fields whose texts differ each time."""
 
 
@@ -82,7 +82,7 @@ STORY: tuple[Step, ...] = (
     *(_submitted(2), _claimed("claim_3"), "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
     *("task.pause", "task.resume"),
-    *(_submitted(4), "task.cancel", "task.list", "worker.list", "worker.drain", "worker.leave"),
+    *(_submitted(4), "task.cancel", "task.explain", "task.list", "worker.list", "worker.drain", "worker.leave"),
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),
     *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),

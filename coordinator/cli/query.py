@@ -17,6 +17,7 @@ from coordinator.cli.retries import RETRY_FACTS, attempt_facts, retry_of, retry_
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.explain import ExplainTask
 from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
@@ -215,6 +216,19 @@ def task_get(ctx: click.Context, task_id: str, wait: float, url: str | None, out
     found: Task = asking(ctx, url, lambda client: _ended(client, task_id, wait) if wait else find_task(client, task_id))
     show_one(found, (*_TASK_FACTS, *attempt_facts(found)), output=output, as_json=as_json)
     return _outcome(found) if wait else 0
+
+
+@task.command("explain")
+@click.argument("task_id")
+@URL
+@output_options
+@click.pass_context
+def task_explain(ctx: click.Context, task_id: str, url: str | None, output: str, as_json: bool) -> None:
+    """Explain why a task waits, who runs it, or who ended it and why."""
+    from coordinator.cli.explain import show_explanation
+
+    found = asking(ctx, url, lambda client: client.execute(ExplainTask(task_id=task_id)))
+    show_explanation(found, output=output, as_json=as_json)
 
 
 @task.command("list")

@@ -355,3 +355,10 @@ TASK_OFFERED: dict[str, Any] = {
     "max_retries": 3,
     "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
 }
+
+TASK_EXPLAINED: dict[str, Any] = {
+    "task_id": "task_4",
+    "status": "cancelled",
+    "summary": "cancelled before it began, told by planning: not needed any more",
+    "for_s": 0.1,
+}

@@ -12,6 +12,7 @@ import msgspec
 from coordinator.commands.cluster import ClusterStats, GetStats, ListInboxes
 from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
+from coordinator.commands.explain import ExplainTask
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
 from coordinator.commands.queue import GetQueue, ListQueues
@@ -19,9 +20,10 @@ from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHi
 from coordinator.commands.session import GetSession
 from coordinator.commands.task import GetTask, ListTasks, OfferTasks
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.explain import explain
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import offered
-from coordinator.deciders.rules import standing
+from coordinator.deciders.rules import Rules, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.worker import check_wanted
 from coordinator.engine.queue_views import queue_view, queues_of
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 Thing = TypeVar("Thing")
 
+USUAL_RULES = Rules()
 MOST_LISTED = 1000
 MOST_FOUND = 10_000
 """Services in one answer: they are small, and a caller needs all candidates to choose from."""
@@ -49,7 +52,7 @@ MOST_PASSED = 100_000
 """How far from its beginning a list is read here; followers read on from anywhere."""
 
 
-def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
+def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: Rules = USUAL_RULES) -> Any:
     """
     Answer one question; a list comes as an iterator, so that no more of it is made than is wanted.
 
@@ -83,6 +86,8 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
+        case ExplainTask():
+            return explain(world, signs, one_of(world.tasks, question.task_id, "task"), rules, heard_now)
         case OfferTasks():
             return _offered(world, question)
         case GetQueue():
