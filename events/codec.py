@@ -50,7 +50,7 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
-from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicySet, QueueResumed
+from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicyFailed, QueuePolicySet, QueueResumed
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceHeartbeat, ServiceRegistered
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -83,7 +83,7 @@ AnyEvent = (
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
-    | QueueDefined | QueuePolicySet | QueuePaused | QueueResumed | QueueDeleted
+    | QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
     | SessionBound | SessionClosed
     | IdempotencyForgotten
     | InboxRecorded | InboxRefused | InboxRead | InboxGap

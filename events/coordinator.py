@@ -69,10 +69,13 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     A turn with a `claims_digest` records what changed since the turn before it, or since nothing if it is `fresh`:
     `claims` came, in this order; `went` did so without being served; `loads` and `containers` are new or other ones.
     The claims that a turn serves are gone after it. The digest is that of the whole: see `projections/considered.py`.
+
+    While a custom policy is live, `chosen_by` is the SHA-256 of its source, and `chosen` the tasks that it chose for
+    each claim that names no strategy; `later`, if those claims wait until it has chosen; '', if it failed.
     """
 
-    VERSION = 3
-    SINCE = {"rounds": 2, "claims_digest": 3}
+    VERSION = 4
+    SINCE = {"rounds": 2, "claims_digest": 3, "chosen": 4, "chosen_by": 4}
 
     now: float
     claims: tuple[WaitingClaim, ...]
@@ -86,6 +89,8 @@ class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omi
     fresh: bool = False
     went: tuple[str, ...] = ()
     claims_digest: str = ""
+    chosen: dict[str, tuple[str, ...]] = {}
+    chosen_by: str = ""
 
 
 class CoordinatorCommandRefused(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

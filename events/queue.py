@@ -28,16 +28,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     """
     In which order tasks of a queue are taken, and which waiting worker is served first.
 
-    `strategy` is one of `fifo`, `priority`, `round_robin`, `least_loaded`, `weighted_round_robin` and `fair`. By
-    priority, a task that has waited `ageing_s` seconds longer counts as one higher; 0 means that age does not count.
-    `priority_weights` are the priorities that the names in `submit_task(priority="high")` stand for; empty means 3, 2
-    and 1 for `high`, `medium` and `low`.
+    `strategy` is one of `fifo`, `priority`, `round_robin`, `least_loaded`, `weighted_round_robin`, `fair` and `custom`:
+    then the class that `custom` names (`module:Class`) chooses among the first tasks by priority. By priority, a task
+    that has waited `ageing_s` seconds longer counts as one higher; 0 means that age does not count. `priority_weights`
+    are the priorities that the names in `submit_task(priority="high")` stand for; empty means 3, 2 and 1 for `high`,
+    `medium` and `low`.
     """
 
     strategy: str = "fifo"
     ageing_s: float = 0.0
     priority_weights: dict[str, int] = {}
     fair: FairShare | None = None
+    custom: str = ""
 
 
 class QueueEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -68,6 +70,19 @@ class QueuePolicySet(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defau
     policy: Policy | None = None
     reason: str = ""
     by_settings: bool = False
+
+
+class QueuePolicyFailed(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The custom policy gave no answer that could be used: tasks were taken by priority in that turn.
+
+    `why` is `late`, `wrong` or `dead`. `times` counts the failures in a row; after three another policy is set.
+    """
+
+    policy: str
+    why: str
+    detail: str = ""
+    times: int = 1
 
 
 class QueuePaused(QueueEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

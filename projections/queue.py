@@ -8,13 +8,22 @@ import msgspec
 
 from events.base import START, Position
 from events.errors import Corrupt
-from events.queue import DEFAULT, Policy, QueueDefined, QueueDeleted, QueuePaused, QueuePolicySet, QueueResumed
+from events.queue import (
+    DEFAULT,
+    Policy,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicyFailed,
+    QueuePolicySet,
+    QueueResumed,
+)
 from projections.stamp import Stamp, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    AnyQueueEvent = QueueDefined | QueuePolicySet | QueuePaused | QueueResumed | QueueDeleted
+    AnyQueueEvent = QueueDefined | QueuePolicySet | QueuePolicyFailed | QueuePaused | QueueResumed | QueueDeleted
 
 USUAL = Policy()
 """The policy where none was set."""
@@ -68,6 +77,8 @@ def evolve(queue: Queue | None, event: AnyQueueEvent, stamp: Stamp) -> Queue | N
             return replace(queue, weight=event.weight)
         case QueuePolicySet():
             return replace(queue, policy=event.policy, policy_by_settings=event.by_settings)
+        case QueuePolicyFailed():
+            return queue
         case QueuePaused():
             return replace(queue, paused_at=stamp.time, paused_by=stamp.actor, reason=event.reason)
         case QueueResumed():

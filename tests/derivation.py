@@ -47,7 +47,15 @@ class Derivation:
         seen.take(turn)
         claims = tuple(seen.claims.values())
         again = list(
-            schedule(self.world, claims, seen.loads, seen.filters, most=turn.placed, containers=seen.containers)
+            schedule(
+                self.world,
+                claims,
+                seen.loads,
+                seen.filters,
+                most=turn.placed,
+                containers=seen.containers,
+                chosen=turn.chosen if turn.chosen_by else None,
+            )
         )
         rounds = rounds_taken(self.world, claims, again)
         if turn.claims_digest != seen.digest():

@@ -92,6 +92,7 @@ RECORDED: dict[str, str] = {
     "queue.defined": "when `define_queue` names a new queue or another weight.",
     "queue.policy_set": "when `set_policy` says another policy; also in the first commit of a reign whose settings do, "
     "unless the policy came by a command.",
+    "queue.policy_failed": "in the commit of the turn in which the custom policy gave no answer that could be used.",
     "queue.paused": "when `pause_queue` is called on a queue that is not paused, or with another reason.",
     "queue.resumed": "when `resume_queue` is called on a paused queue.",
     "queue.deleted": "when `delete_queue` is called on a queue without tasks that have not ended.",

@@ -11,7 +11,7 @@ from events.queue import DEFAULT, Policy
 from projections.queue import Queue
 
 SHARES_SHOWN = 100
-STRATEGIES = (*(one.value for one in SchedulingStrategy), "fair")
+STRATEGIES = (*(one.value for one in SchedulingStrategy), "fair", "custom")
 """By what tasks of a queue can be taken."""
 
 
@@ -63,7 +63,8 @@ class SetPolicy(Command[Queue], frozen=True, kw_only=True, gc=False):
     """
     Set the policy by which tasks of a queue are taken; without one, it follows that of the queue `default`.
 
-    That of the queue `default` also says which waiting worker is served first.
+    That of the queue `default` also says which waiting worker is served first. It may be `custom` if the settings name
+    such a policy.
     """
 
     KIND, VERB = "queue", "set_policy"

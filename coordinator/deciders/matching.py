@@ -47,6 +47,7 @@ def schedule(
     *,
     most: int,
     containers: Mapping[str, str] = NOT_ASKED,
+    chosen: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Iterator[TaskStarted]:
     """
     Assign up to *most* ready tasks to waiting claims, one at a time.
@@ -60,12 +61,20 @@ def schedule(
     others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1; *filters* say by claim id
     which tasks a claim takes.
     *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
-    version 2 no containers were asked for.
+    version 2 no containers were asked for. *chosen* are the tasks that a custom policy chose for the claims that follow
+    it: these get no others. If it is None there is no such policy, or it failed, and they get tasks by priority.
     """
     sources, is_accounted = Sources(world), world.indexes.is_accounted
-    candidates = _candidates(world, claims, loads, containers)
-    heapq.heapify(candidates)
     taken: set[str] = set()
+    capacities = _capacities(world, claims, loads, containers)
+    if chosen is not None:
+        for event in _chosen(world, claims, capacities, filters, chosen, sources):
+            if len(taken) == most:
+                return
+            taken.add(event.task_id)
+            yield event
+    candidates = _candidates(world, claims, capacities, without_custom=chosen is not None)
+    heapq.heapify(candidates)
     while candidates and len(taken) < most:
         score, number, one = candidates[0]
         if score < one.score():  # the worker got a task through another of its claims since
@@ -142,19 +151,54 @@ def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence
     return rounds
 
 
-def _candidates(
+def _chosen(
+    world: World,
+    claims: Sequence[WaitingClaim],
+    capacities: Mapping[str, _Capacity | None],
+    filters: Mapping[str, ClaimFilter],
+    chosen: Mapping[str, tuple[str, ...]],
+    sources: Sources,
+) -> Iterator[TaskStarted]:
+    """Yield the tasks that a custom policy chose, as far as they are ready still and fit."""
+    taken: set[str] = set()
+    for claim in claims:
+        capacity, wanted = capacities[claim.worker_id], chosen.get(claim.claim_id)
+        if capacity is None or not wanted or claim.strategy:
+            continue
+        candidate = _Candidate(claim, capacity, "custom")
+        only = msgspec.structs.replace(filters.get(claim.claim_id, ANY), task_ids=wanted)
+        source = sources.of("", capacity.worker.handles, only)
+        while candidate and (task := source.take(candidate, taken)) is not None:
+            taken.add(task.task_id)
+            if world.indexes.is_accounted:
+                sources.note(task)
+            yield candidate.assign(task)
+
+
+def _capacities(
     world: World, claims: Sequence[WaitingClaim], loads: Mapping[str, float], containers: Mapping[str, str]
-) -> list[tuple[float, int, _Candidate | _Rotation]]:
-    """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
-    capacities = {
+) -> dict[str, _Capacity | None]:
+    return {
         worker_id: _capacity(world, worker_id, loads, containers) for worker_id in {claim.worker_id for claim in claims}
     }
+
+
+def _candidates(
+    world: World,
+    claims: Sequence[WaitingClaim],
+    capacities: Mapping[str, _Capacity | None],
+    *,
+    without_custom: bool,
+) -> list[tuple[float, int, _Candidate | _Rotation]]:
+    """Return the claims that can take a task, those that rotate as one, each with its score and a number."""
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
     usual = policy_of(world.queues, "").strategy
     rotation: _Rotation | None = None
     for number, claim in enumerate(claims):
         capacity = capacities[claim.worker_id]
         strategy = claim.strategy or usual
+        if without_custom and strategy == "custom":
+            continue
         if capacity is None or not (candidate := _Candidate(claim, capacity, strategy)):
             continue
         if strategy not in _ROTATING:

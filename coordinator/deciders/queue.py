@@ -57,9 +57,28 @@ def set_policy(world: World, command: SetPolicy, context: DecisionContext) -> Ev
     known = _known(world, command.queue_id)
     check_text("reason", command.reason, context.rules.text_chars_max)
     policy = None if command.policy is None else checked_policy(command.policy)
+    if policy is not None and policy.strategy == "custom":
+        policy = _custom(policy, command.queue_id, context.rules)
     if known.policy == policy and not known.policy_by_settings:
         return ()
     return (QueuePolicySet(queue_id=command.queue_id, policy=policy, reason=command.reason),)
+
+
+def _custom(policy: Policy, queue_id: str, rules: Rules) -> Policy:
+    """
+    Return the policy with the class of the settings.
+
+    Raises:
+        Refused: they name none or another one, or the policy is for another queue than the default one.
+    """
+    if not rules.custom_policy or policy.custom not in ("", rules.custom_policy):
+        known = f"only {rules.custom_policy!r} is" if rules.custom_policy else "none is"
+        msg = f"custom policy {shown(policy.custom)} cannot be set: {known} named by scheduler.custom_policy"
+        raise Refused(msg, reason="bad_policy")
+    if queue_id != DEFAULT:
+        msg = f"a custom policy chooses for the queue {DEFAULT!r} and those that follow it, not for {queue_id!r} alone"
+        raise Refused(msg, reason="bad_policy")
+    return msgspec.structs.replace(policy, custom=rules.custom_policy)
 
 
 def pause(world: World, command: PauseQueue, context: DecisionContext) -> Events:
@@ -113,6 +132,7 @@ def policy_by_settings(world: World, rules: Rules) -> Events:
         strategy=rules.default_strategy,
         ageing_s=rules.priority_ageing_s,
         fair=FairShare() if rules.default_strategy == "fair" else None,
+        custom=rules.custom_policy if rules.default_strategy == "custom" else "",
     )
     is_by_command = usual is not None and usual.policy is not None and not usual.policy_by_settings
     if is_by_command or policy_of(world.queues, "") == wanted:
@@ -137,6 +157,9 @@ def checked_policy(policy: Policy) -> Policy:
     for label, priority in policy.priority_weights.items():
         check_text("priority_weights: a name", label, 64, least=1)
         check_number(f"priority_weights[{label!r}]", priority, -PRIORITY_MOST, PRIORITY_MOST)
+    if policy.custom and policy.strategy != "custom":
+        msg = f"custom is given with the strategy {policy.strategy!r}: it belongs to the strategy 'custom'"
+        raise Refused(msg, reason="bad_policy")
     if policy.strategy != "fair":
         if policy.fair is not None:
             msg = f"fair is given with the strategy {policy.strategy!r}: it belongs to the strategy 'fair'"

@@ -75,6 +75,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     check_fall: int = 2
     default_strategy: str = "fifo"
     priority_ageing_s: float = 60.0
+    custom_policy: str = ""
+    policy_window: int = 100
+    policy_deadline_s: float = 0.02
     claim_slots_max: int = 1000
     claim_wait_max_s: float = 60.0
     payload_bytes_max: int = 64 * 1024

@@ -14,15 +14,15 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
+from events.coordinator import ClaimFilter
 from events.queue import DEFAULT
-from projections.queue import policy_of
+from projections.queue import name_of, policy_of
 from projections.ready import FIFO, aged
 from projections.shares import HALF_LIFE_S, Account, key_of, name_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from events.coordinator import ClaimFilter
     from events.queue import FairShare, Policy
     from events.resources import Resources
     from projections.lanes import LaneName, Lanes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from projections.world import World
 
 _NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
-_BY_PRIORITY = frozenset({"priority", "fair"})
+_BY_PRIORITY = frozenset({"priority", "fair", "custom"})
 _NEVER = Account("")
 
 
@@ -116,6 +116,26 @@ class Sources:
             return Line([one for groups in lanes.values() for one in groups], ordering, names)
         made = {name_in(lane.queue, lane.key): _Later(groups, ordering, names) for lane, groups in lanes.items()}
         return _Shared(made, self._usage)
+
+
+class _Anyone:
+    """Whom every task fits."""
+
+    free = None
+
+    def fits(self, _: Task) -> bool:
+        return True
+
+
+def ready_for_custom(world: World, most: int) -> Iterator[Task]:
+    """Yield up to *most* ready tasks of the queues that follow the default policy, the first ones by priority."""
+    following = tuple(
+        queue_id for queue_id in (DEFAULT, *world.queues) if policy_of(world.queues, name_of(queue_id)).custom
+    )
+    source, taken = Sources(world).of("", (), ClaimFilter(queues=following)), set[str]()
+    while len(taken) < most and (task := source.take(_Anyone(), taken)) is not None:
+        taken.add(task.task_id)
+        yield task
 
 
 def ordering_of(policy: Policy, strategy: str) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +40,7 @@ from coordinator.deciders.queue import policy_by_settings
 from coordinator.deciders.rules import DecisionContext, Limits
 from coordinator.deciders.signs import SIGNS_OF_LIFE, Signs
 from coordinator.engine.budget import Budget, Share
+from coordinator.engine.custom_policy import NOT_ASKED, Choice, CustomPolicy
 from coordinator.engine.hints import Hints
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.intake import Asked, Intake, typed
@@ -50,6 +52,7 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
 from coordinator.security.gatekeeper import Access
+from coordinator.task_groups import task_group
 from events.coordinator import CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
 
@@ -117,6 +120,8 @@ class Engine:
         self.intake = Intake(self._limits.intake_max, clock)
         most, wait_max_s = self._limits.waiting_max, self._limits.wait_max_s
         self._scheduling = SchedulingWorker(world, self.signs, rules, instance=instance, most=most)
+        self._custom = CustomPolicy(world, self._scheduling, rules) if rules.custom_policy else None
+        self._choice: Choice | None = NOT_ASKED
         self._refusals = Refusals(instance)
         self._access = None if access is None else Access(access, world)
         self.inboxes = InboxTurns(world, self._decide_from_inbox, self.intake.wake, self._limits, spoiled)
@@ -150,6 +155,14 @@ class Engine:
             FoldFailed: this world must not be used any more; start with a new one.
             Corrupt: the journal was changed, or lost records.
         """
+        if self._custom is None:
+            await self._lead()
+            return
+        async with task_group() as tasks:
+            self._custom.begin(tasks)
+            await self._lead()
+
+    async def _lead(self) -> None:
         self.listening.begin()
         limits = self._limits
         try:
@@ -162,14 +175,19 @@ class Engine:
             await self._turn([began, *policy_by_settings(self.world, self.rules)])
             while not self._resigning:
                 await self.intake.wait()
+                if self._custom is not None:
+                    self._choice = await self._custom.choose(self._clock.heard())
                 if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
                     raise _not_leading()
                 committed = await self._turn()
                 if self.intake.has_questions or (not committed and self.intake.has_commands):
                     await self._let_others_run()
             self.listening.end()
+            self._choice = NOT_ASKED
             await self._turn([CoordinatorStopped(instance=self._instance, reason=self._resigning)])
         finally:
+            if self._custom is not None:
+                await self._custom.stop()
             self._stop(
                 Unavailable("this instance does not lead any more: send the command again", reason="not_leading")
             )
@@ -487,14 +505,34 @@ class Engine:
 
     def _place(self, turn: Turn) -> None:
         room = turn.room
-        placement = self._scheduling.place(turn.now, self._heard, room=room)
+        custom: dict[str, Any] = {} if self._custom is None else self._custom.terms(self._choice)
+        placement = self._scheduling.place(turn.now, self._heard, room=room, **custom)
         while placement.started and not self._record_placement(turn, placement):
             room //= 2  # it is larger than was thought
-            placement = self._scheduling.place(turn.now, self._heard, room=room)
+            placement = self._scheduling.place(turn.now, self._heard, room=room, **custom)
+        if self._custom is not None and self._waits_for_choice(turn):
+            return
         if placement.is_full and turn.events:  # the next turn may place more: claims that do not wait are told then
             self.intake.wake()
             return
         turn.answers += [(asked, [], None) for asked in self._scheduling.answer_impatient()]
+
+    def _waits_for_choice(self, turn: Turn) -> bool:
+        """
+        Return whether a custom policy has to choose among what came in this turn, before claims are told of nothing.
+
+        What went wrong with it is recorded; what does not fit into the turn is told in the log only.
+        """
+        custom = self._custom
+        assert custom is not None
+        is_news = self._choice is NOT_ASKED or bool(turn.events) or custom.has_arrivals
+        with suppress(TurnFull):
+            for event in custom.take_events():
+                turn.record([event], COORDINATOR)
+        if is_news and custom.may_choose(self._heard):
+            self.intake.wake()
+            return True
+        return False
 
     def _record_placement(self, turn: Turn, placement: Placement) -> bool:
         """Record a placement and answer its claims; return False if it does not fit into the turn."""

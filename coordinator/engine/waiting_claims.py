@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -17,13 +18,15 @@ from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
+from coordinator.deciders.sources import ready_for_custom
+from coordinator.engine.policy_child import OfferedWorker
 from events.coordinator import ANY, ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus
 from projections.considered import Considered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coordinator.commands.task import ClaimTasks
     from coordinator.commands.worker import DrainWorker, RegisterWorker
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from coordinator.engine.intake import Asked
     from events.base import Event
     from events.task import TaskStarted
+    from projections.task import Task
     from projections.world import World
 
 CLAIMS_A_TURN = 500
@@ -71,6 +75,9 @@ class Placement(NamedTuple):
     is_full: bool
 
 
+OFFER_BYTES = 256 * 1024
+"""The claims of so many bytes of a turn are offered to a custom policy."""
+_NONE_CHOSEN: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 _NOTHING, _NO_ROOM = Placement([], [], is_full=False), Placement([], [], is_full=True)
 _NO_DIGEST = "0" * 16
 
@@ -87,6 +94,8 @@ class SchedulingWorker:
         self._waiting: dict[str, _Waiting] = {}
         self._of_worker: dict[str, dict[str, None]] = {}
         self._of_source: dict[str, int] = {}
+        self.arrivals = 0
+        """How many claims have come."""
         self._impatient: dict[str, None] = {}
         """The ids of claims that came without a wait since those were last answered."""
         self._recorded = Considered()
@@ -112,6 +121,7 @@ class SchedulingWorker:
             self._forget(command.claim_id, keeps_place=True)
         else:
             self._check_room(command.worker_id, asked.caller.actor)
+        self.arrivals += 1
         claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, command.strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
         self._of_worker.setdefault(command.worker_id, {})[command.claim_id] = None
@@ -167,8 +177,20 @@ class SchedulingWorker:
             if self._waiting[claim_id].registration not in ("", command.registration):
                 self._forget(claim_id).answer([], None)
 
-    def place(self, now: float, heard_now: float, *, room: int) -> Placement:
-        """Place ready tasks with waiting claims, in *room* bytes; `forget_recorded` if this does not get recorded."""
+    def place(
+        self,
+        now: float,
+        heard_now: float,
+        *,
+        room: int,
+        chosen: Mapping[str, tuple[str, ...]] = _NONE_CHOSEN,
+        chosen_by: str = "",
+    ) -> Placement:
+        """
+        Place ready tasks with waiting claims, in *room* bytes; `forget_recorded` if this does not get recorded.
+
+        *chosen* and *chosen_by* are those of `CoordinatorTurn`.
+        """
         if not self._waiting or not self._world.indexes.ready:
             return _NOTHING
         if self._turns >= FRESH_EVERY or self._went_bytes() > room // 4:
@@ -182,6 +204,8 @@ class SchedulingWorker:
             placed=0,
             fresh=self._turns == 0,
             claims_digest=_NO_DIGEST,
+            chosen=dict(chosen),
+            chosen_by=chosen_by,
             **self._recorded.changes(seen.claims, seen.filters, seen.loads, seen.containers, self._passed),
         )
         fitting = max(0, room - len(_encode(turn))) // PLACEMENT_BYTES
@@ -191,13 +215,59 @@ class SchedulingWorker:
         if most <= 0:
             return _NO_ROOM if fitting == 0 else _NOTHING
         claims = tuple(seen.claims.values())
-        started = list(schedule(self._world, claims, seen.loads, seen.filters, most=most, containers=seen.containers))
+        started = list(
+            schedule(
+                self._world,
+                claims,
+                seen.loads,
+                seen.filters,
+                most=most,
+                containers=seen.containers,
+                chosen=chosen if chosen_by else None,
+            )
+        )
         if seen.is_cut and len(started) < most:
             self._pass_over(claims, started)
         if not started:
             return _NO_ROOM if seen.is_cut and not claims else _NOTHING
         is_full = len(started) == fitting or (seen.is_cut and len(started) < indexes.ready)
         return Placement(started, [self._record(turn, claims, started)], is_full=is_full)
+
+    def offer(self, heard_now: float, most: int) -> tuple[list[Task], list[OfferedWorker]] | None:
+        """Return up to *most* ready tasks and the workers that wait for a custom policy's choice; None without both."""
+        world = self._world
+        if not self._waiting or not world.indexes.ready:
+            return None
+        seen = self._considered(heard_now, OFFER_BYTES)
+        wanted: dict[str, int] = {}
+        for claim in seen.claims.values():
+            if not claim.strategy:
+                wanted[claim.worker_id] = wanted.get(claim.worker_id, 0) + claim.slots
+        workers = [world.workers[worker_id] for worker_id in wanted if worker_id in world.workers]
+        tasks = [msgspec.structs.replace(task, payload=None) for task in ready_for_custom(world, most)]
+        if not workers or not tasks:
+            return None
+        offered = [
+            OfferedWorker(
+                worker_id=worker.worker_id,
+                load=seen.loads.get(worker.worker_id, 0.0),
+                weight=float(worker.slots or 1),
+                slots=wanted[worker.worker_id],
+            )
+            for worker in workers
+        ]
+        return tasks, offered
+
+    def dealt(self, of_worker: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """Return the tasks that were chosen for workers by the claims that get them, in the order of arrival."""
+        found: dict[str, tuple[str, ...]] = {}
+        for worker_id, tasks in of_worker.items():
+            left = list(tasks)
+            for claim_id in self._of_worker.get(worker_id, ()):
+                claim = self._waiting[claim_id].claim
+                if left and not claim.strategy:
+                    found[claim_id], left = tuple(left[: claim.slots]), left[claim.slots :]
+        return found
 
     def forget_recorded(self) -> None:
         """Name all claims in the next recorded turn."""

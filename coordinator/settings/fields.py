@@ -191,10 +191,19 @@ def _advice(refused: Refused) -> str:
 
 
 AnyCase = BeforeValidator(_lower)
+
+
+def _policy_name(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,100}:[A-Za-z_][A-Za-z0-9_]{0,60}", value):
+        raise ValueError("is not of the form module:Class, such as policies.fleet:Cheapest")
+    return value
+
+
 if TYPE_CHECKING:
     Strategy = str
 else:
     Strategy = Annotated[Literal[STRATEGIES], AnyCase]
+PolicyName = Annotated[str, AfterValidator(_policy_name)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Location = Annotated[Path, AfterValidator(_path)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]

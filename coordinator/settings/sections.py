@@ -25,6 +25,7 @@ from coordinator.settings.fields import (
     Location,
     Networks,
     NodeId,
+    PolicyName,
     Replicas,
     Section,
     Strategy,
@@ -98,6 +99,13 @@ class SchedulerSettings(Section):
     )
     default_strategy: Strategy = plain(
         _RULES.default_strategy, "order in which tasks are claimed, until a policy is set by command"
+    )
+    custom_policy: PolicyName = plain(
+        "", "your own policy, as module:Class; it is live with the strategy custom, in a process of its own"
+    )
+    policy_window: int = number(_RULES.policy_window, 1, 1000, "ready tasks that your own policy chooses from")
+    policy_deadline_s: float = number(
+        _RULES.policy_deadline_s, 0.001, 1.0, "how long your own policy may take; the writer waits meanwhile"
     )
     priority_ageing_s: float = number(
         _RULES.priority_ageing_s,

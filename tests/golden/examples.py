@@ -62,6 +62,7 @@ from events.queue import (
     QueueDefined,
     QueueDeleted,
     QueuePaused,
+    QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
 )
@@ -458,6 +459,12 @@ EXAMPLES: dict[str, Event] = {
         reason="the large customer pays for more",
         by_settings=True,
     ),
+    "queue.policy_failed.v1": QueuePolicyFailed(
+        queue_id="default", policy="policies:Cheapest", why="late", detail="no answer within 20 ms", times=2
+    ),
+    "queue.policy_set.v1.2": QueuePolicySet(
+        queue_id="default", policy=Policy(strategy="custom", custom="policies:Cheapest"), reason="a trial"
+    ),
     "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
     "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
     "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
@@ -545,6 +552,23 @@ EXAMPLES: dict[str, Event] = {
         fresh=True,
         went=("claim_1",),
         claims_digest="1f0c9e6a52d4b870",
+    ),
+    "coordinator.turn.v4": CoordinatorTurn(
+        instance="coord_1",
+        now=1_795_455_300.123456,
+        claims=(WaitingClaim("claim_3", "wrk_1", 4, ""),),
+        policy="schedule",
+        policy_version=3,
+        placed=1,
+        loads={"wrk_2": 0.0},
+        filters={"claim_3": ClaimFilter(task_names=("summarize",))},
+        rounds={"wrk_1": 17.25},
+        containers={"ctr_1": "running"},
+        fresh=True,
+        went=("claim_1",),
+        claims_digest="1f0c9e6a52d4b870",
+        chosen={"claim_3": ("task_1",)},
+        chosen_by="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ),
     "coordinator.command_refused.v1": CoordinatorCommandRefused(
         instance="coord_1",

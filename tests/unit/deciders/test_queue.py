@@ -124,6 +124,25 @@ def test_a_policy_is_set_and_taken_away() -> None:
     given(by_settings).when(SetPolicy(policy=FAIR)).then(QueuePolicySet(queue_id=DEFAULT, policy=FAIR))
 
 
+def test_a_custom_policy_is_that_of_the_settings() -> None:
+    """Nobody can have another class run; it chooses for all queues that follow the default one."""
+    rules = Rules(custom_policy="policies:Mine")
+    mine = Policy(strategy="custom", custom="policies:Mine")
+    for command in (SetPolicy(policy=Policy(strategy="custom")), SetPolicy(policy=mine)):
+        given().when(command, rules=rules).then(QueuePolicySet(queue_id=DEFAULT, policy=mine))
+    other = SetPolicy(policy=Policy(strategy="custom", custom="os:abort"))
+    given().when(other, rules=rules).then_refused("bad_policy", "'os:abort'", "only 'policies:Mine' is")
+    given().when(other).then_refused("bad_policy", "none is named by scheduler.custom_policy")
+    alone = SetPolicy(queue_id="a", policy=mine)
+    given(A).when(alone, rules=rules).then_refused("bad_policy", "not for 'a' alone")
+    began = policy_by_settings(fold(), Rules(custom_policy="policies:Mine", default_strategy="custom"))
+    assert began == (
+        QueuePolicySet(
+            queue_id=DEFAULT, policy=Policy(strategy="custom", custom="policies:Mine", ageing_s=60.0), by_settings=True
+        ),
+    )
+
+
 WEIGHTS = {f"w{number}": 1 for number in range(MOST_WEIGHTS + 1)}
 WRONG = {
     "use fifo, priority": Policy(strategy="lifo"),
@@ -133,6 +152,7 @@ WRONG = {
     "a name has 0 characters": Policy(priority_weights={"": 1}),
     "priority_weights['high']": Policy(priority_weights={"high": 2_000_000}),
     "belongs to the strategy 'fair'": Policy(strategy="fifo", fair=FairShare()),
+    "belongs to the strategy 'custom'": Policy(strategy="fifo", custom="policies:Mine"),
     "fair.by 'team' is not known: use tenant or key": Policy(strategy="fair", fair=FairShare(by="team")),
     "fair.cost 'joules'": Policy(strategy="fair", fair=FairShare(cost="joules")),
     "fair.half_life_s": Policy(strategy="fair", fair=FairShare(half_life_s=0.5)),

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from coordinator.deciders.matching import schedule
+from coordinator.deciders.sources import ready_for_custom
 from events.coordinator import ClaimFilter
 from events.queue import DEFAULT, FairShare, Policy, QueueDefined, QueuePaused, QueuePolicySet, QueueResumed
 from events.task import TaskStatus, TaskUsage
@@ -165,6 +166,44 @@ def test_each_queue_has_its_own_policy_or_that_of_the_default_one() -> None:
     assert order(world, queues=("a",)) == ["a9", "a0"]
     assert order(world, queues=("b",)) == ["b0", "b9"]
     assert order(world, queues=("b",), strategy="priority") == ["b9", "b0"]
+
+
+# --- a custom policy --------------------------------------------------------------------------------------------------
+
+CUSTOM = QueuePolicySet(queue_id=DEFAULT, policy=Policy(strategy="custom", custom="policies:Mine"))
+
+
+def test_what_a_custom_policy_chose_is_given() -> None:
+    """In its order; claims that follow it get nothing else, those with a strategy of their own do."""
+    facts = (CUSTOM, worker("v"), worker("w", slots=2), *(submitted(f"t{number}") for number in range(5)))
+    claims = (waiting("c", "w", 9, LIVE), waiting("d", "v", 1, "fifo"))
+    chosen = {"c": ("t3", "t1", "nothing", "t4"), "d": ("t2",)}
+    assert dealt(fold(*facts), *claims, chosen=chosen) == [("t3", "w"), ("t1", "w"), ("t0", "v")]
+    assert dealt(fold(*facts), *claims, chosen=chosen, most=1) == [("t3", "w")]
+    assert dealt(fold(*facts), *claims, chosen={}) == [("t0", "v")]
+
+
+def test_what_it_chose_for_a_worker_that_is_gone_or_cannot_have_it_is_not_given() -> None:
+    """The task stays for others."""
+    facts = (CUSTOM, worker(resources=resources(cpu=1)), submitted("t0", resources=resources(cpu=2)), submitted("t1"))
+    claims = (waiting("c", "w", 9, LIVE), waiting("d", "nobody", 9, LIVE))
+    assert dealt(fold(*facts), *claims, chosen={"c": ("t0", "t1"), "d": ("t1",)}) == [("t1", "w")]
+    with_queues = (*facts, QueueDefined(queue_id="a"))
+    assert dealt(fold(*with_queues), *claims, chosen={"c": ("t1",)}) == [("t1", "w")]
+
+
+def test_if_it_fails_tasks_are_taken_by_priority() -> None:
+    """In that turn."""
+    facts = (CUSTOM, worker(), submitted("old"), submitted("urgent", priority=1))
+    assert order(fold(*facts)) == ["urgent", "old"]
+
+
+def test_it_is_offered_what_follows_it() -> None:
+    """The first ones by priority, of the default queue and of those without a policy of their own."""
+    own = (*QUEUES, policy("fifo", "b"), submitted("b0", queue="b"), submitted("a0", queue="a"), submitted("d0"))
+    world = fold(CUSTOM, worker(), *own, submitted("d9", priority=9))
+    assert [task.task_id for task in ready_for_custom(world, 1)] == ["d9"]
+    assert {task.task_id for task in ready_for_custom(world, 9)} == {"d9", "d0", "a0"}
 
 
 # --- fair shares ------------------------------------------------------------------------------------------------------

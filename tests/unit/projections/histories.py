@@ -48,6 +48,7 @@ from events.queue import (
     QueueDefined,
     QueueDeleted,
     QueuePaused,
+    QueuePolicyFailed,
     QueuePolicySet,
     QueueResumed,
 )
@@ -356,11 +357,13 @@ class Historian:
             weights={"acme": 2.0},
         )
         policy = self.random.choice((
-            None, Policy(), Policy(strategy="priority", ageing_s=60.0), Policy(strategy="fair", fair=fair),
+            None, Policy(), Policy(strategy="custom", custom="p:P"), Policy(strategy="priority", ageing_s=60.0),
+            Policy(strategy="fair", fair=fair),
         ))  # fmt: skip
         possible: list[Event] = [
             QueueDefined(queue_id=queue_id, weight=weight),
             QueuePolicySet(queue_id=queue_id, policy=policy),
+            QueuePolicyFailed(queue_id=queue_id, policy="p:P", why="late"),
             QueuePaused(queue_id=queue_id, reason="r"),
             QueueResumed(queue_id=queue_id),
         ]
