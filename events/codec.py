@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import msgspec
 
 from events.base import Envelope, Event, Position, UnknownEvent, type_of, version_of
+from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -63,6 +64,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
@@ -79,7 +81,9 @@ AnyEvent = (
     | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed | ContainerDestroyed
     | ServiceRegistered | ServiceDeregistered | ServiceHealthChanged | ServiceHeartbeat
     | TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
-    | TaskTimedOut | TaskReportRefused | TaskPaused | TaskResumed
+    | TaskTimedOut | TaskReportRefused | TaskCancelAsked | TaskCancelTold | TaskCancelForced
+    | TaskUnblocked
+    | TaskPaused | TaskResumed
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased

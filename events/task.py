@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
+from events.after import After
 from events.base import Event
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
@@ -72,12 +73,14 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
     '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`. `retry` says
     how it is retried; without it, as the settings of the time say. `requeued_from` is the ended task that it does
-    again.
+    again. `after` names the tasks that it begins after, and `waits_for` those of them that had not ended yet; it is not
+    ready before `task.unblocked`.
     """
 
     VERSION = 3
     SINCE: ClassVar[Mapping[str, int]] = {
-        "program": 2, "traced": 2, "queue": 3, "fairness_key": 3, "retry": 3, "requeued_from": 3,
+        "program": 2, "traced": 2, "queue": 3, "fairness_key": 3, "retry": 3, "requeued_from": 3, "after": 3,
+        "waits_for": 3,
     }  # fmt: skip
 
     task_name: str
@@ -94,6 +97,19 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     fairness_key: str = ""
     retry: RetryPolicy | None = None
     requeued_from: str = ""
+    after: After | None = None
+    waits_for: tuple[str, ...] = ()
+
+
+class TaskUnblocked(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    A task waits for no other task any more: the end of `predecessor` decided it.
+
+    `otherwise` says that the predecessors can no longer end as it waited for, and that it runs all the same.
+    """
+
+    predecessor: str
+    otherwise: bool = False
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
@@ -179,9 +195,21 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task was cancelled; the lease of a running attempt is no longer valid."""
+    """
+    The task was cancelled; the lease of a running attempt is no longer valid.
+
+    `how` says how the attempt under `lease` ended that had been asked to: `ended` (its handler did), `left_behind`,
+    `failed` (with `error`), `timeout`, `lost` (its lease or its worker ended) or `grace_over` (nobody said anything in
+    time). It is `predecessor` for a task that waited for the task `predecessor` to end otherwise, and "" for others
+    that did not run or were not given any time.
+    """
 
     reason: str = ""
+    how: str = ""
+    lease: str = ""
+    error: str = ""
+    predecessor: str = ""
+    usage: TaskUsage | None = None
 
 
 class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

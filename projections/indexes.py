@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
 from events.task import TaskStatus
+from projections.cancel_ladder import CancelLadder
 from projections.lanes import Lanes
 from projections.queue import name_of, policy_of
 from projections.ready import fifo_key, is_of, prune, walk
@@ -140,6 +141,32 @@ class Owned:
             _count(self.ended_by_source, thing.source, by)
 
 
+class Dependants:
+    """The tasks that wait for others to end; `of` has those of each of the others, in the order in which they came."""
+
+    __slots__ = ("of", "waiting")
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, None]] = {}
+        self.waiting: dict[str, Task] = {}
+
+    def add(self, task: Task) -> None:
+        """Keep a task that waits; one that is there already has changed, but not what it waits for."""
+        if task.task_id not in self.waiting:
+            for predecessor in task.waiting_for:
+                self.of.setdefault(predecessor, {})[task.task_id] = None
+        self.waiting[task.task_id] = task
+
+    def remove(self, task: Task) -> None:
+        """Drop a task that waits no more, with its value while it did."""
+        del self.waiting[task.task_id]
+        for predecessor in task.waiting_for:
+            its = self.of[predecessor]
+            del its[task.task_id]
+            if not its:
+                del self.of[predecessor]
+
+
 class Indexes:
     """
     All indexes of one world.
@@ -182,6 +209,9 @@ class Indexes:
         self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
+        self.cancels = CancelLadder()
+        self.dependants = Dependants()
+        self._paused_dependants = 0
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         # Sorted, so that a page may begin anywhere.
         self.service_ids: list[str] = []
@@ -224,7 +254,8 @@ class Indexes:
     @property
     def ready(self) -> int:
         """How many tasks wait only for a worker."""
-        return len(self.tasks[_PENDING]) - len(self.parked_members) - len(self.paused)
+        shut = len(self.paused) + len(self.dependants.waiting) - self._paused_dependants
+        return len(self.tasks[_PENDING]) - len(self.parked_members) - shut
 
     def advance(self, now: float) -> None:
         """Make the parked tasks ready whose retry time has come."""
@@ -241,6 +272,8 @@ class Indexes:
             if was is now:
                 if now is _PENDING:
                     self._still_pending(before, after)
+                elif after.cancelling is not before.cancelling and after.cancelling is not None:
+                    self.cancels.add(after, after.cancelling)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
@@ -395,6 +428,11 @@ class Indexes:
         """Add a pending task where it waits."""
         if task.paused_at is not None:
             self.paused[task.task_id] = None
+            if task.waiting_for:
+                self.dependants.add(task)
+                self._paused_dependants += 1
+        elif task.waiting_for:
+            self.dependants.add(task)
         elif task.retry_at > self.now:
             self.parked_members[task.task_id] = task
             heapq.heappush(self.parked, (task.retry_at, *fifo_key(task)))
@@ -403,12 +441,16 @@ class Indexes:
 
     def _still_pending(self, before: Task, task: Task) -> None:
         """Replace the old value where it waits: a second entry would return the task twice."""
-        if task.paused_at != before.paused_at:
+        if task.payload is not before.payload:
+            self._count_large(before, -1)
+            self._count_large(task, 1)
+        if task.waiting_for:
+            self.dependants.add(task)
+            self._pause_dependant(before, task)
+            return
+        if task.paused_at != before.paused_at or before.waiting_for:
             self._no_longer_wait(before)
             self._wait(task)
-            if task.payload is not before.payload:
-                self._count_large(before, -1)
-                self._count_large(task, 1)
             return
         if task.paused_at is not None:
             return
@@ -418,6 +460,15 @@ class Indexes:
         self.lanes.replace(task)
         if task.program and self._lanes_of is not None:
             self._lanes_of[task.program].replace(task)
+
+    def _pause_dependant(self, before: Task, task: Task) -> None:
+        """Count a task that waits for others and was paused or resumed; it keeps its place among them."""
+        if task.paused_at is not None and before.paused_at is None:
+            self.paused[task.task_id] = None
+            self._paused_dependants += 1
+        elif task.paused_at is None and before.paused_at is not None:
+            del self.paused[task.task_id]
+            self._paused_dependants -= 1
 
     def _ready(self, task: Task) -> None:
         self.lanes.add(task)
@@ -441,6 +492,11 @@ class Indexes:
 
     def _no_longer_wait(self, task: Task) -> None:
         """Remove a task from where it waits."""
+        if task.waiting_for:
+            self.dependants.remove(task)
+            if task.paused_at is None:
+                return
+            self._paused_dependants -= 1
         if task.paused_at is not None:
             del self.paused[task.task_id]
             return
@@ -479,8 +535,12 @@ class Indexes:
             deadline = (task.started_at + task.timeout_s, task.attempt, task.task_id)
             self.deadline_members[task.task_id] = deadline
             heapq.heappush(self.deadlines, deadline)
+        if task.cancelling is not None:
+            self.cancels.add(task, task.cancelling)
 
     def _not_running(self, task: Task) -> None:
+        if task.cancelling is not None:
+            self.cancels.remove(task)
         if self.deadline_members.pop(task.task_id, None) is not None:
             prune(self.deadlines, self._is_running, len(self.deadline_members))
         if self.is_accounted:

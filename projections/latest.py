@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -32,6 +33,7 @@ from events.task import (
     TaskFailed,
     TaskStarted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
@@ -50,7 +52,10 @@ class Followed(NamedTuple):
 
 
 _CHANGES: dict[str, tuple[type[Event], ...]] = {
-    TASK: (TaskStarted, TaskAttemptFailed, TaskPaused, TaskResumed),
+    TASK: (
+        TaskStarted, TaskAttemptFailed, TaskPaused, TaskResumed, TaskCancelAsked, TaskCancelTold, TaskCancelForced,
+        TaskUnblocked,
+    ),
     CONTAINER: (
         ContainerStarting, ContainerStarted, ContainerPausing, ContainerPaused, ContainerResuming, ContainerResumed,
         ContainerStopping, ContainerStopped, ContainerFailed,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from events.base import Position
+from events.task import TaskStatus
 from projections import container, inbox, node, pool, queue, service, session, shares, task, worker
 from projections.memory import Slice
 
@@ -70,6 +71,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     latest: dict[str, str] = {}
     queues: list[queue.Queue] = []
     accounts: list[shares.Account] = []
+    awaited: dict[str, TaskStatus] = {}
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -14,7 +14,9 @@ from zlib import crc32
 
 import msgspec
 
+from events.after import After
 from events.base import START, Position, type_of
+from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
@@ -31,15 +33,19 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
+from projections.cancelling import Cancelling, asked
 from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    StayingTaskEvent = TaskUnblocked | TaskProgressed | TaskCancelAsked | TaskCancelTold | TaskCancelForced
     MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
-    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskReportRefused | TaskPaused | TaskResumed
+    PausingTaskEvent = TaskPaused | TaskResumed
+    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | StayingTaskEvent | TaskReportRefused | PausingTaskEvent
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
@@ -72,10 +78,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     One task; times are commit times in seconds.
 
     `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
-    last start or failure of an attempt, if that event names its cause: the next event names this one. `attempts` are
+    last event that changed the task since, if that event names its cause: the next event names this one. `attempts` are
     the last ones that failed, at most 10, without those that older releases recorded. A task is paused from `paused_at`
     on; it was resumed `resumes` times, with `more_retries` in addition to `max_retries`. `requeued_from` is the ended
     task that it does again.
+    `cancelling` is how far a task is that shall be cancelled. Until a task is unblocked, `waiting_for` has the tasks
+    that it waits for; in an answer, those of them that have not ended.
     """
 
     task_id: str
@@ -133,6 +141,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     def retries_most(self) -> int:
         """How many failures are followed by a retry."""
         return self.max_retries + self.more_retries
+
+    cancelling: Cancelling | None = None
+    after: After | None = None
+    waiting_for: tuple[str, ...] = ()
 
     @property
     def is_ended(self) -> bool:
@@ -217,6 +229,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0retry{msgspec.structs.astuple(task.retry)}"
     if task.requeued_from:
         text += f"\0requeued{task.requeued_from}"
+    if task.after is not None:
+        text += f"\0after {msgspec.json.encode(task.after).decode()}"
     return crc32(text.encode())
 
 
@@ -265,6 +279,8 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         fairness_key=intern(event.fairness_key) if event.fairness_key else "",
         retry=None if event.retry is None else _shared(event.retry),
         requeued_from=event.requeued_from,
+        after=event.after,
+        waiting_for=event.waits_for,
     )
 
 
@@ -274,12 +290,20 @@ def _shared(policy: RetryPolicy) -> RetryPolicy:
     return policy
 
 
+def _unblocked(task: Task, event: TaskUnblocked, stamp: Stamp) -> Task:
+    check_status({PENDING}, task.status, event, stamp)
+    return _followed(task, stamp, waiting_for=())
+
+
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
     if event.attempt != task.attempt + 1:
         msg = f"event {stamp.position} starts attempt {event.attempt} of {task.task_id!r} after attempt {task.attempt}"
         raise Corrupt(msg)
     if task.paused_at is not None:
         _wrongly(task, event, stamp)
+    if task.waiting_for:
+        msg = f"event {stamp.position} starts {task.task_id!r}, which waits for {', '.join(task.waiting_for)}"
+        raise Corrupt(msg)
     if task.progress or task.progress_message:
         task = msgspec.structs.replace(task, progress=0.0, progress_message="")
     return msgspec.structs.replace(
@@ -412,7 +436,37 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
 
 
 def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:
-    return _ended(task, stamp, status=TaskStatus.CANCELLED, error=event.reason)
+    ended = _ended(task, stamp, status=TaskStatus.CANCELLED, error=event.reason, waiting_for=())
+    if task.cancelling is None:
+        return ended
+    return msgspec.structs.replace(ended, ended_by=task.cancelling.by)
+
+
+def _cancel_asked(task: Task, event: TaskCancelAsked, stamp: Stamp) -> Task:
+    check_status({RUNNING}, task.status, event, stamp)
+    return _followed(task, stamp, cancelling=asked(task.cancelling, event, stamp))
+
+
+def _cancel_told(task: Task, event: TaskCancelTold, stamp: Stamp) -> Task:
+    return _followed(task, stamp, cancelling=msgspec.structs.replace(_step_of(task, event, stamp), told_at=stamp.time))
+
+
+def _cancel_forced(task: Task, event: TaskCancelForced, stamp: Stamp) -> Task:
+    return _followed(task, stamp, cancelling=msgspec.structs.replace(_step_of(task, event, stamp), forced=event.how))
+
+
+def _step_of(task: Task, event: TaskCancelTold | TaskCancelForced, stamp: Stamp) -> Cancelling:
+    """Return the cancellation that *event* is a step of."""
+    check_status({RUNNING}, task.status, event, stamp)
+    if task.cancelling is None or event.lease != task.lease:
+        msg = f"event {stamp.position} is a step to cancel {event.lease!r} of {task.task_id!r}, which was not asked for"
+        raise Corrupt(msg)
+    return task.cancelling
+
+
+def _followed(task: Task, stamp: Stamp, **changes: Any) -> Task:
+    """Change a task by an event that the next one names as its cause."""
+    return msgspec.structs.replace(task, latest=stamp.position if stamp.causationid else START, **changes)
 
 
 def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
@@ -438,6 +492,10 @@ _STEPS: dict[type[TaskEvent], tuple[TaskStatus | None, Callable[[Task, Any, Stam
     TaskFailed: (TaskStatus.FAILED, _failed),
     TaskCancelled: (TaskStatus.CANCELLED, _cancelled),
     TaskTimedOut: (TaskStatus.TIMEOUT, _timed_out),
+    TaskUnblocked: (None, _unblocked),
+    TaskCancelAsked: (None, _cancel_asked),
+    TaskCancelTold: (None, _cancel_told),
+    TaskCancelForced: (None, _cancel_forced),
 }
 """
 The status after each event, and the function that makes the new state: a table, as the fold dominates a replay.

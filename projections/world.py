@@ -64,7 +64,8 @@ class World:
     `restored_at` is the last commit time before the current generation, 0 in the first. `remembers_since` is not 0
     while the memory lacks what was evicted before that commit time, because the world began with an older release's.
     `latest` has the id of the last event of what lives, by kind and id, as far as that event names its own cause: the
-    next event names this one (see `coordinator/deciders/origins.py`). Tasks have it themselves.
+    next event names this one (see `coordinator/deciders/origins.py`). Tasks have it themselves. `awaited` says how
+    those tasks ended that others still wait for, as they may be evicted before these can begin.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,7 @@ class World:
         self.totals: dict[str, int] = {}
         self.silences: dict[str, MassSilence] = {}
         self.latest: dict[str, str] = {}
+        self.awaited: dict[str, TaskStatus] = {}
         self.position = START
         self.time = 0.0
         self.chain = GENESIS
@@ -344,7 +346,7 @@ _SCALARS = (
     "position", "time", "chain", "generation", "epoch", "holder", "leader", "retention_s", "ended_kept", "unfoldable",
     "restored_at", "remembers_since",
 )  # fmt: skip
-_MAPS = ("totals", "silences", "latest")
+_MAPS = ("totals", "silences", "latest", "awaited")
 
 _NO_OUTCOME = b"-"
 OUTCOMES = {TaskAttemptFailed: b"p", TaskPaused: b"p", TaskFailed: b"f"}
@@ -444,6 +446,7 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
     names = {status: f"tasks_{status.value}" for status in TaskStatus}
+    dependants, awaited = world.indexes.dependants.of, world.awaited
 
     def fold(event: Any, stamp: Stamp) -> None:
         task_id = event.task_id
@@ -461,6 +464,17 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
             ended[task_id] = stamp.time
             name = names[status]
             totals[name] = totals.get(name, 0) + 1
+            if task_id in dependants:
+                awaited.setdefault(task_id, status)  # a later task of that id is another one
+            if before.waiting_for:
+                forget(before.waiting_for)
+        elif before.waiting_for and not after.waiting_for:
+            forget(before.waiting_for)
+
+    def forget(predecessors: tuple[str, ...]) -> None:
+        for one in predecessors:
+            if one not in dependants:
+                awaited.pop(one, None)
 
     return fold
 

@@ -52,6 +52,14 @@ def _submitted(number: int) -> Step:
     return "task.submit", {"task_id": f"task_{number}", "task_name": "add"}
 
 
+def _asked_to_end(number: int) -> Step:
+    return "task.cancel", {"task_id": f"task_{number}", "grace_s": 60.0}
+
+
+def _completed(number: int) -> Step:
+    return "task.complete", {"task_id": f"task_{number}", "lease": f"claim_{number}.1.1"}
+
+
 def _claimed(claim_id: str) -> Step:
     return "task.claim", {"claim_id": claim_id, "worker_id": "worker_1"}
 
@@ -79,6 +87,7 @@ STORY: tuple[Step, ...] = (
     *("container.list", "session.close", "container.stop"),
     *(_observed("exited", exit_code=0, cause="requested"), "container.destroy"),
     *("worker.register", "task.submit", "task.offer", "task.claim", "task.progress", "task.complete", "task.get"),
+    *(_submitted(9), _claimed("claim_9"), _asked_to_end(9), "task.report_cancel", _completed(9)),
     *(_submitted(2), _claimed("claim_3"), "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
     *("task.pause", "task.resume"),

@@ -61,6 +61,7 @@ RECORDED: dict[str, str] = {
     "return, or checks agree: the first one, later `registry.check_rise` or `registry.check_fall` in a row.",
     "service.heartbeat": "not in the journal: the instance publishes it on the heartbeat stream.",
     "task.submitted": "when `submit_task` is accepted and is not a repeat.",
+    "task.unblocked": "when the end of a task decides that one which waits for it may begin.",
     "task.started": "when a waiting claim gets the task; also, together with the event that ends it, when a result "
     "is reported for a task that is not claimed (lease `direct.<attempt>`).",
     "task.progressed": "when the lease holder reports progress that differs from the last one.",
@@ -70,7 +71,12 @@ RECORDED: dict[str, str] = {
     "task.paused": "when `pause_task` is called on a pending task, or an attempt fails, no retry is left, and the "
     "retry policy of the task says `pause`.",
     "task.resumed": "when `resume_task` is called on a paused task.",
-    "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
+    "task.cancelled": "when `cancel_task` is called on a task that waits or has no grace; else when the attempt ends "
+    "after it was asked to, at most 1 s after its grace; also when the tasks that it waits for cannot end so any more.",
+    "task.cancel_asked": "when `cancel_task` is called on a running task, and again when it makes the time shorter.",
+    "task.cancel_told": "when the worker reports that it told the handler; once for each attempt.",
+    "task.cancel_forced": "when the worker reports how it forces the end after the grace, or the coordinator stops the "
+    "container.",
     "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
     "task.report_refused": "when a report names a lease that is not held; once for consecutive reports of one lease.",
     "worker.registered": "when `register_worker` has something new, or a claim comes from a worker id that is unknown, "
@@ -307,7 +313,7 @@ def _steps(machine: Machine) -> dict[tuple[str, str], list[str]]:
             by = taken.setdefault((_BEGIN if state is None else state.status.name, after.status.name), [])
             by.append(type_of(type(event)).partition(".")[2])
             marks = (getattr(after, name) for name in after.__struct_fields__ if _has_choices(after, name))
-            mark = (*marks, after.is_ended)
+            mark = (*marks, after.is_ended, bool(getattr(after, "waiting_for", ())))
             if mark not in seen:
                 seen.add(mark)
                 waiting.append(after)

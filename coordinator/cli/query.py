@@ -22,7 +22,9 @@ from coordinator.commands.service import NO_PORT
 from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.terminal import clean
+from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.base import Position
+from events.cancel_ladder import Escalation
 from events.errors import NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 WAIT_MOST_S = 86_400.0
 WAIT_PORTION_S = 20.0
 SECONDS = "a number of seconds"
+ENDED_WITHIN_S = 2.0
+"""How long after its grace to wait for the end of a task that is cancelled."""
 PAGE = 1000
 """Most items in one answer."""
 
@@ -62,10 +66,33 @@ _WAIT = click.option(
     "--wait", type=Number(0, WAIT_MOST_S, SECONDS), default=0.0, help="Wait up to N seconds for the task to end."
 )
 
+
+def _is_cancelling(found: Task) -> bool:
+    return found.cancelling is not None and not found.is_ended
+
+
+def _cancellation(found: Task) -> str:
+    """Return how far a task is that was asked to end."""
+    asked = found.cancelling
+    if asked is None:
+        return ""
+    told = "not told yet" if asked.told_at is None else f"told after {asked.told_at - asked.asked_at:.3f} s"
+    forced = f", forced ({asked.forced})" if asked.forced else ""
+    return f"asked by {asked.by or 'nobody'} {moment(asked.asked_at)}, {told}{forced}, until {moment(asked.until)}"
+
+
+def _waits_for(found: Task) -> str:
+    """Return what a task still waits for."""
+    if found.after is None or not found.waiting_for:
+        return ""
+    several = f"{found.after.join.value} of " if len(found.waiting_for) > 1 else ""
+    return f"the {found.after.on.value} of {several}{', '.join(found.waiting_for)}"
+
+
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
     ("name", lambda t: t.task_name),
-    ("status", lambda t: "paused" if t.is_paused else t.status.value),
+    ("status", lambda t: "cancelling" if _is_cancelling(t) else "paused" if t.is_paused else t.status.value),
     ("priority", lambda t: t.priority),
     ("attempt", lambda t: t.attempt),
     ("worker", lambda t: t.worker_id),
@@ -82,6 +109,8 @@ _TASK_FACTS = (
     ("started", lambda t: moment(t.started_at)),
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
     ("failures", lambda t: f"{t.failures} of at most {t.retries_most + 1}" if t.failures else ""),
+    ("waits for", _waits_for),
+    ("cancellation", _cancellation),
     ("error", lambda t: t.error),
     *RETRY_FACTS,
     ("ended by", lambda t: t.ended_by),
@@ -110,6 +139,28 @@ def task() -> None:
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
+@click.option("--after", metavar="ID", multiple=True, help="Begin after this task has ended. Repeatable.")
+@click.option(
+    "--on",
+    type=click.Choice([one.value for one in AfterOn]),
+    default="success",
+    show_default=True,
+    help="How the tasks of --after must end.",
+)
+@click.option(
+    "--join",
+    type=click.Choice([one.value for one in AfterJoin]),
+    default="all",
+    show_default=True,
+    help="How many of them must.",
+)
+@click.option(
+    "--otherwise",
+    type=click.Choice([one.value for one in Otherwise]),
+    default="cancel",
+    show_default=True,
+    help="What happens if they cannot any more.",
+)
 @TENANT
 @TRACEPARENT
 @_WAIT
@@ -152,6 +203,18 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         queue=options["queue"],
         fairness_key=options["key"],
         retry=retry_of(options),
+        after=_after(options),
+    )
+
+
+def _after(options: dict[str, Any]) -> After | None:
+    if not options["after"]:
+        return None
+    return After(
+        tasks=options["after"],
+        on=AfterOn(options["on"]),
+        join=AfterJoin(options["join"]),
+        otherwise=Otherwise(options["otherwise"]),
     )
 
 
@@ -277,13 +340,34 @@ def task_resume(ctx: click.Context, /, task_id: str, url: str | None, **options:
 @task.command("cancel")
 @click.argument("task_id")
 @click.option("--reason", default="", help="Reason, kept in the journal.")
+@click.option(
+    "--grace", type=Number(0, WAIT_MOST_S, SECONDS), help="Seconds that a running task has to end; 0 ends it at once."
+)
+@click.option("--escalate", is_flag=True, help="Stop the container of its worker if it does not end in time.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until a running task has ended.")
 @TENANT
 @TRACEPARENT
 @URL
 @click.pass_context
-def task_cancel(ctx: click.Context, /, task_id: str, reason: str, url: str | None, **acting_for: str | None) -> None:
-    """Cancel a task."""
-    asking(ctx, url, lambda client: client.execute(CancelTask(task_id=task_id, reason=reason)), **acting_for)
+def task_cancel(
+    ctx: click.Context, /, task_id: str, reason: str, grace: float | None, url: str | None, **options: Any
+) -> int:
+    """Cancel a task; a running one is told, has some seconds to end, and is then forced to."""
+    escalate = Escalation.CONTAINER if options["escalate"] else Escalation.ATTEMPT
+    command = CancelTask(task_id=task_id, reason=reason, grace_s=grace, escalate=escalate)
+
+    async def cancel(client: Client) -> TaskStatus:
+        status: TaskStatus = await client.execute(command)
+        if status is not TaskStatus.RUNNING or options["no_wait"]:
+            return status
+        # The coordinator knows how long it may take: it is asked until the task has ended.
+        return (await _ended(client, task_id, WAIT_MOST_S if grace is None else grace + ENDED_WITHIN_S)).status
+
+    status = asking(ctx, url, cancel, tenant=options["tenant"], traceparent=options["traceparent"])
+    if status is TaskStatus.CANCELLED or options["no_wait"]:
+        return 0
+    click.echo(f"task was not cancelled; its status is {status.value}", err=True)
+    return EXIT_TIMED_OUT if status is TaskStatus.RUNNING else EXIT_ERROR
 
 
 @click.group()

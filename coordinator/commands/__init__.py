@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from coordinator.commands import (
+    cancel_ladder,
     cluster,
     container,
     explain,
@@ -23,7 +24,7 @@ from coordinator.commands import (
 )
 from coordinator.commands.command import Command
 
-KINDS = (task, explain, task_pause, queue, worker, service, container, session, node, pool, cluster)
+KINDS = (task, cancel_ladder, explain, task_pause, queue, worker, service, container, session, node, pool, cluster)
 
 
 def command_type(command: type[Command]) -> str:

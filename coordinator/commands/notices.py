@@ -21,11 +21,29 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     opened: int = 1
 
 
+class ToCancel(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """
+    The attempt at a task under `lease` is to be cancelled; it has `grace_s` more seconds to end by itself.
+
+    A lease of the same name may by now be that of another task: a claim that is repeated leads to the same names.
+    """
+
+    task_id: str
+    lease: str
+    grace_s: float
+    reason: str = ""
+
+
 class LostLeases(msgspec.Struct, omit_defaults=True):
-    """A notice: the worker no longer holds these leases, and its registration `replaced` is not the current one."""
+    """
+    A notice to a worker: it no longer holds these leases, and its registration `replaced` is not the current one.
+
+    It is to end the attempts in `cancel`, and report what it did with each (`ReportCancel`).
+    """
 
     lost: list[str]
     replaced: str = ""
+    cancel: list[ToCancel] = []
 
 
 class ServiceNotice(msgspec.Struct, frozen=True, kw_only=True, gc=False):

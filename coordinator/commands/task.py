@@ -6,6 +6,8 @@ from enum import Enum
 
 from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
+from events.after import After
+from events.cancel_ladder import Escalation
 from events.resources import NONE, Resources
 from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus, TaskUsage
@@ -19,13 +21,15 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     `program` names the program that submits it, for claims that ask only for tasks of certain programs. `priority` is a
     number, or a name that the policy of its queue knows: `high`, `medium` and `low` by default. Where keys share a
     queue, the task takes of the share of its `fairness_key`. `retry` says how it is retried; without it, as the
-    settings say. `requeued_from` names the ended task that it does again.
+    settings say. `requeued_from` names the ended task that it does again. With `after` it waits until up to 64 other
+    tasks have ended: all or any of them (`join`), with `success` or in any way (`on`). When that cannot be any more, it
+    is cancelled, or runs (`otherwise`).
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "id_taken", "memory_full",
-        "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_queue",
+        "bad_after", "bad_number", "bad_payload", "bad_priority", "bad_retry", "bad_text", "id_taken", "memory_full",
+        "payload_too_large", "queue_full", "quota", "rate_limited", "too_many", "unknown_predecessor", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -43,6 +47,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     fairness_key: str = ""
     retry: RetryPolicy | None = None
     requeued_from: str = ""
+    after: After | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -96,8 +101,8 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
-        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "paused", "payload_too_large",
-        "stale_lease",
+        "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "not_ready", "paused",
+        "payload_too_large", "stale_lease",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
@@ -121,7 +126,9 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "paused", "stale_lease"})
+    REFUSALS = frozenset({
+        "already_ended", "bad_number", "bad_text", "not_found", "not_ready", "paused", "stale_lease",
+    })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
@@ -163,14 +170,22 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class CancelTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
-    """Cancel a pending or running task."""
+    """
+    Cancel a task: a pending one at once, a running one at most `grace_s` + 1 s later. The answer is its status.
+
+    The handler of a running task is told, has `grace_s` seconds (null: `scheduler.cancel_grace_s`) to end, and is then
+    forced to. With `escalate` as `container`, the container of its worker is stopped after that time. Asking again can
+    only shorten the time. Without `grace_s`, as earlier releases ask, the task ends at once.
+    """
 
     KIND, VERB = "task", "cancel"
-    REFUSALS = frozenset({"already_ended", "bad_text", "not_found"})
+    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found"})
     EXAMPLE = Example({"task_id": "task_4", "reason": "not needed any more"}, "cancelled")
 
     task_id: str
     reason: str = ""
+    grace_s: float | None = 0.0
+    escalate: Escalation = Escalation.ATTEMPT
 
 
 class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.deciders import (
+    cancel_ladder,
     container,
     node,
     pool,
@@ -42,6 +43,7 @@ def _with_following(decider: Decider) -> Decider:
 DECIDERS: dict[type[Command], Decider] = {
     **task.DECIDERS,
     **task_pause.DECIDERS,
+    **cancel_ladder.DECIDERS,
     **worker.DECIDERS,
     **service.DECIDERS,
     **{kind: _with_following(decider) for kind, decider in container.DECIDERS.items()},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders import node, service, silence, supervision, task, worker
+from coordinator.deciders import cancel_ladder, node, service, silence, supervision, task, worker
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependents import with_following
 
@@ -32,6 +32,8 @@ def due(
     """
     if deadlines is None:
         deadlines = Deadlines(world)
+    if world.indexes.cancels:
+        yield from with_following(world, cancel_ladder.due(world, context), context)
     yield from task.due(world, signs, context, heard_now, deadlines.holders)
     yield from silence.due(world, signs, context, heard_now, deadlines.silences)
     yield from worker.due(world, signs, context, heard_now, deadlines.workers)

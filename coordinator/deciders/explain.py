@@ -157,6 +157,15 @@ def _of_task(world: World, task: Task) -> Iterator[Reason]:
             blockers=[Blocker(kind="task", id=task.task_id, for_s=now - task.paused_at)],
             change=f"coordinator task resume {task.task_id}",
         )
+    if task.after is not None and task.waiting_for:
+        left = [one for one in task.waiting_for if one not in world.awaited]
+        several = f"{task.after.join.value} of " if len(left) > 1 else ""
+        yield Reason(
+            code="waits_for",
+            tier=Tier.ITSELF,
+            text=f"it waits for the {task.after.on.value} of {several}{', '.join(left)}",
+            blockers=[Blocker(kind="task", id=one) for one in left[:MOST_BLOCKERS]],
+        )
     if task.retry_at > now and task.task_id in world.indexes.parked_members:
         yield Reason(
             code="back_off",

@@ -4,7 +4,8 @@ Where an event comes from: the tenant and the trace of the thing that it is abou
 An event that creates a thing has the tenant and the trace of the command, as do events about nothing that has its own.
 The cause of all others is the last event that changed the thing, unless that of another thing led to it: the end or the
 pause of a container to what happens to its services, worker and sessions; the leave of a worker to the end of its
-attempts; the loss of a node to the failure of its containers.
+attempts; the loss of a node to the failure of its containers; the end of a task to what becomes of those that wait for
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from events.coordinator import CoordinatorPlacementRefused
 from events.node import NodeEvent, NodeRegistered
 from events.service import ServiceEvent, ServiceHealthChanged, ServiceRegistered
 from events.session import SessionBound, SessionClosed
-from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus, TaskSubmitted
+from events.task import (
+    TaskAttemptFailed,
+    TaskCancelled,
+    TaskEvent,
+    TaskFailed,
+    TaskStatus,
+    TaskSubmitted,
+    TaskUnblocked,
+)
 from events.task_pause import TaskPaused
 from events.worker import WorkerEvent, WorkerRegistered
 from projections.latest import CONTAINER, NODE, SERVICE, TASK, WORKER
@@ -53,6 +62,15 @@ def _of_task(world: World, event: Any, said: Said) -> Origin:
         latest = task.latest if task.ended_at is None else task.ended
         cause = "%d.%d" % (latest if latest != START else task.submitted)  # noqa: UP031  # as `Position` does
     return (task.tenant, task.traceparent, cause)
+
+
+def _of_dependant(world: World, event: TaskCancelled | TaskUnblocked, said: Said) -> Origin:
+    """The end of its predecessor is the cause of what becomes of a task that waited for it."""
+    tenant, traceparent, cause = _of_task(world, event, said)
+    before = world.tasks.get(event.predecessor) if event.predecessor else None
+    if before is not None and before.ended_at is not None:
+        cause = str(before.ended)
+    return (tenant, traceparent, cause)
 
 
 def _of_failed(world: World, event: TaskAttemptFailed | TaskFailed | TaskPaused, said: Said) -> Origin:
@@ -183,6 +201,8 @@ ORIGINS: dict[type[Event], Callable[[World, Any, Said], Origin]] = {
     TaskAttemptFailed: _of_failed,
     TaskFailed: _of_failed,
     TaskPaused: _of_failed,
+    TaskCancelled: _of_dependant,
+    TaskUnblocked: _of_dependant,
 }
 """
 Functions that return tenant, traceparent and causationid of an event that is decided but not folded; '' for none.

@@ -58,6 +58,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_concurrent_tasks: int = 100_000
     max_retries: int = 3
     poison_after: int = 3
+    cancel_grace_s: float = 10.0
     retry_backoff_s: float = 1.0
     retry_backoff_max_s: float = 60.0
     restart_backoff_s: float = 1.0

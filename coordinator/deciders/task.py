@@ -23,6 +23,7 @@ from coordinator.commands.validation import (
     shortened,
     shortened_begin,
 )
+from coordinator.deciders import cancel_ladder, dependencies
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
 from coordinator.deciders.retries import backoff_s, check_policy, is_final
@@ -75,7 +76,7 @@ LEASE_CHARS_MAX = 80
 
 _CONTENT = (
     "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
-    "fairness_key", "retry", "requeued_from",
+    "fairness_key", "retry", "requeued_from", "after",
 )  # fmt: skip
 """What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
@@ -114,6 +115,8 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
     if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
         check_bytes(world, bytes_of(command.payload), context)
+    if command.after is not None:
+        return dependencies.submitted(world, submitted, command.after)
     return (submitted,)
 
 
@@ -165,6 +168,8 @@ def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> T
         check_policy(command.retry)
     if command.requeued_from:
         checked(command.requeued_from, "requeued_from")
+    if command.after is not None:
+        dependencies.check_after(command.task_id, command.after)
     return TaskSubmitted(
         task_id=command.task_id,
         task_name=command.task_name,
@@ -181,6 +186,7 @@ def _submitted(world: World, command: SubmitTask, context: DecisionContext) -> T
         fairness_key=command.fairness_key,
         retry=command.retry,
         requeued_from=command.requeued_from,
+        after=command.after,
     )
 
 
@@ -325,14 +331,18 @@ def failed_attempt(
     error_type: str = "",
     retry_after_s: float | None = None,
     traceback: str = "",
-) -> TaskAttemptFailed | TaskFailed | TaskPaused:
+) -> TaskAttemptFailed | TaskFailed | TaskPaused | TaskCancelled:
     """
     Return what follows a failed attempt: a retry after a pause, or the failure of the task, or that it is paused.
+
+    A task that is to be cancelled has ended with it.
 
     A task that has ended `poison_after` processes fails whatever retries are left: the next ones would end as well. So
     does one whose retry policy names the type of the error.
     """
     worker_ended = reason in ("lease_expired", "container_failed")
+    if task.cancelling is not None:
+        return cancel_ladder.ended(task, task.cancelling, "lost" if worker_ended else "failed", error)
     if worker_ended and (ended := task.lapses + 1) >= rules.poison_after:
         error = f"{ended} workers ended while they ran it; the last: {error}"
         reason, retry = "poison", False
@@ -366,12 +376,7 @@ def release(world: World, command: ReleaseTask, context: DecisionContext) -> Eve
     """Release an attempt that was not started: the task goes back to the queue."""
     task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "released")
-    error = shortened(command.reason, context.rules.text_chars_max)
-    return (
-        TaskAttemptFailed(
-            task_id=task.task_id, lease=command.lease, error=error, reason="released", retry_at=context.now
-        ),
-    )
+    return (released(task, shortened(command.reason, context.rules.text_chars_max), context),)
 
 
 def progress(world: World, command: ProgressTask, context: DecisionContext) -> Events:
@@ -388,13 +393,15 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
 
 
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
-    """Cancel a task."""
+    """Cancel a pending task, and ask a running one to end."""
     check_text("reason", command.reason, context.rules.text_chars_max)
     status = status_of(world, checked(command.task_id, "task_id"))
     if status is TaskStatus.CANCELLED:
         return ()
     if status in ENDED:
         already_ended(command.task_id, status, "cancelled")
+    if status is _RUNNING:
+        return cancel_ladder.asked(world.tasks[command.task_id], command, context)
     return (TaskCancelled(task_id=command.task_id, reason=command.reason),)
 
 
@@ -428,6 +435,9 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Eve
         if task.is_paused:
             msg = f"task {task.task_id!r} is paused: resume it before it is {outcome}, or cancel it"
             raise Refused(msg, reason="paused")
+        if task.waiting_for:
+            msg = f"task {task.task_id!r} waits for {', '.join(task.waiting_for)}: report on it when it has begun"
+            raise Refused(msg, reason="not_ready")
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT
@@ -463,8 +473,14 @@ def _check_holds(task: Task, lease: str, worker_id: str, outcome: str) -> None:
     raise error
 
 
-def released(task: Task, why: str, context: DecisionContext) -> TaskAttemptFailed:
-    """Return the event that puts a task back into the queue; the attempt does not count against its retries."""
+def released(task: Task, why: str, context: DecisionContext) -> TaskAttemptFailed | TaskCancelled:
+    """
+    Return the event that puts a task back into the queue; the attempt does not count against its retries.
+
+    One that is to be cancelled ends instead.
+    """
+    if task.cancelling is not None:
+        return cancel_ladder.ended(task, task.cancelling, "lost", why)
     return TaskAttemptFailed(task_id=task.task_id, lease=task.lease, error=why, reason="released", retry_at=context.now)
 
 
@@ -514,7 +530,11 @@ def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, 
         if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
             continue
         ran_for_s = context.now - task.started_at
-        if ran_for_s >= task.timeout_s:
+        if ran_for_s < task.timeout_s:
+            continue
+        if task.cancelling is not None:
+            yield cancel_ladder.ended(task, task.cancelling, "timeout")
+        else:
             yield TaskTimedOut(
                 task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s, attempt=task.attempt
             )

@@ -34,6 +34,7 @@ from coordinator.commands.task import ClaimTasks, WithdrawClaim
 from coordinator.commands.wire import DoesNotFit, ask_again, encode_value, too_large, untold
 from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.deadlines import Deadlines
+from coordinator.deciders.dependencies import ToLook
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
 from coordinator.deciders.queue import policy_by_settings
@@ -131,6 +132,7 @@ class Engine:
         )
         self._hints = Hints(world, self.signs, self._waiting, notify)
         self._deadlines = Deadlines(world)
+        self._to_look = ToLook(world)
         self._next_tick = 0.0
         self._heard = 0.0
         self._resigning = ""
@@ -140,6 +142,7 @@ class Engine:
             put=self.put,
             wake=self.intake.wake,
             clock=clock,
+            commit_time=self._commit_clock.now,
             limits=self._limits,
             instance=instance,
             is_fresh=is_fresh,
@@ -288,9 +291,11 @@ class Engine:
             if about_itself:
                 turn.record(about_itself, COORDINATOR, are_apart=True)
             self._take(turn)
+            looked = self._unblock(turn)
             self._place(turn)
             self._record_refusals(turn)
             self._record_due(turn)
+            self._unblock(turn, looked)
             self.inboxes.close(turn)
             if turn.events:
                 await self._commit(turn)
@@ -503,6 +508,22 @@ class Engine:
             return
         turn.answers.append((asked, [self.world.tasks[task_id] for task_id in claimed], None))
 
+    def _unblock(self, turn: Turn, since: int = 0) -> int:
+        """Decide what the ends of tasks, from the event *since* on, mean for some of those that wait for them."""
+        to_look = self._to_look
+        if self.world.awaited or to_look:
+            to_look.note(turn.events[since:])
+            try:
+                for event in to_look.due():
+                    turn.record([event], COORDINATOR)
+                    self._hints.note([event], self._heard)
+                    to_look.note([event])
+            except TurnFull:
+                pass  # the next turn has room
+        if to_look:
+            self.intake.wake()
+        return len(turn.events)
+
     def _place(self, turn: Turn) -> None:
         room = turn.room
         custom: dict[str, Any] = {} if self._custom is None else self._custom.terms(self._choice)
@@ -556,7 +577,7 @@ class Engine:
     def _record_due(self, turn: Turn) -> None:
         heard_now, deadlines = self._heard, self._deadlines
         deadlines.note(turn.events)
-        if heard_now < self._next_tick:
+        if heard_now < self._next_tick and not self.world.indexes.cancels.is_due(turn.now):
             return
         self.listening.look(heard_now)
         self._next_tick = heard_now + self._limits.tick_s

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from coordinator.commands.notices import LostLeases
+from coordinator.commands.notices import LostLeases, ToCancel
+from events.cancel_ladder import TaskCancelAsked
 from events.container import (
     ContainerDestroyed,
     ContainerEvent,
@@ -33,7 +34,7 @@ from events.task import (
 from events.task_pause import TaskPaused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from coordinator.commands.service import CheckOutcome
     from coordinator.deciders.signs import Signs
@@ -61,12 +62,14 @@ class Hints:
         self._notices: dict[tuple[str, str], list[str]] = {}
         self._touched: set[str] = set()
         self._begun: list[str] = []
+        self._to_cancel: list[str] = []
         self._checked: list[tuple[str, CheckOutcome]] = []
         self._followings: dict[type[Event], Callable[[Any, float], None]] = {
             TaskStarted: self._started,
             **dict.fromkeys((TaskCompleted, TaskFailed, TaskAttemptFailed, TaskPaused), self._lease_ended),
             TaskTimedOut: self._timed_out,
             TaskCancelled: self._cancelled,
+            TaskCancelAsked: self._cancel_asked,
             **dict.fromkeys(_CHANGES_NODE, self._node_changed),
             ContainerResuming: self._resuming,
             ContainerResumed: self._resumed,
@@ -100,6 +103,9 @@ class Hints:
         for (kind, entity_id), lost in self._notices.items():
             self._notify(kind, entity_id, msgspec.json.encode(LostLeases(lost=lost)))
         self._notices.clear()
+        if self._to_cancel:
+            tell_to_cancel(self._world, self._to_cancel, self._world.time, self._notify)
+            self._to_cancel.clear()
         for service_id, outcome in self._checked:
             self._notify("check", service_id, msgspec.json.encode(outcome))
         self._checked.clear()
@@ -126,6 +132,9 @@ class Hints:
         if task.worker_id:
             self._signs.leases.pop(task.lease, None)
             self._lost(event.task_id, task.lease)
+
+    def _cancel_asked(self, event: TaskCancelAsked, _: float) -> None:
+        self._to_cancel.append(event.task_id)
 
     def _node_changed(self, event: Any, _: float) -> None:
         self._notices.setdefault(("node", self._world.containers[event.container_id].node_id), [])
@@ -154,3 +163,17 @@ class Hints:
     def _lost(self, task_id: str, lease: str) -> None:
         if worker_id := self._world.tasks[task_id].worker_id:
             self._notices.setdefault(("worker", worker_id), []).append(lease)
+
+
+def tell_to_cancel(world: World, task_ids: Iterable[str], now: float, notify: Notify) -> None:
+    """Tell the workers of tasks that are to be cancelled, at commit time *now*, how long each may still take."""
+    by_worker: dict[str, list[ToCancel]] = {}
+    for task_id in task_ids:
+        task = world.tasks.get(task_id)
+        if task is None or task.cancelling is None or task.is_ended:
+            continue
+        left_s = max(0.0, task.cancelling.until - now)
+        asked = ToCancel(task_id, task.lease, round(left_s, 3), task.cancelling.reason)
+        by_worker.setdefault(task.worker_id, []).append(asked)
+    for worker_id, to_cancel in by_worker.items():
+        notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=[], cancel=to_cancel)))

@@ -16,6 +16,7 @@ import structlog
 from coordinator.commands.caller import COORDINATOR
 from coordinator.commands.notices import LostLeases
 from coordinator.commands.service import HeartbeatService
+from coordinator.engine.hints import tell_to_cancel
 from coordinator.engine.intake import Asked
 from events.service import ServiceStatus
 
@@ -43,6 +44,7 @@ class Listening:
         put: Callable[[Asked], None],
         wake: Callable[[], None],
         clock: Clock,
+        commit_time: Callable[[], float],
         limits: Limits,
         instance: str,
         is_fresh: Callable[[], bool],
@@ -54,6 +56,7 @@ class Listening:
         self._put = put
         self._wake = wake
         self._clock = clock
+        self._commit_time = commit_time
         self._limits = limits
         self._instance = instance
         self._is_fresh = is_fresh
@@ -69,6 +72,8 @@ class Listening:
             for task_id in held:
                 self.signs.leases[self.world.tasks[task_id].lease] = now
         self.is_on = True
+        for untold in self.world.indexes.cancels.untold.values():  # the writer before may not have come to it
+            tell_to_cancel(self.world, untold, self._commit_time(), self._notify)
         self._tick()
 
     def end(self) -> None:
@@ -104,6 +109,9 @@ class Listening:
         lost = [lease for lease in leases if lease not in held]
         if (lost or replaced) and self._is_fresh():
             self._notify("worker", worker_id, msgspec.json.encode(LostLeases(lost=lost, replaced=replaced)))
+        untold = self.world.indexes.cancels.untold.get(worker_id)
+        if untold is not None and self._is_fresh():  # the hint was lost, or another coordinator sent it
+            tell_to_cancel(self.world, untold, self._commit_time(), self._notify)
 
     def hear_service(self, service_id: str, load: ServiceLoad, registration: str = "") -> None:
         """

@@ -64,7 +64,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case FindServices():
             return find_services(world, signs, question, heard_now)
         case GetTask():
-            return one_of(world.tasks, question.task_id, "task")
+            return _waiting(world, one_of(world.tasks, question.task_id, "task"))
         case GetContainer():
             return one_of(world.containers, question.container_id, "container")
         case GetService():
@@ -73,7 +73,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
             history = health_history(signs, living(world, question.service_id))
             return islice(history, _limit(question.limit))
         case ListTasks():
-            tasks = _page(world.tasks, _newest_tasks(world, question), question)
+            tasks = (_waiting(world, task) for task in _page(world.tasks, _newest_tasks(world, question), question))
             return (msgspec.structs.replace(task, payload=None, result=None, attempts=()) for task in tasks)
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
@@ -103,6 +103,14 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float, rules: 
         case _:
             msg = f"{type(question).__name__} is not a question"
             raise Refused(msg)
+
+
+def _waiting(world: World, task: Task) -> Task:
+    """Return a task that says which of the tasks that it waits for have not ended."""
+    if not task.waiting_for:
+        return task
+    left = tuple(one for one in task.waiting_for if one not in world.awaited)
+    return msgspec.structs.replace(task, waiting_for=left)
 
 
 def _newest_tasks(world: World, question: ListTasks) -> Iterator[str]:

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.after import After
     from events.retry import RetryPolicy
     from events.task import TaskStatus, TaskUsage
 
 __all__ = [
+    "After",
     "PolicyType",
     "ResourceAllocator",
     "RetryPolicy",
@@ -29,6 +31,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "After": "events.after",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
         "RetryPolicy": "events.retry",

@@ -35,7 +35,9 @@ from coordinator.commands.task import (
 )
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.validation import check_number
-from events.errors import CoordinationError, NotFound, Refused, StaleLease, shown
+from events.after import After, AfterJoin, AfterOn, Otherwise
+from events.cancel_ladder import Escalation
+from events.errors import CoordinationError, NotFound, Refused, StaleLease, Unavailable, shown
 from events.resources import Resources
 from events.task import TaskStatus, TaskUsage
 
@@ -64,6 +66,8 @@ RETRY_ASKED_FOR = "the program that held it asked for a retry"
 PAUSE_S = 0.5
 """The pause before the next question where one may hardly wait."""
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
+ENDED_WITHIN_S = 2.0
+"""How long after its grace to wait for the end of a task that is cancelled; it comes within 1 s."""
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -74,7 +78,9 @@ class TaskInfo:
     A task as callers see it.
 
     `submitted_at`, `started_at` and `ended_at` are in seconds since 1970, `timeout` and `execution_time` in seconds,
-    `progress` is 0 to 1, and `lease` is '' unless the task is running. A paused task is PENDING too. `error` and
+    `progress` is 0 to 1, and `lease` is '' unless the task is running. `cancelling`
+    says that it still runs, and was asked to end; `waiting_for` are the tasks that must end before it can begin. A
+    paused task is PENDING too. `error` and
     `error_type` are those of the last attempt that failed, `attempts` the last 10 of these; a list of tasks is without
     them. `retry_count` says how often the task was retried because an attempt failed, of at most `max_retries`.
     """
@@ -97,6 +103,8 @@ class TaskInfo:
     execution_time: float | None
     progress: float
     error: str
+    cancelling: bool = False
+    waiting_for: tuple[str, ...] = ()
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
     error_type: str = ""
@@ -180,6 +188,8 @@ def task_info(task: Task, start_retry: Callable[[TaskInfo], asyncio.Future[str]]
         execution_time=task.execution_time_s,
         progress=task.progress,
         error=task.error,
+        cancelling=task.cancelling is not None and not task.is_ended,
+        waiting_for=task.waiting_for,
         sent_payload=task.payload,
         sent_result=task.result,
         error_type=task.error_type,
@@ -198,6 +208,20 @@ def _which_dead(task_name: str | None, tenant: str | None, error_type: str | Non
         tenant=None if tenant is None else text("tenant", tenant),
         error_type=None if error_type is None else text("error_type", error_type),
         since=None if since is None else number("since", since),
+    )
+
+
+def _after(given: Any) -> After | None:
+    """Return what to wait for; members of enums may be given by their value."""
+    if given is None:
+        return None
+    if not isinstance(given, After):
+        return After(tasks=texts("after", given))
+    return After(
+        tasks=texts("after.tasks", given.tasks),
+        on=member("after.on", given.on, AfterOn),
+        join=member("after.join", given.join, AfterJoin),
+        otherwise=member("after.otherwise", given.otherwise, Otherwise),
     )
 
 
@@ -251,6 +275,7 @@ class TaskScheduler(Facade):
         queue: str = "",
         fairness_key: str = "",
         retry: RetryPolicy | None = None,
+        after: After | Iterable[str] | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -258,8 +283,7 @@ class TaskScheduler(Facade):
         Args:
             task_name: the name of the handler that executes it.
             task_type: a word to group tasks by.
-            priority: a higher one starts sooner by the policies PRIORITY and FAIR; a number, or a name that the policy
-                of its queue knows: by default `high`, `medium` and `low` are 3, 2 and 1.
+            priority: a higher one starts sooner by PRIORITY and FAIR; or a name that its queue knows: `high` is 3.
             timeout: seconds that one attempt may take; after that the task ends with the status TIMEOUT.
             resources: what it needs of a worker, such as `{"cpu": 2, "memory": "4Gi"}`.
             payload: any JSON value, or bytes; at most 64 KiB.
@@ -268,11 +292,12 @@ class TaskScheduler(Facade):
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
             queue: the queue that it waits in; by default that named `default`.
             fairness_key: whose share of the queue it takes of, where keys share it.
-            retry: how long it waits before each retry, which errors end it at once, and what follows the last retry; by
-                default `scheduler.retry_backoff_s` and `scheduler.retry_backoff_max_s`, and the task fails.
+            retry: how it is retried, and what follows the last retry; by default as the settings of `scheduler` say.
+            after: up to 64 tasks that must be COMPLETED first, else it is cancelled; or what `After(…)` says.
 
         Raises:
             Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
+            NotFound: a task of *after* does not exist, or ended longer than 10 minutes ago.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         app = await self.opened()
@@ -291,6 +316,7 @@ class TaskScheduler(Facade):
                 queue=text("queue", queue),
                 fairness_key=text("fairness_key", fairness_key),
                 retry=None if retry is None else retry_policy("retry", retry),
+                after=_after(after),
             )
         )
         return submitted
@@ -506,15 +532,54 @@ class TaskScheduler(Facade):
         )
         await self.execute(command)
 
-    async def cancel_task(self, task_id: str, reason: str = "") -> None:
+    async def cancel_task(
+        self,
+        task_id: str,
+        reason: str = "",
+        *,
+        grace: float | None = None,
+        wait: bool = True,
+        escalate: Escalation | str = Escalation.ATTEMPT,
+    ) -> TaskStatus:
         """
-        Cancel a pending or running task.
+        Cancel a task and return its status; a running one is told, and ends at most *grace* + 1 s later.
+
+        Args:
+            task_id: the task.
+            reason: why, for its handler and for people.
+            grace: seconds that its handler has to end before it is forced to; by default `scheduler.cancel_grace_s`. 0
+                ends the task at once, as do tasks that this program claimed itself.
+            wait: wait until the task has ended; False returns when it was asked to.
+            escalate: `container` stops the container of its worker by force if it has not ended in time.
 
         Raises:
-            Refused: the task has already ended.
+            Refused: the task has already ended, also while this waited; or an argument is invalid.
             NotFound: the task does not exist.
+            Unavailable: the coordinator did not answer, or has not ended the task within *grace* + 2 s.
         """
-        await self._report(task_id, CancelTask(task_id=text("task_id", task_id), reason=text("reason", reason)))
+        app = await self.opened()
+        grace_s = None if grace is None else number("grace", grace)
+        if grace_s is None and app.held.lease(task_id):
+            grace_s = 0.0  # nobody has to be told
+        is_waiting = flag("wait", wait)
+        command = CancelTask(
+            task_id=text("task_id", task_id),
+            reason=text("reason", reason),
+            grace_s=grace_s,
+            escalate=member("escalate", escalate, Escalation),
+        )
+        status: TaskStatus = await self._report(task_id, command)
+        if status is not TaskStatus.RUNNING or not is_waiting:
+            return status
+        most_s = app.settings.scheduler.cancel_grace_s if grace_s is None else grace_s
+        ended = await self.wait_for_task(task_id, most_s + ENDED_WITHIN_S)
+        if ended.status is TaskStatus.CANCELLED:
+            return ended.status
+        if ended.status is TaskStatus.RUNNING:
+            msg = f"task {task_id!r} was asked to end and still runs {most_s + ENDED_WITHIN_S:g} s later: ask again"
+            raise Unavailable(msg)
+        msg = f"task {task_id!r} has ended as {ended.status.value} before it was cancelled"
+        raise Refused(msg, reason=ALREADY_ENDED)
 
     async def pause_task(self, task_id: str, reason: str = "") -> None:
         """

@@ -15,13 +15,14 @@ import msgspec
 
 from coordinator.commands import COMMANDS
 from coordinator.commands.command import Command
-from coordinator.commands.container import CreateContainer
+from coordinator.commands.container import CreateContainer, StopContainer
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.service import RegisterService
 from coordinator.commands.session import BindSession
-from coordinator.commands.task import ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
 from coordinator.commands.worker import RegisterWorker
 from coordinator.security.permissions import COMMANDS_OF, ROLES, commands_of
+from events.cancel_ladder import Escalation
 from events.errors import Forbidden, Refused, Unavailable, shown
 from projections.task import SMALL_CHARS, bytes_of
 
@@ -111,6 +112,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     needs_lease: bool = False
     only_of: str = ""
     """The source that a share of a pool must belong to."""
+    may_stop: bool = True
+    """Whether a cancellation may stop a container."""
     quotas: tuple[tuple[str, str, Quota], ...] = ()
     """Whose quota (`source` or `tenant`), the name, and the quota."""
 
@@ -128,7 +131,8 @@ def verdict(rules: AccessRules, source: str, tenant: str, command: type[Command]
     quotas = tuple(one for one in both if any(getattr(one[2], limit) is not None for limit in limits))
     needs_lease = rule.needs_lease and command in (CompleteTask, FailTask)
     only_of = source if command is ReleasePool and source.partition("-")[0] not in _OVER_ALL else ""
-    return Verdict(own=rule.own, needs_lease=needs_lease, only_of=only_of, quotas=quotas)
+    may_stop = command is not CancelTask or rule.may is None or StopContainer in rule.may
+    return Verdict(own=rule.own, needs_lease=needs_lease, only_of=only_of, quotas=quotas, may_stop=may_stop)
 
 
 def _not_among(source: str, command: type[Command], may: frozenset[type[Command]]) -> str:
@@ -155,6 +159,10 @@ def check(world: World, found: Verdict, command: Command) -> None:
     if found.needs_lease and isinstance(command, (CompleteTask, FailTask)) and not command.lease:
         task = shown(command.task_id)
         raise Forbidden(f"the lease of task {task} is missing: these credentials are only for whom it was given to")
+    if not found.may_stop and isinstance(command, CancelTask) and command.escalate is Escalation.CONTAINER:
+        task = shown(command.task_id)
+        msg = f"cancelling task {task} may stop a container, which needs container.stop: do not escalate"
+        raise Forbidden(msg)
     if found.only_of and isinstance(command, ReleasePool):
         _check_owner(world, found.only_of, command)
     if not found.quotas:

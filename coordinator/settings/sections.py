@@ -121,6 +121,9 @@ class SchedulerSettings(Section):
         _RULES.retry_backoff_s, 0.0, 3600.0, "longest pause before the first retry; it doubles with each retry"
     )
     retry_backoff_max_s: float = number(_RULES.retry_backoff_max_s, 0.0, DAY_S, "longest pause before a retry")
+    cancel_grace_s: float = number(
+        _RULES.cancel_grace_s, 0.0, DAY_S, "time that a running task has to end after it was cancelled"
+    )
     lease_s: float = number(_RULES.lease_s, 0.05, DAY_S, "an attempt expires if no heartbeat names it for this long")
     worker_timeout_s: float = number(
         _RULES.worker_timeout_s, 0.05, DAY_S, "a worker without a heartbeat for this long is lost"

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 from coordinator.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from coordinator.worker.handlers import Context, DoNotRetry, RetryAfter, load_handlers, task
+    from coordinator.worker.handlers import AttemptCancelled, Context, DoNotRetry, RetryAfter, load_handlers, task
     from coordinator.worker.worker import Worker, run_worker
 
-__all__ = ["Context", "DoNotRetry", "RetryAfter", "Worker", "load_handlers", "run_worker", "task"]
+__all__ = ["AttemptCancelled", "Context", "DoNotRetry", "RetryAfter", "Worker", "load_handlers", "run_worker", "task"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "AttemptCancelled": "coordinator.worker.handlers",
         "Context": "coordinator.worker.handlers",
         "DoNotRetry": "coordinator.worker.handlers",
         "RetryAfter": "coordinator.worker.handlers",

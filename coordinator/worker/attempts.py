@@ -7,6 +7,9 @@ answered. A lost lease ends the handler, and nothing is reported. Nothing here d
 
 A handler that goes on although its lease is lost is left behind: some seconds later it costs no slot, and when the
 worker ends nothing waits for it. The log says so.
+
+A task that is to be cancelled keeps its lease. Its handler is told and has the grace that the notice says to end; then
+an exception is raised in its thread, or an async handler is left behind. Each step is reported.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coordinator.commands.acting import act_for, acting_for_nobody, ids_of, in_span
+from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
+from coordinator.commands.notices import ToCancel
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
 from coordinator.own_process.forks import depth
 from coordinator.stop_signals import is_from_signal
 from coordinator.task_groups import is_aborting, leave_behind
 from coordinator.worker.containment import contain, contained, contained_by, end_if_forked
-from coordinator.worker.handlers import Context, DoNotRetry, RetryAfter
+from coordinator.worker.handlers import AttemptCancelled, Context, DoNotRetry, RetryAfter
 from coordinator.worker.reported_error import error_text, reported_error, type_name
 from coordinator.worker.threads import Threads
 from events.errors import CoordinationError, Refused, StaleLease, Unavailable
@@ -59,9 +64,10 @@ class Attempt:
 
     `lost` is set when its lease is lost and its outcome must not be reported, `exit` when a task of its handler exited,
     `left` when it has given its slot back although its handler goes on. `in_loop` is whether it can be cancelled now.
+    `forcing` is set when its task is to be cancelled: what happens when the grace is over.
     """
 
-    __slots__ = ("began", "context", "exit", "handler", "in_loop", "left", "lost", "running", "task")
+    __slots__ = ("began", "context", "exit", "forcing", "handler", "in_loop", "left", "lost", "running", "task")
 
     def __init__(self, task: Task, handler: Handler, context: Context) -> None:
         self.task = task
@@ -72,6 +78,7 @@ class Attempt:
         self.began = False
         self.left = False
         self.exit: BaseException | None = None
+        self.forcing: asyncio.TimerHandle | None = None
         self.running: asyncio.Task[None] | None = None
 
     def end(self, error: BaseException) -> None:
@@ -143,7 +150,62 @@ class Attempts:
         )
         attempt = self.leases[task.lease] = Attempt(task, self._handlers[task.task_name], context)
         self._queued.append(attempt)
+        if task.cancelling is not None:  # the answer to its claim came late
+            self.cancel(ToCancel(task.task_id, task.lease, 0.0, task.cancelling.reason))
         self._fill()
+
+    def cancel(self, asked: ToCancel) -> None:
+        """
+        Tell the handler of an attempt that its task is to be cancelled; when the grace is over, force its end.
+
+        Asking again only changes when that is. An attempt that is being reported has ended already.
+        """
+        attempt = self.leases.get(asked.lease)
+        if attempt is None or attempt.task.task_id != asked.task_id:
+            return
+        if attempt.running is not None and attempt not in self._running:
+            return
+        if attempt.forcing is not None:
+            attempt.forcing.cancel()
+            attempt.forcing = self._loop.call_later(asked.grace_s, self._force, attempt)
+            return
+        task, context = attempt.task, attempt.context
+        log.info("task_cancelling", task_id=task.task_id, lease=asked.lease, grace_s=asked.grace_s, why=asked.reason)
+        context.cancelled, context.cancel_reason, context.cancel_grace_s = True, asked.reason, asked.grace_s
+        attempt.forcing = self._loop.call_later(asked.grace_s, self._force, attempt)
+        if attempt.began:
+            self._step(attempt, CancelStep.TOLD)
+            if attempt.in_loop and attempt.running is not None:
+                attempt.running.cancel()
+            return
+        attempt.forcing.cancel()
+        del self.leases[asked.lease]
+        attempt.lost = True
+        if attempt.running is None:
+            self._queued.remove(attempt)
+        else:  # a task that is cancelled before its first step never runs
+            self._running.discard(attempt)
+            attempt.running.cancel()
+        self._step(attempt, CancelStep.ENDED)
+        self._fill()
+        self._changed.set()
+
+    def _force(self, attempt: Attempt) -> None:
+        """Force the end of an attempt whose grace is over: in its thread, or without waiting for its handler."""
+        if attempt.lost or attempt not in self._running:
+            return
+        if not attempt.in_loop:
+            if self._threads.interrupt(attempt, AttemptCancelled):
+                self._step(attempt, CancelStep.RAISED)
+            return
+        self._step(attempt, CancelStep.LEFT_BEHIND)
+        self._drop(attempt)
+        self._leave(attempt)
+
+    def _step(self, attempt: Attempt, step: CancelStep) -> None:
+        if is_aborting(self._tasks):
+            return
+        self._tasks.create_task(self._report(self._cancelled(attempt.task, step)), context=self._context.copy())
 
     def lose(self, leases: Iterable[str]) -> None:
         """
@@ -158,21 +220,29 @@ class Attempts:
             task = attempt.task
             ids = ids_of(task.tenant, task.traceparent)
             log.warning("lease_lost", task_id=task.task_id, lease=lease, task_name=task.task_name, **ids)
-            del self.leases[lease]
-            attempt.lost = attempt.context.cancelled = True
             if attempt.running is None:
+                del self.leases[lease]
+                attempt.lost = attempt.context.cancelled = True
                 self._queued.remove(attempt)
             elif not attempt.began:
                 # A task that is cancelled before its first step never runs, so its slot must be freed here.
+                del self.leases[lease]
+                attempt.lost = attempt.context.cancelled = True
                 self._running.discard(attempt)
                 attempt.running.cancel()
             else:
-                self._stray += 1
+                self._drop(attempt)
                 self._loop.call_later(LEAVE_AFTER_S, self._leave, attempt)
                 if attempt.in_loop:
                     attempt.running.cancel()
         self._fill()
         self._changed.set()
+
+    def _drop(self, attempt: Attempt) -> None:
+        """Report nothing more of an attempt whose handler runs, and renew its lease no more."""
+        self.leases.pop(attempt.task.lease, None)
+        attempt.lost = attempt.context.cancelled = True
+        self._stray += 1
 
     def take_queued(self) -> list[Task]:
         """Remove and return the tasks that wait for a slot."""
@@ -262,6 +332,8 @@ class Attempts:
                     self._left.discard(attempt)
                 elif attempt.lost:
                     self._stray = max(0, self._stray - 1)
+            if attempt.forcing is not None:
+                attempt.forcing.cancel()
             self._fill()
             if report is None:
                 return
@@ -285,7 +357,7 @@ class Attempts:
                 raise asyncio.CancelledError
             running.uncancel()
 
-    async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | None:
+    async def _outcome(self, attempt: Attempt) -> CompleteTask | FailTask | ReportCancel | None:
         """Run the handler; return the command that reports its outcome, or None if the lease was lost."""
         task = attempt.task
         began = time.monotonic()
@@ -307,7 +379,15 @@ class Attempts:
                 return None
             if is_aborting(self._tasks):
                 raise
+            if attempt.forcing is not None and attempt.exit is None:
+                return self._cancelled(task, CancelStep.ENDED)
             # The handler did it: it cancelled itself, raised this error, or a task of its own exited.
+            return self._failed(task, attempt.exit or error, retry=True)
+        except AttemptCancelled as error:
+            if attempt.lost:
+                return None
+            if attempt.forcing is not None:
+                return self._cancelled(task, CancelStep.ENDED)
             return self._failed(task, attempt.exit or error, retry=True)
         except BaseException as error:  # any exception, even SystemExit, ends only the attempt
             if is_from_signal(error):
@@ -336,7 +416,7 @@ class Attempts:
     async def _awaited(self, attempt: Attempt, value: Any) -> Any:
         """Await what a handler returned, as one does that a plain decorator or a lambda wraps."""
         attempt.in_loop = True
-        if attempt.lost:  # while it was in its thread, where nobody could cancel it
+        if attempt.lost or attempt.forcing is not None:  # while it was in its thread, where nobody could cancel it
             if hasattr(value, "close"):
                 value.close()
             raise asyncio.CancelledError
@@ -350,6 +430,9 @@ class Attempts:
             execution_time_s=execution_time_s,
             result=result,
         )
+
+    def _cancelled(self, task: Task, step: CancelStep) -> ReportCancel:
+        return ReportCancel(task_id=task.task_id, lease=task.lease, step=step)
 
     def _failed(self, task: Task, error: BaseException, *, retry: bool) -> FailTask:
         reported = reported_error(error)
@@ -377,7 +460,7 @@ class Attempts:
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
-    async def _report(self, report: CompleteTask | FailTask) -> None:
+    async def _report(self, report: CompleteTask | FailTask | ReportCancel) -> None:
         """Report until the coordinator answers: a task must not run again because an answer was slow."""
         while True:
             try:
@@ -391,7 +474,7 @@ class Attempts:
                 await asyncio.sleep(REPORT_RETRY_S)
             except CoordinationError as error:
                 log.warning("report_refused", task_id=report.task_id, code=error.reason, why=error.message)
-                if isinstance(report, FailTask) or report.result is None:
+                if not isinstance(report, CompleteTask) or report.result is None:
                     return
                 # The coordinator's limit for results is lower than ours. Report a failure: without a report, the task
                 # would run again for nothing.

@@ -47,6 +47,14 @@ class DoNotRetry(Exception):
     """Raised by a handler when retrying cannot help: the task ends as FAILED without a retry"""
 
 
+class AttemptCancelled(BaseException):
+    """
+    The task is being cancelled: raised by `Context.raise_if_cancelled`, and in a thread that did not end in time
+
+    Not an `Exception`, so that a handler which catches those does not go on.
+    """
+
+
 class RetryAfter(Exception):
     """
     Raised by a handler to fail the attempt and say how long the retry must wait; it may wait longer by its policy.
@@ -74,8 +82,10 @@ class Context:
     `deadline` is when the attempt times out, in seconds since 1970 by the coordinator's clock; None without a limit.
     `tenant` and `traceparent` are those of the task, '' if it has none; the commands that the handler sends have them
     too.
-    `cancelled` becomes True when the lease is lost or the worker stops waiting for the handler. An async handler is
-    cancelled too; a handler in a thread should check `cancelled` from time to time.
+    `cancelled` becomes True when the task is to be cancelled, the lease is lost or the worker stops waiting for the
+    handler. An async handler is cancelled too; a handler in a thread should check `cancelled` from time to time, or
+    call `raise_if_cancelled`. A task that is to be cancelled has `cancel_grace_s` seconds from then on, and
+    `cancel_reason` says why; a result that is returned in that time still counts.
 
     Args:
         task_id: the task.
@@ -91,8 +101,8 @@ class Context:
     """
 
     __slots__ = (
-        "_loop", "_report", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "tenant",
-        "traceparent", "worker_id",
+        "_loop", "_report", "attempt", "cancel_grace_s", "cancel_reason", "cancelled", "deadline", "lease", "task_id",
+        "task_name", "tenant", "traceparent", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -118,8 +128,15 @@ class Context:
         self.traceparent = traceparent
         self.deadline = deadline
         self.cancelled = False
+        self.cancel_reason = ""
+        self.cancel_grace_s = 0.0
         self._report = report
         self._loop = loop
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `AttemptCancelled`, which ends the handler, if `cancelled` is True."""
+        if self.cancelled:
+            raise AttemptCancelled(self.cancel_reason or "the lease was lost")
 
     async def progress(self, fraction: float, message: str = "") -> None:
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
 import threading
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,11 @@ class Threads:
         self._idle = 0
         self.busy: set[object] = set()
         """For whom calls run now."""
+        self._lock = threading.Lock()
+        self._at_work: dict[object, int] = {}
+        """The thread that runs the call of each, while it runs."""
+        self._struck: set[object] = set()
+        """Those of them in whose thread an exception was raised."""
 
     async def run(self, call: Callable[[], Any], whom: object = None) -> Any:
         """Run *call* in a thread for *whom*; return or raise its result. Cancelled, it stops waiting for the thread."""
@@ -54,6 +60,19 @@ class Threads:
             raise error
         return value
 
+    def interrupt(self, whom: object, error: type[BaseException]) -> bool:
+        """
+        Raise *error* in the thread that runs the call for *whom*, at its next bytecode; return False if none runs.
+
+        A thread that waits in C code, as in `time.sleep`, gets it when it returns from there.
+        """
+        with self._lock:
+            thread = self._at_work.get(whom)
+            if thread is None or not _raise_in(thread, error):
+                return False
+            self._struck.add(whom)
+            return True
+
     def close(self) -> None:
         """Let each thread end when its current call returns."""
         for _ in range(self._count):
@@ -64,17 +83,40 @@ class Threads:
         with suppress(RuntimeError):
             while (job := self._jobs.get()) is not None:
                 call, future, whom = job
-                outcome: Outcome
-                try:
-                    outcome = call(), None
-                except BaseException as error:  # noqa: BLE001  # raised again where the call is awaited
-                    outcome = None, error
+                outcome = self._outcome(call, whom)
                 end_if_forked(self._depth, outcome[1])
                 self._loop.call_soon_threadsafe(self._done, future, outcome, whom)
                 del job, call, future, outcome, whom  # an idle thread must not keep references to its last job
+
+    def _outcome(self, call: Callable[[], Any], whom: object) -> Outcome:
+        """Call; `interrupt` can reach nothing else of this thread, neither before nor after it."""
+        outcome: Outcome = None, None
+        try:
+            with self._lock:
+                self._at_work[whom] = threading.get_ident()
+            outcome = call(), None
+        except BaseException as error:  # noqa: BLE001  # raised again where the call is awaited
+            outcome = None, error
+        while True:
+            try:
+                with self._lock:
+                    self._at_work.pop(whom, None)
+                    if whom in self._struck:
+                        _raise_in(threading.get_ident(), None)  # drops what was not raised yet
+                        self._struck.discard(whom)
+            except BaseException as error:  # noqa: BLE001  # it was raised just here, after the call
+                outcome = None, error
+            else:
+                return outcome
 
     def _done(self, future: asyncio.Future[Outcome], outcome: Outcome, whom: object) -> None:
         self._idle += 1
         self.busy.discard(whom)
         if not future.done():
             future.set_result(outcome)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> bool:
+    """Let a thread raise *error* at its next bytecode, or with None drop what it has not raised yet."""
+    what = None if error is None else ctypes.py_object(error)
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what))

@@ -328,6 +328,8 @@ class Worker:
             log.warning("notice_unreadable", worker_id=self.worker_id, why=str(error))
         else:
             self._attempts.lose(notice.lost)
+            for asked in notice.cancel:
+                self._attempts.cancel(asked)
             if notice.replaced == self._registration:
                 msg = f"worker {self.worker_id!r} was replaced: another program has registered under this id"
                 self._was_replaced(Refused(msg, reason="replaced"))

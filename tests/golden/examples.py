@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from msgspec import Raw
 
 from events import codec
+from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.base import Position
+from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -87,6 +89,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
     TaskUsage,
 )
 from events.task_pause import TaskPaused, TaskResumed
@@ -365,6 +368,31 @@ EXAMPLES: dict[str, Event] = {
         silent_for_s=31.0,
         limit_s=30.0,
     ),
+    "task.submitted.v3.3": TaskSubmitted(
+        task_id="task_1",
+        task_name="ocr.page",
+        task_type="batch",
+        priority=5,
+        timeout_s=12.5,
+        max_retries=3,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order-17",
+        program="host.user.main",
+        traced=True,
+        after=After(tasks=("task_0", "task_9"), on=AfterOn.END, join=AfterJoin.ANY, otherwise=Otherwise.RUN),
+        waits_for=("task_9",),
+    ),
+    "task.unblocked.v1": TaskUnblocked(task_id="task_1", predecessor="task_9", otherwise=True),
+    "task.cancelled.v1.3": TaskCancelled(
+        task_id="task_1",
+        reason="it was to run after task task_9, which ended as failed",
+        how="predecessor",
+        lease="claim_1.2",
+        error="ValueError: 7",
+        predecessor="task_9",
+        usage=_USAGE,
+    ),
     "task.failed.v2": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -384,6 +412,14 @@ EXAMPLES: dict[str, Event] = {
         traceback="Traceback (most recent call last):\n…\nValueError: no\n",
     ),
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
+    "task.cancelled.v1.2": TaskCancelled(
+        task_id="task_1", reason="not needed any more", how="failed", lease="claim_1.2", error="ValueError: 7"
+    ),
+    "task.cancel_asked.v1": TaskCancelAsked(
+        task_id="task_1", grace_s=2.5, reason="not needed any more", escalate=Escalation.CONTAINER
+    ),
+    "task.cancel_told.v1": TaskCancelTold(task_id="task_1", lease="claim_1.2"),
+    "task.cancel_forced.v1": TaskCancelForced(task_id="task_1", lease="claim_1.2", how="raised"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
     "task.timed_out.v2": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5, attempt=2),
     "task.paused.v1": TaskPaused(

@@ -16,6 +16,7 @@ import msgspec
 from coordinator.bus.connection import Bus
 from coordinator.bus.jetstream import ApiError
 from coordinator.client.client import Client
+from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
 from coordinator.commands.command import Command
 from coordinator.commands.container import (
     CreateContainer,
@@ -26,6 +27,7 @@ from coordinator.commands.container import (
     StartContainer,
     StopContainer,
 )
+from coordinator.commands.notices import LostLeases
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
 from coordinator.commands.requeue import requeued_id
 from coordinator.commands.service import RegisterService
@@ -44,6 +46,7 @@ from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.commands.wire import WIRE_COMMANDS, encode_command, value_of
 from coordinator.commands.worker import LeaveWorker, RegisterWorker
 from coordinator.doors.inbox import InboxLimits, inbox_stream
+from events.after import After, AfterJoin, AfterOn, Otherwise
 from events.container import ContainerStatus
 from events.errors import CoordinationError, Forbidden, NotFound, Refused, StaleLease, Unavailable
 from events.resources import Resources
@@ -56,6 +59,7 @@ from tests.simulation.promises import Promise
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from coordinator.bus.subscription import Message
     from coordinator.commands.wire import Answer
     from projections.task import Task
     from tests.simulation.cluster import Sim
@@ -72,6 +76,10 @@ CHECKED_SHARE = 0.4
 """A check of what is remembered comes this part of the time after the end: commit times differ from the true ones."""
 MIB = 1024 * 1024
 SLOTS = 3
+AFTER_FROM = 4
+"""The first task of a client that may wait for others."""
+SUBMITS_MAX = 40
+"""How often a task is submitted whose predecessors are not known."""
 _RETRY = {
     1: RetryPolicy(first_s=0.2, factor=3.0, most_s=2.0, when_exhausted="pause"),
     2: RetryPolicy(backoff="linear", first_s=0.1, non_retryable=("Never",)),
@@ -177,13 +185,17 @@ class Submitter(Actor):
             queue=("", "", "a", "b")[number % 4] if self.sim.plan.has_queues else "",
             fairness_key="xyz"[number % 3] if self.sim.plan.has_queues else "",
             retry=_RETRY.get(number % 5),
+            after=self._after(number),
         )
-        first = await self.until_admitted(command)
+        try:
+            first = await self._until_known(command)
+        except NotFound:
+            return  # what it was to wait for ended too long ago
         if number % 8 == 6:
             await self._pause(task_id)
-        if number % 9 == 4:
+        if number % 9 in (4, 7):
             try:
-                await self.ask(CancelTask(task_id=task_id, reason="drawn"))
+                await self._cancel(task_id)
                 self.sim.dice.fired["cancelled"] += 1
             except (Refused, NotFound):
                 pass  # it has already ended
@@ -209,6 +221,42 @@ class Submitter(Actor):
                 self.sim.watch.violate(Promise.ONE_ANSWER, f"{again} was answered with another id")
         self.sim.dice.fired["requeued"] += 1
         self.sim.seen_ended[again.task_id] = await self._end_of(again.task_id)
+
+    def _after(self, number: int) -> After | None:
+        """Return what a task waits for: some of those before it, the same ones after a restart."""
+        if number % 3 or number < AFTER_FROM:
+            return None
+        before = {number - 1, number - 3, number // 2}
+        return After(
+            tasks=tuple(f"{self.name}-{one}" for one in sorted(before)),
+            on=(AfterOn.SUCCESS, AfterOn.SUCCESS, AfterOn.END)[number % 7 % 3],
+            join=(AfterJoin.ALL, AfterJoin.ANY)[number // 3 % 2],
+            otherwise=(Otherwise.CANCEL, Otherwise.RUN)[number % 4 == 0],
+        )
+
+    async def _until_known(self, command: SubmitTask) -> str:
+        """Submit a task; again while those that it is to wait for are not known, and raise `NotFound` at last."""
+        for _ in range(SUBMITS_MAX):
+            try:
+                first: str = await self.until_admitted(command)
+            except NotFound:
+                self.sim.dice.fired["predecessor_unknown"] += 1
+                await self.sleep(0.5, 2.0)
+            else:
+                return first
+        raise NotFound
+
+    async def _cancel(self, task_id: str) -> None:
+        """Cancel a task, mostly while it runs: at once, or in steps, and perhaps sooner than was said first."""
+        for _ in range(self.random.choice((0, 40, 40))):
+            if (await self.look(GetTask(task_id=task_id))).status is not TaskStatus.PENDING:
+                break
+            await asyncio.sleep(0.2)
+        grace_s = self.random.choice((0.0, None, None, 0.5, 4.0))
+        await self.ask(CancelTask(task_id=task_id, reason="drawn", grace_s=grace_s))
+        while self.random.random() < 0.4:
+            await self.sleep(0.0, 1.0)
+            await self.ask(CancelTask(task_id=task_id, reason="again", grace_s=self.random.uniform(0.0, 3.0)))
 
     async def _end_of(self, task_id: str) -> TaskStatus | None:
         """Wait until a task has ended, and resume it if it is paused; None if it was evicted since."""
@@ -258,14 +306,22 @@ class Worker(Actor):
     def __init__(self, sim: Sim, name: str) -> None:
         super().__init__(sim, name)
         self._leases: list[str] = []
+        self._to_cancel: dict[tuple[str, str], float] = {}
+        """The attempts that are to end, with their grace in seconds."""
 
     async def run(self) -> None:
         self._leases = []
+        self._to_cancel = {}
+        await self.client.bus.subscribe(self.client.subjects.notice("worker", self.name), self._noticed)
         await self.ask(RegisterWorker(worker_id=self.name, slots=SLOTS))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._beat())
             while True:
                 await self._round()
+
+    def _noticed(self, message: Message) -> None:
+        notice = msgspec.json.decode(message.data, type=LostLeases)
+        self._to_cancel.update(((one.task_id, one.lease), one.grace_s) for one in notice.cancel)
 
     async def _beat(self) -> None:
         while True:
@@ -315,7 +371,10 @@ class Worker(Actor):
             self._leases.remove(lease)
 
     async def _execute(self, task: Task) -> None:
-        await self.sleep(0.0, 0.8)
+        await self.sleep(0.0, self.random.choice((0.8, 0.8, 0.8, 3.0)))
+        grace_s = self._to_cancel.pop((task.task_id, task.lease), None)
+        if grace_s is not None and await self._ends(task, grace_s):
+            return
         if self.random.random() < LATE_SHARE:  # its lease ends, and perhaps somebody else has the task by then
             self._forget(task.lease)
             await self.sleep(3.0, 5.0)
@@ -342,6 +401,25 @@ class Worker(Actor):
             self.sim.dice.fired["stale_refused"] += 1
         except (Refused, NotFound):
             pass  # cancelled or timed out
+
+    async def _ends(self, task: Task, grace_s: float) -> bool:
+        """End an attempt that is to be cancelled: in order, at the last moment, or go on as if nothing was said."""
+        drawn = self.random.random()
+        if drawn < 0.3:
+            await asyncio.sleep(self.random.choice((0.0, grace_s, grace_s + 2.0)))
+            return False
+        steps = [CancelStep.TOLD, CancelStep.ENDED]
+        if drawn > 0.6:
+            steps[1:1] = [self.random.choice((CancelStep.RAISED, CancelStep.LEFT_BEHIND))]
+        try:
+            for step in steps:
+                await self.ask(ReportCancel(task_id=task.task_id, lease=task.lease, step=step))
+                self.sim.dice.fired["cancel_steps"] += 1
+                if drawn > 0.6:
+                    await asyncio.sleep(self.random.uniform(0.0, grace_s))
+        except (StaleLease, NotFound):
+            self.sim.dice.fired["stale_refused"] += 1
+        return True
 
     async def _twice(self, command: CompleteTask | FailTask) -> None:
         """Report the outcome of an attempt, and at times once more, byte for byte: it gets its first answer."""

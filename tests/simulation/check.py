@@ -6,11 +6,14 @@ Capacity is counted again here, event by event, because the sums of the fold are
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
 from coordinator.commands.container import CreateContainer
 from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
@@ -18,6 +21,8 @@ from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, Fail
 from coordinator.commands.task_pause import PauseTask, ResumeTask
 from coordinator.deciders.task import DIRECT
 from events import codec
+from events.after import After, AfterJoin, AfterOn, Otherwise
+from events.cancel_ladder import TaskCancelAsked
 from events.codec import seconds_of
 from events.container import (
     ContainerCreated,
@@ -43,8 +48,10 @@ from events.task import (
     TaskFailed,
     TaskReportRefused,
     TaskStarted,
+    TaskStatus,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerLost
@@ -62,6 +69,10 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Sim
 
 _NOT_RUNNING = (ContainerStopping, ContainerFailed)
+COMMITS_TO_SETTLE = 10
+"""A turn may be full, so what the end of a task means for others may follow in a later one."""
+ENDS_WITHIN_S = 1.0
+"""After its grace, a task that was asked to end."""
 _LOST: dict[type[Any], Watched] = {
     ServiceHealthChanged: Watched.SERVICE,
     WorkerLost: Watched.WORKER,
@@ -127,6 +138,30 @@ def trace(sim: Sim) -> str:
     return f"{sim.broker.log.hexdigest()[:32]} {sorted(sim.dice.fired.items())}"
 
 
+@dataclass
+class Waits:
+    """What a task waits for, and how those have ended that have; `decided` is the commit that decided it, or 0."""
+
+    after: After
+    ends: dict[str, type[TaskEvent] | None]
+    decided: int = 0
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether it may begin, by the plain meaning of the words; None while that is open."""
+        on_end = self.after.on is AfterOn.END
+        held = [None if end is None else on_end or end is TaskCompleted for end in self.ends.values()]
+        decides = self.after.join is AfterJoin.ANY
+        if decides in held:
+            return decides
+        return None if None in held else not decides
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to begin now."""
+        return self.holds is True or (self.holds is False and self.after.otherwise is Otherwise.RUN)
+
+
 class History:
     """The state derived from the journal, event by event; broken promises are recorded as they occur."""
 
@@ -147,6 +182,10 @@ class History:
         self._not_running: set[str] = set()
         self._generations: dict[str, str] = {}
         self._position = ""
+        self._sequence, self._time = 0, 0.0
+        self._to_end: dict[str, float] = {}
+        """The tasks that were asked to end, and when they must have, by commit time."""
+        self._waits: dict[str, Waits] = {}
         self._leases: dict[str, str] = {}
         self._claims: dict[str, tuple[int, set[str]]] = {}
         self._claim_of: dict[str, set[str]] = {}
@@ -162,6 +201,9 @@ class History:
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
         time = seconds_of(envelope.time)
+        if sequence != self._sequence:
+            self._end_commit()
+        self._sequence, self._time = sequence, time
         self.kinds[envelope.type] += 1
         self._position = str(envelope.id)
         event = envelope.data
@@ -176,6 +218,7 @@ class History:
             self._count(event, envelope.actor, time)
             self._retries.take(event, time)
             self._task(event, sequence)
+            self._settle(event, sequence)
         elif isinstance(event, ContainerEvent):
             self._container(event)
         elif isinstance(event, QueuePaused):
@@ -203,6 +246,7 @@ class History:
             self._submitter[task_id] = actor
             self._queues[task_id] = event.queue or DEFAULT
             waiting.add(task_id)
+            self._is_to_wait(event)
             return
         if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
             _broken(Promise.ONE_END, f"{event} came after the end of the task")
@@ -213,6 +257,50 @@ class History:
             waiting.discard(task_id)
         if isinstance(event, TERMINAL):
             self._ended_at[task_id] = time
+            self._to_end.pop(task_id, None)
+        elif isinstance(event, TaskCancelAsked):
+            self._to_end[task_id] = min(time + event.grace_s + ENDS_WITHIN_S, self._to_end.get(task_id, math.inf))
+
+    def _end_commit(self) -> None:
+        """Check what must be true after each commit."""
+        for task_id, waits in self._waits.items():
+            if waits.decided and waits.decided + COMMITS_TO_SETTLE < self._sequence:
+                _broken(Promise.AFTER, f"{task_id} waits after commit {self._sequence}, though {waits} was decided")
+        late = [task_id for task_id, until in self._to_end.items() if until < self._time]
+        if late:
+            _broken(Promise.CANCELLED, f"{late} were asked to end, and had not after commit {self._sequence}")
+
+    def _is_to_wait(self, event: TaskSubmitted) -> None:
+        """Note what a task waits for; how those have ended that have is known from the events before."""
+        if event.after is None:
+            return
+        ends = {one: next(map(type, filter(_is_end, self.tasks[one])), None) for one in event.after.tasks}
+        waits = Waits(event.after, ends)
+        left = () if waits.holds is not None else tuple(one for one, end in ends.items() if end is None)
+        if event.waits_for != left:
+            _broken(Promise.AFTER, f"{event}, but {left} had not ended")
+        if not waits.runs:
+            self._waits[event.task_id] = waits
+            waits.decided = 0 if waits.holds is None else self._sequence
+
+    def _settle(self, event: TaskEvent, sequence: int) -> None:
+        """Check what becomes of a task that waits, and note what an end means for those that do."""
+        task_id, waits = event.task_id, self._waits.get(event.task_id)
+        if isinstance(event, TERMINAL):
+            for one in self._waits.values():
+                if task_id in one.ends and one.ends[task_id] is None:
+                    one.ends[task_id] = type(event)
+                    one.decided = one.decided or (0 if one.holds is None else sequence)
+        if waits is None:
+            return
+        if isinstance(event, (TaskStarted, TaskUnblocked)):
+            if not waits.runs:
+                _broken(Promise.AFTER, f"{event}, but it waits for {waits}")
+            del self._waits[task_id]
+        elif isinstance(event, TaskCancelled):
+            if event.how == "predecessor" and (waits.holds is not False or waits.after.otherwise is Otherwise.RUN):
+                _broken(Promise.AFTER, f"{event}, but it waits for {waits}")
+            del self._waits[task_id]
 
     def _task(self, event: TaskEvent, sequence: int) -> None:
         self.tasks[event.task_id].append(event)
@@ -231,6 +319,8 @@ class History:
                 _broken(Promise.LEASE, f"{event} was accepted, but {held or 'no lease'} was held")
             self._end(event.task_id)
         elif isinstance(event, TaskCancelled):
+            if event.lease not in ("", held):
+                _broken(Promise.LEASE, f"{event} ended an attempt under that lease, but {held or 'no lease'} was held")
             self._end(event.task_id)
 
     def _start(self, event: TaskStarted, sequence: int) -> None:
@@ -304,6 +394,7 @@ class History:
     def check(self) -> None:
         """Check the acknowledged answers against the journal."""
         sim = self.sim
+        self._end_commit()
         for task_id, events in self.tasks.items():
             ends = [event for event in events if isinstance(event, TERMINAL)]
             submits = sum(isinstance(event, TaskSubmitted) for event in events)
@@ -326,12 +417,16 @@ class History:
             case CreateContainer(container_id=name) | RegisterService(service_id=name):
                 kept = name in ids
             case CancelTask():
-                kept = any(isinstance(event, TaskCancelled) for event in self.tasks[command.task_id])
+                asked = (TaskCancelled, TaskCancelAsked) if answer is TaskStatus.RUNNING else TaskCancelled
+                kept = any(isinstance(event, asked) for event in self.tasks[command.task_id])
             case CompleteTask():
                 kept = _has(self.tasks[command.task_id], TaskCompleted, command.lease)
             case FailTask():
                 ended = self.tasks[command.task_id]
-                kept = any(_has(ended, kind, command.lease) for kind in (TaskAttemptFailed, TaskFailed, TaskPaused))
+                ends = (TaskAttemptFailed, TaskFailed, TaskPaused, TaskCancelled)
+                kept = any(_has(ended, kind, command.lease) for kind in ends)
+            case ReportCancel(step=CancelStep.ENDED | CancelStep.LEFT_BEHIND):
+                kept = any(isinstance(event, TERMINAL) for event in self.tasks[command.task_id])
             case PauseTask():
                 kept = any(isinstance(event, TaskPaused) for event in self.tasks[command.task_id])
             case ResumeTask():
@@ -394,6 +489,10 @@ class Retries:
                 self._paused.discard(task_id)
             case _:
                 pass
+
+
+def _is_end(event: TaskEvent) -> bool:
+    return isinstance(event, TERMINAL)
 
 
 def _has(events: list[TaskEvent], kind: type[Any], lease: str) -> bool:

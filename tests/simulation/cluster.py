@@ -104,6 +104,7 @@ RULES = Rules(
     restart_backoff_s=0.5,
     restart_backoff_max_s=4.0,
     container_start_timeout_s=10.0,
+    cancel_grace_s=2.0,
 )
 LIMITS = Limits(turn_commands=7, turn_bytes=12_000, tick_s=0.5)
 SNAPSHOTS = SnapshotLimits(every_events=60, pause_s=3.0, kept=2)

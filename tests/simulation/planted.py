@@ -16,7 +16,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
-from coordinator.deciders import supervision
+from coordinator.deciders import cancel_ladder, dependencies, supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.retries import backoff_s
@@ -29,6 +29,7 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.journal.stream import NatsJournal
 from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
+from events.after import AfterOn
 from events.container import ContainerStatus
 from events.task import TaskAttemptFailed, TaskStatus
 from projections import container
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from coordinator.journal.slots import Draft
+    from events.after import After
     from events.base import Envelope, Position
     from projections.store.port import Batch
     from projections.task import Task
@@ -348,6 +350,13 @@ def paused_is_ready() -> Iterator[None]:
 
 
 @contextmanager
+def grace_without_end() -> Iterator[None]:
+    """A task whose worker does not report its end after it was asked to is never ended."""
+    with mock.patch.object(cancel_ladder, "due", return_value=iter(())):
+        yield
+
+
+@contextmanager
 def shares_forgotten() -> Iterator[None]:
     """An instance that begins with a snapshot does not know what was used before."""
     original = World.restore
@@ -374,6 +383,25 @@ def retry_not_awaited() -> Iterator[None]:
 
     decided = decide.failed_attempt
     with mock.patch.object(decide, "failed_attempt", failed_attempt):
+        yield
+
+
+@contextmanager
+def failure_taken_for_success() -> Iterator[None]:
+    """A task begins after others although they failed."""
+    original = dependencies.settled
+
+    def settled(after: After, ids: Any, status_of: Any) -> Any:
+        return original(msgspec.structs.replace(after, on=AfterOn.END), ids, status_of)
+
+    with mock.patch.object(dependencies, "settled", settled):
+        yield
+
+
+@contextmanager
+def dependants_forgotten() -> Iterator[None]:
+    """What waits for a task is not looked at when it ends."""
+    with mock.patch.object(dependencies.ToLook, "note"):
         yield
 
 
@@ -408,6 +436,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         shares_forgotten,
         paused_is_ready,
         retry_not_awaited,
+        grace_without_end,
+        failure_taken_for_success,
+        dependants_forgotten,
     )
 }
 """Every bug by its name."""

@@ -34,6 +34,8 @@ class Promise(Enum):
     REASON = "only what ends by itself with 0 has finished"
     FEED = "the feed is the journal, event by event"
     PAUSED = "no task of a paused queue starts"
+    AFTER = "a task begins when what it waits for has come about, not before, and it waits no longer"
+    CANCELLED = "a task that was asked to end has ended 1 s after its grace"
     DECLARED = "an operation is refused only for a reason that it declares"
     NO_CRASH = "no callback raises"
     REPEATABLE = "a seed gives one run"

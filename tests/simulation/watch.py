@@ -192,6 +192,8 @@ class Watch:
                     self._was_withdrawn(process, inbox)
                 continue
             error = answer.get("error")
+            if asked["type"] == "cancel_task" and answer.get("ok") == "running":
+                continue  # it was asked to end, and the next answer may be how it did
             if error is None:
                 self._definite(asked_on, order, asked, "ok", answer["ok"])
             elif error.get("reason") == "memory_full":
@@ -373,7 +375,8 @@ _COMPARED = frozenset({
 
 
 _FOR_NOW = frozenset({
-    "no_room", "not_startable", "not_running", "not_paused", "not_pending", "quota", "queue_full", "unknown_queue",
+    "no_room", "not_startable", "not_running", "not_paused", "not_pending", "quota", "queue_full",
+    "unknown_predecessor", "unknown_queue",
 })  # fmt: skip
 """Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 

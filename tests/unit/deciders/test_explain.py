@@ -12,8 +12,9 @@ from coordinator.deciders.explain import MOST_WORKERS_SHOWN, explain
 from coordinator.deciders.matching import schedule
 from coordinator.deciders.rules import Rules
 from coordinator.deciders.signs import Signs
+from events.after import After, AfterOn
 from events.queue import DEFAULT, Policy, QueueDefined, QueuePaused, QueuePolicySet
-from events.task import TaskStatus
+from events.task import TaskCancelled, TaskStatus
 from events.task_pause import TaskPaused
 from events.worker import WorkerDraining, WorkerLeft
 from projections.world import World
@@ -90,6 +91,17 @@ def test_a_paused_queue_needs_an_operator() -> None:
     assert found.reasons[0].change == "coordinator queue resume q"
     assert [(one.kind, one.id) for one in found.reasons[0].blockers] == [("queue", "q")]
     assert told(worker(), submitted(), QueuePaused(queue_id=DEFAULT)).summary == "queue default was paused by tester"
+
+
+def test_a_task_waits_for_those_before_it() -> None:
+    """Those of them that have not ended."""
+    several = submitted(after=After(tasks=("a", "b", "c")), waits_for=("a", "b", "c"))
+    found = told(worker(), submitted("a"), submitted("b"), submitted("c"), several, TaskCancelled(task_id="b"))
+    assert codes(found) == [("waits_for", Tier.ITSELF)]
+    assert found.summary == "it waits for the success of all of a, c"
+    assert [(one.kind, one.id) for one in found.reasons[0].blockers] == [("task", "a"), ("task", "c")]
+    alone = submitted(after=After(tasks=("a",), on=AfterOn.END), waits_for=("a",))
+    assert told(worker(), submitted("a"), alone).summary == "it waits for the end of a"
 
 
 def test_a_paused_task_needs_an_operator() -> None:

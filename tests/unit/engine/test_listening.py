@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.commands.cancel_ladder import CancelStep, ReportCancel
 from coordinator.commands.container import (
     DestroyContainer,
     PauseContainer,
@@ -269,6 +270,32 @@ async def test_calling_off_what_nobody_holds_tells_nobody() -> None:
     async with leading() as rig:
         await rig.order(submit())
         await rig.order(CancelTask(task_id="t"))
+        assert rig.notices == []
+
+
+async def test_a_worker_is_told_to_cancel_until_it_says_that_its_handler_knows() -> None:
+    """The hint may be lost, or the writer may end before it sends it: heartbeats and a new writer repeat it."""
+    async with leading() as rig:
+        await rig.order(submit())
+        (task,) = await rig.order(claim())
+
+        def told(grace_s: float) -> list[Any]:
+            notice = {"task_id": "t", "lease": task.lease, "grace_s": pytest.approx(grace_s, abs=0.01), "reason": "r"}
+            return [("worker", "w", {"lost": [], "cancel": [notice]})]
+
+        await rig.order(CancelTask(task_id="t", reason="r", grace_s=9.0))
+        assert rig.notices == told(9.0)
+        rig.notices.clear()
+        rig.hands.turn(2.0)
+        rig.hands.wall_s -= 3600.0  # commit time goes on
+        rig.engine.listening.hear_worker("w", (task.lease,), 0.5)
+        assert rig.notices == told(7.0)
+        rig.notices.clear()
+        rig.engine.listening.begin()
+        assert rig.notices == told(7.0)
+        await rig.order(ReportCancel(task_id="t", lease=task.lease, step=CancelStep.TOLD))
+        rig.notices.clear()
+        rig.engine.listening.hear_worker("w", (task.lease,), 0.5)
         assert rig.notices == []
 
 

@@ -480,7 +480,7 @@ def test_equal_data_of_two_types_is_told_apart() -> None:
     started = TaskStarted(task_id="t", worker_id="w", claim_id="c", attempt=1, lease="c.1")
     one = codec.envelope(started, position=Position(1, 0), time="", source="")
     other = codec.encode(one).replace(b"task.started", b"task.cancelled")
-    assert decode_one(other).data == TaskCancelled(task_id="t")
+    assert decode_one(other).data == TaskCancelled(task_id="t", lease="c.1")
 
 
 def test_a_commit_is_cut_into_its_events_byte_for_byte() -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Raw
 
+from events.after import After
+from events.cancel_ladder import Escalation, TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -68,6 +70,7 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
@@ -147,6 +150,10 @@ class Historian:
         if task_id in self.world.tasks:
             return None
         self._tasks_made += 1
+        living = [one for one in self.world.tasks.values() if not one.is_ended]
+        waits_for = tuple(one.task_id for one in self.random.sample(living, min(len(living), 2)))
+        if self.random.random() < 0.7:
+            waits_for = ()
         return TaskSubmitted(
             task_id=task_id,
             task_name=self.pick("name", 3),
@@ -162,7 +169,16 @@ class Historian:
             fairness_key=self.random.choice(("", self.pick("customer", 2))),
             retry=self.random.choice((None, None, RetryPolicy(when_exhausted="pause"), RetryPolicy(factor=3.0))),
             requeued_from=self.random.choice(("", "", "t0")),
+            after=After(tasks=waits_for) if waits_for else None,
+            waits_for=waits_for,
         )
+
+    def unblock_task(self) -> Event | None:
+        waiting = [one for one in self.world.tasks.values() if one.waiting_for]
+        if not waiting:
+            return None
+        task = self.random.choice(waiting)
+        return TaskUnblocked(task_id=task.task_id, predecessor=self.random.choice(task.waiting_for))
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
         tasks = [task for task in self.world.tasks.values() if not statuses or task.status in statuses]
@@ -170,7 +186,7 @@ class Historian:
 
     def start_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING)
-        if task is None or task.is_paused:
+        if task is None or task.waiting_for or task.is_paused:
             return None
         attempt, claim_id = task.attempt + 1, self.pick("claim", 12)
         return TaskStarted(
@@ -224,6 +240,23 @@ class Historian:
     def cancel_task(self) -> Event | None:
         task = self._some_task(TaskStatus.PENDING, TaskStatus.RUNNING)
         return TaskCancelled(task_id=task.task_id, reason="r") if task is not None else None
+
+    def step_to_cancel(self) -> Event | None:
+        task = self._some_task(TaskStatus.RUNNING)
+        if task is None:
+            return None
+        task_id, lease = task.task_id, task.lease
+        if task.cancelling is None or self.random.random() < 0.3:
+            return TaskCancelAsked(
+                task_id=task_id,
+                grace_s=self.random.choice((0.5, 5.0, 100.0)),
+                reason="r",
+                escalate=self.random.choice(list(Escalation)),
+            )
+        return self.random.choice((
+            TaskCancelTold(task_id=task_id, lease=lease),
+            TaskCancelForced(task_id=task_id, lease=lease, how=self.random.choice(("raised", "container"))),
+        ))  # fmt: skip
 
     def refuse_report(self) -> Event | None:
         task = self._some_task()
@@ -437,6 +470,8 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.end_attempt,
     Historian.cancel_task,
     Historian.pause_or_resume_task,
+    Historian.unblock_task,
+    Historian.step_to_cancel,
     Historian.refuse_report,
     Historian.change_worker,
     Historian.change_node,
@@ -449,4 +484,4 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 4, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 4, 3, 4, 3, 2, 2, 10, 4, 2, 3, 2, 2, 0.5, 0.5)

@@ -6,6 +6,7 @@ What the indexes of a world contain, and what its tables say they should: two wa
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,10 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "paused": set(indexes.paused),
+        "dependants": (
+            indexes.dependants.waiting,
+            {one: list(its) for one, its in indexes.dependants.of.items()},
+        ),
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
         "pending by": (indexes.pending_by_tenant, indexes.pending_by_source),
         "payload bytes": (
@@ -101,6 +106,7 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
         "held by": (indexes.node_held, indexes.held_resources),
         "pool held": {pool_id: held for pool_id, held in indexes.pool_held.items() if held != NONE},
         "rounds": (indexes.rounds, indexes.round),
+        "cancels": (list(indexes.cancels.due(math.inf)), indexes.cancels.untold, len(indexes.cancels)),
     }
 
 
@@ -109,7 +115,8 @@ def content_from(world: World) -> dict[str, Any]:
     tasks, now = list(world.tasks.values()), world.indexes.now
     pending = [task for task in tasks if task.status is TaskStatus.PENDING]
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
-    ready = [task for task in pending if task.retry_at <= now and not task.is_paused]
+    ready = [task for task in pending if task.retry_at <= now and not task.is_paused and not task.waiting_for]
+    to_cancel = [(task, task.cancelling) for task in running if task.cancelling is not None]
     services = [service for service in world.services.values() if not service.is_ended]
     rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
@@ -159,6 +166,14 @@ def content_from(world: World) -> dict[str, Any]:
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now and not task.is_paused},
         "paused": {task.task_id for task in pending if task.is_paused},
+        "dependants": (
+            {task.task_id: task for task in pending if task.waiting_for},
+            {
+                one: [task.task_id for task in pending if one in task.waiting_for]
+                for task in pending
+                for one in task.waiting_for
+            },
+        ),
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "payload bytes": (
@@ -223,6 +238,14 @@ def content_from(world: World) -> dict[str, Any]:
         ),
         "pool held": {pool.pool_id: pool.held for pool in world.pools.values() if pool.held != NONE},
         "rounds": (rounds, max(rounds.values(), default=0.0)),
+        "cancels": (
+            [task_id for _, task_id in sorted((one.next_step_at, task.task_id) for task, one in to_cancel)],
+            {
+                who: {task.task_id: None for task in theirs}
+                for who, theirs in grouped((t for t, one in to_cancel if one.told_at is None), lambda t: t.worker_id)
+            },
+            len(to_cancel),
+        ),
     }
 
 

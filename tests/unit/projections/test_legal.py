@@ -13,6 +13,7 @@ import pytest
 
 from events import codec
 from events.base import Event, type_of
+from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.container import (
     ContainerCreated,
     ContainerDestroyed,
@@ -41,6 +42,7 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUnblocked,
 )
 from events.task_pause import TaskPaused, TaskResumed
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
@@ -64,6 +66,10 @@ COMPLETED = TaskCompleted(task_id="x", lease="c.1")
 ATTEMPT_FAILED = TaskAttemptFailed(task_id="x", lease="c.1", error="e", reason="failed", retry_at=0.0)
 FAILED = TaskFailed(task_id="x", lease="c.1", error="e", reason="failed")
 CANCELLED = TaskCancelled(task_id="x")
+CANCEL_ASKED = TaskCancelAsked(task_id="x", grace_s=9.0)
+CANCEL_TOLD = TaskCancelTold(task_id="x", lease="c.1")
+CANCEL_FORCED = TaskCancelForced(task_id="x", lease="c.1", how="raised")
+UNBLOCKED = TaskUnblocked(task_id="x", predecessor="y")
 TIMED_OUT = TaskTimedOut(task_id="x", lease="c.1", ran_for_s=2.0, limit_s=1.0)
 TASK_PAUSED = TaskPaused(task_id="x", reason="r")
 EXHAUSTED = TaskPaused(task_id="x", reason="retries_exhausted", lease="c.1", cause="failed", error="e", attempt=1)
@@ -131,7 +137,7 @@ KINDS = {
         T,
         {
             T.PENDING: (SUBMITTED,),
-            T.RUNNING: (SUBMITTED, STARTED),
+            T.RUNNING: (SUBMITTED, STARTED, CANCEL_ASKED),
             T.COMPLETED: (SUBMITTED, STARTED, COMPLETED),
             T.FAILED: (SUBMITTED, STARTED, FAILED),
             T.CANCELLED: (SUBMITTED, CANCELLED),
@@ -141,6 +147,10 @@ KINDS = {
             (SUBMITTED, {None: T.PENDING}),
             (STARTED, {T.PENDING: T.RUNNING}),
             (PROGRESSED, {T.RUNNING: T.RUNNING}),
+            (UNBLOCKED, {T.PENDING: T.PENDING}),
+            (CANCEL_ASKED, {T.RUNNING: T.RUNNING}),
+            (CANCEL_TOLD, {T.RUNNING: T.RUNNING}),
+            (CANCEL_FORCED, {T.RUNNING: T.RUNNING}),
             (COMPLETED, {T.RUNNING: T.COMPLETED}),
             (ATTEMPT_FAILED, {T.RUNNING: T.PENDING}),
             (FAILED, {T.RUNNING: T.FAILED}),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 import pytest
 
 from events.base import START, Position
+from events.cancel_ladder import TaskCancelAsked, TaskCancelForced, TaskCancelTold
 from events.errors import Corrupt
 from events.resources import Resources
 from events.task import (
@@ -21,9 +24,13 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from projections.cancelling import Cancelling
 from projections.stamp import Stamp
 from projections.task import ENDED, LEGAL, Task, evolve
-from tests.specification import ACTOR, BEGIN, fold, said
+from tests.specification import ACTOR, BEGIN, fold, said, write
+
+if TYPE_CHECKING:
+    from events.base import Event
 
 PAYLOAD = Payload(encoding="text", digest="d", data="x")
 SUBMITTED = TaskSubmitted(
@@ -42,6 +49,32 @@ STARTED = TaskStarted(task_id="t", worker_id="w", claim_id="c", attempt=1, lease
 
 def attempt_failed(reason: str, retry_at: float = 7.0) -> TaskAttemptFailed:
     return TaskAttemptFailed(task_id="t", lease="c.1", error="e", reason=reason, retry_at=retry_at)
+
+
+@pytest.mark.parametrize("asked", [(), (TaskCancelAsked(task_id="t", grace_s=1.0),)])
+@pytest.mark.parametrize("kind", [TaskCancelTold, TaskCancelForced])
+def test_a_step_of_a_cancellation_that_nobody_asked_for_is_corrupt(asked: tuple[Event, ...], kind: type[Any]) -> None:
+    """Or one of another attempt."""
+    scribe = write(SUBMITTED, STARTED, *asked)
+    more = {"how": "raised"} if kind is TaskCancelForced else {}
+    with pytest.raises(Corrupt, match="was not asked for"):
+        scribe.commit(kind(task_id="t", lease="c.9" if asked else "c.1", **more))
+
+
+def test_a_task_that_is_cancelled_step_by_step_says_how_far_it_is() -> None:
+    """By whom, when, and until when; the next event names the last step as its cause."""
+    steps = (
+        said(TaskCancelAsked(task_id="t", grace_s=5.0, reason="r"), actor="ann", causationid="2.0"),
+        said(TaskCancelTold(task_id="t", lease="c.1"), causationid="3.0"),
+        said(TaskCancelForced(task_id="t", lease="c.1", how="raised"), causationid="4.0"),
+    )
+    task = fold(SUBMITTED, STARTED, *steps).tasks["t"]
+    assert (task.status, task.latest) == (TaskStatus.RUNNING, Position(5, 0))
+    assert task.cancelling == Cancelling(
+        asked_at=BEGIN + 2, until=BEGIN + 7, by="ann", reason="r", told_at=BEGIN + 3, forced="raised"
+    )
+    ended = fold(SUBMITTED, STARTED, *steps, TaskCancelled(task_id="t", reason="r", how="ended")).tasks["t"]
+    assert (ended.status, ended.ended_by, ended.error) == (TaskStatus.CANCELLED, "ann", "r")
 
 
 def test_a_submitted_task_is_all_that_was_submitted() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.commands.task import SubmitTask
+from coordinator.commands.task import ClaimTasks, SubmitTask
 from coordinator.deciders.rules import Rules
-from coordinator.scheduler import RetryPolicy, SchedulingStrategy, TaskInfo, TaskScheduler, TaskStatus
-from events.errors import Corrupt, NotFound, Refused, StaleLease
+from coordinator.scheduler import After, RetryPolicy, SchedulingStrategy, TaskInfo, TaskScheduler, TaskStatus
+from events.errors import Corrupt, NotFound, Refused, StaleLease, Unavailable
 from events.task import Payload
 from tests.facades import Here, opened_here
 
@@ -318,6 +318,50 @@ async def test_cancelling(scheduler: TaskScheduler) -> None:
     with pytest.raises(Refused, match="already ended as cancelled"):
         await scheduler.complete_task(running)
     assert [one.task_id for one in await scheduler.list_tasks("cancelled")] == [running, waiting]
+
+
+async def test_a_task_of_another_program_is_asked_to_end_first(here: Here) -> None:
+    """By default the caller waits for its end; without it, the task says that it is to be cancelled."""
+    scheduler = TaskScheduler(here.app)
+    ids = [await scheduler.submit_task("a") for _ in range(4)]
+    tasks = await here.app.execute(ClaimTasks(claim_id="c", worker_id="w", slots=4))
+    assert await scheduler.cancel_task(ids[0], "r", grace=60, wait=False) is TaskStatus.RUNNING
+    shown = await scheduler.get_task(ids[0])
+    assert (shown.status, shown.cancelling) == (TaskStatus.RUNNING, True)
+    for one in ids[:2]:
+        asyncio.get_running_loop().call_later(0.05, here.rig.hands.turn, 5.0)
+        assert await scheduler.cancel_task(one, grace=4.0) is TaskStatus.CANCELLED
+    with pytest.raises(Unavailable, match="still runs"):  # its clock stands still
+        await scheduler.cancel_task(ids[2], grace=0.01)
+    assert await scheduler.cancel_task(ids[2], grace=0) is TaskStatus.CANCELLED
+    cancelling = asyncio.ensure_future(scheduler.cancel_task(ids[3], grace=5))
+    await asyncio.sleep(0.05)
+    await scheduler.complete_task(ids[3], lease=tasks[3].lease)
+    with pytest.raises(Refused, match="ended as completed before it was cancelled"):
+        await cancelling
+    wrong: list[dict[str, Any]] = [{"grace": "soon"}, {"escalate": "machine"}, {"wait": 1}]
+    for options in wrong:
+        with pytest.raises(Refused):
+            await scheduler.cancel_task(await scheduler.submit_task("a"), **options)
+
+
+async def test_a_task_after_others(scheduler: TaskScheduler) -> None:
+    """Given by their ids, or with more to say; members of enums by their values too."""
+    first = await scheduler.submit_task("a")
+    second = await scheduler.submit_task("b", after=[first])
+    either: Any = {"tasks": (first, second), "on": "end", "join": "all", "otherwise": "run"}
+    third = await scheduler.submit_task("c", after=After(**either))
+    assert (await scheduler.get_task(second)).waiting_for == (first,)
+    assert (await scheduler.get_task(third)).waiting_for == (first, second)
+    await scheduler.fail_task(first, "no", retry=False)
+    assert (await scheduler.get_task(second)).status is TaskStatus.CANCELLED
+    assert (await scheduler.get_task(third)).waiting_for == ()
+    with pytest.raises(NotFound, match="'none'"):
+        await scheduler.submit_task("d", after=["none"])
+    wrong: list[Any] = ["none", 7, [7], After(**either | {"on": "sometimes"})]
+    for one in wrong:
+        with pytest.raises(Refused):
+            await scheduler.submit_task("d", after=one)
 
 
 async def test_a_damaged_payload_hides_nothing(here: Here) -> None:

@@ -9,6 +9,7 @@ import pytest
 from coordinator.commands import COMMANDS
 from coordinator.commands.caller import Caller
 from coordinator.commands.cluster import GetStats
+from coordinator.commands.container import StopContainer
 from coordinator.commands.inbox import Item
 from coordinator.commands.node import RegisterNode, SyncNode
 from coordinator.commands.pool import AllocatePool, DefinePool, ReleasePool
@@ -33,6 +34,7 @@ from coordinator.security.authorization import (
 )
 from coordinator.security.gatekeeper import MOST_KEPT, Access
 from coordinator.security.permissions import commands_of
+from events.cancel_ladder import Escalation
 from events.container import ContainerDestroyed
 from events.coordinator import CoordinatorCommandRefused, CoordinatorStarted
 from events.inbox import InboxRefused
@@ -84,6 +86,17 @@ def test_a_source_may_what_its_rule_names() -> None:
         judged(RULES, RegisterNode(node_id="n", capacity=submit().resources, runtime="fake"))
     assert no.value.code == no.value.reason == "forbidden"
     assert "admin or node" in no.value.message
+
+
+def test_a_cancellation_stops_a_container_only_for_who_may_stop_it() -> None:
+    """Else a permission to cancel would be one to stop."""
+    judged(RULES, CancelTask(task_id="t", grace_s=1.0))
+    escalating = CancelTask(task_id="t", grace_s=1.0, escalate=Escalation.CONTAINER)
+    with pytest.raises(Forbidden, match=r"'t' may stop a container, which needs container\.stop"):
+        judged(RULES, escalating)
+    both = Rule(may=frozenset({CancelTask, StopContainer}))
+    for rule in (both, Rule()):
+        judged(AccessRules(sources={"execution": rule}), escalating)
 
 
 def test_a_source_acts_for_its_tenants_alone() -> None:

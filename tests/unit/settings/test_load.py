@@ -68,6 +68,7 @@ RULES: list[tuple[str, Any, str]] = [
     ("scheduler.max_concurrent_tasks", 7, "max_concurrent_tasks"),
     ("scheduler.max_retries", 7, "max_retries"),
     ("scheduler.poison_after", 7, "poison_after"),
+    ("scheduler.cancel_grace_s", 7.5, "cancel_grace_s"),
     ("scheduler.retry_backoff_s", 7.5, "retry_backoff_s"),
     ("scheduler.retry_backoff_max_s", 7.5, "retry_backoff_max_s"),
     ("scheduler.lease_s", 7.5, "lease_s"),

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from coordinator.commands.cancel_ladder import ReportCancel
+from coordinator.commands.notices import ToCancel
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import CompleteTask, FailTask, ProgressTask
-from coordinator.worker import Context, DoNotRetry, RetryAfter, Worker, load_handlers, task
+from coordinator.worker import AttemptCancelled, Context, DoNotRetry, RetryAfter, Worker, load_handlers, task
 from coordinator.worker.attempts import Attempts
 from coordinator.worker.handlers import Handler, add_handler, handler_of, handlers_of
 from coordinator.worker.reported_error import error_text
@@ -25,6 +27,7 @@ from events.base import Position
 from events.errors import Refused, StaleLease, Unavailable
 from events.retry import RetryPolicy
 from events.task import Payload, TaskStatus
+from projections.cancelling import Cancelling
 from projections.task import Task
 
 if TYPE_CHECKING:
@@ -742,3 +745,170 @@ async def test_an_error_that_cannot_be_read_is_reported_nevertheless(rig: Rig) -
     assert isinstance(report, FailTask)
     assert len(report.error_type) == 256
     assert report.error_type.isprintable()
+
+
+# --- cancelled tasks --------------------------------------------------------------------------------------------------
+
+
+def asked(lease: str, grace_s: float = 60.0) -> ToCancel:
+    return ToCancel(f"t-{lease}", lease, grace_s, "not needed")
+
+
+def steps(rig: Rig) -> list[tuple[str, str]]:
+    """The steps that were reported; any other report by its type."""
+    return [
+        (one.lease, one.step.value if isinstance(one, ReportCancel) else type(one).__name__)
+        for one in rig.door.commands
+    ]
+
+
+async def test_what_has_not_begun_ends_at_once_when_it_is_cancelled(rig: Rig) -> None:
+    """It waits for a slot, has not taken its first step, or comes when it was asked to end already."""
+    leases = [rig.give(alone, lease=f"c.{number}.1") for number in range(3)]
+    for lease in leases:
+        rig.attempts.cancel(asked(lease))
+    assert not rig.attempts.leases
+    assert rig.attempts.usable == 2
+    await until(lambda: len(rig.door.commands) == 3)
+    assert steps(rig) == [(lease, "ended") for lease in leases]
+    late = Cancelling(asked_at=0.0, until=1.0, reason="not needed")
+    rig.handlers["late"] = handler_of("late", alone)
+    rig.attempts.start(
+        Task(
+            task_id="late", task_name="late", status=TaskStatus.RUNNING, submitted=Position(1, 0), submitted_at=0.0,
+            attempt=1, lease="c.7.1", cancelling=late,
+        )
+    )  # fmt: skip
+    await until(lambda: steps(rig)[3:] == [("c.7.1", "ended")])
+    assert isinstance(await rig.outcome(alone, lease="c.9.1"), CompleteTask)
+
+
+async def test_a_notice_about_another_task_or_an_ended_attempt_changes_nothing(rig: Rig) -> None:
+    """The lease may have the name of one that ended; an attempt that is being reported has ended."""
+    rig.door.open.clear()
+    lease = rig.give(alone)
+    await asyncio.sleep(0.01)
+    rig.attempts.cancel(asked(lease))
+    rig.attempts.cancel(asked("c.unknown.1"))
+    go_on = asyncio.Event()
+
+    async def wait(_context: Context, _payload: object) -> None:
+        await go_on.wait()
+
+    rig.give(wait, lease="c.2.1")
+    await asyncio.sleep(0.01)
+    rig.attempts.cancel(ToCancel("another", "c.2.1", 60.0))
+    go_on.set()
+    rig.door.open.set()
+    await rig.attempts.until_idle()
+    assert {what for _, what in steps(rig)} == {"CompleteTask"}
+
+
+async def test_a_handler_is_told_once_and_the_time_may_become_shorter(rig: Rig) -> None:
+    """It sees why, and how long it has; a second notice only moves the end of the grace."""
+    seen: list[tuple[str, float, bool]] = []
+    goes_on = threading.Event()
+
+    def listen(context: Context, _payload: object) -> None:
+        while not context.cancelled:
+            time.sleep(0.001)
+        seen.append((context.cancel_reason, context.cancel_grace_s, context.cancelled))
+        while not goes_on.is_set():
+            time.sleep(0.001)
+
+    lease = rig.give(listen)
+    await asyncio.sleep(0.02)
+    rig.attempts.cancel(asked(lease, 60.0))
+    await until(lambda: bool(seen))
+    rig.attempts.cancel(asked(lease, 0.02))
+    await until(lambda: not rig.attempts.leases)
+    assert seen == [("not needed", 60.0, True)]
+    assert [what for _, what in steps(rig)] == ["told", "raised", "ended"]
+    assert rig.attempts.usable == 2
+
+
+@pytest.mark.parametrize("how", ["raise_if_cancelled", "returns", "fails", "awaitable"])
+async def test_how_a_thread_ends_after_it_was_told(rig: Rig, how: str) -> None:
+    """By the exception; with a result, which counts; with a failure; or with an awaitable, which is not begun."""
+
+    async def never() -> None:
+        raise AssertionError
+
+    def listen(context: Context, _payload: object) -> object:
+        while not context.cancelled:
+            time.sleep(0.001)
+        if how == "raise_if_cancelled":
+            context.raise_if_cancelled()
+        if how == "fails":
+            raise ValueError
+        return never() if how == "awaitable" else "done"
+
+    lease = rig.give(listen)
+    await asyncio.sleep(0.02)
+    rig.attempts.cancel(asked(lease))
+    await rig.attempts.until_idle()
+    wanted = {"returns": "CompleteTask", "fails": "FailTask"}.get(how, "ended")
+    assert [what for _, what in steps(rig)] == ["told", wanted]
+
+
+async def test_who_raises_the_exception_without_being_told_fails(rig: Rig) -> None:
+    """Its lease is held, and nobody asked."""
+
+    def raises(_payload: object) -> None:
+        raise AttemptCancelled
+
+    assert isinstance(await rig.outcome(raises), FailTask)
+    Context(task_id="t").raise_if_cancelled()
+
+
+async def test_what_waits_in_c_gets_the_exception_when_it_returns(rig: Rig) -> None:
+    """Nothing else can be done to it; the thread then works for others."""
+    lease = rig.give(lambda _payload: time.sleep(0.3))
+    await asyncio.sleep(0.05)
+    rig.attempts.cancel(asked(lease, 0.01))
+    await rig.attempts.until_idle()
+    assert [what for _, what in steps(rig)][:2] == ["told", "raised"]
+    for number in range(20):
+        assert isinstance(await rig.outcome(lambda _payload: sum(range(1000)), lease=f"c.{number}.7"), CompleteTask)
+
+
+async def test_an_exception_for_one_call_never_strikes_another() -> None:
+    """However close to its end it comes: the thread is used again and again."""
+    threads = Threads("t")
+    struck = 0
+    for number in range(300):
+        whom = object()
+        running = asyncio.ensure_future(threads.run(partial(time.sleep, 0.0005 * (number % 3)), whom))
+        await asyncio.sleep(0.0005)
+        threads.interrupt(whom, AttemptCancelled)
+        try:
+            await running
+        except AttemptCancelled:
+            struck += 1
+        assert await threads.run(lambda: "fine", object()) == "fine"
+    assert struck > 0
+    assert not threads.interrupt(object(), AttemptCancelled)
+    threads.close()
+
+
+async def test_handlers_that_ignore_it_are_left_behind_as_many_as_there_are_slots(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next ones keep their slots, as those do whose lease is lost."""
+    monkeypatch.setattr("coordinator.worker.attempts.LEAVE_AFTER_S", 0.05)
+    let_go = asyncio.Event()
+
+    async def deaf(_payload: object) -> None:
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    for number in range(4):
+        lease = rig.give(deaf, lease=f"c.{number}.1")
+        await asyncio.sleep(0.01)
+        rig.attempts.cancel(asked(lease, 0.01))
+        await until(lambda one=lease: one not in rig.attempts.leases)  # type: ignore[misc]
+    assert [what for _, what in steps(rig)] == ["told", "left_behind"] * 4
+    assert rig.attempts.usable == 0
+    let_go.set()
+    await until(lambda: rig.attempts.usable == 2)
