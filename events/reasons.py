@@ -83,6 +83,7 @@ REASONS = {
     "nothing_to_check": "the service has no URL and no custom check",
     "outside_networks": "the address of the check is outside the networks that are allowed",
     "unknown_agent_type": "the agent type is not in the catalogue",
+    "too_early": "the task must not start yet, so it has no outcome",
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits

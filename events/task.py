@@ -54,10 +54,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it.
+    No attempt starts before `not_before` (commit time, seconds since 1970); 0 for at once. It is `delay_s` after the
+    submit if that was asked for.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "not_before": 3, "delay_s": 3}
 
     task_name: str
     task_type: str = ""
@@ -69,6 +71,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     idempotency_key: str = ""
     program: str = ""
     traced: bool = False
+    not_before: float = 0.0
+    delay_s: float = 0.0
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

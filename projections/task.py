@@ -91,6 +91,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
+    not_before: float = 0.0
+    delay_s: float = 0.0
 
     @property
     def is_ended(self) -> bool:
@@ -169,6 +171,9 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+    if task.not_before:
+        # Of a delay, the time that it led to depends on when the command came.
+        text += f"\0delay {task.delay_s}" if task.delay_s else f"\0not before {task.not_before}"
     return crc32(text.encode())
 
 
@@ -215,6 +220,9 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
+        retry_at=event.not_before,
+        not_before=event.not_before,
+        delay_s=event.delay_s,
     )
 
 

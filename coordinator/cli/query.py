@@ -12,12 +12,12 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Number, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Moment, Number, moment, output_options, show, show_json, show_one
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.service import NO_PORT
-from coordinator.commands.task import CancelTask, GetTask, ListTasks, SubmitTask
+from coordinator.commands.task import LATEST_S, CancelTask, GetTask, ListTasks, SubmitTask
 from coordinator.terminal import clean
 from events.base import Position
 from events.errors import NotFound, Refused
@@ -67,6 +67,7 @@ _TASK_COLUMNS = (
     ("worker", lambda t: t.worker_id),
     ("submitted", lambda t: moment(t.submitted_at)),
     ("ended", lambda t: moment(t.ended_at)),
+    ("not before", lambda t: moment(t.not_before) if t.not_before and t.attempt == 0 else ""),
 )
 _TASK_FACTS = (
     *_TASK_COLUMNS,
@@ -98,6 +99,8 @@ def task() -> None:
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
+@click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), default=0.0, help="Start this many seconds from now.")
+@click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
 @TENANT
 @TRACEPARENT
@@ -148,6 +151,8 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
         payload=payload,
+        not_before=0.0 if options["not_before"] is None else options["not_before"].timestamp(),
+        delay_s=options["delay"],
     )
 
 

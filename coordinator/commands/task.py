@@ -10,18 +10,22 @@ from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
 from projections.task import Task
 
+LATEST_S = 3653 * 86_400.0
+"""How far ahead the first start of a task may be: ten years."""
+
 
 class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
-    `program` names the program that submits it, for claims that ask only for tasks of certain programs.
+    `program` names the program that submits it, for claims that ask only for tasks of certain programs. No attempt
+    starts before `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_text", "id_taken", "memory_full", "payload_too_large", "queue_full",
-        "quota", "rate_limited",
+        "bad_number", "bad_payload", "bad_text", "bad_time", "id_taken", "memory_full", "payload_too_large",
+        "queue_full", "quota", "rate_limited",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
@@ -35,6 +39,8 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     payload: Payload | None = None
     idempotency_key: str = ""
     program: str = ""
+    not_before: float = 0.0
+    delay_s: float = 0.0
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -81,6 +87,7 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
         "already_ended", "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "stale_lease",
+        "too_early",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "execution_time_s": 0.2, "result": RESULT})
 
@@ -96,7 +103,7 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_text", "not_found", "stale_lease"})
+    REFUSALS = frozenset({"already_ended", "bad_text", "not_found", "stale_lease", "too_early"})
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str

@@ -15,6 +15,7 @@ from zlib import crc32
 from coordinator.commands.command import Command
 from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
 from coordinator.commands.validation import check_number, check_resources, check_text, shortened
+from coordinator.deciders.first_start import first_start, too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
 from events.errors import Refused, StaleLease, Unavailable, shown
@@ -146,6 +147,8 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         idempotency_key=command.idempotency_key,
         program=command.program,
         traced=bool(context.traceparent),
+        not_before=first_start(command, context.now) if command.not_before or command.delay_s else 0.0,
+        delay_s=command.delay_s,
     )
 
 
@@ -174,6 +177,9 @@ def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str
         for name in ("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key")
         if getattr(task, name) != getattr(event, name)
     ]
+    if task.not_before or event.not_before:
+        name = "delay_s" if task.delay_s or event.delay_s else "not_before"
+        differs += [name] if getattr(task, name) != getattr(event, name) else []
     if command.max_retries is None and "max_retries" in differs:
         differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
     if task.payload_digest != digest_of(event.payload):
@@ -193,7 +199,7 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
         if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
             return ()
         task = world.tasks[command.task_id]
-        started, lease = _reported(task, command.lease, command.worker_id, "completed")
+        started, lease = _reported(task, command.lease, command.worker_id, "completed", context.now)
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
@@ -245,7 +251,7 @@ def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
-    started, lease = _reported(task, command.lease, command.worker_id, "failed")
+    started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
     return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
 
 
@@ -353,13 +359,15 @@ def _already_ended(task_id: str, status: TaskStatus, outcome: str) -> NoReturn:
     raise Refused(msg, reason="already_ended")
 
 
-def _reported(task: Task, lease: str, worker_id: str, outcome: str) -> tuple[Events, str]:
+def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) -> tuple[Events, str]:
     """
     Check that the reporter holds the lease, and return the events to record first and the lease.
 
     The outcome of a pending task may be reported without a lease: this is an attempt that starts and ends at once.
     """
     if task.status is TaskStatus.PENDING and not lease:
+        if task.not_before > now:
+            raise too_early(task, outcome, now)
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, number, text, texts, whole
+from coordinator.commands.arguments import flag, member, moment, number, text, texts, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -83,6 +84,8 @@ class TaskInfo:
     execution_time: float | None
     progress: float
     error: str
+    not_before: datetime | None = None
+    """When the first attempt may start, in UTC; None for at once."""
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
 
@@ -127,6 +130,7 @@ def task_info(task: Task) -> TaskInfo:
         execution_time=task.execution_time_s,
         progress=task.progress,
         error=task.error,
+        not_before=datetime.fromtimestamp(task.not_before, UTC) if task.not_before else None,
         sent_payload=task.payload,
         sent_result=task.result,
     )
@@ -147,6 +151,8 @@ class TaskScheduler(Facade):
         max_retries: int | None = None,
         idempotency_key: str = "",
         task_id: str | None = None,
+        not_before: datetime | None = None,
+        delay: float | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -161,6 +167,8 @@ class TaskScheduler(Facade):
             max_retries: how many failed attempts are retried; by default `scheduler.max_retries`.
             idempotency_key: submitting with the same key again creates no second task and returns the id of the first.
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
+            not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
+            delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
 
         Raises:
             Refused: an argument is invalid, or the queue is full.
@@ -179,6 +187,8 @@ class TaskScheduler(Facade):
                 payload=payload_of(payload),
                 idempotency_key=text("idempotency_key", idempotency_key),
                 program=app.program,
+                not_before=0.0 if not_before is None else moment("not_before", not_before),
+                delay_s=0.0 if delay is None else number("delay", delay),
             )
         )
         return submitted

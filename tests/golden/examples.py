@@ -255,6 +255,12 @@ EXAMPLES: dict[str, Event] = {
         program="report-0f3c9a1b2d4e",
         traced=True,
     ),
+    "task.submitted.v3": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        not_before=1_795_455_300.5,
+        delay_s=90.5,
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),

@@ -163,6 +163,7 @@ class Submitter(Actor):
             timeout_s=1.5 if number % 5 == 0 else None,
             max_retries=1 if number % 7 == 0 else None,
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
+            delay_s=1.5 if number % 6 == 1 else 0.0,
         )
         first = await self.until_admitted(command)
         if number % 9 == 4:

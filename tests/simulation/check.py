@@ -135,6 +135,7 @@ class History:
         self._leases: dict[str, str] = {}
         self._claims: dict[str, tuple[int, set[str]]] = {}
         self._claim_of: dict[str, set[str]] = {}
+        self._first_starts: dict[str, float] = {}
         self._shares: dict[str, int] = {}
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
@@ -178,10 +179,13 @@ class History:
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
+            self._first_starts[task_id] = event.not_before
             waiting.add(task_id)
             return
         if task_id in self._ended_at and not isinstance(event, TaskReportRefused):
             _broken(Promise.ONE_END, f"{event} came after the end of the task")
+        if isinstance(event, TaskStarted) and time < self._first_starts[task_id]:
+            _broken(Promise.NOT_BEFORE, f"{event} came {self._first_starts[task_id] - time:.3f} s too early")
         waiting = self._pending[self._submitter[task_id]]
         if isinstance(event, TaskAttemptFailed):
             waiting.add(task_id)

@@ -1,5 +1,5 @@
 """
-Twenty-three bugs that are patched into the production code during a run; the simulation must find each.
+Bugs that are patched into the production code during a run; the simulation must find each.
 
 The production code has no switch for any of them.
 """
@@ -29,7 +29,7 @@ from coordinator.leadership.lease import Lease
 from coordinator.node.node_agent import NodeAgent
 from events.container import ContainerStatus
 from events.task import TaskStatus
-from projections import container
+from projections import container, task
 from projections.considered import Considered
 from projections.store.memory import MemoryStore
 from projections.store.port import state_rows
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from coordinator.journal.slots import Draft
     from events.base import Envelope, Position
+    from events.task import TaskSubmitted
+    from projections.stamp import Stamp
     from projections.store.port import Batch
     from projections.task import Task
 
@@ -300,6 +302,18 @@ def reason_undeclared() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def delay_forgotten() -> Iterator[None]:
+    """The fold makes a delayed task ready at once."""
+    original = task._submitted
+
+    def submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
+        return msgspec.structs.replace(original(event, stamp), retry_at=0.0)
+
+    with mock.patch.object(task, "_submitted", submitted):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -326,6 +340,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         change_not_looked_at,
         unread_removed,
         reason_undeclared,
+        delay_forgotten,
     )
 }
 """Every bug by its name."""

@@ -31,6 +31,7 @@ class Promise(Enum):
     QUOTA = "no source has more than its quota"
     REASON = "only what ends by itself with 0 has finished"
     FEED = "the feed is the journal, event by event"
+    NOT_BEFORE = "no attempt starts before the time of its task"
     DECLARED = "an operation is refused only for a reason that it declares"
     NO_CRASH = "no callback raises"
     REPEATABLE = "a seed gives one run"

@@ -116,9 +116,11 @@ class Method(NamedTuple):
     fields: dict[str, str] = {}
 
 
+SUBMITTED = {"timeout": "timeout_s", "resources": "", "not_before": "", "delay": "delay_s"}
+
 METHODS: dict[type[Any], dict[str, Method]] = {
     TaskScheduler: {
-        "submit_task": Method({"task_name": "n"}, fields={"timeout": "timeout_s", "resources": ""}),
+        "submit_task": Method({"task_name": "n"}, fields=SUBMITTED),
         "get_next_task": Method({"worker_id": "w", "task_names": ["n"]}, a_task_waits, {"wait_s": ""}),
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
         "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": ""}),
