@@ -56,6 +56,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -77,7 +78,7 @@ AnyEvent = (
     | ContainerResumed | ContainerStopping | ContainerStopped | ContainerFailed | ContainerDestroyed
     | ServiceRegistered | ServiceDeregistered | ServiceHealthChanged | ServiceHeartbeat
     | TaskSubmitted | TaskStarted | TaskProgressed | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled
-    | TaskTimedOut | TaskReportRefused
+    | TaskTimedOut | TaskReportRefused | TaskExtended
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased

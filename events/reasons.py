@@ -173,6 +173,7 @@ REASONS = {
     "container_failed": "its container failed; of an attempt: the container's process ended by itself",
     "container_stopped": "its container has stopped",
     "container_stopping": "its container is told to stop",
+    "heartbeat": "the attempt reported nothing for longer than its task's `heartbeat_s`",
     "lease_expired": "the worker was silent for longer than the lease",
     "poison": "too many workers ended while they ran the task",
     "released": "the task was given back without a result",

@@ -10,6 +10,7 @@ import msgspec
 
 from events.base import Event
 from events.resources import NONE, Resources
+from events.time_limits import TIMEOUT, TimeLimits
 
 
 class TaskStatus(Enum):
@@ -59,7 +60,13 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     """
 
     VERSION = 3
-    SINCE: ClassVar[Mapping[str, int]] = {"program": 2, "traced": 2, "not_before": 3, "delay_s": 3}
+    SINCE: ClassVar[Mapping[str, int]] = {
+        "program": 2,
+        "traced": 2,
+        "not_before": 3,
+        "delay_s": 3,
+        "time_limits": 3,
+    }
 
     task_name: str
     task_type: str = ""
@@ -73,6 +80,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     traced: bool = False
     not_before: float = 0.0
     delay_s: float = 0.0
+    time_limits: TimeLimits | None = None
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
@@ -92,6 +100,13 @@ class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaul
     message: str = ""
 
 
+class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):
+    """The holder of the lease got `by_s` seconds more for this attempt than the task's `timeout_s`."""
+
+    lease: str
+    by_s: float
+
+
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The task succeeded."""
 
@@ -104,8 +119,9 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     """
     An attempt ended without a result; the task is pending again, from `retry_at` (commit time, seconds) on.
 
-    `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself) or
-    `released`; a released attempt does not count against `max_retries`.
+    `reason` is `failed`, `lease_expired`, `container_failed` (the process of its container ended by itself),
+    `heartbeat` (it reported nothing for longer than its `heartbeat_s`) or `released`; a released attempt does not count
+    against `max_retries`.
     `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
     """
 
@@ -125,7 +141,7 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """
     The task failed: its retries are used up, or it must not be retried.
 
-    `reason` is `failed`, `lease_expired`, or `poison`: too many workers ended while they ran it.
+    `reason` is `failed`, `lease_expired`, `heartbeat`, or `poison`: too many workers ended while they ran it.
     """
 
     lease: str
@@ -141,12 +157,21 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     reason: str = ""
 
 
-class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False):
-    """An attempt ran longer than the task's `timeout_s`; the task has ended."""
+class TaskTimedOut(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """
+    The task took longer than one of its limits, the one that `exceeded` names, and has ended.
+
+    With `timeout_s` its attempt ran for `ran_for_s`. With `start_within_s` it waited so long for a worker, with
+    `finish_within_s` it had so long for all attempts; `lease` is '' if none was running.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"exceeded": 2}
 
     lease: str
     ran_for_s: float
     limit_s: float
+    exceeded: str = TIMEOUT
 
 
 class TaskReportRefused(TaskEvent, frozen=True, kw_only=True, gc=False):

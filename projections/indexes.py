@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
 from events.task import TaskStatus
 from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
 from projections.task import SMALL_CHARS, bytes_of
+from projections.time_limits import deadline_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,6 +233,8 @@ class Indexes:
             if was is now:
                 if now is _PENDING:
                     self._still_pending(after)
+                elif after.extended_s != before.extended_s:
+                    self._note_deadline(after)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
@@ -327,18 +331,31 @@ class Indexes:
             self.round = max(self.round, after.rounds)
 
     def overdue(self, now: float) -> Iterator[str]:
-        """Yield the ids of running tasks whose attempt has reached its time limit."""
+        """Yield the ids of tasks that have reached a time limit."""
         for key in walk(self.deadlines):
             if float(key[0]) > now:
                 return
-            if self._is_running(key):
+            if self._is_deadline(key):
                 yield str(key[-1])
 
     def _is_parked(self, key: Key) -> bool:
         task = self.parked_members.get(str(key[-1]))
         return task is not None and is_of(task, key)
 
-    def _is_running(self, deadline: Key) -> bool:
+    def _note_deadline(self, task: Task) -> None:
+        """Note when a task reaches the first of its time limits, instead of what was noted before."""
+        at, _ = deadline_of(task)
+        if at < inf:
+            deadline = (at, task.attempt, task.task_id)
+            self.deadline_members[task.task_id] = deadline
+            heapq.heappush(self.deadlines, deadline)
+            prune(self.deadlines, self._is_deadline, len(self.deadline_members))
+
+    def _no_deadline(self, task_id: str) -> None:
+        if self.deadline_members.pop(task_id, None) is not None:
+            prune(self.deadlines, self._is_deadline, len(self.deadline_members))
+
+    def _is_deadline(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
 
     def _count_bytes(self, task: Task, by: int) -> None:
@@ -348,6 +365,8 @@ class Indexes:
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
+        if task.time_limits is not None:
+            self._note_deadline(task)
         if task.retry_at > self.now:
             self.parked_members[task.task_id] = task
             heapq.heappush(self.parked, (task.retry_at, *task.submitted, task.attempt, task.task_id))
@@ -382,6 +401,8 @@ class Indexes:
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
         _count(self.pending_by_source, task.source, -1)
+        if task.time_limits is not None:
+            self._no_deadline(task.task_id)
         if self.parked_members.pop(task.task_id, None) is not None:
             prune(self.parked, self._is_parked, len(self.parked_members))
             return
@@ -405,14 +426,11 @@ class Indexes:
         self.claims.setdefault(task.claim_id, {})[task.task_id] = None
         if task.resources is not NONE:
             _take(self.held_resources, task.worker_id, task.resources)
-        if task.timeout_s is not None and task.started_at is not None:
-            deadline = (task.started_at + task.timeout_s, task.attempt, task.task_id)
-            self.deadline_members[task.task_id] = deadline
-            heapq.heappush(self.deadlines, deadline)
+        if task.timeout_s is not None or task.time_limits is not None:
+            self._note_deadline(task)
 
     def _not_running(self, task: Task) -> None:
-        if self.deadline_members.pop(task.task_id, None) is not None:
-            prune(self.deadlines, self._is_running, len(self.deadline_members))
+        self._no_deadline(task.task_id)
         held = self.held[task.worker_id]
         del held[task.task_id]
         if not held:

@@ -22,6 +22,7 @@ from events.task import (
     TaskCancelled,
     TaskCompleted,
     TaskEvent,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -30,19 +31,20 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.time_limits import HEARTBEAT, TIMEOUT, TimeLimits, exceeded_text
 from projections.stamp import Stamp, check_legal, check_status, existing, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     MovingTaskEvent = TaskStarted | TaskCompleted | TaskAttemptFailed | TaskFailed | TaskCancelled | TaskTimedOut
-    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskReportRefused
+    AnyTaskEvent = TaskSubmitted | MovingTaskEvent | TaskProgressed | TaskExtended | TaskReportRefused
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.TIMEOUT})
 
 LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
-    PENDING: frozenset({RUNNING, TaskStatus.CANCELLED}),
+    PENDING: frozenset({RUNNING, TaskStatus.CANCELLED, TaskStatus.TIMEOUT}),
     RUNNING: ENDED | {PENDING},
     **{status: frozenset() for status in ENDED},
 }
@@ -53,7 +55,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     One task; times are commit times in seconds.
 
     `attempt` counts starts, `failures` failed ones, `lapses` those whose worker ended or was cut off. `latest` is the
-    last start or failure of an attempt, if that event names its cause: the next event names this one.
+    last start or failure of an attempt, if that event names its cause: the next event names this one. `extended_s` is
+    what the running attempt got besides `timeout_s`, `exceeded` the limit that ended the task or its last attempt, ''
+    for `timeout_s`.
     """
 
     task_id: str
@@ -93,6 +97,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     refused_lease: str = ""
     not_before: float = 0.0
     delay_s: float = 0.0
+    time_limits: TimeLimits | None = None
+    extended_s: float = 0.0
+    exceeded: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -174,6 +181,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     if task.not_before:
         # Of a delay, the time that it led to depends on when the command came.
         text += f"\0delay {task.delay_s}" if task.delay_s else f"\0not before {task.not_before}"
+    if task.time_limits is not None:
+        text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
     return crc32(text.encode())
 
 
@@ -194,7 +203,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
     if kind is TaskReportRefused:
         return msgspec.structs.replace(task, refused_lease=event.lease)  # type: ignore[union-attr]
     status, step = _STEPS[kind]
-    if kind is TaskProgressed:
+    if kind is TaskProgressed or kind is TaskExtended:
         check_status({RUNNING}, task.status, event, stamp)
     else:
         check_legal(LEGAL, task.status, status, event, stamp)
@@ -223,6 +232,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         retry_at=event.not_before,
         not_before=event.not_before,
         delay_s=event.delay_s,
+        time_limits=event.time_limits,
     )
 
 
@@ -232,6 +242,8 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
         raise Corrupt(msg)
     if task.progress or task.progress_message:
         task = msgspec.structs.replace(task, progress=0.0, progress_message="")
+    if task.extended_s:
+        task = msgspec.structs.replace(task, extended_s=0.0)
     return msgspec.structs.replace(
         task,
         status=RUNNING,
@@ -248,6 +260,10 @@ def _progressed(task: Task, event: TaskProgressed, _stamp: Stamp) -> Task:
     return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
 
 
+def _extended(task: Task, event: TaskExtended, _stamp: Stamp) -> Task:
+    return msgspec.structs.replace(task, extended_s=task.extended_s + event.by_s)
+
+
 def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
     return _ended(
         task,
@@ -256,6 +272,7 @@ def _completed(task: Task, event: TaskCompleted, stamp: Stamp) -> Task:
         execution_time_s=event.execution_time_s,
         result=event.result,
         error="",
+        exceeded="",
     )
 
 
@@ -270,6 +287,7 @@ def _attempt_failed(task: Task, event: TaskAttemptFailed, stamp: Stamp) -> Task:
         claim_id="",
         retry_at=event.retry_at,
         error=event.error,
+        exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
     )
 
 
@@ -281,6 +299,7 @@ def _failed(task: Task, event: TaskFailed, stamp: Stamp) -> Task:
         failures=task.failures + 1,
         lapses=task.lapses + (event.reason == "poison"),
         error=event.error,
+        exceeded=HEARTBEAT if event.reason == "heartbeat" else "",
     )
 
 
@@ -289,8 +308,10 @@ def _cancelled(task: Task, event: TaskCancelled, stamp: Stamp) -> Task:
 
 
 def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
-    error = f"ran for {event.ran_for_s:.3f} s, limit {event.limit_s:g} s"
-    return _ended(task, stamp, status=TaskStatus.TIMEOUT, error=error)
+    exceeded = "" if event.exceeded == TIMEOUT else event.exceeded
+    error = exceeded_text(event.exceeded, event.ran_for_s, event.limit_s)
+    # A task that waited is not held under the lease of its last attempt, which was refused then and is refused later.
+    return _ended(task, stamp, status=TaskStatus.TIMEOUT, lease=event.lease, error=error, exceeded=exceeded)
 
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
@@ -303,6 +324,7 @@ def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
 _STEPS: dict[type[TaskEvent], tuple[TaskStatus, Callable[[Task, Any, Stamp], Task]]] = {
     TaskStarted: (RUNNING, _started),
     TaskProgressed: (RUNNING, _progressed),
+    TaskExtended: (RUNNING, _extended),
     TaskCompleted: (TaskStatus.COMPLETED, _completed),
     TaskAttemptFailed: (PENDING, _attempt_failed),
     TaskFailed: (TaskStatus.FAILED, _failed),

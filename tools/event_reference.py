@@ -68,7 +68,8 @@ RECORDED: dict[str, str] = {
     "task.attempt_failed": "when an attempt fails while retries are left, its lease expires, or it is released.",
     "task.failed": "when an attempt fails and no retry is left, or the report says not to retry.",
     "task.cancelled": "when `cancel_task` is called on a task that has not ended.",
-    "task.timed_out": "when an attempt has run for the task's `timeout_s`.",
+    "task.extended": "when the lease holder asks for more time than the task's `timeout_s`.",
+    "task.timed_out": "when a task has exceeded its `timeout_s`, `start_within_s` or `finish_within_s`.",
     "task.report_refused": "when a report names a lease that is not held; once for consecutive reports of one lease.",
     "worker.registered": "when `register_worker` has something new, or a claim comes from a worker id that is unknown, "
     "lost or has left.",

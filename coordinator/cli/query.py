@@ -24,6 +24,7 @@ from events.errors import NotFound, Refused
 from events.nats_address import address_of
 from events.service import ServiceStatus
 from events.task import TaskStatus
+from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
@@ -54,9 +55,19 @@ class _Place(click.ParamType[Position | datetime]):
             self.fail(f"{error.message}; or use a time such as '2026-11-23T17:15:00Z'", param, ctx)
 
 
+LIMIT = Number(0.001, 366 * 86_400, SECONDS)
 _WAIT = click.option(
     "--wait", type=Number(0, WAIT_MOST_S, SECONDS), default=0.0, help="Wait up to N seconds for the task to end."
 )
+
+
+def _limits(task: Task) -> str:
+    """Return the time limits of a task."""
+    limits = {"timeout_s": task.timeout_s}
+    if task.time_limits is not None:
+        limits |= msgspec.structs.asdict(task.time_limits)
+    return ", ".join(f"{name.removesuffix('_s')} {limit:g} s" for name, limit in limits.items() if limit is not None)
+
 
 _TASK_COLUMNS = (
     ("id", lambda t: t.task_id),
@@ -76,6 +87,8 @@ _TASK_FACTS = (
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
     ("execution time", lambda t: "" if t.execution_time_s is None else f"{t.execution_time_s:.3f} s"),
+    ("limits", _limits),
+    ("exceeded", lambda t: t.exceeded or ("timeout_s" if t.status is TaskStatus.TIMEOUT else "")),
     ("failures", lambda t: f"{t.failures} of at most {t.max_retries + 1}" if t.failures else ""),
     ("error", lambda t: t.error),
     ("ended by", lambda t: t.ended_by),
@@ -95,7 +108,10 @@ def task() -> None:
 @click.option(
     "--priority", type=int, default=0, show_default=True, help="A higher number runs first (strategy PRIORITY)."
 )
-@click.option("--timeout", type=Number(0.001, 366 * 86_400, SECONDS), help="Time limit of one attempt in seconds.")
+@click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
+@click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
+@click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
+@click.option("--heartbeat", type=LIMIT, help="Fail an attempt that reports nothing for this many seconds.")
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
@@ -153,7 +169,13 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         payload=payload,
         not_before=0.0 if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
+        time_limits=_time_limits(options),
     )
+
+
+def _time_limits(options: dict[str, Any]) -> TimeLimits | None:
+    given = {f"{name}_s": options[name] for name in ("start_within", "finish_within", "heartbeat")}
+    return TimeLimits(**given) if any(one is not None for one in given.values()) else None
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from coordinator.commands.command import PAGES, Command, Example, Question
 from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
 from events.resources import NONE, Resources
 from events.task import Payload, TaskStatus
+from events.time_limits import TimeLimits
 from projections.task import Task
 
 LATEST_S = 3653 * 86_400.0
@@ -20,6 +21,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
 
     `program` names the program that submits it, for claims that ask only for tasks of certain programs. No attempt
     starts before `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit.
+    `timeout_s` limits one attempt; `time_limits` are the other limits.
     """
 
     KIND, VERB = "task", "submit"
@@ -41,6 +43,7 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     program: str = ""
     not_before: float = 0.0
     delay_s: float = 0.0
+    time_limits: TimeLimits | None = None
 
 
 class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
@@ -127,7 +130,11 @@ class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
-    """Report the progress of the attempt under `lease`, 0 to 1."""
+    """
+    Report the progress of the attempt under `lease`, 0 to 1.
+
+    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`.
+    """
 
     KIND, VERB = "task", "progress"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -136,8 +143,25 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
 
     task_id: str
     lease: str
-    progress: float
+    progress: float | None = None
     message: str = ""
+
+
+class ExtendTask(Command[float | None], frozen=True, kw_only=True, gc=False):
+    """
+    Give the attempt under `lease` more time than the `timeout_s` of its task.
+
+    The answer is when it ends now, in seconds since 1970; null if the task has no `timeout_s`.
+    """
+
+    KIND, VERB, REMEMBERED = "task", "extend", True
+    FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_text", "not_found", "stale_lease"})
+    EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "by_s": 60.0}, 1795968191.64)
+
+    task_id: str
+    lease: str
+    by_s: float
 
 
 class CancelTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):

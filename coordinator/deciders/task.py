@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
 from coordinator.commands.command import Command
-from coordinator.commands.task import CancelTask, CompleteTask, FailTask, ProgressTask, ReleaseTask, SubmitTask
+from coordinator.commands.task import (
+    CancelTask,
+    CompleteTask,
+    ExtendTask,
+    FailTask,
+    ProgressTask,
+    ReleaseTask,
+    SubmitTask,
+)
 from coordinator.commands.validation import check_number, check_resources, check_text, shortened
 from coordinator.deciders.first_start import first_start, too_early
 from coordinator.deciders.housing import is_frozen
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
+from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits, timed_out
 from events.errors import Refused, StaleLease, Unavailable, shown
 from events.idempotency import IdempotencyForgotten
 from events.ids import checked
@@ -26,15 +35,16 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
     TaskStarted,
     TaskStatus,
     TaskSubmitted,
-    TaskTimedOut,
 )
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
+from projections.time_limits import end_of_attempt
 from projections.worker import WorkerStatus
 from projections.world import OUTCOMES
 
@@ -60,6 +70,12 @@ ROOM = 0.95
 LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
+
+COMPARED = (
+    *("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key"),
+    "time_limits",
+)
+"""The fields in which a repeat of a submit must agree with the task."""
 
 _SHA256_DIGITS = 64
 _checked_again = lru_cache(maxsize=1024)(checked)
@@ -132,7 +148,7 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
     if command.timeout_s is not None:
-        check_number("timeout_s", command.timeout_s, 0.001, 366 * 86_400)
+        check_number("timeout_s", command.timeout_s, LEAST_S, MOST_S)
     if command.max_retries is not None:
         check_number("max_retries", command.max_retries, 0, 1000)
     return TaskSubmitted(
@@ -149,6 +165,7 @@ def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         traced=bool(context.traceparent),
         not_before=first_start(command, context.now) if command.not_before or command.delay_s else 0.0,
         delay_s=command.delay_s,
+        time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
     )
 
 
@@ -172,11 +189,7 @@ def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -
 
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
-    differs = [
-        name
-        for name in ("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key")
-        if getattr(task, name) != getattr(event, name)
-    ]
+    differs = [name for name in COMPARED if getattr(task, name) != getattr(event, name)]
     if task.not_before or event.not_before:
         name = "delay_s" if task.delay_s or event.delay_s else "not_before"
         differs += [name] if getattr(task, name) != getattr(event, name) else []
@@ -318,15 +331,34 @@ def release(world: World, command: ReleaseTask, context: DecisionContext) -> Eve
 
 def progress(world: World, command: ProgressTask, context: DecisionContext) -> Events:
     """Record the progress of an attempt."""
-    check_number("progress", command.progress, 0.0, 1.0)
+    if command.progress is not None:
+        check_number("progress", command.progress, 0.0, 1.0)
     check_text("message", command.message, context.rules.text_chars_max)
     task = _attempted(world, command.task_id, command.lease)
     _check_holds(task, command.lease, "", "progress")
-    if (task.progress, task.progress_message) == (command.progress, command.message):
+    if command.progress is None:
+        done = task.progress, command.message or task.progress_message
+    else:
+        done = command.progress, command.message
+    if (task.progress, task.progress_message) == done:
         return ()
-    return (
-        TaskProgressed(task_id=task.task_id, lease=command.lease, progress=command.progress, message=command.message),
-    )
+    return (TaskProgressed(task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1]),)
+
+
+def extend(world: World, command: ExtendTask, context: DecisionContext) -> Events:
+    """Give an attempt more time; that of a task without a limit has enough."""
+    check_number("by_s", command.by_s, LEAST_S, MOST_S)
+    task = _attempted(world, command.task_id, command.lease)
+    _check_holds(task, command.lease, "", "extended")
+    if task.timeout_s is None:
+        return ()
+    if task.timeout_s + task.extended_s + command.by_s > MOST_S:
+        msg = (
+            f"by_s {command.by_s:g} makes the time of an attempt at {task.task_id!r} longer than {MOST_S:g} s: it has "
+            f"{task.timeout_s + task.extended_s:g} s now"
+        )
+        raise Refused(msg, reason="bad_number")
+    return (TaskExtended(task_id=task.task_id, lease=command.lease, by_s=command.by_s),)
 
 
 def cancel(world: World, command: CancelTask, context: DecisionContext) -> Events:
@@ -445,17 +477,11 @@ def _is_sha256(digest: str) -> bool:
 
 
 def due(world: World, signs: Signs, context: DecisionContext, heard_now: float, holders: Due) -> Iterator[Event]:
-    """Yield what is due for tasks: expired leases, attempts that exceeded their timeout, keys to forget."""
+    """Yield what is due for tasks: expired leases, tasks that exceeded a time limit, keys to forget."""
     short = world.memory.count - int(ROOM * context.rules.remembered_max)
     for tenant, through in world.memory.to_forget(short, context.now) if short > 0 else ():
         yield IdempotencyForgotten(tenant=tenant, through=through)
-    for task_id in dict.fromkeys(world.indexes.overdue(context.now)):
-        task = world.tasks.get(task_id)
-        if task is None or task.status is not TaskStatus.RUNNING or task.started_at is None or task.timeout_s is None:
-            continue
-        ran_for_s = context.now - task.started_at
-        if ran_for_s >= task.timeout_s:
-            yield TaskTimedOut(task_id=task_id, lease=task.lease, ran_for_s=ran_for_s, limit_s=task.timeout_s)
+    yield from timed_out(world, context.now)
     yield from _due_for_leases(world, signs, context, heard_now, holders)
 
 
@@ -511,6 +537,11 @@ def _status(world: World, command: FailTask | CancelTask, context: DecisionConte
     return first if first is not None else _status_of(world, command.task_id)
 
 
+def _end_of_attempt(world: World, command: ExtendTask, context: DecisionContext, done: bool) -> float | None:
+    task = world.tasks.get(command.task_id)
+    return None if task is None else end_of_attempt(task)
+
+
 _FIRST_STATUS = {OUTCOMES[TaskAttemptFailed]: TaskStatus.PENDING, OUTCOMES[TaskFailed]: TaskStatus.FAILED}
 
 
@@ -520,10 +551,12 @@ DECIDERS: dict[type[Command], Decider] = {
     FailTask: fail,
     ReleaseTask: release,
     ProgressTask: progress,
+    ExtendTask: extend,
     CancelTask: cancel,
 }
 TELLERS: dict[type[Command], Teller] = {
     SubmitTask: _submitted_id,
     FailTask: _status,
+    ExtendTask: _end_of_attempt,
     CancelTask: _status,
 }

@@ -270,6 +270,8 @@ class Engine:
             if about_itself is not None:
                 turn.record([about_itself], COORDINATOR)
             self._take(turn)
+            if not self.intake.has_commands:
+                self.signs.taken = self._heard
             self._place(turn)
             self._record_refusals(turn)
             self._record_due(turn)

@@ -24,6 +24,7 @@ from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
     CompleteTask,
+    ExtendTask,
     FailTask,
     GetTask,
     ListTasks,
@@ -34,6 +35,7 @@ from coordinator.commands.task import (
 from events.errors import CoordinationError, NotFound, Refused
 from events.resources import Resources
 from events.task import TaskStatus
+from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,6 +55,7 @@ WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
 PAUSE_S = 0.5
 """The pause before the next question where one may hardly wait."""
+NO_LIMITS = TimeLimits()
 ALREADY_ENDED = "already_ended"
 """The reason code when a report is refused because the task has already ended with another outcome."""
 
@@ -86,6 +89,12 @@ class TaskInfo:
     error: str
     not_before: datetime | None = None
     """When the first attempt may start, in UTC; None for at once."""
+    start_within: float | None = None
+    finish_within: float | None = None
+    heartbeat: float | None = None
+    exceeded: str = ""
+    """The time limit that ended the task, or its last attempt: `timeout_s`, `start_within_s`, `finish_within_s` or
+    `heartbeat_s`; '' for none."""
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
 
@@ -111,6 +120,7 @@ class TaskInfo:
 
 def task_info(task: Task) -> TaskInfo:
     """Convert a folded task to a `TaskInfo`."""
+    limits = task.time_limits if task.time_limits is not None else NO_LIMITS
     return TaskInfo(
         task_id=task.task_id,
         task_name=task.task_name,
@@ -131,8 +141,22 @@ def task_info(task: Task) -> TaskInfo:
         progress=task.progress,
         error=task.error,
         not_before=datetime.fromtimestamp(task.not_before, UTC) if task.not_before else None,
+        start_within=limits.start_within_s,
+        finish_within=limits.finish_within_s,
+        heartbeat=limits.heartbeat_s,
+        exceeded=TIMEOUT if task.status is TaskStatus.TIMEOUT and not task.exceeded else task.exceeded,
         sent_payload=task.payload,
         sent_result=task.result,
+    )
+
+
+def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeLimits | None:
+    if start_within is None and finish_within is None and heartbeat is None:
+        return None
+    return TimeLimits(
+        start_within_s=None if start_within is None else number("start_within", start_within),
+        finish_within_s=None if finish_within is None else number("finish_within", finish_within),
+        heartbeat_s=None if heartbeat is None else number("heartbeat", heartbeat),
     )
 
 
@@ -153,6 +177,9 @@ class TaskScheduler(Facade):
         task_id: str | None = None,
         not_before: datetime | None = None,
         delay: float | None = None,
+        start_within: float | None = None,
+        finish_within: float | None = None,
+        heartbeat: float | None = None,
     ) -> str:
         """
         Submit a task to the queue and return its id. When this returns, the task is durable.
@@ -169,6 +196,9 @@ class TaskScheduler(Facade):
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
             not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
             delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
+            start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
+            finish_within: seconds that it may take with all attempts; then it ends with the status TIMEOUT.
+            heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
 
         Raises:
             Refused: an argument is invalid, or the queue is full.
@@ -189,6 +219,7 @@ class TaskScheduler(Facade):
                 program=app.program,
                 not_before=0.0 if not_before is None else moment("not_before", not_before),
                 delay_s=0.0 if delay is None else number("delay", delay),
+                time_limits=_time_limits(start_within, finish_within, heartbeat),
             )
         )
         return submitted
@@ -324,14 +355,14 @@ class TaskScheduler(Facade):
         return status
 
     async def report_progress(
-        self, task_id: str, progress: float, message: str = "", *, lease: str | None = None
+        self, task_id: str, progress: float | None = None, message: str = "", *, lease: str | None = None
     ) -> None:
         """
         Report the progress of a running task.
 
         Args:
             task_id: the task.
-            progress: the share that is done, 0 to 1.
+            progress: the share that is done, 0 to 1; without it, the attempt only shows that it goes on.
             message: a short text for people.
             lease: the lease of the attempt; by default the one that this process claimed.
 
@@ -342,10 +373,31 @@ class TaskScheduler(Facade):
         command = ProgressTask(
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
-            progress=number("progress", progress),
+            progress=None if progress is None else number("progress", progress),
             message=text("message", message),
         )
         await self.execute(command)
+
+    async def extend_task(self, task_id: str, by: float, *, lease: str | None = None) -> datetime | None:
+        """
+        Give the running attempt of a task more time than the task's `timeout`; return when it ends now, in UTC.
+
+        Returns None if the task has no `timeout`.
+
+        Args:
+            task_id: the task.
+            by: seconds more.
+            lease: the lease of the attempt; by default the one that this process claimed.
+
+        Raises:
+            StaleLease: the lease is no longer held.
+            Refused: *by* is out of range, or makes the attempt longer than 366 days.
+        """
+        command = ExtendTask(
+            task_id=text("task_id", task_id), lease=await self._lease(task_id, lease), by_s=number("by", by)
+        )
+        ends: float | None = await self.execute(command)
+        return None if ends is None else datetime.fromtimestamp(ends, UTC)
 
     async def cancel_task(self, task_id: str, reason: str = "") -> None:
         """

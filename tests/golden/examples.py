@@ -70,6 +70,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -77,6 +78,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
 
 if TYPE_CHECKING:
@@ -261,6 +263,11 @@ EXAMPLES: dict[str, Event] = {
         not_before=1_795_455_300.5,
         delay_s=90.5,
     ),
+    "task.submitted.v3.31": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
+        time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+    ),
     "task.started.v1": TaskStarted(
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
@@ -295,6 +302,10 @@ EXAMPLES: dict[str, Event] = {
     ),
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
+    "task.timed_out.v2": TaskTimedOut(
+        task_id="task_1", lease="", ran_for_s=60.75, limit_s=60.5, exceeded="start_within_s"
+    ),
+    "task.extended.v1": TaskExtended(task_id="task_1", lease="claim_1.2", by_s=30.5),
     "task.report_refused.v1": TaskReportRefused(
         task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
     ),

@@ -32,6 +32,7 @@ from coordinator.commands.task import (
     CancelTask,
     ClaimTasks,
     CompleteTask,
+    ExtendTask,
     FailTask,
     GetTask,
     ProgressTask,
@@ -47,6 +48,7 @@ from events.errors import CoordinationError, Forbidden, NotFound, Refused, Stale
 from events.resources import Resources
 from events.subjects import Subjects
 from events.task import TaskStatus
+from events.time_limits import TimeLimits
 from tests.simulation.broker import LATE_S
 from tests.simulation.promises import Promise
 
@@ -70,6 +72,12 @@ CHECKED_SHARE = 0.4
 MIB = 1024 * 1024
 SLOTS = 3
 POOL = Resources(cpu_millis=1000)
+LIMITS = {
+    3: TimeLimits(heartbeat_s=3.0),
+    6: TimeLimits(start_within_s=9.0),
+    8: TimeLimits(finish_within_s=12.0, heartbeat_s=4.0),
+}
+"""Time limits of tasks, by the last digit of their number."""
 
 
 def connect(source: str) -> AbstractAsyncContextManager[Client]:
@@ -164,6 +172,7 @@ class Submitter(Actor):
             max_retries=1 if number % 7 == 0 else None,
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
             delay_s=1.5 if number % 6 == 1 else 0.0,
+            time_limits=LIMITS.get(number % 10),
         )
         first = await self.until_admitted(command)
         if number % 9 == 4:
@@ -286,6 +295,8 @@ class Worker(Actor):
             drawn = self.random.random()
             if drawn < 0.1:
                 await self.ask(ProgressTask(task_id=task.task_id, lease=task.lease, progress=0.5))
+            elif drawn < 0.2:
+                await self.ask(ExtendTask(task_id=task.task_id, lease=task.lease, by_s=1.0))
             if drawn > 0.95:
                 await self.ask(ReleaseTask(task_id=task.task_id, lease=task.lease))
             elif drawn > 0.8:

@@ -36,8 +36,8 @@ EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
     "container.resumed", "coordinator.command_refused", "coordinator.stopped", "fed", "idempotency.forgotten",
     "inbox.read", "inbox.recorded", "inbox.refused", "node.lost", "node.returned", "pool.allocated",
-    "service.health_changed", "task.attempt_failed", "task.cancelled", "task.failed", "task.progressed",
-    "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
+    "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
+    "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip
 """Events that must occur over many seeds; otherwise the runs cover too little."""
 

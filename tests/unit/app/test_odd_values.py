@@ -117,6 +117,7 @@ class Method(NamedTuple):
 
 
 SUBMITTED = {"timeout": "timeout_s", "resources": "", "not_before": "", "delay": "delay_s"}
+SUBMITTED |= dict.fromkeys(("start_within", "finish_within", "heartbeat"), "")
 
 METHODS: dict[type[Any], dict[str, Method]] = {
     TaskScheduler: {
@@ -125,6 +126,7 @@ METHODS: dict[type[Any], dict[str, Method]] = {
         "complete_task": Method({}, a_task, {"execution_time": "execution_time_s", "task_id": "", "lease": ""}),
         "fail_task": Method({"error": "e", "retry": False}, a_task, {"lease": ""}),
         "report_progress": Method({"progress": 0.5}, a_claimed_task),
+        "extend_task": Method({"by": 5.0}, a_claimed_task, {"by": "by_s"}),
         "cancel_task": Method({}, a_task),
         "get_task": Method({}, a_task),
         "wait_for_task": Method({}, an_ended_task),

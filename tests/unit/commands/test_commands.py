@@ -54,6 +54,7 @@ def test_orders_that_make_nothing_with_an_id_are_remembered() -> None:
         "StopContainer",
         "PauseContainer",
         "ResumeContainer",
+        "ExtendTask",
         "FailTask",
         "ReleaseTask",
         "ReleasePool",

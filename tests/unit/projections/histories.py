@@ -49,6 +49,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -57,6 +58,7 @@ from events.task import (
     TaskSubmitted,
     TaskTimedOut,
 )
+from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
@@ -71,6 +73,10 @@ if TYPE_CHECKING:
     from projections.world import World
 
 _C = ContainerStatus
+_LIMITS = (
+    *(None, None, None, TimeLimits(heartbeat_s=5.0), TimeLimits(start_within_s=30.0)),
+    *(TimeLimits(finish_within_s=90.0), TimeLimits(start_within_s=20.0, finish_within_s=50.0, heartbeat_s=1.0)),
+)
 _PAYLOADS = (
     None,
     Payload(encoding="text", data="x" * 256, digest="0" * 64),
@@ -144,6 +150,8 @@ class Historian:
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
+            not_before=self.random.choice((0.0, 0.0, 0.0, self.world.time + 7.0)),
+            time_limits=self.random.choice(_LIMITS),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
@@ -181,6 +189,7 @@ class Historian:
             TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
             TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
+            TaskExtended(task_id=task_id, lease=lease, by_s=self.random.choice((0.5, 60.0))),
         ))  # fmt: skip
 
     def cancel_task(self) -> Event | None:

@@ -6,6 +6,7 @@ What the indexes of a world contain, and what its tables say they should: two wa
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def content_from(world: World) -> dict[str, Any]:
         "claims": {
             claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)
         },
-        "overdue": [task.task_id for task in sorted((t for t in running if t.timeout_s is not None), key=deadline)],
+        "overdue": [one[-1] for one in sorted(map(deadline, (*pending, *running))) if one[0] < math.inf],
         "services": {
             name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
             for name, named in grouped(services, lambda s: s.service_name)
@@ -212,9 +213,16 @@ def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def deadline(task: Task) -> tuple[float, int, str]:
-    assert task.started_at is not None
-    assert task.timeout_s is not None
-    return (task.started_at + task.timeout_s, task.attempt, task.task_id)
+    """Return when a task that has not ended reaches its first limit; infinity for never."""
+    limits, ends = task.time_limits, [math.inf]
+    if task.status is TaskStatus.RUNNING and task.timeout_s is not None:
+        assert task.started_at is not None
+        ends.append(task.started_at + task.timeout_s + task.extended_s)
+    if limits is not None and limits.finish_within_s is not None:
+        ends.append(max(task.submitted_at, task.not_before) + limits.finish_within_s)
+    if limits is not None and limits.start_within_s is not None and task.status is TaskStatus.PENDING:
+        ends.append(max(task.submitted_at, task.retry_at) + limits.start_within_s)
+    return (min(ends), task.attempt, task.task_id)
 
 
 def sums(held: Iterable[tuple[str, Resources]]) -> dict[str, Resources]:

@@ -34,6 +34,7 @@ from events.task import (
     TaskAttemptFailed,
     TaskCancelled,
     TaskCompleted,
+    TaskExtended,
     TaskFailed,
     TaskProgressed,
     TaskReportRefused,
@@ -63,6 +64,7 @@ COMPLETED = TaskCompleted(task_id="x", lease="c.1")
 ATTEMPT_FAILED = TaskAttemptFailed(task_id="x", lease="c.1", error="e", reason="failed", retry_at=0.0)
 FAILED = TaskFailed(task_id="x", lease="c.1", error="e", reason="failed")
 CANCELLED = TaskCancelled(task_id="x")
+EXTENDED = TaskExtended(task_id="x", lease="c.1", by_s=5.0)
 TIMED_OUT = TaskTimedOut(task_id="x", lease="c.1", ran_for_s=2.0, limit_s=1.0)
 REPORT_REFUSED = TaskReportRefused(task_id="x", lease="c.0", outcome="completed", worker_id="w")
 
@@ -141,7 +143,8 @@ KINDS = {
             (ATTEMPT_FAILED, {T.RUNNING: T.PENDING}),
             (FAILED, {T.RUNNING: T.FAILED}),
             (CANCELLED, {T.PENDING: T.CANCELLED, T.RUNNING: T.CANCELLED}),
-            (TIMED_OUT, {T.RUNNING: T.TIMEOUT}),
+            (TIMED_OUT, {T.PENDING: T.TIMEOUT, T.RUNNING: T.TIMEOUT}),
+            (EXTENDED, {T.RUNNING: T.RUNNING}),
             (REPORT_REFUSED, same(T)),
         ],
     ),
