@@ -93,11 +93,19 @@ class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskProgressed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The holder of the lease reported its progress, 0 to 1."""
+    """
+    The holder of the lease reported its progress, 0 to 1.
+
+    `checkpoint` is for the next attempt, which goes on from there; the last one counts.
+    """
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"checkpoint": 2}
 
     lease: str
     progress: float
     message: str = ""
+    checkpoint: Payload | None = None
 
 
 class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from events.resources import NONE
 from events.task import TaskStatus
 from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
-from projections.task import SMALL_CHARS, bytes_of
+from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
 from projections.time_limits import deadline_of
 
 if TYPE_CHECKING:
@@ -235,6 +235,8 @@ class Indexes:
                     self._still_pending(after)
                 elif after.extended_s != before.extended_s:
                     self._note_deadline(after)
+                elif after.checkpoint is not before.checkpoint:
+                    self._checkpoint_changed(before, after)
                 return
             del self.tasks[was][before.task_id]
             if was is _PENDING:
@@ -243,8 +245,12 @@ class Indexes:
                 self._not_running(before)
             if after.payload is None and (payload := before.payload) is not None and len(payload.data) > SMALL_CHARS:
                 self._count_bytes(before, -bytes_of(payload))
+            if after.checkpoint is not before.checkpoint:
+                self._checkpoint_changed(before, after)
         elif (payload := after.payload) is not None and len(payload.data) > SMALL_CHARS:
             self._count_bytes(after, bytes_of(payload))
+        if before is None and after.checkpoint is not None:
+            self._checkpoint_changed(None, after)
         self.tasks[now][after.task_id] = None
         if now is _PENDING:
             self._pending(after)
@@ -357,6 +363,13 @@ class Indexes:
 
     def _is_deadline(self, deadline: Key) -> bool:
         return self.deadline_members.get(str(deadline[-1])) is deadline
+
+    def _checkpoint_changed(self, before: Task | None, after: Task) -> None:
+        """Count the bytes of checkpoints with those of payloads."""
+        was = 0 if before is None or before.checkpoint is None else large_bytes_of(before.checkpoint)
+        now = 0 if after.checkpoint is None else large_bytes_of(after.checkpoint)
+        if was != now:
+            self._count_bytes(after, now - was)
 
     def _count_bytes(self, task: Task, by: int) -> None:
         self.payload_bytes += by

@@ -100,6 +100,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     time_limits: TimeLimits | None = None
     extended_s: float = 0.0
     exceeded: str = ""
+    checkpoint: Payload | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -115,6 +116,11 @@ def bytes_of(payload: Payload) -> int:
     """Return the size of a payload's data in bytes of UTF-8."""
     data = payload.data
     return len(data) if data.isascii() else len(data.encode(errors="replace"))
+
+
+def large_bytes_of(payload: Payload) -> int:
+    """Return the size of a payload's data in bytes, 0 for one that is not counted."""
+    return bytes_of(payload) if len(payload.data) > SMALL_CHARS else 0
 
 
 def digest_of(payload: Payload | None) -> str:
@@ -257,6 +263,8 @@ def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:
 
 
 def _progressed(task: Task, event: TaskProgressed, _stamp: Stamp) -> Task:
+    if event.checkpoint is not None:
+        task = msgspec.structs.replace(task, checkpoint=event.checkpoint)
     return msgspec.structs.replace(task, progress=event.progress, progress_message=event.message)
 
 
@@ -316,6 +324,8 @@ def _timed_out(task: Task, event: TaskTimedOut, stamp: Stamp) -> Task:
 
 def _ended(task: Task, stamp: Stamp, **changes: Any) -> Task:
     """End the task; its payload is not needed any more and leaves the world (the store keeps it)."""
+    if task.checkpoint is not None:
+        task = msgspec.structs.replace(task, checkpoint=None)
     return msgspec.structs.replace(
         task, ended_at=stamp.time, ended=stamp.position, ended_by=stamp.actor, payload=None, **changes
     )

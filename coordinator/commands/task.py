@@ -133,18 +133,22 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report the progress of the attempt under `lease`, 0 to 1.
 
-    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`.
+    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`. `checkpoint` is kept
+    until the task ends, and given to the next attempt with the task; the last one counts.
     """
 
     KIND, VERB = "task", "progress"
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"bad_number", "bad_text", "not_found", "stale_lease"})
+    REFUSALS = frozenset({
+        "bad_number", "bad_payload", "bad_text", "not_found", "payload_too_large", "queue_full", "stale_lease",
+    })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "lease": "claim_1.1.1", "progress": 0.5, "message": "5 of 10 pages"})
 
     task_id: str
     lease: str
     progress: float | None = None
     message: str = ""
+    checkpoint: Payload | None = None
 
 
 class ExtendTask(Command[float | None], frozen=True, kw_only=True, gc=False):

@@ -67,6 +67,7 @@ DIRECT = "direct"
 ROOM = 0.95
 """Share of `remembered_max` up to which idempotency keys older than `HARD_S` may stay."""
 
+CHECKPOINT_BYTES_MAX = 16 * 1024
 LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
@@ -110,23 +111,23 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
     if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
-        _check_bytes(world, bytes_of(command.payload), context)
+        _check_bytes(world, bytes_of(command.payload), context.actor, context.rules)
     return (submitted,)
 
 
-def _check_bytes(world: World, size: int, context: DecisionContext) -> None:
+def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
     """
-    Accept *size* more bytes of payloads: a source may have half of what the others leave.
+    Accept *size* more bytes of payloads or checkpoints of a source, which may have half of what the others leave.
 
     Raises:
         Refused: the tasks that have not ended have too many.
     """
-    most, indexes = context.rules.max_pending_bytes, world.indexes
-    mine = indexes.owned_payload_bytes.by_source.get(context.actor, 0)
+    most, indexes = rules.max_pending_bytes, world.indexes
+    mine = indexes.owned_payload_bytes.by_source.get(source, 0)
     others = indexes.payload_bytes - mine
     if 2 * (mine + size) > most - others:
         msg = (
-            f"this payload has {size} bytes; those of {context.actor}'s tasks that have not ended have {mine}, those "
+            f"this payload has {size} bytes; those of {source}'s tasks that have not ended have {mine}, those "
             f"of others {others}: a source may have half of what the others leave of {most}, the limit of "
             "scheduler.max_pending_bytes: submit later or raise the limit"
         )
@@ -340,9 +341,35 @@ def progress(world: World, command: ProgressTask, context: DecisionContext) -> E
         done = task.progress, command.message or task.progress_message
     else:
         done = command.progress, command.message
-    if (task.progress, task.progress_message) == done:
+    checkpoint = command.checkpoint
+    if checkpoint is not None:
+        _check_checkpoint(world, task, checkpoint, context.rules)
+        if digest_of(checkpoint) == digest_of(task.checkpoint):
+            checkpoint = None
+    if checkpoint is None and (task.progress, task.progress_message) == done:
         return ()
-    return (TaskProgressed(task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1]),)
+    return (
+        TaskProgressed(
+            task_id=task.task_id, lease=command.lease, progress=done[0], message=done[1], checkpoint=checkpoint
+        ),
+    )
+
+
+def _check_checkpoint(world: World, task: Task, checkpoint: Payload, rules: Rules) -> None:
+    """
+    Accept a checkpoint; its bytes count with those of the payloads, for the source of the task.
+
+    Raises:
+        Refused: it is too large, its encoding is unknown, or the tasks that have not ended have too many bytes.
+    """
+    check_payload("checkpoint", checkpoint, rules)
+    size = bytes_of(checkpoint)
+    if size > CHECKPOINT_BYTES_MAX:
+        msg = f"checkpoint has {size} bytes: use at most {CHECKPOINT_BYTES_MAX}; store more elsewhere, and its address"
+        raise Refused(msg, reason="payload_too_large")
+    before = 0 if task.checkpoint is None else bytes_of(task.checkpoint)
+    if size > max(before, SMALL_CHARS):
+        _check_bytes(world, size - before, task.source, rules)
 
 
 def extend(world: World, command: ExtendTask, context: DecisionContext) -> Events:

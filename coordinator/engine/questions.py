@@ -65,7 +65,7 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             of_status = None if question.status is None else world.indexes.tasks[question.status]
             newest = reversed(world.tasks) if of_status is None else reversed(of_status)
             tasks = _page(world.tasks, newest, question)
-            return (msgspec.structs.replace(task, payload=None, result=None) for task in tasks)
+            return (msgspec.structs.replace(task, payload=None, result=None, checkpoint=None) for task in tasks)
         case ListContainers():
             containers = _page(world.containers, reversed(world.containers), question)
             return (msgspec.structs.replace(container, environment={}) for container in containers)

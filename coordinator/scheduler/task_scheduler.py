@@ -95,6 +95,7 @@ class TaskInfo:
     exceeded: str = ""
     """The time limit that ended the task, or its last attempt: `timeout_s`, `start_within_s`, `finish_within_s` or
     `heartbeat_s`; '' for none."""
+    sent_checkpoint: Payload | None = field(default=None, repr=False)
     sent_payload: Payload | None = field(default=None, repr=False)
     sent_result: Payload | None = field(default=None, repr=False)
 
@@ -108,6 +109,11 @@ class TaskInfo:
     def result(self) -> Any:
         """The result of the task, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
         return value_of(self.sent_result)
+
+    @property
+    def checkpoint(self) -> Any:
+        """What an attempt saved last for the next one, decoded; None if nothing, or in a list of tasks."""
+        return value_of(self.sent_checkpoint)
 
     def can_retry(self) -> bool:
         """Return whether the task would be retried after another failure."""
@@ -145,6 +151,7 @@ def task_info(task: Task) -> TaskInfo:
         finish_within=limits.finish_within_s,
         heartbeat=limits.heartbeat_s,
         exceeded=TIMEOUT if task.status is TaskStatus.TIMEOUT and not task.exceeded else task.exceeded,
+        sent_checkpoint=task.checkpoint,
         sent_payload=task.payload,
         sent_result=task.result,
     )
@@ -355,7 +362,13 @@ class TaskScheduler(Facade):
         return status
 
     async def report_progress(
-        self, task_id: str, progress: float | None = None, message: str = "", *, lease: str | None = None
+        self,
+        task_id: str,
+        progress: float | None = None,
+        message: str = "",
+        *,
+        lease: str | None = None,
+        checkpoint: Any = None,
     ) -> None:
         """
         Report the progress of a running task.
@@ -365,16 +378,18 @@ class TaskScheduler(Facade):
             progress: the share that is done, 0 to 1; without it, the attempt only shows that it goes on.
             message: a short text for people.
             lease: the lease of the attempt; by default the one that this process claimed.
+            checkpoint: any JSON value, or bytes, of at most 16 KiB; the next attempt gets it. None keeps the last one.
 
         Raises:
             StaleLease: the lease is no longer held.
-            Refused: *progress* is out of range, or *message* is not short printable text.
+            Refused: *progress* is out of range, *message* is not short printable text, or *checkpoint* is too large.
         """
         command = ProgressTask(
             task_id=text("task_id", task_id),
             lease=await self._lease(task_id, lease),
             progress=None if progress is None else number("progress", progress),
             message=text("message", message),
+            checkpoint=payload_of(checkpoint, "checkpoint"),
         )
         await self.execute(command)
 

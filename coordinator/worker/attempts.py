@@ -140,6 +140,7 @@ class Attempts:
             deadline=None if task.timeout_s is None or task.started_at is None else task.started_at + task.timeout_s,
             report=self._progress(task),
             send=self._send,
+            saved=task.checkpoint,
             loop=self._loop,
         )
         attempt = self.leases[task.lease] = Attempt(task, self._handlers[task.task_name], context)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from coordinator.commands.arguments import number, text
-from coordinator.commands.task import ExtendTask
+from coordinator.commands.payloads import payload_of, value_of
+from coordinator.commands.task import ExtendTask, ProgressTask
 from coordinator.commands.validation import check_text
 from events.errors import Refused, shown
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from coordinator.commands.command import Command
+    from events.task import Payload
 
     Report = Callable[[float | None, str], Awaitable[None]]
     Send = Callable[[Command[Any]], Awaitable[Any]]
@@ -60,6 +62,7 @@ class Context:
     too.
     `cancelled` becomes True when the lease is lost or the worker stops waiting for the handler. An async handler is
     cancelled too; a handler in a thread should check `cancelled` from time to time.
+    `checkpoint` is what an attempt at this task saved last, None if nothing.
 
     Args:
         task_id: the task.
@@ -72,11 +75,12 @@ class Context:
         deadline: see above.
         report: sends progress; without it, progress is ignored, as in unit tests of handlers.
         send: sends what else the handler says of its attempt; without it, that is ignored.
+        saved: the last checkpoint.
         loop: the event loop of *report* and *send*.
     """
 
     __slots__ = (
-        "_loop", "_report", "_send", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "tenant",
+        "_loop", "_report", "_saved", "_send", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "tenant",
         "traceparent", "worker_id",
     )  # fmt: skip
 
@@ -93,6 +97,7 @@ class Context:
         deadline: float | None = None,
         report: Report | None = None,
         send: Send | None = None,
+        saved: Payload | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.task_id = task_id
@@ -106,6 +111,7 @@ class Context:
         self.cancelled = False
         self._report = report
         self._send = send
+        self._saved = saved
         self._loop = loop
 
     async def progress(self, fraction: float | None = None, message: str = "") -> None:
@@ -135,6 +141,43 @@ class Context:
         """
         if self._report is not None and self._loop is not None:
             self._in_loop("progress", lambda: self.progress(fraction, message))
+
+    @property
+    def checkpoint(self) -> Any:
+        """What was saved last, decoded; raises `Refused` or `Corrupt` when it cannot be read."""
+        return value_of(self._saved)
+
+    async def save_checkpoint(self, value: Any, fraction: float | None = None, message: str = "") -> None:
+        """
+        Save where this attempt is, so that the next one can go on from there; the last checkpoint counts.
+
+        It is kept until the task ends, and is a report of progress as well.
+
+        Args:
+            value: any JSON value but None, or bytes; at most 16 KiB.
+            fraction: see `progress`.
+            message: see `progress`.
+
+        Raises:
+            Refused: *value* is too large or cannot be sent as it is, or another argument is invalid.
+            StaleLease: the lease was lost.
+            Unavailable: the coordinator did not answer; the checkpoint may have been saved.
+        """
+        given = None if fraction is None else number("fraction", fraction)
+        saved = payload_of(value, "checkpoint")
+        if saved is None:
+            raise Refused("checkpoint None is nothing to go on from: use any other JSON value", reason="bad_type")
+        command = ProgressTask(
+            task_id=self.task_id, lease=self.lease, progress=given, message=text("message", message), checkpoint=saved
+        )
+        if self._send is not None:
+            await self._send(command)
+        self._saved = saved
+
+    def save_checkpoint_from_thread(self, value: Any, fraction: float | None = None, message: str = "") -> None:
+        """Save a checkpoint in a handler that is not async; see `save_checkpoint`. `TimeoutError` without answer."""
+        if self._send is not None:
+            self._in_loop("save_checkpoint", lambda: self.save_checkpoint(value, fraction, message))
 
     async def extend(self, by_s: float) -> float | None:
         """

@@ -121,3 +121,39 @@ async def test_a_claimed_task_is_extended_by_its_holder(scheduler: TaskScheduler
     task = await scheduler.get_next_task("worker_1", wait_s=5.0)
     assert task is not None
     assert await scheduler.extend_task(task.task_id, 60.0) is None
+
+
+async def test_the_next_attempt_goes_on_from_the_checkpoint(cluster: Cluster, scheduler: TaskScheduler) -> None:
+    """Over a takeover as well; in the loop and in a thread; the last one counts."""
+    worker = Worker("tested", url=cluster.url, slots=2)
+
+    @worker.task("counts")
+    async def counts(context: Context, most: int) -> list[int]:
+        done = context.checkpoint or []
+        while len(done) < most:
+            await context.save_checkpoint([*done, context.attempt], len(done) / most)
+            done = context.checkpoint
+            if len(done) == context.attempt * 2:
+                raise RuntimeError
+        return list(done)
+
+    @worker.task("bytes")
+    def of_bytes(context: Context, _: object) -> str:
+        if context.checkpoint is None:
+            context.save_checkpoint_from_thread(b"\0\1")
+            raise RuntimeError
+        return repr(context.checkpoint)
+
+    ids = [await scheduler.submit_task("counts", payload=5), await scheduler.submit_task("bytes")]
+    async with task_group() as group:
+        running = group.create_task(worker.run())
+        async with asyncio.timeout(20.0):
+            while (task := await scheduler.get_task(ids[0])).checkpoint is None:
+                await asyncio.sleep(0.02)
+        await cluster.crash()
+        await cluster.start()
+        done = [await scheduler.wait_for_task(one, wait_s=30.0) for one in ids]
+        worker.stop()
+        await running
+    assert [one.result for one in done] == [[1, 1, 2, 2, 3], "b'\\x00\\x01'"]
+    assert task.checkpoint[0] == 1

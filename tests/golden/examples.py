@@ -272,6 +272,9 @@ EXAMPLES: dict[str, Event] = {
         task_id="task_1", worker_id="wrk_1", claim_id="claim_1", attempt=2, lease="claim_1.2"
     ),
     "task.progressed.v1": TaskProgressed(task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it"),
+    "task.progressed.v2": TaskProgressed(
+        task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it", checkpoint=_INLINE
+    ),
     "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
     "task.attempt_failed.v1": TaskAttemptFailed(
         task_id="task_1",

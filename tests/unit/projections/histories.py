@@ -188,7 +188,13 @@ class Historian:
             TaskCompleted(task_id=task_id, lease=lease, execution_time_s=1.0),
             TaskFailed(task_id=task_id, lease=lease, error="e", reason="failed"),
             TaskTimedOut(task_id=task_id, lease=lease, ran_for_s=2.0, limit_s=1.0),
-            TaskProgressed(task_id=task_id, lease=lease, progress=self.random.random(), message="m"),
+            TaskProgressed(
+                task_id=task_id,
+                lease=lease,
+                progress=self.random.random(),
+                message="m",
+                checkpoint=self.random.choice((None, *_PAYLOADS)),
+            ),
             TaskExtended(task_id=task_id, lease=lease, by_s=self.random.choice((0.5, 60.0))),
         ))  # fmt: skip
 

@@ -200,9 +200,9 @@ def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int,
 
 
 def large_bytes(task: Task) -> int:
-    """Return the bytes of the payload that the task holds, 0 if it has no more than 256 characters."""
-    data = "" if task.payload is None else task.payload.data
-    return len(data.encode()) if len(data) > 256 else 0
+    """Return the bytes of the payload and the checkpoint that the task holds; 256 characters are not counted."""
+    held = [one.data for one in (task.payload, task.checkpoint) if one is not None]
+    return sum(len(data.encode()) for data in held if len(data) > 256)
 
 
 def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
