@@ -50,6 +50,15 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.schedule import (
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceHeartbeat, ServiceRegistered
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -83,6 +92,8 @@ AnyEvent = (
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
     | SessionBound | SessionClosed
+    | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed
+    | ScheduleDeleted
     | IdempotencyForgotten
     | InboxRecorded | InboxRefused | InboxRead | InboxGap
     | CoordinatorStarted | CoordinatorStopped | CoordinatorTurn

@@ -51,6 +51,7 @@ REASONS = {
     "bad_resources": "the resources are not a mapping of known names",
     "bad_role": "the role does not exist",
     "bad_runtime": "the container runtime is not available",
+    "bad_schedule": "a schedule has no valid cron expression, interval or time zone",
     "bad_settings": "settings are unknown, malformed or contradict each other",
     "bad_strategy": "the scheduling strategy does not exist",
     "bad_subject": "the NATS subject is malformed",
@@ -165,6 +166,8 @@ REASONS = {
     "not_in_order": "the directory of credentials has problems",
     "port_taken": "the port is in use",
     "store_in_use": "another nats-server uses the directory",
+    "missed": "the slot of a schedule was due while nobody led, and is not caught up",
+    "overlap": "the task of the slot before has not ended",
     # of events: why an attempt or a container ended or started, and the like
     "destroy": "the container is stopped to be destroyed",
     "exited": "the container exited",

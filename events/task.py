@@ -41,6 +41,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     ref: str = ""
 
 
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The slot of a schedule (whole seconds since 1970) that a task is for; it belongs to `source`, as the schedule."""
+
+    schedule_id: str
+    slot: int
+    source: str = ""
+
+
 class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one task."""
 
@@ -56,7 +64,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it.
     No attempt starts before `not_before` (commit time, seconds since 1970); 0 for at once. It is `delay_s` after the
-    submit if that was asked for.
+    submit if that was asked for. With `occurrence` a schedule submitted it.
     """
 
     VERSION = 3
@@ -66,6 +74,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
         "not_before": 3,
         "delay_s": 3,
         "time_limits": 3,
+        "occurrence": 3,
     }
 
     task_name: str
@@ -81,6 +90,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     not_before: float = 0.0
     delay_s: float = 0.0
     time_limits: TimeLimits | None = None
+    occurrence: Occurrence | None = None
 
 
 class TaskStarted(TaskEvent, frozen=True, kw_only=True, gc=False):

@@ -12,8 +12,10 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.resources import NONE
+from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
+from projections.schedule import fires_at
 from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
 from projections.time_limits import deadline_of
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from projections.container import Container
     from projections.pool import Allocation, Pool
     from projections.ready import Key, Shape
+    from projections.schedule import Schedule
     from projections.service import Service
     from projections.session import Session
     from projections.task import Task
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 Name = TypeVar("Name")
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+_ACTIVE = ScheduleStatus.ACTIVE
 
 
 def _count(counts: dict[Name, int], name: Name, by: int) -> None:
@@ -172,6 +176,7 @@ class Indexes:
         self.owned_sessions = Owned()
         self.owned_workers = Owned()
         self.owned_pools = Owned()
+        self.owned_schedules = Owned()
         self.owned_allocations = Owned()
         self.held: dict[str, dict[str, None]] = {}
         self.held_resources: dict[str, Resources] = {}
@@ -179,6 +184,12 @@ class Indexes:
         self.claims: dict[str, dict[str, None]] = {}
         self.deadlines: list[Key] = []
         self.deadline_members: dict[str, Key] = {}
+        self.schedule_times: list[tuple[float, str]] = []
+        self.schedule_members: dict[str, tuple[float, str]] = {}
+        self.awaited: dict[str, str] = {}
+        """The schedules that have slots waiting for the end of a task, by that task."""
+        self.freed: dict[str, None] = {}
+        """Those whose task has ended."""
         self.services: dict[str, dict[ServiceStatus, dict[str, None]]] = {}
         # Sorted, so that a page may begin anywhere.
         self.service_ids: list[str] = []
@@ -256,6 +267,43 @@ class Indexes:
             self._pending(after)
         elif now is _RUNNING:
             self._running(after)
+        elif self.awaited and (waiting := self.awaited.pop(after.task_id, None)) is not None:
+            self.freed[waiting] = None
+
+    def schedule_changed(self, before: Schedule | None, after: Schedule | None) -> None:
+        self.owned_schedules.changed(before, after)
+        for one, sign in ((before, -1), (after, 1)):
+            if one is not None and one.task is not None and one.task.payload is not None:
+                self._count_bytes(one, sign * large_bytes_of(one.task.payload))
+        if before is not None:
+            self.schedule_members.pop(before.schedule_id, None)
+            self.freed.pop(before.schedule_id, None)
+            if before.queued:
+                self.awaited.pop(before.last_task_id, None)
+        if after is not None and after.status is _ACTIVE:
+            if after.next_slot is not None:
+                entry = (fires_at(after, after.next_slot), after.schedule_id)
+                self.schedule_members[after.schedule_id] = entry
+                heapq.heappush(self.schedule_times, entry)
+            if after.queued:
+                last = after.last_task_id
+                if last in self.tasks[_PENDING] or last in self.tasks[_RUNNING]:
+                    self.awaited[last] = after.schedule_id
+                else:
+                    self.freed[after.schedule_id] = None
+        prune(self.schedule_times, self._is_next, len(self.schedule_members))
+
+    def due_schedules(self, now: float) -> Iterator[str]:
+        """Yield the schedules whose next slot is to be fired, or that have one whose wait is over."""
+        yield from self.freed
+        for entry in walk(self.schedule_times):
+            if entry[0] > now:
+                return
+            if self._is_next(entry) and entry[1] not in self.freed:
+                yield entry[1]
+
+    def _is_next(self, entry: tuple[float, str]) -> bool:
+        return self.schedule_members.get(entry[1]) is entry
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
@@ -371,9 +419,10 @@ class Indexes:
         if was != now:
             self._count_bytes(after, now - was)
 
-    def _count_bytes(self, task: Task, by: int) -> None:
+    def _count_bytes(self, thing: _Thing, by: int) -> None:
         self.payload_bytes += by
-        self.owned_payload_bytes.count(task, by)
+        if by:
+            self.owned_payload_bytes.count(thing, by)
 
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):

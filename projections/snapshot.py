@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from events.base import Position
-from projections import container, inbox, node, pool, service, session, task, worker
+from projections import container, inbox, node, pool, schedule, service, session, task, worker
 from projections.memory import Slice
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     memory: list[Slice]
     remembers_since: float
     latest: dict[str, str] = {}
+    schedules: list[schedule.Schedule] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

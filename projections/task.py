@@ -17,6 +17,7 @@ from events.base import START, Position
 from events.errors import Corrupt
 from events.resources import NONE, Resources
 from events.task import (
+    Occurrence,
     Payload,
     TaskAttemptFailed,
     TaskCancelled,
@@ -101,6 +102,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     extended_s: float = 0.0
     exceeded: str = ""
     checkpoint: Payload | None = None
+    occurrence: Occurrence | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -226,7 +228,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         task_type=event.task_type,
         tenant=stamp.tenant,
         traceparent=stamp.traceparent if event.traced else "",
-        source=intern(stamp.actor),
+        source=intern(stamp.actor if event.occurrence is None else event.occurrence.source),
         program=intern(event.program) if event.program else "",
         priority=event.priority,
         timeout_s=event.timeout_s,
@@ -239,6 +241,7 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         not_before=event.not_before,
         delay_s=event.delay_s,
         time_limits=event.time_limits,
+        occurrence=event.occurrence,
     )
 
 

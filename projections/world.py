@@ -33,11 +33,12 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
+from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
-from projections import container, inbox, node, pool, service, session, task, worker
+from projections import container, inbox, node, pool, schedule, service, session, task, worker
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -72,6 +73,7 @@ class World:
         self.nodes: dict[str, node.Node] = {}
         self.pools: dict[str, pool.Pool] = {}
         self.sessions: dict[str, session.Session] = {}
+        self.schedules: dict[str, schedule.Schedule] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
         self.memory = Memory()
         self.remembers_since = 0.0
@@ -354,6 +356,7 @@ _TABLES = {
     "pools": ("pool_id", "pool_changed"),
     "sessions": ("session_id", "session_changed"),
     "inboxes": ("domain", ""),
+    "schedules": ("schedule_id", "schedule_changed"),
 }
 
 
@@ -368,6 +371,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         PoolEvent: _fold_pool(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
+        ScheduleEvent: _fold(world, "schedules", schedule.evolve),
     }
     return {
         event: fold

@@ -69,7 +69,17 @@ STORY: tuple[Step, ...] = (
     *(_submitted(4), "task.cancel", "task.list", "worker.list", "worker.drain", "worker.leave"),
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),
-    *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
+    *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
+    *(
+        "schedule.list",
+        "schedule.delete",
+        "pool.define",
+        "pool.allocate",
+        "pool.get",
+        "pool.release",
+        "inbox.list",
+        "coordinator.stats",
+    ),
     *("read.position", "read.wait", "read.get", "read.list", "read.count", "read.events", "read.checks", "read.lag"),
     *("service.deregister", "coordinator.accept_silence"),
 )

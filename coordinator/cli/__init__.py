@@ -57,6 +57,7 @@ _COMMANDS = {
     "bench": ("coordinator.cli.bench", "bench", "Run benchmarks; print JSON."),
     "task": ("coordinator.cli.query", "task", "Submit, list and cancel tasks."),
     "service": ("coordinator.cli.query", "service", "List services."),
+    "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),
     "container": ("coordinator.cli.query", "container", "List containers and print their logs."),
     "inbox": ("coordinator.cli.inbox", "inbox", "Add and list inboxes of other domains."),
     "events": ("coordinator.cli.query", "events", "Print events from the journal."),

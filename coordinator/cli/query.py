@@ -28,6 +28,7 @@ from events.time_limits import TimeLimits
 
 if TYPE_CHECKING:
     from coordinator.client.client import Client
+    from events.task import Payload
     from projections.container import Container
     from projections.task import Task
 
@@ -144,19 +145,10 @@ def task_submit(ctx: click.Context, /, name: str, wait: float, url: str | None, 
 
 
 def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
-    from coordinator.commands.payloads import payload_of
     from coordinator.ids import TimeOrderedIds
     from events.resources import Resources
 
-    payload = None
-    if options["payload"] is not None:
-        try:
-            value = msgspec.json.decode(options["payload"])
-            json.loads(options["payload"], object_pairs_hook=_no_key_twice)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            msg = f"--payload is not valid JSON ({error}); quote text: --payload '\"text\"'"
-            raise click.UsageError(msg) from error
-        payload = payload_of(value, "--payload")
+    payload = given_payload(options["payload"])
     amounts = {key: options[key] for key in ("cpu", "memory") if options[key] is not None}
     return SubmitTask(
         task_id=TimeOrderedIds().new("task") if options["task_id"] is None else options["task_id"],
@@ -169,11 +161,27 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         payload=payload,
         not_before=0.0 if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
-        time_limits=_time_limits(options),
+        time_limits=time_limits_of(options),
     )
 
 
-def _time_limits(options: dict[str, Any]) -> TimeLimits | None:
+def given_payload(given: str | None) -> Payload | None:
+    """Return the payload of an option; raise a usage error if it is no JSON."""
+    from coordinator.commands.payloads import payload_of
+
+    if given is None:
+        return None
+    try:
+        value = msgspec.json.decode(given)
+        json.loads(given, object_pairs_hook=_no_key_twice)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        msg = f"--payload is not valid JSON ({error}); quote text: --payload '\"text\"'"
+        raise click.UsageError(msg) from error
+    return payload_of(value, "--payload")
+
+
+def time_limits_of(options: dict[str, Any]) -> TimeLimits | None:
+    """Return the time limits that options give, None for none."""
     given = {f"{name}_s": options[name] for name in ("start_within", "finish_within", "heartbeat")}
     return TimeLimits(**given) if any(one is not None for one in given.values()) else None
 

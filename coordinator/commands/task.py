@@ -133,8 +133,8 @@ class ProgressTask(Command[None], frozen=True, kw_only=True, gc=False):
     """
     Report the progress of the attempt under `lease`, 0 to 1.
 
-    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`. `checkpoint` is kept
-    until the task ends, and given to the next attempt with the task; the last one counts.
+    Without `progress` the attempt only shows that it goes on, for tasks with a limit `heartbeat_s`. `checkpoint` is
+    kept until the task ends, and given to the next attempt with the task; the last one counts.
     """
 
     KIND, VERB = "task", "progress"

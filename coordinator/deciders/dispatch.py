@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders import container, node, pool, service, session, silence, task, worker
+from coordinator.deciders import container, node, pool, schedule, service, session, silence, task, worker
 from coordinator.deciders.dependents import following
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **session.DECIDERS,
     **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
+    **schedule.DECIDERS,
     **silence.DECIDERS,
 }
 _TELLERS: dict[type[Command], Teller] = {
@@ -46,6 +47,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **session.TELLERS,
     **node.TELLERS,
     **pool.TELLERS,
+    **schedule.TELLERS,
     **silence.TELLERS,
 }
 

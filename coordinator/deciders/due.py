@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.deciders import heartbeats, node, service, silence, supervision, task, worker
+from coordinator.deciders import heartbeats, node, schedule, service, silence, supervision, task, worker
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dependents import with_following
 
@@ -33,6 +33,7 @@ def due(
     if deadlines is None:
         deadlines = Deadlines(world)
     yield from task.due(world, signs, context, heard_now, deadlines.holders)
+    yield from schedule.due(world, context)
     yield from heartbeats.due(world, signs, context, heard_now, deadlines.attempts)
     yield from silence.due(world, signs, context, heard_now, deadlines.silences)
     yield from worker.due(world, signs, context, heard_now, deadlines.workers)

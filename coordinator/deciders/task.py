@@ -87,7 +87,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
-    submitted = _submitted(command, context)
+    submitted = submission(command, context)
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
@@ -100,19 +100,40 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         if keyed is not None:
             _same_key(world, keyed, command, submitted)
             return ()
-    if world.memory.count >= context.rules.remembered_max:
+    check_room(world, context.rules)
+    if command.payload is not None:
+        check_new_payload(world, command.payload, context)
+    return (submitted,)
+
+
+def check_room(world: World, rules: Rules, count: int = 1) -> None:
+    """
+    Accept *count* more tasks.
+
+    Raises:
+        Refused: too many are pending. Unavailable: too many that have ended are remembered.
+    """
+    if world.memory.count >= rules.remembered_max:
         msg = (
             f"{world.memory.count} ended tasks, commands and idempotency keys are remembered, the limit of "
             "engine.remembered_max: a task is accepted again when the oldest are forgotten, 10 minutes after their end"
         )
         raise Unavailable(msg, reason="memory_full", retry_after_s=5.0)
-    if len(world.indexes.tasks[_PENDING]) >= context.rules.max_pending_tasks:
-        most = context.rules.max_pending_tasks
+    if len(world.indexes.tasks[_PENDING]) + count > rules.max_pending_tasks:
+        most = rules.max_pending_tasks
         msg = f"{most} tasks are pending, the limit of scheduler.max_pending_tasks: submit later or raise the limit"
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
-    if command.payload is not None and len(command.payload.data) > SMALL_CHARS:
-        _check_bytes(world, bytes_of(command.payload), context.actor, context.rules)
-    return (submitted,)
+
+
+def check_new_payload(world: World, payload: Payload, context: DecisionContext) -> None:
+    """
+    Accept the payload of something new.
+
+    Raises:
+        Refused: what has not ended has too many bytes.
+    """
+    if len(payload.data) > SMALL_CHARS:
+        _check_bytes(world, bytes_of(payload), context.actor, context.rules)
 
 
 def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
@@ -134,7 +155,13 @@ def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
 
 
-def _submitted(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+def submission(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+    """
+    Return the event of a new task.
+
+    Raises:
+        Refused: the command is malformed.
+    """
     rules = context.rules
     check_text("task_name", command.task_name, 128, least=1)
     if command.task_type:

@@ -51,6 +51,7 @@ from coordinator.journal.slots import Epoch
 from coordinator.security.gatekeeper import Access
 from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
+from events.task import TaskSubmitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -528,6 +529,8 @@ class Engine:
         context = DecisionContext(turn.now, self.rules)
         try:
             for event in due(self.world, self.signs, context, heard_now, deadlines):
+                if type(event) is TaskSubmitted:
+                    self.intake.wake()  # the next turn places it
                 if not self._refusals.is_news(event, self.world):
                     continue
                 turn.record([event], COORDINATOR)

@@ -7,13 +7,20 @@ from coordinator.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from coordinator.commands.task import SchedulingStrategy
     from coordinator.scheduler.resource_allocator import ResourceAllocator
+    from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
+    from events.schedule import Catchup, Overlap, ScheduleStatus
     from events.task import TaskStatus
 
 __all__ = [
+    "Catchup",
+    "Overlap",
     "PolicyType",
     "ResourceAllocator",
+    "ScheduleInfo",
+    "ScheduleStatus",
+    "Schedules",
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
@@ -24,8 +31,13 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "Catchup": "events.schedule",
+        "Overlap": "events.schedule",
         "PolicyType": "coordinator.scheduler.scheduling_policy",
         "ResourceAllocator": "coordinator.scheduler.resource_allocator",
+        "ScheduleInfo": "coordinator.scheduler.schedules",
+        "ScheduleStatus": "events.schedule",
+        "Schedules": "coordinator.scheduler.schedules",
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",

@@ -80,8 +80,8 @@ class Context:
     """
 
     __slots__ = (
-        "_loop", "_report", "_saved", "_send", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name", "tenant",
-        "traceparent", "worker_id",
+        "_loop", "_report", "_saved", "_send", "attempt", "cancelled", "deadline", "lease", "task_id", "task_name",
+        "tenant", "traceparent", "worker_id",
     )  # fmt: skip
 
     def __init__(

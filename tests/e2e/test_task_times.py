@@ -148,7 +148,7 @@ async def test_the_next_attempt_goes_on_from_the_checkpoint(cluster: Cluster, sc
     async with task_group() as group:
         running = group.create_task(worker.run())
         async with asyncio.timeout(20.0):
-            while (task := await scheduler.get_task(ids[0])).checkpoint is None:
+            while (task := await scheduler.get_task(ids[0])).checkpoint is None:  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.02)
         await cluster.crash()
         await cluster.start()

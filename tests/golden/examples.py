@@ -57,6 +57,19 @@ from events.node import (
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import Resources
+from events.schedule import (
+    Catchup,
+    Overlap,
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+    TaskContent,
+    Timing,
+)
 from events.service import (
     ServiceDeregistered,
     ServiceHealthChanged,
@@ -66,6 +79,7 @@ from events.service import (
 )
 from events.session import SessionBound, SessionClosed
 from events.task import (
+    Occurrence,
     Payload,
     TaskAttemptFailed,
     TaskCancelled,
@@ -312,6 +326,52 @@ EXAMPLES: dict[str, Event] = {
     "task.report_refused.v1": TaskReportRefused(
         task_id="task_1", lease="claim_1.1", outcome="completed", worker_id="wrk_1"
     ),
+    "task.submitted.v3.32": TaskSubmitted(
+        task_id="nightly-20261129T013000Z",
+        task_name="summarize",
+        occurrence=Occurrence(schedule_id="nightly", slot=1_795_915_800, source="acme"),
+    ),
+    # schedules
+    "schedule.defined.v1": ScheduleDefined(
+        schedule_id="nightly",
+        timing=Timing(
+            cron="30 2 * * *",
+            every_s=600,
+            time_zone="Europe/Berlin",
+            jitter_s=30.5,
+            start=1_795_800_000.5,
+            end=1_796_800_000.5,
+        ),
+        task=TaskContent(
+            task_name="summarize",
+            task_type="text",
+            priority=-7,
+            timeout_s=12.5,
+            max_retries=2,
+            resources=_MUCH,
+            payload=_INLINE,
+            program="report-0f3c9a1b2d4e",
+            time_limits=TimeLimits(start_within_s=60.5, finish_within_s=600.5, heartbeat_s=15.5),
+        ),
+        next_slot=1_795_915_800,
+        catchup=Catchup.ALL,
+        catchup_most=7,
+        overlap=Overlap.QUEUE,
+    ),
+    "schedule.fired.v1": ScheduleFired(
+        schedule_id="nightly",
+        slot=1_795_915_800,
+        task_id="nightly-20261129T013000Z",
+        next_slot=1_796_002_200,
+        is_backfill=True,
+    ),
+    "schedule.queued.v1": ScheduleQueued(schedule_id="nightly", slot=1_795_915_800, next_slot=1_796_002_200),
+    "schedule.skipped.v1": ScheduleSkipped(
+        schedule_id="nightly", slot=1_795_829_400, through=1_795_915_800, reason="missed", next_slot=1_796_002_200
+    ),
+    "schedule.paused.v1": SchedulePaused(schedule_id="nightly", reason="maintenance"),
+    "schedule.resumed.v1": ScheduleResumed(schedule_id="nightly", next_slot=1_796_002_200),
+    "schedule.deleted.v1": ScheduleDeleted(schedule_id="nightly", reason="not needed any more"),
     # workers
     "worker.registered.v1": WorkerRegistered(
         worker_id="wrk_1", slots=4, resources=_MUCH, handles=("summarize", "translate"), container_id="ctr_1"

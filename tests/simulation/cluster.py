@@ -281,6 +281,7 @@ class Sim:
         for number in range(plan.clients):
             users[f"client{number}"] = self._act(actors.Submitter)
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
+        users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
         for number in range(plan.domains):

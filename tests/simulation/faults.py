@@ -36,6 +36,7 @@ EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
     "container.resumed", "coordinator.command_refused", "coordinator.stopped", "fed", "idempotency.forgotten",
     "inbox.read", "inbox.recorded", "inbox.refused", "node.lost", "node.returned", "pool.allocated",
+    "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
     "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
 )  # fmt: skip

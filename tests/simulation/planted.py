@@ -16,6 +16,7 @@ import msgspec
 
 from coordinator.client.client import Client
 from coordinator.commands.task import SubmitTask
+from coordinator.deciders import schedule as schedules
 from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
@@ -314,6 +315,19 @@ def delay_forgotten() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def missed_slots_lost() -> Iterator[None]:
+    """Of several slots that are due, only the last is looked at, and nothing says so of the others."""
+    original = schedules._slots_due
+
+    def slots_due(*given: Any) -> tuple[list[int], int | None, int | None]:
+        slots, _, following = original(*given)
+        return slots[-1:], None, following
+
+    with mock.patch.object(schedules, "_slots_due", slots_due):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -341,6 +355,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         unread_removed,
         reason_undeclared,
         delay_forgotten,
+        missed_slots_lost,
     )
 }
 """Every bug by its name."""

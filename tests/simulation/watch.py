@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 PATIENCE = 0.97
 """Share of a limit that must have passed: clocks may be a little fast."""
 ASKED_ANEW = frozenset({"sync_node", "register_node", "register_worker", "register_service", "heartbeat_service",
-                        "withdraw_claim", "define_pool", "progress_task", "extend_task", "report_check",
-                        "report_not_checked"})  # fmt: skip
+                        "withdraw_claim", "define_pool", "define_schedule", "progress_task", "extend_task",
+                        "report_check", "report_not_checked"})  # fmt: skip
 """Commands that are repeated on purpose, as new ones."""
 
 

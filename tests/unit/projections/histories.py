@@ -42,6 +42,18 @@ from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
 from events.resources import NONE, Resources
+from events.schedule import (
+    ScheduleDefined,
+    ScheduleDeleted,
+    ScheduleFired,
+    SchedulePaused,
+    ScheduleQueued,
+    ScheduleResumed,
+    ScheduleSkipped,
+    ScheduleStatus,
+    TaskContent,
+    Timing,
+)
 from events.service import ServiceDeregistered, ServiceHealthChanged, ServiceRegistered, ServiceStatus
 from events.session import SessionBound, SessionClosed
 from events.task import (
@@ -97,6 +109,7 @@ class Historian:
         self.random = Random(seed)
         self.scribe = Scribe()
         self._tasks_made = 0
+        self._fired: set[str] = set()
 
     @property
     def world(self) -> World:
@@ -136,6 +149,8 @@ class Historian:
 
     def submit(self) -> Event | None:
         task_id = f"t{self.random.randint(1, self._tasks_made + 1)}"
+        if self.random.random() < 0.1:
+            task_id = f"once{self._tasks_made}"
         if task_id in self.world.tasks:
             return None
         self._tasks_made += 1
@@ -302,6 +317,34 @@ class Historian:
             ]
         return self.random.choice(possible)
 
+    def change_schedule(self) -> Event | None:
+        schedule_id = self.pick("schedule", 4)
+        schedule, now = self.world.schedules.get(schedule_id), int(self.world.time)
+        then = self.random.choice((None, now + 1, now + 60, now + 600))
+        if schedule is None or schedule.is_ended or self.random.random() < 0.2:
+            return ScheduleDefined(
+                schedule_id=schedule_id,
+                timing=Timing(every_s=60, jitter_s=self.random.choice((0.0, 30.0))),
+                task=TaskContent(task_name="n", payload=self.random.choice(_PAYLOADS)),
+                next_slot=then,
+            )
+        slot = max(schedule.last_slot or 0, now) + 1
+        # A task is of one schedule, and its id is not used again.
+        new = [one for one in self.world.tasks if one.startswith("once") and one not in self._fired]
+        task_id = new[0] if new else "none"
+        self._fired.update(new[:1])
+        is_paused = schedule.status is ScheduleStatus.PAUSED
+        return self.random.choice((
+            ScheduleFired(schedule_id=schedule_id, slot=slot, task_id=task_id, next_slot=then),
+            ScheduleFired(schedule_id=schedule_id, slot=slot, task_id=task_id, next_slot=then),
+            ScheduleFired(schedule_id=schedule_id, slot=1, task_id="b", next_slot=then, is_backfill=True),
+            ScheduleQueued(schedule_id=schedule_id, slot=slot, next_slot=then),
+            ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason="overlap", next_slot=then),
+            ScheduleResumed(schedule_id=schedule_id, next_slot=then) if is_paused
+            else SchedulePaused(schedule_id=schedule_id),
+            ScheduleDeleted(schedule_id=schedule_id),
+        ))  # fmt: skip
+
     def change_session(self) -> Event | None:
         session_id = self.pick("s", 3)
         session = self.world.sessions.get(session_id)
@@ -391,9 +434,10 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_container,
     Historian.change_service,
     Historian.change_session,
+    Historian.change_schedule,
     Historian.change_pool,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 3, 2, 0.5, 0.5)

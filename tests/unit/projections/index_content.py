@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from events.container import ContainerStatus
 from events.resources import NONE, Resources
+from events.schedule import ScheduleStatus
 from events.task import TaskStatus
 from projections.ready import ORDERINGS, shape_of
+from projections.schedule import Schedule, fires_at
+from projections.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from projections.indexes import Indexes
     from projections.ready import ReadyTasks, ShapeKey
-    from projections.task import Task
     from projections.world import World
 
 SPARE = 64
@@ -30,7 +32,7 @@ SPARE = 64
 def content_of(indexes: Indexes) -> dict[str, Any]:
     """Read everything that policies and views could read, sorted where no order is promised."""
     shapes = {key: shape for key, shape in indexes.ready_tasks.shapes.items() if shape.members}
-    services = indexes.services.items()
+    services, now = indexes.services.items(), indexes.now
     return {
         "ready": {
             (ordering, key): [task for _, task in shape.ordered(ordering)]
@@ -65,12 +67,18 @@ def content_of(indexes: Indexes) -> dict[str, Any]:
                 ("sessions", indexes.owned_sessions),
                 ("workers", indexes.owned_workers),
                 ("pools", indexes.owned_pools),
+                ("schedules", indexes.owned_schedules),
                 ("allocations", indexes.owned_allocations),
             )
         },
         "held": {worker_id: set(held) for worker_id, held in indexes.held.items()},
         "claims": {claim_id: sorted(claimed) for claim_id, claimed in indexes.claims.items()},
         "overdue": list(indexes.overdue(float("inf"))),
+        "schedules": (
+            sorted(indexes.due_schedules(now)),
+            sorted(indexes.due_schedules(math.inf)),
+            {schedule_id: task_id for task_id, schedule_id in indexes.awaited.items()},
+        ),
         "services": {
             name: {status: set(members) for status, members in groups.items() if members} for name, groups in services
         },
@@ -98,6 +106,10 @@ def content_from(world: World) -> dict[str, Any]:
     running = [task for task in tasks if task.status is TaskStatus.RUNNING]
     ready = [task for task in pending if task.retry_at <= now]
     services = [service for service in world.services.values() if not service.is_ended]
+    active = [one for one in world.schedules.values() if one.status is ScheduleStatus.ACTIVE]
+    waiting = {one.schedule_id: one.last_task_id for one in active if one.queued}
+    living = {task.task_id for task in (*pending, *running)}
+    holders: list[Task | Schedule] = [*tasks, *world.schedules.values()]
     rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
     return {
@@ -122,9 +134,9 @@ def content_from(world: World) -> dict[str, Any]:
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
         "pending by": (dict(Counter(t.tenant for t in pending)), dict(Counter(t.source for t in pending))),
         "payload bytes": (
-            sum(map(large_bytes, tasks)),
-            summed((task.tenant, large_bytes(task)) for task in tasks),
-            summed((task.source, large_bytes(task)) for task in tasks),
+            sum(map(large_bytes, holders)),
+            summed((one.tenant, large_bytes(one)) for one in holders),
+            summed((one.source, large_bytes(one)) for one in holders),
         ),
         "owned": {
             "services": counted(world.services.values()),
@@ -132,6 +144,7 @@ def content_from(world: World) -> dict[str, Any]:
             "sessions": counted(world.sessions.values()),
             "workers": counted(world.workers.values()),
             "pools": counted(world.pools.values()),
+            "schedules": counted(world.schedules.values()),
             "allocations": counted(one for pool in world.pools.values() for one in pool.allocations.values()),
         },
         "held": {who: {task.task_id for task in theirs} for who, theirs in grouped(running, lambda t: t.worker_id)},
@@ -139,6 +152,17 @@ def content_from(world: World) -> dict[str, Any]:
             claim: sorted(task.task_id for task in its) for claim, its in grouped(running, lambda t: t.claim_id)
         },
         "overdue": [one[-1] for one in sorted(map(deadline, (*pending, *running))) if one[0] < math.inf],
+        "schedules": (
+            sorted(
+                {one for one, task_id in waiting.items() if task_id not in living}
+                | {one.schedule_id for one in active if one.next_slot is not None and due_at(one) <= now}
+            ),
+            sorted(
+                {one for one, task_id in waiting.items() if task_id not in living}
+                | {one.schedule_id for one in active if one.next_slot is not None}
+            ),
+            {one: task_id for one, task_id in waiting.items() if task_id in living},
+        ),
         "services": {
             name: {status: {one.service_id for one in same} for status, same in grouped(named, lambda s: s.status)}
             for name, named in grouped(services, lambda s: s.service_name)
@@ -199,10 +223,17 @@ def counted(things: Iterable[Any]) -> tuple[dict[str, int], dict[str, int], int,
     )
 
 
-def large_bytes(task: Task) -> int:
-    """Return the bytes of the payload and the checkpoint that the task holds; 256 characters are not counted."""
-    held = [one.data for one in (task.payload, task.checkpoint) if one is not None]
+def large_bytes(holder: Task | Schedule) -> int:
+    """Return the bytes of the payload and the checkpoint that a task holds; 256 characters are not counted."""
+    held_by = (holder.payload, holder.checkpoint) if isinstance(holder, Task) else ()
+    content = None if isinstance(holder, Task) else holder.task
+    held = [one.data for one in (*held_by, content and content.payload) if one is not None]
     return sum(len(data.encode()) for data in held if len(data) > 256)
+
+
+def due_at(schedule: Schedule) -> float:
+    assert schedule.next_slot is not None
+    return fires_at(schedule, schedule.next_slot)
 
 
 def summed(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
