@@ -50,6 +50,7 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.queue import QueueDefined, QueueDeleted, QueuePaused, QueuePolicySet, QueueResumed
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -91,6 +92,7 @@ AnyEvent = (
     | WorkerRegistered | WorkerDraining | WorkerLeft | WorkerLost | WorkerHeartbeat
     | NodeRegistered | NodeCordoned | NodeUncordoned | NodeLost | NodeReturned | NodeRemoved | NodeHeartbeat
     | PoolDefined | PoolAllocated | PoolReleased
+    | QueueDefined | QueuePolicySet | QueuePaused | QueueResumed | QueueDeleted
     | SessionBound | SessionClosed
     | ScheduleDefined | ScheduleFired | ScheduleQueued | ScheduleSkipped | SchedulePaused | ScheduleResumed
     | ScheduleDeleted

@@ -46,10 +46,16 @@ class WaitingClaim(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ClaimFilter(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Which tasks a claim takes: those of one of these programs, and with one of these names; empty means any."""
+    """Which tasks a claim takes: of these programs, with these names, in these queues, these; empty means any."""
 
     programs: tuple[str, ...] = ()
     task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
+
+
+ANY = ClaimFilter()
+"""Every task."""
 
 
 class CoordinatorTurn(CoordinatorEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

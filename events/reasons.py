@@ -43,6 +43,7 @@ REASONS = {
     "bad_pattern": "the text is not a pattern of event types",
     "bad_payload": "a payload or result cannot be encoded or decoded",
     "bad_policy": "the scheduling policy or its options are not valid",
+    "bad_priority": "the policy of the queue does not know this name of a priority",
     "bad_port": "the port is out of range",
     "bad_position": "the text is not a position, or lies outside of the journal",
     "bad_quantity": "the text is not an amount of a resource",
@@ -83,8 +84,10 @@ REASONS = {
     "not_startable": "the container cannot be started from its status",
     "nothing_to_check": "the service has no URL and no custom check",
     "outside_networks": "the address of the check is outside the networks that are allowed",
+    "queue_in_use": "the queue has tasks that have not ended, or is the default one",
     "unknown_agent_type": "the agent type is not in the catalogue",
     "too_early": "the task must not start yet, so it has no outcome",
+    "unknown_queue": "the queue does not exist",
     "replaced": "another program has registered under this id, or a later generation of the container runs",
     "worker_draining": "the worker gets no new tasks",
     # limits

@@ -49,6 +49,21 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     source: str = ""
 
 
+class TaskUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What an attempt used, as its worker reports: tokens, and money in micro-units of its currency."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    money_micros: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens: those read, from a cache or not, and those written, as reasoning or not."""
+        return self.input_tokens + self.cached_tokens + self.output_tokens + self.reasoning_tokens
+
+
 class TaskEvent(Event, frozen=True, kw_only=True, gc=False):
     """An event about one task."""
 
@@ -62,7 +77,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     A task was accepted and waits for a worker; `timeout_s` limits one attempt from its start.
 
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
-    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it.
+    that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
+    '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`.
     No attempt starts before `not_before` (commit time, seconds since 1970); 0 for at once. It is `delay_s` after the
     submit if that was asked for. With `occurrence` a schedule submitted it.
     """
@@ -71,10 +87,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     SINCE: ClassVar[Mapping[str, int]] = {
         "program": 2,
         "traced": 2,
-        "not_before": 3,
-        "delay_s": 3,
-        "time_limits": 3,
-        "occurrence": 3,
+        **dict.fromkeys(("queue", "fairness_key", "not_before", "delay_s", "time_limits", "occurrence"), 3),
     }
 
     task_name: str
@@ -87,6 +100,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     idempotency_key: str = ""
     program: str = ""
     traced: bool = False
+    queue: str = ""
+    fairness_key: str = ""
     not_before: float = 0.0
     delay_s: float = 0.0
     time_limits: TimeLimits | None = None
@@ -126,11 +141,15 @@ class TaskExtended(TaskEvent, frozen=True, kw_only=True, gc=False):
 
 
 class TaskCompleted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The task succeeded."""
+    """The task succeeded; `usage` is what its worker says that the attempt used."""
+
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
 
     lease: str
     execution_time_s: float | None = None
     result: Payload | None = None
+    usage: TaskUsage | None = None
 
 
 class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -143,8 +162,8 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     `worker_ended` says that its worker ended while it ran it, or was cut off for longer than the lease.
     """
 
-    VERSION = 2
-    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2}
+    VERSION = 3
+    SINCE: ClassVar[Mapping[str, int]] = {"worker_ended": 2, "usage": 3}
 
     lease: str
     error: str
@@ -153,6 +172,7 @@ class TaskAttemptFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_def
     silent_for_s: float | None = None
     limit_s: float | None = None
     worker_ended: bool = False
+    usage: TaskUsage | None = None
 
 
 class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -162,11 +182,15 @@ class TaskFailed(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=T
     `reason` is `failed`, `lease_expired`, `heartbeat`, or `poison`: too many workers ended while they ran it.
     """
 
+    VERSION = 2
+    SINCE: ClassVar[Mapping[str, int]] = {"usage": 2}
+
     lease: str
     error: str
     reason: str
     silent_for_s: float | None = None
     limit_s: float | None = None
+    usage: TaskUsage | None = None
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -14,20 +14,25 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from events.resources import NONE
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
-from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, is_of, prune, shape_of, walk
+from projections.lanes import Lanes
+from projections.queue import name_of, policy_of
+from projections.ready import is_of, prune, walk
 from projections.schedule import fires_at
+from projections.shares import counted, key_of, name_in
 from projections.task import SMALL_CHARS, bytes_of, large_bytes_of
 from projections.time_limits import deadline_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from events.container import ContainerStatus
+    from events.queue import FairShare
     from events.resources import Resources
     from events.service import ServiceStatus
     from projections.container import Container
     from projections.pool import Allocation, Pool
-    from projections.ready import Key, Shape
+    from projections.queue import Queue
+    from projections.ready import Key
     from projections.schedule import Schedule
     from projections.service import Service
     from projections.session import Session
@@ -77,15 +82,6 @@ def _drop(groups: dict[str, dict[str, None]], group: str, member: str) -> None:
     del members[member]
     if not members:
         del groups[group]
-
-
-def _add_own(ready_of: dict[str, ReadyTasks], shape: Shape, task: Task) -> None:
-    """Add a ready task to those of its program, if it has one."""
-    if task.program:
-        own = ready_of.get(task.program)
-        if own is None:
-            own = ready_of[task.program] = ReadyTasks()
-        own.add(own.shape(shape.key), task)
 
 
 class _Thing(Protocol):
@@ -159,13 +155,20 @@ class Indexes:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.ready_tasks = ReadyTasks()
-        self._usual: dict[str, Shape] = {}
-        """The shapes of tasks without type and resources by name, as it takes long to make and hash their keys."""
-        self._ready_of: dict[str, ReadyTasks] | None = None
+        self.shared: dict[str, FairShare] = {}
+        """How the queues are shared whose policy says so."""
+        self.lanes = Lanes(self.shared)
+        self._lanes_of: dict[str, Lanes] | None = None
+        self.running_in: dict[str, int] = {}
+        """How many tasks of each queue run, by the name of its account, and of each key in a queue that is shared."""
+        self.is_accounted = False
+        """Whether there are queues, or shares, to keep accounts for."""
+        self._queues: dict[str, Queue] = {}
         self.parked: list[Key] = []
         self.parked_members: dict[str, Task] = {}
         self.tasks: dict[TaskStatus, dict[str, None]] = {status: {} for status in TaskStatus}
+        self._pending_in: dict[str, int] = {}
+        """How many tasks of each queue but the default one are pending."""
         self.pending_by_tenant: dict[str, int] = {}
         self.pending_by_source: dict[str, int] = {}
         self.payload_bytes = 0
@@ -211,18 +214,23 @@ class Indexes:
         self.round = 0.0  # the highest of them: where the rotation over the workers is
 
     @property
-    def ready_of(self) -> dict[str, ReadyTasks]:
+    def lanes_of(self) -> dict[str, Lanes]:
         """
         The same ready tasks by the program that submitted them; without those of no program.
 
         Kept from the first time on that it is wanted: without claims that ask for programs, nobody pays for it.
         """
-        if self._ready_of is None:
-            self._ready_of = {}
-            for shape in self.ready_tasks.shapes.values():
-                for task in shape.members.values():
-                    _add_own(self._ready_of, shape, task)
-        return self._ready_of
+        if self._lanes_of is None:
+            self._lanes_of = {}
+            for task in self.lanes.tasks():
+                self._add_own(self._lanes_of, task)
+        return self._lanes_of
+
+    def pending_in(self, queue: str) -> int:
+        """Return how many tasks of a queue are pending, '' for the default one."""
+        if queue:
+            return self._pending_in.get(queue, 0)
+        return len(self.tasks[_PENDING]) - sum(self._pending_in.values())
 
     @property
     def ready(self) -> int:
@@ -304,6 +312,30 @@ class Indexes:
 
     def _is_next(self, entry: tuple[float, str]) -> bool:
         return self.schedule_members.get(entry[1]) is entry
+
+    def queue_changed(self, before: Queue | None, after: Queue | None) -> None:
+        if before is not None:
+            del self._queues[before.queue_id]
+        if after is not None:
+            self._queues[after.queue_id] = after
+        if before is None or after is None or before.policy != after.policy:
+            self._policy_changed()
+
+    def _policy_changed(self) -> None:
+        """Put the tasks of the queues that are shared in another way from now on into their lanes."""
+        names = {"", *map(name_of, self._queues)}
+        policies = ((name, policy_of(self._queues, name)) for name in names)
+        shared = {name: policy.fair for name, policy in policies if policy.fair is not None}
+        moved = [
+            name for name in {*self.shared, *shared} if counted(self.shared.get(name)) != counted(shared.get(name))
+        ]
+        self.shared.clear()
+        self.shared.update(shared)
+        self.is_accounted = bool(shared) or len(names) > 1
+        for name in sorted(moved):
+            self.lanes.regroup(name)
+        self.lanes.forget_aged()
+        self._lanes_of = None
 
     def service_changed(self, before: Service | None, after: Service | None) -> None:
         self.service_changes += 1
@@ -427,6 +459,8 @@ class Indexes:
     def _pending(self, task: Task) -> None:
         for counts, name in ((self.pending_by_tenant, task.tenant), (self.pending_by_source, task.source)):
             counts[name] = counts.get(name, 0) + 1  # `_count`, without a call
+        if task.queue:
+            _count(self._pending_in, task.queue, 1)
         if task.time_limits is not None:
             self._note_deadline(task)
         if task.retry_at > self.now:
@@ -440,52 +474,59 @@ class Indexes:
         if task.task_id in self.parked_members:
             self.parked_members[task.task_id] = task
             return
-        shape = self._shape(task)
-        shape.members[task.task_id] = task
-        if task.program and self._ready_of is not None:
-            self._ready_of[task.program].shapes[shape.key].members[task.task_id] = task
-
-    def _shape(self, task: Task) -> Shape:
-        is_usual = task.resources is NONE and not task.task_type
-        shape = self._usual.get(task.task_name) if is_usual else None
-        if shape is None:
-            shape = self.ready_tasks.shape(shape_of(task))
-            if is_usual:
-                self._usual[task.task_name] = shape
-        return shape
+        self.lanes.replace(task)
+        if task.program and self._lanes_of is not None:
+            self._lanes_of[task.program].replace(task)
 
     def _ready(self, task: Task) -> None:
-        shape = self._shape(task)
-        self.ready_tasks.add(shape, task)
-        if self._ready_of is not None:
-            _add_own(self._ready_of, shape, task)
+        self.lanes.add(task)
+        if self._lanes_of is not None:
+            self._add_own(self._lanes_of, task)
+
+    def _add_own(self, lanes_of: dict[str, Lanes], task: Task) -> None:
+        """Add a ready task to those of its program, if it has one."""
+        if task.program:
+            own = lanes_of.get(task.program)
+            if own is None:
+                own = lanes_of[task.program] = Lanes(self.shared, spare=0)
+            own.add(task)
 
     def _not_pending(self, task: Task) -> None:
         _count(self.pending_by_tenant, task.tenant, -1)
         _count(self.pending_by_source, task.source, -1)
+        if task.queue:
+            _count(self._pending_in, task.queue, -1)
         if task.time_limits is not None:
             self._no_deadline(task.task_id)
         if self.parked_members.pop(task.task_id, None) is not None:
             prune(self.parked, self._is_parked, len(self.parked_members))
             return
-        shape = self._shape(task)
-        shape.remove(task.task_id)
-        if not shape.members and len(self.ready_tasks.shapes) > EMPTY_SHAPES_KEPT:
-            self.ready_tasks.discard(shape)
-            # It may be that of another shape, which is then looked up again.
-            self._usual.pop(task.task_name, None)
-        if task.program and self._ready_of is not None:
-            own = self._ready_of[task.program]
-            mine = own.shapes[shape.key]
-            mine.remove(task.task_id)
-            if not mine.members:
-                own.discard(mine)
-                if not own.shapes:
-                    del self._ready_of[task.program]
+        self.lanes.remove(task)
+        if task.program and self._lanes_of is not None:
+            own = self._lanes_of[task.program]
+            own.remove(task)
+            if own.is_empty:
+                del self._lanes_of[task.program]
+
+    def count_running(self, running: Iterable[Task]) -> None:
+        """Count what runs in each queue and share, from the beginning."""
+        self.running_in.clear()
+        if self.is_accounted:
+            for task in running:
+                self._count_in(task, 1)
+
+    def _count_in(self, task: Task, by: int) -> None:
+        """Count a task that began to run, or one that ended with -1, in the accounts that it is for."""
+        _count(self.running_in, name_in(task.queue), by)
+        share = self.shared.get(task.queue)
+        if share is not None:
+            _count(self.running_in, name_in(task.queue, key_of(task, share)), by)
 
     def _running(self, task: Task) -> None:
         self.held.setdefault(task.worker_id, {})[task.task_id] = None
         self.claims.setdefault(task.claim_id, {})[task.task_id] = None
+        if self.is_accounted:
+            self._count_in(task, 1)
         if task.resources is not NONE:
             _take(self.held_resources, task.worker_id, task.resources)
         if task.timeout_s is not None or task.time_limits is not None:
@@ -493,6 +534,8 @@ class Indexes:
 
     def _not_running(self, task: Task) -> None:
         self._no_deadline(task.task_id)
+        if self.is_accounted:
+            self._count_in(task, -1)
         held = self.held[task.worker_id]
         del held[task.task_id]
         if not held:

@@ -9,6 +9,7 @@ any more, before the first task, so deciders may read as far as they need.
 from __future__ import annotations
 
 import heapq
+from functools import lru_cache
 from heapq import merge
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,7 +41,29 @@ def priority_key(task: Task) -> Key:
     return (-task.priority, *task.submitted, task.attempt, task.task_id)
 
 
-ORDERINGS: dict[str, Callable[[Task], Key]] = {"fifo": fifo_key, "priority": priority_key}
+FIFO, PRIORITY = "fifo", "priority"
+ORDERINGS: dict[str, Callable[[Task], Key]] = {FIFO: fifo_key, PRIORITY: priority_key}
+"""The orders in which tasks are taken, and the key of a task in each; there are also those of `aged`."""
+
+
+def aged(ageing_s: float) -> str:
+    """Return the order by priority, in which a task that has waited *ageing_s* seconds longer counts as one higher."""
+    return f"{PRIORITY}+{ageing_s!r}" if ageing_s else PRIORITY
+
+
+@lru_cache(maxsize=1024)
+def key_in(ordering: str) -> Callable[[Task], Key]:
+    """Return what makes the key of a task in an order; it does not change while the task waits."""
+    known = ORDERINGS.get(ordering)
+    if known is not None:
+        return known
+    ageing_s = float(ordering.removeprefix(f"{PRIORITY}+"))
+
+    def aged_key(task: Task) -> Key:
+        # Both ages grow alike, so it is as good to say how old a task of priority 0 would be that is due as soon.
+        return (task.submitted_at - task.priority * ageing_s, *task.submitted, task.attempt, task.task_id)
+
+    return aged_key
 
 
 class ShapeKey(msgspec.Struct, frozen=True, gc=False):
@@ -126,12 +149,13 @@ class _Order:
 class Shape:
     """The ready tasks of one shape, with their keys in each order that was used."""
 
-    __slots__ = ("key", "members", "orders")
+    __slots__ = ("group", "key", "members", "orders")
 
-    def __init__(self, key: ShapeKey, orderings: Iterable[str] = ()) -> None:
+    def __init__(self, key: ShapeKey, group: ReadyTasks) -> None:
         self.key = key
+        self.group = group
         self.members: dict[str, Task] = {}
-        self.orders: dict[str, _Order] = {ordering: _Order([], self._is_live) for ordering in orderings}
+        self.orders: dict[str, _Order] = {ordering: _Order([], self._is_live) for ordering in group.orderings}
 
     def remove(self, task_id: str) -> None:
         members = self.members
@@ -155,7 +179,7 @@ class Shape:
         """Return the keys in an order, which begin with that of a ready task if there is one."""
         order = self.orders.get(ordering)
         if order is None:
-            keys = sorted(map(ORDERINGS[ordering], self.members.values()))
+            keys = sorted(map(key_in(ordering), self.members.values()))
             order = self.orders[ordering] = _Order(keys, self._is_live)
         else:
             order.clean()
@@ -232,18 +256,28 @@ class _Firsts:
 
 
 class ReadyTasks:
-    """Ready tasks by shape: those of one program, or all."""
+    """Ready tasks by shape: those of one lane, of one program or all."""
 
     def __init__(self) -> None:
         self.shapes: dict[ShapeKey, Shape] = {}
         self._named: dict[str, dict[ShapeKey, Shape]] = {}
         self._firsts: dict[str, _Firsts] = {}
 
+    @property
+    def count(self) -> int:
+        """How many tasks there are; it takes a step for each shape."""
+        return sum(len(shape.members) for shape in self.shapes.values())
+
+    @property
+    def orderings(self) -> Iterable[str]:
+        """The orders in which its shapes are kept."""
+        return self._firsts.keys()
+
     def shape(self, key: ShapeKey) -> Shape:
         """Return the shape of a key, a new one if there is none."""
         shape = self.shapes.get(key)
         if shape is None:
-            shape = self.shapes[key] = Shape(key, self._firsts)
+            shape = self.shapes[key] = Shape(key, self)
             self._named.setdefault(key.task_name, {})[key] = shape
         return shape
 
@@ -251,7 +285,7 @@ class ReadyTasks:
         """Add a task to its shape."""
         shape.members[task.task_id] = task
         for ordering, order in shape.orders.items():
-            key = ORDERINGS[ordering](task)
+            key = key_in(ordering)(task)
             if order.add(key) and (firsts := self._firsts.get(ordering)) is not None:
                 firsts.note(shape, key)
 
@@ -265,6 +299,14 @@ class ReadyTasks:
             del self._named[key.task_name]
         for firsts in self._firsts.values():
             firsts.discard(shape)
+
+    def forget_aged(self) -> None:
+        """Forget the orders by priority and age; one that is wanted is made again."""
+        for ordering in [one for one in self._firsts if one not in ORDERINGS]:
+            del self._firsts[ordering]
+        for shape in self.shapes.values():
+            for ordering in [one for one in shape.orders if one not in ORDERINGS]:
+                del shape.orders[ordering]
 
     def of_name(self, task_name: str) -> Iterable[Shape]:
         """Return the shapes of a task name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from events.base import Position
-from projections import container, inbox, node, pool, schedule, service, session, task, worker
+from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.memory import Slice
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     memory: list[Slice]
     remembers_since: float
     latest: dict[str, str] = {}
+    queues: list[queue.Queue] = []
+    accounts: list[shares.Account] = []
     schedules: list[schedule.Schedule] = []
 
 

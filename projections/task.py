@@ -96,6 +96,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     progress: float = 0.0
     progress_message: str = ""
     refused_lease: str = ""
+    queue: str = ""
+    fairness_key: str = ""
     not_before: float = 0.0
     delay_s: float = 0.0
     time_limits: TimeLimits | None = None
@@ -186,6 +188,8 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
     text = f"{task.task_name}\0{task.task_type}\0{task.idempotency_key}\0{payload_digest}"
     if task.priority or task.timeout_s is not None or (asked is not NONE and asked != NONE):
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
+    if task.queue or task.fairness_key:
+        text += f"\0{task.queue}\0{task.fairness_key}"
     if task.not_before:
         # Of a delay, the time that it led to depends on when the command came.
         text += f"\0delay {task.delay_s}" if task.delay_s else f"\0not before {task.not_before}"
@@ -237,6 +241,8 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         payload=event.payload,
         payload_digest=digest_of(event.payload),
         idempotency_key=event.idempotency_key,
+        queue=intern(event.queue) if event.queue else "",
+        fairness_key=intern(event.fairness_key) if event.fairness_key else "",
         retry_at=event.not_before,
         not_before=event.not_before,
         delay_s=event.delay_s,

@@ -33,12 +33,13 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxEvent
 from events.node import NodeEvent
 from events.pool import PoolAllocated, PoolEvent, PoolReleased
+from events.queue import QueueEvent
 from events.schedule import ScheduleEvent
 from events.service import ServiceEvent
 from events.session import SessionEvent
 from events.task import TaskAttemptFailed, TaskEvent, TaskFailed, TaskStatus
 from events.worker import WorkerEvent
-from projections import container, inbox, node, pool, schedule, service, session, task, worker
+from projections import container, inbox, node, pool, queue, schedule, service, session, shares, task, worker
 from projections.indexes import Indexes
 from projections.latest import KEPT
 from projections.memory import COMMAND, HARD_S, KEY, SOFT_S, TASK, Memory
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.base import Envelope, Event
+    from events.queue import FairShare
 
 
 class World:
@@ -75,6 +77,8 @@ class World:
         self.sessions: dict[str, session.Session] = {}
         self.schedules: dict[str, schedule.Schedule] = {}
         self.inboxes: dict[str, inbox.Inbox] = {}
+        self.queues: dict[str, queue.Queue] = {}
+        self.accounts: dict[str, shares.Account] = {}
         self.memory = Memory()
         self.remembers_since = 0.0
         self.totals: dict[str, int] = {}
@@ -348,6 +352,8 @@ OUTCOMES = {TaskAttemptFailed: b"p", TaskFailed: b"f"}
 """What is remembered of a command besides that it was carried out: the status of its task, if it failed an attempt."""
 
 _TABLES = {
+    "queues": ("queue_id", "queue_changed"),  # before the tasks, which are grouped by what queues say
+    "accounts": ("name", ""),
     "containers": ("container_id", "container_changed"),
     "services": ("service_id", "service_changed"),
     "tasks": ("task_id", "task_changed"),
@@ -369,6 +375,7 @@ def _folds(world: World) -> dict[type[Event], Callable[[Any, Stamp], None]]:
         WorkerEvent: _fold(world, "workers", worker.evolve),
         NodeEvent: _fold(world, "nodes", node.evolve),
         PoolEvent: _fold_pool(world),
+        QueueEvent: _fold_queue(world),
         SessionEvent: _fold(world, "sessions", session.evolve),
         InboxEvent: _fold(world, "inboxes", inbox.evolve),
         ScheduleEvent: _fold(world, "schedules", schedule.evolve),
@@ -415,8 +422,28 @@ def _fold_pool(world: World) -> Callable[[Any, Stamp], None]:
     return fold
 
 
+def _fold_queue(world: World) -> Callable[[Any, Stamp], None]:
+    queues, indexes = world.queues, world.indexes
+
+    def fold(event: Any, stamp: Stamp) -> None:
+        before = queues.get(event.queue_id)
+        after = queue.evolve(before, event, stamp)
+        if after is None:
+            del queues[event.queue_id]
+        else:
+            queues[event.queue_id] = after
+        shared = dict(indexes.shared)
+        indexes.queue_changed(before, after)
+        indexes.count_running(world.tasks[task_id] for task_id in indexes.tasks[TaskStatus.RUNNING])
+        kept = shares.kept(world.accounts, shared, indexes.shared, {queue.name_of(name) for name in queues})
+        world.accounts.clear()
+        world.accounts.update(kept)
+
+    return fold
+
+
 def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
-    table, evolve, update_index = world.tasks, task.evolve, world.indexes.task_changed
+    table, evolve, indexes, update_index = world.tasks, task.evolve, world.indexes, world.indexes.task_changed
     ended, totals = world._ended["tasks"], world.totals  # noqa: SLF001  # a part of the world, apart for speed
     pending, running = TaskStatus.PENDING, TaskStatus.RUNNING
     names = {status: f"tasks_{status.value}" for status in TaskStatus}
@@ -427,6 +454,8 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
         after = table[task_id] = evolve(before, event, stamp)
         update_index(before, after)
         status = after.status
+        if indexes.is_accounted and before is not None and before.status is running and status is not running:
+            _charge(world, before, event, stamp)
         if before is None:
             if after.idempotency_key:
                 known = task.KeyedTask.of(after).packed()
@@ -437,3 +466,21 @@ def _fold_task(world: World) -> Callable[[Any, Stamp], None]:
             totals[name] = totals.get(name, 0) + 1
 
     return fold
+
+
+def _charge(world: World, ran: task.Task, event: TaskEvent, stamp: Stamp) -> None:
+    """Charge the queue of a task, and its key if the queue is shared, for the attempt that *event* ended."""
+    usual = world.indexes.shared.get("")
+    _charge_one(world, shares.name_in(ran.queue), shares.cost_of(ran, event, stamp, usual), stamp, usual)
+    own = world.indexes.shared.get(ran.queue)
+    if own is not None:
+        name = shares.name_in(ran.queue, shares.key_of(ran, own))
+        _charge_one(world, name, shares.cost_of(ran, event, stamp, own), stamp, own)
+
+
+def _charge_one(world: World, name: str, cost: float, stamp: Stamp, share: FairShare | None) -> None:
+    half_life_s = shares.HALF_LIFE_S if share is None else share.half_life_s
+    before = world.accounts.pop(name, None) or shares.Account(name)
+    if len(world.accounts) >= shares.MOST_ACCOUNTS:
+        del world.accounts[next(iter(world.accounts))]
+    world.accounts[name] = before.charged(cost, stamp.time, half_life_s)

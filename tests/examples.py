@@ -34,7 +34,7 @@ REPORTED_CHECKS = 2
 DOMAIN = "planning"
 """A domain with an inbox, from which one event was recorded."""
 
-VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor"})
+VARYING = frozenset({"leader", "stream_created", "source", "ended_by", "actor", "paused_by"})
 """Fields whose texts differ each time."""
 
 
@@ -62,24 +62,19 @@ STORY: tuple[Step, ...] = (
     *("container.get", "container.pause", _observed("paused"), "container.resume", _observed("running", pid=4711)),
     *("container.list", "session.close", "container.stop"),
     *(_observed("exited", exit_code=0, cause="requested"), "container.destroy"),
-    *("worker.register", "task.submit", "task.claim", "task.progress", "task.complete", "task.get"),
+    *("worker.register", "task.submit", "task.offer", "task.claim", "task.progress", "task.complete", "task.get"),
     ("task.submit", {"task_id": "task_2", "task_name": "add", "timeout_s": 600.0}),
     *(_claimed("claim_3"), "task.extend", "task.fail"),
     *(_submitted(3), _claimed("claim_4"), "task.release", _claimed("claim_2"), "task.withdraw"),
     *(_submitted(4), "task.cancel", "task.list", "worker.list", "worker.drain", "worker.leave"),
     *("service.register", "service.heartbeat", "service.check", "service.not_checked"),
     *("service.find", "service.get", "service.history"),
+    *("queue.define", "queue.pause", "queue.resume", "queue.get", "queue.list", "queue.delete"),
+    ("queue.resume", {"queue_id": "default"}),
+    "queue.set_policy",
     *("schedule.define", "schedule.next", "schedule.pause", "schedule.resume", "schedule.backfill", "schedule.get"),
-    *(
-        "schedule.list",
-        "schedule.delete",
-        "pool.define",
-        "pool.allocate",
-        "pool.get",
-        "pool.release",
-        "inbox.list",
-        "coordinator.stats",
-    ),
+    *("schedule.list", "schedule.delete"),
+    *("pool.define", "pool.allocate", "pool.get", "pool.release", "inbox.list", "coordinator.stats"),
     *("read.position", "read.wait", "read.get", "read.list", "read.count", "read.events", "read.checks", "read.lag"),
     *("service.deregister", "coordinator.accept_silence"),
 )

@@ -87,6 +87,12 @@ RECORDED: dict[str, str] = {
     "pool.defined": "when the capacity of a pool is set or changed.",
     "pool.allocated": "when a request fits and is granted.",
     "pool.released": "when the resources of a request are released.",
+    "queue.defined": "when `define_queue` names a new queue or another weight.",
+    "queue.policy_set": "when `set_policy` says another policy; also in the first commit of a reign whose settings do, "
+    "unless the policy came by a command.",
+    "queue.paused": "when `pause_queue` is called on a queue that is not paused, or with another reason.",
+    "queue.resumed": "when `resume_queue` is called on a paused queue.",
+    "queue.deleted": "when `delete_queue` is called on a queue without tasks that have not ended.",
     "idempotency.forgotten": "when `engine.remembered_max` is reached: the oldest keys of the tenant with the most.",
     "schedule.defined": "when a schedule is created or changed.",
     "schedule.fired": "when the task of a slot is submitted.",

@@ -56,6 +56,7 @@ _COMMANDS = {
     "demo": ("coordinator.cli.demo", "demo", "Run a demo cluster with real tasks."),
     "bench": ("coordinator.cli.bench", "bench", "Run benchmarks; print JSON."),
     "task": ("coordinator.cli.query", "task", "Submit, list and cancel tasks."),
+    "queue": ("coordinator.cli.queue", "queue", "List, pause and resume queues; set policies."),
     "service": ("coordinator.cli.query", "service", "List services."),
     "schedule": ("coordinator.cli.schedule", "schedule", "Define schedules of tasks, and show their next runs."),
     "container": ("coordinator.cli.query", "container", "List containers and print their logs."),

@@ -19,7 +19,7 @@ import msgspec
 from click.core import ParameterSource
 
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import moment, output_options, show, show_json, show_one
+from coordinator.cli.output import NumberOrName, moment, output_options, show, show_json, show_one
 from coordinator.commands import command_type
 from coordinator.commands.command import Command
 from coordinator.commands.operations import (
@@ -163,7 +163,9 @@ def _option(field: Field) -> Callable[..., Any]:
     if choices:
         more["type"] = click.Choice(choices)
     else:
-        more["type"] = {str: click.STRING, int: click.INT, float: _Number()}.get(given, _Json())
+        more["type"] = {str: click.STRING, int: click.INT, float: _Number(), int | str: NumberOrName()}.get(
+            given, _Json()
+        )
     is_list = several and not isinstance(more["type"], _Json)
     return click.option(name, f"field_{field.name}", multiple=is_list, **(more | ({"default": ()} if is_list else {})))
 
@@ -177,7 +179,7 @@ def _plain(hint: Any) -> Any:
     """Return the type of a field without null; an object if it is one of several."""
     if get_origin(hint) in (Union, UnionType):
         kinds = [one for one in get_args(hint) if one is not NoneType]
-        return kinds[0] if len(kinds) == 1 else dict
+        return kinds[0] if len(kinds) == 1 else hint if hint == int | str else dict
     return hint
 
 

@@ -124,3 +124,15 @@ def _rich_table(heads: list[str], cells: list[list[str]]) -> None:
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))
     Console().print(table)
+
+
+class NumberOrName(click.ParamType[int | str]):
+    """A whole number, or a name that stands for one."""
+
+    name = "number or name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:  # noqa: ARG002
+        try:
+            return int(value)
+        except ValueError:
+            return str(value)

@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator.cli import EXIT_ERROR, EXIT_TIMED_OUT
 from coordinator.cli.connection import TENANT, TRACEPARENT, URL, asking
-from coordinator.cli.output import Moment, Number, moment, output_options, show, show_json, show_one
+from coordinator.cli.output import Moment, Number, NumberOrName, moment, output_options, show, show_json, show_one
 from coordinator.client.paging import listed
 from coordinator.client.service_list import list_services
 from coordinator.commands.container import GetContainer, ListContainers
@@ -84,6 +84,8 @@ _TASK_COLUMNS = (
 _TASK_FACTS = (
     *_TASK_COLUMNS,
     ("type", lambda t: t.task_type),
+    ("queue", lambda t: t.queue),
+    ("key", lambda t: t.fairness_key),
     ("tenant", lambda t: t.tenant),
     ("trace", lambda t: t.traceparent),
     ("started", lambda t: moment(t.started_at)),
@@ -107,8 +109,11 @@ def task() -> None:
 @click.option("--payload", help="JSON passed to the handler.")
 @click.option("--type", "task_type", default="", help="Task type.")
 @click.option(
-    "--priority", type=int, default=0, show_default=True, help="A higher number runs first (strategy PRIORITY)."
-)
+    "--priority", type=NumberOrName(), default=0, show_default=True,
+    help="A number, or a name such as high; higher runs first, by the policies priority and fair.",
+)  # fmt: skip
+@click.option("--queue", default="", help="Queue; by default that named `default`.")
+@click.option("--key", default="", help="Whose share of the queue it takes of, where keys share it.")
 @click.option("--timeout", type=LIMIT, help="Time limit of one attempt in seconds.")
 @click.option("--start-within", type=LIMIT, help="Time limit of the wait for a worker in seconds.")
 @click.option("--finish-within", type=LIMIT, help="Time limit of all attempts together in seconds.")
@@ -159,6 +164,8 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         max_retries=options["max_retries"],
         resources=Resources.parse(amounts),
         payload=payload,
+        queue=options["queue"],
+        fairness_key=options["key"],
         not_before=0.0 if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),

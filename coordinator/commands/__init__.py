@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from coordinator.commands import cluster, container, node, pool, schedule, service, session, task, worker
+from coordinator.commands import cluster, container, node, pool, queue, schedule, service, session, task, worker
 from coordinator.commands.command import Command
 
-KINDS = (task, schedule, worker, service, container, session, node, pool, cluster)
+KINDS = (task, queue, schedule, worker, service, container, session, node, pool, cluster)
 
 
 def command_type(command: type[Command]) -> str:

@@ -316,3 +316,34 @@ LAG: dict[str, Any] = {
     "feed": {"through": 39, "behind": 0, "behind_s": 0.0, "state": "feeding", "reason": ""},
     "size": {"bytes": 476536, "bytes_a_day": None, "free_bytes": 82369208320},
 }
+
+QUEUE: dict[str, Any] = {"queue_id": "reports", "defined": [40, 0], "weight": 2.0}
+
+QUEUE_PAUSED: dict[str, Any] = {
+    "queue_id": "default",
+    "defined": [2, 1],
+    "policy": {"ageing_s": 60.0},
+    "policy_by_settings": True,
+    "paused_at": 1795967531.65,
+    "paused_by": "planning",
+    "reason": "the model is down",
+}
+
+QUEUE_FAIR: dict[str, Any] = {
+    "queue_id": "default",
+    "defined": [2, 1],
+    "policy": {"strategy": "fair", "fair": {"weights": {"acme": 3.0}}},
+}
+
+TASK_OFFERED: dict[str, Any] = {
+    "task_id": "task_1",
+    "task_name": "add",
+    "status": "pending",
+    "submitted": [20, 0],
+    "submitted_at": 1795967531.633,
+    "tenant": "default",
+    "source": "planning",
+    "priority": 5,
+    "max_retries": 3,
+    "payload_digest": "json:49a64717d5d4cb19952e6eac2946415cf6879adacf9908e7d872332d32c6e684",
+}

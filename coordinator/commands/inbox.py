@@ -29,17 +29,8 @@ BEGINS_BYTES = 80
 
 KINDS = frozenset(
     {
-        "container",
-        "service",
-        "task",
-        "worker",
-        "node",
-        "pool",
-        "session",
-        "schedule",
-        "coordinator",
-        "inbox",
-        "idempotency",
+        *("container", "service", "task", "queue", "schedule", "worker", "node", "pool", "session", "coordinator"),
+        *("inbox", "idempotency"),
     }
 )
 """The kinds of the coordinator itself: an event type of one of these is refused if it is not in `COMMAND_OF_EVENT`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum
 
 from coordinator.commands.command import PAGES, Command, Example, Question
-from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_RUNNING
+from coordinator.commands.examples import PAYLOAD, RESULT, TASK_CANCELLED, TASK_COMPLETED, TASK_OFFERED, TASK_RUNNING
 from events.resources import NONE, Resources
-from events.task import Payload, TaskStatus
+from events.task import Payload, TaskStatus, TaskUsage
 from events.time_limits import TimeLimits
 from projections.task import Task
 
@@ -19,28 +19,32 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     """
     Submit a task to the queue; the caller makes the id, so that a repeat creates no second task.
 
-    `program` names the program that submits it, for claims that ask only for tasks of certain programs. No attempt
-    starts before `not_before`, in seconds since 1970, or before `delay_s` seconds have passed since the submit.
-    `timeout_s` limits one attempt; `time_limits` are the other limits.
+    `program` names the program that submits it, for claims that ask only for tasks of certain programs. `priority` is a
+    number, or a name that the policy of its queue knows: `high`, `medium` and `low` by default. Where keys share a
+    queue, the task takes of the share of its `fairness_key`. No attempt starts before `not_before`, in seconds since
+    1970, or before `delay_s` seconds have passed since the submit. `timeout_s` limits one attempt; `time_limits` are
+    the other limits.
     """
 
     KIND, VERB = "task", "submit"
     REFUSALS = frozenset({
-        "bad_number", "bad_payload", "bad_text", "bad_time", "id_taken", "memory_full", "payload_too_large",
-        "queue_full", "quota", "rate_limited",
+        "bad_number", "bad_payload", "bad_priority", "bad_text", "bad_time", "id_taken", "memory_full",
+        "payload_too_large", "queue_full", "quota", "rate_limited", "unknown_queue",
     })  # fmt: skip
     EXAMPLE = Example({"task_id": "task_1", "task_name": "add", "priority": 5, "payload": PAYLOAD}, "task_1")
 
     task_id: str
     task_name: str
     task_type: str = ""
-    priority: int = 0
+    priority: int | str = 0
     timeout_s: float | None = None
     max_retries: int | None = None
     resources: Resources = NONE
     payload: Payload | None = None
     idempotency_key: str = ""
     program: str = ""
+    queue: str = ""
+    fairness_key: str = ""
     not_before: float = 0.0
     delay_s: float = 0.0
     time_limits: TimeLimits | None = None
@@ -51,14 +55,16 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     Claim up to `slots` tasks for a worker; wait up to `wait_s` for the first.
 
     With `programs` it takes only tasks that one of these programs submitted, with `task_names` only tasks of these
-    names. Refused if it names a registration of the worker that is not the current one.
+    names, with `queues` only those of these queues, with `task_ids` only these, in this order. Without a `strategy`,
+    the policies of the queues say which task is next. Refused if it names a registration of the worker that is not the
+    current one.
     """
 
     KIND, VERB = "task", "claim"
     FOR = frozenset({"domain", "worker", "agents"})
     REFUSALS = frozenset({
         "bad_number", "bad_strategy", "bad_text", "container_not_running", "id_taken", "memory_full", "quota",
-        "replaced", "too_many", "worker_draining",
+        "replaced", "too_many", "unknown_queue", "worker_draining",
     })  # fmt: skip
     EXAMPLE = Example({"claim_id": "claim_1", "worker_id": "worker_1", "wait_s": 5.0}, [TASK_RUNNING])
 
@@ -70,6 +76,8 @@ class ClaimTasks(Command[list[Task]], frozen=True, kw_only=True, gc=False):
     registration: str = ""
     programs: tuple[str, ...] = ()
     task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
 
 
 class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
@@ -84,7 +92,11 @@ class WithdrawClaim(Command[None], frozen=True, kw_only=True, gc=False):
 
 
 class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one."""
+    """
+    Report that the attempt under `lease` succeeded; no lease is needed if no worker holds one.
+
+    `usage` is what the attempt used of tokens and money.
+    """
 
     KIND, VERB = "task", "complete"
     FOR = frozenset({"domain", "worker", "agents"})
@@ -99,14 +111,19 @@ class CompleteTask(Command[None], frozen=True, kw_only=True, gc=False):
     worker_id: str = ""
     execution_time_s: float | None = None
     result: Payload | None = None
+    usage: TaskUsage | None = None
 
 
 class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
-    """Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true."""
+    """
+    Report that the attempt under `lease` failed; the task is retried while retries are left and `retry` is true.
+
+    `usage` is what the attempt used of tokens and money.
+    """
 
     KIND, VERB, REMEMBERED = "task", "fail", True
     FOR = frozenset({"domain", "worker", "agents"})
-    REFUSALS = frozenset({"already_ended", "bad_text", "not_found", "stale_lease", "too_early"})
+    REFUSALS = frozenset({"already_ended", "bad_number", "bad_text", "not_found", "stale_lease", "too_early"})
     EXAMPLE = Example({"task_id": "task_2", "lease": "claim_3.1.1", "error": "the page was not found"}, "pending")
 
     task_id: str
@@ -114,6 +131,7 @@ class FailTask(Command[TaskStatus], frozen=True, kw_only=True, gc=False):
     lease: str = ""
     worker_id: str = ""
     retry: bool = True
+    usage: TaskUsage | None = None
 
 
 class ReleaseTask(Command[None], frozen=True, kw_only=True, gc=False):
@@ -188,6 +206,26 @@ class GetTask(Question[Task], frozen=True, kw_only=True, gc=False):
 
     task_id: str
     wait_s: float = 0.0
+
+
+class OfferTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):
+    """
+    List the ready tasks that a claim of this worker would get now, the first ones first, without their payloads.
+
+    The fields are those of a claim. To get one of these tasks, claim it by its id: it may be gone by then.
+    """
+
+    KIND, VERB = "task", "offer"
+    FOR = frozenset({"domain", "worker", "agents"})
+    REFUSALS = frozenset({"bad_number", "bad_strategy", "bad_text", "too_many", "unknown_queue"})
+    EXAMPLE = Example({"worker_id": "worker_1", "slots": 5}, [TASK_OFFERED])
+
+    worker_id: str
+    slots: int = 100
+    strategy: str = ""
+    programs: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
 
 
 class ListTasks(Question[list[Task]], frozen=True, kw_only=True, gc=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordinator.deciders import container, node, pool, schedule, service, session, silence, task, worker
+from coordinator.deciders import container, node, pool, queue, schedule, service, session, silence, task, worker
 from coordinator.deciders.dependents import following
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ DECIDERS: dict[type[Command], Decider] = {
     **{kind: _with_following(decider) for kind, decider in node.DECIDERS.items()},
     **pool.DECIDERS,
     **schedule.DECIDERS,
+    **queue.DECIDERS,
     **silence.DECIDERS,
 }
 _TELLERS: dict[type[Command], Teller] = {
@@ -48,6 +49,7 @@ _TELLERS: dict[type[Command], Teller] = {
     **node.TELLERS,
     **pool.TELLERS,
     **schedule.TELLERS,
+    **queue.TELLERS,
     **silence.TELLERS,
 }
 

@@ -5,40 +5,37 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from heapq import merge
-from itertools import chain
-from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from coordinator.deciders.housing import SERVING
-from events.coordinator import ClaimFilter
+from coordinator.deciders.sources import Sources
+from events.coordinator import ANY, ClaimFilter
 from events.resources import NONE, Resources
 from events.task import TaskStarted
+from projections.queue import policy_of
 from projections.worker import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from coordinator.deciders.sources import Source
     from events.base import Position
     from events.coordinator import WaitingClaim
-    from projections.ready import Key, Shape
     from projections.task import Task
     from projections.worker import WorkerState
     from projections.world import World
 
 
-SCHEDULE_VERSION = 2
+SCHEDULE_VERSION = 3
 """Increase it when the same inputs lead to other placements."""
 NOT_ASKED: Mapping[str, str] = {}
 CLAIM_BYTES = 512 * 1024
 """A claim whose tasks reach this size is answered: with one more task the answer must still fit into one message."""
 _TASK_BYTES = 680
 """Size of an encoded task without its ids, texts and payload, with every number at its longest."""
-_ANY = ClaimFilter()
-_NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,14 +51,18 @@ def schedule(
     """
     Assign up to *most* ready tasks to waiting claims, one at a time.
 
-    FIFO and PRIORITY serve the claims in turn, the longest waiting first; LEAST_LOADED the worker with the smallest
-    share of its capacity in use; ROUND_ROBIN and WEIGHTED_ROUND_ROBIN rotate over the workers, over turns too (see
-    `_Rotation`). PRIORITY takes tasks by priority, highest first; all others take the oldest first. *loads* are the
-    last reported loads of the workers, 0 to 1; *filters* say by claim id which tasks a claim takes.
+    A claim that names no strategy follows the policies of the queues: that of `default` says which worker is served,
+    each queue's own in which order its tasks are taken (see `sources`).
+
+    FIFO, PRIORITY and FAIR serve the claims in turn, the longest waiting first; LEAST_LOADED the worker with the
+    smallest share of its capacity in use; ROUND_ROBIN and WEIGHTED_ROUND_ROBIN rotate over the workers, over turns too
+    (see `_Rotation`). PRIORITY takes tasks by priority, highest first; FAIR takes those of whoever has used least; all
+    others take the oldest first. *loads* are the last reported loads of the workers, 0 to 1; *filters* say by claim id
+    which tasks a claim takes.
     *containers* is what `said_of` the workers' containers; a worker whose container does not run gets nothing. Before
     version 2 no containers were asked for.
     """
-    queues: dict[tuple[str, tuple[str, ...], ClaimFilter], _Queue] = {}
+    sources = Sources(world)
     candidates = _candidates(world, claims, loads, containers)
     heapq.heapify(candidates)
     taken: set[str] = set()
@@ -71,27 +72,60 @@ def schedule(
             heapq.heapreplace(candidates, (one.score(), number, one))
             continue
         candidate = one.next()
-        queue = candidate.queue
-        if queue is None:
-            wanted = filters.get(candidate.claim.claim_id, _ANY)
-            queue_key = (candidate.ordering, candidate.capacity.worker.handles, wanted)
-            if queue_key not in queues:
-                queues[queue_key] = _Queue(world, *queue_key)
-            queue = candidate.queue = queues[queue_key]
-        task = queue.take(candidate, taken) if candidate and not queue.has_no_fit(candidate) else None
+        source = candidate.source
+        if source is None:
+            wanted = filters.get(candidate.claim.claim_id, ANY)
+            source = candidate.source = sources.of(candidate.claim.strategy, candidate.capacity.worker.handles, wanted)
+        task = source.take(candidate, taken) if candidate and not source.has_no_fit(candidate) else None
         if task is None:
             if not one.pass_over():
                 heapq.heappop(candidates)
             continue
         taken.add(task.task_id)
+        sources.note(task)
         yield candidate.assign(task)
         one.note_assigned()
         heapq.heapreplace(candidates, (one.score(), number, one))
 
 
+def offered(
+    world: World, worker_id: str, wanted: ClaimFilter, strategy: str, *, most: int, containers: Mapping[str, str]
+) -> Iterator[Task]:
+    """
+    Yield up to *most* ready tasks that a claim of this worker could get now, each on its own, the first ones first.
+
+    A worker that is not known has no limits. What is yielded is not assigned.
+    """
+    worker = world.workers.get(worker_id)
+    free: Resources | None = None
+    handles: tuple[str, ...] = ()
+    if worker is not None:
+        capacity = _capacity(world, worker_id, {}, containers)
+        if capacity is None:
+            return
+        free, handles = capacity.free, worker.handles
+    sources = Sources(world)
+    source, onlooker, taken = sources.of(strategy, handles, wanted), _Onlooker(free), set[str]()
+    while len(taken) < most and (task := source.take(onlooker, taken)) is not None:
+        taken.add(task.task_id)
+        sources.note(task)
+        yield task
+
+
+class _Onlooker:
+    """Whom tasks are offered to: each must fit on its own."""
+
+    def __init__(self, free: Resources | None) -> None:
+        self.free = free
+
+    def fits(self, task: Task) -> bool:
+        return self.free is None or task.resources.fits_in(self.free)
+
+
 def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence[TaskStarted]) -> dict[str, float]:
     """Return, by worker id, the new `rounds` of the workers that *started*, from *claims* that rotate, in this turn."""
-    rotating = {claim.claim_id: claim for claim in reversed(claims) if claim.strategy in _WEIGHTS}
+    usual = policy_of(world.queues, "").strategy
+    rotating = {claim.claim_id: claim for claim in reversed(claims) if (claim.strategy or usual) in _ROTATING}
     if not rotating:
         return {}
     served: dict[str, int] = {}
@@ -102,7 +136,7 @@ def rounds_taken(world: World, claims: Sequence[WaitingClaim], started: Sequence
     rounds = {}
     for worker_id, times in served.items():
         worker = world.workers[worker_id]
-        weight = _weight(worker, first[worker_id])
+        weight = _weight(worker, first[worker_id].strategy or usual)
         rounds[worker_id] = (_tasks_taken(world, worker, weight) + times - 1) / weight
     return rounds
 
@@ -115,12 +149,14 @@ def _candidates(
         worker_id: _capacity(world, worker_id, loads, containers) for worker_id in {claim.worker_id for claim in claims}
     }
     candidates: list[tuple[float, int, _Candidate | _Rotation]] = []
+    usual = policy_of(world.queues, "").strategy
     rotation: _Rotation | None = None
     for number, claim in enumerate(claims):
         capacity = capacities[claim.worker_id]
-        if capacity is None or not (candidate := _Candidate(claim, capacity)):
+        strategy = claim.strategy or usual
+        if capacity is None or not (candidate := _Candidate(claim, capacity, strategy)):
             continue
-        if claim.strategy not in _WEIGHTS:
+        if strategy not in _ROTATING:
             candidates.append((candidate.score(), number, candidate))
             continue
         if rotation is None:
@@ -145,15 +181,15 @@ class _Capacity:
 class _Candidate:
     """A waiting claim while tasks are assigned; false when it cannot take another task."""
 
-    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "ordering", "queue")
+    __slots__ = ("assigned", "assigned_bytes", "capacity", "claim", "source", "strategy")
 
-    def __init__(self, claim: WaitingClaim, capacity: _Capacity) -> None:
+    def __init__(self, claim: WaitingClaim, capacity: _Capacity, strategy: str) -> None:
         self.claim = claim
         self.capacity = capacity
         self.assigned = 0
         self.assigned_bytes = 0
-        self.queue: _Queue | None = None
-        self.ordering = "priority" if claim.strategy == "priority" else "fifo"
+        self.source: Source | None = None
+        self.strategy = strategy
 
     def __bool__(self) -> bool:
         slots = self.capacity.worker.slots
@@ -163,7 +199,7 @@ class _Candidate:
 
     def score(self) -> float:
         """Return how well the claim is served; the lowest score is served next."""
-        if self.claim.strategy == "least_loaded":
+        if self.strategy == "least_loaded":
             return self.capacity.load + self.capacity.busy / (self.capacity.worker.slots or 1)
         return self.assigned
 
@@ -176,6 +212,10 @@ class _Candidate:
 
     def note_assigned(self) -> None:
         """Do nothing: the claim itself counts what it got."""
+
+    @property
+    def free(self) -> Resources | None:
+        return self.capacity.free
 
     def fits(self, task: Task) -> bool:
         return self.capacity.free is None or task.resources.fits_in(self.capacity.free)
@@ -197,13 +237,13 @@ class _Candidate:
         )
 
 
-_WEIGHTS = frozenset({"round_robin", "weighted_round_robin"})
+_ROTATING = frozenset({"round_robin", "weighted_round_robin"})
 """The strategies that rotate over the workers."""
 
 
-def _weight(worker: WorkerState, claim: WaitingClaim) -> int:
+def _weight(worker: WorkerState, strategy: str) -> int:
     """Return how many tasks a worker gets in each round; the first of its claims that rotate decides."""
-    return (worker.slots or 1) if claim.strategy == "weighted_round_robin" else 1
+    return (worker.slots or 1) if strategy == "weighted_round_robin" else 1
 
 
 def _tasks_taken(world: World, worker: WorkerState, weight: int) -> int:
@@ -226,7 +266,7 @@ class _Turns:
 
     def __init__(self, world: World, first: _Candidate) -> None:
         worker = first.capacity.worker
-        self.weight = _weight(worker, first.claim)
+        self.weight = _weight(worker, first.strategy)
         self.taken = _tasks_taken(world, worker, self.weight)
         self.registered = worker.registered
         self.claims = [first]
@@ -333,70 +373,3 @@ def _capacity(
     if free is not None:
         free -= indexes.held_resources.get(worker_id, NONE)
     return _Capacity(worker, len(indexes.held.get(worker_id, ())), free, loads.get(worker_id, 0.0))
-
-
-class _Queue:
-    """The ready tasks that claims with the same filter, of workers with the same `handles`, may take, in order."""
-
-    def __init__(self, world: World, ordering: str, handles: tuple[str, ...], wanted: ClaimFilter) -> None:
-        self._ordering = ordering
-        self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
-        self._opened = 0
-        self._no_fit: list[Resources] = []
-        indexes = world.indexes
-        groups = [indexes.ready_tasks]
-        if wanted.programs:
-            of_program = map(indexes.ready_of.get, dict.fromkeys(wanted.programs))
-            groups = [group for group in of_program if group is not None]
-        if handles or wanted.task_names:
-            names = set(handles or wanted.task_names)
-            if handles and wanted.task_names:
-                names.intersection_update(wanted.task_names)
-            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in names):
-                self._open(shape)
-            self._unopened = _NO_MORE
-        else:
-            self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
-        self._next = next(self._unopened, None)
-
-    def has_no_fit(self, candidate: _Candidate) -> bool:
-        """Whether a claim with at least as much room already found no task here."""
-        free = candidate.capacity.free
-        return free is not None and any(free.fits_in(one) for one in self._no_fit)
-
-    def take(self, candidate: _Candidate, taken: set[str]) -> Task | None:
-        """Take the first task that fits the claim; tasks that do not fit stay for others."""
-        passed = []
-        found = None
-        while found is None and self._open_first():
-            key, number, task, rest = heapq.heappop(self._heads)
-            if task.task_id in taken:
-                self._push(rest, number)
-            elif candidate.fits(task):
-                found = task
-                self._push(rest, number)
-            else:
-                passed.append((key, number, task, rest))
-        for head in passed:
-            heapq.heappush(self._heads, head)
-        if found is None and candidate.capacity.free is not None:
-            self._no_fit.append(candidate.capacity.free)
-        return found
-
-    def _open_first(self) -> bool:
-        """Open the shapes that may have the first task; return whether there is a task."""
-        heads = self._heads
-        while self._next is not None and (not heads or self._next[0] < heads[0][0]):
-            self._open(self._next[1])
-            self._next = next(self._unopened, None)
-        return bool(heads)
-
-    def _open(self, shape: Shape) -> None:
-        if shape.members:
-            self._opened += 1
-            self._push(shape.ordered(self._ordering), self._opened)
-
-    def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:
-        for key, task in rest:
-            heapq.heappush(self._heads, (key, number, task, rest))
-            return

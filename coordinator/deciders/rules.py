@@ -74,6 +74,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     check_rise: int = 2
     check_fall: int = 2
     default_strategy: str = "fifo"
+    priority_ageing_s: float = 60.0
     claim_slots_max: int = 1000
     claim_wait_max_s: float = 60.0
     payload_bytes_max: int = 64 * 1024

@@ -82,7 +82,7 @@ def define(world: World, command: DefineSchedule, context: DecisionContext) -> E
     timing = _timing(command)
     check_timing(timing, context.now)
     check_number("catchup_most", command.catchup_most, 1, CATCHUP_MOST)
-    task = _content(command, context)
+    task = _content(world, command, context)
     known = world.schedules.get(schedule_id)
     if known is not None and known.is_ended:
         known = None
@@ -113,11 +113,11 @@ def _timing(command: DefineSchedule) -> Timing:
     )
 
 
-def _content(command: DefineSchedule, context: DecisionContext) -> TaskContent:
+def _content(world: World, command: DefineSchedule, context: DecisionContext) -> TaskContent:
     """Return the content of the tasks, checked as that of any task."""
     given = command.task
     asked = {name: getattr(given, name) for name in given.__struct_fields__}
-    as_submitted = submission(SubmitTask(task_id="of_a_slot", **asked), context)
+    as_submitted = submission(world, SubmitTask(task_id="of_a_slot", **asked), context)
     return msgspec.structs.replace(given, max_retries=as_submitted.max_retries, time_limits=as_submitted.time_limits)
 
 

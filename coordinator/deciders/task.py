@@ -12,6 +12,8 @@ from math import inf
 from typing import TYPE_CHECKING, NoReturn
 from zlib import crc32
 
+import msgspec
+
 from coordinator.commands.command import Command
 from coordinator.commands.task import (
     CancelTask,
@@ -22,9 +24,10 @@ from coordinator.commands.task import (
     ReleaseTask,
     SubmitTask,
 )
-from coordinator.commands.validation import check_number, check_resources, check_text, shortened
+from coordinator.commands.validation import AMOUNT_MAX, check_number, check_resources, check_text, shortened
 from coordinator.deciders.first_start import first_start, too_early
 from coordinator.deciders.housing import is_frozen
+from coordinator.deciders.queue import PRIORITY_MOST, check_queue, priority_of
 from coordinator.deciders.rules import Decider, Teller, doubled, not_found
 from coordinator.deciders.time_limits import LEAST_S, MOST_S, checked_limits, timed_out
 from events.errors import Refused, StaleLease, Unavailable, shown
@@ -43,6 +46,7 @@ from events.task import (
     TaskStatus,
     TaskSubmitted,
 )
+from projections.queue import name_of
 from projections.task import ENDED, SMALL_CHARS, bytes_of, checksum, content_of, digest_of
 from projections.time_limits import end_of_attempt
 from projections.worker import WorkerStatus
@@ -55,7 +59,7 @@ if TYPE_CHECKING:
     from coordinator.deciders.rules import DecisionContext, Events, Rules
     from coordinator.deciders.signs import Signs
     from events.base import Event
-    from events.task import Payload
+    from events.task import Payload, TaskUsage
     from projections.task import EndedTask, KeyedTask, Task
     from projections.world import World
 
@@ -72,12 +76,11 @@ LEASE_CHARS_MAX = 80
 """No granted lease is longer: the id of a claim and two numbers."""
 
 
-COMPARED = (
-    *("task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key"),
-    "time_limits",
-)
-"""The fields in which a repeat of a submit must agree with the task."""
-
+_CONTENT = (
+    "task_name", "task_type", "priority", "timeout_s", "max_retries", "resources", "idempotency_key", "queue",
+    "fairness_key", "time_limits",
+)  # fmt: skip
+"""What the repeat of a submit must say again, besides the payload."""
 _SHA256_DIGITS = 64
 _checked_again = lru_cache(maxsize=1024)(checked)
 """For identifiers that come again and again."""
@@ -87,7 +90,7 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
     """Submit a task; a repeat is recognized by its id or its idempotency key."""
     checked(command.task_id, "task_id")
     known = world.tasks.get(command.task_id)
-    submitted = submission(command, context)
+    submitted = submission(world, command, context)
     if known is not None:
         _same_task(known, command, submitted, f"task_id {command.task_id!r}")
         return ()
@@ -100,6 +103,8 @@ def submit(world: World, command: SubmitTask, context: DecisionContext) -> Event
         if keyed is not None:
             _same_key(world, keyed, command, submitted)
             return ()
+    if submitted.queue:
+        check_queue(world, submitted.queue)
     check_room(world, context.rules)
     if command.payload is not None:
         check_new_payload(world, command.payload, context)
@@ -155,14 +160,19 @@ def _check_bytes(world: World, size: int, source: str, rules: Rules) -> None:
         raise Refused(msg, reason="queue_full", retry_after_s=5.0)
 
 
-def submission(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
+def submission(world: World, command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
     """
     Return the event of a new task.
 
     Raises:
         Refused: the command is malformed.
     """
-    rules = context.rules
+    rules, queue, priority = context.rules, command.queue, command.priority
+    if queue:
+        queue = name_of(checked(queue, "queue"))
+    if isinstance(priority, str):
+        known = world.tasks.get(command.task_id)
+        priority = priority_of(world, queue, priority) if known is None else known.priority
     check_text("task_name", command.task_name, 128, least=1)
     if command.task_type:
         check_text("task_type", command.task_type, 128)
@@ -170,8 +180,10 @@ def submission(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         check_text("idempotency_key", command.idempotency_key, 256)
     if command.program:
         _checked_again(command.program, "program")
-    if command.priority:
-        check_number("priority", command.priority, -1_000_000, 1_000_000)
+    if priority:
+        check_number("priority", priority, -PRIORITY_MOST, PRIORITY_MOST)
+    if command.fairness_key:
+        check_text("fairness_key", command.fairness_key, 128)
     if command.resources is not NONE:
         check_resources("resources", command.resources)
     check_payload("payload", command.payload, rules)
@@ -183,7 +195,7 @@ def submission(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         task_id=command.task_id,
         task_name=command.task_name,
         task_type=command.task_type,
-        priority=command.priority,
+        priority=priority,
         timeout_s=command.timeout_s,
         max_retries=rules.max_retries if command.max_retries is None else command.max_retries,
         resources=command.resources,
@@ -191,6 +203,8 @@ def submission(command: SubmitTask, context: DecisionContext) -> TaskSubmitted:
         idempotency_key=command.idempotency_key,
         program=command.program,
         traced=bool(context.traceparent),
+        queue=queue,
+        fairness_key=command.fairness_key,
         not_before=first_start(command, context.now) if command.not_before or command.delay_s else 0.0,
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
@@ -217,7 +231,7 @@ def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -
 
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
-    differs = [name for name in COMPARED if getattr(task, name) != getattr(event, name)]
+    differs = [name for name in _CONTENT if getattr(task, name) != getattr(event, name)]
     if task.not_before or event.not_before:
         name = "delay_s" if task.delay_s or event.delay_s else "not_before"
         differs += [name] if getattr(task, name) != getattr(event, name) else []
@@ -235,6 +249,8 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     check_payload("result", command.result, context.rules)
     if command.execution_time_s is not None:
         check_number("execution_time", command.execution_time_s, 0.0, 1e9)
+    if command.usage is not None:
+        _check_usage(command.usage)
     task = world.tasks.get(command.task_id)
     if task is None or task.status is not _RUNNING or task.lease != command.lease:  # else the usual: its holder reports
         if _has_ended_as(world, command, TaskStatus.COMPLETED, "completed"):
@@ -244,7 +260,11 @@ def complete(world: World, command: CompleteTask, context: DecisionContext) -> E
     else:
         started, lease = (), command.lease
     completed = TaskCompleted(
-        task_id=task.task_id, lease=lease, execution_time_s=command.execution_time_s, result=command.result
+        task_id=task.task_id,
+        lease=lease,
+        execution_time_s=command.execution_time_s,
+        result=command.result,
+        usage=command.usage,
     )
     return (*started, completed)
 
@@ -289,11 +309,19 @@ def _evicted_since(ended: EndedTask, task_id: str, lease: str) -> StaleLease:
 def fail(world: World, command: FailTask, context: DecisionContext) -> Events:
     """Fail an attempt: the task goes back to the queue while retries are left, else it fails."""
     error = shortened(command.error, context.rules.text_chars_max)
+    if command.usage is not None:
+        _check_usage(command.usage)
     if _has_ended_as(world, command, TaskStatus.FAILED, "failed"):
         return ()
     task = world.tasks[command.task_id]
     started, lease = _reported(task, command.lease, command.worker_id, "failed", context.now)
-    return (*started, failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry))
+    failed = failed_attempt(task, lease, error, "failed", context.now, context.rules, retry=command.retry)
+    return (*started, failed if command.usage is None else msgspec.structs.replace(failed, usage=command.usage))
+
+
+def _check_usage(usage: TaskUsage) -> None:
+    for name in usage.__struct_fields__:
+        check_number(f"usage.{name}", getattr(usage, name), 0, AMOUNT_MAX)
 
 
 def failed_attempt(

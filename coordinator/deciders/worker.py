@@ -7,11 +7,12 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from coordinator.commands.command import Command
-from coordinator.commands.task import ClaimTasks, SchedulingStrategy, WithdrawClaim
+from coordinator.commands.task import ClaimTasks, OfferTasks, SchedulingStrategy, WithdrawClaim
 from coordinator.commands.validation import check_number, check_resources, check_text
 from coordinator.commands.worker import CLAIM_WAIT_MAX_S, DrainWorker, LeaveWorker, RegisterWorker, WorkerTerms
 from coordinator.deciders import housing
 from coordinator.deciders.deadlines import NEVER
+from coordinator.deciders.queue import check_queue
 from coordinator.deciders.rules import Decider, Teller, check_churn, check_current, check_generation, present_s
 from coordinator.deciders.silence import is_held, patience_s, unless_spared
 from coordinator.deciders.task import released
@@ -135,21 +136,9 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     checked(command.worker_id, "worker_id")
     check_number("slots", command.slots, 1, context.rules.claim_slots_max)
     check_number("wait_s", command.wait_s, 0.0, context.rules.claim_wait_max_s)
-    if command.strategy and command.strategy not in STRATEGIES:
-        msg = (
-            f"strategy {command.strategy[:40]!r} is not known: use {', '.join(one.value for one in SchedulingStrategy)}"
-        )
-        raise Refused(msg, reason="bad_strategy")
-    if len(command.programs) > MOST_IN_A_FILTER or len(command.task_names) > MOST_IN_A_FILTER:
-        msg = (
-            f"the claim names {len(command.programs)} programs and {len(command.task_names)} task_names: "
-            f"use at most {MOST_IN_A_FILTER} of each"
-        )
-        raise Refused(msg, reason="too_many")
-    for program in command.programs:
-        checked(program, "programs")
-    for name in command.task_names:
-        check_text("task_names", name, 128, least=1)
+    check_wanted(world, command)
+    for task_id in command.task_ids:
+        checked(task_id, "task_ids")
     if claimed := world.indexes.claims.get(command.claim_id):
         if world.tasks[next(iter(claimed))].worker_id == command.worker_id:
             return ()
@@ -168,6 +157,31 @@ def claim(world: World, command: ClaimTasks, context: DecisionContext) -> Events
     if worker.container_id:
         housing.check_open(world, worker.container_id)
     return () if worker.status is WorkerStatus.ACTIVE else (again(worker, context),)
+
+
+def check_wanted(world: World, command: ClaimTasks | OfferTasks) -> None:
+    """
+    Accept what a claim says of the tasks it takes.
+
+    Raises:
+        Refused: the strategy is not known, or a filter names too much, or what cannot be.
+    """
+    if command.strategy and command.strategy not in STRATEGIES:
+        msg = (
+            f"strategy {command.strategy[:40]!r} is not known: use {', '.join(one.value for one in SchedulingStrategy)}"
+        )
+        raise Refused(msg, reason="bad_strategy")
+    for name in ("programs", "task_names", "queues", "task_ids"):
+        several = getattr(command, name, ())
+        if len(several) > MOST_IN_A_FILTER:
+            msg = f"the claim names {len(several)} {name}: use at most {MOST_IN_A_FILTER}"
+            raise Refused(msg, reason="too_many")
+    for queue_id in command.queues:
+        check_queue(world, checked(queue_id, "queues"))
+    for program in command.programs:
+        checked(program, "programs")
+    for name in command.task_names:
+        check_text("task_names", name, 128, least=1)
 
 
 def again(worker: WorkerState, context: DecisionContext) -> WorkerRegistered:

@@ -35,6 +35,7 @@ from coordinator.commands.worker import DrainWorker, RegisterWorker
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.dispatch import answer, decide
 from coordinator.deciders.due import due
+from coordinator.deciders.queue import policy_by_settings
 from coordinator.deciders.rules import DecisionContext, Limits
 from coordinator.deciders.signs import SIGNS_OF_LIFE, Signs
 from coordinator.engine.budget import Budget, Share
@@ -49,12 +50,12 @@ from coordinator.engine.waiting_claims import SchedulingWorker
 from coordinator.engine.waiting_questions import Waiting
 from coordinator.journal.slots import Epoch
 from coordinator.security.gatekeeper import Access
-from events.coordinator import CoordinatorEvent, CoordinatorStarted, CoordinatorStopped
+from events.coordinator import CoordinatorStarted, CoordinatorStopped
 from events.errors import CoordinationError, Refused, Unavailable
 from events.task import TaskSubmitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Sequence
 
     from coordinator.clock import Clock
     from coordinator.deciders.rules import Rules
@@ -153,14 +154,13 @@ class Engine:
         self.listening.begin()
         limits = self._limits
         try:
-            await self._turn(
-                CoordinatorStarted(
-                    instance=self._instance,
-                    version=self._version,
-                    retention_s=limits.retention_s,
-                    ended_kept=limits.ended_kept,
-                )
+            began = CoordinatorStarted(
+                instance=self._instance,
+                version=self._version,
+                retention_s=limits.retention_s,
+                ended_kept=limits.ended_kept,
             )
+            await self._turn([began, *policy_by_settings(self.world, self.rules)])
             while not self._resigning:
                 await self.intake.wait()
                 if self._is_over():  # after a long standstill: another instance may claim the epoch at any moment
@@ -169,7 +169,7 @@ class Engine:
                 if self.intake.has_questions or (not committed and self.intake.has_commands):
                     await self._let_others_run()
             self.listening.end()
-            await self._turn(CoordinatorStopped(instance=self._instance, reason=self._resigning))
+            await self._turn([CoordinatorStopped(instance=self._instance, reason=self._resigning)])
         finally:
             self._stop(
                 Unavailable("this instance does not lead any more: send the command again", reason="not_leading")
@@ -262,14 +262,14 @@ class Engine:
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
-    async def _turn(self, about_itself: CoordinatorEvent | None = None) -> bool:
+    async def _turn(self, about_itself: Sequence[Event] = ()) -> bool:
         """Take one turn; return whether it committed something."""
         turn = self._open_turn()
         try:
             if self._resigning:
                 self._record_refusals(turn)
-            if about_itself is not None:
-                turn.record([about_itself], COORDINATOR)
+            if about_itself:
+                turn.record(about_itself, COORDINATOR, are_apart=True)
             self._take(turn)
             if not self.intake.has_commands:
                 self.signs.taken = self._heard

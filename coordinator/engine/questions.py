@@ -14,15 +14,21 @@ from coordinator.commands.command import Command
 from coordinator.commands.container import GetContainer, ListContainers
 from coordinator.commands.node import ListNodes
 from coordinator.commands.pool import GetPool
+from coordinator.commands.queue import GetQueue, ListQueues
 from coordinator.commands.schedule import GetSchedule, ListSchedules, NextRuns, Run
 from coordinator.commands.service import CheckOutcome, FindServices, GetHealthHistory, GetService, ServiceView
 from coordinator.commands.session import GetSession
-from coordinator.commands.task import GetTask, ListTasks
+from coordinator.commands.task import GetTask, ListTasks, OfferTasks
 from coordinator.commands.validation import check_number
 from coordinator.commands.worker import ListWorkers
+from coordinator.deciders.housing import said_of
+from coordinator.deciders.matching import offered
 from coordinator.deciders.rules import not_found, standing
 from coordinator.deciders.service import living
 from coordinator.deciders.slots import local_time, next_after
+from coordinator.deciders.worker import check_wanted
+from coordinator.engine.queue_views import queue_view, queues_of
+from events.coordinator import ClaimFilter
 from events.errors import Refused
 from events.ids import checked
 from events.service import ServiceStatus
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from projections.pool import Pool
     from projections.schedule import Schedule
     from projections.service import Service
+    from projections.task import Task
     from projections.world import World
 
 Thing = TypeVar("Thing")
@@ -83,6 +90,14 @@ def ask(world: World, signs: Signs, question: Command, heard_now: float) -> Any:
             return _page(world.inboxes, iter(world.inboxes), question)
         case GetPool():
             return _pool(one_of(world.pools, question.pool_id, "pool"), question)
+        case OfferTasks():
+            return _offered(world, question)
+        case GetQueue():
+            return queue_view(world, one_of(queues_of(world), question.queue_id, "queue"))
+        case ListQueues():
+            queues = queues_of(world)
+            found = _page(queues, iter(queues), question)
+            return (queue_view(world, queue, with_sharers=False) for queue in found)
         case GetSession():
             return one_of(world.sessions, question.session_id, "session")
         case GetSchedule():
@@ -142,6 +157,18 @@ def _next_runs(schedule: Schedule, count: int) -> Iterator[Run]:
             is_dst=bool(local.dst()),
         )
         slot = next_after(schedule.timing, slot)
+
+
+def _offered(world: World, question: OfferTasks) -> Iterator[Task]:
+    """Return the tasks that a claim would get, as far as nobody else is faster."""
+    check_wanted(world, question)
+    most = _limit(question.slots, name="slots")
+    worker = world.workers.get(checked(question.worker_id, "worker_id"))
+    container_id = "" if worker is None else worker.container_id
+    containers = {container_id: said_of(world, container_id)} if container_id else {}
+    wanted = ClaimFilter(question.programs, question.task_names, question.queues)
+    found = offered(world, question.worker_id, wanted, question.strategy, most=most, containers=containers)
+    return (msgspec.structs.replace(task, payload=None) for task in found)
 
 
 def _pool(pool: Pool, question: GetPool) -> Pool:
@@ -240,8 +267,8 @@ def one_of(table: dict[str, Any], entity_id: str, kind: str) -> Any:
     return standing(table, checked(entity_id, f"{kind}_id"), kind)
 
 
-def _limit(limit: int, most: int = MOST_LISTED) -> int:
+def _limit(limit: int, most: int = MOST_LISTED, *, name: str = "limit") -> int:
     if not 1 <= limit <= most:
-        msg = f"limit {limit!r} is out of range: use 1 to {most}"
+        msg = f"{name} {limit!r} is out of range: use 1 to {most}"
         raise Refused(msg, reason="bad_number")
     return limit

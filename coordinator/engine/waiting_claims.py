@@ -17,7 +17,7 @@ from coordinator.commands.task import WithdrawClaim
 from coordinator.deciders.housing import said_of
 from coordinator.deciders.matching import SCHEDULE_VERSION, rounds_taken, schedule
 from coordinator.deciders.rules import present_s
-from events.coordinator import ClaimFilter, CoordinatorTurn, WaitingClaim
+from events.coordinator import ANY, ClaimFilter, CoordinatorTurn, WaitingClaim
 from events.errors import Refused, Unavailable
 from events.task import TaskStatus
 from projections.considered import Considered
@@ -112,8 +112,7 @@ class SchedulingWorker:
             self._forget(command.claim_id, keeps_place=True)
         else:
             self._check_room(command.worker_id, asked.caller.actor)
-        strategy = command.strategy or self._rules.default_strategy
-        claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, strategy)
+        claim = WaitingClaim(command.claim_id, command.worker_id, command.slots, command.strategy)
         waiting = self._waiting[command.claim_id] = _Waiting(claim, asked)
         self._of_worker.setdefault(command.worker_id, {})[command.claim_id] = None
         self._of_source[waiting.source] = self._of_source.get(waiting.source, 0) + 1
@@ -318,8 +317,9 @@ class _Waiting:
         self.source = asked.caller.actor
         self.filter: ClaimFilter | None = None
         self.filter_bytes = 0
-        if command.programs or command.task_names:
-            self.filter = ClaimFilter(command.programs, command.task_names)
+        wanted = ClaimFilter(command.programs, command.task_names, command.queues, command.task_ids)
+        if wanted != ANY:
+            self.filter = wanted
             self.filter_bytes = len(_encode({claim.claim_id: self.filter}))
         self.timer: asyncio.TimerHandle | None = None
         self._asked = asked

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from coordinator.scheduler.resource_allocator import ResourceAllocator
     from coordinator.scheduler.schedules import ScheduleInfo, Schedules
     from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
+    from coordinator.scheduler.task_queues import TaskQueues
     from coordinator.scheduler.task_scheduler import TaskInfo, TaskScheduler
     from events.schedule import Catchup, Overlap, ScheduleStatus
-    from events.task import TaskStatus
+    from events.task import TaskStatus, TaskUsage
 
 __all__ = [
     "Catchup",
@@ -24,8 +25,10 @@ __all__ = [
     "SchedulingPolicy",
     "SchedulingStrategy",
     "TaskInfo",
+    "TaskQueues",
     "TaskScheduler",
     "TaskStatus",
+    "TaskUsage",
 ]
 
 __getattr__ = lazy_exports(
@@ -41,7 +44,9 @@ __getattr__ = lazy_exports(
         "SchedulingPolicy": "coordinator.scheduler.scheduling_policy",
         "SchedulingStrategy": "coordinator.commands.task",
         "TaskInfo": "coordinator.scheduler.task_scheduler",
+        "TaskQueues": "coordinator.scheduler.task_queues",
         "TaskScheduler": "coordinator.scheduler.task_scheduler",
         "TaskStatus": "events.task",
+        "TaskUsage": "events.task",
     },
 )

@@ -17,7 +17,7 @@ import structlog
 
 from coordinator.app.facade import Facade, new_id
 from coordinator.client.paging import listed
-from coordinator.commands.arguments import flag, member, moment, number, text, texts, whole
+from coordinator.commands.arguments import flag, member, moment, number, text, texts, wanted, whole
 from coordinator.commands.cluster import GetStats
 from coordinator.commands.payloads import payload_of, value_of
 from coordinator.commands.task import (
@@ -28,13 +28,14 @@ from coordinator.commands.task import (
     FailTask,
     GetTask,
     ListTasks,
+    OfferTasks,
     ProgressTask,
     SchedulingStrategy,
     SubmitTask,
 )
-from events.errors import CoordinationError, NotFound, Refused
+from events.errors import CoordinationError, NotFound, Refused, shown
 from events.resources import Resources
-from events.task import TaskStatus
+from events.task import TaskStatus, TaskUsage
 from events.time_limits import TIMEOUT, TimeLimits
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from coordinator.app.app import App
     from coordinator.commands.cluster import ClusterStats
+    from coordinator.scheduler.scheduling_policy import SchedulingPolicy
     from events.task import Payload
     from projections.task import Task
 
@@ -53,6 +55,9 @@ LOOKED_AT = 200
 NAMES_SHOWN = 5
 WAIT_S = 20.0
 """How long one question waits at the coordinator; a longer wait repeats the question."""
+SELECTIONS = 5
+"""How often a policy may select a task that somebody else gets first; then the coordinator's policies decide."""
+WINDOW_MOST = 500
 PAUSE_S = 0.5
 """The pause before the next question where one may hardly wait."""
 NO_LIMITS = TimeLimits()
@@ -167,14 +172,46 @@ def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeL
     )
 
 
+def _usage(usage: TaskUsage | None) -> TaskUsage | None:
+    """Return *usage* if it is a TaskUsage with whole numbers, or None."""
+    if usage is None:
+        return None
+    given: TaskUsage = wanted("usage", usage, TaskUsage, "a TaskUsage, such as TaskUsage(input_tokens=900)")
+    for name in given.__struct_fields__:
+        whole(f"usage.{name}", getattr(given, name))
+    return given
+
+
 class TaskScheduler(Facade):
-    """The tasks of the cluster."""
+    """
+    The tasks of the cluster.
+
+    Args:
+        app: the app to use; by default that of the event loop.
+        policy: selects, in this program, the tasks that `get_next_task` claims; by default the coordinator does.
+        policy_window: how many ready tasks the policy chooses from, 1 to 500.
+
+    Raises:
+        Refused: an argument is invalid.
+    """
+
+    def __init__(
+        self, app: App | None = None, *, policy: SchedulingPolicy | None = None, policy_window: int = 100
+    ) -> None:
+        super().__init__(app)
+        if policy is not None and not callable(getattr(policy, "select_task", None)):
+            raise Refused(f"policy {shown(policy)} is not a SchedulingPolicy or None", reason="bad_type")
+        if not 1 <= whole("policy_window", policy_window) <= WINDOW_MOST:
+            msg = f"policy_window {policy_window} is out of range: use 1 to {WINDOW_MOST}"
+            raise Refused(msg, reason="bad_number")
+        self._policy = policy
+        self._window = policy_window
 
     async def submit_task(
         self,
         task_name: str,
         task_type: str = "",
-        priority: int = 0,
+        priority: int | str = 0,
         timeout: float | None = None,  # noqa: ASYNC109  # the task's own limit, not this call's
         resources: Mapping[str, Any] | None = None,
         *,
@@ -182,6 +219,8 @@ class TaskScheduler(Facade):
         max_retries: int | None = None,
         idempotency_key: str = "",
         task_id: str | None = None,
+        queue: str = "",
+        fairness_key: str = "",
         not_before: datetime | None = None,
         delay: float | None = None,
         start_within: float | None = None,
@@ -194,13 +233,16 @@ class TaskScheduler(Facade):
         Args:
             task_name: the name of the handler that executes it.
             task_type: a word to group tasks by.
-            priority: a higher one starts sooner, for workers that claim by PRIORITY.
+            priority: a higher one starts sooner by the policies PRIORITY and FAIR; a number, or a name that the policy
+                of its queue knows: by default `high`, `medium` and `low` are 3, 2 and 1.
             timeout: seconds that one attempt may take; after that the task ends with the status TIMEOUT.
             resources: what it needs of a worker, such as `{"cpu": 2, "memory": "4Gi"}`.
             payload: any JSON value, or bytes; at most 64 KiB.
             max_retries: how many failed attempts are retried; by default `scheduler.max_retries`.
             idempotency_key: submitting with the same key again creates no second task and returns the id of the first.
             task_id: an id chosen by the caller; submitting the same id and content again creates no second task.
+            queue: the queue that it waits in; by default that named `default`.
+            fairness_key: whose share of the queue it takes of, where keys share it.
             not_before: no attempt starts before this time; a datetime with a zone, at most ten years ahead.
             delay: no attempt starts for so many seconds after the submit; not together with *not_before*.
             start_within: seconds that it may wait for a worker once it is ready; then it ends with the status TIMEOUT.
@@ -208,7 +250,7 @@ class TaskScheduler(Facade):
             heartbeat: seconds that a running attempt may report no progress; then the attempt fails.
 
         Raises:
-            Refused: an argument is invalid, or the queue is full.
+            Refused: an argument is invalid, the queue does not exist, or too many tasks wait.
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         app = await self.opened()
@@ -217,13 +259,15 @@ class TaskScheduler(Facade):
                 task_id=new_id("task") if task_id is None else text("task_id", task_id),
                 task_name=text("task_name", task_name),
                 task_type=text("task_type", task_type),
-                priority=whole("priority", priority),
+                priority=text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
                 timeout_s=None if timeout is None else number("timeout", timeout),
                 max_retries=None if max_retries is None else whole("max_retries", max_retries),
                 resources=Resources.parse(resources),
                 payload=payload_of(payload),
                 idempotency_key=text("idempotency_key", idempotency_key),
                 program=app.program,
+                queue=text("queue", queue),
+                fairness_key=text("fairness_key", fairness_key),
                 not_before=0.0 if not_before is None else moment("not_before", not_before),
                 delay_s=0.0 if delay is None else number("delay", delay),
                 time_limits=_time_limits(start_within, finish_within, heartbeat),
@@ -238,6 +282,7 @@ class TaskScheduler(Facade):
         *,
         wait_s: float = 0.0,
         task_names: Iterable[str] | None = None,
+        queues: Iterable[str] = (),
     ) -> TaskInfo | None:
         """
         Claim the next task for a worker and return it; None when there is none within *wait_s* seconds.
@@ -247,48 +292,77 @@ class TaskScheduler(Facade):
 
         Args:
             worker_id: the worker; an unknown one is registered without limits. Several programs may share it.
-            strategy: how to choose the task, as a member or its value; by default the coordinator's strategy.
+            strategy: how to choose the task, as a member or its value; by default the policies of the queues say it.
             wait_s: seconds to wait for a task.
             task_names: take tasks of these names, whoever submitted them; at most 32.
+            queues: take tasks of these queues; by default of all.
 
         Raises:
             Refused: an argument is invalid, or the worker is draining.
         """
+        app = await self.opened()
+        wanted = self._wanted(app, task_names, queues)
+        wanted["strategy"] = "" if strategy is None else member("strategy", strategy, SchedulingStrategy).value
+        left_s = number("wait_s", wait_s)
+        worker = text("worker_id", worker_id)
+        # A claim is valid only while its worker sends signs of life. Each claim is one, so wait in portions shorter
+        # than the lease.
+        longest_s = min(app.settings.scheduler.lease_s / 2, app.settings.scheduler.claim_wait_max_s)
+        task = None if self._policy is None else await self._selected(worker, wanted)
+        while task is None:
+            portion_s = min(left_s, longest_s)
+            task = await self._claimed(worker, portion_s, wanted)
+            left_s -= portion_s
+            if task is None and left_s <= 0:
+                if not wanted["task_names"]:
+                    await self._tell_what_waits(app)
+                return None
+            if task is None and portion_s < PAUSE_S:
+                pause_s = min(PAUSE_S, left_s)
+                await asyncio.sleep(pause_s)
+                left_s -= pause_s
+        app.held.take(task.task_id, worker, task.lease)
+        return task_info(task)
+
+    def _wanted(self, app: App, task_names: Iterable[str] | None, queues: Iterable[str]) -> dict[str, Any]:
+        """Return what a claim says of the tasks it takes."""
         names = () if task_names is None else texts("task_names", task_names)
         if task_names is not None and not names:
             msg = "task_names is empty: name the tasks to take, or leave it out for those of this program"
             raise Refused(msg, reason="bad_type")
-        chosen = "" if strategy is None else member("strategy", strategy, SchedulingStrategy).value
-        left_s = number("wait_s", wait_s)
-        app = await self.opened()
-        # A claim is valid only while its worker sends signs of life. Each claim is one, so wait in portions shorter
-        # than the lease.
-        longest_s = min(app.settings.scheduler.lease_s / 2, app.settings.scheduler.claim_wait_max_s)
-        while True:
-            portion_s = min(left_s, longest_s)
-            tasks: list[Task] = await self.execute(
-                ClaimTasks(
-                    claim_id=new_id("claim"),
-                    worker_id=text("worker_id", worker_id),
-                    slots=1,
-                    wait_s=portion_s,
-                    strategy=chosen,
-                    programs=() if names else (app.program,),
-                    task_names=names,
-                )
-            )
-            left_s -= portion_s
-            if tasks:
-                app.held.take(tasks[0].task_id, worker_id, tasks[0].lease)
-                return task_info(tasks[0])
-            if left_s <= 0:
-                if not names:
-                    await self._tell_what_waits(app)
+        programs = () if names else (app.program,)
+        return {"programs": programs, "task_names": names, "queues": texts("queues", queues)}
+
+    async def _claimed(self, worker: str, wait_s: float, wanted: Mapping[str, Any]) -> Task | None:
+        """Claim one task; None if there is none within *wait_s* seconds."""
+        claim = ClaimTasks(claim_id=new_id("claim"), worker_id=worker, slots=1, wait_s=wait_s, **wanted)
+        tasks: list[Task] = await self.execute(claim)
+        return tasks[0] if tasks else None
+
+    async def _selected(self, worker: str, wanted: Mapping[str, Any]) -> Task | None:
+        """
+        Claim the task that the policy of this facade selects of those that are offered; None if there are none.
+
+        A task that somebody else got first is not there any more when they are offered again.
+
+        Raises:
+            Refused: the policy selected something that was not offered.
+        """
+        assert self._policy is not None
+        for _ in range(SELECTIONS):
+            question = OfferTasks(worker_id=worker, slots=self._window, **wanted)
+            found: list[Task] = await self.execute(question)
+            offered = {task.task_id: task_info(task) for task in found}
+            if not offered:
                 return None
-            if portion_s < PAUSE_S:
-                pause_s = min(PAUSE_S, left_s)
-                await asyncio.sleep(pause_s)
-                left_s -= pause_s
+            chosen = self._policy.select_task(list(offered.values()), [worker])
+            task_id = chosen if isinstance(chosen, str) else getattr(chosen, "task_id", None)
+            if task_id not in offered:
+                msg = f"the policy selected {shown(chosen)}, which is none of the {len(offered)} tasks it was offered"
+                raise Refused(msg, reason="bad_policy")
+            if (task := await self._claimed(worker, 0.0, {**wanted, "task_ids": (task_id,)})) is not None:
+                return task
+        return None
 
     async def _tell_what_waits(self, app: App) -> None:
         """Log once which tasks wait that this program did not submit, as it may have been started to execute them."""
@@ -312,7 +386,13 @@ class TaskScheduler(Facade):
             )
 
     async def complete_task(
-        self, task_id: str, execution_time: float | None = None, *, result: Any = None, lease: str | None = None
+        self,
+        task_id: str,
+        execution_time: float | None = None,
+        *,
+        result: Any = None,
+        lease: str | None = None,
+        usage: TaskUsage | None = None,
     ) -> None:
         """
         Report that a task completed. Repeating the report changes nothing.
@@ -323,6 +403,7 @@ class TaskScheduler(Facade):
             result: any JSON value, or bytes.
             lease: the lease of the attempt; by default the one that this process claimed. A task that is not claimed
                 needs none.
+            usage: the tokens and the money that the attempt used.
 
         Raises:
             StaleLease: the lease is no longer held: another attempt holds the task.
@@ -334,10 +415,19 @@ class TaskScheduler(Facade):
             lease=await self._lease(task_id, lease),
             execution_time_s=None if execution_time is None else number("execution_time", execution_time),
             result=payload_of(result, "result"),
+            usage=_usage(usage),
         )
         await self._report(task_id, command)
 
-    async def fail_task(self, task_id: str, error: str, *, lease: str | None = None, retry: bool = True) -> TaskStatus:
+    async def fail_task(
+        self,
+        task_id: str,
+        error: str,
+        *,
+        lease: str | None = None,
+        retry: bool = True,
+        usage: TaskUsage | None = None,
+    ) -> TaskStatus:
         """
         Report that an attempt failed; return the task's new status: PENDING if it will be retried, or FAILED.
 
@@ -346,6 +436,7 @@ class TaskScheduler(Facade):
             error: what went wrong; beyond `engine.text_chars_max` characters it is cut, and says how many it had.
             lease: the lease of the attempt; by default the one that this process claimed.
             retry: False ends the task as FAILED even if retries are left.
+            usage: the tokens and the money that the attempt used.
 
         Raises:
             StaleLease: the lease is no longer held: another attempt holds the task.
@@ -357,6 +448,7 @@ class TaskScheduler(Facade):
             error=text("error", error),
             lease=await self._lease(task_id, lease),
             retry=flag("retry", retry),
+            usage=_usage(usage),
         )
         status: TaskStatus = await self._report(task_id, command)
         return status

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from coordinator.commands.task import SchedulingStrategy
+from coordinator.commands.queue import STRATEGIES
 from events.errors import Refused
 from events.ids import checked
 from events.nats_address import servers_of
@@ -194,7 +194,7 @@ AnyCase = BeforeValidator(_lower)
 if TYPE_CHECKING:
     Strategy = str
 else:
-    Strategy = Annotated[Literal[tuple(one.value for one in SchedulingStrategy)], AnyCase]
+    Strategy = Annotated[Literal[STRATEGIES], AnyCase]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Location = Annotated[Path, AfterValidator(_path)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command), AfterValidator(_checked_command)]

@@ -97,7 +97,13 @@ class SchedulerSettings(Section):
         30.0, 0.05, 3600.0, "seconds at most between two checks of deadlines; matters only below engine.tick_s"
     )
     default_strategy: Strategy = plain(
-        _RULES.default_strategy, "order in which tasks are claimed if the claim names no strategy"
+        _RULES.default_strategy, "order in which tasks are claimed, until a policy is set by command"
+    )
+    priority_ageing_s: float = number(
+        _RULES.priority_ageing_s,
+        0.0,
+        366 * DAY_S,
+        "a task that has waited this much longer counts as one priority higher; 0: age does not count",
     )
     max_retries: int = number(_RULES.max_retries, 0, 1000, "retries of a task that does not set its own limit")
     poison_after: int = number(

@@ -322,7 +322,7 @@ async def test_an_end_has_a_cause(machine: Machine, runtime: Runtime) -> None:
     await until_exited(runtime, ended)
     machine.say(twice, "ready")
     await until_logged(runtime, twice, "ready")
-    patient = asyncio.create_task(runtime.stop(*key(twice), grace_s=30))
+    patient = asyncio.create_task(runtime.stop(*key(twice), grace_s=6))  # the fake waits for all of it
     async with asyncio.timeout(5):
         while not (await seen(runtime, twice)).cause:  # noqa: ASYNC110 - no runtime tells of a stop
             await asyncio.sleep(0.01)

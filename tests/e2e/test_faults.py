@@ -175,7 +175,7 @@ def test_every_judge_can_say_no(scenario: Any, kept: dict[str, Any], broken: lis
 @pytest.mark.timeout(300)
 def test_no_hostile_client_makes_a_call_of_an_honest_one_fail() -> None:
     """Beside each for a second: every call is answered, every task starts, its service stays healthy."""
-    result = asyncio.run(strangers.run(seconds=1))
+    result = asyncio.run(strangers.run(seconds=1, settle_s=0.5))
     print(result)
     assert result["beside"].keys() == KINDS.keys()
     assert {name: one for name, one in result["beside"].items() if not one["requests"]} == {}

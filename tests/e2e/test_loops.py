@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.commands import up
 
-    from tests.e2e.conftest import Cluster
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
@@ -25,6 +26,7 @@ from coordinator.registry import HealthChecker, ServiceDiscovery, ServiceRegistr
 from coordinator.scheduler import ResourceAllocator, TaskScheduler
 from coordinator.worker import Worker
 
+NAME = f"agent-{os.getpid()}"
 scheduler = TaskScheduler()
 registry = ServiceRegistry()
 manager = ContainerManager()
@@ -38,11 +40,11 @@ async def use():
     "Something of each facade."
     task_id = await scheduler.submit_task("a")
     assert (await scheduler.get_task(task_id)).task_name == "a"
-    service_id = await registry.register_service("agent", "worker", "localhost", 80)
-    assert service_id in [one.service_id for one in await registry.find_services("agent")]
-    assert (await discovery.discover_service("agent")).service_name == "agent"
+    service_id = await registry.register_service(NAME, "worker", "localhost", 80)
+    assert service_id in [one.service_id for one in await registry.find_services(NAME)]
+    assert (await discovery.discover_service(NAME)).service_name == NAME
     assert await manager.list_containers() == []
-    await checker.register_custom_health_check("agent", is_well)
+    await checker.register_custom_health_check(NAME, is_well)
     assert (await checker.check_service(service_id)).ok
     return task_id
 
@@ -241,6 +243,13 @@ asyncio.run(main())
 }
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return where a coordinator is that all programs use; each has a name of its own for its services."""
+    with up(tmp_path_factory.mktemp("loops") / "home") as started:
+        yield started.url
+
+
 async def run(
     source: str,
     url: str,
@@ -282,9 +291,9 @@ def program(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_facades_of_a_module_work_wherever_they_are_used(cluster: Cluster, tmp_path: Path, name: str) -> None:
+async def test_facades_of_a_module_work_wherever_they_are_used(url: str, tmp_path: Path, name: str) -> None:
     """In each loop, thread and child; and the program ends in time, in silence."""
-    code, out, err = await run(program(name), cluster.url, folder=tmp_path)
+    code, out, err = await run(program(name), url, folder=tmp_path)
     assert code == 0, err
     assert (out, without_own(err)) == ("", "")
 
@@ -342,16 +351,18 @@ def await_or_exit():
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("end", EXITS)
 async def test_a_program_that_leaves_without_close_ends_in_silence(
-    cluster: Cluster, tmp_path: Path, end: str, runner: str, *, embedded: bool
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, runner: str, *, embedded: bool
 ) -> None:
     """However it ends, with the code that Python gives it; what its forks do does not concern what it uses."""
+    if runner != "run":
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # it covers what the first runner covers
     body, code = EXITS[end]
     source = (
         START.replace('if __name__ == "__main__":', "")
         + f"{WAIT}\nasync def main():\n    {body}\n\n{RUNNERS[runner]}\n"
     )
     source = source.replace("wait_for_task('x' * 3)", "wait_for_task(await use())")
-    got, _, err = await run(source, "" if embedded else cluster.url, folder=tmp_path, send=-code if code < 0 else 0)
+    got, _, err = await run(source, "" if embedded else url, folder=tmp_path, send=-code if code < 0 else 0)
     assert got == code, err
     assert without_own(err) == ""
 
@@ -365,10 +376,9 @@ print("found", (await scheduler.get_task(task_id)).task_name)
 
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["remote", "embedded"])
-async def test_the_interactive_loop_of_asyncio_ends(cluster: Cluster, *, embedded: bool) -> None:
+async def test_the_interactive_loop_of_asyncio_ends(url: str, *, embedded: bool) -> None:
     """`python -m asyncio` never closes its loop; the end of its input ends it."""
-    url = "" if embedded else cluster.url
-    code, out, err = await run("", url, stdin=REPL, argv=("-m", "asyncio"))
+    code, out, err = await run("", "" if embedded else url, stdin=REPL, argv=("-m", "asyncio"))
     assert code == 0
     assert "found a" in out
     for bad in ("Traceback", "destroyed", "is closed", "never awaited", "ignored"):

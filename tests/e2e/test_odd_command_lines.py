@@ -173,6 +173,8 @@ def folder(cluster: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "backup").mkdir()
     (tmp_path / "handlers.py").write_text("from coordinator.worker import task\n@task('n')\ndef n(payload): ...\n")
     monkeypatch.setenv("COORDINATOR_URL", cluster.url)
+    # A follower yields the CPU to others for ever, and here that would be this process with all later tests.
+    monkeypatch.setenv("COORDINATOR_FOLLOWER__NICENESS", "0")
     return tmp_path
 
 

@@ -48,7 +48,9 @@ async def run(containers: int = 3, *, seconds: int = 18, lease_s: int = 15) -> d
                 await node.start()
                 ids = [f"ctr_{number}" for number in range(containers)]
                 await _start(client, ids)
-                outcome = {kind: await _outage(kind, client, coordinator, node, seconds, ids) for kind in KINDS}
+                outcome = {
+                    kind: await _outage(kind, client, coordinator, node, seconds, lease_s, ids) for kind in KINDS
+                }
     return {"containers": containers, "seconds": seconds, "lease_s": lease_s, "after": outcome}
 
 
@@ -75,7 +77,13 @@ async def _start(client: Client, ids: list[str]) -> None:
 
 
 async def _outage(
-    kind: str, client: Client, coordinator: Instance, node: NodeProcess, seconds: int, ids: list[str]
+    kind: str,
+    client: Client,
+    coordinator: Instance,
+    node: NodeProcess,
+    seconds: int,
+    lease_s: int,
+    ids: list[str],
 ) -> dict[str, Any]:
     """Make one outage; return how many containers run soon after it, and what was recorded of them."""
     loop = asyncio.get_running_loop()
@@ -85,7 +93,7 @@ async def _outage(
     ended, deadline = loop.time(), loop.time() + PATIENCE_S
     # It answers again, and has heard the node at least once since: what it says now is not from before the outage.
     await client.execute(GetStats())
-    await asyncio.sleep(min(5.0, seconds))
+    await asyncio.sleep(min(5.0, lease_s / 2))
     while True:
         states = await _states(client, ids)
         running = sum(one.status is ContainerStatus.RUNNING for one in states)

@@ -56,6 +56,15 @@ from events.node import (
     NodeUncordoned,
 )
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.queue import (
+    FairShare,
+    Policy,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicySet,
+    QueueResumed,
+)
 from events.resources import Resources
 from events.schedule import (
     Catchup,
@@ -91,6 +100,7 @@ from events.task import (
     TaskStarted,
     TaskSubmitted,
     TaskTimedOut,
+    TaskUsage,
 )
 from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerHeartbeat, WorkerLeft, WorkerLost, WorkerRegistered
@@ -99,6 +109,7 @@ if TYPE_CHECKING:
     from events.base import Envelope, Event
 
 _MUCH = Resources(cpu_millis=1500, memory_bytes=2 * 1024**3, gpus=1)
+_USAGE = TaskUsage(input_tokens=900, cached_tokens=400, output_tokens=120, reasoning_tokens=60, money_micros=1850)
 _INLINE = Payload(encoding="json", digest=sha256(b"x").hexdigest(), data='{"größe":[1,2.5,null]}', ref="obj_1")
 
 EXAMPLES: dict[str, Event] = {
@@ -274,6 +285,21 @@ EXAMPLES: dict[str, Event] = {
     "task.submitted.v3": TaskSubmitted(
         task_id="task_1",
         task_name="summarize",
+        task_type="text",
+        priority=-7,
+        timeout_s=12.5,
+        max_retries=2,
+        resources=_MUCH,
+        payload=_INLINE,
+        idempotency_key="order/42",
+        program="report-0f3c9a1b2d4e",
+        traced=True,
+        queue="reports",
+        fairness_key="customer-7",
+    ),
+    "task.submitted.v3.30": TaskSubmitted(
+        task_id="task_1",
+        task_name="summarize",
         not_before=1_795_455_300.5,
         delay_s=90.5,
     ),
@@ -290,6 +316,9 @@ EXAMPLES: dict[str, Event] = {
         task_id="task_1", lease="claim_1.2", progress=0.5, message="half of it", checkpoint=_INLINE
     ),
     "task.completed.v1": TaskCompleted(task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE),
+    "task.completed.v2": TaskCompleted(
+        task_id="task_1", lease="claim_1.2", execution_time_s=1.5, result=_INLINE, usage=_USAGE
+    ),
     "task.attempt_failed.v1": TaskAttemptFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -309,6 +338,17 @@ EXAMPLES: dict[str, Event] = {
         limit_s=30.0,
         worker_ended=True,
     ),
+    "task.attempt_failed.v3": TaskAttemptFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="worker wrk_1 did not renew its lease",
+        reason="lease_expired",
+        retry_at=1_795_455_300.5,
+        silent_for_s=31.0,
+        limit_s=30.0,
+        worker_ended=True,
+        usage=_USAGE,
+    ),
     "task.failed.v1": TaskFailed(
         task_id="task_1",
         lease="claim_1.2",
@@ -316,6 +356,15 @@ EXAMPLES: dict[str, Event] = {
         reason="failed",
         silent_for_s=31.0,
         limit_s=30.0,
+    ),
+    "task.failed.v2": TaskFailed(
+        task_id="task_1",
+        lease="claim_1.2",
+        error="ValueError: no",
+        reason="failed",
+        silent_for_s=31.0,
+        limit_s=30.0,
+        usage=_USAGE,
     ),
     "task.cancelled.v1": TaskCancelled(task_id="task_1", reason="not needed any more"),
     "task.timed_out.v1": TaskTimedOut(task_id="task_1", lease="claim_1.2", ran_for_s=12.75, limit_s=12.5),
@@ -414,6 +463,22 @@ EXAMPLES: dict[str, Event] = {
     "pool.allocated.v1": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9),
     "pool.allocated.v2": PoolAllocated(pool_id="pool_1", request_id="req_1", resources=_MUCH, priority=9, owned=True),
     "pool.released.v1": PoolReleased(pool_id="pool_1", request_id="req_1", reason="finished"),
+    # queues
+    "queue.defined.v1": QueueDefined(queue_id="reports", weight=2.5),
+    "queue.policy_set.v1": QueuePolicySet(
+        queue_id="reports",
+        policy=Policy(
+            strategy="fair",
+            ageing_s=30.0,
+            priority_weights={"urgent": 9},
+            fair=FairShare(by="key", cost="tokens", half_life_s=60.0, weights={"customer-7": 3.0}),
+        ),
+        reason="the large customer pays for more",
+        by_settings=True,
+    ),
+    "queue.paused.v1": QueuePaused(queue_id="reports", reason="the model is down"),
+    "queue.resumed.v1": QueueResumed(queue_id="reports", reason="it is back"),
+    "queue.deleted.v1": QueueDeleted(queue_id="reports", reason="not needed any more"),
     # sessions
     "session.bound.v1": SessionBound(session_id="session_1", container_id="ctr_1"),
     "session.bound.v2": SessionBound(session_id="session_1", container_id="ctr_1", traced=True),

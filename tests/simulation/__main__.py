@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,6 +30,9 @@ from tests.simulation import digests
 from tests.simulation.faults import EVENTS, KINDS, OUTCOMES, Plan, plan_of
 from tests.simulation.planted import FOUND_FROM, PLANTED
 from tests.simulation.play import Played, play_safely, play_seeds, quiet, shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SEEDS_TO_FIND = 1000
 SEEDS_TO_TRY_ALL = 100
@@ -122,9 +126,7 @@ def find(names: list[str], first: int, jobs: int | None) -> int:
     missed = 0
     for name in names:
         began = time.monotonic()
-        begin = first + FOUND_FROM.get(name, 0)
-        seeds = [*range(begin, first + SEEDS_TO_FIND), *range(first, begin)]
-        found = next((played for played in play_seeds(seeds, name, processes=jobs) if played.failure), None)
+        found = next((played for played in _searched(name, first, jobs) if played.failure), None)
         took_s = time.monotonic() - began
         if found is None:
             missed += 1
@@ -133,6 +135,13 @@ def find(names: list[str], first: int, jobs: int | None) -> int:
             print(f"{name}: seed {found.seed}, {took_s:.0f} s: {found.failure[:200]}", flush=True)
     print(f"{len(names) - missed} of {len(names)} planted bugs found")
     return 1 if missed else 0
+
+
+def _searched(name: str, first: int, jobs: int | None) -> Iterator[Played]:
+    """Run the seeds in which a bug is looked for; that of `FOUND_FROM` here, before processes start for the others."""
+    begin = first + FOUND_FROM.get(name, 0)
+    yield play_safely(plan_of(begin), name)
+    yield from play_seeds([*range(begin + 1, first + SEEDS_TO_FIND), *range(first, begin)], name, processes=jobs)
 
 
 def compare(seeds: range, into: Path | None, against: Path | None, *, masked: bool) -> int:

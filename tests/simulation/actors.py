@@ -146,7 +146,7 @@ class Actor:
             try:
                 return await self.ask(command)
             except Refused as error:
-                if error.reason not in ("quota", "queue_full"):
+                if error.reason not in ("quota", "queue_full", "unknown_queue"):
                     raise
                 self.sim.dice.fired["over_quota"] += 1
                 await self.sleep(0.5, 2.0)
@@ -194,6 +194,8 @@ class Submitter(Actor):
             timeout_s=1.5 if number % 5 == 0 else None,
             max_retries=1 if number % 7 == 0 else None,
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
+            queue=("", "", "a", "b")[number % 4] if self.sim.plan.has_queues else "",
+            fairness_key="xyz"[number % 3] if self.sim.plan.has_queues else "",
             delay_s=1.5 if number % 6 == 1 else 0.0,
             time_limits=LIMITS.get(number % 10),
         )
@@ -228,7 +230,7 @@ class Submitter(Actor):
         if command.idempotency_key:
             await self._same(msgspec.structs.replace(command, task_id=f"{task_id}-again"), first, ended_at)
         if self._is_remembered(ended_at):
-            other = msgspec.structs.replace(command, priority=command.priority + 1)
+            other = msgspec.structs.replace(command, priority=int(command.priority) + 1)
             await self.must_be_refused(other, Refused, "id_taken", since=ended_at)
         cancel = CancelTask(task_id=task_id, reason="again")
         if status is TaskStatus.COMPLETED:
@@ -281,7 +283,7 @@ class Worker(Actor):
             worker_id=self.name,
             slots=self.random.randint(1, SLOTS),
             wait_s=2.0,
-            strategy=self.random.choice(("fifo", "priority", "round_robin", "least_loaded")),
+            strategy=self.random.choice(("", "", "priority", "round_robin", "least_loaded")),
         )
         if self.sim.plan.has_access and self.name == "worker0" and self.random.random() < 0.1:
             for command in (

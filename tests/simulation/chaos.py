@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from coordinator.deciders.silence import is_held, patience_s
 from coordinator.runtime.protocol import RuntimeState
+from events.coordinator import Watched
 from events.errors import Refused
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.loop import Process, SeededLoop
 
 LONGEST_FUSE = 400
+LOOK_S = 0.25
 
 
 class Chaos:
@@ -110,6 +113,35 @@ class Chaos:
         finally:
             doors.held_s = 0.0  # also when the faults end while it is not connected: then `heal` does not see it
         return True
+
+    async def _many_silent(self) -> bool:
+        """Cut off all of a kind until that is a mass silence, then all but one until it is over, then that one too."""
+        kind = self._random.choice(list(Watched))
+        processes = [one for name, one in self._sim.processes.items() if name.startswith(kind.value) and one.alive]
+        limit_s = patience_s(kind, self._sim.rules)
+        try:
+            for one in processes:
+                one.cut_in = one.cut_out = True
+            if not await self._until_held(kind, is_so=True, longest_s=3 * limit_s):
+                return False
+            for one in processes[1:]:
+                one.cut_in = one.cut_out = False
+            await self._until_held(kind, is_so=False, longest_s=limit_s)
+            await asyncio.sleep(self._random.uniform(1.0, 4.0))
+        finally:
+            for one in processes:
+                one.cut_in = one.cut_out = False
+        return True
+
+    async def _until_held(self, kind: Watched, *, is_so: bool, longest_s: float) -> bool:
+        """Wait until a mass silence of *kind* begins or ends, and return whether it did."""
+        until = self._loop.time() + longest_s
+        while self._loop.time() < until:
+            await asyncio.sleep(LOOK_S)
+            leader = self._sim.leader()
+            if leader is not None and is_held(leader.world, kind) is is_so:
+                return True
+        return False
 
     async def _old_leader(self) -> bool:
         """Let a deposed leader answer the syncs of a node for a while, with its old orders."""

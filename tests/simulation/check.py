@@ -15,6 +15,7 @@ from coordinator.commands.container import CreateContainer
 from coordinator.commands.pool import AllocatePool, ReleasePool
 from coordinator.commands.service import RegisterService
 from coordinator.commands.task import CancelTask, ClaimTasks, CompleteTask, FailTask, SubmitTask
+from coordinator.deciders.task import DIRECT
 from events import codec
 from events.codec import seconds_of
 from events.container import (
@@ -26,9 +27,11 @@ from events.container import (
     ContainerStopped,
     ContainerStopping,
 )
-from events.coordinator import CoordinatorCommandRefused
+from events.coordinator import CoordinatorCommandRefused, CoordinatorMassSilenceNoticed, Watched
 from events.inbox import InboxRecorded, InboxRefused
+from events.node import NodeLost
 from events.pool import PoolAllocated, PoolReleased
+from events.queue import DEFAULT, QueueDeleted, QueuePaused, QueueResumed
 from events.schedule import (
     ScheduleDefined,
     ScheduleDeleted,
@@ -38,6 +41,7 @@ from events.schedule import (
     ScheduleResumed,
     ScheduleSkipped,
 )
+from events.service import ServiceHealthChanged
 from events.subjects import Subjects
 from events.task import (
     TaskAttemptFailed,
@@ -65,6 +69,11 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Sim
 
 _NOT_RUNNING = (ContainerStopping, ContainerFailed)
+_LOST: dict[type[Any], Watched] = {
+    ServiceHealthChanged: Watched.SERVICE,
+    WorkerLost: Watched.WORKER,
+    NodeLost: Watched.NODE,
+}
 TERMINAL = (TaskCompleted, TaskFailed, TaskCancelled, TaskTimedOut)
 
 
@@ -193,6 +202,8 @@ class History:
         self._pending: dict[str, set[str]] = defaultdict(set)
         """Waiting tasks, by who submitted them."""
         self._submitter: dict[str, str] = {}
+        self._queues: dict[str, str] = {}
+        self._paused: set[str] = set()
         self._not_running: set[str] = set()
         self._generations: dict[str, str] = {}
         self._position = ""
@@ -205,7 +216,8 @@ class History:
         self._owners: dict[str, str] = {}
         self._memory: dict[str, int] = {}
         self._places: dict[str, str] = {}
-        self.lost: Counter[str] = Counter()
+        self._noticed: dict[Watched, float] = {}
+        """When the last mass silence of a kind was noticed."""
 
     def take(self, envelope: Envelope, sequence: int) -> None:
         """Apply one event."""
@@ -227,6 +239,10 @@ class History:
             self._container(event)
         elif isinstance(event, ScheduleEvent):
             self._schedules.setdefault(event.schedule_id, Slots()).take(event)
+        elif isinstance(event, QueuePaused):
+            self._paused.add(event.queue_id)
+        elif isinstance(event, QueueResumed | QueueDeleted):
+            self._paused.discard(event.queue_id)
         elif isinstance(event, InboxRecorded):
             self.facts[event.domain].append(event.event_id)
         elif isinstance(event, InboxRefused):
@@ -246,6 +262,7 @@ class History:
             if self.sim.plan.has_access and actor == "client0" and len(waiting) >= MOST_PENDING:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
+            self._queues[task_id] = event.queue or DEFAULT
             self._first_starts[task_id] = event.not_before
             if event.occurrence is not None:
                 self._schedules[event.occurrence.schedule_id].submitted(event, time)
@@ -270,6 +287,8 @@ class History:
             if held:
                 _broken(Promise.LEASE, f"{event.task_id} was started under {event.lease} while {held} was held")
             self._leases[event.task_id] = event.lease
+            if self._queues[event.task_id] in self._paused and event.claim_id != DIRECT:
+                _broken(Promise.PAUSED, f"{event} is of queue {self._queues[event.task_id]!r}, which is paused")
             self._start(event, sequence)
         elif isinstance(event, (TaskCompleted, TaskFailed, TaskAttemptFailed, TaskTimedOut)):
             if event.lease != held:
@@ -339,8 +358,12 @@ class History:
             self._shares.pop(event.request_id, None)
             if self._owners.pop(event.request_id) != envelope.actor:
                 _broken(Promise.FORBIDDEN, f"{envelope.actor} released {event.request_id}, which is another's")
-        elif isinstance(event, WorkerLost):
-            self.lost[event.worker_id] += 1
+        elif isinstance(event, CoordinatorMassSilenceNoticed):
+            self._noticed[event.kind] = seconds_of(envelope.time)
+        elif (kind := _LOST.get(type(event))) is not None and event.silent_for_s:
+            # Silent since before a mass silence of its kind, so it was spared until that ended.
+            since = seconds_of(envelope.time) - event.silent_for_s
+            self.kinds["lost_after_mass_silence"] += since < self._noticed.get(kind, 0.0)
 
     def check(self) -> None:
         """Check the acknowledged answers against the journal."""

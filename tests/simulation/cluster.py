@@ -58,6 +58,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Dice, Plan
 from tests.simulation.loop import PROCESS, Process, SeededLoop
+from tests.simulation.operator import Operator
 from tests.simulation.promises import Promise, Violation
 from tests.simulation.watch import Machine, Watch
 
@@ -80,6 +81,8 @@ FORGETTING_BOUND_S = 300.0
 """The same if tasks wait until what is remembered makes room for them."""
 MEMORY_BYTES = 3 * MIB
 LEASE_FRESH_S = 3.0
+SERVICES = 3
+"""How many services there are in plans with a mass silence; one otherwise."""
 MOST_PENDING = 6
 MOST_SHARES = 1
 QUOTA = Quota(max_pending_tasks=MOST_PENDING, submits_per_s=3.0, submit_burst=5)
@@ -157,7 +160,9 @@ class Sim:
         self._ids = count(1)
         self._over = False
         agent = AgentType(command=("agent",), stop_grace_s=plan.stop_grace_s)
-        self._rules = msgspec.structs.replace(RULES, agents={"task_agent": agent}, remembered_max=plan.remembered_max)
+        self.rules = msgspec.structs.replace(RULES, agents={"task_agent": agent}, remembered_max=plan.remembered_max)
+        if plan.has_mass_silence:
+            self.rules = msgspec.structs.replace(self.rules, mass_silence_least=2, mass_silence_share=0.5)
         self._limits = msgspec.structs.replace(LIMITS, retention_s=plan.retention_s, ended_kept=plan.ended_kept)
 
     def new_id(self, prefix: str) -> str:
@@ -272,7 +277,8 @@ class Sim:
             servants[f"node{number}"] = self._serve_node
         for number in range(plan.workers):
             servants[f"worker{number}"] = self._act(actors.Worker)
-        servants["service0"] = self._act(actors.Service)
+        for number in range(SERVICES if plan.has_mass_silence else 1):
+            servants[f"service{number}"] = self._act(actors.Service)
         if plan.has_checks:
             servants["checker"] = self._check_health
         if plan.has_access:
@@ -281,6 +287,8 @@ class Sim:
         for number in range(plan.clients):
             users[f"client{number}"] = self._act(actors.Submitter)
             users[f"pooluser{number}"] = self._act(actors.PoolUser)
+        if plan.has_queues:
+            users["operator0"] = self._act(Operator)
         users["scheduleuser0"] = self._act(actors.ScheduleUser)
         for number in range(plan.containers):
             users[f"containeruser{number}"] = self._act(actors.ContainerUser)
@@ -340,7 +348,7 @@ class Sim:
             version="sim",
             namespace=NAMESPACE,
             replicas=3 if plan.replicated else 1,
-            rules=self._rules,
+            rules=self.rules,
             limits=self._limits,
             access=ACCESS if plan.has_access else None,
             inbox=InboxLimits(discover_s=2.0, kept_s=1.0),

@@ -24,8 +24,14 @@ PROCESSES = (
 )  # fmt: skip
 MACHINES = ("clock_jumped_ahead", "clock_jumped_back", "container_exited", "start_failed", "machine_restarted",
             "store_busy")  # fmt: skip
-KINDS = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
+DRAWN = (*NETWORK, *JOURNAL, *PROCESSES, *MACHINES)
+KINDS = (*DRAWN, "many_silent")
 """Every kind of fault; one that never fires over many seeds fails the run."""
+ENDS_REIGNS = (
+    "partitioned", "connection_cut", "answers_late", "lease_down", "coordinator_killed", "coordinator_crashed",
+    "coordinator_stopped", "coordinator_resigned", "coordinator_without_power", "server_restarted",
+)  # fmt: skip
+"""A new writer waits before it calls anything silent: half of the plans with a mass silence have none of these."""
 
 OUTCOMES = (
     "stale_refused", "cancelled", "repeated", "repeated_after_eviction", "withdrawn", "forbidden", "over_quota",
@@ -34,8 +40,9 @@ OUTCOMES = (
 """Effects that users see, counted with the faults."""
 EVENTS = (
     "compared.leader", "compared.standby", "container.destroyed", "container.failed", "container.paused",
-    "container.resumed", "coordinator.command_refused", "coordinator.stopped", "fed", "idempotency.forgotten",
-    "inbox.read", "inbox.recorded", "inbox.refused", "node.lost", "node.returned", "pool.allocated",
+    "container.resumed", "coordinator.command_refused", "coordinator.mass_silence_ended",
+    "coordinator.mass_silence_noticed", "coordinator.stopped", "fed", "idempotency.forgotten", "inbox.read",
+    "inbox.recorded", "inbox.refused", "lost_after_mass_silence", "node.lost", "node.returned", "pool.allocated",
     "schedule.deleted", "schedule.fired", "schedule.paused", "schedule.queued", "schedule.skipped",
     "service.health_changed", "task.attempt_failed", "task.cancelled", "task.extended", "task.failed",
     "task.progressed", "task.report_refused", "task.timed_out", "worker.left", "worker.lost",
@@ -48,7 +55,7 @@ ONCE_EVERY_S = {
     "coordinator_resigned": 30.0, "coordinator_without_power": 25.0, "worker_killed": 10.0, "worker_stopped": 10.0,
     "node_killed": 20.0, "node_stopped": 20.0, "follower_crashed": 8.0, "client_killed": 20.0, "server_restarted": 40.0,
     "clock_jumped_ahead": 14.0, "clock_jumped_back": 14.0, "container_exited": 10.0, "start_failed": 15.0,
-    "machine_restarted": 40.0, "lease_down": 15.0,
+    "machine_restarted": 40.0, "lease_down": 15.0, "many_silent": 3.0,
 }  # fmt: skip
 """How often the scheduled faults strike; the others are drawn for each message."""
 
@@ -99,12 +106,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     hard_s: float = 600.0
     """How long everything is remembered; shorter than in production, so that a run sees that it is forgotten."""
     remembered_max: int = 10_000_000
+    has_queues: bool = False
+    """Whether an operator changes queues and policies."""
     has_access: bool = False
     """Whether some users have rules and quotas."""
     stop_grace_s: float = 2.0
     has_snapshots: bool = False
     has_feed: bool = False
     has_checks: bool = False
+    has_mass_silence: bool = False
+    """Whether two of a kind are enough for a mass silence, if they are more than half of it."""
     least_steps: int = 0
     least_faults: int = 0
 
@@ -123,7 +134,11 @@ def plan_of(seed: int) -> Plan:
     """Draw the plan of *seed*: no, some or many faults of each kind."""
     random = Random(f"plan {seed}")
     is_lively = seed % 2 == 0
-    intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in KINDS}
+    has_mass_silence = seed % 4 == 3
+    intensity = {kind: random.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for kind in DRAWN}
+    intensity["many_silent"] = 1.0 if has_mass_silence else 0.0
+    if seed % 8 == 3:
+        intensity |= dict.fromkeys(ENDS_REIGNS, 0.0)
     forgets = random.random() < SHORT_SHARE
     evicts = forgets or random.random() < EVICTS_SHARE
     return Plan(
@@ -138,11 +153,13 @@ def plan_of(seed: int) -> Plan:
         hard_s=HARD_SHORT_S if forgets else 600.0,
         remembered_max=random.choice((12, 20)) if forgets else 10_000_000,
         tasks=10 if forgets else 20,
+        has_queues=seed % 3 == 1,
         has_access=random.random() < 0.25,
         stop_grace_s=random.choice((2.0, 15.0)),
         has_snapshots=random.random() < 0.3,
         has_feed=random.random() < 0.2,
         has_checks=random.random() < 0.2,
+        has_mass_silence=has_mass_silence,
         least_steps=LEAST_STEPS,
         least_faults=LEAST_FAULTS,
     )

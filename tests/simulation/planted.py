@@ -21,6 +21,7 @@ from coordinator.deciders import supervision
 from coordinator.deciders import task as decide
 from coordinator.deciders.deadlines import Deadlines
 from coordinator.deciders.signs import Signs
+from coordinator.deciders.sources import Sources
 from coordinator.engine.engine import Engine
 from coordinator.engine.inboxes import InboxTurns
 from coordinator.engine.turn import Turn
@@ -284,6 +285,13 @@ def change_not_looked_at() -> Iterator[None]:
 
 
 @contextmanager
+def spared_forgotten() -> Iterator[None]:
+    """What a mass silence spared is not looked at again when that ends."""
+    with mock.patch.object(Deadlines, "_no_longer_spared"):
+        yield
+
+
+@contextmanager
 def unread_removed() -> Iterator[None]:
     """Inbox messages are removed before the commit that accounts for them."""
     original = InboxTurns.settled
@@ -328,6 +336,36 @@ def missed_slots_lost() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def pause_ignored() -> Iterator[None]:
+    """Claims that name no queue get tasks of paused ones, too."""
+    original = Sources._grouped
+
+    def grouped(self: Sources, lanes: Any, wanted: tuple[str, ...]) -> Any:
+        queues = original(self, lanes, wanted)
+        if not wanted:
+            for lane, group in ((lane, group) for one in lanes for lane, group in one.of.items()):
+                queues.setdefault(lane.queue, {}).setdefault(lane, [group])
+        return queues
+
+    with mock.patch.object(Sources, "_grouped", grouped):
+        yield
+
+
+@contextmanager
+def shares_forgotten() -> Iterator[None]:
+    """An instance that begins with a snapshot does not know what was used before."""
+    original = World.restore
+
+    def restore(data: bytes) -> World:
+        world = original(data)
+        world.accounts.clear()
+        return world
+
+    with mock.patch("tests.simulation.cluster._restore", restore):
+        yield
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
     bug.__name__: bug
     for bug in (
@@ -352,21 +390,34 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {
         twin_by_grace,
         load_unrecorded,
         change_not_looked_at,
+        spared_forgotten,
         unread_removed,
         reason_undeclared,
         delay_forgotten,
         missed_slots_lost,
+        pause_ignored,
+        shares_forgotten,
     )
 }
 """Every bug by its name."""
 
 FOUND_FROM = {
-    "capacity_freed_twice": 30,
-    "lease_never_minded": 96,
-    "old_reign_believed": 646,
-    "position_outside_transaction": 12,
-    "twin_by_grace": 90,
-    "unread_removed": 20,
-    "withdrawal_ignored": 32,
+    "pause_ignored": 1,
+    "shares_forgotten": 4,
+    "capacity_freed_twice": 32,
+    "eviction_by_wall_clock": 14,
+    "freshness_unchecked": 5,
+    "lease_never_minded": 106,
+    "load_unrecorded": 12,
+    "nothing_withheld": 5,
+    "old_reign_believed": 650,
+    "older_epoch_obeyed": 12,
+    "position_outside_transaction": 16,
+    "reason_forgotten": 3,
+    "spared_forgotten": 35,
+    "tombstones_forgotten": 1,
+    "twin_by_grace": 93,
+    "unread_removed": 22,
+    "withdrawal_ignored": 34,
 }
-"""Where to begin the search for a bug, if not at seed 0: few seeds show it."""
+"""Where to begin the search for a bug, if not at seed 0: the seed that showed it last."""

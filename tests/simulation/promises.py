@@ -33,6 +33,7 @@ class Promise(Enum):
     FEED = "the feed is the journal, event by event"
     NOT_BEFORE = "no attempt starts before the time of its task"
     ONCE_A_SLOT = "each slot of a schedule is fired once, in order, and none is lost"
+    PAUSED = "no task of a paused queue starts"
     DECLARED = "an operation is refused only for a reason that it declares"
     NO_CRASH = "no callback raises"
     REPEATABLE = "a seed gives one run"

@@ -378,7 +378,7 @@ _COMPARED = frozenset({
 """Final states: a command about such a state has one answer."""
 
 
-_FOR_NOW = frozenset({"no_room", "not_startable", "not_running", "not_paused", "quota", "queue_full"})
+_FOR_NOW = frozenset({"no_room", "not_startable", "not_running", "not_paused", "quota", "queue_full", "unknown_queue"})
 """Reasons of temporary refusals: they are not remembered, and the same request may be accepted later."""
 
 

@@ -41,7 +41,6 @@ TIMES_MOST = 10
 MEMORY_MOST = 256 * 1024 * 1024
 QUIET_EVERY = 3
 """A quiet phase follows so many hostile ones."""
-QUIET_AGAIN_S = 6.0
 SETTLE_S, SETTLE_MOST_S = 2.0, 10.0
 SLOW_TIMES = 3
 """The next phase begins when no submit takes longer than so many times the 99th percentile of the first, quiet one."""
@@ -62,7 +61,7 @@ agents:
 """
 
 
-async def run(*, seconds: int = 10, per_s: int = 2000, only: int = 0) -> dict[str, Any]:
+async def run(*, seconds: int = 10, per_s: int = 2000, only: int = 0, settle_s: float = SETTLE_S) -> dict[str, Any]:
     """
     Measure beside every hostile client for *seconds* seconds.
 
@@ -70,6 +69,7 @@ async def run(*, seconds: int = 10, per_s: int = 2000, only: int = 0) -> dict[st
         seconds: how long each hostile client goes on, and the first quiet phase.
         per_s: requests a second that each makes at most.
         only: the number of the only one to play, from 1; 0 plays all.
+        settle_s: how long the honest client is watched at a time until it is served as before.
     """
     kinds = list(KINDS) if only == 0 else [list(KINDS)[only - 1]]
     with tempfile.TemporaryDirectory(prefix="coordinator-strangers-") as name:
@@ -77,7 +77,7 @@ async def run(*, seconds: int = 10, per_s: int = 2000, only: int = 0) -> dict[st
         users = [("domain", "honest"), ("worker", "honest"), ("node", "n1"), ("agents", "n1")]
         users += [(role, kind) for kind in kinds for role in ("domain", "worker", "agents", "node")]
         async with secured(folder / "auth", users) as server, _honest(folder, server) as (honest, pids):
-            play = _Play(server, honest, pids, seconds, per_s)
+            play = _Play(server, honest, pids, seconds, per_s, settle_s)
             await play.all(kinds)
         honest.note_starts(play.phases)
         logs = [*(folder / "home/logs").iterdir(), folder / "auth/server.log"]
@@ -151,7 +151,13 @@ class _Play:
     """Plays the phases, one after the other, and watches the processes."""
 
     def __init__(
-        self, server: Secured, honest: Honest, pids: dict[str, Callable[[], int | None]], seconds: float, per_s: int
+        self,
+        server: Secured,
+        honest: Honest,
+        pids: dict[str, Callable[[], int | None]],
+        seconds: float,
+        per_s: int,
+        settle_s: float,
     ) -> None:
         self.phases: list[Phase] = []
         self._server = server
@@ -159,6 +165,7 @@ class _Play:
         self._pids = pids
         self._seconds = seconds
         self._per_s = per_s
+        self._settle_s = settle_s
         self._hostile: dict[str, dict[str, Any]] = {}
         self._cpu: dict[str, dict[str, float]] = {}
         self._memory: dict[str, dict[str, int]] = {}
@@ -173,7 +180,7 @@ class _Play:
             await self._phase(kind, self._be_hostile(kind))
             await self._settle(kind)
             if number % QUIET_EVERY == 0:
-                await self._phase("quiet", asyncio.sleep(QUIET_AGAIN_S))
+                await self._phase("quiet", asyncio.sleep(3 * self._settle_s))
         self._honest.phase = Phase("end")
         await asyncio.sleep(3 * SETTLE_S)
 
@@ -218,7 +225,7 @@ class _Play:
         while loop.time() < began + SETTLE_MOST_S:
             self._honest.phase = phase = Phase(f"after {kind}")
             self.phases.append(phase)
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(self._settle_s)
             if phase.submits and max(phase.submits) < usual_s:
                 break
         self._hostile[kind]["settled_s"] = round(loop.time() - began, 1)

@@ -29,7 +29,7 @@ TASKS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("submit_task", {"task_name": ""}, ["task_name", "1 to 128"]),
     ("submit_task", {"task_name": "a\nb"}, ["task_name", "control characters"]),
     ("submit_task", {"task_name": "a", "task_type": None}, ["task_type None", "text"]),
-    ("submit_task", {"task_name": "a", "priority": "high"}, ["priority 'high'", "a whole number"]),
+    ("submit_task", {"task_name": "a", "priority": "urgent"}, ["priority 'urgent'", "high, medium, low"]),
     ("submit_task", {"task_name": "a", "priority": 2.5}, ["priority 2.5", "a whole number"]),
     ("submit_task", {"task_name": "a", "priority": True}, ["priority True", "a whole number"]),
     ("submit_task", {"task_name": "a", "priority": 10**9}, ["priority 1000000000", "1e+06"]),

@@ -248,6 +248,7 @@ ALSO = {
     "capacity": ("resource",),
     "wait_s": ("wait",),
     "task_names": ("task_name",),
+    "queues": ("queue",),
     "service_name": ("of service ''",),
     "lines": ("container",),
     "previous": ("container",),

@@ -77,7 +77,7 @@ def test_options_have_the_types_and_the_choices_of_their_fields() -> None:
     """So that a wrong one is refused before anything is sent."""
     options = {one.opts[0]: one for one in command_of(SubmitTask).params}
     kinds = {name: one.type.name for name, one in options.items()}
-    assert (kinds["--task-id"], kinds["--priority"], kinds["--timeout-s"]) == ("text", "integer", "float")
+    assert (kinds["--task-id"], kinds["--priority"], kinds["--timeout-s"]) == ("text", "number or name", "float")
     assert (kinds["--resources"], kinds["--payload"]) == ("json", "json")
     kind = next(one for one in command_of(List).params if one.opts == ["--kind"])
     assert isinstance(kind.type, click.Choice)
@@ -97,7 +97,7 @@ def test_options_have_the_types_and_the_choices_of_their_fields() -> None:
         (("task.submit", '{"task_id": 4, "task_name": "n"}'), "task_id is 4: expected `str`, got `int`"),
         (("task.submit", '{"task_id": "t", "task_name": "n", "prio": 4}'), "unknown field 'prio': did you mean 'prio"),
         (("task.submit", "--task-idd", "t"), "no such option '--task-idd'"),
-        (("task.submit", "--priority", "high"), "invalid value for '--priority': 'high' is not a valid integer"),
+        (("task.claim", "--slots", "many"), "invalid value for '--slots': 'many' is not a valid integer"),
         (
             ("container.create", "--resources", "{'cpu'}"),
             "invalid value for '--resources': \"{'cpu'}\" is not valid JSON",

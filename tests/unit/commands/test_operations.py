@@ -30,6 +30,7 @@ IMPOSSIBLE = {
     ("read.get", "bad_kind"): "the type of `kind` has the same names as the table of the store",
     ("read.list", "bad_kind"): "as above",
     ("read.count", "bad_kind"): "as above",
+    ("schedule.define", "bad_priority"): "the priority of a schedule's tasks is a number",
 }
 """What the syntax shows and cannot happen."""
 
@@ -116,7 +117,7 @@ def test_fields_have_types_defaults_and_choices_in_words() -> None:
     """For people, and for the options of the command line."""
     fields = {one.name: one for one in fields_of(SubmitTask)}
     assert fields["task_id"].is_required
-    assert (fields["priority"].type, fields["priority"].default) == ("whole number", 0)
+    assert (fields["priority"].type, fields["priority"].default) == ("whole number or text", 0)
     assert fields["payload"].type == "Payload or null"
     assert fields["resources"].default == {}
     status = next(one for one in fields_of(OPERATIONS["task.list"]) if one.name == "status")

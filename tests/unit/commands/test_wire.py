@@ -169,8 +169,8 @@ def test_an_unknown_type_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"priority": "x"}, "submit_task: priority is 'x': expected `int`, got `str`"),
-        ({"priority": 1.5}, "submit_task: priority is 1.5: expected `int`, got `float`"),
+        ({"priority": ["x"]}, "submit_task: priority is ['x']: expected `int | str`, got `array`"),
+        ({"priority": 1.5}, "submit_task: priority is 1.5: expected `int | str`, got `float`"),
         ({"task_id": None}, "submit_task: task_id is None: expected `str`, got `null`"),
         ({"task_name": ["n"]}, "submit_task: task_name is ['n']: expected `str`, got `array`"),
         ({"timeout_s": "5"}, "submit_task: timeout_s is '5': expected `float | null`, got `str`"),
@@ -178,7 +178,7 @@ def test_an_unknown_type_names_the_nearest() -> None:
         ({"resources": {"cpu_millis": "1"}}, "submit_task: resources.cpu_millis is '1': expected `int`, got `str`"),
         ({"resources": {"cpu": "1"}}, "resources has an unknown field 'cpu'"),
         ({"max_retry": 1}, "submit_task: data has an unknown field 'max_retry': did you mean 'max_retries'?"),
-        ({"zzz": 1}, "submit_task: data has an unknown field 'zzz': use one of delay_s,"),
+        ({"zzz": 1}, "submit_task: data has an unknown field 'zzz': use one of delay_s, fairness_key,"),
     ],
 )
 def test_a_wrong_field_is_told_with_its_value_and_what_would_be_right(data: dict[str, Any], said: str) -> None:

@@ -41,7 +41,7 @@ RAW = (
 ELSEWHERE = {
     "timeout_s": "timeout", "execution_time_s": "execution_time", "service_id": "service", "task_id": "task",
     "worker_id": "worker", "container_id": "container", "node_id": "node", "pool_id": "pool", "kind": "kind",
-    "lease": "lease", "session_id": "session", "limit": "limit", "after": "after",
+    "lease": "lease", "session_id": "session", "limit": "limit", "after": "after", "queues": "queue",
 }  # fmt: skip
 """What a message calls a field, if not by its name."""
 

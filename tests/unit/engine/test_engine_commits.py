@@ -26,9 +26,9 @@ from tests.unit.engine.engine_rig import PATIENCE_S, TICK_S, leading
 async def test_a_writer_says_first_that_it_leads_and_last_that_it_does_not() -> None:
     """Both are separate commits."""
     async with leading() as rig:
-        assert rig.types() == [["coordinator.started"]]
+        assert rig.types() == [["coordinator.started", "queue.policy_set"]]
         assert rig.world.leader == "one"
-    assert rig.types() == [["coordinator.started"], ["coordinator.stopped"]]
+    assert rig.types() == [["coordinator.started", "queue.policy_set"], ["coordinator.stopped"]]
     assert rig.world.leader == ""
 
 
@@ -277,7 +277,7 @@ async def test_a_commit_that_was_lost_is_sent_again() -> None:
         rig.network.losses = [("publish", Lost(arrives_after_s=0.02)), ("publish", Lost())]
         assert await rig.order(submit()) == "t"
         assert await rig.order(submit("u")) == "u"
-        assert [event.subject for event in rig.events()[1:]] == ["t", "u"]
+        assert [event.subject for event in rig.events()[2:]] == ["t", "u"]
 
 
 async def test_commit_time_never_runs_back() -> None:

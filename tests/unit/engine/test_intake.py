@@ -194,7 +194,7 @@ def test_fields_get_the_type_that_a_reader_of_the_journal_will_see() -> None:
     ("command", "named"),
     [
         (submit(priority=2.5), "$.priority"),
-        (submit(priority="high"), "$.priority"),
+        (submit(priority=["high"]), "$.priority"),
         (submit(priority=NAN), "$.priority"),
         (submit(timeout_s="1h"), "$.timeout_s"),
         (submit(task_name=7), "$.task_name"),

@@ -41,6 +41,16 @@ from events.idempotency import IdempotencyForgotten
 from events.inbox import InboxGap, InboxRead, InboxRecorded, InboxRefused
 from events.node import NodeCordoned, NodeLost, NodeRegistered, NodeRemoved, NodeReturned, NodeUncordoned
 from events.pool import PoolAllocated, PoolDefined, PoolReleased
+from events.queue import (
+    DEFAULT,
+    FairShare,
+    Policy,
+    QueueDefined,
+    QueueDeleted,
+    QueuePaused,
+    QueuePolicySet,
+    QueueResumed,
+)
 from events.resources import NONE, Resources
 from events.schedule import (
     ScheduleDefined,
@@ -74,6 +84,7 @@ from events.time_limits import TimeLimits
 from events.worker import WorkerDraining, WorkerLeft, WorkerLost, WorkerRegistered
 from projections.container import Container, Desired
 from projections.node import NodeStatus
+from projections.queue import name_of
 from projections.worker import WorkerStatus
 from tests.specification import BEGIN, Said, Scribe
 
@@ -167,6 +178,8 @@ class Historian:
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
             not_before=self.random.choice((0.0, 0.0, 0.0, self.world.time + 7.0)),
             time_limits=self.random.choice(_LIMITS),
+            queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
+            fairness_key=self.random.choice(("", self.pick("customer", 2))),
         )
 
     def _some_task(self, *statuses: TaskStatus) -> Task | None:
@@ -365,6 +378,32 @@ class Historian:
         share = self.random.choice(_SIZES)
         return PoolAllocated(pool_id=pool_id, request_id=request_id, resources=share, owned=self._is_owned())
 
+    def change_queue(self) -> Event | None:
+        queue_id = self.random.choice((DEFAULT, self.pick("q", 3)))
+        weight = self.random.choice((0.5, 1.0, 3.0))
+        if queue_id not in self.world.queues and queue_id != DEFAULT:
+            return QueueDefined(queue_id=queue_id, weight=weight)
+        fair = FairShare(
+            by=self.random.choice(("tenant", "key")),
+            cost=self.random.choice(("seconds", "tokens", "money")),
+            half_life_s=self.random.choice((10.0, 300.0)),
+            weights={"acme": 2.0},
+        )
+        policy = self.random.choice((
+            None, Policy(), Policy(strategy="priority", ageing_s=60.0), Policy(strategy="fair", fair=fair),
+        ))  # fmt: skip
+        possible: list[Event] = [
+            QueueDefined(queue_id=queue_id, weight=weight),
+            QueuePolicySet(queue_id=queue_id, policy=policy),
+            QueuePaused(queue_id=queue_id, reason="r"),
+            QueueResumed(queue_id=queue_id),
+        ]
+        if queue_id != DEFAULT and not any(
+            task.queue == queue_id and not task.is_ended for task in self.world.tasks.values()
+        ):
+            possible.append(QueueDeleted(queue_id=queue_id))
+        return self.random.choice(possible)
+
     def change_inbox(self) -> Event | None:
         domain = self.pick("domain", 3)
         known = self.world.inboxes.get(domain)
@@ -436,8 +475,9 @@ _HAPPENINGS: tuple[Callable[[Historian], Event | None], ...] = (
     Historian.change_session,
     Historian.change_schedule,
     Historian.change_pool,
+    Historian.change_queue,
     Historian.change_inbox,
     Historian.change_coordinator,
     Historian.forget_keys,
 )
-_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 3, 2, 0.5, 0.5)
+_WEIGHTS = (16, 14, 11, 1, 3, 2, 2, 10, 4, 2, 3, 3, 2, 2, 0.5, 0.5)

@@ -14,8 +14,11 @@ from events.container import ContainerStatus
 from events.resources import NONE, Resources
 from events.schedule import ScheduleStatus
 from events.task import TaskStatus
-from projections.ready import ORDERINGS, shape_of
+from projections.lanes import LaneName
+from projections.queue import name_of, policy_of
+from projections.ready import ORDERINGS, aged, key_in, shape_of
 from projections.schedule import Schedule, fires_at
+from projections.shares import key_of, name_in
 from projections.task import Task
 
 if TYPE_CHECKING:
@@ -25,31 +28,41 @@ if TYPE_CHECKING:
     from projections.ready import ReadyTasks, ShapeKey
     from projections.world import World
 
+WANTED = (*ORDERINGS, aged(60.0))
 SPARE = 64
 """Stale entries that a heap may hold in addition to as many as it has live ones."""
 
 
 def content_of(indexes: Indexes) -> dict[str, Any]:
     """Read everything that policies and views could read, sorted where no order is promised."""
-    shapes = {key: shape for key, shape in indexes.ready_tasks.shapes.items() if shape.members}
+    lanes = {lane: group for lane, group in indexes.lanes.of.items() if group.count}
     services, now = indexes.services.items(), indexes.now
     return {
         "ready": {
-            (ordering, key): [task for _, task in shape.ordered(ordering)]
-            for ordering in ORDERINGS
-            for key, shape in shapes.items()
+            (lane, ordering, key): [task for _, task in shape.ordered(ordering)]
+            for ordering in WANTED
+            for lane, group in lanes.items()
+            for key, shape in group.shapes.items()
+            if shape.members
         },
         "ready of": {
-            (program, ordering, key): [task for _, task in shape.ordered(ordering)]
-            for program, own in indexes.ready_of.items()
-            for ordering in ORDERINGS
-            for key, shape in own.shapes.items()
+            (program, lane, ordering, key): [task for _, task in shape.ordered(ordering)]
+            for program, own in indexes.lanes_of.items()
+            for ordering in WANTED
+            for lane, group in own.of.items()
+            for key, shape in group.shapes.items()
         },
-        "ready first": {ordering: found_in_order(indexes.ready_tasks, ordering) for ordering in ORDERINGS},
+        "ready first": {lane: {one: found_in_order(group, one) for one in WANTED} for lane, group in lanes.items()},
         "ready first of": {
-            program: {ordering: found_in_order(own, ordering) for ordering in ORDERINGS}
-            for program, own in indexes.ready_of.items()
+            (program, lane): {one: found_in_order(group, one) for one in WANTED}
+            for program, own in indexes.lanes_of.items()
+            for lane, group in own.of.items()
+            if group.count
         },
+        "shared": indexes.shared,
+        "pending in": {queue: indexes.pending_in(queue) for queue in (*indexes._pending_in, "")},
+        "running in": indexes.running_in,
+        "is accounted": indexes.is_accounted,
         "ready count": indexes.ready,
         "parked": indexes.parked_members,
         "tasks": {status: set(ids) for status, ids in indexes.tasks.items()},
@@ -112,23 +125,49 @@ def content_from(world: World) -> dict[str, Any]:
     holders: list[Task | Schedule] = [*tasks, *world.schedules.values()]
     rounds = {one.worker_id: one.rounds for one in world.workers.values() if one.rounds}
     standing = [container for container in world.containers.values() if not container.is_ended]
+    names = {"", *(name_of(queue_id) for queue_id in world.queues)}
+    policies = {name: policy_of(world.queues, name) for name in names}
+    shared = {name: policy.fair for name, policy in policies.items() if policy.fair is not None}
+    is_accounted = bool(shared) or names != {""}
+
+    def lane_of(task: Task) -> LaneName:
+        share = shared.get(task.queue)
+        return LaneName(task.queue, "" if share is None else key_of(task, share))
+
+    def accounts_of(task: Task) -> list[str]:
+        key = [name_in(task.queue, key_of(task, shared[task.queue]))] if task.queue in shared else []
+        return [name_in(task.queue), *key]
+
+    lanes = grouped(ready, lane_of)
+    own_lanes = [
+        (program, lane, there)
+        for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
+        for lane, there in grouped(own, lane_of)
+    ]
     return {
         "ready": {
-            (ordering, key): sorted((task for task in ready if shape_of(task) == key), key=before)
-            for ordering, before in ORDERINGS.items()
-            for key in {shape_of(task) for task in ready}
+            (lane, ordering, key): sorted((task for task in there if shape_of(task) == key), key=key_in(ordering))
+            for lane, there in lanes
+            for ordering in WANTED
+            for key in {shape_of(task) for task in there}
         },
         "ready of": {
-            (program, ordering, key): sorted((task for task in own if shape_of(task) == key), key=before)
-            for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
-            for ordering, before in ORDERINGS.items()
-            for key in {shape_of(task) for task in own}
+            (program, lane, ordering, key): sorted(
+                (task for task in there if shape_of(task) == key), key=key_in(ordering)
+            )
+            for program, lane, there in own_lanes
+            for ordering in WANTED
+            for key in {shape_of(task) for task in there}
         },
-        "ready first": {ordering: {shape_of(task) for task in ready} for ordering in ORDERINGS},
+        "ready first": {lane: {one: {shape_of(task) for task in there} for one in WANTED} for lane, there in lanes},
         "ready first of": {
-            program: {ordering: {shape_of(task) for task in own} for ordering in ORDERINGS}
-            for program, own in grouped([task for task in ready if task.program], lambda t: t.program)
+            (program, lane): {one: {shape_of(task) for task in there} for one in WANTED}
+            for program, lane, there in own_lanes
         },
+        "shared": shared,
+        "pending in": {"": 0} | dict(Counter(task.queue for task in pending)),
+        "running in": dict(Counter(one for task in running for one in accounts_of(task))) if is_accounted else {},
+        "is accounted": is_accounted,
         "ready count": len(ready),
         "parked": {task.task_id: task for task in pending if task.retry_at > now},
         "tasks": {status: {task.task_id for task in tasks if task.status is status} for status in TaskStatus},
@@ -286,13 +325,14 @@ def found_in_order(ready: ReadyTasks, ordering: str) -> set[ShapeKey]:
 
 def assert_bounded(indexes: Indexes) -> None:
     """Assert that no heap holds more than its bound of stale entries, and no empty group is kept."""
-    for shape in indexes.ready_tasks.shapes.values():
-        for order in shape.orders.values():
-            assert len(order) <= 2 * len(shape.members) + SPARE
-            assert len(order._run) <= 2 * (2 * len(shape.members) + SPARE)
-    for firsts in indexes.ready_tasks._firsts.values():
-        assert len(firsts._entries) <= 2 * len(indexes.ready_tasks.shapes) + SPARE
-        assert len(firsts._entry_of) <= len(indexes.ready_tasks.shapes)
+    for group in indexes.lanes.of.values():
+        for shape in group.shapes.values():
+            for order in shape.orders.values():
+                assert len(order) <= 2 * len(shape.members) + SPARE
+                assert len(order._run) <= 2 * (2 * len(shape.members) + SPARE)
+        for firsts in group._firsts.values():
+            assert len(firsts._entries) <= 2 * len(group.shapes) + SPARE
+            assert len(firsts._entry_of) <= len(group.shapes)
     assert len(indexes.parked) <= 2 * len(indexes.parked_members) + SPARE
     assert len(indexes.deadlines) <= 2 * len(indexes.deadline_members) + SPARE
     assert all(indexes.held.values())
@@ -302,4 +342,5 @@ def assert_bounded(indexes: Indexes) -> None:
     assert all(indexes.workers_in.values())
     assert all(indexes.sessions_of.values())
     assert all(any(groups.values()) for groups in indexes.services.values())
-    assert sum(not shape.members for shape in indexes.ready_tasks.shapes.values()) <= 256
+    assert all(sum(not shape.members for shape in group.shapes.values()) <= 256 for group in indexes.lanes.of.values())
+    assert sum(not group.count for group in indexes.lanes.of.values()) <= 256

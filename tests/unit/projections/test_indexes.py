@@ -43,7 +43,7 @@ def fail(task_id: str, retry_at: float, attempt: int = 1) -> TaskAttemptFailed:
 
 
 def ready(world: World, ordering: str = "fifo") -> list[str]:
-    return [one.task_id for shape in world.indexes.ready_tasks.shapes.values() for _, one in shape.ordered(ordering)]
+    return [one.task_id for shape in world.indexes.lanes.usual.shapes.values() for _, one in shape.ordered(ordering)]
 
 
 # --- ready and parked -------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_a_parked_task_is_ready_when_its_time_has_come(by_clock: bool) -> None:
             scribe.commit(said(submit(f"x{now}", name="other"), at=now))
 
     def waiting() -> list[str]:
-        return [one.task_id for _, one in indexes.ready_tasks.shapes[KEY].ordered("fifo")]
+        return [one.task_id for _, one in indexes.lanes.usual.shapes[KEY].ordered("fifo")]
 
     assert (waiting(), set(indexes.parked_members)) == (["b"], {"a"})
     tell(BEGIN + 49.999)
@@ -110,7 +110,7 @@ def test_a_refused_report_about_a_waiting_task_does_not_give_it_twice(retry_at: 
     scribe.world.indexes.advance(BEGIN + 500)
     for ordering in ORDERINGS:
         assert ready(scribe.world, ordering) == ["a", "b", "c"]
-    (shape,) = scribe.world.indexes.ready_tasks.shapes.values()
+    (shape,) = scribe.world.indexes.lanes.usual.shapes.values()
     assert shape.members["b"] == scribe.world.tasks["b"]
     assert shape.members["b"].refused_lease == "l2"
     assert content_of(scribe.world.indexes) == content_from(scribe.world)
@@ -369,11 +369,11 @@ def test_shapes_that_have_no_task_are_dropped_when_they_are_many() -> None:
     scribe = Scribe()
     for number in range(600):
         scribe.commit(submit(f"t{number}", name=f"n{number}"))
-    assert len(scribe.world.indexes.ready_tasks.shapes) == 600
+    assert len(scribe.world.indexes.lanes.usual.shapes) == 600
     for number in range(600):
         scribe.commit(TaskCancelled(task_id=f"t{number}"))
         assert_bounded(scribe.world.indexes)
-    assert len(scribe.world.indexes.ready_tasks.shapes) == 256
+    assert len(scribe.world.indexes.lanes.usual.shapes) == 256
     assert scribe.world.indexes.ready == 0
 
 

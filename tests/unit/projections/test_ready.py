@@ -82,7 +82,7 @@ def test_the_first_tasks_are_found_without_a_look_at_the_others() -> None:
     scribe = Scribe()
     for number in range(300):
         scribe.commit(TaskSubmitted(task_id=f"t{number}", task_name=f"n{number}"))
-    ready = scribe.world.indexes.ready_tasks
+    ready = scribe.world.indexes.lanes.usual
     opened = [shape.key.task_name for _, shape in islice(ready.in_order("fifo"), 3)]
     assert opened == ["n0", "n1", "n2"]
     for number in range(298):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coordinator.scheduler.scheduling_policy import PolicyType, SchedulingPolicy
 from events.errors import Refused
+from events.queue import FairShare, Policy
 from tests.unit.deciders.facts import INFINITY, NAN
 
 
@@ -78,7 +79,11 @@ def test_what_is_not_configured_stays() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"weights": {}}, "'weights' is unknown"),
+        ({"wieghts": {}}, "'wieghts' is unknown"),
+        ({"by": "team"}, "fair.by 'team'"),
+        ({"half_life_s": "long"}, "half_life_s 'long' is not a number"),
+        ({"priority_ageing_s": -1}, "ageing_s -1"),
+        ({"weights": {"acme": 0}}, "weights['acme']"),
         ({"priority_weights": 3}, "priority_weights is 3"),
         ({"priority_weights": {"high": "3"}}, "['high'] is '3'"),
         *[({"worker_weights": {"w": weight}}, f"['w'] is {weight!r}") for weight in (0, -1, NAN, INFINITY, None)],
@@ -90,7 +95,7 @@ def test_an_option_that_makes_no_sense_is_refused_and_changes_nothing(options: A
     with pytest.raises(Refused) as refused:
         policy.configure({"priority_weights": {"low": 99}, **options})
     assert named in refused.value.message
-    assert refused.value.reason == "bad_policy"
+    assert refused.value.reason in ("bad_policy", "bad_type", "bad_number")
     assert policy.select_task([Job("a", "low"), Job("b", "high")], WORKERS) == Job("b", "high")
 
 
@@ -198,3 +203,46 @@ def test_a_users_own_policy_chooses_as_it_likes() -> None:
 def test_a_custom_policy_that_overrides_nothing_is_first_come_first_served() -> None:
     """A CUSTOM policy without overrides chooses the oldest task."""
     assert SchedulingPolicy(PolicyType.CUSTOM).select_task([Job("a", 1), Job("b", 9)], WORKERS) == Job("a", 1)
+
+
+# --- what the coordinator runs ----------------------------------------------------------------------------------------
+
+
+def test_a_policy_becomes_what_the_coordinator_runs() -> None:
+    """With its options; those that are as usual are not said."""
+    assert SchedulingPolicy(PolicyType.LEAST_LOADED).live() == Policy(strategy="least_loaded", ageing_s=60.0)
+    policy = SchedulingPolicy(PolicyType.FAIR)
+    policy.configure({"priority_weights": {"urgent": 9}, "priority_ageing_s": 0, "by": "key", "cost": "tokens"})
+    policy.configure({"half_life_s": 60, "weights": {"acme": 3}})
+    fair = FairShare(by="key", cost="tokens", half_life_s=60.0, weights={"acme": 3.0})
+    assert policy.live() == Policy(strategy="fair", priority_weights={"urgent": 9}, fair=fair)
+
+
+@pytest.mark.parametrize(
+    ("policy_type", "options", "said"),
+    [
+        (PolicyType.CUSTOM, {}, "runs in the program that has it"),
+        (PolicyType.PRIORITY, {"priority_weights": {"medium": 2.5}}, "whole numbers"),
+        (PolicyType.WEIGHTED_ROUND_ROBIN, {"worker_weights": {"w1": 2}}, "as much weight as slots"),
+    ],
+)
+def test_what_only_programs_can_follow_does_not_become_live(policy_type: PolicyType, options: Any, said: str) -> None:
+    """It is told why."""
+    policy = SchedulingPolicy(policy_type)
+    policy.configure(options)
+    with pytest.raises(Refused, match=said):
+        policy.live()
+
+
+def test_a_fair_policy_gives_each_its_part() -> None:
+    """Of any list; within a part by priority."""
+    policy = SchedulingPolicy(PolicyType.FAIR)
+    policy.configure({"weights": {"acme": 3}})
+    tasks = [
+        {"tenant": "blue", "priority": 0},
+        {"tenant": "acme", "priority": 1},
+        {"tenant": "acme", "priority": 5},
+    ]
+    chosen = [policy.select_task(tasks, WORKERS) for _ in range(8)]
+    assert sum(one["tenant"] == "acme" for one in chosen) == 6
+    assert {one["priority"] for one in chosen if one["tenant"] == "acme"} == {5}

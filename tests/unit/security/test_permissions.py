@@ -80,7 +80,8 @@ def test_the_roles_are_told_apart() -> None:
     for role, names in COMMANDS_OF.items():
         assert names <= set(COMMANDS), role
     others = frozenset().union(*(names for role, names in COMMANDS_OF.items() if role != "admin"))
-    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool"}
+    of_queues = {"define_queue", "set_policy", "pause_queue", "resume_queue", "delete_queue"}
+    assert set(COMMANDS) - others == {"accept_silence", "cordon_node", "uncordon_node", "define_pool", *of_queues}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import logs
-from coordinator.commands.task import SchedulingStrategy
+from coordinator.commands.queue import STRATEGIES
 from coordinator.deciders.rules import AgentType, Limits, Rules
 from coordinator.leadership.lease import FRESH_S, RENEW_S, STOP_S, TTL_S
 from coordinator.processes.coordinator import limits_of, rules_of
@@ -73,6 +73,7 @@ RULES: list[tuple[str, Any, str]] = [
     ("scheduler.lease_s", 7.5, "lease_s"),
     ("scheduler.worker_timeout_s", 77.5, "worker_timeout_s"),
     ("scheduler.default_strategy", "priority", "default_strategy"),
+    ("scheduler.priority_ageing_s", 5.0, "priority_ageing_s"),
     ("scheduler.claim_slots_max", 7, "claim_slots_max"),
     ("scheduler.claim_wait_max_s", 7.5, "claim_wait_max_s"),
     ("scheduler.payload_bytes_max", 7777, "payload_bytes_max"),
@@ -265,9 +266,7 @@ class TestRulesAndLimits:
 
     def test_agrees_with_others(self) -> None:
         """Values that are defined here and elsewhere agree."""
-        assert get_args(KNOWN_KEYS["scheduler.default_strategy"].annotation) == tuple(
-            one.value for one in SchedulingStrategy
-        )
+        assert get_args(KNOWN_KEYS["scheduler.default_strategy"].annotation) == STRATEGIES
         assert get_args(KNOWN_KEYS["log.level"].annotation) == tuple(logs.LEVELS)
         assert get_args(KNOWN_KEYS["log.format"].annotation) == logs.FORMATS
         lease = load().leadership

@@ -1,0 +1,188 @@
+"""`coordinator queue`: list, define, pause and resume queues, and set their policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli.connection import URL, asking
+from coordinator.cli.output import Number, moment, output_options, show, show_one
+from coordinator.client.paging import listed
+from coordinator.commands.queue import (
+    STRATEGIES,
+    DefineQueue,
+    DeleteQueue,
+    GetQueue,
+    ListQueues,
+    PauseQueue,
+    QueueView,
+    ResumeQueue,
+    SetPolicy,
+)
+from events.queue import DEFAULT, FairShare, Policy
+
+if TYPE_CHECKING:
+    from coordinator.commands.command import Command
+
+WEIGHT = Number(1e-6, 1e6, "a number above 0")
+_REASON = click.option("--reason", default="", help="Reason, kept in the journal.")
+_COLUMNS = (
+    ("queue", lambda v: v.queue.queue_id),
+    ("state", lambda v: "paused" if v.queue.paused_at is not None else "open"),
+    ("pending", lambda v: v.pending),
+    ("ready", lambda v: v.ready),
+    ("running", lambda v: v.running),
+    ("weight", lambda v: f"{v.queue.weight:g}"),
+    ("policy", lambda v: v.policy.strategy),
+)
+
+
+class _Pair(click.ParamType[tuple[str, float]]):
+    """`NAME=NUMBER`."""
+
+    name = "name=number"
+
+    def __init__(self, number: click.ParamType[Any]) -> None:
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        key, sign, given = str(value).rpartition("=")
+        if not sign:
+            self.fail(f"{value!r} is not of the form NAME=NUMBER, such as acme=3", param, ctx)
+        return key, self._number.convert(given, param, ctx)
+
+
+@click.group()
+def queue() -> None:
+    """List, pause and resume queues, and set their policies."""
+
+
+@queue.command("list")
+@URL
+@output_options
+@click.pass_context
+def queue_list(ctx: click.Context, url: str | None, output: str, as_json: bool) -> None:
+    """List the queues with their tasks and policies."""
+    found = asking(ctx, url, lambda client: listed(client, ListQueues(limit=1000)))
+    show(found, _COLUMNS, output=output, as_json=as_json)
+
+
+@queue.command("get")
+@click.argument("name", default=DEFAULT)
+@URL
+@output_options
+@click.pass_context
+def queue_get(ctx: click.Context, name: str, url: str | None, output: str, as_json: bool) -> None:
+    """Show a queue, its policy, and who shares it."""
+    found: QueueView = asking(ctx, url, lambda client: client.execute(GetQueue(queue_id=name)))
+    facts = (
+        *_COLUMNS,
+        ("age", lambda v: f"{v.policy.ageing_s:g} s count as one priority" if v.policy.ageing_s else ""),
+        ("priorities", lambda v: ", ".join(f"{one} = {rank}" for one, rank in v.policy.priority_weights.items())),
+        ("shared by", lambda v: "" if v.policy.fair is None else v.policy.fair.by),
+        ("cost", lambda v: "" if v.policy.fair is None else v.policy.fair.cost),
+        ("half-life", lambda v: "" if v.policy.fair is None else f"{v.policy.fair.half_life_s:g} s"),
+        ("paused", lambda v: moment(v.queue.paused_at)),
+        ("paused by", lambda v: v.queue.paused_by),
+        ("reason", lambda v: v.queue.reason),
+    )
+    show_one(found, facts, output=output, as_json=as_json)
+    if found.sharers and not as_json and output == "table":
+        click.echo()
+        columns = (
+            ("key", lambda s: s.key or "(none)"),
+            ("weight", lambda s: f"{s.weight:g}"),
+            ("share", lambda s: f"{s.share:.1%}"),
+            ("used", lambda s: f"{s.used:.1f}"),
+            ("running", lambda s: s.running),
+            ("ready", lambda s: s.ready),
+        )
+        show(found.sharers, columns, output=output, as_json=as_json)
+
+
+@queue.command("define")
+@click.argument("name")
+@click.option("--weight", type=WEIGHT, default=1.0, show_default=True, help="Part of the fleet beside other queues.")
+@URL
+@click.pass_context
+def queue_define(ctx: click.Context, name: str, weight: float, url: str | None) -> None:
+    """Create a queue, or change its weight."""
+    _send(ctx, url, DefineQueue(queue_id=name, weight=weight))
+
+
+@queue.command("pause")
+@click.argument("name")
+@_REASON
+@URL
+@click.pass_context
+def queue_pause(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+    """Start no more tasks of a queue; what runs goes on."""
+    _send(ctx, url, PauseQueue(queue_id=name, reason=reason))
+
+
+@queue.command("resume")
+@click.argument("name")
+@_REASON
+@URL
+@click.pass_context
+def queue_resume(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+    """Start tasks of a paused queue again."""
+    _send(ctx, url, ResumeQueue(queue_id=name, reason=reason))
+
+
+@queue.command("delete")
+@click.argument("name")
+@_REASON
+@URL
+@click.pass_context
+def queue_delete(ctx: click.Context, name: str, reason: str, url: str | None) -> None:
+    """Delete a queue without tasks that have not ended."""
+    _send(ctx, url, DeleteQueue(queue_id=name, reason=reason))
+
+
+@queue.command("policy")
+@click.argument("strategy", type=click.Choice([*STRATEGIES, "inherit"]))
+@click.option("--queue", "name", default=DEFAULT, show_default=True, help="The queue; others follow `default`.")
+@click.option("--ageing", type=Number(0, 366 * 86_400, "a number of seconds"), default=60.0, show_default=True,
+              help="Seconds of waiting that count as one priority; 0: age does not count.")  # fmt: skip
+@click.option("--priority", "ranks", type=_Pair(click.INT), multiple=True, metavar="NAME=N",
+              help="A name of a priority, such as urgent=9. Repeatable.")  # fmt: skip
+@click.option("--by", type=click.Choice(["tenant", "key"]), help="fair: who shares the queue.  [default: tenant]")
+@click.option("--cost", type=click.Choice(["seconds", "tokens", "money"]),
+              help="fair: what is counted.  [default: seconds]")  # fmt: skip
+@click.option("--half-life", type=Number(1, 366 * 86_400, "a number of seconds"),
+              help="fair: seconds after which use counts half.  [default: 300]")  # fmt: skip
+@click.option("--weight", "weights", type=_Pair(WEIGHT), multiple=True, metavar="NAME=N",
+              help="fair: the part of a tenant or key, such as acme=3. Repeatable.")  # fmt: skip
+@_REASON
+@URL
+@click.pass_context
+def queue_policy(ctx: click.Context, /, strategy: str, name: str, reason: str, url: str | None, **options: Any) -> None:
+    """
+    Take the tasks of a queue by another policy from now on.
+
+    `inherit` is that of the queue `default`.
+    """
+    given = {
+        field: options[option]
+        for field, option in (("by", "by"), ("cost", "cost"), ("half_life_s", "half_life"))
+        if options[option] is not None
+    }
+    if options["weights"]:
+        given["weights"] = dict(options["weights"])
+    if given and strategy != "fair":
+        raise click.UsageError("--by, --cost, --half-life and --weight belong to the strategy fair")
+    policy = Policy(
+        strategy=strategy,
+        ageing_s=options["ageing"],
+        priority_weights=dict(options["ranks"]),
+        fair=FairShare(**given) if strategy == "fair" else None,
+    )
+    _send(ctx, url, SetPolicy(queue_id=name, policy=None if strategy == "inherit" else policy, reason=reason))
+
+
+def _send(ctx: click.Context, url: str | None, command: Command[Any]) -> None:
+    asking(ctx, url, lambda client: client.execute(command))

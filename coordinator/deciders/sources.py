@@ -1,0 +1,316 @@
+"""
+The ready tasks that a waiting claim may take, in the order of its policy. Pure.
+
+A claim takes from the queues that its filter allows and that are not paused. With several of them, or in a queue that
+tenants or keys share, the next task is one of whoever has used least, in proportion to its weight, and of those the
+first by the order of the queue. What runs counts as much as an attempt of the same account usually costs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from heapq import merge
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Protocol
+
+from events.queue import DEFAULT
+from projections.queue import policy_of
+from projections.ready import FIFO, aged
+from projections.shares import HALF_LIFE_S, Account, key_of, name_in
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from events.coordinator import ClaimFilter
+    from events.queue import FairShare
+    from events.resources import Resources
+    from projections.lanes import LaneName, Lanes
+    from projections.ready import Key, ReadyTasks, Shape
+    from projections.task import Task
+    from projections.world import World
+
+_NO_MORE: Iterator[tuple[Key, Shape]] = iter(())
+_BY_PRIORITY = frozenset({"priority", "fair"})
+_NEVER = Account("")
+
+
+class Candidate(Protocol):
+    """A waiting claim, as far as tasks must fit it."""
+
+    @property
+    def free(self) -> Resources | None:
+        """What its worker has left, None if that is not limited."""
+
+    def fits(self, task: Task) -> bool: ...
+
+
+class Source(Protocol):
+    """Tasks that some claims may take."""
+
+    @property
+    def is_empty(self) -> bool: ...
+
+    def has_no_fit(self, candidate: Candidate) -> bool: ...
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None: ...
+
+
+class Sources:
+    """The sources of one turn: claims that want the same share one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._of: dict[tuple[str, tuple[str, ...], ClaimFilter], Source] = {}
+        self._usage = _Usage(world)
+
+    def of(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
+        """Return what a claim may take that names *strategy*, '' for the policies of the queues."""
+        key = (strategy, handles, wanted)
+        found = self._of.get(key)
+        if found is None:
+            found = self._of[key] = self._made(strategy, handles, wanted)
+        return found
+
+    def note(self, task: Task) -> None:
+        """Count a task that was given to a claim in the share it takes of."""
+        if self._world.indexes.is_accounted:
+            self._usage.note(task)
+
+    def _made(self, strategy: str, handles: tuple[str, ...], wanted: ClaimFilter) -> Source:
+        indexes = self._world.indexes
+        lanes = [indexes.lanes]
+        if wanted.programs:
+            of_program = map(indexes.lanes_of.get, dict.fromkeys(wanted.programs))
+            lanes = [one for one in of_program if one is not None]
+        names: set[str] | None = None
+        if handles or wanted.task_names:
+            names = set(handles or wanted.task_names)
+            if handles and wanted.task_names:
+                names.intersection_update(wanted.task_names)
+        queues = self._grouped(lanes, wanted.queues)
+        if wanted.task_ids:
+            return _Named(self._world, wanted.task_ids, lanes, queues, names)
+        made = {name_in(queue): self._of_queue(queue, groups, strategy, names) for queue, groups in queues.items()}
+        if len(made) == 1:
+            return next(iter(made.values()))
+        return _Shared(made, self._usage)
+
+    def _grouped(self, lanes: Sequence[Lanes], wanted: tuple[str, ...]) -> dict[str, dict[LaneName, list[ReadyTasks]]]:
+        """Return the groups of ready tasks by queue and lane, without those of queues that are paused or not wanted."""
+        queues: dict[str, dict[LaneName, list[ReadyTasks]]] = {}
+        defined = self._world.queues
+        for lane, group in chain.from_iterable(one.of.items() for one in lanes):
+            if wanted and (lane.queue or DEFAULT) not in wanted:
+                continue
+            queue = defined.get(lane.queue or DEFAULT)
+            if queue is None or queue.paused_at is None:
+                queues.setdefault(lane.queue, {}).setdefault(lane, []).append(group)
+        return queues
+
+    def _of_queue(
+        self, queue: str, lanes: Mapping[LaneName, list[ReadyTasks]], strategy: str, names: Collection[str] | None
+    ) -> Source:
+        policy = policy_of(self._world.queues, queue)
+        chosen = strategy or policy.strategy
+        ordering = aged(policy.ageing_s) if chosen in _BY_PRIORITY else FIFO
+        if len(lanes) == 1 or chosen != "fair":
+            return Line([one for groups in lanes.values() for one in groups], ordering, names)
+        made = {name_in(lane.queue, lane.key): _Later(groups, ordering, names) for lane, groups in lanes.items()}
+        return _Shared(made, self._usage)
+
+
+class _Usage:
+    """What each account has used in proportion to its weight, with what runs and what was given in this turn."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._given: dict[str, int] = {}
+
+    def of(self, account: str) -> float:
+        world = self._world
+        queue, colon, key = account.partition(":")
+        share = world.indexes.shared.get(queue if colon else "")
+        known = world.accounts.get(account, _NEVER)
+        used = known.used_at(world.indexes.now, HALF_LIFE_S if share is None else share.half_life_s)
+        running = world.indexes.running_in.get(account, 0) + self._given.get(account, 0)
+        return (used + running * known.mean) / self._weight(queue, key if colon else None, share)
+
+    def note(self, task: Task) -> None:
+        self._count(name_in(task.queue))
+        share = self._world.indexes.shared.get(task.queue)
+        if share is not None:
+            self._count(name_in(task.queue, key_of(task, share)))
+
+    def _count(self, account: str) -> None:
+        self._given[account] = self._given.get(account, 0) + 1
+
+    def _weight(self, queue: str, key: str | None, share: FairShare | None) -> float:
+        if key is None:
+            known = self._world.queues.get(queue or DEFAULT)
+            return 1.0 if known is None else known.weight
+        return 1.0 if share is None else share.weights.get(key, 1.0)
+
+
+class _Shared:
+    """Several sources, of which the one that has used least gives the next task."""
+
+    def __init__(self, sources: Mapping[str, Source], usage: _Usage) -> None:
+        self._usage = usage
+        self._sources = sources
+        self._order = [(usage.of(account), account) for account in sources]
+        heapq.heapify(self._order)
+        self._no_fit: list[Resources] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._order
+
+    def has_no_fit(self, candidate: Candidate) -> bool:
+        """Whether a claim with at least as much room already found no task here."""
+        return _is_smaller(candidate, self._no_fit)
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        """Take the first task that fits the claim, of the first source that has one."""
+        order = self._order
+        passed: list[tuple[float, str]] = []
+        found = None
+        while order:
+            used, account = order[0]
+            now = self._usage.of(account)
+            if now > used:
+                heapq.heapreplace(order, (now, account))
+                continue
+            source = self._sources[account]
+            found = None if source.has_no_fit(candidate) else source.take(candidate, taken)
+            if found is not None:
+                break
+            entry = heapq.heappop(order)
+            if not source.is_empty:
+                passed.append(entry)
+        for entry in passed:
+            heapq.heappush(order, entry)
+        if found is None and candidate.free is not None:
+            self._no_fit.append(candidate.free)
+        return found
+
+
+class _Later:
+    """A line that is made when it is first wanted: most turns give tasks to few of many tenants."""
+
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
+        self._of = (groups, ordering, names)
+        self._line: Line | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self._line is not None and self._line.is_empty
+
+    def has_no_fit(self, candidate: Candidate) -> bool:
+        return self._line is not None and self._line.has_no_fit(candidate)
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        if self._line is None:
+            self._line = Line(*self._of)
+        return self._line.take(candidate, taken)
+
+
+class _Named:
+    """Tasks that a claim names, as far as they are ready and it may take them, in the order in which it names them."""
+
+    def __init__(
+        self,
+        world: World,
+        task_ids: Sequence[str],
+        lanes: Sequence[Lanes],
+        queues: Collection[str],
+        names: Collection[str] | None,
+    ) -> None:
+        known = (task for task in map(world.tasks.get, dict.fromkeys(task_ids)) if task is not None)
+        self._tasks = [
+            task
+            for task in known
+            if task.queue in queues
+            and (names is None or task.task_name in names)
+            and any(one.has(task) for one in lanes)
+        ]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tasks
+
+    def has_no_fit(self, _: Candidate) -> bool:
+        """Return False: there are few."""
+        return False
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        """Take the first one that fits the claim and was not given to another."""
+        return next((task for task in self._tasks if task.task_id not in taken and candidate.fits(task)), None)
+
+
+def _is_smaller(candidate: Candidate, no_fit: Sequence[Resources]) -> bool:
+    free = candidate.free
+    return free is not None and any(free.fits_in(one) for one in no_fit)
+
+
+class Line:
+    """The ready tasks of some groups that claims with the same filter, of workers with the same `handles`, may take."""
+
+    def __init__(self, groups: Sequence[ReadyTasks], ordering: str, names: Collection[str] | None) -> None:
+        self._ordering = ordering
+        self._heads: list[tuple[Key, int, Task, Iterator[tuple[Key, Task]]]] = []
+        self._opened = 0
+        self._no_fit: list[Resources] = []
+        self._unopened: Iterator[tuple[Key, Shape]] = _NO_MORE
+        if names is None:
+            self._unopened = merge(*(group.in_order(ordering) for group in groups), key=itemgetter(0))
+        else:
+            for shape in chain.from_iterable(group.of_name(name) for group in groups for name in names):
+                self._open(shape)
+        self._next = next(self._unopened, None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no claim will find a task here any more."""
+        return not self._heads and self._next is None
+
+    def has_no_fit(self, candidate: Candidate) -> bool:
+        """Whether a claim with at least as much room already found no task here."""
+        return _is_smaller(candidate, self._no_fit)
+
+    def take(self, candidate: Candidate, taken: set[str]) -> Task | None:
+        """Take the first task that fits the claim; tasks that do not fit stay for others."""
+        passed = []
+        found = None
+        while found is None and self._open_first():
+            key, number, task, rest = heapq.heappop(self._heads)
+            if task.task_id in taken:
+                self._push(rest, number)
+            elif candidate.fits(task):
+                found = task
+                self._push(rest, number)
+            else:
+                passed.append((key, number, task, rest))
+        for head in passed:
+            heapq.heappush(self._heads, head)
+        if found is None and candidate.free is not None:
+            self._no_fit.append(candidate.free)
+        return found
+
+    def _open_first(self) -> bool:
+        """Open the shapes that may have the first task; return whether there is a task."""
+        heads = self._heads
+        while self._next is not None and (not heads or self._next[0] < heads[0][0]):
+            self._open(self._next[1])
+            self._next = next(self._unopened, None)
+        return bool(heads)
+
+    def _open(self, shape: Shape) -> None:
+        if shape.members:
+            self._opened += 1
+            self._push(shape.ordered(self._ordering), self._opened)
+
+    def _push(self, rest: Iterator[tuple[Key, Task]], number: int) -> None:
+        for key, task in rest:
+            heapq.heappush(self._heads, (key, number, task, rest))
+            return

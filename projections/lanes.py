@@ -1,0 +1,132 @@
+"""
+Ready tasks by lane: by their queue, and in a queue that is shared, by whose share they take. Pure.
+
+A lane has a key only in a queue whose policy shares it, by tenants or by keys; else the key is ''.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from events.resources import NONE
+from projections.ready import EMPTY_SHAPES_KEPT, ReadyTasks, shape_of
+from projections.shares import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from events.queue import FairShare
+    from projections.ready import Shape
+    from projections.task import Task
+
+
+class LaneName(NamedTuple):
+    """A queue, '' for the default one, and a key in it."""
+
+    queue: str
+    key: str
+
+
+USUAL = LaneName("", "")
+
+
+class Lanes:
+    """
+    The lanes that have ready tasks; the usual one is always there.
+
+    `shared` says how the queues are shared that are.
+    """
+
+    def __init__(self, shared: Mapping[str, FairShare], *, spare: int = EMPTY_SHAPES_KEPT) -> None:
+        self.usual = ReadyTasks()
+        self.of: dict[LaneName, ReadyTasks] = {USUAL: self.usual}
+        self._shared = shared
+        self._spare = spare
+        self._shapes: dict[str, Shape] = {}
+        """The shapes of plain tasks in the usual lane, by task name: it takes long to hash their keys."""
+
+    def shape(self, task: Task) -> Shape:
+        """Return the shape of a task in its lane, a new one if there is none."""
+        if task.queue or self._shared:
+            return self._lane(self.lane_of(task)).shape(shape_of(task))
+        is_usual = task.resources is NONE and not task.task_type
+        shape = self._shapes.get(task.task_name) if is_usual else None
+        if shape is None:
+            shape = self.usual.shape(shape_of(task))
+            if is_usual:
+                self._shapes[task.task_name] = shape
+        return shape
+
+    def has(self, task: Task) -> bool:
+        """Return whether a task is ready."""
+        group = self.of.get(self.lane_of(task))
+        shape = None if group is None else group.shapes.get(shape_of(task))
+        return shape is not None and task.task_id in shape.members
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no lane but the usual one, and not even an empty shape in that."""
+        return len(self.of) == 1 and not self.usual.shapes
+
+    def lane_of(self, task: Task) -> LaneName:
+        """Return the lane of a task."""
+        share = self._shared.get(task.queue)
+        return LaneName(task.queue, "" if share is None else key_of(task, share))
+
+    def add(self, task: Task) -> None:
+        """Add a task that became ready."""
+        shape = self.shape(task)
+        shape.group.add(shape, task)
+
+    def replace(self, task: Task) -> None:
+        """Replace the old value of a task where it waits: a second entry would return it twice."""
+        self.shape(task).members[task.task_id] = task
+
+    def remove(self, task: Task) -> None:
+        """Remove a task that is not ready any more."""
+        shape = self.shape(task)
+        shape.remove(task.task_id)
+        if shape.members:
+            return
+        group = shape.group
+        if len(group.shapes) > self._spare or len(self.of) > self._spare:
+            group.discard(shape)
+            if group is self.usual:
+                # It may be that of another shape, which is then looked up again.
+                self._shapes.pop(task.task_name, None)
+            elif not group.shapes:
+                del self.of[self.lane_of(task)]
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield all ready tasks, in no order."""
+        for group in self.of.values():
+            for shape in group.shapes.values():
+                yield from shape.members.values()
+
+    def regroup(self, queue: str) -> None:
+        """Put the tasks of a queue into its lanes again: it is shared in another way from now on."""
+        moved = [
+            task
+            for lane, group in self.of.items()
+            if lane.queue == queue
+            for shape in group.shapes.values()
+            for task in shape.members.values()
+        ]
+        for lane in [lane for lane in self.of if lane.queue == queue]:
+            del self.of[lane]
+        if not queue:
+            self.usual = self.of[USUAL] = ReadyTasks()
+            self._shapes.clear()
+        for task in moved:
+            self.add(task)
+
+    def forget_aged(self) -> None:
+        """Forget the orders by priority and age: the age may count otherwise from now on."""
+        for group in self.of.values():
+            group.forget_aged()
+
+    def _lane(self, lane: LaneName) -> ReadyTasks:
+        group = self.of.get(lane)
+        if group is None:
+            group = self.of[lane] = ReadyTasks()
+        return group
