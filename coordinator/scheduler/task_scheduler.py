@@ -162,6 +162,24 @@ def task_info(task: Task) -> TaskInfo:
     )
 
 
+def _work(task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retries: Any) -> dict[str, Any]:
+    return {
+        "task_name": text("task_name", task_name),
+        "task_type": text("task_type", task_type),
+        "priority": text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
+        "timeout_s": None if timeout is None else number("timeout", timeout),
+        "max_retries": None if max_retries is None else whole("max_retries", max_retries),
+    }
+
+
+def _times(not_before: Any, delay: Any, start_within: Any, finish_within: Any, heartbeat: Any) -> dict[str, Any]:
+    return {
+        "not_before": 0.0 if not_before is None else moment("not_before", not_before),
+        "delay_s": 0.0 if delay is None else number("delay", delay),
+        "time_limits": _time_limits(start_within, finish_within, heartbeat),
+    }
+
+
 def _time_limits(start_within: Any, finish_within: Any, heartbeat: Any) -> TimeLimits | None:
     if start_within is None and finish_within is None and heartbeat is None:
         return None
@@ -254,25 +272,18 @@ class TaskScheduler(Facade):
             Unavailable: the coordinator did not answer; the task may have been submitted.
         """
         app = await self.opened()
-        submitted: str = await app.execute(
-            SubmitTask(
-                task_id=new_id("task") if task_id is None else text("task_id", task_id),
-                task_name=text("task_name", task_name),
-                task_type=text("task_type", task_type),
-                priority=text("priority", priority) if isinstance(priority, str) else whole("priority", priority),
-                timeout_s=None if timeout is None else number("timeout", timeout),
-                max_retries=None if max_retries is None else whole("max_retries", max_retries),
-                resources=Resources.parse(resources),
-                payload=payload_of(payload),
-                idempotency_key=text("idempotency_key", idempotency_key),
-                program=app.program,
-                queue=text("queue", queue),
-                fairness_key=text("fairness_key", fairness_key),
-                not_before=0.0 if not_before is None else moment("not_before", not_before),
-                delay_s=0.0 if delay is None else number("delay", delay),
-                time_limits=_time_limits(start_within, finish_within, heartbeat),
-            )
+        command = SubmitTask(
+            task_id=new_id("task") if task_id is None else text("task_id", task_id),
+            **_work(task_name, task_type, priority, timeout, max_retries),
+            resources=Resources.parse(resources),
+            payload=payload_of(payload),
+            idempotency_key=text("idempotency_key", idempotency_key),
+            program=app.program,
+            queue=text("queue", queue),
+            fairness_key=text("fairness_key", fairness_key),
+            **_times(not_before, delay, start_within, finish_within, heartbeat),
         )
+        submitted: str = await app.execute(command)
         return submitted
 
     async def get_next_task(
