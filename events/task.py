@@ -79,7 +79,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     `program` names the program that submitted it, for claims that ask only for tasks of certain programs. `traced` says
     that the `traceparent` of this event belongs to the task, and goes into all events that follow about it. `queue` is
     '' for the default one; where keys share a queue, the task takes of the share of its `fairness_key`.
-    No attempt starts before `not_before` (commit time, seconds since 1970); 0 for at once. It is `delay_s` after the
+    No attempt starts before `not_before` (commit time, seconds since 1970). It is `delay_s` after the
     submit if that was asked for. With `occurrence` a schedule submitted it.
     """
 
@@ -102,8 +102,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, gc=False, omit_default
     traced: bool = False
     queue: str = ""
     fairness_key: str = ""
-    not_before: float = 0.0
-    delay_s: float = 0.0
+    not_before: float | None = None
+    delay_s: float | None = None
     time_limits: TimeLimits | None = None
     occurrence: Occurrence | None = None
 

@@ -98,8 +98,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     refused_lease: str = ""
     queue: str = ""
     fairness_key: str = ""
-    not_before: float = 0.0
-    delay_s: float = 0.0
+    not_before: float | None = None
+    delay_s: float | None = None
     time_limits: TimeLimits | None = None
     extended_s: float = 0.0
     exceeded: str = ""
@@ -190,9 +190,9 @@ def content_of(task: Task | TaskSubmitted, payload_digest: str) -> int:
         text += f"\0{task.priority}\0{task.timeout_s}\0{msgspec.structs.astuple(asked)}"
     if task.queue or task.fairness_key:
         text += f"\0{task.queue}\0{task.fairness_key}"
-    if task.not_before:
+    if task.not_before is not None:
         # Of a delay, the time that it led to depends on when the command came.
-        text += f"\0delay {task.delay_s}" if task.delay_s else f"\0not before {task.not_before}"
+        text += f"\0delay {task.delay_s}" if task.delay_s is not None else f"\0not before {task.not_before}"
     if task.time_limits is not None:
         text += f"\0limits {msgspec.structs.astuple(task.time_limits)}"
     return crc32(text.encode())
@@ -223,7 +223,7 @@ def evolve(task: Task | None, event: AnyTaskEvent, stamp: Stamp) -> Task:
 
 
 def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
-    return Task(
+    task = Task(
         task_id=event.task_id,
         task_name=event.task_name,
         status=PENDING,
@@ -243,12 +243,14 @@ def _submitted(event: TaskSubmitted, stamp: Stamp) -> Task:
         idempotency_key=event.idempotency_key,
         queue=intern(event.queue) if event.queue else "",
         fairness_key=intern(event.fairness_key) if event.fairness_key else "",
-        retry_at=event.not_before,
         not_before=event.not_before,
         delay_s=event.delay_s,
         time_limits=event.time_limits,
         occurrence=event.occurrence,
     )
+    if event.not_before is not None:
+        return msgspec.structs.replace(task, retry_at=event.not_before)
+    return task
 
 
 def _started(task: Task, event: TaskStarted, stamp: Stamp) -> Task:

@@ -42,7 +42,7 @@ def waits_since(task: Task) -> float:
 
 def counts_since(task: Task) -> float:
     """Return from when the time counts that a task may take with all attempts."""
-    return max(task.submitted_at, task.not_before)
+    return task.submitted_at if task.not_before is None else max(task.submitted_at, task.not_before)
 
 
 def heartbeat_of(task: Task) -> float | None:

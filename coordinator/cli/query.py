@@ -79,7 +79,7 @@ _TASK_COLUMNS = (
     ("worker", lambda t: t.worker_id),
     ("submitted", lambda t: moment(t.submitted_at)),
     ("ended", lambda t: moment(t.ended_at)),
-    ("not before", lambda t: moment(t.not_before) if t.not_before and t.attempt == 0 else ""),
+    ("not before", lambda t: "" if t.attempt else moment(t.not_before)),
 )
 _TASK_FACTS = (
     *_TASK_COLUMNS,
@@ -121,7 +121,7 @@ def task() -> None:
 @click.option("--max-retries", type=int, help="Retries after the first attempt.")
 @click.option("--cpu", help="CPU request, such as 500m.")
 @click.option("--memory", help="Memory request, such as 2Gi.")
-@click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), default=0.0, help="Start this many seconds from now.")
+@click.option("--delay", type=Number(0.0, LATEST_S, SECONDS), help="Start this many seconds from now.")
 @click.option("--not-before", type=Moment(), help="Start at this time at the earliest: 2026-11-23T17:15:00+01:00.")
 @click.option("--id", "task_id", metavar="ID", help="Task id. A second submit with the same id has no effect.")
 @TENANT
@@ -166,7 +166,7 @@ def _submit_command(name: str, options: dict[str, Any]) -> SubmitTask:
         payload=payload,
         queue=options["queue"],
         fairness_key=options["key"],
-        not_before=0.0 if options["not_before"] is None else options["not_before"].timestamp(),
+        not_before=None if options["not_before"] is None else options["not_before"].timestamp(),
         delay_s=options["delay"],
         time_limits=time_limits_of(options),
     )

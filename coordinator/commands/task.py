@@ -45,8 +45,8 @@ class SubmitTask(Command[str], frozen=True, kw_only=True, gc=False):
     program: str = ""
     queue: str = ""
     fairness_key: str = ""
-    not_before: float = 0.0
-    delay_s: float = 0.0
+    not_before: float | None = None
+    delay_s: float | None = None
     time_limits: TimeLimits | None = None
 
 

@@ -103,14 +103,13 @@ def define(world: World, command: DefineSchedule, context: DecisionContext) -> E
 
 
 def _timing(command: DefineSchedule) -> Timing:
-    return Timing(
-        cron=" ".join(command.cron.split()),
-        every_s=command.every_s,
-        time_zone=command.time_zone,
-        jitter_s=command.jitter_s,
-        start=command.start,
-        end=command.end,
+    timing = Timing(
+        cron=" ".join(command.cron.split()), every_s=command.every_s, time_zone=command.time_zone, end=command.end
     )
+    # What is at its default is not written, if it is the default itself.
+    if command.jitter_s:
+        timing = msgspec.structs.replace(timing, jitter_s=command.jitter_s)
+    return msgspec.structs.replace(timing, start=command.start) if command.start else timing
 
 
 def _content(world: World, command: DefineSchedule, context: DecisionContext) -> TaskContent:

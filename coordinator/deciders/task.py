@@ -205,7 +205,7 @@ def submission(world: World, command: SubmitTask, context: DecisionContext) -> T
         traced=bool(context.traceparent),
         queue=queue,
         fairness_key=command.fairness_key,
-        not_before=first_start(command, context.now) if command.not_before or command.delay_s else 0.0,
+        not_before=first_start(command, context.now),
         delay_s=command.delay_s,
         time_limits=None if command.time_limits is None else checked_limits(command.time_limits),
     )
@@ -232,8 +232,8 @@ def _same_content(ended: EndedTask, command: SubmitTask, event: TaskSubmitted) -
 def _same_task(task: Task, command: SubmitTask, event: TaskSubmitted, taken: str) -> None:
     """Accept a repeat of the command that submitted *task*; an ended task keeps only the digest of its payload."""
     differs = [name for name in _CONTENT if getattr(task, name) != getattr(event, name)]
-    if task.not_before or event.not_before:
-        name = "delay_s" if task.delay_s or event.delay_s else "not_before"
+    if task.not_before is not None or event.not_before is not None:
+        name = "not_before" if task.delay_s is None and event.delay_s is None else "delay_s"
         differs += [name] if getattr(task, name) != getattr(event, name) else []
     if command.max_retries is None and "max_retries" in differs:
         differs.remove("max_retries")  # a command that leaves it to the settings does not ask for another number
@@ -480,8 +480,8 @@ def _reported(task: Task, lease: str, worker_id: str, outcome: str, now: float) 
     The outcome of a pending task may be reported without a lease: this is an attempt that starts and ends at once.
     """
     if task.status is TaskStatus.PENDING and not lease:
-        if task.not_before > now:
-            raise too_early(task, outcome, now)
+        if task.not_before is not None and task.not_before > now:
+            raise too_early(task, task.not_before, outcome, now)
         attempt = task.attempt + 1
         made = f"{DIRECT}.{attempt}"
         worker = checked(worker_id, "worker_id") if worker_id else DIRECT

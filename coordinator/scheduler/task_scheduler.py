@@ -151,7 +151,7 @@ def task_info(task: Task) -> TaskInfo:
         execution_time=task.execution_time_s,
         progress=task.progress,
         error=task.error,
-        not_before=datetime.fromtimestamp(task.not_before, UTC) if task.not_before else None,
+        not_before=None if task.not_before is None else datetime.fromtimestamp(task.not_before, UTC),
         start_within=limits.start_within_s,
         finish_within=limits.finish_within_s,
         heartbeat=limits.heartbeat_s,
@@ -174,8 +174,8 @@ def _work(task_name: Any, task_type: Any, priority: Any, timeout: Any, max_retri
 
 def _times(not_before: Any, delay: Any, start_within: Any, finish_within: Any, heartbeat: Any) -> dict[str, Any]:
     return {
-        "not_before": 0.0 if not_before is None else moment("not_before", not_before),
-        "delay_s": 0.0 if delay is None else number("delay", delay),
+        "not_before": None if not_before is None else moment("not_before", not_before),
+        "delay_s": None if delay is None else number("delay", delay),
         "time_limits": _time_limits(start_within, finish_within, heartbeat),
     }
 

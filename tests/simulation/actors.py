@@ -196,7 +196,7 @@ class Submitter(Actor):
             idempotency_key=f"key-{task_id}" if number % 4 == 0 else "",
             queue=("", "", "a", "b")[number % 4] if self.sim.plan.has_queues else "",
             fairness_key="xyz"[number % 3] if self.sim.plan.has_queues else "",
-            delay_s=1.5 if number % 6 == 1 else 0.0,
+            delay_s=1.5 if number % 6 == 1 else None,
             time_limits=LIMITS.get(number % 10),
         )
         first = await self.until_admitted(command)

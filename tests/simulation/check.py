@@ -263,7 +263,7 @@ class History:
                 _broken(Promise.QUOTA, f"{actor} has {MOST_PENDING} waiting tasks and submitted {task_id}")
             self._submitter[task_id] = actor
             self._queues[task_id] = event.queue or DEFAULT
-            self._first_starts[task_id] = event.not_before
+            self._first_starts[task_id] = event.not_before or 0.0
             if event.occurrence is not None:
                 self._schedules[event.occurrence.schedule_id].submitted(event, time)
             waiting.add(task_id)

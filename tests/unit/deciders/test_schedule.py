@@ -465,3 +465,21 @@ def test_each_slot_is_fired_once_at_most(timing: Timing, catchup: Catchup, overl
                 assert fires_at(schedule, event.occurrence.slot) <= now
                 slots.append(event.occurrence.slot)
     assert slots == sorted(set(slots))
+
+
+def test_a_look_at_schedules_that_are_not_due_touches_none_of_them() -> None:
+    """Whatever their number: only the heap of their times is looked at, and of that the first."""
+
+    class Untouched(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise AssertionError(key)
+
+        get = pop = __getitem__  # type: ignore[assignment]  # likewise
+        __iter__ = items = values = None  # type: ignore[assignment]  # nor all of them
+
+    scribe = write(*(at_noon(defined(NOON + 600 + number, schedule_id=f"s{number}")) for number in range(300)))
+    scribe.world.schedules = Untouched(scribe.world.schedules)
+    context = DecisionContext(NOON + 500.0, Rules())
+    assert list(due(scribe.world, context)) == []
+    with pytest.raises(AssertionError, match="s0"):
+        list(due(scribe.world, DecisionContext(NOON + 600.0, Rules())))

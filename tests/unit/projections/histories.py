@@ -176,7 +176,7 @@ class Historian:
             idempotency_key=self.random.choice(("", "", self.pick("key", 9))),
             program=self.random.choice(("", self.pick("program", 3))),
             payload=_PAYLOADS[self._tasks_made % len(_PAYLOADS)],
-            not_before=self.random.choice((0.0, 0.0, 0.0, self.world.time + 7.0)),
+            not_before=self.random.choice((None, None, None, self.world.time + 7.0)),
             time_limits=self.random.choice(_LIMITS),
             queue=self.random.choice(("", *(name_of(one) for one in self.world.queues))),
             fairness_key=self.random.choice(("", self.pick("customer", 2))),

@@ -289,7 +289,7 @@ def deadline(task: Task) -> tuple[float, int, str]:
         assert task.started_at is not None
         ends.append(task.started_at + task.timeout_s + task.extended_s)
     if limits is not None and limits.finish_within_s is not None:
-        ends.append(max(task.submitted_at, task.not_before) + limits.finish_within_s)
+        ends.append(max(task.submitted_at, task.not_before or 0.0) + limits.finish_within_s)
     if limits is not None and limits.start_within_s is not None and task.status is TaskStatus.PENDING:
         ends.append(max(task.submitted_at, task.retry_at) + limits.start_within_s)
     return (min(ends), task.attempt, task.task_id)
