@@ -275,29 +275,27 @@ def _slots_due(schedule: Schedule, first: int, now: float) -> tuple[list[int], i
         else:
             missed = slot
             break
-    newest = slots[0] if slots else missed
-    if newest is None:  # by the zone data of another release the first one is no slot
-        return [first], None, following
+    if missed is None and slots[-1:] != [first]:  # by the zone data of today the recorded one is no slot: it counts
+        slots.append(first)
+    newest = slots[0] if slots else missed or first
     return slots[::-1], missed, next_after(schedule.timing, newest) if ahead is None else ahead
 
 
 def _occur(world: World, schedule: Schedule, slot: int, then: int | None) -> Iterator[Event]:
     """Yield what a slot leads to while the task before it may not have ended."""
     schedule_id = schedule.schedule_id
-    if _runs(world, schedule) or schedule.queued:
-        if schedule.overlap is Overlap.SKIP:
-            yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason="overlap", next_slot=then)
-            return
-        if schedule.overlap is Overlap.QUEUE:
-            if len(schedule.queued) < QUEUED_MOST:
-                yield ScheduleQueued(schedule_id=schedule_id, slot=slot, next_slot=then)
-            else:
-                yield ScheduleSkipped(
-                    schedule_id=schedule_id, slot=slot, through=slot, reason="queue_full", next_slot=then
-                )
-            return
-        if _runs(world, schedule):
+    runs = _runs(world, schedule)
+    if schedule.overlap is Overlap.CANCEL:
+        if runs:
             yield TaskCancelled(task_id=schedule.last_task_id, reason=f"schedule {schedule_id} replaced it")
+    elif runs or schedule.queued:
+        is_full = len(schedule.queued) >= QUEUED_MOST
+        if schedule.overlap is Overlap.QUEUE and not is_full:
+            yield ScheduleQueued(schedule_id=schedule_id, slot=slot, next_slot=then)
+            return
+        reason = "overlap" if schedule.overlap is Overlap.SKIP else "queue_full"
+        yield ScheduleSkipped(schedule_id=schedule_id, slot=slot, through=slot, reason=reason, next_slot=then)
+        return
     yield from _fire(world, schedule, slot, then)
 
 

@@ -322,6 +322,9 @@ def test_a_slot_of_other_zone_data_is_fired_as_recorded() -> None:
     """What was computed before, perhaps by another release, counts."""
     scribe = write(at_noon(defined(NOON + 30)))
     assert look(scribe, NOON + 31.0) == [task_of(NOON + 30), fired(NOON + 30, NOON + 600)]
+    several = replace(defined(NOON + 30), catchup=Catchup.ALL, overlap=Overlap.CANCEL)
+    found = look(write(at_noon(several)), NOON + 1200.0)
+    assert [one.slot for one in found if isinstance(one, ScheduleFired)] == [NOON + 30, NOON + 600, NOON + 1200]
     timing = Timing(every_s=600, end=float(NOON))
     scribe = write(at_noon(defined(NOON + 30, timing=timing)))
     assert look(scribe, NOON + 900.0)[-1] == fired(NOON + 30, None)

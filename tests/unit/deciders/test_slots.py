@@ -136,6 +136,11 @@ def test_usual_timings_are_accepted(timing: Timing) -> None:
     check_timing(timing, NOW)
 
 
+def test_a_cron_expression_that_names_no_day_has_no_slot() -> None:
+    """The library gives up after 50 years."""
+    assert next_after(Timing(cron="0 0 */31 2 5#5"), NOW) is None
+
+
 CRONS = st.builds(
     "{} {} * * {}".format,
     st.sampled_from(["0", "30", "*/7", "0,59", "*", "15-20"]),
